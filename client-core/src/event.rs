@@ -1,0 +1,294 @@
+//! What goes in and what comes out: closed enums of plain data, so that a session can be recorded and replayed.
+
+use serde_json::value::RawValue;
+
+use crate::{
+    error::CallError,
+    stream::{Position, StreamId},
+    time::Millis,
+};
+
+/// One attempt at a connection; increases, so that late callbacks of a dead socket are recognised and ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SocketId(pub u64);
+
+/// A call, from [`Client::call`](crate::Client::call) to its one [`Event::CallDone`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+/// A subscription; belongs to the client, not to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SubscriptionId(pub u32);
+
+/// What the world tells the core.
+#[derive(Clone, Debug)]
+pub enum Input<'a> {
+    /// The socket is open; `protocol` is the subprotocol the server chose.
+    SocketOpened {
+        /// Which attempt.
+        socket: SocketId,
+        /// `Sec-WebSocket-Protocol` of the answer.
+        protocol: Option<&'a str>,
+    },
+    /// A binary message.
+    Message {
+        /// Which attempt.
+        socket: SocketId,
+        /// Its bytes.
+        bytes: &'a [u8],
+    },
+    /// The socket is closed, or could not be opened.
+    SocketClosed {
+        /// Which attempt.
+        socket: SocketId,
+        /// What is known of why.
+        close: SocketClose,
+    },
+    /// The host noticed something.
+    Hint(Hint),
+    /// The answer to [`Output::NeedToken`]; `Err` when the host could not get one.
+    Token(Result<Option<String>, String>),
+    /// The deadline of [`Client::poll_timeout`](crate::Client::poll_timeout) has come.
+    Timeout,
+}
+
+/// What is known of a socket's end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketClose {
+    /// The close code; 1006 or `None` where there was none.
+    pub code: Option<u16>,
+    /// The close reason, or the host's description of the failure.
+    pub reason: String,
+    /// The HTTP status that refused the upgrade, where the host can see it (browsers cannot).
+    pub http_status: Option<u16>,
+}
+
+/// What the host noticed about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// The network came back: try or probe at once.
+    Online,
+    /// The network is gone: do not try until [`Hint::Online`].
+    Offline,
+    /// The page or program is in front again: try or probe at once.
+    Visible,
+    /// The page or program went to the background.
+    Hidden,
+}
+
+/// What the host must do.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Open a WebSocket.
+    OpenSocket {
+        /// The attempt's id, to be given back with its inputs.
+        socket: SocketId,
+        /// Where to.
+        url: String,
+        /// The subprotocols to offer, in this order.
+        protocols: &'static [&'static str],
+    },
+    /// Send one binary message.
+    Send {
+        /// On which socket.
+        socket: SocketId,
+        /// The message.
+        message: Vec<u8>,
+    },
+    /// Close the socket; nothing of it is wanted any more.
+    CloseSocket {
+        /// Which socket.
+        socket: SocketId,
+        /// The close code: 1000, or 3000–4999.
+        code: u16,
+        /// The close reason.
+        reason: &'static str,
+    },
+    /// Answer with [`Input::Token`]. One request is in flight at a time.
+    NeedToken,
+    /// Tell the user.
+    Event(Event),
+}
+
+/// What the user is told.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The connection's status changed.
+    Status(Status),
+    /// A call ended.
+    CallDone {
+        /// Which.
+        call: CallId,
+        /// How.
+        outcome: Result<Payload, CallError>,
+    },
+    /// An event came.
+    Message {
+        /// Its name.
+        event: String,
+        /// Its data.
+        payload: Payload,
+        /// The server's clock; Unix milliseconds.
+        timestamp: u64,
+    },
+    /// A subscription (first or renewed) was answered.
+    ///
+    /// `recovered` is `false` when entries were or may have been missed. For a state the next event is then a
+    /// [`Event::Snapshot`]; for an event topic the missed events are lost and this is how the user learns of it.
+    Subscribed {
+        /// Which.
+        subscription: SubscriptionId,
+        /// Its stream.
+        stream: StreamId,
+        /// Whether the stream goes on exactly where this client had left it.
+        recovered: bool,
+    },
+    /// The server refused a subscription; it is gone.
+    Refused {
+        /// Which.
+        subscription: SubscriptionId,
+        /// Its stream.
+        stream: StreamId,
+        /// One of [`codes`](crate::codes).
+        code: i32,
+        /// For people.
+        message: String,
+    },
+    /// A state's whole value; `None` when the key does not exist.
+    Snapshot {
+        /// The key.
+        key: String,
+        /// The value as JSON text.
+        value: Option<Box<RawValue>>,
+        /// Where the stream is now.
+        position: Position,
+    },
+    /// A change of a state: RFC 6902 operations as JSON text, to be applied to the value before.
+    ///
+    /// Consecutive by construction: the core hides duplicates and repairs gaps by subscribing again.
+    Patch {
+        /// The key.
+        key: String,
+        /// A JSON array of operations.
+        ops: Box<RawValue>,
+        /// Where the stream is after it.
+        position: Position,
+    },
+}
+
+/// The connection, as the user sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Not connected, and nothing is under way.
+    Disconnected(DisconnectReason),
+    /// The first attempt is under way.
+    Connecting,
+    /// Open.
+    Connected {
+        /// 1 or 2.
+        protocol: u8,
+        /// This connection's id on the server; empty on version 1.
+        connection_id: String,
+        /// The user as the server knows it; `None` on version 1.
+        user_id: Option<String>,
+    },
+    /// The connection was lost and another attempt is under way.
+    Reconnecting {
+        /// Counted from 1.
+        attempt: u32,
+    },
+    /// The connection was lost; the next attempt begins at `until`.
+    Waiting {
+        /// When.
+        until: Millis,
+        /// The number the attempt will have.
+        attempt: u32,
+        /// Why the last one ended.
+        reason: DisconnectReason,
+    },
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DisconnectReason {
+    /// Never connected.
+    Idle,
+    /// [`Client::close`](crate::Client::close) was called.
+    ClosedByUser,
+    /// The server or the network closed the socket.
+    Closed(SocketClose),
+    /// The attempt took longer than [`Config::connect_timeout`](crate::Config::connect_timeout).
+    ConnectTimeout,
+    /// Nothing came for two heartbeat intervals.
+    HalfOpen,
+    /// The peer broke the protocol; the text says how.
+    Protocol(&'static str),
+    /// The token was refused (HTTP 401, close code 4002), or the host could not get one.
+    Unauthorized(String),
+    /// The host says there is no network.
+    Offline,
+}
+
+/// What a close means for the next attempt. See the table in `docs/protocol.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseVerdict {
+    /// Try again after the usual delay.
+    Retry,
+    /// Try again with a new token; stop where none can be asked for.
+    RetryWithNewToken,
+    /// Try again at once (with jitter): the server dropped us for falling behind, the streams will catch up.
+    Resync,
+    /// Do not try again.
+    Stop,
+}
+
+/// An RPC to be made.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The method's name.
+    pub method: String,
+    /// Its parameters.
+    pub params: Payload,
+    /// Its deadline in milliseconds; `None` takes [`Config::call_timeout`](crate::Config::call_timeout).
+    pub timeout: Option<u64>,
+    /// Wait in the outbox when there is no connection, instead of being refused. The deadline runs meanwhile.
+    pub queue: bool,
+}
+
+/// Data the core carries without looking inside.
+#[derive(Clone, Debug, Default)]
+pub enum Payload {
+    /// Nothing: a void result, absent parameters.
+    #[default]
+    Empty,
+    /// JSON text, checked to be one JSON value.
+    Json(Box<RawValue>),
+    /// Raw bytes; version 2 only.
+    Binary(Vec<u8>),
+}
+
+impl Payload {
+    /// The JSON text, `null` for an empty payload, nothing for bytes.
+    pub fn as_json(&self) -> Option<&str> {
+        match self {
+            Self::Empty => Some("null"),
+            Self::Json(raw) => Some(raw.get()),
+            Self::Binary(_) => None,
+        }
+    }
+
+    /// Its size in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Empty => 0,
+            Self::Json(raw) => raw.get().len(),
+            Self::Binary(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

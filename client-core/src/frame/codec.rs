@@ -1,0 +1,200 @@
+//! Messages to frames and back. One [`Codec`] per thread or client: it keeps the zlib contexts and one buffer.
+
+use super::{
+    Frame, FrameError, HEADER_LEN, Opcode, ZLIB_MARK,
+    zlib::{Deflater, Inflater, Step},
+};
+use crate::config::Limits;
+
+/// What the inflate buffer may keep between messages; bytes.
+const KEEP: usize = 64 * 1024;
+
+/// Reusable state of the zlib layer. Messages do not depend on each other.
+#[derive(Default)]
+pub struct Codec {
+    inflater: Option<Inflater>,
+    deflater: Option<Deflater>,
+    inflated: Vec<u8>,
+}
+
+impl std::fmt::Debug for Codec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Codec").field("kept_bytes", &self.inflated.capacity()).finish_non_exhaustive()
+    }
+}
+
+impl Codec {
+    /// Reads a message. Bytes after the payload are ignored; a compressed message is known by its first byte.
+    ///
+    /// Allocates at most `max_payload` bytes and a header, whatever the message claims.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError`]; the codec stays usable.
+    pub fn decode<'a>(&'a mut self, message: &'a [u8], limits: &Limits) -> Result<Frame<'a>, FrameError> {
+        if message.first() == Some(&ZLIB_MARK) {
+            self.inflate(message, limits)?;
+            decode_plain(&self.inflated, limits.max_payload)
+        } else {
+            decode_plain(message, limits.max_payload)
+        }
+    }
+
+    /// Writes a message, compressed when header and payload together exceed `compress_above` bytes.
+    ///
+    /// The caller keeps payloads below the peer's limit, and thereby below `u32::MAX`.
+    pub fn encode(&mut self, opcode: Opcode, correlation: u32, payload: &[u8], compress_above: usize) -> Vec<u8> {
+        let mut plain = Vec::with_capacity(HEADER_LEN + payload.len());
+        encode_plain(opcode, correlation, payload, &mut plain);
+        self.compress(plain, compress_above)
+    }
+
+    /// Compresses a plain message when it exceeds `compress_above` bytes; a shorter one is returned
+    /// as it is.
+    pub fn compress(&mut self, plain: Vec<u8>, compress_above: usize) -> Vec<u8> {
+        if plain.len() <= compress_above {
+            return plain;
+        }
+        self.deflater.get_or_insert_with(Deflater::new).deflate(&plain)
+    }
+
+    /// Inflates into `self.inflated`: the header first, then no more than it declares; what follows is only checked.
+    fn inflate(&mut self, message: &[u8], limits: &Limits) -> Result<(), FrameError> {
+        if message.len() > limits.max_compressed {
+            return Err(FrameError::CompressedTooLong { bytes: message.len(), limit: limits.max_compressed });
+        }
+        let inflater = self.inflater.get_or_insert_with(Inflater::new);
+        inflater.reset();
+        if self.inflated.capacity() > KEEP {
+            self.inflated = Vec::new();
+        }
+        self.inflated.clear();
+        self.inflated.resize(HEADER_LEN, 0);
+
+        let (mut read, mut written, mut sized) = (0, 0, false);
+        let mut surplus = [0; 4096];
+        let mut discarded = 0;
+        loop {
+            let full = written == self.inflated.len();
+            let target = if full { &mut surplus[..] } else { &mut self.inflated[written..] };
+            let Step { consumed, produced, finished } =
+                inflater.step(&message[read..], target).ok_or(FrameError::BrokenZlib)?;
+            read += consumed;
+            if full {
+                discarded += produced;
+            } else {
+                written += produced;
+            }
+            if written + discarded > limits.max_inflated {
+                return Err(FrameError::InflatedTooLong { limit: limits.max_inflated });
+            }
+            if !sized && written == HEADER_LEN {
+                sized = true;
+                let declared = header(&self.inflated, limits.max_payload)?.2;
+                self.inflated.resize((HEADER_LEN + declared).min(limits.max_inflated), 0);
+            }
+            if finished {
+                self.inflated.truncate(written);
+                return Ok(());
+            }
+            if consumed == 0 && produced == 0 {
+                return Err(FrameError::BrokenZlib);
+            }
+        }
+    }
+}
+
+fn decode_plain(message: &[u8], max_payload: usize) -> Result<Frame<'_>, FrameError> {
+    let (opcode, correlation, declared) = header(message, max_payload)?;
+    let rest = &message[HEADER_LEN..];
+    let payload =
+        rest.get(..declared).ok_or(FrameError::Truncated { declared, present: rest.len() })?;
+    Ok(Frame { opcode, correlation, payload })
+}
+
+fn header(message: &[u8], max_payload: usize) -> Result<(Opcode, u32, usize), FrameError> {
+    let &[opcode, c0, c1, c2, c3, l0, l1, l2, l3, ..] = message else {
+        return Err(FrameError::Short { bytes: message.len() });
+    };
+    let opcode = Opcode::from_byte(opcode).ok_or(FrameError::UnknownOpcode { opcode })?;
+    let bytes = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
+    if bytes > max_payload {
+        return Err(FrameError::PayloadTooLong { bytes, limit: max_payload });
+    }
+    Ok((opcode, u32::from_be_bytes([c0, c1, c2, c3]), bytes))
+}
+
+fn encode_plain(opcode: Opcode, correlation: u32, payload: &[u8], out: &mut Vec<u8>) {
+    out.push(opcode as u8);
+    out.extend_from_slice(&correlation.to_be_bytes());
+    out.extend_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_be_bytes());
+    out.extend_from_slice(payload);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn roundtrip(payload: &[u8], compress_above: usize) {
+        let mut codec = Codec::default();
+        let message = codec.encode(Opcode::RpcResponse, 9, payload, compress_above);
+        assert_eq!(message[0] == ZLIB_MARK, HEADER_LEN + payload.len() > compress_above);
+        let frame = codec.decode(&message, &Limits::default()).unwrap();
+        assert_eq!((frame.opcode, frame.correlation, frame.payload), (Opcode::RpcResponse, 9, payload));
+    }
+
+    #[test]
+    fn compresses_above_the_threshold_only() {
+        for bytes in [0, 1, 246, 247, 248, 249, 5_000, 1024 * 1024] {
+            roundtrip(&vec![b'a'; bytes], 256);
+        }
+        let noise: Vec<u8> = (0..100_000u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+        roundtrip(&noise, 256);
+        roundtrip(b"x", 0);
+    }
+
+    #[test]
+    fn payload_limit_holds_below_at_and_above() {
+        let limits = Limits { max_payload: 1_000, ..Limits::default() };
+        for compress_above in [256, usize::MAX] {
+            for (bytes, fits) in [(999, true), (1_000, true), (1_001, false)] {
+                let mut codec = Codec::default();
+                let message = codec.encode(Opcode::Ping, 0, &vec![b' '; bytes], compress_above);
+                assert_eq!(codec.decode(&message, &limits).is_ok(), fits, "{bytes} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn compressed_limit_holds_below_at_and_above() {
+        let mut codec = Codec::default();
+        let message = codec.encode(Opcode::Ping, 0, &[b' '; 1_000], 256);
+        for (limit, fits) in [(message.len() - 1, false), (message.len(), true), (message.len() + 1, true)] {
+            let limits = Limits { max_compressed: limit, ..Limits::default() };
+            assert_eq!(codec.decode(&message, &limits).is_ok(), fits);
+        }
+    }
+
+    #[test]
+    fn inflated_limit_counts_what_follows_the_payload() {
+        let mut codec = Codec::default();
+        let mut plain = vec![Opcode::Ping as u8, 0, 0, 0, 0, 0, 0, 0, 4];
+        plain.extend_from_slice(b"null");
+        plain.resize(20_000, b' ');
+        let message = codec.compress(plain, 256);
+        for (limit, fits) in [(19_999, false), (20_000, true), (20_001, true)] {
+            let limits = Limits { max_inflated: limit, ..Limits::default() };
+            assert_eq!(codec.decode(&message, &limits).map(|frame| frame.payload.len()).ok(), fits.then_some(4));
+        }
+    }
+
+    #[test]
+    fn every_truncation_of_a_compressed_message_is_refused_and_the_codec_goes_on() {
+        let mut codec = Codec::default();
+        let message = codec.encode(Opcode::StatePatch, 1, &[b'a'; 700], 256);
+        for end in 1..message.len() {
+            assert!(codec.decode(&message[..end], &Limits::default()).is_err(), "cut at {end}");
+        }
+        assert!(codec.decode(&message, &Limits::default()).is_ok());
+    }
+}

@@ -1,0 +1,289 @@
+//! Payloads of frames: what each opcode carries, for both halves. `docs/protocol.md` is the same in words.
+//!
+//! Borrowing structs read a payload without copying what is only forwarded: application data stays raw JSON text.
+//! Unknown members are ignored, on both versions.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::stream::{Position, StreamKind};
+
+/// The subprotocols a client offers, in this order: a server on `ws` echoes the first, ours picks the second.
+pub const SUBPROTOCOLS: &[&str] = &["datasole.v1", "datasole.v2"];
+
+/// Close code: fell behind.
+pub const CLOSE_FELL_BEHIND: u16 = 4001;
+/// Close code: unauthorized or expired.
+pub const CLOSE_UNAUTHORIZED: u16 = 4002;
+/// Close code: unknown key.
+pub const CLOSE_UNKNOWN_KEY: u16 = 4003;
+/// Close code: invalid message.
+pub const CLOSE_INVALID: u16 = 4004;
+
+/// [`Opcode::RpcRequest`](crate::frame::Opcode::RpcRequest).
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RpcRequest<'a> {
+    /// The method's name.
+    #[serde(borrow)]
+    pub method: Cow<'a, str>,
+    /// Absent counts as `null`.
+    #[serde(borrow, default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub params: Option<&'a RawValue>,
+    /// Equal to the header's; kept for version 1.
+    #[serde(rename = "correlationId", default)]
+    pub correlation_id: u32,
+}
+
+/// [`Opcode::RpcResponse`](crate::frame::Opcode::RpcResponse).
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RpcResponse<'a> {
+    /// Equal to the header's; kept for version 1.
+    #[serde(rename = "correlationId", default)]
+    pub correlation_id: u32,
+    /// Absent for a void result.
+    #[serde(borrow, default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub result: Option<&'a RawValue>,
+    /// Instead of a result.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<RpcErrorBody<'a>>,
+}
+
+/// The error of an [`RpcResponse`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RpcErrorBody<'a> {
+    /// See [`codes`](crate::codes).
+    pub code: i32,
+    /// For people.
+    #[serde(borrow)]
+    pub message: Cow<'a, str>,
+    /// For programs.
+    #[serde(borrow, default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub data: Option<&'a RawValue>,
+}
+
+/// [`Opcode::ClientEvent`](crate::frame::Opcode::ClientEvent).
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ClientEvent<'a> {
+    /// Its name.
+    #[serde(borrow)]
+    pub event: Cow<'a, str>,
+    /// Its data.
+    #[serde(borrow, default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub data: Option<&'a RawValue>,
+}
+
+/// [`Opcode::ServerEvent`](crate::frame::Opcode::ServerEvent). With `epoch` and `seq` it is an entry of the topic's
+/// stream, without them it was sent to this connection, user or room and belongs to no stream.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ServerEvent<'a> {
+    /// Its name.
+    #[serde(borrow)]
+    pub event: Cow<'a, str>,
+    /// Its data.
+    #[serde(borrow, default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub data: Option<&'a RawValue>,
+    /// Unix milliseconds.
+    #[serde(default)]
+    pub timestamp: u64,
+    /// The stream's epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// The stream's sequence number after this entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+}
+
+/// [`Opcode::StatePatch`](crate::frame::Opcode::StatePatch). `epoch` and `seq` are absent from version 1 servers.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StatePatch<'a> {
+    /// The state's key.
+    #[serde(borrow)]
+    pub key: Cow<'a, str>,
+    /// A JSON array of RFC 6902 operations.
+    #[serde(borrow)]
+    pub patches: &'a RawValue,
+    /// The stream's epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// The stream's sequence number after this entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+}
+
+/// [`Opcode::StateSnapshot`](crate::frame::Opcode::StateSnapshot): an entry that replaces the value, or the start of a
+/// subscription that could not be resumed. `epoch` and `seq` are absent from version 1 servers.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StateSnapshot<'a> {
+    /// The state's key.
+    #[serde(borrow)]
+    pub key: Cow<'a, str>,
+    /// Version 1's name for `seq`.
+    #[serde(default)]
+    pub version: u64,
+    /// The whole value.
+    #[serde(borrow, default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub data: Option<&'a RawValue>,
+    /// The key does not exist; `data` is then `null` for version 1's sake.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
+    /// The stream's epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// The stream's sequence number after this entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+}
+
+/// [`Opcode::Error`](crate::frame::Opcode::Error). Its correlation id is the refused frame's.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ErrorBody<'a> {
+    /// For people.
+    #[serde(borrow)]
+    pub message: Cow<'a, str>,
+    /// See [`codes`](crate::codes); absent from version 1 servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<i32>,
+    /// Try again after this many milliseconds.
+    #[serde(rename = "retryAfter", default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
+}
+
+/// [`Opcode::Hello`](crate::frame::Opcode::Hello).
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hello<'a> {
+    /// 2.
+    pub protocol: u8,
+    /// This connection's id.
+    #[serde(borrow)]
+    pub connection_id: Cow<'a, str>,
+    /// The user, as authenticated.
+    #[serde(borrow, default)]
+    pub user_id: Option<Cow<'a, str>>,
+    /// Changes when the server starts; streams have epochs of their own.
+    #[serde(default)]
+    pub epoch: u64,
+    /// The heartbeat interval; milliseconds.
+    pub heartbeat: u64,
+    /// What the server accepts.
+    pub limits: HelloLimits,
+    /// The window in which clients spread their attempts when this server goes away; milliseconds.
+    #[serde(default)]
+    pub reconnect_window: Option<u64>,
+}
+
+/// The limits of a [`Hello`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HelloLimits {
+    /// Longest payload; bytes.
+    pub max_payload: usize,
+    /// Longer frames should be compressed; bytes of header and payload.
+    pub compress_above: usize,
+    /// Subscriptions per connection.
+    pub max_subscriptions: usize,
+    /// Calls without an answer per connection.
+    pub max_pending_calls: usize,
+    /// Longest event name; bytes.
+    pub max_event_name: usize,
+}
+
+/// [`Opcode::Auth`](crate::frame::Opcode::Auth).
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Auth<'a> {
+    /// The token; `null` for none.
+    #[serde(borrow, default)]
+    pub token: Option<Cow<'a, str>>,
+}
+
+/// [`Opcode::Authed`](crate::frame::Opcode::Authed).
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Authed<'a> {
+    /// The user, as authenticated.
+    #[serde(borrow, default)]
+    pub user_id: Option<Cow<'a, str>>,
+}
+
+/// [`Opcode::Subscribe`](crate::frame::Opcode::Subscribe). The header's correlation id names the subscription until it
+/// is unsubscribed or refused; it is never 0.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Subscribe<'a> {
+    /// The stream's kind.
+    pub kind: StreamKind,
+    /// The stream's key.
+    #[serde(borrow)]
+    pub key: Cow<'a, str>,
+    /// What the client has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Position>,
+}
+
+/// [`Opcode::Subscribed`](crate::frame::Opcode::Subscribed). With `recovered`, every entry after `since` follows;
+/// without, a state's snapshot does, and an event topic goes on from here.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Subscribed {
+    /// The stream's epoch.
+    pub epoch: u64,
+    /// The stream's position before the first frame that follows.
+    pub seq: u64,
+    /// Whether nothing was missed.
+    pub recovered: bool,
+}
+
+/// The JSON part of a frame with raw bytes: its length as u32 big-endian, the JSON, then the bytes to the end.
+///
+/// ```
+/// use datasole_core::wire::{join_binary, split_binary};
+/// let payload = join_binary(br#"{"event":"blob"}"#, &[1, 2, 3]);
+/// assert_eq!(split_binary(&payload), Some((&br#"{"event":"blob"}"#[..], &[1u8, 2, 3][..])));
+/// assert_eq!(split_binary(&[0, 0, 0, 9, b'{']), None);
+/// ```
+pub fn split_binary(payload: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = payload.split_first_chunk::<4>()?;
+    rest.split_at_checked(u32::from_be_bytes(*length) as usize)
+}
+
+/// The inverse of [`split_binary`].
+pub fn join_binary(json: &[u8], bytes: &[u8]) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(4 + json.len() + bytes.len());
+    payload.extend_from_slice(&u32::try_from(json.len()).unwrap_or(u32::MAX).to_be_bytes());
+    payload.extend_from_slice(json);
+    payload.extend_from_slice(bytes);
+    payload
+}
+
+/// `null` is a value, not an absence: serde's `Option` would lose the difference.
+fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_is_not_absence() {
+        let null: RpcResponse<'_> = serde_json::from_str(r#"{"correlationId":1,"result":null}"#).unwrap();
+        assert_eq!(null.result.map(RawValue::get), Some("null"));
+        let void: RpcResponse<'_> = serde_json::from_str(r#"{"correlationId":1}"#).unwrap();
+        assert!(void.result.is_none());
+        let state: StateSnapshot<'_> = serde_json::from_str(r#"{"key":"k","version":1,"data":null}"#).unwrap();
+        assert_eq!(state.data.map(RawValue::get), Some("null"));
+    }
+
+    #[test]
+    fn binary_parts_are_bounded_by_the_payload() {
+        for (payload, parts) in [
+            (&[][..], None),
+            (&[0, 0, 0][..], None),
+            (&[0, 0, 0, 0][..], Some((&[][..], &[][..]))),
+            (&[0, 0, 0, 1][..], None),
+            (&[255, 255, 255, 255, 1][..], None),
+        ] {
+            assert_eq!(split_binary(payload), parts);
+        }
+    }
+}
