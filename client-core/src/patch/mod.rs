@@ -1,30 +1,86 @@
-//! RFC 6902 patches on JSON documents: parsed and checked first, applied all or nothing.
+//! RFC 6902 patches on JSON documents: parsed and checked first, applied all or nothing, and made from two documents.
 //!
 //! Atomic without a copy of the document: every operation leaves its inverse in an undo log, which is played back when
 //! a later one fails. Knows nothing of streams, keys or connections.
 //!
 //! ```
-//! use datasole_core::patch::{Patch, PatchLimits, apply};
+//! use datasole_core::patch::{Patch, PatchLimits, apply, diff};
 //! use serde_json::json;
+//! let limits = PatchLimits::default();
 //! let mut document = json!({"rows": [{"n": 0}]});
-//! let patch = Patch::parse(r#"[{"op": "replace", "path": "/rows/0/n", "value": 1}]"#, &PatchLimits::default()).unwrap();
-//! apply(&mut document, &patch, &PatchLimits::default()).unwrap();
+//! let patch = Patch::parse(r#"[{"op": "replace", "path": "/rows/0/n", "value": 1}]"#, &limits).unwrap();
+//! apply(&mut document, &patch, &limits).unwrap();
 //! assert_eq!(document, json!({"rows": [{"n": 1}]}));
+//! assert_eq!(diff(&json!({"rows": [{"n": 0}]}), &document), patch);
 //! ```
 
-use serde_json::Value;
+mod apply;
+mod diff;
+mod error;
+mod operation;
+mod pointer;
+
+pub use apply::{Undo, apply, apply_undoable};
+pub use diff::diff;
+pub use error::{PatchError, Refusal};
+pub use operation::Operation;
+pub use pointer::{Pointer, PointerError};
+
+use serde::Serialize;
+
+/// Operations to be applied in order. Every operation is well formed; whether it fits a document shows when applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Patch {
+    operations: Vec<Operation>,
+}
+
+impl Patch {
+    /// Reads a JSON array of operations. Unknown members are ignored, repeated ones refused.
+    ///
+    /// # Errors
+    ///
+    /// [`PatchError`] for anything else, and for more operations than allowed.
+    pub fn parse(text: &str, limits: &PatchLimits) -> Result<Self, PatchError> {
+        operation::parse(text, limits).map(Self::from_operations)
+    }
+
+    /// A patch of these operations. Limits are checked when it is applied.
+    pub fn from_operations(operations: Vec<Operation>) -> Self {
+        Self { operations }
+    }
+
+    /// The operations, in order.
+    pub fn operations(&self) -> &[Operation] {
+        &self.operations
+    }
+
+    /// Whether it changes and tests nothing.
+    pub fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+
+    /// The patch as JSON text.
+    pub fn to_json(&self) -> String {
+        // Writing values and pointers to memory cannot fail.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
 
 /// Bounds on what a patch may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PatchLimits {
     /// Operations in one patch.
     pub max_operations: usize,
-    /// Depth of the document, before and after; serde_json itself reads no deeper than 128.
+    /// Containers nested in each other, in the document as any operation would leave it; serde_json reads fewer than
+    /// 128. A document that is deeper already can be read and made shallower.
     pub max_depth: usize,
+    /// What the `copy` operations of one patch may copy together: bytes of text, and 32 for every value.
+    pub max_copied_bytes: usize,
 }
 
 impl Default for PatchLimits {
     fn default() -> Self {
-        Self { max_operations: 100_000, max_depth: 120 }
+        Self { max_operations: 100_000, max_depth: 120, max_copied_bytes: 64 * 1024 * 1024 }
     }
 }

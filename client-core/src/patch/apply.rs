@@ -1,0 +1,294 @@
+//! Applying a patch: all of it or nothing, at the cost of what it touches.
+
+use std::{borrow::Cow, mem};
+
+use serde_json::{Map, Number, Value};
+
+use super::{Operation, Patch, PatchError, PatchLimits, Pointer, Refusal, error::excerpt, pointer::index};
+
+/// What a value costs beside its text when it is copied; bytes.
+const NODE: usize = 32;
+
+/// Applies `patch` to `document`.
+///
+/// # Errors
+///
+/// [`PatchError`]; the document is then unchanged.
+pub fn apply(document: &mut Value, patch: &Patch, limits: &PatchLimits) -> Result<(), PatchError> {
+    apply_undoable(document, patch, limits).map(drop)
+}
+
+/// Applies `patch` to `document` and keeps what it takes to go back: [`Undo::revert`].
+///
+/// # Errors
+///
+/// [`PatchError`]; the document is then unchanged.
+pub fn apply_undoable(document: &mut Value, patch: &Patch, limits: &PatchLimits) -> Result<Undo, PatchError> {
+    if patch.operations().len() > limits.max_operations {
+        return Err(PatchError::TooManyOperations { limit: limits.max_operations });
+    }
+    let mut undo = Undo { log: Vec::new() };
+    let mut copied = 0;
+    for (operation, step) in patch.operations().iter().enumerate() {
+        match perform(document, step, limits, &mut copied) {
+            Ok(inverse) => undo.log.extend(inverse),
+            Err((pointer, reason)) => {
+                let path = excerpt(pointer.as_str());
+                undo.revert(document);
+                return Err(PatchError::Refused { operation, path, reason });
+            }
+        }
+    }
+    Ok(undo)
+}
+
+/// The way back from an applied patch. Holds what was removed or replaced, and nothing else of the document.
+#[derive(Debug)]
+#[must_use = "drop it to keep the change"]
+pub struct Undo {
+    log: Vec<Inverse>,
+}
+
+impl Undo {
+    /// Makes `document` what it was. It must be as the patch left it; on another document the result is unspecified.
+    pub fn revert(self, document: &mut Value) {
+        for inverse in self.log.into_iter().rev() {
+            inverse.perform(document);
+        }
+    }
+}
+
+/// What undoes one operation. Pointers are resolved: no `-` for the end of an array.
+#[derive(Debug)]
+enum Inverse {
+    Take { at: Pointer },
+    Put { at: Pointer, value: Value },
+    Replace { at: Pointer, value: Value },
+    MoveBack { at: Pointer, displaced: Option<Value>, to: Pointer },
+}
+
+impl Inverse {
+    fn perform(self, document: &mut Value) {
+        match self {
+            Self::Take { at } => {
+                if let Ok(slot) = slot(document, &at) {
+                    let _ = slot.take();
+                }
+            }
+            Self::Put { at, value } => {
+                if let Ok(slot) = slot(document, &at) {
+                    slot.put(value);
+                }
+            }
+            Self::Replace { at, value } => {
+                if let Ok(target) = target(document, &at) {
+                    *target = value;
+                }
+            }
+            Self::MoveBack { at, displaced, to } => {
+                let moved = match displaced {
+                    Some(value) => target(document, &at).map(|target| mem::replace(target, value)),
+                    None => slot(document, &at).and_then(Slot::take),
+                };
+                if let (Ok(value), Ok(slot)) = (moved, slot(document, &to)) {
+                    slot.put(value);
+                }
+            }
+        }
+    }
+}
+
+fn perform<'p>(
+    document: &mut Value,
+    operation: &'p Operation,
+    limits: &PatchLimits,
+    copied: &mut usize,
+) -> Result<Option<Inverse>, (&'p Pointer, Refusal)> {
+    match operation {
+        Operation::Add { path, value } => {
+            bound_depth(path, value, limits).and_then(|()| add(document, path, value.clone())).map_err(|r| (path, r))
+        }
+        Operation::Remove { path } => slot(document, path)
+            .and_then(Slot::take)
+            .map(|value| Some(Inverse::Put { at: path.clone(), value }))
+            .map_err(|reason| (path, reason)),
+        Operation::Replace { path, value } => bound_depth(path, value, limits)
+            .and_then(|()| target(document, path))
+            .map(|target| Some(Inverse::Replace { at: path.clone(), value: mem::replace(target, value.clone()) }))
+            .map_err(|reason| (path, reason)),
+        Operation::Move { from, path } => relocate(document, from, path, limits),
+        Operation::Copy { from, path } => {
+            let source = target(document, from).map_err(|reason| (from, reason))?;
+            *copied = count(source, *copied, limits.max_copied_bytes)
+                .ok_or((from, Refusal::TooMuchCopied { limit: limits.max_copied_bytes }))?;
+            bound_depth(path, source, limits).map_err(|reason| (path, reason))?;
+            let value = source.clone();
+            add(document, path, value).map_err(|reason| (path, reason))
+        }
+        Operation::Test { path, value } => match target(document, path) {
+            Ok(found) if same(found, value) => Ok(None),
+            Ok(_) => Err((path, Refusal::TestFailed)),
+            Err(reason) => Err((path, reason)),
+        },
+    }
+}
+
+fn add(document: &mut Value, path: &Pointer, value: Value) -> Result<Option<Inverse>, Refusal> {
+    let slot = slot(document, path)?;
+    let at = slot.resolved(path);
+    Ok(Some(match slot.put(value) {
+        Some(value) => Inverse::Put { at, value },
+        None => Inverse::Take { at },
+    }))
+}
+
+fn relocate<'p>(
+    document: &mut Value,
+    from: &'p Pointer,
+    path: &'p Pointer,
+    limits: &PatchLimits,
+) -> Result<Option<Inverse>, (&'p Pointer, Refusal)> {
+    if from.is_ancestor_of(path) {
+        return Err((path, Refusal::MoveIntoSelf));
+    }
+    if path.depth() > from.depth() {
+        let source = target(document, from).map_err(|reason| (from, reason))?;
+        bound_depth(path, source, limits).map_err(|reason| (path, reason))?;
+    }
+    let value = slot(document, from).and_then(Slot::take).map_err(|reason| (from, reason))?;
+    match slot(document, path) {
+        Ok(slot) => {
+            let at = slot.resolved(path);
+            Ok(Some(Inverse::MoveBack { at, displaced: slot.put(value), to: from.clone() }))
+        }
+        Err(reason) => {
+            Inverse::Put { at: from.clone(), value }.perform(document);
+            Err((path, reason))
+        }
+    }
+}
+
+/// A place that may or may not be taken.
+enum Slot<'d, 'p> {
+    Root(&'d mut Value),
+    Member(&'d mut Map<String, Value>, Cow<'p, str>),
+    /// At most the array's length.
+    Element(&'d mut Vec<Value>, usize),
+}
+
+impl Slot<'_, '_> {
+    /// Inserts an element, or sets a member or the document and returns what was there.
+    fn put(self, value: Value) -> Option<Value> {
+        match self {
+            Self::Root(root) => Some(mem::replace(root, value)),
+            Self::Member(members, key) => members.insert(key.into_owned(), value),
+            Self::Element(elements, at) => {
+                elements.insert(at, value);
+                None
+            }
+        }
+    }
+
+    fn take(self) -> Result<Value, Refusal> {
+        match self {
+            Self::Root(_) => Err(Refusal::RemoveRoot),
+            Self::Member(members, key) => members.remove(&*key).ok_or(Refusal::Missing),
+            Self::Element(elements, at) if at < elements.len() => Ok(elements.remove(at)),
+            Self::Element(..) => Err(Refusal::Missing),
+        }
+    }
+
+    /// `path` with an index in the place of `-`.
+    fn resolved(&self, path: &Pointer) -> Pointer {
+        let mut resolved = path.clone();
+        if let Self::Element(_, at) = self {
+            resolved.pop();
+            resolved.push(&at.to_string());
+        }
+        resolved
+    }
+}
+
+fn slot<'d, 'p>(document: &'d mut Value, path: &'p Pointer) -> Result<Slot<'d, 'p>, Refusal> {
+    let Some((parents, last)) = path.split_last() else { return Ok(Slot::Root(document)) };
+    match descend(document, parents)? {
+        Value::Object(members) => Ok(Slot::Member(members, last)),
+        Value::Array(elements) => {
+            let at = if last == "-" { elements.len() } else { index(&last).ok_or(Refusal::BadIndex)? };
+            if at <= elements.len() { Ok(Slot::Element(elements, at)) } else { Err(Refusal::Missing) }
+        }
+        _ => Err(Refusal::Missing),
+    }
+}
+
+fn target<'d>(document: &'d mut Value, path: &Pointer) -> Result<&'d mut Value, Refusal> {
+    descend(document, path.tokens())
+}
+
+fn descend<'d, 'p>(
+    document: &'d mut Value,
+    mut tokens: impl Iterator<Item = Cow<'p, str>>,
+) -> Result<&'d mut Value, Refusal> {
+    tokens.try_fold(document, |value, token| match value {
+        Value::Object(members) => members.get_mut(&*token).ok_or(Refusal::Missing),
+        Value::Array(elements) => elements.get_mut(index(&token).ok_or(Refusal::BadIndex)?).ok_or(Refusal::Missing),
+        _ => Err(Refusal::Missing),
+    })
+}
+
+/// Refuses what would nest more containers than allowed once `value` is at `path`.
+fn bound_depth(path: &Pointer, value: &Value, limits: &PatchLimits) -> Result<(), Refusal> {
+    match limits.max_depth.checked_sub(path.depth()) {
+        Some(levels) if !deeper_than(value, levels) => Ok(()),
+        _ => Err(Refusal::TooDeep { limit: limits.max_depth }),
+    }
+}
+
+fn deeper_than(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(elements) => levels == 0 || elements.iter().any(|element| deeper_than(element, levels - 1)),
+        Value::Object(members) => levels == 0 || members.values().any(|member| deeper_than(member, levels - 1)),
+        _ => false,
+    }
+}
+
+/// `counted` and the size of `value`, unless that exceeds `limit`: then it stops counting.
+fn count(value: &Value, counted: usize, limit: usize) -> Option<usize> {
+    let text = if let Value::String(text) = value { text.len() } else { 0 };
+    let counted = counted.checked_add(NODE)?.checked_add(text)?;
+    if counted > limit {
+        return None;
+    }
+    match value {
+        Value::Array(elements) => elements.iter().try_fold(counted, |counted, element| count(element, counted, limit)),
+        Value::Object(members) => members
+            .iter()
+            .try_fold(counted, |counted, (key, member)| count(member, counted.checked_add(key.len())?, limit)),
+        _ => Some(counted),
+    }
+}
+
+/// Equality as RFC 6902 defines it: numbers by value, members in any order.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => same_number(a, b),
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
+        }
+        _ => a == b,
+    }
+}
+
+fn same_number(a: &Number, b: &Number) -> bool {
+    match (a.as_i128(), b.as_i128()) {
+        (Some(integer), None) => b.as_f64().is_some_and(|float| is_integer(float, integer)),
+        (None, Some(integer)) => a.as_f64().is_some_and(|float| is_integer(float, integer)),
+        _ => a == b,
+    }
+}
+
+/// Exact: converting the integer to a float would make neighbours equal.
+fn is_integer(float: f64, integer: i128) -> bool {
+    float.fract() == 0.0 && float as i128 == integer
+}

@@ -1,0 +1,222 @@
+//! Making a patch from two documents. Arrays are compared by content, so that an inserted row is one operation.
+//!
+//! Linear in the size of both documents but for sorting an array's elements by hash; nothing quadratic. The result is
+//! short rather than shortest, and never longer than replacing the document.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use serde_json::{Map, Value};
+
+use super::{Operation, Patch, Pointer};
+
+/// A patch that turns `old` into `new`; empty when they are equal.
+///
+/// ```
+/// use datasole_core::patch::diff;
+/// use serde_json::json;
+/// let patch = diff(&json!([{"id": 1}, {"id": 2}]), &json!([{"id": 0}, {"id": 1}, {"id": 2}]));
+/// assert_eq!(patch.to_json(), r#"[{"op":"add","path":"/0","value":{"id":0}}]"#);
+/// ```
+pub fn diff(old: &Value, new: &Value) -> Patch {
+    let mut writer = Writer { path: Pointer::root(), operations: Vec::new() };
+    writer.value(old, new);
+    Patch::from_operations(writer.operations)
+}
+
+/// Every method returns about how many bytes of text its operations have.
+struct Writer {
+    path: Pointer,
+    operations: Vec<Operation>,
+}
+
+impl Writer {
+    fn value(&mut self, old: &Value, new: &Value) -> usize {
+        let before = self.operations.len();
+        let written = match (old, new) {
+            (Value::Object(old), Value::Object(new)) => self.members(old, new),
+            (Value::Array(old), Value::Array(new)) => self.elements(old, new),
+            _ if old == new => 0,
+            _ => return self.replace(new),
+        };
+        if self.operations.len() > before && !longer_than(new, written.saturating_sub(self.overhead())) {
+            self.operations.truncate(before);
+            return self.replace(new);
+        }
+        written
+    }
+
+    fn members(&mut self, old: &Map<String, Value>, new: &Map<String, Value>) -> usize {
+        let mut written = 0;
+        for (key, old) in old {
+            self.path.push(key);
+            written += match new.get(key) {
+                Some(new) => self.value(old, new),
+                None => self.remove(),
+            };
+            self.path.pop();
+        }
+        for (key, new) in new.iter().filter(|(key, _)| !old.contains_key(*key)) {
+            self.path.push(key);
+            written += self.add(new);
+            self.path.pop();
+        }
+        written
+    }
+
+    /// Works from the front: what is before the current index is already as in `new`, so that indices of `new` are
+    /// right when the operations are applied one after the other.
+    fn elements(&mut self, old: &[Value], new: &[Value]) -> usize {
+        let (old, new, front) = trim(old, new);
+        let mut written = 0;
+        let (mut i, mut j) = (0, 0);
+        for (anchor_i, anchor_j) in anchors(old, new).into_iter().chain([(old.len(), new.len())]) {
+            written += self.gap(&old[i..anchor_i], &new[j..anchor_j], front + j);
+            (i, j) = (anchor_i + 1, anchor_j + 1);
+        }
+        written
+    }
+
+    /// Elements between two that stay: paired by index; what is left over on one side is removed or added.
+    fn gap(&mut self, old: &[Value], new: &[Value], at: usize) -> usize {
+        let (old, new, skipped) = trim(old, new);
+        let at = at + skipped;
+        let paired = old.len().min(new.len());
+        let mut written = 0;
+        for (offset, (old, new)) in old.iter().zip(new).enumerate() {
+            self.path.push(&(at + offset).to_string());
+            written += self.value(old, new);
+            self.path.pop();
+        }
+        for _ in paired..old.len() {
+            self.path.push(&(at + paired).to_string());
+            written += self.remove();
+            self.path.pop();
+        }
+        for (offset, new) in new.iter().enumerate().skip(paired) {
+            self.path.push(&(at + offset).to_string());
+            written += self.add(new);
+            self.path.pop();
+        }
+        written
+    }
+
+    fn add(&mut self, new: &Value) -> usize {
+        self.operations.push(Operation::Add { path: self.path.clone(), value: new.clone() });
+        self.overhead() + length(new)
+    }
+
+    fn replace(&mut self, new: &Value) -> usize {
+        self.operations.push(Operation::Replace { path: self.path.clone(), value: new.clone() });
+        self.overhead() + length(new)
+    }
+
+    fn remove(&mut self) -> usize {
+        self.operations.push(Operation::Remove { path: self.path.clone() });
+        self.overhead()
+    }
+
+    /// An operation's text beside its value.
+    fn overhead(&self) -> usize {
+        r#"{"op":"replace","path":"","value":},"#.len() + self.path.as_str().len()
+    }
+}
+
+/// What remains of both without their common beginning and end, and how long that beginning is.
+fn trim<'a>(old: &'a [Value], new: &'a [Value]) -> (&'a [Value], &'a [Value], usize) {
+    let front = old.iter().zip(new).take_while(|(old, new)| old == new).count();
+    let (old, new) = (&old[front..], &new[front..]);
+    let back = old.iter().rev().zip(new.iter().rev()).take_while(|(old, new)| old == new).count();
+    (&old[..old.len() - back], &new[..new.len() - back], front)
+}
+
+/// Pairs of indices of equal elements that stay where they are relative to each other (a patience diff): elements that
+/// occur equally often on both sides are matched in order, and of the matches the longest increasing sequence is kept.
+fn anchors(old: &[Value], new: &[Value]) -> Vec<(usize, usize)> {
+    if old.is_empty() || new.is_empty() {
+        return Vec::new();
+    }
+    let (by_hash_old, by_hash_new) = (sorted_by_hash(old), sorted_by_hash(new));
+    let mut matches = Vec::new();
+    let mut candidates = by_hash_new.chunk_by(same_hash).peekable();
+    for group in by_hash_old.chunk_by(same_hash) {
+        while candidates.next_if(|candidate| candidate[0].0 < group[0].0).is_some() {}
+        let Some(candidate) = candidates.next_if(|candidate| candidate[0].0 == group[0].0) else { continue };
+        if candidate.len() == group.len() {
+            matches.extend(group.iter().zip(candidate).map(|(&(_, i), &(_, j))| (i, j)));
+        }
+    }
+    // Equal hashes do not prove equal elements.
+    matches.retain(|&(i, j)| old[i] == new[j]);
+    matches.sort_unstable();
+    longest_increasing(&matches)
+}
+
+fn sorted_by_hash(elements: &[Value]) -> Vec<(u64, usize)> {
+    let mut hashes: Vec<_> = elements
+        .iter()
+        .enumerate()
+        .map(|(index, element)| {
+            let mut hasher = DefaultHasher::new();
+            element.hash(&mut hasher);
+            (hasher.finish(), index)
+        })
+        .collect();
+    hashes.sort_unstable();
+    hashes
+}
+
+fn same_hash(a: &(u64, usize), b: &(u64, usize)) -> bool {
+    a.0 == b.0
+}
+
+/// The longest subsequence whose second members increase; first members increase already.
+fn longest_increasing(pairs: &[(usize, usize)]) -> Vec<(usize, usize)> {
+    // `tails[n]`: the pair with the smallest second member that ends a sequence of n + 1.
+    let mut tails: Vec<usize> = Vec::new();
+    let mut previous = vec![None; pairs.len()];
+    for (at, &(_, j)) in pairs.iter().enumerate() {
+        let length = tails.partition_point(|&tail| pairs[tail].1 < j);
+        previous[at] = length.checked_sub(1).map(|shorter| tails[shorter]);
+        if length == tails.len() {
+            tails.push(at);
+        } else {
+            tails[length] = at;
+        }
+    }
+    let mut sequence: Vec<_> =
+        std::iter::successors(tails.last().copied(), |&at| previous[at]).map(|at| pairs[at]).collect();
+    sequence.reverse();
+    sequence
+}
+
+/// About the length of a value's text.
+fn length(value: &Value) -> usize {
+    usize::MAX - remaining(value, usize::MAX).unwrap_or(0)
+}
+
+/// Whether a value's text has more than `budget` bytes, without measuring much more of it.
+fn longer_than(value: &Value, budget: usize) -> bool {
+    remaining(value, budget).is_none()
+}
+
+fn remaining(value: &Value, budget: usize) -> Option<usize> {
+    match value {
+        Value::Null | Value::Bool(true) => budget.checked_sub(4),
+        Value::Bool(false) => budget.checked_sub(5),
+        Value::Number(number) => budget.checked_sub(digits(number)),
+        Value::String(text) => budget.checked_sub(text.len() + 2),
+        Value::Array(elements) => elements
+            .iter()
+            .try_fold(budget.checked_sub(2)?, |budget, element| remaining(element, budget)?.checked_sub(1)),
+        Value::Object(members) => members.iter().try_fold(budget.checked_sub(2)?, |budget, (key, member)| {
+            remaining(member, budget)?.checked_sub(key.len() + 4)
+        }),
+    }
+}
+
+fn digits(number: &serde_json::Number) -> usize {
+    match number.as_i64() {
+        Some(integer) => integer.unsigned_abs().checked_ilog10().unwrap_or(0) as usize + 1 + usize::from(integer < 0),
+        None => 18,
+    }
+}

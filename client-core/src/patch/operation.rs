@@ -1,0 +1,167 @@
+//! What a patch consists of, and how it is read from text that nobody has checked.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeSeed, Error as _, IgnoredAny, SeqAccess, Visitor},
+};
+use serde_json::Value;
+
+use super::{PatchError, PatchLimits, Pointer, error::excerpt};
+
+/// One operation of RFC 6902. Deserializing ignores unknown members and refuses repeated ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum Operation {
+    /// Inserts an element, sets a member, or replaces the document.
+    Add {
+        /// Where; `-` is the end of an array.
+        path: Pointer,
+        /// What.
+        value: Value,
+    },
+    /// Removes a member or an element.
+    Remove {
+        /// Where; must exist.
+        path: Pointer,
+    },
+    /// Replaces what is there.
+    Replace {
+        /// Where; must exist.
+        path: Pointer,
+        /// With what.
+        value: Value,
+    },
+    /// [`Operation::Remove`] at `from`, then [`Operation::Add`] at `path`.
+    Move {
+        /// From where; must exist and not contain `path`.
+        from: Pointer,
+        /// To where, once `from` is removed.
+        path: Pointer,
+    },
+    /// [`Operation::Add`] of the value at `from`.
+    Copy {
+        /// From where; must exist.
+        from: Pointer,
+        /// To where.
+        path: Pointer,
+    },
+    /// Fails unless the value there is equal; numbers are compared by value (`1` equals `1.0`).
+    Test {
+        /// Where; must exist.
+        path: Pointer,
+        /// The value expected.
+        value: Value,
+    },
+}
+
+impl Operation {
+    /// Where the operation takes effect.
+    pub fn path(&self) -> &Pointer {
+        match self {
+            Self::Add { path, .. }
+            | Self::Remove { path }
+            | Self::Replace { path, .. }
+            | Self::Move { path, .. }
+            | Self::Copy { path, .. }
+            | Self::Test { path, .. } => path,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Operation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Members::deserialize(deserializer)?.check(0).map_err(D::Error::custom)
+    }
+}
+
+/// An operation's members before they are checked: their order is free, and which are needed depends on `op`.
+#[derive(Deserialize)]
+struct Members<'a> {
+    #[serde(borrow, default)]
+    op: Cow<'a, str>,
+    path: Option<String>,
+    from: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    value: Option<Value>,
+}
+
+/// `null` is a value, not an absence.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
+impl Members<'_> {
+    fn check(self, operation: usize) -> Result<Operation, PatchError> {
+        let pointer = |text: Option<String>, member| {
+            let text = text.ok_or(PatchError::MissingMember { operation, member })?;
+            let shown = excerpt(&text);
+            Pointer::parse(text).map_err(|_| PatchError::BadPointer { operation, pointer: shown })
+        };
+        let value = |value: Option<Value>| value.ok_or(PatchError::MissingMember { operation, member: "value" });
+        Ok(match &*self.op {
+            "add" => Operation::Add { path: pointer(self.path, "path")?, value: value(self.value)? },
+            "remove" => Operation::Remove { path: pointer(self.path, "path")? },
+            "replace" => Operation::Replace { path: pointer(self.path, "path")?, value: value(self.value)? },
+            "move" => Operation::Move { from: pointer(self.from, "from")?, path: pointer(self.path, "path")? },
+            "copy" => Operation::Copy { from: pointer(self.from, "from")?, path: pointer(self.path, "path")? },
+            "test" => Operation::Test { path: pointer(self.path, "path")?, value: value(self.value)? },
+            "" => return Err(PatchError::MissingMember { operation, member: "op" }),
+            other => return Err(PatchError::UnknownOperation { operation, name: excerpt(other) }),
+        })
+    }
+}
+
+/// Reads a JSON array of operations, no more than allowed.
+pub(super) fn parse(text: &str, limits: &PatchLimits) -> Result<Vec<Operation>, PatchError> {
+    let mut reader = Reader { limit: limits.max_operations, operations: Vec::new(), refused: None };
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    match reader.deserialize(&mut deserializer).and_then(|()| deserializer.end()) {
+        Ok(()) => Ok(reader.operations),
+        Err(error) => Err(reader
+            .refused
+            .unwrap_or_else(|| PatchError::Parse { operation: reader.operations.len(), message: error.to_string() })),
+    }
+}
+
+/// Serde's errors are only text; what was refused and why is kept beside them.
+struct Reader {
+    limit: usize,
+    operations: Vec<Operation>,
+    refused: Option<PatchError>,
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Reader {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Reader {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of operations")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+        while self.operations.len() < self.limit {
+            let Some(members) = elements.next_element::<Members<'de>>()? else { return Ok(()) };
+            match members.check(self.operations.len()) {
+                Ok(operation) => self.operations.push(operation),
+                Err(refused) => {
+                    self.refused = Some(refused);
+                    return Err(A::Error::custom("refused"));
+                }
+            }
+        }
+        if elements.next_element::<IgnoredAny>()?.is_some() {
+            self.refused = Some(PatchError::TooManyOperations { limit: self.limit });
+            return Err(A::Error::custom("refused"));
+        }
+        Ok(())
+    }
+}
