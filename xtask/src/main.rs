@@ -1,1 +1,77 @@
-fn main() {}
+//! The project's commands: `cargo xtask demo|test|build|bench|fixture|fuzz`.
+//!
+//! On a machine with rustup, Node 20 or newer and a C compiler each command finds or installs whatever else it needs
+//! ([`tools`]), or says in one line what is missing and how to get it. Progress goes to stderr; stdout carries only what
+//! a command is asked for: the test summary, the benchmarks' JSON lines, the fixture's address.
+
+mod assets;
+mod budget;
+mod command;
+mod fuzz;
+mod project;
+mod report;
+mod server;
+mod stamp;
+mod tally;
+mod test;
+mod tools;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build everything and serve the demo at http://127.0.0.1:4000
+    Demo,
+    /// Check formatting, lints, documentation and size budgets, and run every test
+    Test,
+    /// Build the browser files: wasm, JavaScript bundles, and their precompressed copies for the server
+    Build,
+    /// Measure; prints one JSON object a line
+    Bench {
+        /// Passed on to the load generator
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Build and run the fixture server
+    Fixture {
+        /// Passed on to the fixture, e.g. --port 4001
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Fuzz with cargo-fuzz on nightly
+    Fuzz {
+        /// One target; without it, all of them in turn
+        target: Option<String>,
+        /// How long to run each target
+        #[arg(long, default_value_t = 10)]
+        minutes: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Args::parse().command {
+        Task::Demo => server::demo(),
+        Task::Test => return test::run(),
+        Task::Build => assets::build().and_then(|()| budget::check()),
+        Task::Bench { args } => server::bench(&args),
+        Task::Fixture { args } => server::fixture(&args),
+        Task::Fuzz { target, minutes } => fuzz::run(target.as_deref(), minutes),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The browser files: the core as wasm, the npm package around it, and the compressed copies the server embeds.
+//!
+//! Each step is skipped while its inputs stay the same ([`stamp`]). What the bundles contain is `npm/build.mjs`'s
+//! business; this module only feeds it and packs what it makes.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use wasm_bindgen_cli_support::Bindgen;
+
+use crate::{
+    command::{cargo, program, run},
+    project, stamp, tools,
+};
+
+/// What the server serves under its path, besides the chunks `client.mjs` may import.
+const SERVED: [&str; 5] = [
+    "client.mjs",
+    "datasole.iife.min.js",
+    "datasole-worker.iife.min.js",
+    "datasole-worker.inline.iife.min.js",
+    "datasole.wasm",
+];
+
+/// Everything rustc lets LLVM emit for wasm32-unknown-unknown, and no more.
+const WASM_OPT: [&str; 11] = [
+    "-Oz",
+    "--converge",
+    "--strip-producers",
+    "--strip-target-features",
+    "--enable-bulk-memory",
+    "--enable-bulk-memory-opt",
+    "--enable-multivalue",
+    "--enable-mutable-globals",
+    "--enable-nontrapping-float-to-int",
+    "--enable-reference-types",
+    "--enable-sign-ext",
+];
+
+/// Brings all of them up to date.
+pub(crate) fn build() -> Result<()> {
+    tools::wasm_target()?;
+    tools::node_modules()?;
+    let raw = compile()?;
+    bind(&raw)?;
+    bundle()?;
+    pack()
+}
+
+fn compile() -> Result<PathBuf> {
+    const TARGET: &str = "wasm32-unknown-unknown";
+    run(&mut cargo(["build", "--package", "datasole-wasm", "--lib", "--profile", "wasm", "--target", TARGET]))?;
+    Ok(project::target().join(TARGET).join("wasm/datasole_wasm.wasm"))
+}
+
+/// wasm-bindgen, then wasm-opt, into `npm/generated`.
+fn bind(raw: &Path) -> Result<()> {
+    let generated = project::generated();
+    let wasm = generated.join("datasole_wasm_bg.wasm");
+    let outputs = [generated.join("datasole_wasm.js"), generated.join("datasole_wasm.d.ts"), wasm.clone()];
+    stamp::unless_fresh("wasm", &WASM_OPT.join(" "), &[raw.to_owned()], &outputs, || {
+        let mut bound = Bindgen::new()
+            .input_path(raw)
+            .web(true)?
+            .typescript(true)
+            .omit_default_module_path(true)
+            .remove_name_section(true)
+            .remove_producers_section(true)
+            .generate_output()?;
+        if let Some(import) = bound.wasm().imports.iter().find(|import| import.module == "env") {
+            bail!("the wasm imports `{}` from `env`: something in it expects an operating system", import.name);
+        }
+        fs::create_dir_all(&generated)?;
+        bound.emit(&generated)?;
+        let optimiser = project::npm().join("node_modules/binaryen/bin/wasm-opt");
+        run(program("node").arg(optimiser).args(WASM_OPT).arg(&wasm).arg("-o").arg(&wasm))
+    })
+}
+
+/// `npm/build.mjs`: TypeScript and wasm into `npm/dist`.
+fn bundle() -> Result<()> {
+    let npm = project::npm();
+    let inputs = ["src", "generated", "build.mjs", "package.json", "package-lock.json", "tsconfig.json"];
+    let outputs = SERVED.map(|name| project::dist().join(name));
+    stamp::unless_fresh("bundles", "", &inputs.map(|name| npm.join(name)), &outputs, || {
+        run(program("node").arg("build.mjs").current_dir(&npm))
+    })
+}
+
+/// The served files with their compressed siblings, for the server to embed.
+fn pack() -> Result<()> {
+    let assets = project::server_assets();
+    let sources = SERVED.map(|name| project::dist().join(name));
+    let outputs: Vec<PathBuf> = SERVED
+        .iter()
+        .flat_map(|name| ["", ".br", ".gz"].map(|suffix| assets.join(format!("{name}{suffix}"))))
+        .collect();
+    stamp::unless_fresh("compressed assets", "", &sources, &outputs, || {
+        if assets.exists() {
+            fs::remove_dir_all(&assets)?;
+        }
+        fs::create_dir_all(&assets)?;
+        for (name, source) in SERVED.iter().zip(&sources) {
+            let content = fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;
+            fs::write(assets.join(format!("{name}.br")), brotli(&content)?)?;
+            fs::write(assets.join(format!("{name}.gz")), gzip(&content)?)?;
+            fs::write(assets.join(name), content)?;
+        }
+        Ok(())
+    })
+}
+
+/// Brotli at its highest quality.
+pub(crate) fn brotli(content: &[u8]) -> Result<Vec<u8>> {
+    let params = brotli::enc::BrotliEncoderParams { quality: 11, lgwin: 22, ..Default::default() };
+    let mut packed = Vec::new();
+    brotli::BrotliCompress(&mut &content[..], &mut packed, &params)?;
+    Ok(packed)
+}
+
+/// Gzip at its highest level.
+pub(crate) fn gzip(content: &[u8]) -> Result<Vec<u8>> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(content)?;
+    Ok(encoder.finish()?)
+}

@@ -1,0 +1,58 @@
+//! What the browser may have to load, at most (DESIGN, "Browser").
+
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    assets::{brotli, gzip},
+    project,
+};
+
+struct Budget {
+    what: &'static str,
+    files: &'static [&'static str],
+    compression: &'static str,
+    compress: fn(&[u8]) -> Result<Vec<u8>>,
+    /// Bytes, the limit itself included.
+    limit: usize,
+}
+
+const BUDGETS: [Budget; 2] = [
+    Budget {
+        what: "main thread",
+        files: &["datasole.iife.min.js"],
+        compression: "gzip",
+        compress: gzip,
+        limit: 7 * 1024,
+    },
+    Budget {
+        what: "worker and wasm",
+        files: &["datasole-worker.iife.min.js", "datasole.wasm"],
+        compression: "brotli",
+        compress: brotli,
+        limit: 55 * 1024,
+    },
+];
+
+/// Prints the sizes; fails when one is over its budget.
+pub(crate) fn check() -> Result<()> {
+    let mut exceeded = Vec::new();
+    for budget in &BUDGETS {
+        let mut size = 0;
+        for name in budget.files {
+            let path = project::dist().join(name);
+            let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            size += (budget.compress)(&content)?.len();
+        }
+        let Budget { what, compression, limit, .. } = budget;
+        eprintln!("xtask: {what}: {size} bytes {compression}, at most {limit}");
+        if size > *limit {
+            exceeded.push(format!("{what} has {size} bytes {compression}, at most {limit} are allowed"));
+        }
+    }
+    if !exceeded.is_empty() {
+        bail!("size budget exceeded: {}", exceeded.join("; "));
+    }
+    Ok(())
+}

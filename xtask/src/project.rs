@@ -1,0 +1,44 @@
+//! Where things are. Every path is absolute, so that no command depends on the folder it was called from.
+
+use std::path::{Path, PathBuf};
+
+/// The repository's root.
+pub(crate) fn root() -> &'static Path {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest)
+}
+
+/// The npm package.
+pub(crate) fn npm() -> PathBuf {
+    root().join("npm")
+}
+
+/// What wasm-bindgen writes and the bundles import.
+pub(crate) fn generated() -> PathBuf {
+    npm().join("generated")
+}
+
+/// The built npm package.
+pub(crate) fn dist() -> PathBuf {
+    npm().join("dist")
+}
+
+/// What the server embeds.
+pub(crate) fn server_assets() -> PathBuf {
+    root().join("server-reference/assets")
+}
+
+/// Cargo's target folder.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
+}
+
+/// Logs, stamps and other traces of this program.
+pub(crate) fn scratch() -> PathBuf {
+    target().join("xtask")
+}
+
+/// A built example of any of the crates; `profile` is the folder's name: `debug` or `release`.
+pub(crate) fn example(profile: &str, name: &str) -> PathBuf {
+    target().join(profile).join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
+}

@@ -1,0 +1,115 @@
+//! Finding the programs the commands need, and installing those that can be installed without asking.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    command::{program, read, run},
+    project,
+};
+
+const NODE_MAJOR: u32 = 20;
+const CHROMIUM_NAMES: [&str; 5] =
+    ["chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome-headless-shell"];
+
+/// The wasm32 standard library.
+pub(crate) fn wasm_target() -> Result<()> {
+    const TARGET: &str = "wasm32-unknown-unknown";
+    let sysroot = read(program("rustc").args(["--print", "sysroot"]))?;
+    if Path::new(sysroot.trim()).join("lib/rustlib").join(TARGET).join("lib").is_dir() {
+        return Ok(());
+    }
+    run(program("rustup").args(["target", "add", TARGET]))
+        .with_context(|| format!("the {TARGET} target is missing: run `rustup target add {TARGET}`"))
+}
+
+/// rustfmt and clippy.
+pub(crate) fn rust_components() -> Result<()> {
+    for (name, probe) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
+        if read(program("cargo").args([probe, "--version"])).is_err() {
+            run(program("rustup").args(["component", "add", name]))
+                .with_context(|| format!("{name} is missing: run `rustup component add {name}`"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Node, and the packages of npm/package-lock.json.
+pub(crate) fn node_modules() -> Result<()> {
+    let version = read(program("node").arg("--version")).unwrap_or_default();
+    let major = version.trim().trim_start_matches('v').split('.').next().and_then(|text| text.parse::<u32>().ok());
+    if major.is_none_or(|major| major < NODE_MAJOR) {
+        bail!("Node {NODE_MAJOR} or newer is missing: install it from https://nodejs.org");
+    }
+    let npm = project::npm();
+    let modified = |path: PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
+    let installed = modified(npm.join("node_modules/.package-lock.json"));
+    if installed.is_some() && installed >= modified(npm.join("package-lock.json")) {
+        return Ok(());
+    }
+    run(program(npm_name()).args(["ci", "--no-audit", "--no-fund"]).current_dir(&npm))
+        .context("the npm packages are missing: run `npm ci` in npm/")
+}
+
+/// npm, running in the package's folder.
+pub(crate) fn npm(args: &[&str]) -> Command {
+    let mut command = program(npm_name());
+    command.args(args).current_dir(project::npm());
+    command
+}
+
+fn npm_name() -> &'static str {
+    if cfg!(windows) { "npm.cmd" } else { "npm" }
+}
+
+/// A Chromium or Chrome: `$CHROMIUM_PATH`, else one on the `PATH`, else Debian's, installed.
+pub(crate) fn chromium() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("CHROMIUM_PATH") {
+        let path = PathBuf::from(path);
+        if path.is_file() {
+            return Ok(path);
+        }
+        bail!("CHROMIUM_PATH names {}, which is no file", path.display());
+    }
+    if let Some(path) = installed_chromium() {
+        return Ok(path);
+    }
+    if Path::new("/etc/debian_version").exists() && is_root() {
+        let apt = |args: &[&str]| run(program("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive"));
+        apt(&["update"]).and_then(|()| apt(&["install", "-y", "chromium"]))?;
+    }
+    installed_chromium().context("Chromium is missing: install it, or set CHROMIUM_PATH to a Chromium or Chrome")
+}
+
+fn installed_chromium() -> Option<PathBuf> {
+    const MACOS: &str = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome";
+    let on_path = CHROMIUM_NAMES.iter().find_map(|name| on_path(name));
+    on_path.or_else(|| Some(PathBuf::from(MACOS)).filter(|path| path.is_file()))
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let file = if cfg!(windows) { format!("{name}.exe") } else { name.to_owned() };
+    env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(&file)).find(|path| path.is_file())
+}
+
+fn is_root() -> bool {
+    read(program("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
+}
+
+/// Nightly Rust and cargo-fuzz.
+pub(crate) fn cargo_fuzz() -> Result<()> {
+    if read(program("rustup").args(["run", "nightly", "rustc", "--version"])).is_err() {
+        run(program("rustup").args(["toolchain", "install", "nightly", "--profile", "minimal"]))
+            .context("nightly Rust is missing: run `rustup toolchain install nightly`")?;
+    }
+    if read(program("cargo").args(["fuzz", "--version"])).is_err() {
+        run(program("cargo").args(["install", "cargo-fuzz", "--locked"]))
+            .context("cargo-fuzz is missing: run `cargo install cargo-fuzz`")?;
+    }
+    Ok(())
+}
