@@ -1,0 +1,277 @@
+//! [`Core`]: owns the client, turns calls into inputs and commands, outputs into calls of the host.
+
+use datasole_core::{
+    CallError, CallId, Client, Event, Hint, Input, Millis, Output, Payload, Request, SocketClose, SocketId, StreamId,
+    SubscriptionId,
+};
+use js_sys::{Array, Uint8Array};
+use serde_json::value::RawValue;
+use wasm_bindgen::prelude::*;
+
+use crate::{
+    host::{Host, Options, now, seed},
+    message::Batch,
+};
+
+/// From this many bytes on, a batch travels as a transferred buffer (measured: DESIGN, "Browser").
+const BUFFER_FROM: usize = 20 * 1024;
+
+/// One client, and what it has to say.
+///
+/// After every method the host is told through `CoreHost.soon` when there is something to [`take`](Self::take).
+#[wasm_bindgen]
+pub struct Core {
+    client: Client,
+    host: Host,
+    batch: Batch,
+    announced: bool,
+    /// When the host will call `timeout`.
+    armed: Option<Millis>,
+    /// The ids of the other side's calls.
+    calls: Vec<(CallId, u32)>,
+    /// The ids of the other side's subscriptions.
+    subscriptions: Vec<(SubscriptionId, u32)>,
+}
+
+#[wasm_bindgen]
+impl Core {
+    /// A client that does nothing until `connect`. Throws when the base URL is none.
+    #[wasm_bindgen(constructor)]
+    pub fn new(options: &Options, host: Host) -> Result<Core, JsError> {
+        report_panics(&host);
+        let config = options
+            .config()
+            .ok_or_else(|| JsError::new("the url must begin with http, https, ws or wss and have a host"))?;
+        Ok(Self {
+            client: Client::new(config, seed()),
+            host,
+            batch: Batch::default(),
+            announced: false,
+            armed: None,
+            calls: Vec::new(),
+            subscriptions: Vec::new(),
+        })
+    }
+
+    // --- commands; a refusal comes back as a message ---
+
+    /// Starts connecting.
+    pub fn connect(&mut self) {
+        self.client.connect(now());
+        self.pump();
+    }
+
+    /// Closes for good.
+    pub fn close(&mut self) {
+        self.client.close(now());
+        self.pump();
+    }
+
+    /// Makes a call named `id` by the caller; its one `done` follows. Either `json` (a JSON text) or `bytes` or neither.
+    pub fn call(
+        &mut self,
+        id: u32,
+        method: String,
+        json: Option<String>,
+        bytes: Option<Vec<u8>>,
+        timeout: Option<f64>,
+        queue: bool,
+    ) {
+        let timeout = timeout.map(|millis| millis as u64);
+        match self.client.call(now(), Request { method, params: payload(json, bytes), timeout, queue }) {
+            Ok(call) => self.calls.push((call, id)),
+            Err(refused) => self.batch.done(id, Err(CallError::Refused(refused))),
+        }
+        self.pump();
+    }
+
+    /// Gives a call up.
+    pub fn cancel(&mut self, id: u32) {
+        if let Some(&(call, _)) = self.calls.iter().find(|(_, theirs)| *theirs == id) {
+            self.client.cancel(now(), call);
+            self.pump();
+        }
+    }
+
+    /// Sends an event.
+    pub fn emit(&mut self, event: &str, json: Option<String>, bytes: Option<Vec<u8>>, queue: bool) {
+        if let Err(refused) = self.client.emit(now(), event, payload(json, bytes), queue) {
+            self.batch.refused("emit", event, &refused);
+        }
+        self.pump();
+    }
+
+    /// Follows the state `key` under the caller's `id`.
+    #[wasm_bindgen(js_name = followState)]
+    pub fn follow_state(&mut self, id: u32, key: &str) {
+        self.follow(id, StreamId::state(key), "state");
+    }
+
+    /// Follows the event topic `name` under the caller's `id`.
+    #[wasm_bindgen(js_name = followEvent)]
+    pub fn follow_event(&mut self, id: u32, name: &str) {
+        self.follow(id, StreamId::event(name), "event");
+    }
+
+    /// Stops following what `id` follows.
+    pub fn unfollow(&mut self, id: u32) {
+        if let Some(index) = self.subscriptions.iter().position(|(_, theirs)| *theirs == id) {
+            let (subscription, _) = self.subscriptions.swap_remove(index);
+            self.client.unsubscribe(now(), subscription);
+            self.pump();
+        }
+    }
+
+    /// Asks for the state `key` anew: the caller's copy has lost step.
+    pub fn resync(&mut self, key: &str) {
+        self.client.resync(now(), &StreamId::state(key));
+        self.pump();
+    }
+
+    // --- the world ---
+
+    /// The socket is open; `protocol` is the subprotocol the server chose, empty for none.
+    pub fn opened(&mut self, socket: f64, protocol: &str) {
+        let protocol = Some(protocol).filter(|protocol| !protocol.is_empty());
+        self.input(Input::SocketOpened { socket: SocketId(socket as u64), protocol });
+    }
+
+    /// A binary message came.
+    pub fn message(&mut self, socket: f64, bytes: &[u8]) {
+        self.input(Input::Message { socket: SocketId(socket as u64), bytes });
+    }
+
+    /// The socket is closed or could not be opened.
+    pub fn closed(&mut self, socket: f64, code: u16, reason: String) {
+        let close = SocketClose { code: Some(code), reason, http_status: None };
+        self.input(Input::SocketClosed { socket: SocketId(socket as u64), close });
+    }
+
+    /// The time asked for by `CoreHost.arm` has come.
+    pub fn timeout(&mut self) {
+        self.armed = None;
+        self.input(Input::Timeout);
+    }
+
+    /// The host noticed something: `online`, `offline`, `visible` or `hidden`.
+    pub fn hint(&mut self, kind: &str) {
+        self.input(Input::Hint(match kind {
+            "online" => Hint::Online,
+            "offline" => Hint::Offline,
+            "visible" => Hint::Visible,
+            _ => Hint::Hidden,
+        }));
+    }
+
+    /// Answers a `token` message: a token or none, or why there is none.
+    pub fn token(&mut self, token: Option<String>, error: Option<String>) {
+        self.input(Input::Token(match error {
+            Some(error) => Err(error),
+            None => Ok(token),
+        }));
+    }
+
+    // --- what came of it ---
+
+    /// All messages since the last call: a string, a `Uint8Array` of UTF-8 when it is long, or an array of one of these
+    /// and the `Uint8Array`s its messages refer to. `undefined` when there are none.
+    pub fn take(&mut self) -> JsValue {
+        let Some((text, binaries)) = self.drain() else { return JsValue::UNDEFINED };
+        let text: JsValue =
+            if text.len() < BUFFER_FROM { JsValue::from_str(&text) } else { Uint8Array::from(text.as_bytes()).into() };
+        if binaries.is_empty() { text } else { Self::join(text, &binaries) }
+    }
+}
+
+impl Core {
+    pub(crate) fn drain(&mut self) -> Option<(String, Vec<Vec<u8>>)> {
+        self.announced = false;
+        (!self.batch.is_empty()).then(|| self.batch.take())
+    }
+
+    pub(crate) fn join(messages: JsValue, binaries: &[Vec<u8>]) -> JsValue {
+        let parts = Array::of1(&messages);
+        for bytes in binaries {
+            parts.push(&Uint8Array::from(bytes.as_slice()));
+        }
+        parts.into()
+    }
+
+    fn follow(&mut self, id: u32, stream: StreamId, kind: &str) {
+        let key = stream.key.clone();
+        match self.client.subscribe(now(), stream) {
+            Ok(subscription) => self.subscriptions.push((subscription, id)),
+            Err(refused) => self.batch.refused(kind, &key, &refused),
+        }
+        self.pump();
+    }
+
+    fn input(&mut self, input: Input<'_>) {
+        self.client.handle_input(now(), input);
+        self.pump();
+    }
+
+    /// Performs the outputs and arms the timer: the second half of the drive loop.
+    fn pump(&mut self) {
+        while let Some(output) = self.client.poll_output() {
+            match output {
+                Output::OpenSocket { socket, url, protocols } => {
+                    self.host.open(socket.0 as f64, &url, &protocols.join(","));
+                }
+                Output::Send { socket, message } => self.host.send(socket.0 as f64, &message),
+                Output::CloseSocket { socket, code, reason } => self.host.shut(socket.0 as f64, code, reason),
+                Output::NeedToken => self.batch.ask_token(),
+                Output::Event(event) => self.tell(event),
+            }
+        }
+        self.arm();
+        if !self.announced && !self.batch.is_empty() {
+            self.announced = true;
+            self.host.soon();
+        }
+    }
+
+    /// A deadline that moves away (every message moves the heartbeat's) leaves the timer alone: it fires early, finds
+    /// nothing to do and is armed again.
+    fn arm(&mut self) {
+        let deadline = self.client.poll_timeout();
+        let in_time = matches!((self.armed, deadline), (Some(armed), Some(deadline)) if armed <= deadline);
+        if !in_time && self.armed != deadline {
+            self.armed = deadline;
+            self.host.arm(deadline.map_or(-1.0, |deadline| (deadline - now()) as f64));
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        match event {
+            Event::Status(status) => self.batch.status(&status, now()),
+            Event::CallDone { call, outcome } => {
+                if let Some(index) = self.calls.iter().position(|(ours, _)| *ours == call) {
+                    let (_, id) = self.calls.swap_remove(index);
+                    self.batch.done(id, outcome);
+                }
+            }
+            other => {
+                if let Event::Refused { subscription, .. } = &other {
+                    self.subscriptions.retain(|(ours, _)| ours != subscription);
+                }
+                self.batch.event(other);
+            }
+        }
+    }
+}
+
+/// The core checks nothing but that it is JSON; what is not is taken for nothing.
+fn payload(json: Option<String>, bytes: Option<Vec<u8>>) -> Payload {
+    match (bytes, json.map(RawValue::from_string)) {
+        (Some(bytes), _) => Payload::Binary(bytes),
+        (None, Some(Ok(raw))) => Payload::Json(raw),
+        (None, _) => Payload::Empty,
+    }
+}
+
+/// Tells the host before the trap, which carries no message.
+fn report_panics(host: &Host) {
+    let host = host.clone();
+    std::panic::set_hook(Box::new(move |info| host.panicked(&info.to_string())));
+}

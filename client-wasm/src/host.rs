@@ -1,0 +1,124 @@
+//! What the core needs from JavaScript: options, a way to act, a clock, entropy.
+
+use datasole_core::{Config, Millis, Reconnect, Seed, TokenVia};
+use wasm_bindgen::prelude::*;
+
+#[wasm_bindgen(typescript_custom_section)]
+const TYPES: &str = r#"
+/** How the core is configured; absent members take the core's defaults. Durations are in milliseconds. */
+export interface CoreOptions {
+  /** Base URL of the server: http, https, ws or wss. */
+  base: string;
+  /** Path of the endpoint. */
+  path: string;
+  token?: string;
+  /** How a token reaches the server. */
+  tokenVia?: 'url' | 'frame' | 'host';
+  /** Ask for a token before every attempt (a `token` message, answered with `Core.token`). */
+  askToken?: boolean;
+  reconnect?: boolean;
+  reconnectInterval?: number;
+  maxReconnectAttempts?: number;
+  connectTimeout?: number;
+}
+
+/** What the core does to the world. None of these may call back into the core before it returns. */
+export interface CoreHost {
+  /** Open a WebSocket; `protocols` are separated by commas. */
+  open(socket: number, url: string, protocols: string): void;
+  /** Send a binary message. The bytes are a view of wasm memory, valid until this returns. */
+  send(socket: number, message: Uint8Array): void;
+  /** Close a socket; nothing of it is wanted any more. */
+  shut(socket: number, code: number, reason: string): void;
+  /** Call `Core.timeout` after so many milliseconds, instead of what was asked before; negative: never. */
+  arm(delay: number): void;
+  /** There is something to `Core.take`, soon. */
+  soon(): void;
+  /** The core has panicked and must not be called again. */
+  panicked(message: string): void;
+}
+"#;
+
+#[wasm_bindgen]
+extern "C" {
+    /// The configuration, see `CoreOptions` in the type declarations.
+    #[wasm_bindgen(typescript_type = "CoreOptions")]
+    pub type Options;
+    #[wasm_bindgen(method, getter)]
+    fn base(this: &Options) -> String;
+    #[wasm_bindgen(method, getter)]
+    fn path(this: &Options) -> String;
+    #[wasm_bindgen(method, getter)]
+    fn token(this: &Options) -> Option<String>;
+    #[wasm_bindgen(method, getter, js_name = tokenVia)]
+    fn token_via(this: &Options) -> Option<String>;
+    #[wasm_bindgen(method, getter, js_name = askToken)]
+    fn ask_token(this: &Options) -> Option<bool>;
+    #[wasm_bindgen(method, getter)]
+    fn reconnect(this: &Options) -> Option<bool>;
+    #[wasm_bindgen(method, getter, js_name = reconnectInterval)]
+    fn reconnect_interval(this: &Options) -> Option<f64>;
+    #[wasm_bindgen(method, getter, js_name = maxReconnectAttempts)]
+    fn max_reconnect_attempts(this: &Options) -> Option<f64>;
+    #[wasm_bindgen(method, getter, js_name = connectTimeout)]
+    fn connect_timeout(this: &Options) -> Option<f64>;
+
+    /// What the core does to the world, see `CoreHost` in the type declarations.
+    #[wasm_bindgen(typescript_type = "CoreHost")]
+    #[derive(Clone)]
+    pub type Host;
+    #[wasm_bindgen(method)]
+    pub(crate) fn open(this: &Host, socket: f64, url: &str, protocols: &str);
+    #[wasm_bindgen(method)]
+    pub(crate) fn send(this: &Host, socket: f64, message: &[u8]);
+    #[wasm_bindgen(method)]
+    pub(crate) fn shut(this: &Host, socket: f64, code: u16, reason: &str);
+    #[wasm_bindgen(method)]
+    pub(crate) fn arm(this: &Host, delay: f64);
+    #[wasm_bindgen(method)]
+    pub(crate) fn soon(this: &Host);
+    #[wasm_bindgen(method)]
+    pub(crate) fn panicked(this: &Host, message: &str);
+
+    #[wasm_bindgen(js_namespace = performance, js_name = now)]
+    fn performance_now() -> f64;
+    #[wasm_bindgen(js_namespace = crypto, js_name = getRandomValues)]
+    fn get_random_values(bytes: &mut [u8]);
+}
+
+impl Options {
+    /// The core's configuration; `None` when the base URL is none.
+    pub(crate) fn config(&self) -> Option<Config> {
+        let mut config = Config::new(Config::endpoint(&self.base(), &self.path())?);
+        config.token = self.token();
+        config.token_via = match self.token_via().as_deref() {
+            Some("frame") => TokenVia::Frame,
+            Some("host") => TokenVia::Host,
+            _ => TokenVia::Url,
+        };
+        config.ask_token = self.ask_token().unwrap_or(false);
+        let defaults = Reconnect::default();
+        config.reconnect = Reconnect {
+            enabled: self.reconnect().unwrap_or(defaults.enabled),
+            base: self.reconnect_interval().map_or(defaults.base, |millis| millis as u64),
+            max_attempts: self.max_reconnect_attempts().map(|attempts| attempts as u32),
+            ..defaults
+        };
+        if let Some(millis) = self.connect_timeout() {
+            config.connect_timeout = millis as u64;
+        }
+        Some(config)
+    }
+}
+
+/// The monotonic clock.
+pub(crate) fn now() -> Millis {
+    Millis(performance_now() as u64)
+}
+
+/// Entropy for one client.
+pub(crate) fn seed() -> Seed {
+    let mut seed = [0; 32];
+    get_random_values(&mut seed);
+    Seed(seed)
+}

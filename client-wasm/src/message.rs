@@ -1,0 +1,357 @@
+//! Batches: what the core says, written as one JSON text. `npm/src/protocol.ts` has the types.
+//!
+//! Written by hand around payloads that are JSON already, so that nothing is parsed or escaped twice. Bytes travel
+//! beside the text; a message refers to them by index (`bin`).
+
+use datasole_core::{CallError, CommandError, DisconnectReason, Event, Millis, Payload, Status, StreamKind};
+
+/// Messages on their way to the other side, in order. Order is meaning.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    text: String,
+    binaries: Vec<Vec<u8>>,
+}
+
+impl Batch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.text.is_empty()
+    }
+
+    /// The JSON array of all messages, and the bytes they refer to; nothing stays behind.
+    pub(crate) fn take(&mut self) -> (String, Vec<Vec<u8>>) {
+        let mut text = std::mem::take(&mut self.text);
+        text.push(']');
+        (text, std::mem::take(&mut self.binaries))
+    }
+
+    /// `token{}`: asks for a token.
+    pub(crate) fn ask_token(&mut self) {
+        self.begin("token");
+        self.end();
+    }
+
+    /// `status{state, …}`.
+    pub(crate) fn status(&mut self, status: &Status, now: Millis) {
+        self.begin("status");
+        match status {
+            Status::Disconnected(reason) => {
+                self.string("state", "disconnected");
+                self.reason(reason);
+            }
+            Status::Connecting => self.string("state", "connecting"),
+            Status::Connected { protocol, connection_id, user_id } => {
+                self.string("state", "connected");
+                self.number("protocol", (*protocol).into());
+                if !connection_id.is_empty() {
+                    self.string("connectionId", connection_id);
+                }
+                if let Some(user) = user_id {
+                    self.string("userId", user);
+                }
+            }
+            Status::Reconnecting { attempt } => {
+                self.string("state", "reconnecting");
+                self.number("attempt", (*attempt).into());
+            }
+            Status::Waiting { until, attempt, reason } => {
+                self.string("state", "reconnecting");
+                self.number("attempt", (*attempt).into());
+                self.number("retryInMs", *until - now);
+                self.reason(reason);
+            }
+        }
+        self.end();
+    }
+
+    /// `done{id, …}` of a call that ended.
+    pub(crate) fn done(&mut self, id: u32, outcome: Result<Payload, CallError>) {
+        self.begin("done");
+        self.number("id", id.into());
+        match outcome {
+            Ok(payload) => self.payload("value", payload),
+            Err(error) => {
+                let details = match &error {
+                    CallError::Server { data, retry_after, .. } => (data.as_deref(), *retry_after),
+                    _ => (None, None),
+                };
+                self.error(error.code(), &error.to_string(), error.retryable());
+                // Inside the error's braces.
+                self.text.pop();
+                if let Some(data) = details.0 {
+                    self.raw("data", data.get());
+                }
+                if let Some(millis) = details.1 {
+                    self.number("retryAfter", millis);
+                }
+                self.text.push('}');
+            }
+        }
+        self.end();
+    }
+
+    /// `refused{what, name, error}`: an event or a subscription that this side refused.
+    pub(crate) fn refused(&mut self, what: &str, name: &str, error: &CommandError) {
+        let retryable = matches!(error, CommandError::NotConnected | CommandError::Limit { .. });
+        self.refusal(what, name, error.code(), &error.to_string(), retryable);
+    }
+
+    /// Everything else the core tells. Calls and statuses have methods of their own: they need more than the event.
+    pub(crate) fn event(&mut self, event: Event) {
+        match event {
+            Event::Status(_) | Event::CallDone { .. } => {}
+            Event::Message { event, payload, timestamp } => {
+                self.begin("event");
+                self.string("event", &event);
+                self.payload("data", payload);
+                self.number("timestamp", timestamp);
+                self.end();
+            }
+            Event::Subscribed { stream, recovered, .. } => {
+                self.begin("subscribed");
+                self.string("kind", kind_name(stream.kind));
+                self.string("key", &stream.key);
+                self.raw("recovered", if recovered { "true" } else { "false" });
+                self.end();
+            }
+            Event::Refused { stream, code, message, .. } => {
+                self.refusal(kind_name(stream.kind), &stream.key, code, &message, false);
+            }
+            Event::Snapshot { key, value, position } => {
+                self.begin("snapshot");
+                self.string("key", &key);
+                self.number("rev", position.seq);
+                if let Some(value) = value {
+                    self.raw("value", value.get());
+                }
+                self.end();
+            }
+            Event::Patch { key, ops, position } => {
+                self.begin("patch");
+                self.string("key", &key);
+                self.number("rev", position.seq);
+                self.raw("ops", ops.get());
+                self.end();
+            }
+        }
+    }
+
+    fn refusal(&mut self, what: &str, name: &str, code: i32, message: &str, retryable: bool) {
+        self.begin("refused");
+        self.string("what", what);
+        self.string("name", name);
+        self.error(code, message, retryable);
+        self.end();
+    }
+
+    fn reason(&mut self, reason: &DisconnectReason) {
+        let (kind, message) = match reason {
+            DisconnectReason::Idle => ("idle", "never connected"),
+            DisconnectReason::ClosedByUser => ("closedByUser", "closed by the user"),
+            DisconnectReason::Closed(close) => ("closed", close.reason.as_str()),
+            DisconnectReason::ConnectTimeout => ("connectTimeout", "the attempt took too long"),
+            DisconnectReason::HalfOpen => ("halfOpen", "the server has been silent for two heartbeats"),
+            DisconnectReason::Protocol(how) => ("protocol", *how),
+            DisconnectReason::Unauthorized(message) => ("unauthorized", message.as_str()),
+            DisconnectReason::Offline => ("offline", "there is no network"),
+            _ => ("unknown", ""),
+        };
+        self.key("reason");
+        self.text.push('{');
+        self.string("kind", kind);
+        self.string("message", message);
+        if let DisconnectReason::Closed(close) = reason
+            && let Some(code) = close.code
+        {
+            self.number("code", code.into());
+        }
+        self.text.push('}');
+    }
+
+    fn error(&mut self, code: i32, message: &str, retryable: bool) {
+        self.key("error");
+        self.text.push('{');
+        self.raw("code", &code.to_string());
+        self.string("message", message);
+        self.raw("retryable", if retryable { "true" } else { "false" });
+        self.text.push('}');
+    }
+
+    /// JSON under `name`, bytes under `bin`, nothing for nothing.
+    fn payload(&mut self, name: &str, payload: Payload) {
+        match payload {
+            Payload::Empty => {}
+            Payload::Json(json) => self.raw(name, json.get()),
+            Payload::Binary(bytes) => {
+                self.number("bin", self.binaries.len() as u64);
+                self.binaries.push(bytes);
+            }
+        }
+    }
+
+    fn begin(&mut self, tag: &str) {
+        self.text.push(if self.text.is_empty() { '[' } else { ',' });
+        self.text.push('{');
+        self.string("t", tag);
+    }
+
+    fn end(&mut self) {
+        self.text.push('}');
+    }
+
+    fn string(&mut self, name: &str, value: &str) {
+        self.key(name);
+        // A string can always be written as JSON.
+        self.text.push_str(&serde_json::to_string(value).unwrap_or_default());
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        self.raw(name, &value.to_string());
+    }
+
+    fn raw(&mut self, name: &str, json: &str) {
+        self.key(name);
+        self.text.push_str(json);
+    }
+
+    fn key(&mut self, name: &str) {
+        if !self.text.ends_with('{') {
+            self.text.push(',');
+        }
+        self.text.push('"');
+        self.text.push_str(name);
+        self.text.push_str("\":");
+    }
+}
+
+/// The name of a stream kind in messages: the one on the wire.
+fn kind_name(kind: StreamKind) -> &'static str {
+    match kind {
+        StreamKind::State => "state",
+        StreamKind::Event => "event",
+        StreamKind::Crdt => "crdt",
+        StreamKind::Doc => "doc",
+        StreamKind::Presence => "presence",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datasole_core::{CallId, Position, SocketClose, StreamId, SubscriptionId};
+    use serde_json::value::RawValue;
+
+    use super::*;
+
+    fn raw(json: &str) -> Box<RawValue> {
+        RawValue::from_string(json.to_owned()).unwrap()
+    }
+
+    fn check(write: impl FnOnce(&mut Batch), expected: &str) {
+        let mut batch = Batch::default();
+        write(&mut batch);
+        let (text, _) = batch.take();
+        assert_eq!(text, expected);
+        serde_json::from_str::<serde_json::Value>(&text).unwrap();
+        assert!(batch.is_empty());
+    }
+
+    #[test]
+    fn statuses() {
+        let now = Millis(1_000);
+        let close = SocketClose { code: Some(1006), reason: "a \"b\"\n".into(), http_status: None };
+        check(|batch| batch.status(&Status::Connecting, now), r#"[{"t":"status","state":"connecting"}]"#);
+        check(
+            |batch| {
+                let user_id = Some("ann".to_owned());
+                batch.status(&Status::Connected { protocol: 2, connection_id: "c1".into(), user_id }, now);
+            },
+            r#"[{"t":"status","state":"connected","protocol":2,"connectionId":"c1","userId":"ann"}]"#,
+        );
+        check(
+            |batch| {
+                batch.status(&Status::Connected { protocol: 1, connection_id: String::new(), user_id: None }, now);
+            },
+            r#"[{"t":"status","state":"connected","protocol":1}]"#,
+        );
+        check(
+            |batch| {
+                let reason = DisconnectReason::Closed(close);
+                batch.status(&Status::Waiting { until: Millis(1_250), attempt: 2, reason }, now);
+            },
+            "[{\"t\":\"status\",\"state\":\"reconnecting\",\"attempt\":2,\"retryInMs\":250,\
+             \"reason\":{\"kind\":\"closed\",\"message\":\"a \\\"b\\\"\\n\",\"code\":1006}}]",
+        );
+        check(
+            |batch| batch.status(&Status::Disconnected(DisconnectReason::ClosedByUser), now),
+            r#"[{"t":"status","state":"disconnected","reason":{"kind":"closedByUser","message":"closed by the user"}}]"#,
+        );
+    }
+
+    #[test]
+    fn calls() {
+        check(|batch| batch.done(1, Ok(Payload::Empty)), r#"[{"t":"done","id":1}]"#);
+        check(|batch| batch.done(2, Ok(Payload::Json(raw("null")))), r#"[{"t":"done","id":2,"value":null}]"#);
+        check(
+            |batch| {
+                let data = Some(raw("[1, 2]"));
+                batch.done(3, Err(CallError::Server { code: -1, message: "no".into(), data, retry_after: Some(5) }));
+            },
+            r#"[{"t":"done","id":3,"error":{"code":-1,"message":"no","retryable":false,"data":[1, 2],"retryAfter":5}}]"#,
+        );
+        check(
+            |batch| batch.done(4, Err(CallError::Timeout { method: "m".into(), millis: 5 })),
+            r#"[{"t":"done","id":4,"error":{"code":-32100,"message":"RPC timeout: m (5ms)","retryable":true}}]"#,
+        );
+    }
+
+    #[test]
+    fn bytes_travel_beside_the_text() {
+        let mut batch = Batch::default();
+        batch.done(1, Ok(Payload::Binary(vec![1, 2])));
+        batch.event(Event::Message { event: "e".into(), payload: Payload::Binary(vec![3]), timestamp: 9 });
+        let (text, binaries) = batch.take();
+        assert_eq!(text, r#"[{"t":"done","id":1,"bin":0},{"t":"event","event":"e","bin":1,"timestamp":9}]"#);
+        assert_eq!(binaries, [vec![1, 2], vec![3]]);
+    }
+
+    #[test]
+    fn streams_keep_their_order() {
+        let position = Position { epoch: 7, seq: 3 };
+        check(
+            |batch| {
+                batch.event(Event::Subscribed {
+                    subscription: SubscriptionId(1),
+                    stream: StreamId::state("k"),
+                    recovered: false,
+                });
+                batch.event(Event::Snapshot { key: "k".into(), value: Some(raw("[]")), position });
+                batch.event(Event::Patch {
+                    key: "k".into(),
+                    ops: raw("[ ]"),
+                    position: Position { seq: 4, ..position },
+                });
+                batch.event(Event::Snapshot { key: "k".into(), value: None, position });
+                batch.event(Event::Refused {
+                    subscription: SubscriptionId(2),
+                    stream: StreamId::event("e"),
+                    code: -32002,
+                    message: "no".into(),
+                });
+                batch.refused("emit", "e", &CommandError::NotConnected);
+                batch.ask_token();
+            },
+            concat!(
+                r#"[{"t":"subscribed","kind":"state","key":"k","recovered":false},"#,
+                r#"{"t":"snapshot","key":"k","rev":3,"value":[]},"#,
+                r#"{"t":"patch","key":"k","rev":4,"ops":[ ]},"#,
+                r#"{"t":"snapshot","key":"k","rev":3},"#,
+                r#"{"t":"refused","what":"event","name":"e","error":{"code":-32002,"message":"no","retryable":false}},"#,
+                r#"{"t":"refused","what":"emit","name":"e","error":{"code":-32103,"message":"not connected","retryable":true}},"#,
+                r#"{"t":"token"}]"#,
+            ),
+        );
+        // Calls and statuses are written with what only the host knows.
+        let mut batch = Batch::default();
+        batch.event(Event::CallDone { call: CallId(1), outcome: Ok(Payload::Empty) });
+        assert!(batch.is_empty());
+    }
+}
