@@ -44,6 +44,7 @@ pub mod frame;
 pub mod fuzz;
 #[cfg(feature = "mirror")]
 mod mirror;
+mod outbox;
 pub mod patch;
 mod reconnect;
 mod rng;

@@ -1,1 +1,287 @@
-//! To come.
+//! Who follows which stream, and where each stream is: duplicates, gaps and resuming.
+//!
+//! Subscriptions belong to the client and outlive connections. This module decides; it sends nothing and keeps no
+//! values. Version 1 servers know neither subscriptions nor positions: there every state key is followed, and entries
+//! are counted here.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    config::Limits,
+    error::CommandError,
+    event::SubscriptionId,
+    rpc::{json, next_correlation},
+    stream::{Position, StreamId, StreamKind},
+    wire::{Subscribe, Subscribed},
+};
+
+/// Gaps in a row, without an entry in sequence between them, after which a stream starts from scratch; after twice as
+/// many the server is not worth listening to.
+const GAPS: u8 = 3;
+
+/// All subscriptions of a client.
+#[derive(Debug, Default)]
+pub(crate) struct Subscriptions {
+    last: u32,
+    entries: BTreeMap<SubscriptionId, Subscription>,
+    /// By kind and key, so that a frame's borrowed key finds its subscription.
+    by_key: [BTreeMap<String, SubscriptionId>; 5],
+    by_correlation: BTreeMap<u32, SubscriptionId>,
+    /// Version 1: how many entries of each state key have come. Kept over connections of that version.
+    counted: BTreeMap<String, u64>,
+}
+
+#[derive(Debug)]
+struct Subscription {
+    stream: StreamId,
+    /// As many `unsubscribe`s end it.
+    count: u32,
+    phase: Phase,
+    /// What the host has; `None` before the first entry.
+    position: Option<Position>,
+    gaps: u8,
+}
+
+/// How far a subscription is on the present connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Not sent.
+    Detached,
+    /// SUBSCRIBE is sent under this correlation id; frames of the stream are ignored until the answer.
+    Asked(u32),
+    /// Answered with a snapshot to come.
+    Snapshot(u32),
+    /// Live.
+    Following(u32),
+}
+
+impl Phase {
+    fn correlation(self) -> Option<u32> {
+        match self {
+            Self::Detached => None,
+            Self::Asked(id) | Self::Snapshot(id) | Self::Following(id) => Some(id),
+        }
+    }
+}
+
+/// What to do with an entry of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Receipt {
+    /// It is the next: hand it on.
+    Next,
+    /// A duplicate, or nobody follows.
+    Ignore,
+    /// Something is missing.
+    Gap(SubscriptionId),
+}
+
+/// What to do about an answer or a gap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing.
+    None,
+    /// Tell the user.
+    Answered { subscription: SubscriptionId, stream: StreamId, recovered: bool },
+    /// Subscribe again.
+    Ask(SubscriptionId),
+    /// The server breaks the rules over and over.
+    GiveUp,
+}
+
+impl Subscriptions {
+    /// Adds one, or counts a further follower of the same stream. The flag says whether it is new.
+    pub(crate) fn add(&mut self, stream: StreamId, limits: &Limits) -> Result<(SubscriptionId, bool), CommandError> {
+        if let Some(id) = self.find(stream.kind, &stream.key) {
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.count = entry.count.saturating_add(1);
+            }
+            return Ok((id, false));
+        }
+        if self.entries.len() >= limits.max_subscriptions {
+            return Err(CommandError::Limit { what: "subscriptions", limit: limits.max_subscriptions });
+        }
+        let entries = &self.entries;
+        let id = SubscriptionId(next_correlation(&mut self.last, |id| entries.contains_key(&SubscriptionId(id))));
+        self.by_key[stream.kind as usize].insert(stream.key.clone(), id);
+        self.entries.insert(id, Subscription { stream, count: 1, phase: Phase::Detached, position: None, gaps: 0 });
+        Ok((id, true))
+    }
+
+    /// Counts one follower less. `None` when there is no such subscription; otherwise the stream that ends with it and
+    /// the correlation id to be unsubscribed, if that was the last.
+    pub(crate) fn release(&mut self, id: SubscriptionId, limits: &Limits) -> Option<Option<(StreamId, Option<u32>)>> {
+        let entry = self.entries.get_mut(&id)?;
+        entry.count -= 1;
+        if entry.count > 0 {
+            return Some(None);
+        }
+        let ended = self.remove(id);
+        if let Some((StreamId { kind: StreamKind::State, key }, _)) = &ended
+            && self.counted.len() > limits.max_subscriptions
+        {
+            self.counted.remove(key);
+        }
+        Some(ended)
+    }
+
+    /// Removes the subscription that the server refused under `correlation`.
+    pub(crate) fn refuse(&mut self, correlation: u32) -> Option<(SubscriptionId, StreamId)> {
+        let id = *self.by_correlation.get(&correlation)?;
+        self.remove(id).map(|(stream, _)| (id, stream))
+    }
+
+    fn remove(&mut self, id: SubscriptionId) -> Option<(StreamId, Option<u32>)> {
+        let Subscription { stream, phase, .. } = self.entries.remove(&id)?;
+        self.by_key[stream.kind as usize].remove(&stream.key);
+        let correlation = phase.correlation();
+        if let Some(correlation) = correlation {
+            self.by_correlation.remove(&correlation);
+        }
+        Some((stream, correlation))
+    }
+
+    pub(crate) fn find(&self, kind: StreamKind, key: &str) -> Option<SubscriptionId> {
+        self.by_key[kind as usize].get(key).copied()
+    }
+
+    /// Whether `correlation` names a subscription on this connection.
+    pub(crate) fn uses(&self, correlation: u32) -> bool {
+        self.by_correlation.contains_key(&correlation)
+    }
+
+    pub(crate) fn ids(&self) -> Vec<SubscriptionId> {
+        self.entries.keys().copied().collect()
+    }
+
+    /// The connection is gone. A stream whose snapshot had not come yet has no position to resume from.
+    pub(crate) fn detach(&mut self) {
+        self.by_correlation.clear();
+        for entry in self.entries.values_mut() {
+            entry.phase = Phase::Detached;
+            entry.gaps = 0;
+        }
+    }
+
+    /// Begins to subscribe under `correlation`: the payload to send, and the correlation id to be unsubscribed first.
+    pub(crate) fn ask(&mut self, id: SubscriptionId, correlation: u32) -> Option<(Vec<u8>, Option<u32>)> {
+        let entry = self.entries.get_mut(&id)?;
+        let old = entry.phase.correlation();
+        if let Some(old) = old {
+            self.by_correlation.remove(&old);
+        }
+        self.by_correlation.insert(correlation, id);
+        entry.phase = Phase::Asked(correlation);
+        let Subscription { stream: StreamId { kind, key }, position, .. } = entry;
+        Some((json(&Subscribe { kind: *kind, key: key.as_str().into(), since: *position }), old))
+    }
+
+    /// Forgets where a stream is.
+    pub(crate) fn forget(&mut self, id: SubscriptionId) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.position = None;
+        }
+    }
+
+    /// The answer to SUBSCRIBE.
+    pub(crate) fn answered(&mut self, correlation: u32, answer: &Subscribed) -> Step {
+        let Some(&id) = self.by_correlation.get(&correlation) else { return Step::None };
+        let Some(entry) = self.entries.get_mut(&id) else { return Step::None };
+        if entry.phase != Phase::Asked(correlation) {
+            return Step::None;
+        }
+        let position = Position { epoch: answer.epoch, seq: answer.seq };
+        if answer.recovered {
+            if entry.position != Some(position) {
+                entry.position = None;
+                return self.gap(id);
+            }
+            entry.phase = Phase::Following(correlation);
+        } else if entry.stream.kind == StreamKind::State {
+            entry.position = None;
+            entry.phase = Phase::Snapshot(correlation);
+        } else {
+            entry.position = Some(position);
+            entry.phase = Phase::Following(correlation);
+        }
+        Step::Answered { subscription: id, stream: entry.stream.clone(), recovered: answer.recovered }
+    }
+
+    /// An entry came, `whole` when it replaces everything before it.
+    pub(crate) fn receive(&mut self, kind: StreamKind, key: &str, at: Position, whole: bool) -> Receipt {
+        let Some(id) = self.find(kind, key) else { return Receipt::Ignore };
+        let Some(entry) = self.entries.get_mut(&id) else { return Receipt::Ignore };
+        match (entry.phase, entry.position) {
+            (Phase::Detached | Phase::Asked(_), _) => return Receipt::Ignore,
+            (Phase::Snapshot(correlation), _) if whole => entry.phase = Phase::Following(correlation),
+            (Phase::Following(_), Some(Position { epoch, seq })) if epoch == at.epoch && at.seq <= seq => {
+                return Receipt::Ignore;
+            }
+            (Phase::Following(_), Some(Position { epoch, seq })) if epoch == at.epoch && at.seq - seq == 1 => {
+                entry.gaps = 0;
+            }
+            (Phase::Following(_), _) if whole => entry.gaps = 0,
+            _ => return Receipt::Gap(id),
+        }
+        entry.position = Some(at);
+        Receipt::Next
+    }
+
+    /// Something is missing on a stream, or does not fit: what to do about it.
+    pub(crate) fn gap(&mut self, id: SubscriptionId) -> Step {
+        let Some(entry) = self.entries.get_mut(&id) else { return Step::None };
+        entry.gaps += 1;
+        if entry.gaps >= 2 * GAPS {
+            return Step::GiveUp;
+        }
+        if entry.gaps == GAPS {
+            entry.position = None;
+        }
+        Step::Ask(id)
+    }
+
+    /// A connection of version 2 begins: what was counted on version 1 means nothing there.
+    pub(crate) fn begin_v2(&mut self) {
+        self.counted.clear();
+    }
+
+    /// A connection of version 1 begins: what the host has will be changed by frames without positions.
+    pub(crate) fn begin_v1(&mut self) {
+        self.entries.values_mut().for_each(|entry| entry.position = None);
+    }
+
+    /// Version 1: counts an entry of a state key. `None` when the key is one too many, otherwise the position and
+    /// whether it is the key's first.
+    pub(crate) fn count(&mut self, key: &str, limits: &Limits) -> Option<(Position, bool)> {
+        if let Some(seq) = self.counted.get_mut(key) {
+            *seq += 1;
+            return Some((Position { epoch: 0, seq: *seq }, false));
+        }
+        // Subscriptions are bounded on their own, so those keys may always come.
+        let room = self.counted.len() < limits.max_subscriptions && key.len() <= limits.max_name;
+        if !room && self.find(StreamKind::State, key).is_none() {
+            return None;
+        }
+        self.counted.insert(key.into(), 1);
+        Some((Position { epoch: 0, seq: 1 }, true))
+    }
+
+    pub(crate) fn stream(&self, id: SubscriptionId) -> Option<&StreamId> {
+        self.entries.get(&id).map(|entry| &entry.stream)
+    }
+}
+
+/// What a version 1 mirror starts from: an array if the first operation's path begins with an array index.
+pub(crate) fn first_value(ops: &RawValue) -> &'static str {
+    #[derive(Deserialize)]
+    struct Operation {
+        path: String,
+    }
+    let operations: Vec<Operation> = serde_json::from_str(ops.get()).unwrap_or_default();
+    let path = operations.first().map_or("", |operation| operation.path.as_str());
+    let index = path.strip_prefix('/').and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    let is_index = index == "-" || (!index.is_empty() && index.bytes().all(|byte| byte.is_ascii_digit()));
+    if is_index { "[]" } else { "{}" }
+}

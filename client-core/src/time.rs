@@ -29,6 +29,33 @@ impl Sub for Millis {
     }
 }
 
+/// The longest step of the host's clock that is believed; milliseconds. Keeps sums far from overflow.
+const LONGEST_STEP: u64 = 365 * 24 * 3_600_000;
+
+/// The core's own time: it stands still when the host's clock jumps back, so that no deadline moves out of reach.
+#[derive(Debug, Default)]
+pub(crate) struct Clock {
+    host: Millis,
+    core: Millis,
+}
+
+impl Clock {
+    /// Follows the host's clock.
+    pub(crate) fn advance(&mut self, host: Millis) {
+        self.core = self.core + (host - self.host).min(LONGEST_STEP);
+        self.host = host;
+    }
+
+    pub(crate) fn now(&self) -> Millis {
+        self.core
+    }
+
+    /// A point of the core's time, now or later, on the host's clock.
+    pub(crate) fn to_host(&self, deadline: Millis) -> Millis {
+        self.host + (deadline - self.core)
+    }
+}
+
 /// Who armed the deadline that [`Client::poll_timeout`](crate::Client::poll_timeout) returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TimerKind {
@@ -44,4 +71,21 @@ pub enum TimerKind {
     Call,
     /// The host has not answered [`Output::NeedToken`](crate::Output::NeedToken).
     Token,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Clock, Millis};
+
+    #[test]
+    fn deadlines_survive_jumps_of_the_host_clock() {
+        let mut clock = Clock::default();
+        clock.advance(Millis(1_000_000));
+        let deadline = clock.now() + 500;
+        for (host, left) in [(1_000_100, 400), (20, 400), (120, 300), (0, 300), (u64::MAX, 0), (5, 0)] {
+            clock.advance(Millis(host));
+            assert_eq!(deadline - clock.now(), left, "at {host}");
+            assert_eq!(clock.to_host(deadline), Millis(host) + left);
+        }
+    }
 }

@@ -1,0 +1,282 @@
+//! What the server sends. Nothing it sends makes this fail: on version 1 what cannot be read is dropped, on version 2 it
+//! ends the connection, because then it is not known what was missed.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::Client;
+use crate::{
+    error::codes,
+    event::{Event, Payload, SocketId, SubscriptionId},
+    frame::{Frame, Opcode},
+    rpc::{self, Refusal},
+    session::{Phase, Version},
+    stream::{Position, StreamKind},
+    subscriptions::{Receipt, Step, first_value},
+    wire::{ServerEvent, StatePatch, StateSnapshot, Subscribed, split_binary},
+};
+
+/// Epochs and sequence numbers are below 2^53, so that JavaScript numbers hold them.
+const POSITIONS: u64 = 1 << 53;
+
+/// Why a frame's payload is not what its opcode says.
+type Malformed = &'static str;
+
+impl Client {
+    pub(super) fn on_message(&mut self, socket: SocketId, bytes: &[u8]) {
+        let now = self.clock.now();
+        let version = match self.phase.link() {
+            Some(link) if link.socket == socket => {
+                link.received(now);
+                link.version
+            }
+            _ => return,
+        };
+        let mut decoder = std::mem::take(&mut self.decoder);
+        let read = match decoder.decode(bytes, &self.config.limits) {
+            Err(_) => Err("malformed frame"),
+            Ok(frame) if version == Version::V1 => self.on_v1_frame(&frame),
+            Ok(frame) if matches!(self.phase, Phase::Greeting { .. }) => self.on_greeting_frame(&frame),
+            Ok(frame) => self.on_v2_frame(&frame),
+        };
+        self.decoder = decoder;
+        match read {
+            Err(why) if version == Version::V2 => self.violation(why),
+            _ => {}
+        }
+    }
+
+    fn on_v1_frame(&mut self, frame: &Frame<'_>) -> Result<(), Malformed> {
+        match frame.opcode {
+            Opcode::RpcResponse | Opcode::Error => self.on_answer(frame),
+            Opcode::ServerEvent => {
+                let event: ServerEvent<'_> = parse(frame.payload)?;
+                let data = json_payload(event.data);
+                self.message(event.event, data, event.timestamp);
+            }
+            Opcode::StatePatch => self.on_v1_patch(&parse(frame.payload)?)?,
+            Opcode::StateSnapshot => {
+                let StateSnapshot { key, data, removed, .. } = parse(frame.payload)?;
+                if let Some((position, _)) = self.subscriptions.count(&key, &self.config.limits) {
+                    self.snapshot(key, data.filter(|_| !removed), position);
+                }
+            }
+            // PONG has done its work by coming; the rest is not for version 1 clients of this crate.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Before HELLO.
+    fn on_greeting_frame(&mut self, frame: &Frame<'_>) -> Result<(), Malformed> {
+        match frame.opcode {
+            Opcode::Hello => self.on_hello(frame.payload),
+            Opcode::Authed => self.on_authed(frame.correlation),
+            Opcode::Error => self.on_answer(frame),
+            _ => return Err("the first frame is not HELLO"),
+        }
+        Ok(())
+    }
+
+    fn on_v2_frame(&mut self, frame: &Frame<'_>) -> Result<(), Malformed> {
+        match frame.opcode {
+            Opcode::RpcResponse | Opcode::RpcResponseBinary | Opcode::Error => self.on_answer(frame),
+            Opcode::ServerEvent => {
+                let event = parse(frame.payload)?;
+                self.on_event(event, None)?;
+            }
+            Opcode::ServerEventBinary => {
+                let (head, bytes) = split_binary(frame.payload).ok_or("binary payload is too short")?;
+                self.on_event(parse(head)?, Some(bytes))?;
+            }
+            Opcode::StatePatch => self.on_v2_patch(parse(frame.payload)?)?,
+            Opcode::StateSnapshot => self.on_v2_snapshot(parse(frame.payload)?)?,
+            Opcode::Subscribed => {
+                let answer: Subscribed = parse(frame.payload)?;
+                position(Some(answer.epoch), Some(answer.seq))?;
+                let step = self.subscriptions.answered(frame.correlation, &answer);
+                self.take(step);
+            }
+            Opcode::Authed => self.on_authed(frame.correlation),
+            Opcode::Hello => return Err("a second HELLO"),
+            // PONG has done its work by coming; reserved opcodes and those of clients mean nothing here.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// RPC_RES or ERROR: ends what was sent under the frame's correlation id, readable or not.
+    fn on_answer(&mut self, frame: &Frame<'_>) {
+        let id = frame.correlation;
+        if let Some(call) = self.calls.take_sent(id) {
+            let outcome = match frame.opcode {
+                Opcode::RpcResponse => rpc::response(frame.payload),
+                Opcode::RpcResponseBinary => rpc::binary_response(frame.payload),
+                _ => Err(Refusal::read(frame.payload).into()),
+            };
+            return self.done(call, outcome);
+        }
+        if frame.opcode != Opcode::Error {
+            return;
+        }
+        if let Some((subscription, stream)) = self.subscriptions.refuse(id) {
+            let Refusal { code, message, .. } = Refusal::read(frame.payload);
+            self.forget_value(&stream);
+            return self.event(Event::Refused { subscription, stream, code, message });
+        }
+        let greeting = matches!(self.phase, Phase::Greeting { .. });
+        if self.phase.link().is_some_and(|link| link.auth == Some(id)) {
+            let Refusal { code, message, .. } = Refusal::read(frame.payload);
+            // Without a greeting nothing else can follow; later, a limit on AUTH leaves the old identity as it is.
+            if greeting || matches!(code, codes::UNAUTHORIZED | codes::FORBIDDEN) {
+                self.unauthorized(message);
+            } else if let Some(link) = self.phase.link() {
+                link.auth = None;
+            }
+        }
+    }
+
+    fn on_authed(&mut self, correlation: u32) {
+        if let Some(link) = self.phase.link()
+            && link.auth == Some(correlation)
+        {
+            link.auth = None;
+        }
+    }
+
+    // --- events ---
+
+    fn on_event(&mut self, event: ServerEvent<'_>, bytes: Option<&[u8]>) -> Result<(), Malformed> {
+        if let Some(at) = position(event.epoch, event.seq)? {
+            match self.subscriptions.receive(StreamKind::Event, &event.event, at, false) {
+                Receipt::Next => {}
+                Receipt::Ignore => return Ok(()),
+                Receipt::Gap(id) => return self.repair(id),
+            }
+        }
+        let payload = bytes.map_or_else(|| json_payload(event.data), |bytes| Payload::Binary(bytes.to_vec()));
+        self.message(event.event, payload, event.timestamp);
+        Ok(())
+    }
+
+    fn message(&mut self, event: Cow<'_, str>, payload: Payload, timestamp: u64) {
+        self.event(Event::Message { event: event.into_owned(), payload, timestamp });
+    }
+
+    // --- states ---
+
+    fn on_v2_patch(&mut self, patch: StatePatch<'_>) -> Result<(), Malformed> {
+        let at = position(patch.epoch, patch.seq)?.ok_or("a patch without a position")?;
+        check_ops(patch.patches)?;
+        match self.subscriptions.receive(StreamKind::State, &patch.key, at, false) {
+            Receipt::Next if self.apply(&patch.key, patch.patches) => {
+                self.patch(patch.key, patch.patches, at);
+                Ok(())
+            }
+            Receipt::Next => self.start_over(&patch.key),
+            Receipt::Ignore => Ok(()),
+            Receipt::Gap(id) => self.repair(id),
+        }
+    }
+
+    fn on_v2_snapshot(&mut self, snapshot: StateSnapshot<'_>) -> Result<(), Malformed> {
+        let at = position(snapshot.epoch, snapshot.seq)?.ok_or("a snapshot without a position")?;
+        match self.subscriptions.receive(StreamKind::State, &snapshot.key, at, true) {
+            Receipt::Next => {
+                let value = snapshot.data.filter(|_| !snapshot.removed);
+                if !self.snapshot(snapshot.key.clone(), value, at) {
+                    return self.start_over(&snapshot.key);
+                }
+                Ok(())
+            }
+            Receipt::Ignore => Ok(()),
+            Receipt::Gap(id) => self.repair(id),
+        }
+    }
+
+    fn on_v1_patch(&mut self, patch: &StatePatch<'_>) -> Result<(), Malformed> {
+        check_ops(patch.patches)?;
+        let Some((position, first)) = self.subscriptions.count(&patch.key, &self.config.limits) else { return Ok(()) };
+        if first && let Ok(start) = serde_json::from_str::<&RawValue>(first_value(patch.patches)) {
+            self.snapshot(patch.key.clone(), Some(start), Position { seq: 0, ..position });
+        }
+        if !self.apply(&patch.key, patch.patches) {
+            return Err("a patch that does not apply");
+        }
+        self.patch(patch.key.clone(), patch.patches, position);
+        Ok(())
+    }
+
+    /// Hands a snapshot on, unless the mirror cannot hold it.
+    fn snapshot(&mut self, key: Cow<'_, str>, value: Option<&RawValue>, position: Position) -> bool {
+        #[cfg(feature = "mirror")]
+        if self.config.mirror && !self.mirror.replace(&key, value) {
+            return false;
+        }
+        self.event(Event::Snapshot { key: key.into_owned(), value: value.map(RawValue::to_owned), position });
+        true
+    }
+
+    /// Applies operations to the mirror; `false` when they do not fit what it has.
+    #[cfg(feature = "mirror")]
+    fn apply(&mut self, key: &str, ops: &RawValue) -> bool {
+        !self.config.mirror || self.mirror.patch(key, ops)
+    }
+
+    #[cfg(not(feature = "mirror"))]
+    fn apply(&mut self, _key: &str, _ops: &RawValue) -> bool {
+        true
+    }
+
+    fn patch(&mut self, key: Cow<'_, str>, ops: &RawValue, position: Position) {
+        self.event(Event::Patch { key: key.into_owned(), ops: ops.to_owned(), position });
+    }
+
+    // --- repairs ---
+
+    /// The mirror and the stream no longer fit: asks for the whole value.
+    fn start_over(&mut self, key: &str) -> Result<(), Malformed> {
+        let Some(id) = self.subscriptions.find(StreamKind::State, key) else { return Ok(()) };
+        self.subscriptions.forget(id);
+        self.repair(id)
+    }
+
+    fn repair(&mut self, id: SubscriptionId) -> Result<(), Malformed> {
+        let step = self.subscriptions.gap(id);
+        self.take(step);
+        Ok(())
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::None => {}
+            Step::Answered { subscription, stream, recovered } => {
+                self.event(Event::Subscribed { subscription, stream, recovered });
+            }
+            Step::Ask(id) => self.ask(id),
+            Step::GiveUp => self.violation("a stream with gaps that cannot be repaired"),
+        }
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, Malformed> {
+    serde_json::from_slice(payload).map_err(|_| "malformed payload")
+}
+
+fn position(epoch: Option<u64>, seq: Option<u64>) -> Result<Option<Position>, Malformed> {
+    match (epoch, seq) {
+        (Some(epoch), Some(seq)) if epoch < POSITIONS && seq < POSITIONS => Ok(Some(Position { epoch, seq })),
+        (Some(_), Some(_)) => Err("a position out of range"),
+        _ => Ok(None),
+    }
+}
+
+fn check_ops(ops: &RawValue) -> Result<(), Malformed> {
+    if ops.get().starts_with('[') { Ok(()) } else { Err("operations that are no array") }
+}
+
+fn json_payload(data: Option<&RawValue>) -> Payload {
+    data.map_or(Payload::Empty, |raw| Payload::Json(raw.to_owned()))
+}

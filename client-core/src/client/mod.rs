@@ -1,0 +1,414 @@
+//! [`Client`]: commands and inputs in, outputs out.
+//!
+//! The parts keep the books ([`session`](crate::session), [`rpc`](crate::rpc),
+//! [`subscriptions`](crate::subscriptions), [`outbox`](crate::outbox)); here they are joined: `lifecycle` moves between
+//! idle and open, `frames` reads what the server sends.
+
+mod frames;
+mod lifecycle;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+
+use crate::{
+    config::Config,
+    error::{CallError, CommandError},
+    event::{CallId, DisconnectReason, Event, Input, Output, Payload, Request, Status, SubscriptionId},
+    frame::{Codec, Opcode},
+    outbox::{Item, Outbox},
+    reconnect::Backoff,
+    rng::{Rng, Seed},
+    rpc::{self, Calls, Place},
+    session::{Phase, Version},
+    stream::StreamId,
+    subscriptions::Subscriptions,
+    time::{Clock, Millis, TimerKind},
+    wire::{Auth, ClientEvent, join_binary},
+};
+
+/// One client. See the [crate documentation](crate) for the drive loop.
+#[derive(Debug)]
+pub struct Client {
+    config: Config,
+    rng: Rng,
+    clock: Clock,
+    status: Status,
+    phase: Phase,
+    last_socket: u64,
+    backoff: Backoff,
+    /// A connection was open since `connect`: from here on the reconnect policy holds.
+    was_open: bool,
+    /// `close` was called, and no `connect` since.
+    closed: bool,
+    offline: bool,
+    token: Option<String>,
+    /// `NeedToken` has not been answered.
+    token_asked: bool,
+    calls: Calls,
+    outbox: Outbox,
+    subscriptions: Subscriptions,
+    #[cfg(feature = "mirror")]
+    mirror: crate::mirror::Mirror,
+    /// Two codecs, because a decoded frame borrows from the one that inflated it while answers are encoded.
+    decoder: Codec,
+    encoder: Codec,
+    outputs: VecDeque<Output>,
+}
+
+impl Client {
+    /// A client that does nothing until [`connect`](Self::connect).
+    pub fn new(config: Config, seed: Seed) -> Self {
+        Self {
+            rng: Rng::new(seed),
+            clock: Clock::default(),
+            status: Status::Disconnected(DisconnectReason::Idle),
+            phase: Phase::Idle,
+            last_socket: 0,
+            backoff: Backoff::default(),
+            was_open: false,
+            closed: false,
+            offline: false,
+            token: config.token.clone(),
+            token_asked: false,
+            calls: Calls::default(),
+            outbox: Outbox::default(),
+            subscriptions: Subscriptions::default(),
+            #[cfg(feature = "mirror")]
+            mirror: crate::mirror::Mirror::default(),
+            decoder: Codec::default(),
+            encoder: Codec::default(),
+            outputs: VecDeque::new(),
+            config,
+        }
+    }
+
+    // --- commands: `Err` means misuse or a limit, and nothing was queued ---
+
+    /// Starts connecting; no effect while connected or connecting. From `Waiting`, tries at once.
+    ///
+    /// It tries even when the host has said that there is no network: the user may know better.
+    pub fn connect(&mut self, now: Millis) {
+        self.clock.advance(now);
+        match self.phase {
+            Phase::Idle => {
+                self.backoff = Backoff::default();
+                self.was_open = false;
+                self.closed = false;
+                self.attempt();
+            }
+            Phase::Waiting { .. } => self.attempt(),
+            Phase::Token { .. } | Phase::Opening { .. } | Phase::Greeting { .. } | Phase::Open(_) => {}
+        }
+    }
+
+    /// Closes for good (until the next `connect`): every pending call ends with `Closed`, subscriptions stay.
+    pub fn close(&mut self, now: Millis) {
+        self.clock.advance(now);
+        self.closed = true;
+        self.hang_up(1000, "closed by the user");
+        self.phase = Phase::Idle;
+        self.subscriptions.detach();
+        self.stop(DisconnectReason::ClosedByUser);
+    }
+
+    /// Makes a call; its one `CallDone` follows. Ids of calls are the client's own, not the wire's.
+    ///
+    /// # Errors
+    ///
+    /// `Closed`, `NotConnected` (without [`Request::queue`]), `BadName`, `TooLarge`, `Limit`, and `NeedsV2` for raw
+    /// bytes.
+    pub fn call(&mut self, now: Millis, request: Request) -> Result<CallId, CommandError> {
+        self.clock.advance(now);
+        let Request { method, params, timeout, queue } = request;
+        self.check_name(&method)?;
+        let limit = self.config.limits.max_pending_calls;
+        if self.calls.len() >= limit {
+            return Err(CommandError::Limit { what: "pending calls", limit });
+        }
+        let call = self.calls.next_id();
+        let timeout = timeout.unwrap_or(self.config.call_timeout);
+        if self.phase.open().is_some() {
+            let correlation = self.send_call(&method, &params)?;
+            self.calls.insert(call, method, self.clock.now(), timeout, Place::Sent(correlation));
+        } else {
+            self.check_queue(queue)?;
+            // The longest correlation id, so that what is accepted here still fits when it is sent.
+            self.check_size(rpc::request(&method, &params, u32::MAX).1.len())?;
+            let number = self.outbox.push(Item::Call { call, params }, &self.config.limits)?;
+            self.calls.insert(call, method, self.clock.now(), timeout, Place::Queued(number));
+        }
+        Ok(call)
+    }
+
+    /// Gives a call up: `CallDone` with `Cancelled` follows, and on version 2 the server is told. `false` when the
+    /// call had already ended.
+    pub fn cancel(&mut self, now: Millis, call: CallId) -> bool {
+        self.clock.advance(now);
+        let Some(pending) = self.calls.take(call) else { return false };
+        self.abandon(pending.place);
+        self.done(call, Err(CallError::Cancelled));
+        true
+    }
+
+    /// Sends an event. With `queue`, waits in the outbox when there is no connection.
+    ///
+    /// A queued event that the connection cannot carry when it comes (raw bytes on version 1, larger than the server
+    /// takes) is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As of [`call`](Self::call).
+    pub fn emit(&mut self, now: Millis, event: &str, data: Payload, queue: bool) -> Result<(), CommandError> {
+        self.clock.advance(now);
+        self.check_name(event)?;
+        if self.phase.open().is_some() {
+            return self.send_event(event, &data);
+        }
+        self.check_queue(queue)?;
+        self.check_size(event_frame(event, &data).1.len())?;
+        self.outbox.push(Item::Event { event: event.into(), data }, &self.config.limits).map(drop)
+    }
+
+    /// Follows a stream; renewed on every connection. Following the same stream twice yields the same id and counts:
+    /// as many `unsubscribe`s end it.
+    ///
+    /// # Errors
+    ///
+    /// `BadName` and `Limit`. It needs no connection.
+    pub fn subscribe(&mut self, now: Millis, stream: StreamId) -> Result<SubscriptionId, CommandError> {
+        self.clock.advance(now);
+        self.check_name(&stream.key)?;
+        let (id, new) = self.subscriptions.add(stream, &self.config.limits)?;
+        if new {
+            self.renew(id);
+        }
+        Ok(id)
+    }
+
+    /// Stops following. `false` when there was no such subscription.
+    pub fn unsubscribe(&mut self, now: Millis, subscription: SubscriptionId) -> bool {
+        self.clock.advance(now);
+        let Some(ended) = self.subscriptions.release(subscription, &self.config.limits) else { return false };
+        if let Some((stream, correlation)) = ended {
+            self.forget_value(&stream);
+            if let Some(correlation) = correlation {
+                self.send(Opcode::Unsubscribe, correlation, b"null");
+            }
+        }
+        true
+    }
+
+    /// Forgets where a stream is and asks for its snapshot again: for a host whose own mirror has lost step.
+    ///
+    /// `false` when nobody follows it, or the server speaks version 1 and cannot be asked.
+    pub fn resync(&mut self, now: Millis, stream: &StreamId) -> bool {
+        self.clock.advance(now);
+        let Some(id) = self.subscriptions.find(stream.kind, &stream.key) else { return false };
+        match self.phase.open().map(|link| link.version) {
+            Some(Version::V1) => return false,
+            Some(Version::V2) => {
+                self.subscriptions.forget(id);
+                self.ask(id);
+            }
+            None => self.subscriptions.forget(id),
+        }
+        true
+    }
+
+    /// Replaces the token for later attempts; when connected with version 2, also sends it in an AUTH frame.
+    pub fn refresh_token(&mut self, now: Millis, token: Option<String>) {
+        self.clock.advance(now);
+        self.token = token;
+        if self.phase.open().is_some_and(|link| link.version == Version::V2) {
+            self.send_auth();
+        }
+    }
+
+    // --- the world: never fails ---
+
+    /// Feeds one input.
+    pub fn handle_input(&mut self, now: Millis, input: Input<'_>) {
+        self.clock.advance(now);
+        match input {
+            Input::SocketOpened { socket, protocol } => self.on_opened(socket, protocol),
+            Input::Message { socket, bytes } => self.on_message(socket, bytes),
+            Input::SocketClosed { socket, close } => self.on_closed(socket, close),
+            Input::Hint(hint) => self.on_hint(hint),
+            Input::Token(answer) => self.on_token(answer),
+            Input::Timeout => {}
+        }
+        self.run_timers();
+    }
+
+    // --- outputs: drain after every call above ---
+
+    /// The next thing to do, until `None`.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to feed [`Input::Timeout`] at the latest.
+    pub fn poll_timeout(&self) -> Option<Millis> {
+        self.next_deadline().map(|(deadline, _)| self.clock.to_host(deadline))
+    }
+
+    /// Who armed that deadline.
+    pub fn timeout_reason(&self) -> Option<TimerKind> {
+        self.next_deadline().map(|(_, kind)| kind)
+    }
+
+    // --- views ---
+
+    /// The connection's status.
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// The mirrored value of a state key: `None` when the mirror is off, nothing came yet, or the key does not exist.
+    #[cfg(feature = "mirror")]
+    pub fn state(&self, key: &str) -> Option<&serde_json::Value> {
+        self.mirror.get(key)
+    }
+
+    // --- what commands share ---
+
+    fn next_deadline(&self) -> Option<(Millis, TimerKind)> {
+        let call = self.calls.deadline().map(|deadline| (deadline, TimerKind::Call));
+        // Ties go to the call, which `run_timers` also serves first.
+        [call, self.phase.deadline()].into_iter().flatten().min_by_key(|&(deadline, _)| deadline)
+    }
+
+    fn check_name(&self, name: &str) -> Result<(), CommandError> {
+        let limit = self.config.limits.max_name;
+        if name.is_empty() || name.len() > limit {
+            return Err(CommandError::BadName { bytes: name.len(), limit });
+        }
+        Ok(())
+    }
+
+    fn check_queue(&self, queue: bool) -> Result<(), CommandError> {
+        match (self.closed, queue) {
+            (true, _) => Err(CommandError::Closed),
+            (false, false) => Err(CommandError::NotConnected),
+            (false, true) => Ok(()),
+        }
+    }
+
+    /// Against our limit or, connected, what the server takes if that is less.
+    fn check_size(&self, bytes: usize) -> Result<(), CommandError> {
+        let limit = self.phase.open().map_or(self.config.limits.max_payload, |link| link.max_payload);
+        if bytes > limit { Err(CommandError::TooLarge { bytes, limit }) } else { Ok(()) }
+    }
+
+    fn check_binary(&self, payload: &Payload, what: &'static str) -> Result<(), CommandError> {
+        let v1 = self.phase.open().is_some_and(|link| link.version == Version::V1);
+        if v1 && matches!(payload, Payload::Binary(_)) { Err(CommandError::NeedsV2 { what }) } else { Ok(()) }
+    }
+
+    /// Sends a request on the open connection and returns its correlation id.
+    fn send_call(&mut self, method: &str, params: &Payload) -> Result<u32, CommandError> {
+        self.check_binary(params, "a call with raw bytes")?;
+        let correlation = self.next_correlation();
+        let (opcode, payload) = rpc::request(method, params, correlation);
+        self.check_size(payload.len())?;
+        self.send(opcode, correlation, &payload);
+        Ok(correlation)
+    }
+
+    fn send_event(&mut self, event: &str, data: &Payload) -> Result<(), CommandError> {
+        self.check_binary(data, "an event with raw bytes")?;
+        let (opcode, payload) = event_frame(event, data);
+        self.check_size(payload.len())?;
+        self.send(opcode, 0, &payload);
+        Ok(())
+    }
+
+    fn send_auth(&mut self) {
+        let payload = rpc::json(&Auth { token: self.token.as_deref().map(Into::into) });
+        let correlation = self.next_correlation();
+        if let Some(link) = self.phase.link() {
+            link.auth = Some(correlation);
+        }
+        self.send(Opcode::Auth, correlation, &payload);
+    }
+
+    /// Subscribes on the connection there is: version 2 is asked, on version 1 there is nothing to ask.
+    fn renew(&mut self, id: SubscriptionId) {
+        match self.phase.open().map(|link| link.version) {
+            Some(Version::V2) => self.ask(id),
+            Some(Version::V1) => {
+                if let Some(stream) = self.subscriptions.stream(id).cloned() {
+                    self.event(Event::Subscribed { subscription: id, stream, recovered: false });
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Sends SUBSCRIBE, and UNSUBSCRIBE for the correlation id it had before.
+    fn ask(&mut self, id: SubscriptionId) {
+        let correlation = self.next_correlation();
+        let Some((payload, old)) = self.subscriptions.ask(id, correlation) else { return };
+        if let Some(old) = old {
+            self.send(Opcode::Unsubscribe, old, b"null");
+        }
+        self.send(Opcode::Subscribe, correlation, &payload);
+    }
+
+    /// Nobody waits for a call any more: takes it out of the outbox, or tells a version 2 server.
+    fn abandon(&mut self, place: Place) {
+        match place {
+            Place::Queued(number) => self.outbox.remove(number),
+            Place::Sent(correlation) => {
+                if self.phase.open().is_some_and(|link| link.version == Version::V2) {
+                    self.send(Opcode::Cancel, correlation, b"null");
+                }
+            }
+        }
+    }
+
+    fn next_correlation(&mut self) -> u32 {
+        let Self { phase, calls, subscriptions, .. } = self;
+        let Some(link) = phase.link() else { return 0 };
+        let auth = link.auth;
+        rpc::next_correlation(&mut link.last_correlation, |id| {
+            calls.uses(id) || subscriptions.uses(id) || auth == Some(id)
+        })
+    }
+
+    fn send(&mut self, opcode: Opcode, correlation: u32, payload: &[u8]) {
+        let Some(link) = self.phase.link() else { return };
+        link.sent(self.clock.now());
+        let message = self.encoder.encode(opcode, correlation, payload, link.compress_above);
+        self.outputs.push_back(Output::Send { socket: link.socket, message });
+    }
+
+    fn done(&mut self, call: CallId, outcome: Result<Payload, CallError>) {
+        self.event(Event::CallDone { call, outcome });
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    #[cfg(feature = "mirror")]
+    fn forget_value(&mut self, stream: &StreamId) {
+        if stream.kind == crate::stream::StreamKind::State {
+            self.mirror.remove(&stream.key);
+        }
+    }
+
+    #[cfg(not(feature = "mirror"))]
+    fn forget_value(&mut self, _stream: &StreamId) {}
+}
+
+/// The frame of an event.
+fn event_frame(event: &str, data: &Payload) -> (Opcode, Vec<u8>) {
+    let head = |data| rpc::json(&ClientEvent { event: event.into(), data });
+    match data {
+        Payload::Empty => (Opcode::ClientEvent, head(None)),
+        Payload::Json(raw) => (Opcode::ClientEvent, head(Some(raw))),
+        Payload::Binary(bytes) => (Opcode::ClientEventBinary, join_binary(&head(None), bytes)),
+    }
+}

@@ -1,0 +1,94 @@
+//! What waits for a connection: calls and events, in the order they were made, bounded in number and bytes.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    config::Limits,
+    error::CommandError,
+    event::{CallId, Payload},
+};
+
+/// Ordered by the number each item was given, so that one that ends early is taken out without a scan.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    last: u64,
+    items: BTreeMap<u64, Item>,
+    bytes: usize,
+}
+
+/// One thing to be sent.
+#[derive(Debug)]
+pub(crate) enum Item {
+    Call { call: CallId, params: Payload },
+    Event { event: String, data: Payload },
+}
+
+impl Item {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Call { params: payload, .. } | Self::Event { data: payload, .. } => payload.len(),
+        }
+    }
+}
+
+impl Outbox {
+    /// Queues an item and returns its number.
+    pub(crate) fn push(&mut self, item: Item, limits: &Limits) -> Result<u64, CommandError> {
+        if self.items.len() >= limits.max_queued {
+            return Err(CommandError::Limit { what: "queued calls and events", limit: limits.max_queued });
+        }
+        let bytes = self.bytes.saturating_add(item.bytes());
+        if bytes > limits.max_queued_bytes {
+            return Err(CommandError::Limit { what: "queued bytes", limit: limits.max_queued_bytes });
+        }
+        self.bytes = bytes;
+        self.last += 1;
+        self.items.insert(self.last, item);
+        Ok(self.last)
+    }
+
+    /// The oldest item.
+    pub(crate) fn pop(&mut self) -> Option<Item> {
+        let (_, item) = self.items.pop_first()?;
+        self.bytes -= item.bytes();
+        Some(item)
+    }
+
+    /// Takes out a call that ended before it was sent.
+    pub(crate) fn remove(&mut self, number: u64) {
+        if let Some(item) = self.items.remove(&number) {
+            self.bytes -= item.bytes();
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.items.clear();
+        self.bytes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(bytes: usize) -> Item {
+        Item::Event { event: "e".into(), data: Payload::Binary(vec![0; bytes]) }
+    }
+
+    #[test]
+    fn number_and_bytes_are_bounded_and_given_back() {
+        let limits = Limits { max_queued: 3, max_queued_bytes: 10, ..Limits::default() };
+        let mut outbox = Outbox::default();
+        assert!(outbox.push(event(11), &limits).is_err(), "above the byte limit");
+        let first = outbox.push(event(4), &limits).unwrap();
+        assert!(outbox.push(event(7), &limits).is_err(), "above");
+        outbox.push(event(5), &limits).unwrap();
+        outbox.push(event(1), &limits).unwrap();
+        assert!(outbox.push(event(0), &limits).is_err(), "a fourth item");
+        outbox.remove(first);
+        outbox.remove(first);
+        outbox.push(event(4), &limits).unwrap();
+        assert_eq!((0..3).filter_map(|_| outbox.pop()).map(|item| item.bytes()).collect::<Vec<_>>(), [5, 1, 4]);
+        assert!(outbox.pop().is_none() && outbox.bytes == 0);
+    }
+}
