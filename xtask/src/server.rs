@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::{
     assets,
     command::{cargo, program, run, run_as_is},
-    project,
+    project, tools,
 };
 
 /// Serves the demo until it is interrupted.
@@ -26,12 +26,16 @@ pub(crate) fn fixture(args: &[String]) -> Result<()> {
     run_as_is(program(fixture).args(args))
 }
 
-/// Runs the benchmarks; their JSON lines are all there is on stdout.
+/// Runs the benchmarks, the server's and then the browser's; their JSON lines are all there is on stdout. `args` are
+/// for the server's.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
+    let chromium = tools::chromium()?;
     assets::build()?;
-    run(&mut cargo(["build", "--release", "--package", "datasole-tests", "--benches"]))?;
-    let _ = args;
-    Ok(())
+    let fixture = build_example("fixture")?;
+    let server = run_as_is(cargo(["bench", "--package", "datasole-tests", "--bench", "server", "--"]).args(args));
+    let browser = project::root().join("tests/browser/bench.mjs");
+    let browser = run_as_is(program("node").arg(browser).env("CHROMIUM", chromium).env("FIXTURE", fixture));
+    server.and(browser)
 }
 
 fn build_example(name: &str) -> Result<PathBuf> {

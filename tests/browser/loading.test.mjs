@@ -1,0 +1,72 @@
+// What can go wrong, or be forbidden, before a client runs: missing files, a strict content security policy.
+
+import assert from 'node:assert/strict';
+
+import { connect, describeInBrowser, refused, rpc } from './harness.mjs';
+
+const STRICT = { 'content-security-policy': "default-src 'self'" };
+
+describeInBrowser((spec) => {
+  spec('a missing worker script rejects connect()', async (world) => {
+    const error = await refused(await world.open(), { workerUrl: '/missing-worker.js' });
+    assert.match(error.message, /worker/i);
+    assert.deepEqual([error.name, error.code, error.state], ['DatasoleError', -32106, 'disconnected']);
+  });
+
+  for (const useWorker of [true, false]) {
+    const mode = useWorker ? 'worker' : 'in-thread';
+
+    spec(`a missing wasm rejects connect(), ${mode}`, async (world) => {
+      const error = await refused(await world.open(), { useWorker, wasmUrl: '/missing.wasm' });
+      assert.match(error.message, /wasm/i);
+      assert.deepEqual([error.name, error.code, error.state], ['DatasoleError', -32106, 'disconnected']);
+    });
+
+    spec(`a file that is no wasm rejects connect(), ${mode}`, async (world) => {
+      const error = await refused(await world.open(), { useWorker, wasmUrl: '/pages/iife.html' });
+      assert.match(error.message, /wasm/i);
+      assert.deepEqual([error.name, error.code, error.state], ['DatasoleError', -32106, 'disconnected']);
+    });
+  }
+
+  spec('another client on the page works after one that could not load', async (world) => {
+    const page = await world.open();
+    await refused(page, { workerUrl: '/missing-worker.js' });
+    await connect(page);
+    assert.equal(await rpc(page, 'echo', 7), 7);
+  });
+
+  for (const build of ['iife', 'esm']) {
+    spec(`a page under default-src 'self' needs nothing more, ${build}`, async (world) => {
+      const page = await world.open(build, STRICT);
+      await connect(page);
+      assert.equal(page.workers().length, 1);
+      assert.equal(await rpc(page, 'echo', 'strict'), 'strict');
+    });
+  }
+
+  spec("in-thread under default-src 'self' says what forbids it", async (world) => {
+    const error = await refused(await world.open('iife', STRICT), { useWorker: false });
+    assert.match(error.message, /wasm|WebAssembly/);
+    assert.equal(error.state, 'disconnected');
+  });
+
+  spec('the files come with the headers browsers need', async (world) => {
+    const get = async (name) => world.context.request.get(`${world.server.url}/__ds/${name}`);
+    for (const [name, type] of [
+      ['datasole.iife.min.js', 'text/javascript'],
+      ['client.mjs', 'text/javascript'],
+      ['datasole-worker.iife.min.js', 'text/javascript'],
+      ['datasole.wasm', 'application/wasm'],
+    ]) {
+      const response = await get(name);
+      assert.equal(response.status(), 200, name);
+      const headers = response.headers();
+      assert.match(headers['content-type'], new RegExp(`^${type}`), name);
+      assert.equal(headers['content-encoding'], 'br', name);
+      assert.match(headers.etag, /^"[^"]+"$/, name);
+    }
+    const worker = (await get('datasole-worker.iife.min.js')).headers();
+    assert.match(worker['content-security-policy'], /script-src 'self' 'wasm-unsafe-eval'/);
+  });
+});

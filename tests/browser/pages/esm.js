@@ -1,0 +1,3 @@
+import { DatasoleClient } from '/__ds/client.mjs';
+
+window.DatasoleClient = DatasoleClient;

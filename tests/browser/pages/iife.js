@@ -1,0 +1,2 @@
+// The specs know the class by one name, whichever build the page loaded.
+window.DatasoleClient = Datasole.DatasoleClient;
