@@ -55,7 +55,8 @@ impl Codec {
         if plain.len() <= compress_above {
             return plain;
         }
-        self.deflater.get_or_insert_with(Deflater::new).deflate(&plain)
+        // A receiver takes either: it goes by the first byte.
+        self.deflater.get_or_insert_with(Deflater::new).deflate(&plain).unwrap_or(plain)
     }
 
     /// Inflates into `self.inflated`: the header first, then no more than it declares; what follows is only checked.
@@ -107,8 +108,7 @@ impl Codec {
 fn decode_plain(message: &[u8], max_payload: usize) -> Result<Frame<'_>, FrameError> {
     let (opcode, correlation, declared) = header(message, max_payload)?;
     let rest = &message[HEADER_LEN..];
-    let payload =
-        rest.get(..declared).ok_or(FrameError::Truncated { declared, present: rest.len() })?;
+    let payload = rest.get(..declared).ok_or(FrameError::Truncated { declared, present: rest.len() })?;
     Ok(Frame { opcode, correlation, payload })
 }
 

@@ -51,15 +51,16 @@ mod native {
             Self(Compress::new(Compression::new(3), true))
         }
 
-        pub(in crate::frame) fn deflate(&mut self, plain: &[u8]) -> Vec<u8> {
+        /// Nothing when zlib fails, which it has no reason to on a fresh context.
+        pub(in crate::frame) fn deflate(&mut self, plain: &[u8]) -> Option<Vec<u8>> {
             self.0.reset();
             let mut out = Vec::with_capacity(plain.len() / 2 + 64);
             loop {
                 let read = self.0.total_in() as usize;
-                match self.0.compress_vec(&plain[read..], &mut out, FlushCompress::Finish) {
-                    Ok(Status::StreamEnd) => return out,
-                    // Out of room: zlib never fails otherwise on a fresh context.
-                    Ok(_) | Err(_) => out.reserve(out.capacity().max(64)),
+                match self.0.compress_vec(&plain[read..], &mut out, FlushCompress::Finish).ok()? {
+                    Status::StreamEnd => return Some(out),
+                    // Out of room.
+                    Status::Ok | Status::BufError => out.reserve(out.capacity()),
                 }
             }
         }
@@ -110,7 +111,8 @@ mod portable {
             Self(Box::new(CompressorOxide::new(create_comp_flags_from_zip_params(3, 1, 0))))
         }
 
-        pub(in crate::frame) fn deflate(&mut self, plain: &[u8]) -> Vec<u8> {
+        /// Nothing when the compressor fails, which it has no reason to on a fresh context.
+        pub(in crate::frame) fn deflate(&mut self, plain: &[u8]) -> Option<Vec<u8>> {
             self.0.reset();
             let mut out = vec![0; plain.len() / 2 + 64];
             let (mut read, mut written) = (0, 0);
@@ -118,11 +120,15 @@ mod portable {
                 let result = deflate(&mut self.0, &plain[read..], &mut out[written..], MZFlush::Finish);
                 read += result.bytes_consumed;
                 written += result.bytes_written;
-                if matches!(result.status, Ok(MZStatus::StreamEnd)) {
-                    out.truncate(written);
-                    return out;
+                match result.status {
+                    Ok(MZStatus::StreamEnd) => {
+                        out.truncate(written);
+                        return Some(out);
+                    }
+                    // Out of room.
+                    Ok(_) | Err(MZError::Buf) => out.resize(out.len() * 2, 0),
+                    Err(_) => return None,
                 }
-                out.resize(out.len() * 2, 0);
             }
         }
     }
@@ -130,35 +136,79 @@ mod portable {
 
 #[cfg(test)]
 mod tests {
-    use super::{native, portable};
+    use super::{Step, native, portable};
 
-    #[test]
-    fn both_backends_read_each_other() {
-        let plain: Vec<u8> = (0..70_000u32).map(|i| (i * i % 251) as u8).collect();
-        for compressed in [native::Deflater::new().deflate(&plain), portable::Deflater::new().deflate(&plain)] {
-            assert_eq!(compressed[0], 0x78);
-            let mut out = vec![0; plain.len() + 1];
-            let step = native::Inflater::new().step(&compressed, &mut out).unwrap();
-            assert!(step.finished && out[..step.produced] == plain[..]);
-            let mut inflater = portable::Inflater::new();
-            let (mut read, mut written) = (0, 0);
-            loop {
-                let step = inflater.step(&compressed[read..], &mut out[written..]).unwrap();
-                read += step.consumed;
-                written += step.produced;
-                if step.finished {
-                    break;
-                }
-                assert!(step.consumed + step.produced > 0, "no progress");
+    /// Inflates as the codec does, `chunk` bytes of output at a time: the result, or nothing for a broken stream.
+    fn drain(mut step: impl FnMut(&[u8], &mut [u8]) -> Option<Step>, stream: &[u8], chunk: usize) -> Option<Vec<u8>> {
+        let (mut read, mut plain, mut buffer) = (0, Vec::new(), vec![0; chunk]);
+        loop {
+            let Step { consumed, produced, finished } = step(&stream[read..], &mut buffer)?;
+            read += consumed;
+            plain.extend_from_slice(&buffer[..produced]);
+            if finished {
+                return Some(plain);
             }
-            assert!(out[..written] == plain[..]);
+            if consumed == 0 && produced == 0 {
+                return None;
+            }
+        }
+    }
+
+    /// Both backends, each with one context for all streams, must say the same.
+    fn check(streams: &[(Vec<u8>, Option<&[u8]>)]) {
+        for chunk in [1, 9, 4096, 1024 * 1024] {
+            let (mut native, mut portable) = (native::Inflater::new(), portable::Inflater::new());
+            for (number, (stream, expected)) in streams.iter().enumerate() {
+                native.reset();
+                portable.reset();
+                let natively = drain(|input, output| native.step(input, output), stream, chunk);
+                let portably = drain(|input, output| portable.step(input, output), stream, chunk);
+                assert!(natively.as_deref() == *expected, "native, stream {number}, {chunk} at a time");
+                assert!(portably.as_deref() == *expected, "portable, stream {number}, {chunk} at a time");
+            }
         }
     }
 
     #[test]
-    fn contexts_are_reusable() {
-        let mut deflater = portable::Deflater::new();
-        let first = deflater.deflate(b"hello hello hello hello");
-        assert_eq!(deflater.deflate(b"hello hello hello hello"), first);
+    fn both_backends_read_each_other() {
+        let long: Vec<u8> = (0..70_000u32).map(|i| (i.wrapping_mul(i) % 251) as u8).collect();
+        let noise: Vec<u8> =
+            (0..70_000u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29) >> 40) as u8).collect();
+        let (mut native, mut portable) = (native::Deflater::new(), portable::Deflater::new());
+        let mut streams = Vec::new();
+        for plain in [&b""[..], b"x", &[b'a'; 40_000], &long, &noise] {
+            for stream in [native.deflate(plain).unwrap(), portable.deflate(plain).unwrap()] {
+                assert_eq!(stream[0], 0x78);
+                streams.push((stream, Some(plain)));
+            }
+        }
+        check(&streams);
+    }
+
+    #[test]
+    fn broken_streams_are_refused_and_the_context_goes_on() {
+        let plain = b"hello hello hello hello";
+        let good = native::Deflater::new().deflate(plain).unwrap();
+        let with = |at: usize, byte: u8| {
+            let mut stream = good.clone();
+            stream[at] = byte;
+            stream
+        };
+        let needs_dictionary = [&[0x78, 0x20, 1, 2, 3, 4][..], &good[2..]].concat();
+        assert_eq!((0x7820 % 31, 0x20 & 0x20), (0, 0x20), "a valid header that asks for a preset dictionary");
+        let trailing = [&good[..], b"more"].concat();
+        check(&[
+            (good.clone(), Some(plain)),
+            (needs_dictionary, None),
+            (good.clone(), Some(plain)),
+            (with(1, good[1] ^ 1), None),
+            (with(good.len() - 1, good[good.len() - 1] ^ 1), None),
+            (vec![0x78, 0x9c, 0x07], None),
+            (vec![0x78, 0x9c], None),
+            (vec![], None),
+            (good[..good.len() - 1].to_vec(), None),
+            (trailing, Some(plain)),
+            (good.clone(), Some(plain)),
+        ]);
     }
 }

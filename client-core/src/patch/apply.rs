@@ -292,3 +292,169 @@ fn same_number(a: &Number, b: &Number) -> bool {
 fn is_integer(float: f64, integer: i128) -> bool {
     float.fract() == 0.0 && float as i128 == integer
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(document: Value, patch: Value, limits: &PatchLimits) -> Result<Value, PatchError> {
+        let patch = Patch::parse(&patch.to_string(), &PatchLimits::default())?;
+        let mut changed = document.clone();
+        match apply_undoable(&mut changed, &patch, limits) {
+            Ok(undo) => {
+                let result = changed.clone();
+                undo.revert(&mut changed);
+                assert_eq!(changed, document, "revert restores");
+                Ok(result)
+            }
+            Err(error) => {
+                assert_eq!(changed, document, "unchanged on error");
+                Err(error)
+            }
+        }
+    }
+
+    fn refusal(document: Value, patch: Value, limits: &PatchLimits) -> Option<Refusal> {
+        match check(document, patch, limits) {
+            Err(PatchError::Refused { reason, .. }) => Some(reason),
+            Err(other) => panic!("{other}"),
+            Ok(_) => None,
+        }
+    }
+
+    /// `levels` arrays in each other.
+    fn nested(levels: usize) -> Value {
+        (0..levels).fold(json!(1), |inner, _| json!([inner]))
+    }
+
+    #[test]
+    fn errors_say_which_operation_and_where() {
+        let patch = json!([
+            {"op": "add", "path": "/b", "value": 2},
+            {"op": "move", "from": "/b", "path": "/c"},
+            {"op": "remove", "path": "/a/7"},
+        ]);
+        let error = check(json!({"a": [1]}), patch, &PatchLimits::default()).unwrap_err();
+        assert_eq!(error, PatchError::Refused { operation: 2, path: "/a/7".into(), reason: Refusal::Missing });
+        assert_eq!(error.to_string(), r#"operation 2 at "/a/7": does not exist"#);
+    }
+
+    #[test]
+    fn refusals_tell_apart() {
+        for (operation, reason) in [
+            (json!({"op": "remove", "path": ""}), Refusal::RemoveRoot),
+            (json!({"op": "move", "from": "", "path": ""}), Refusal::RemoveRoot),
+            (json!({"op": "move", "from": "", "path": "/x"}), Refusal::MoveIntoSelf),
+            (json!({"op": "move", "from": "/a", "path": "/a/0"}), Refusal::MoveIntoSelf),
+            (json!({"op": "test", "path": "/a", "value": [2]}), Refusal::TestFailed),
+            (json!({"op": "test", "path": "/z", "value": null}), Refusal::Missing),
+            (json!({"op": "replace", "path": "/a/01", "value": 1}), Refusal::BadIndex),
+            (json!({"op": "remove", "path": "/a/-"}), Refusal::Missing),
+            (json!({"op": "add", "path": "/a/2", "value": 1}), Refusal::Missing),
+            (json!({"op": "add", "path": "/a/0/x", "value": 1}), Refusal::Missing),
+            (json!({"op": "copy", "from": "/a/-", "path": "/x"}), Refusal::BadIndex),
+        ] {
+            let shown = operation.to_string();
+            assert_eq!(
+                refusal(json!({"a": [1]}), json!([operation]), &PatchLimits::default()),
+                Some(reason),
+                "{shown}"
+            );
+        }
+    }
+
+    /// In an array the moved element takes the place of its parent: on the way back the target lies inside the source.
+    #[test]
+    fn an_element_moved_into_its_parents_place_can_go_back() {
+        let patch = json!([{"op": "move", "from": "/0/0", "path": "/0"}, {"op": "add", "path": "/-", "value": 3}]);
+        let result = check(json!([[1, 2]]), patch, &PatchLimits::default()).unwrap();
+        assert_eq!(result, json!([1, [2], 3]));
+        let patch = json!([{"op": "move", "from": "/a/b", "path": "/a"}]);
+        assert_eq!(check(json!({"a": {"b": 1}}), patch, &PatchLimits::default()).unwrap(), json!({"a": 1}));
+        let patch = json!([{"op": "move", "from": "/a/b", "path": ""}]);
+        assert_eq!(check(json!({"a": {"b": 1}}), patch, &PatchLimits::default()).unwrap(), json!(1));
+    }
+
+    #[test]
+    fn a_move_that_finds_no_place_puts_its_value_back() {
+        for path in ["/z/y", "/a/9", "/a/x"] {
+            let patch = json!([{"op": "move", "from": "/a/1", "path": path}]);
+            assert!(check(json!({"a": [1, 2, 3]}), patch, &PatchLimits::default()).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn operation_limit_holds_below_at_and_above() {
+        for (operations, fits) in [(2, true), (3, true), (4, false)] {
+            let limits = PatchLimits { max_operations: 3, ..PatchLimits::default() };
+            let patch = Value::from(vec![json!({"op": "test", "path": "", "value": 1}); operations]);
+            assert_eq!(Patch::parse(&patch.to_string(), &limits).is_ok(), fits, "parsing {operations}");
+            assert_eq!(check(json!(1), patch, &limits).is_ok(), fits, "applying {operations}");
+        }
+    }
+
+    #[test]
+    fn depth_limit_holds_below_at_and_above() {
+        let limits = PatchLimits { max_depth: 5, ..PatchLimits::default() };
+        for (levels, fits) in [(4, true), (5, true), (6, false)] {
+            let outcome = |document, operation| refusal(document, json!([operation]), &limits);
+            let expected = (!fits).then_some(Refusal::TooDeep { limit: 5 });
+            let inner = nested(levels - 1);
+            for op in ["add", "replace"] {
+                assert_eq!(outcome(json!(0), json!({"op": op, "path": "", "value": nested(levels)})), expected);
+                assert_eq!(outcome(json!([0]), json!({"op": op, "path": "/0", "value": inner})), expected);
+            }
+            // Deeper than what is already there, although the moved value itself is not.
+            for op in ["move", "copy"] {
+                let document = json!({"a": nested(levels - 2), "b": {}});
+                assert_eq!(outcome(document, json!({"op": op, "from": "/a", "path": "/b/c"})), expected, "{op}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_document_that_is_too_deep_can_be_made_shallower() {
+        let limits = PatchLimits { max_depth: 5, ..PatchLimits::default() };
+        let result = check(nested(9), json!([{"op": "move", "from": "/0/0/0/0/0", "path": "/0"}]), &limits);
+        assert_eq!(result.map(|value| value.to_string()).unwrap(), "[[[[[1]]]],[[[[]]]]]");
+        let result = check(nested(9), json!([{"op": "remove", "path": "/0/0/0/0/0/0/0"}]), &limits);
+        assert!(result.is_ok());
+    }
+
+    #[test]
+    fn copy_limit_holds_below_at_and_above() {
+        // A string of 100 bytes and a member name of 1, in an object: 100 + 1 + 2 * 32.
+        let document = json!({"a": {"b": "x".repeat(100)}});
+        for (limit, fits) in [(2 * 165 - 1, false), (2 * 165, true), (2 * 165 + 1, true)] {
+            let limits = PatchLimits { max_copied_bytes: limit, ..PatchLimits::default() };
+            let patch = json!([{"op": "copy", "from": "/a", "path": "/c"}, {"op": "copy", "from": "/a", "path": "/d"}]);
+            let expected = (!fits).then_some(Refusal::TooMuchCopied { limit });
+            assert_eq!(refusal(document.clone(), patch, &limits), expected, "{limit}");
+        }
+    }
+
+    #[test]
+    fn a_document_cannot_be_doubled_again_and_again() {
+        let double = json!({"op": "copy", "from": "/a", "path": "/a/-"});
+        let limits = PatchLimits::default();
+        let outcome = refusal(json!({"a": [0]}), Value::from(vec![double; 100]), &limits);
+        assert_eq!(outcome, Some(Refusal::TooMuchCopied { limit: limits.max_copied_bytes }));
+        let long = json!({"op": "copy", "from": "/text", "path": "/copies/-"});
+        let document = json!({"text": "x".repeat(1024 * 1024), "copies": []});
+        let outcome = refusal(document, Value::from(vec![long; 100]), &limits);
+        assert_eq!(outcome, Some(Refusal::TooMuchCopied { limit: limits.max_copied_bytes }));
+    }
+
+    #[test]
+    fn prototypes_are_ordinary_keys() {
+        let patch = json!([
+            {"op": "add", "path": "/__proto__", "value": {}},
+            {"op": "add", "path": "/__proto__/polluted", "value": true},
+            {"op": "copy", "from": "/__proto__", "path": "/constructor"},
+        ]);
+        let result = check(json!({}), patch, &PatchLimits::default()).unwrap();
+        assert_eq!(result, json!({"__proto__": {"polluted": true}, "constructor": {"polluted": true}}));
+    }
+}

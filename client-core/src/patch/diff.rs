@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{Operation, Patch, Pointer};
 
-/// A patch that turns `old` into `new`; empty when they are equal.
+/// A patch that turns `old` into `new`; empty when they are equal, and [`Patch::whole`] when that is shorter.
 ///
 /// ```
 /// use datasole_core::patch::diff;
@@ -218,5 +218,121 @@ fn digits(number: &serde_json::Number) -> usize {
     match number.as_i64() {
         Some(integer) => integer.unsigned_abs().checked_ilog10().unwrap_or(0) as usize + 1 + usize::from(integer < 0),
         None => 18,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::patch::{PatchLimits, apply};
+
+    fn check(old: &Value, new: &Value) -> Vec<Value> {
+        let patch = diff(old, new);
+        let mut document = old.clone();
+        apply(&mut document, &patch, &PatchLimits::default()).unwrap();
+        assert!(document == *new, "the patch leads elsewhere: {}", patch.to_json());
+        patch.operations().iter().map(|operation| serde_json::to_value(operation).unwrap()).collect()
+    }
+
+    fn rows(count: usize) -> Vec<Value> {
+        (0..count).map(|id| json!({"id": id, "name": format!("row {id}"), "done": false})).collect()
+    }
+
+    #[test]
+    fn equal_documents_need_nothing() {
+        for value in [json!(null), json!([1, {"a": []}]), json!({"a": {"b": [1.5, "x"]}})] {
+            assert!(check(&value, &value).is_empty());
+        }
+    }
+
+    #[test]
+    fn members_are_compared_one_by_one() {
+        let operations = check(
+            &json!({"a/b": {"x": 1, "y": rows(2)}, "gone": 1, "m~n": rows(2), "kind": []}),
+            &json!({"a/b": {"x": 2, "y": rows(2)}, "m~n": rows(2), "kind": {}, "": null}),
+        );
+        assert_eq!(
+            operations,
+            [
+                json!({"op": "replace", "path": "/a~1b/x", "value": 2}),
+                json!({"op": "remove", "path": "/gone"}),
+                json!({"op": "replace", "path": "/kind", "value": {}}),
+                json!({"op": "add", "path": "/", "value": null}),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_edited_row_of_thousands_is_one_operation() {
+        let old = json!({ "rows": rows(5_000) });
+        for at in [0, 2_500, 4_999] {
+            let mut new = old.clone();
+            new["rows"][at]["done"] = json!(true);
+            let path = format!("/rows/{at}/done");
+            assert_eq!(check(&old, &new), [json!({"op": "replace", "path": path, "value": true})]);
+        }
+    }
+
+    #[test]
+    fn inserted_and_removed_rows_are_one_operation_each() {
+        let old = rows(5_000);
+        let extra = json!({"id": "new"});
+        for at in [0, 2_500, 5_000] {
+            let mut new = old.clone();
+            new.insert(at, extra.clone());
+            let (old, new) = (Value::from(old.clone()), Value::from(new));
+            assert_eq!(check(&old, &new), [json!({"op": "add", "path": format!("/{at}"), "value": extra})]);
+            assert_eq!(check(&new, &old), [json!({"op": "remove", "path": format!("/{at}")})]);
+        }
+        let mut new = old.clone();
+        for at in [4_000, 1_000, 7] {
+            new.insert(at, extra.clone());
+        }
+        new.remove(3_000);
+        new[2_000]["done"] = json!(true);
+        assert_eq!(check(&old.into(), &new.into()).len(), 5);
+    }
+
+    #[test]
+    fn a_moved_row_is_two_operations() {
+        let old = rows(1_000);
+        for (from, to) in [(3, 900), (900, 3), (0, 999), (999, 0), (5, 6)] {
+            let mut new = old.clone();
+            let row = new.remove(from);
+            new.insert(to, row);
+            assert_eq!(check(&old.clone().into(), &new.into()).len(), 2, "{from} to {to}");
+        }
+    }
+
+    #[test]
+    fn rows_that_are_all_alike_are_followed_too() {
+        let old = vec![json!({"n": 0}); 1_000];
+        let mut new = old.clone();
+        new.insert(10, json!({"n": 1}));
+        new.insert(900, json!({"n": 2}));
+        assert_eq!(check(&old.into(), &new.into()).len(), 2);
+    }
+
+    #[test]
+    fn a_patch_is_never_longer_than_replacing() {
+        let old = Value::from((0..1_000).collect::<Vec<_>>());
+        let new = Value::from((0..1_000).rev().collect::<Vec<_>>());
+        assert_eq!(check(&old, &new), [json!({"op": "replace", "path": "", "value": new})]);
+        let (old, new) = (json!({"keep": 1, "list": old}), json!({"keep": 1, "list": new}));
+        assert_eq!(check(&old, &new), [json!({"op": "replace", "path": "/list", "value": new["list"]})]);
+        assert_eq!(diff(&old, &new).whole(), None);
+        assert_eq!(diff(&json!([1, 2]), &json!(null)).whole(), Some(&json!(null)));
+        assert_eq!(check(&json!({"a": 1}), &json!({})), [json!({"op": "replace", "path": "", "value": {}})]);
+    }
+
+    #[test]
+    fn lengths_are_close_to_the_text() {
+        for value in [json!([]), json!({"a": [1, -10, 0, true, false, null], "b": "text"}), json!(["", "", 123_456])] {
+            let exact = value.to_string().len();
+            assert!((exact..=exact + 2 * 3).contains(&length(&value)), "{value}: {} for {exact}", length(&value));
+            assert!(longer_than(&value, exact - 1) && !longer_than(&value, length(&value)));
+        }
     }
 }

@@ -27,6 +27,7 @@ pub use operation::Operation;
 pub use pointer::{Pointer, PointerError};
 
 use serde::Serialize;
+use serde_json::Value;
 
 /// Operations to be applied in order. Every operation is well formed; whether it fits a document shows when applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -58,6 +59,14 @@ impl Patch {
     /// Whether it changes and tests nothing.
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
+    }
+
+    /// The new document, when all the patch does is to replace the whole: a snapshot then says the same.
+    pub fn whole(&self) -> Option<&Value> {
+        match self.operations.as_slice() {
+            [Operation::Replace { path, value } | Operation::Add { path, value }] if path.is_root() => Some(value),
+            _ => None,
+        }
     }
 
     /// The patch as JSON text.

@@ -165,3 +165,73 @@ impl<'de> Visitor<'de> for &mut Reader {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::patch::Patch;
+
+    fn check(text: &str) -> Result<Patch, PatchError> {
+        let patch = Patch::parse(text, &PatchLimits::default())?;
+        assert_eq!(Patch::parse(&patch.to_json(), &PatchLimits::default()).as_ref(), Ok(&patch), "survives writing");
+        Ok(patch)
+    }
+
+    #[test]
+    fn members_come_in_any_order_and_unknown_ones_are_ignored() {
+        let value = r#"[{"value":{"op":"remove"},"x":[1e999,{}],"path":"/a","from":7e1,"op":"add"}]"#;
+        assert!(check(value).is_err(), "from is not text");
+        let patch = check(r#"[{"value":{"op":"remove"},"x":[[],{}],"path":"/a","from":"/b","op":"add"}]"#).unwrap();
+        assert_eq!(patch.to_json(), r#"[{"op":"add","path":"/a","value":{"op":"remove"}}]"#);
+        let patch = check(r#"[{"op":"t\u0065st","path":"","value":null}]"#).unwrap();
+        assert_eq!(patch.to_json(), r#"[{"op":"test","path":"","value":null}]"#, "null is a value");
+        assert!(check(" [ ] ").unwrap().is_empty());
+    }
+
+    #[test]
+    fn refusals_name_the_operation() {
+        let refused = |operation: &str| check(&format!(r#"[{{"op":"remove","path":"/a"}},{operation}]"#)).unwrap_err();
+        for (operation, error) in [
+            ("{}", PatchError::MissingMember { operation: 1, member: "op" }),
+            (r#"{"op":"add","path":""}"#, PatchError::MissingMember { operation: 1, member: "value" }),
+            (r#"{"op":"add","value":1}"#, PatchError::MissingMember { operation: 1, member: "path" }),
+            (r#"{"op":"add","path":null,"value":1}"#, PatchError::MissingMember { operation: 1, member: "path" }),
+            (r#"{"op":"move","path":""}"#, PatchError::MissingMember { operation: 1, member: "from" }),
+            (r#"{"op":"spam","path":""}"#, PatchError::UnknownOperation { operation: 1, name: "spam".into() }),
+            (r#"{"op":"remove","path":"a"}"#, PatchError::BadPointer { operation: 1, pointer: "a".into() }),
+        ] {
+            assert_eq!(refused(operation), error);
+        }
+        for operation in [
+            "1",
+            "null",
+            r#""remove""#,
+            r#"{"op":1,"path":""}"#,
+            r#"{"op":"remove","path":1}"#,
+            r#"{"op":"remove","path":"/a","path":"/b"}"#,
+            r#"{"op":"remove","op":"add","path":"","value":1}"#,
+            r#"{"op":"test","path":"","value":1,"value":1}"#,
+            r#"{"op":"remove","path":"/\ud800"}"#,
+            r#"{"op":"remove","path":"/a""#,
+        ] {
+            assert!(matches!(refused(operation), PatchError::Parse { operation: 1, .. }), "{operation}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_array_is_refused() {
+        for text in ["", "{}", "null", "1", "[", "[]]", "[] []", r#"{"op":"remove","path":""}"#, "[,]"] {
+            assert!(matches!(check(text), Err(PatchError::Parse { operation: 0, .. })), "{text}");
+        }
+        let deep = format!(r#"[{{"op":"add","path":"","value":{}{}}}]"#, "[".repeat(100_000), "]".repeat(100_000));
+        assert!(matches!(check(&deep), Err(PatchError::Parse { .. })), "nesting must not overflow the stack");
+    }
+
+    #[test]
+    fn errors_repeat_little_of_what_was_sent() {
+        let long = "x".repeat(1_000_000);
+        for operation in [format!(r#"{{"op":"{long}","path":""}}"#), format!(r#"{{"op":"remove","path":"{long}"}}"#)] {
+            assert!(check(&format!("[{operation}]")).unwrap_err().to_string().len() < 300);
+        }
+    }
+}
