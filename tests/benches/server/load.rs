@@ -1,0 +1,153 @@
+//! The load: connections driven by one thread that never sleeps in the kernel, so that it is ahead of the server and the
+//! server never pays for waking it.
+//!
+//! It works in lockstep per connection (the calls in flight are sent in one write, the next ones when all are answered), so
+//! that what a server finds to batch does not depend on how fast it is.
+
+use std::thread;
+
+use datasole_core::{
+    Limits,
+    frame::{Codec, Opcode},
+};
+use serde_json::Value;
+
+use crate::{
+    Result, payload,
+    websocket::{self, Connection},
+};
+
+/// Upgrades that are under way at the same time.
+const OPENING: usize = 50;
+/// What one read takes at most; bytes.
+const READ: usize = 64 * 1024;
+
+/// A stream to subscribe to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stream {
+    /// None.
+    Nothing,
+    /// The topic [`payload::TOPIC`].
+    Topic,
+    /// The state [`payload::STATE`], whose snapshot comes first.
+    State,
+}
+
+/// Open connections to one server.
+pub(crate) struct Load {
+    connections: Vec<Connection>,
+    buffer: Vec<u8>,
+}
+
+impl Load {
+    /// Opens `count` connections, greeted and subscribed.
+    pub(crate) fn open(port: u16, count: usize, stream: Stream) -> Result<Self> {
+        let mut load = Self { connections: Vec::with_capacity(count), buffer: vec![0; READ] };
+        load.add(port, count, stream)?;
+        Ok(load)
+    }
+
+    /// Opens `count` more.
+    pub(crate) fn add(&mut self, port: u16, count: usize, stream: Stream) -> Result<()> {
+        let mut left = count;
+        while left > 0 {
+            let batch = left.min(OPENING);
+            let mut opening = (0..batch).map(|_| Connection::begin(port)).collect::<std::io::Result<Vec<_>>>()?;
+            for connection in &mut opening {
+                connection.finish()?;
+                subscribe(connection, stream)?;
+                connection.start()?;
+            }
+            self.connections.append(&mut opening);
+            left -= batch;
+        }
+        Ok(())
+    }
+
+    /// Sends `frames`, which hold `in_flight` requests, `turns` times on every connection.
+    pub(crate) fn call(&mut self, frames: &[u8], in_flight: usize, turns: usize) -> Result<()> {
+        let mut left = vec![turns; self.connections.len()];
+        for connection in &mut self.connections {
+            connection.send(frames)?;
+        }
+        self.sweep(in_flight, |index, connection| {
+            left[index] -= 1;
+            if left[index] > 0 {
+                connection.send(frames)?;
+            }
+            Ok(left[index] > 0)
+        })
+    }
+
+    /// Waits until every connection has got `frames` more frames.
+    pub(crate) fn receive(&mut self, frames: usize) -> Result<()> {
+        self.sweep(frames, |_, _| Ok(false))
+    }
+
+    /// Polls every connection in turn. One that has got `frames` frames is passed to `complete`, which says whether it goes
+    /// on; ends when none does.
+    fn sweep(
+        &mut self,
+        frames: usize,
+        mut complete: impl FnMut(usize, &mut Connection) -> std::io::Result<bool>,
+    ) -> Result<()> {
+        let mut missing = vec![frames; self.connections.len()];
+        let mut active: Vec<usize> = (0..self.connections.len()).collect();
+        while !active.is_empty() {
+            let mut idle = true;
+            let mut index = 0;
+            while index < active.len() {
+                let at = active[index];
+                let connection = &mut self.connections[at];
+                let got = connection.poll(&mut self.buffer)?;
+                idle &= got == 0;
+                missing[at] = missing[at].checked_sub(got).ok_or("more frames than were asked for")?;
+                if missing[at] == 0 {
+                    missing[at] = frames;
+                    if !complete(at, connection)? {
+                        active.swap_remove(index);
+                        continue;
+                    }
+                }
+                index += 1;
+            }
+            if idle {
+                thread::yield_now();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn subscribe(connection: &mut Connection, stream: Stream) -> Result<()> {
+    let (kind, key) = match stream {
+        Stream::Nothing => return Ok(()),
+        Stream::Topic => ("event", payload::TOPIC),
+        Stream::State => ("state", payload::STATE),
+    };
+    connection.send(&websocket::frame(&payload::subscribe(kind, key)))?;
+    expect(&connection.read_message()?, Opcode::Subscribed)?;
+    if stream == Stream::State {
+        expect(&connection.read_message()?, Opcode::StateSnapshot)?;
+    }
+    Ok(())
+}
+
+fn expect(message: &[u8], opcode: Opcode) -> Result<Value> {
+    let mut codec = Codec::default();
+    let frame = codec.decode(message, &Limits::default())?;
+    let payload = String::from_utf8_lossy(frame.payload);
+    if frame.opcode != opcode {
+        return Err(format!("{opcode:?} was due, the server sent {:?}: {payload}", frame.opcode).into());
+    }
+    Ok(serde_json::from_str(&payload)?)
+}
+
+/// Checks once that a server answers a call with its parameters.
+pub(crate) fn check_echo(port: u16, params: &Value) -> Result<()> {
+    let mut connection = Connection::begin(port)?;
+    connection.finish()?;
+    connection.send(&websocket::frame(&payload::request(1, params)))?;
+    let answer = expect(&connection.read_message()?, Opcode::RpcResponse)?;
+    if answer["result"] == *params { Ok(()) } else { Err(format!("a call was answered with {answer}").into()) }
+}

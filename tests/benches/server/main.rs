@@ -1,0 +1,92 @@
+//! What a datasole server costs beside a bare WebSocket server: CPU per operation, and memory per idle connection.
+//!
+//! Run by `cargo xtask bench` (`cargo bench -p datasole-tests --bench server -- [OPTIONS]`). The program starts itself
+//! twice as a child, once as the bare server ([`bare`]) and once as ours ([`ours`]), both on one thread, and drives them
+//! in turns with the same bytes ([`load`]). **CPU time of the server process is the judge** ([`process`]), never wall time,
+//! so that a busy machine blurs the result instead of deciding it; each scenario's ratio is the median over its rounds.
+//!
+//! Standard output has one JSON line per scenario, standard error the rest. The exit status is 1 when a bar is missed.
+//!
+//! It lacks warm-up heuristics, outlier rejection and saved runs: the baseline of the same run is the comparison.
+
+mod bare;
+mod load;
+mod ours;
+mod payload;
+mod process;
+mod scenario;
+mod serve;
+mod websocket;
+
+use std::{error::Error, process::ExitCode};
+
+use scenario::Report;
+use serve::Kind;
+
+/// Anything that ends the run.
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const USAGE: &str = "\
+usage: cargo bench -p datasole-tests --bench server -- [NAME…] [--rounds N] [--server bare|ours] [--list]
+  NAME      run the scenarios whose name contains it
+  --rounds  slices per server and scenario, 9 unless given
+  --server  drive one server only and judge nothing (for profilers)
+  --list    print the scenarios' names";
+
+struct Options {
+    names: Vec<String>,
+    rounds: usize,
+    only: Option<Kind>,
+    list: bool,
+    /// Cargo says that this is a bench run; `cargo test --all-targets` starts benches too.
+    bench: bool,
+}
+
+impl Options {
+    fn parse(mut args: impl Iterator<Item = String>) -> Result<Self> {
+        let mut options = Self { names: Vec::new(), rounds: 9, only: None, list: false, bench: false };
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().ok_or(USAGE);
+            match arg.as_str() {
+                "--bench" => options.bench = true,
+                "--rounds" => options.rounds = value()?.parse::<usize>()?.max(1),
+                "--server" => options.only = Some(value()?.parse()?),
+                "--list" => options.list = true,
+                name if !name.starts_with('-') => options.names.push(arg),
+                _ => return Err(USAGE.into()),
+            }
+        }
+        Ok(options)
+    }
+
+    fn selects(&self, name: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|part| name.contains(part))
+    }
+}
+
+fn main() -> Result<ExitCode> {
+    let mut args = std::env::args().skip(1).peekable();
+    if args.next_if(|arg| arg == serve::SUBCOMMAND).is_some() {
+        serve::run(args.next().ok_or(USAGE)?.parse()?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let options = Options::parse(args)?;
+    if !options.bench {
+        return Ok(ExitCode::SUCCESS);
+    }
+    process::raise_open_files()?;
+    let mut held = true;
+    for scenario in scenario::ALL.iter().filter(|scenario| options.selects(scenario.name)) {
+        if options.list {
+            println!("{}", scenario.name);
+            continue;
+        }
+        let report = match options.only {
+            Some(kind) => scenario.drive(kind, options.rounds)?,
+            None => scenario.compare(options.rounds)?,
+        };
+        println!("{}", serde_json::to_string(&report)?);
+        held &= !matches!(report, Report { ok: Some(false), .. });
+    }
+    Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

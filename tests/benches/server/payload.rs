@@ -1,0 +1,77 @@
+//! The bytes that both servers speak: requests the load sends, events and states the servers publish.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use datasole_core::frame::{Codec, Opcode};
+use serde_json::{Value, json};
+
+/// Frames longer than this are compressed, by both servers and the load; bytes.
+pub(crate) const COMPRESS_ABOVE: usize = 256;
+/// The method that answers its parameters.
+pub(crate) const METHOD: &str = "echo";
+/// The topic of the fan-out.
+pub(crate) const TOPIC: &str = "ticks";
+/// The key of the state with [`ROWS`] rows.
+pub(crate) const STATE: &str = "table";
+/// Rows of the state.
+pub(crate) const ROWS: usize = 10_000;
+
+/// No message of the benchmark is longer; bytes.
+pub(crate) const LARGEST: usize = 16 * 1024;
+
+/// Unix milliseconds, as in an event's `timestamp`.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// A request of [`METHOD`] as a message.
+pub(crate) fn request(correlation: u32, params: &Value) -> Vec<u8> {
+    let payload = json!({"method": METHOD, "params": params, "correlationId": correlation}).to_string();
+    Codec::default().encode(Opcode::RpcRequest, correlation, payload.as_bytes(), COMPRESS_ABOVE)
+}
+
+/// The SUBSCRIBE of a stream as a message.
+pub(crate) fn subscribe(kind: &str, key: &str) -> Vec<u8> {
+    let payload = json!({"kind": kind, "key": key}).to_string();
+    Codec::default().encode(Opcode::Subscribe, 1, payload.as_bytes(), COMPRESS_ABOVE)
+}
+
+/// Parameters of a small call.
+pub(crate) fn small() -> Value {
+    json!({"id": 4_711, "name": "small"})
+}
+
+/// About 7 KB of rows, as an application would send them.
+pub(crate) fn large() -> Value {
+    let rows: Vec<Value> = (0..62).map(large_row).collect();
+    Value::Array(rows)
+}
+
+fn large_row(id: u32) -> Value {
+    // A fixed scramble: neither constant nor random, so that it compresses like real data.
+    let scramble = id.wrapping_mul(2_654_435_761);
+    json!({
+        "id": id,
+        "name": format!("customer {:05}", scramble % 100_000),
+        "email": format!("user{:x}@example.org", scramble >> 8),
+        "balance": f64::from(scramble % 1_000_000) / 100.0,
+        "active": scramble.is_multiple_of(3),
+    })
+}
+
+/// The data of an event.
+pub(crate) fn tick() -> Value {
+    json!({"symbol": "DSOL", "bid": 101.25, "ask": 101.5, "volume": 18_250})
+}
+
+/// The state before any patch.
+pub(crate) fn table() -> Value {
+    let rows: Vec<Value> =
+        (0..ROWS).map(|id| json!({"id": id, "name": format!("row {id}"), "price": 10.5, "n": 0})).collect();
+    json!({"rows": rows})
+}
+
+/// The operations that change one cell of [`table`].
+pub(crate) fn one_cell(row: usize, value: u64) -> Value {
+    json!([{"op": "replace", "path": format!("/rows/{}/n", row % ROWS), "value": value}])
+}

@@ -1,0 +1,102 @@
+//! The child process: one server on one thread, and a control connection that has it publish.
+//!
+//! It prints its two ports, `PORT CONTROL`, and ends when the control connection does.
+
+use std::{net::Ipv4Addr, str::FromStr};
+
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+};
+
+use crate::{Result, bare::Bare, ours::Ours};
+
+/// The argument that makes this program a server; the next one is its [`Kind`].
+pub(crate) const SUBCOMMAND: &str = "serve";
+
+/// Which server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The baseline.
+    Bare,
+    /// `datasole-server`.
+    Ours,
+}
+
+impl Kind {
+    /// As on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::Ours => "ours",
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        match name {
+            "bare" => Ok(Self::Bare),
+            "ours" => Ok(Self::Ours),
+            _ => Err(format!("no server is called `{name}`")),
+        }
+    }
+}
+
+/// What the control connection asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// This many events at once, to everyone.
+    Events(u32),
+    /// One cell of this row, to everyone.
+    Patch(u32),
+}
+
+impl Order {
+    /// As on the control connection.
+    pub(crate) fn encode(self) -> [u8; 5] {
+        let (tag, [a, b, c, d]) = match self {
+            Self::Events(count) => (0, count.to_be_bytes()),
+            Self::Patch(row) => (1, row.to_be_bytes()),
+        };
+        [tag, a, b, c, d]
+    }
+
+    fn decode([tag, a, b, c, d]: [u8; 5]) -> Self {
+        let number = u32::from_be_bytes([a, b, c, d]);
+        if tag == 0 { Self::Events(number) } else { Self::Patch(number) }
+    }
+}
+
+/// Runs a server until the control connection ends.
+pub(crate) fn run(kind: Kind) -> Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let control = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        println!("{} {}", listener.local_addr()?.port(), control.local_addr()?.port());
+        let (mut control, _) = control.accept().await?;
+        match kind {
+            Kind::Bare => {
+                let server = Bare::start(listener);
+                while let Some(order) = next_order(&mut control).await {
+                    server.carry_out(order)?;
+                }
+            }
+            Kind::Ours => {
+                let server = Ours::start(listener).await?;
+                while let Some(order) = next_order(&mut control).await {
+                    server.carry_out(order).await?;
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+async fn next_order(control: &mut TcpStream) -> Option<Order> {
+    let mut bytes = [0; 5];
+    control.read_exact(&mut bytes).await.ok()?;
+    Some(Order::decode(bytes))
+}
