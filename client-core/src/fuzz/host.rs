@@ -19,6 +19,7 @@ pub(super) struct Host {
     codec: Codec,
     limits: Limits,
     protocol: &'static str,
+    mirrored: bool,
     now: Millis,
     socket: Option<SocketId>,
     pending: BTreeSet<CallId>,
@@ -29,13 +30,15 @@ impl Host {
     /// Connected, with a call under way and following what the corpus talks of.
     pub(super) fn new(protocol: &'static str, limits: Limits) -> Self {
         let reconnect = Reconnect { retry_first: true, ..Reconnect::default() };
-        let mirror = cfg!(feature = "mirror");
-        let config = Config { limits, reconnect, mirror, ask_token: true, ..Config::new("ws://localhost/__ds") };
+        let mirrored = cfg!(feature = "mirror");
+        let config =
+            Config { limits, reconnect, mirror: mirrored, ask_token: true, ..Config::new("ws://localhost/__ds") };
         let mut host = Self {
             client: Client::new(config, Seed([7; 32])),
             codec: Codec::default(),
             limits,
             protocol,
+            mirrored,
             now: Millis(0),
             socket: None,
             pending: BTreeSet::new(),
@@ -190,7 +193,7 @@ impl Host {
             _ => false,
         };
         if !applied {
-            assert!(!cfg!(feature = "mirror"), "a patch that the mirror should have refused");
+            assert!(!self.mirrored, "a patch that the mirror should have refused");
             self.states.remove(key);
             self.client.resync(self.now, &StreamId { kind: StreamKind::State, key: key.into() });
         }
