@@ -1,0 +1,113 @@
+//! Where streams live: the contract every backend fulfils.
+//!
+//! A stream is a log with compare-and-set append, a snapshot that lets its beginning be forgotten, and a wake-up when
+//! it advances. **Wake-ups may be lost or doubled; the log may not.** Entries and snapshots are opaque bytes here.
+//! [`conformance`] is the suite each backend passes.
+
+pub mod conformance;
+mod memory;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use datasole_core::{Position, StreamId, StreamKind};
+use futures_util::future::BoxFuture;
+pub use memory::Memory;
+use tokio::sync::broadcast;
+
+/// What a backend could not do.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// It cannot be reached, or failed; the operation may be tried again.
+    #[error("backend unavailable: {0}")]
+    Unavailable(String),
+    /// It is full, or the entry is larger than it takes.
+    #[error("backend full: {0}")]
+    Full(String),
+    /// What it holds is not what was stored.
+    #[error("backend corrupt: {0}")]
+    Corrupt(String),
+}
+
+/// A stream as a backend holds it. `entries` follow `snapshot` (or the beginning) without a gap and end at `position`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Where the stream is.
+    pub position: Position,
+    /// The newest snapshot, and the `seq` it was taken at.
+    pub snapshot: Option<(u64, Bytes)>,
+    /// Every entry since.
+    pub entries: Vec<Bytes>,
+}
+
+/// What [`Backend::append`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// The entry is the stream's newest, at this position.
+    At(Position),
+    /// Somebody else appended first, or the stream began a new life; it is here.
+    Conflict(Position),
+}
+
+/// A hint that a stream has advanced, at least to here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wake {
+    /// Which.
+    pub stream: StreamId,
+    /// Where it is.
+    pub position: Position,
+}
+
+/// A place where streams live. Cancel safety: an operation whose future is dropped may or may not have happened.
+pub trait Backend: Send + Sync + 'static {
+    /// The stream as it is, or `None` when there is none.
+    fn load<'a>(&'a self, stream: &'a StreamId) -> BoxFuture<'a, Result<Option<Stored>, BackendError>>;
+
+    /// Appends `entry` if the stream is at `at`. A stream that does not exist is at `seq` 0 of every epoch: the first
+    /// append creates it.
+    fn append<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        at: Position,
+        entry: Bytes,
+    ) -> BoxFuture<'a, Result<Appended, BackendError>>;
+
+    /// Every entry after `since`, or `None` when some are gone or the epoch is another.
+    fn read<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        since: Position,
+    ) -> BoxFuture<'a, Result<Option<Vec<Bytes>>, BackendError>>;
+
+    /// Keeps a snapshot taken at `at`; entries up to it may be forgotten. An older one than the newest is ignored.
+    fn snapshot<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        at: Position,
+        snapshot: Bytes,
+    ) -> BoxFuture<'a, Result<(), BackendError>>;
+
+    /// Forgets the stream if it is at `at`.
+    fn remove<'a>(&'a self, stream: &'a StreamId, at: Position) -> BoxFuture<'a, Result<(), BackendError>>;
+
+    /// The keys of all streams of a kind.
+    fn keys(&self, kind: StreamKind) -> BoxFuture<'_, Result<Vec<String>, BackendError>>;
+
+    /// Wake-ups of every stream, also of those advanced through this backend by others. May lag and lose.
+    fn wakes(&self) -> broadcast::Receiver<Wake>;
+
+    /// The value of `key`, if it has not expired.
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, BackendError>>;
+
+    /// Stores a value; with `ttl` it expires.
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        ttl: Option<Duration>,
+    ) -> BoxFuture<'a, Result<(), BackendError>>;
+
+    /// Deletes a value; one that does not exist is no error.
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), BackendError>>;
+}

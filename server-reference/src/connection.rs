@@ -1,0 +1,191 @@
+//! What the server knows of one client: identity, mailbox, rooms, pending handlers, the application's own data.
+//!
+//! No socket and no protocol state: those belong to the transport and the session.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock},
+    time::{Duration, Instant},
+};
+
+use datasole_core::{Payload, frame::Opcode, wire::RpcResponse};
+use futures_util::future::AbortHandle;
+use http::Extensions;
+
+use crate::{
+    auth::Identity,
+    error::RpcError,
+    hub::entry,
+    mailbox::{Mailbox, lock},
+    message,
+};
+
+/// Which version a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// The existing wire.
+    V1,
+    /// With subscriptions, positions and resume.
+    V2,
+}
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    serial: u64,
+    epoch: u64,
+    protocol: Protocol,
+    mailbox: Mailbox,
+    compress_above: usize,
+    identity: Mutex<Option<Admitted>>,
+    /// The application's own data; made when first used.
+    store: OnceLock<Mutex<Extensions>>,
+    pub(crate) rooms: Mutex<Vec<Arc<str>>>,
+    calls: Mutex<Calls>,
+}
+
+#[derive(Debug)]
+struct Admitted {
+    identity: Arc<Identity>,
+    expires: Option<Instant>,
+}
+
+/// Handlers under way: calls by their correlation id, events by count.
+#[derive(Debug, Default)]
+struct Calls {
+    running: HashMap<u32, AbortHandle>,
+    events: usize,
+    ended: bool,
+}
+
+impl Connection {
+    pub(crate) fn new(serial: u64, epoch: u64, protocol: Protocol, max_queue: usize, compress_above: usize) -> Self {
+        Self {
+            serial,
+            epoch,
+            protocol,
+            mailbox: Mailbox::new(max_queue),
+            compress_above,
+            identity: Mutex::default(),
+            store: OnceLock::new(),
+            rooms: Mutex::default(),
+            calls: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    /// Unique across restarts of the server.
+    pub(crate) fn id(&self) -> String {
+        format!("{:x}-{:x}", self.epoch, self.serial)
+    }
+
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    pub(crate) fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
+    /// `None` until authenticated.
+    pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
+        lock(&self.identity).as_ref().map(|admitted| admitted.identity.clone())
+    }
+
+    pub(crate) fn admit(&self, mut identity: Identity) -> Arc<Identity> {
+        if identity.user_id.is_empty() {
+            identity.user_id = format!("anonymous-{}", self.id());
+        }
+        let expires = identity.expires_in.and_then(|time| Instant::now().checked_add(time));
+        let identity = Arc::new(identity);
+        *lock(&self.identity) = Some(Admitted { identity: identity.clone(), expires });
+        identity
+    }
+
+    /// How long the identity still holds; `None` for ever.
+    pub(crate) fn expires_in(&self) -> Option<Duration> {
+        let expires = lock(&self.identity).as_ref()?.expires?;
+        Some(expires.saturating_duration_since(Instant::now()))
+    }
+
+    pub(crate) fn store(&self) -> &Mutex<Extensions> {
+        self.store.get_or_init(Mutex::default)
+    }
+
+    /// Takes note of a call whose handler goes on. `false` (and nothing noted) when its id is taken, too many are under
+    /// way, or the connection has ended.
+    pub(crate) fn begin_call(&self, correlation: u32, abort: AbortHandle, limit: usize) -> bool {
+        let mut calls = lock(&self.calls);
+        if calls.ended || calls.running.len() + calls.events >= limit || calls.running.contains_key(&correlation) {
+            return false;
+        }
+        calls.running.insert(correlation, abort);
+        true
+    }
+
+    /// Queues a call's answer, unless it was cancelled meanwhile.
+    pub(crate) fn end_call(&self, correlation: u32, outcome: &Result<Payload, RpcError>, max_payload: usize) {
+        if lock(&self.calls).running.remove(&correlation).is_some() {
+            let mut out = Vec::new();
+            self.answer(&mut out, correlation, outcome, max_payload);
+            self.mailbox.push(out.into());
+        }
+    }
+
+    pub(crate) fn cancel_call(&self, correlation: u32) {
+        if let Some(abort) = lock(&self.calls).running.remove(&correlation) {
+            abort.abort();
+        }
+    }
+
+    /// Whether there is room for another handler.
+    pub(crate) fn has_room(&self, limit: usize) -> bool {
+        let calls = lock(&self.calls);
+        calls.running.len() + calls.events < limit
+    }
+
+    pub(crate) fn begin_event(&self) {
+        lock(&self.calls).events += 1;
+    }
+
+    pub(crate) fn end_event(&self) {
+        lock(&self.calls).events -= 1;
+    }
+
+    /// Drops every handler: nobody waits for them any more.
+    pub(crate) fn end(&self) {
+        let mut calls = lock(&self.calls);
+        calls.ended = true;
+        for (_, abort) in calls.running.drain() {
+            abort.abort();
+        }
+    }
+
+    /// Writes a call's answer. One that is over the frame limit becomes an error, so that the caller never hangs.
+    pub(crate) fn answer(
+        &self,
+        out: &mut Vec<u8>,
+        correlation: u32,
+        outcome: &Result<Payload, RpcError>,
+        max_payload: usize,
+    ) {
+        let body = |result, error| RpcResponse { correlation_id: correlation, result, error };
+        let (opcode, payload) = match outcome {
+            Ok(Payload::Empty) => (Opcode::RpcResponse, entry::json(&body(None, None))),
+            Ok(Payload::Json(result)) => (Opcode::RpcResponse, entry::json(&body(Some(result), None))),
+            Ok(Payload::Binary(bytes)) => {
+                let head = entry::json(&body(None, None));
+                (Opcode::RpcResponseBinary, datasole_core::wire::join_binary(&head, bytes))
+            }
+            Err(error) => (Opcode::RpcResponse, entry::json(&body(None, Some(error.body())))),
+        };
+        if payload.len() > max_payload {
+            let error = RpcError::too_large(payload.len(), max_payload);
+            let payload = entry::json(&body(None, Some(error.body())));
+            return message::write(out, Opcode::RpcResponse, correlation, &payload, self.compress_above);
+        }
+        message::write(out, opcode, correlation, &payload, self.compress_above);
+    }
+}

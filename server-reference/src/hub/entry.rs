@@ -1,0 +1,157 @@
+//! What a stream is made of: one entry, its bytes in the backend, and its frame on the wire.
+
+use bytes::Bytes;
+use datasole_core::{
+    Payload, Position,
+    frame::Opcode,
+    wire::{ServerEvent, StatePatch, StateSnapshot, join_binary},
+};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::message;
+
+/// One step of a stream.
+#[derive(Clone, Debug)]
+pub(crate) enum Entry {
+    /// A state changed: a JSON array of RFC 6902 operations.
+    Patch(Box<RawValue>),
+    /// A state was replaced.
+    Value(Box<RawValue>),
+    /// A state was removed.
+    Removed,
+    /// An event.
+    Event { data: Payload, timestamp: u64 },
+}
+
+impl Entry {
+    /// The bytes a backend keeps: a tag, then the content.
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = Vec::new();
+        match self {
+            Self::Patch(ops) => {
+                out.push(b'p');
+                out.extend_from_slice(ops.get().as_bytes());
+            }
+            Self::Value(value) => {
+                out.push(b'v');
+                out.extend_from_slice(value.get().as_bytes());
+            }
+            Self::Removed => out.push(b'r'),
+            Self::Event { data, timestamp } => {
+                let (tag, bytes) = match data {
+                    Payload::Empty => (b'e', &[][..]),
+                    Payload::Json(text) => (b'e', text.get().as_bytes()),
+                    Payload::Binary(bytes) => (b'b', &bytes[..]),
+                };
+                out.push(tag);
+                out.extend_from_slice(&timestamp.to_be_bytes());
+                out.extend_from_slice(bytes);
+            }
+        }
+        Bytes::from(out)
+    }
+
+    /// The inverse of [`encode`](Self::encode); `None` for bytes that are not ours.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (tag, content) = bytes.split_first()?;
+        let json = |bytes: &[u8]| RawValue::from_string(String::from_utf8(bytes.to_vec()).ok()?).ok();
+        Some(match tag {
+            b'p' => Self::Patch(json(content)?),
+            b'v' => Self::Value(json(content)?),
+            b'r' => Self::Removed,
+            b'e' | b'b' => {
+                let (timestamp, content) = content.split_first_chunk::<8>()?;
+                let data = match (tag, content) {
+                    (b'b', _) => Payload::Binary(content.to_vec()),
+                    (_, []) => Payload::Empty,
+                    _ => Payload::Json(json(content)?),
+                };
+                Self::Event { data, timestamp: u64::from_be_bytes(*timestamp) }
+            }
+            _ => return None,
+        })
+    }
+
+    /// The whole message that carries it, for clients of both versions.
+    pub(crate) fn message(&self, key: &str, position: Position, compress_above: usize) -> Bytes {
+        let (epoch, seq) = (Some(position.epoch), Some(position.seq));
+        let (opcode, payload) = match self {
+            Self::Patch(patches) => {
+                (Opcode::StatePatch, json(&StatePatch { key: key.into(), patches, epoch, seq }))
+            }
+            Self::Value(value) => return snapshot(key, Some(value), position, compress_above),
+            Self::Removed => return snapshot(key, None, position, compress_above),
+            Self::Event { data, timestamp } => return event(key, data, *timestamp, Some(position), compress_above),
+        };
+        message::shared(opcode, 0, &payload, compress_above)
+    }
+}
+
+/// The message of a state's whole value; `None` when the key does not exist.
+pub(crate) fn snapshot(key: &str, value: Option<&RawValue>, position: Position, compress_above: usize) -> Bytes {
+    let payload = json(&StateSnapshot {
+        key: key.into(),
+        version: position.seq,
+        data: Some(value.unwrap_or(RawValue::NULL)),
+        removed: value.is_none(),
+        epoch: Some(position.epoch),
+        seq: Some(position.seq),
+    });
+    message::shared(Opcode::StateSnapshot, 0, &payload, compress_above)
+}
+
+/// The message of an event; without a position it belongs to no stream.
+pub(crate) fn event(
+    name: &str,
+    data: &Payload,
+    timestamp: u64,
+    position: Option<Position>,
+    compress_above: usize,
+) -> Bytes {
+    let head = ServerEvent {
+        event: name.into(),
+        data: match data {
+            Payload::Json(text) => Some(text),
+            Payload::Empty | Payload::Binary(_) => None,
+        },
+        timestamp,
+        epoch: position.map(|position| position.epoch),
+        seq: position.map(|position| position.seq),
+    };
+    match data {
+        Payload::Binary(bytes) => {
+            message::shared(Opcode::ServerEventBinary, 0, &join_binary(&json(&head), bytes), compress_above)
+        }
+        Payload::Json(_) | Payload::Empty => message::shared(Opcode::ServerEvent, 0, &json(&head), compress_above),
+    }
+}
+
+/// Writes a wire struct. Those hold strings, numbers and checked JSON text: writing them to memory cannot fail.
+pub(crate) fn json(body: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(body).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_survive_the_backend() {
+        let text = |text: &str| RawValue::from_string(text.into()).unwrap();
+        for entry in [
+            Entry::Patch(text(r#"[{"op":"remove","path":"/a"}]"#)),
+            Entry::Value(text("null")),
+            Entry::Removed,
+            Entry::Event { data: Payload::Empty, timestamp: 1 },
+            Entry::Event { data: Payload::Json(text("[1]")), timestamp: u64::MAX },
+            Entry::Event { data: Payload::Binary(vec![0, 255]), timestamp: 0 },
+        ] {
+            let decoded = Entry::decode(&entry.encode()).unwrap();
+            assert_eq!(format!("{entry:?}"), format!("{decoded:?}"));
+        }
+        for garbage in [&b""[..], b"x", b"p{", b"e1234567", b"v\xff"] {
+            assert!(Entry::decode(garbage).is_none());
+        }
+    }
+}

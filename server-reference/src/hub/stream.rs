@@ -1,0 +1,253 @@
+//! One ordered stream: a position, a bounded log of recent messages, the subscribers and, for a state, the value.
+//!
+//! Everything that must agree is under one lock: a subscriber gets the past and joins the present in one step, and an
+//! entry is logged and handed to every mailbox in one step. Nothing is written to a socket under it.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use datasole_core::{Position, StreamId, StreamKind, frame::Opcode, wire::Subscribed};
+use serde_json::{Value, value::to_raw_value};
+
+use super::{
+    entry::{self, Entry},
+    members::Members,
+};
+use crate::{
+    backend::Stored,
+    connection::Connection,
+    limits::Replay,
+    mailbox::lock,
+    message,
+};
+
+#[derive(Debug)]
+pub(crate) struct Stream {
+    id: StreamId,
+    replay: Replay,
+    compress_above: usize,
+    inner: Mutex<Inner>,
+    /// Held by whoever appends to the backend, so that writers are linearised without holding `inner` meanwhile.
+    pub(crate) writer: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    position: Position,
+    log: VecDeque<Logged>,
+    log_bytes: usize,
+    subscribers: Members,
+    document: Document,
+    /// The message of the current value, made when first asked for.
+    snapshot: Option<Bytes>,
+}
+
+#[derive(Debug)]
+struct Logged {
+    message: Bytes,
+    /// Unix milliseconds.
+    at: u64,
+}
+
+/// A state's value, and an upper bound of its length as JSON text.
+#[derive(Debug, Default)]
+pub(crate) struct Document {
+    pub(crate) value: Option<Value>,
+    pub(crate) bound: usize,
+}
+
+impl Stream {
+    pub(crate) fn new(id: StreamId, position: Position, document: Document, replay: Replay, compress_above: usize) -> Self {
+        let inner = Inner {
+            position,
+            log: VecDeque::new(),
+            log_bytes: 0,
+            subscribers: Members::default(),
+            document,
+            snapshot: None,
+        };
+        Self { id, replay, compress_above, inner: Mutex::new(inner), writer: tokio::sync::Mutex::new(()) }
+    }
+
+    pub(crate) fn id(&self) -> &StreamId {
+        &self.id
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        lock(&self.inner).position
+    }
+
+    /// Whether dropping it would lose nothing but its position.
+    pub(crate) fn is_idle(&self) -> bool {
+        let inner = lock(&self.inner);
+        inner.subscribers.is_empty() && inner.document.value.is_none() && inner.log.is_empty()
+    }
+
+    /// Looks at the value, or changes it in a way that [`publish`](Self::publish) will follow.
+    pub(crate) fn with_document<R>(&self, f: impl FnOnce(&mut Document) -> R) -> R {
+        f(&mut lock(&self.inner).document)
+    }
+
+    /// Makes `entry` the stream's next: `change` brings the document in step, under the same lock.
+    pub(crate) fn publish(
+        self: &Arc<Self>,
+        entry: &Entry,
+        now: u64,
+        v1: &[Arc<Connection>],
+        change: impl FnOnce(&mut Document),
+    ) -> Position {
+        let mut inner = lock(&self.inner);
+        let inner = &mut *inner;
+        inner.position.seq += 1;
+        let message = entry.message(&self.id.key, inner.position, self.compress_above);
+        change(&mut inner.document);
+        inner.snapshot = None;
+        inner.log_push(message.clone(), now, &self.replay);
+        if self.id.kind == StreamKind::State {
+            for connection in inner.subscribers.iter() {
+                connection.mailbox().push_state(message.clone(), self);
+            }
+        } else {
+            for connection in inner.subscribers.iter().chain(v1) {
+                connection.mailbox().push(message.clone());
+            }
+        }
+        inner.position
+    }
+
+    /// Joins `connection` and queues, in this order: SUBSCRIBED (with `correlation`), what was missed or a snapshot.
+    pub(crate) fn subscribe(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        correlation: u32,
+        since: Option<Position>,
+        now: u64,
+    ) {
+        let mut inner = lock(&self.inner);
+        inner.expire(now, &self.replay);
+        let missed = since.and_then(|since| inner.missed(since));
+        let from = if missed.is_some() { since.unwrap_or_default() } else { inner.position };
+        let answer =
+            entry::json(&Subscribed { epoch: from.epoch, seq: from.seq, recovered: missed.is_some() });
+        let mailbox = connection.mailbox();
+        mailbox.push(message::shared(Opcode::Subscribed, correlation, &answer, self.compress_above));
+        match missed {
+            Some(missed) => {
+                let at = inner.log.len() - missed;
+                for logged in inner.log.range(at..) {
+                    match self.id.kind {
+                        StreamKind::State => mailbox.push_state(logged.message.clone(), self),
+                        _ => mailbox.push(logged.message.clone()),
+                    }
+                }
+            }
+            None if self.id.kind == StreamKind::State => {
+                let snapshot = inner.snapshot(&self.id.key, self.compress_above);
+                mailbox.push_state(snapshot, self);
+            }
+            None => {}
+        }
+        inner.subscribers.insert(connection);
+    }
+
+    /// Joins a version 1 client, which gets the value, if there is one, and then every change.
+    pub(crate) fn subscribe_v1(self: &Arc<Self>, connection: &Arc<Connection>) {
+        let mut inner = lock(&self.inner);
+        if inner.subscribers.insert(connection) && inner.document.value.is_some() {
+            let snapshot = inner.snapshot(&self.id.key, self.compress_above);
+            connection.mailbox().push_state(snapshot, self);
+        }
+    }
+
+    /// Starts over from what the backend holds: another life, or entries that were appended elsewhere.
+    pub(crate) fn reset(self: &Arc<Self>, position: Position, document: Document) {
+        let mut inner = lock(&self.inner);
+        inner.position = position;
+        inner.document = document;
+        inner.snapshot = None;
+        inner.log.clear();
+        inner.log_bytes = 0;
+        if self.id.kind == StreamKind::State {
+            let snapshot = inner.snapshot(&self.id.key, self.compress_above);
+            for connection in inner.subscribers.iter() {
+                connection.mailbox().push_state(snapshot.clone(), self);
+            }
+        }
+    }
+
+    /// Fills the log of a topic with what the backend kept of it.
+    pub(crate) fn refill(&self, stored: &Stored) {
+        let mut inner = lock(&self.inner);
+        let first = stored.position.seq - stored.entries.len() as u64;
+        for (seq, bytes) in (first + 1..).zip(&stored.entries) {
+            let Some(entry @ Entry::Event { timestamp, .. }) = &Entry::decode(bytes) else { continue };
+            let position = Position { seq, ..stored.position };
+            inner.log_push(entry.message(&self.id.key, position, self.compress_above), *timestamp, &self.replay);
+        }
+    }
+
+    pub(crate) fn unsubscribe(&self, connection: &Connection) {
+        lock(&self.inner).subscribers.remove(connection);
+    }
+
+    /// Hands the message of the current value to `f`, with no entry in between.
+    pub(crate) fn with_snapshot(&self, f: impl FnOnce(Bytes)) {
+        let mut inner = lock(&self.inner);
+        let snapshot = inner.snapshot(&self.id.key, self.compress_above);
+        f(snapshot);
+    }
+}
+
+impl Inner {
+    fn log_push(&mut self, message: Bytes, at: u64, replay: &Replay) {
+        if replay.entries == 0 {
+            return;
+        }
+        self.log_bytes += message.len();
+        self.log.push_back(Logged { message, at });
+        while self.log.len() > replay.entries || self.log_bytes > replay.bytes {
+            self.log_pop();
+        }
+        self.expire(at, replay);
+    }
+
+    fn log_pop(&mut self) {
+        if let Some(logged) = self.log.pop_front() {
+            self.log_bytes -= logged.message.len();
+        }
+    }
+
+    fn expire(&mut self, now: u64, replay: &Replay) {
+        let Some(age) = replay.age else { return };
+        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        while self.log.front().is_some_and(|logged| logged.at.saturating_add(age) < now) {
+            self.log_pop();
+        }
+    }
+
+    /// How many entries follow `since`, if all of them are still here.
+    fn missed(&self, since: Position) -> Option<usize> {
+        if since.epoch != self.position.epoch {
+            return None;
+        }
+        let missed = usize::try_from(self.position.seq.checked_sub(since.seq)?).ok()?;
+        (missed <= self.log.len()).then_some(missed)
+    }
+
+    fn snapshot(&mut self, key: &str, compress_above: usize) -> Bytes {
+        if let Some(snapshot) = &self.snapshot {
+            return snapshot.clone();
+        }
+        // A Value has string keys and finite numbers: it can always be written.
+        let text = self.document.value.as_ref().and_then(|value| to_raw_value(value).ok());
+        if let Some(text) = &text {
+            self.document.bound = text.get().len();
+        }
+        let snapshot = entry::snapshot(key, text.as_deref(), self.position, compress_above);
+        self.snapshot = Some(snapshot.clone());
+        snapshot
+    }
+}

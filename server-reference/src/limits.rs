@@ -1,0 +1,107 @@
+//! Bounds of the server. Everything a peer could make grow is bounded by one of these.
+
+use std::time::Duration;
+
+/// The server's bounds, with their defaults.
+///
+/// ```
+/// use datasole_server::Limits;
+/// let limits = Limits { max_connections: 50_000, ..Limits::default() };
+/// assert_eq!(limits.max_payload, 1024 * 1024);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open connections, those not yet authenticated included. One more is closed with 1013.
+    pub max_connections: usize,
+    /// Longest payload of a frame, either way; bytes.
+    pub max_payload: usize,
+    /// Longest WebSocket message accepted; bytes.
+    pub max_message: usize,
+    /// Longest inflated message accepted; bytes.
+    pub max_inflated: usize,
+    /// Frames longer than this are compressed; bytes of header and payload.
+    pub compress_above: usize,
+    /// What may wait for one connection before its states are conflated, and then it is closed with 4001; bytes.
+    pub max_queue: usize,
+    /// Subscriptions of one connection.
+    pub max_subscriptions: usize,
+    /// Calls and events of one connection whose handlers have not finished.
+    pub max_pending: usize,
+    /// Longest event name; bytes.
+    pub max_event_name: usize,
+    /// Longest key of a stream; bytes.
+    pub max_key: usize,
+    /// Rooms one connection may be in.
+    pub max_rooms: usize,
+    /// Event topics without history and subscribers whose position is remembered.
+    pub max_idle_topics: usize,
+    /// How long the authentication hook may take.
+    pub auth_timeout: Duration,
+    /// How long a client may take to send its HTTP request (in [`Server::serve`](crate::Server::serve)).
+    pub handshake_timeout: Duration,
+    /// Signs of life: see the heartbeat in `docs/protocol.md`.
+    pub heartbeat: Duration,
+    /// How long a closing handshake, and the whole shutdown, may take.
+    pub close_timeout: Duration,
+    /// What each state keeps for clients that come back.
+    pub replay: Replay,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            max_payload: 1024 * 1024,
+            max_message: 4 * 1024 * 1024,
+            max_inflated: 16 * 1024 * 1024,
+            compress_above: 256,
+            max_queue: 1024 * 1024,
+            max_subscriptions: 1_024,
+            max_pending: 1_024,
+            max_event_name: 256,
+            max_key: 256,
+            max_rooms: 256,
+            max_idle_topics: 10_000,
+            auth_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(10),
+            heartbeat: Duration::from_secs(15),
+            close_timeout: Duration::from_secs(5),
+            replay: Replay::default(),
+        }
+    }
+}
+
+impl Limits {
+    /// The same bounds as the core's codec takes them.
+    pub(crate) fn codec(&self) -> datasole_core::Limits {
+        datasole_core::Limits {
+            max_payload: self.max_payload,
+            max_compressed: self.max_message,
+            max_inflated: self.max_inflated,
+            compress_above: self.compress_above,
+            ..datasole_core::Limits::default()
+        }
+    }
+}
+
+/// How much of a stream's past is kept for clients that resume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// Entries.
+    pub entries: usize,
+    /// Bytes of their frames.
+    pub bytes: usize,
+    /// Age; `None` keeps them however old.
+    pub age: Option<Duration>,
+}
+
+impl Replay {
+    /// Nothing: the stream is live only.
+    pub const NONE: Self = Self { entries: 0, bytes: 0, age: None };
+}
+
+impl Default for Replay {
+    fn default() -> Self {
+        Self { entries: 500, bytes: 1024 * 1024, age: None }
+    }
+}

@@ -1,0 +1,65 @@
+//! What the server counts. Relaxed counters: each is exact, together they are no snapshot.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    pub(crate) accepted: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) messages_in: AtomicU64,
+    pub(crate) bytes_in: AtomicU64,
+    pub(crate) bytes_out: AtomicU64,
+    pub(crate) malformed: AtomicU64,
+    pub(crate) calls: AtomicU64,
+    pub(crate) call_errors: AtomicU64,
+    pub(crate) fell_behind: AtomicU64,
+}
+
+/// The server's counters since it started; from [`Server::metrics_snapshot`](crate::Server::metrics_snapshot).
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct MetricsSnapshot {
+    /// Connections now open and authenticated.
+    pub connections: u64,
+    /// Connections that were accepted.
+    pub accepted: u64,
+    /// Attempts that were refused: origin, credentials, limits.
+    pub refused: u64,
+    /// Binary messages received.
+    pub messages_in: u64,
+    /// Their bytes, as received.
+    pub bytes_in: u64,
+    /// Bytes written to WebSockets.
+    pub bytes_out: u64,
+    /// Messages that broke the protocol, on either layer.
+    pub malformed: u64,
+    /// Calls.
+    pub calls: u64,
+    /// Calls that ended in an error.
+    pub call_errors: u64,
+    /// Connections closed for falling behind.
+    pub fell_behind: u64,
+}
+
+impl Metrics {
+    pub(crate) fn add(counter: &AtomicU64, amount: u64) {
+        counter.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    pub(crate) fn snapshot(&self, connections: usize) -> MetricsSnapshot {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        MetricsSnapshot {
+            connections: connections as u64,
+            accepted: read(&self.accepted),
+            refused: read(&self.refused),
+            messages_in: read(&self.messages_in),
+            bytes_in: read(&self.bytes_in),
+            bytes_out: read(&self.bytes_out),
+            malformed: read(&self.malformed),
+            calls: read(&self.calls),
+            call_errors: read(&self.call_errors),
+            fell_behind: read(&self.fell_behind),
+        }
+    }
+}

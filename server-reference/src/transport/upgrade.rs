@@ -1,0 +1,170 @@
+//! From an HTTP request to a WebSocket, or to the status that says why not.
+
+use std::net::SocketAddr;
+
+use axum::{
+    extract::{ConnectInfo, Request, State},
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::link;
+use crate::{
+    auth::{AuthError, AuthRequest},
+    connection::Protocol,
+    metrics::Metrics,
+    server::{Place, Server},
+    session::Session,
+};
+
+pub(super) async fn handle(State(server): State<Server>, request: Request) -> Response {
+    match accept(&server, request).await {
+        Ok(response) => response,
+        Err((status, why)) => {
+            Metrics::add(&server.metrics().refused, 1);
+            tracing::debug!(%status, why, "an upgrade was refused");
+            (status, why).into_response()
+        }
+    }
+}
+
+type Refusal = (StatusCode, &'static str);
+
+async fn accept(server: &Server, mut request: Request) -> Result<Response, Refusal> {
+    let key = handshake_key(&request)?;
+    if !server.origins().admit(request.headers()) {
+        return Err((StatusCode::FORBIDDEN, "this origin may not connect"));
+    }
+    if server.is_closing() {
+        return Err((StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down"));
+    }
+    let on_upgrade = request
+        .extensions_mut()
+        .remove::<OnUpgrade>()
+        .ok_or((StatusCode::UPGRADE_REQUIRED, "this connection cannot be upgraded"))?;
+    let (protocol, chosen) = negotiate(request.headers());
+    let response = switching(&key, chosen);
+
+    // The place is taken before anything is asked of the authentication: it is what a flood would exhaust.
+    let Some(place) = server.admit_socket() else {
+        Metrics::add(&server.metrics().refused, 1);
+        let server = server.clone();
+        tokio::spawn(async move {
+            if let Ok(upgraded) = on_upgrade.await {
+                link::turn_away(TokioIo::new(upgraded), &server).await;
+            }
+        });
+        return Ok(response);
+    };
+
+    let remote = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
+    let (parts, _) = request.into_parts();
+    let mut auth = AuthRequest::new(parts.uri, parts.headers, remote);
+    let connection = server.connection(protocol);
+    let deferred = protocol == Protocol::V2 && auth.query("auth").as_deref() == Some("frame");
+    let upgrade = if deferred {
+        auth.token = None;
+        Some(Box::new(auth))
+    } else {
+        let identity = server.identify(auth).await.map_err(refusal)?;
+        server.welcome(&connection, identity);
+        None
+    };
+    let session = Session::new(server.clone(), connection, upgrade);
+    tokio::spawn(serve(on_upgrade, server.clone(), session, place));
+    Ok(response)
+}
+
+/// Runs the connection to its end. The session is ended on every way out, also when the upgrade fails.
+async fn serve(on_upgrade: OnUpgrade, server: Server, session: Session, place: Place) {
+    match on_upgrade.await {
+        // Straight on the socket where it is one: no indirection, no second buffer.
+        Ok(upgraded) => match upgraded.downcast::<TokioIo<TcpStream>>() {
+            Ok(parts) => {
+                let stream = parts.io.into_inner();
+                // Answers are written in whole batches: waiting for more would only delay them.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "TCP_NODELAY");
+                }
+                Box::pin(link::run(stream, parts.read_buf, server, session, place)).await;
+            }
+            Err(upgraded) => run_generic(upgraded, server, session, place).await,
+        },
+        Err(error) => {
+            tracing::debug!(%error, "an upgrade failed");
+            link::end(&server, session).await;
+        }
+    }
+}
+
+async fn run_generic(upgraded: Upgraded, server: Server, session: Session, place: Place) {
+    Box::pin(link::run(TokioIo::new(upgraded), bytes::Bytes::new(), server, session, place)).await;
+}
+
+fn refusal(error: AuthError) -> Refusal {
+    match error {
+        AuthError::Refused(why) => {
+            tracing::debug!(why, "credentials were refused");
+            (StatusCode::UNAUTHORIZED, "unauthorized")
+        }
+        AuthError::TimedOut => (StatusCode::REQUEST_TIMEOUT, "authentication timed out"),
+        AuthError::Failed(why) => {
+            tracing::error!(why, "the auth hook failed");
+            (StatusCode::INTERNAL_SERVER_ERROR, "authentication failed")
+        }
+    }
+}
+
+/// RFC 6455, section 4.2.1.
+fn handshake_key(request: &Request) -> Result<String, Refusal> {
+    let headers = request.headers();
+    let upgrade = request.method() == Method::GET
+        && has_token(headers, &header::CONNECTION, "upgrade")
+        && has_token(headers, &header::UPGRADE, "websocket");
+    if !upgrade {
+        return Err((StatusCode::UPGRADE_REQUIRED, "this is a WebSocket endpoint"));
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err((StatusCode::BAD_REQUEST, "Sec-WebSocket-Version must be 13"));
+    }
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or((StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing"))?;
+    Ok(derive_accept_key(key.as_bytes()))
+}
+
+fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
+}
+
+/// Version 2 where it is offered; no subprotocol means version 1.
+fn negotiate(headers: &HeaderMap) -> (Protocol, Option<&'static str>) {
+    let [v1, v2] = datasole_core::wire::SUBPROTOCOLS;
+    if has_token(headers, &header::SEC_WEBSOCKET_PROTOCOL, v2) {
+        (Protocol::V2, Some(v2))
+    } else if has_token(headers, &header::SEC_WEBSOCKET_PROTOCOL, v1) {
+        (Protocol::V1, Some(v1))
+    } else {
+        (Protocol::V1, None)
+    }
+}
+
+fn switching(accept: &str, protocol: Option<&'static str>) -> Response {
+    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    if let Ok(accept) = HeaderValue::from_str(accept) {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    if let Some(protocol) = protocol {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+    }
+    response
+}
