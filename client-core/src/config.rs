@@ -99,7 +99,8 @@ pub struct Reconnect {
     pub base: u64,
     /// Every attempt's upper bound; milliseconds.
     pub cap: u64,
-    /// Give up after this many failed attempts in a row; `None` never does.
+    /// Give up after this many failed attempts in a row, not counting the one that `connect` makes; `None` never does.
+    /// A connection that lasted less than a second counts as a failed attempt.
     pub max_attempts: Option<u32>,
     /// Keep trying when the very first attempt fails. Off (as version 1 behaves), that failure is final.
     pub retry_first: bool,
@@ -111,7 +112,8 @@ impl Default for Reconnect {
     }
 }
 
-/// Bounds. A server's HELLO may lower `max_payload` and `compress_above`, never raise the bounds on what we accept.
+/// Bounds. A server's HELLO may lower `max_payload` for what we send and sets `compress_above`; it never raises the
+/// bounds on what we accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Longest payload of a frame, either way; bytes.

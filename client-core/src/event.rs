@@ -199,7 +199,7 @@ pub enum Status {
     },
     /// The connection was lost; the next attempt begins at `until`.
     Waiting {
-        /// When.
+        /// When; `Millis(u64::MAX)` while the host says that there is no network, until [`Hint::Online`].
         until: Millis,
         /// The number the attempt will have.
         attempt: u32,

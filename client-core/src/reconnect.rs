@@ -18,7 +18,7 @@ pub(crate) const MAX_WINDOW: u64 = 3_600_000;
 impl CloseVerdict {
     /// The table "Closing" of `docs/protocol.md`; the HTTP status, where there is one, comes before the code. Codes and
     /// statuses that are not in it (applications' and proxies' own) are worth another attempt.
-    pub(crate) fn of(close: &SocketClose) -> Self {
+    pub fn of(close: &SocketClose) -> Self {
         match close.http_status {
             Some(401) => return Self::RetryWithNewToken,
             Some(403) => return Self::Stop,

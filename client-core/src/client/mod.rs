@@ -126,19 +126,21 @@ impl Client {
         if self.calls.len() >= limit {
             return Err(CommandError::Limit { what: "pending calls", limit });
         }
-        let call = self.calls.next_id();
         let timeout = timeout.unwrap_or(self.config.call_timeout);
         if self.phase.open().is_some() {
             let correlation = self.send_call(&method, &params)?;
+            let call = self.calls.next_id();
             self.calls.insert(call, method, self.clock.now(), timeout, Place::Sent(correlation));
+            Ok(call)
         } else {
             self.check_queue(queue)?;
             // The longest correlation id, so that what is accepted here still fits when it is sent.
             self.check_size(rpc::request(&method, &params, u32::MAX).1.len())?;
+            let call = self.calls.next_id();
             let number = self.outbox.push(Item::Call { call, params }, &self.config.limits)?;
             self.calls.insert(call, method, self.clock.now(), timeout, Place::Queued(number));
+            Ok(call)
         }
-        Ok(call)
     }
 
     /// Gives a call up: `CallDone` with `Cancelled` follows, and on version 2 the server is told. `false` when the
@@ -227,7 +229,7 @@ impl Client {
 
     // --- the world: never fails ---
 
-    /// Feeds one input.
+    /// Feeds one input. Deadlines are served by [`Input::Timeout`] only.
     pub fn handle_input(&mut self, now: Millis, input: Input<'_>) {
         self.clock.advance(now);
         match input {
@@ -236,9 +238,8 @@ impl Client {
             Input::SocketClosed { socket, close } => self.on_closed(socket, close),
             Input::Hint(hint) => self.on_hint(hint),
             Input::Token(answer) => self.on_token(answer),
-            Input::Timeout => {}
+            Input::Timeout => self.run_timers(),
         }
-        self.run_timers();
     }
 
     // --- outputs: drain after every call above ---

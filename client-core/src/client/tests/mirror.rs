@@ -1,0 +1,90 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn config() -> Config {
+    Config { mirror: true, ..hasty() }
+}
+
+fn following() -> Peer {
+    let mut peer = Peer::v2(config());
+    peer.subscribe(StreamId::state("k"));
+    peer.send(Opcode::Subscribed, 1, r#"{"epoch":8,"seq":1,"recovered":false}"#);
+    peer.send(Opcode::StateSnapshot, 0, r#"{"key":"k","data":{"rows":[1]},"epoch":8,"seq":1}"#);
+    peer.drain();
+    peer
+}
+
+fn patch(peer: &mut Peer, seq: u64, ops: Value) {
+    peer.send(Opcode::StatePatch, 0, json!({"key": "k", "patches": ops, "epoch": 8, "seq": seq}).to_string());
+}
+
+#[test]
+fn patches_and_snapshots_reach_the_document() {
+    let mut peer = following();
+    assert_eq!(peer.client.state("k"), Some(&json!({"rows": [1]})));
+    patch(&mut peer, 2, json!([{"op": "add", "path": "/rows/-", "value": 2}]));
+    assert_eq!(peer.client.state("k"), Some(&json!({"rows": [1, 2]})));
+    peer.send(Opcode::StateSnapshot, 0, r#"{"key":"k","data":null,"epoch":8,"seq":3}"#);
+    assert_eq!(peer.client.state("k"), Some(&Value::Null));
+    peer.send(Opcode::StateSnapshot, 0, r#"{"key":"k","data":null,"removed":true,"epoch":8,"seq":4}"#);
+    assert_eq!(peer.client.state("k"), None);
+}
+
+#[test]
+fn a_patch_that_does_not_apply_is_not_shown_and_starts_over() {
+    for ops in [
+        json!([{"op": "add", "path": "/rows/-", "value": 2}, {"op": "remove", "path": "/nothing"}]),
+        json!([{"op": "nonsense"}]),
+    ] {
+        let mut peer = following();
+        patch(&mut peer, 2, ops);
+        peer.check(&["> Unsubscribe 1 null", r#"> Subscribe 2 {"kind":"state","key":"k"}"#]);
+        assert_eq!(peer.client.state("k"), Some(&json!({"rows": [1]})), "all or nothing");
+        peer.send(Opcode::Subscribed, 2, r#"{"epoch":8,"seq":2,"recovered":false}"#);
+        peer.send(Opcode::StateSnapshot, 0, r#"{"key":"k","data":7,"epoch":8,"seq":2}"#);
+        peer.check(&["subscribed 1 k anew", "snapshot k 8:2 7"]);
+        assert_eq!(peer.client.state("k"), Some(&json!(7)));
+    }
+}
+
+#[test]
+fn a_value_too_deep_to_hold_ends_the_connection_in_the_end() {
+    let mut peer = following();
+    let deep = "[".repeat(10_000) + &"]".repeat(10_000);
+    peer.send(Opcode::StateSnapshot, 0, format!(r#"{{"key":"k","data":{deep},"epoch":8,"seq":2}}"#));
+    for correlation in 2..7 {
+        assert_eq!(peer.drain().len(), 2, "UNSUBSCRIBE and SUBSCRIBE");
+        peer.send(Opcode::Subscribed, correlation, r#"{"epoch":8,"seq":2,"recovered":false}"#);
+        peer.drain();
+        peer.send(Opcode::StateSnapshot, 0, format!(r#"{{"key":"k","data":{deep},"epoch":8,"seq":2}}"#));
+    }
+    peer.check(&["close 4004", "waiting 1: Protocol"]);
+}
+
+#[test]
+fn a_document_lives_as_long_as_its_subscription() {
+    let mut peer = following();
+    peer.close(1006);
+    assert!(peer.client.state("k").is_some());
+    peer.client.unsubscribe(peer.now, SubscriptionId(1));
+    assert_eq!(peer.client.state("k"), None);
+}
+
+#[test]
+fn off_it_keeps_nothing() {
+    let mut peer = Peer::v1(hasty());
+    peer.send(Opcode::StateSnapshot, 0, r#"{"key":"k","data":1}"#);
+    assert_eq!(peer.client.state("k"), None);
+}
+
+#[test]
+fn version_1_starts_from_an_empty_document() {
+    let mut peer = Peer::v1(config());
+    peer.send(Opcode::StatePatch, 0, r#"{"key":"k","patches":[{"op":"add","path":"/0","value":1}]}"#);
+    assert_eq!(peer.client.state("k"), Some(&json!([1])));
+    peer.drain();
+    peer.send(Opcode::StatePatch, 0, r#"{"key":"k","patches":[{"op":"remove","path":"/5"}]}"#);
+    peer.check(&[]);
+    assert_eq!(peer.client.state("k"), Some(&json!([1])));
+}
