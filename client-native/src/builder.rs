@@ -1,0 +1,198 @@
+//! [`Builder`]: everything decided before connecting, checked when connecting.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use datasole_core::{Client as Core, Config, Limits, Reconnect, Seed, TokenVia};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+
+use crate::{
+    driver::{Driver, TokenProvider},
+    error::ConnectError,
+    events::InboxLimits,
+    handle::Client,
+    router::Shared,
+    socket::Dialer,
+};
+
+/// Bytes of event data that one subscriber may have waiting.
+const EVENT_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// Headers of the WebSocket handshake, which are not the program's to set.
+const RESERVED: [HeaderName; 6] = [
+    header::CONNECTION,
+    header::UPGRADE,
+    header::SEC_WEBSOCKET_KEY,
+    header::SEC_WEBSOCKET_VERSION,
+    header::SEC_WEBSOCKET_PROTOCOL,
+    header::SEC_WEBSOCKET_EXTENSIONS,
+];
+
+/// A client to be; from [`Client::builder`].
+#[derive(Clone)]
+#[must_use = "nothing happens before `connect`"]
+pub struct Builder {
+    url: String,
+    path: String,
+    config: Config,
+    provider: Option<TokenProvider>,
+    headers: Result<HeaderMap, String>,
+    event_buffer: usize,
+    #[cfg(feature = "__tls")]
+    tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl Builder {
+    pub(crate) fn new(url: &str) -> Self {
+        Self {
+            url: url.into(),
+            path: "/__ds".into(),
+            config: Config { mirror: true, ..Config::new("") },
+            provider: None,
+            headers: Ok(HeaderMap::new()),
+            event_buffer: 1_024,
+            #[cfg(feature = "__tls")]
+            tls: None,
+        }
+    }
+
+    /// The endpoint's path; `/__ds` unless given.
+    pub fn path(mut self, path: &str) -> Self {
+        self.path = path.into();
+        self
+    }
+
+    /// The token that says who this client is.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.config.token = Some(token.into());
+        self
+    }
+
+    /// How the token reaches the server; in the URL unless given.
+    pub fn token_via(mut self, via: TokenVia) -> Self {
+        self.config.token_via = via;
+        self
+    }
+
+    /// Asks for a token before every attempt, so that an expired one is never used twice. `Ok(None)` connects without.
+    ///
+    /// An error, a panic or no answer within 10 s counts as a failed attempt.
+    pub fn token_provider<F, Fut, E>(mut self, provider: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Option<String>, E>> + Send + 'static,
+        E: fmt::Display,
+    {
+        self.config.ask_token = true;
+        self.provider = Some(Arc::new(move || {
+            let token = provider();
+            Box::pin(async move { token.await.map_err(|error| error.to_string()) })
+        }));
+        self
+    }
+
+    /// A header of the opening request, such as `Authorization`. Several of one name are all sent.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        if let Ok(headers) = &mut self.headers {
+            match (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
+                (Ok(name), Ok(mut value)) if !RESERVED.contains(&name) => {
+                    value.set_sensitive(true);
+                    headers.append(name, value);
+                }
+                _ => self.headers = Err(name.into()),
+            }
+        }
+        self
+    }
+
+    /// When and how often to try again.
+    pub fn reconnect(mut self, reconnect: Reconnect) -> Self {
+        self.config.reconnect = reconnect;
+        self
+    }
+
+    /// How long an attempt may take; 10 s unless given.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.config.connect_timeout = millis(timeout);
+        self
+    }
+
+    /// How long a call may take where it does not say; 30 s unless given.
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.config.call_timeout = millis(timeout);
+        self
+    }
+
+    /// Bounds of everything a peer or the program could make grow.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.config.limits = limits;
+        self
+    }
+
+    /// How many items one [`Events`](crate::Events) stream may have waiting (at least 1; 1,024 unless given, and at
+    /// most 4 MiB of data). Above that the oldest are discarded, and
+    /// [`EventError::Lagged`](crate::EventError::Lagged) says how many.
+    pub fn event_buffer(mut self, items: usize) -> Self {
+        self.event_buffer = items;
+        self
+    }
+
+    /// Trust and client certificates for `wss`, instead of the root certificates this crate was built with.
+    #[cfg(feature = "__tls")]
+    pub fn tls_config(mut self, config: impl Into<Arc<rustls::ClientConfig>>) -> Self {
+        self.tls = Some(config.into());
+        self
+    }
+
+    /// Connects, and returns once the connection is of use.
+    ///
+    /// When the first attempt fails nothing goes on in the background, unless
+    /// [`Reconnect::retry_first`](datasole_core::Reconnect) is set: then this waits until an attempt succeeds or no
+    /// more are allowed. Dropping the future gives up.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`].
+    pub async fn connect(self) -> Result<Client, ConnectError> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| ConnectError::NoRuntime)?;
+        let url = Config::endpoint(&self.url, &self.path).ok_or(ConnectError::Url)?;
+        let uri: Uri = url.parse().map_err(|_| ConnectError::Url)?;
+        let dialer = Dialer {
+            headers: self.headers.map_err(ConnectError::Header)?,
+            limits: self.config.limits,
+            #[cfg(feature = "__tls")]
+            tls: match self.tls {
+                Some(config) => Some(config),
+                None if uri.scheme_str() == Some("wss") => Some(crate::tls::default_config().await?),
+                None => None,
+            },
+        };
+        #[cfg(not(feature = "__tls"))]
+        if uri.scheme_str() == Some("wss") {
+            return Err(ConnectError::Tls("not compiled in".into()));
+        }
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(ConnectError::Entropy)?;
+        let core = Core::new(Config { url, ..self.config }, Seed(seed));
+        let shared = Arc::new(Shared::new(core, InboxLimits { items: self.event_buffer, bytes: EVENT_BUFFER_BYTES }));
+        let client = Client::new(shared.clone());
+        let opened = shared.command(|router, now| router.open(now));
+        runtime.spawn(Driver::new(shared, dialer, self.provider).run());
+        match opened.await {
+            Ok(Ok(())) => Ok(client),
+            Ok(Err(reason)) => Err(ConnectError::Failed(reason)),
+            // The runtime is shutting down.
+            Err(_) => Err(ConnectError::Failed(datasole_core::DisconnectReason::ClosedByUser)),
+        }
+    }
+}
+
+impl fmt::Debug for Builder {
+    /// Without the token, which is no more to be seen in a log than a header's value.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("path", &self.path).field("headers", &self.headers).finish_non_exhaustive()
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,265 @@
+//! [`Client`], the handle: commands go to the core under its lock, the driver performs what follows from them.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use datasole_core::{CallError as CallFailure, CallId, CommandError, Hint, Payload, Request};
+use futures_util::{Stream, StreamExt, stream};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::value::to_raw_value;
+
+use crate::{
+    builder::Builder,
+    error::{CallError, DecodeError, EmitError},
+    events::{Events, decode_json},
+    router::Shared,
+    state::State,
+    status::Status,
+};
+
+/// A connection to a datasole server, kept up until the last clone is dropped or [`close`](Self::close) is called.
+///
+/// Cloning is cheap. [`Events`] and [`State`] do not keep the connection: they end with the last `Client`.
+#[derive(Clone)]
+pub struct Client {
+    owner: Arc<Owner>,
+}
+
+/// How a call is made.
+///
+/// ```
+/// use std::time::Duration;
+/// use datasole_client::CallOptions;
+/// let options = CallOptions::new().timeout(Duration::from_secs(2)).queue();
+/// # let _ = options;
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CallOptions {
+    timeout: Option<Duration>,
+    queue: bool,
+}
+
+impl CallOptions {
+    /// The client's time-out, and an error when there is no connection.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How long to wait for the answer.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout: Some(timeout), ..self }
+    }
+
+    /// Wait for a connection when there is none. The time-out runs meanwhile.
+    pub fn queue(self) -> Self {
+        Self { queue: true, ..self }
+    }
+}
+
+impl Client {
+    /// A client of the server at `url`: `http`, `https`, `ws` or `wss`, with or without a trailing slash.
+    pub fn builder(url: &str) -> Builder {
+        Builder::new(url)
+    }
+
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { owner: Arc::new(Owner { shared }) }
+    }
+
+    /// Calls `method` and waits for its result. Dropping the future cancels the call, on the server too.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`]; every call ends exactly once.
+    pub async fn call<P, R>(&self, method: &str, params: &P) -> Result<R, CallError>
+    where
+        P: Serialize + ?Sized,
+        R: DeserializeOwned,
+    {
+        self.call_with(method, params, CallOptions::new()).await
+    }
+
+    /// [`call`](Self::call), with options.
+    ///
+    /// # Errors
+    ///
+    /// As for [`call`](Self::call).
+    pub async fn call_with<P, R>(&self, method: &str, params: &P, options: CallOptions) -> Result<R, CallError>
+    where
+        P: Serialize + ?Sized,
+        R: DeserializeOwned,
+    {
+        let params = Payload::Json(to_raw_value(params).map_err(CallError::Params)?);
+        decode_json(self.call_raw(method, params, options).await?).map_err(CallError::Result)
+    }
+
+    /// Calls `method` with raw bytes and expects raw bytes. Needs a server of version 2.
+    ///
+    /// # Errors
+    ///
+    /// As for [`call`](Self::call).
+    pub async fn call_bytes(&self, method: &str, params: Vec<u8>) -> Result<Vec<u8>, CallError> {
+        match self.call_raw(method, Payload::Binary(params), CallOptions::new()).await? {
+            Payload::Binary(bytes) => Ok(bytes),
+            Payload::Empty | Payload::Json(_) => Err(CallError::Result(DecodeError::NotBinary)),
+        }
+    }
+
+    /// Calls `method` with whatever it takes, and returns whatever it answers.
+    ///
+    /// # Errors
+    ///
+    /// As for [`call`](Self::call).
+    pub async fn call_raw(&self, method: &str, params: Payload, options: CallOptions) -> Result<Payload, CallError> {
+        let shared = &self.owner.shared;
+        let bytes = params.len();
+        let timeout = options.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+        let request = Request { method: method.to_owned(), params, timeout, queue: options.queue };
+        let (call, outcome) = shared.send_command(bytes, |router, now| router.call(now, request)).await?;
+        let mut cancel = CancelOnDrop { shared, call: Some(call) };
+        let outcome = outcome.await;
+        cancel.call = None;
+        // The sender goes without a word only when the driver ends.
+        Ok(outcome.unwrap_or(Err(CallFailure::Closed))?)
+    }
+
+    /// Sends an event. Waits while too much is waiting to be sent; there is no answer to wait for.
+    ///
+    /// # Errors
+    ///
+    /// [`EmitError`]; then nothing was sent.
+    pub async fn emit<D: Serialize + ?Sized>(&self, event: &str, data: &D) -> Result<(), EmitError> {
+        self.emit_raw(event, Payload::Json(to_raw_value(data).map_err(EmitError::Data)?), false).await
+    }
+
+    /// Sends an event, at the next connection when there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`EmitError`]; then nothing was queued.
+    pub async fn emit_queued<D: Serialize + ?Sized>(&self, event: &str, data: &D) -> Result<(), EmitError> {
+        self.emit_raw(event, Payload::Json(to_raw_value(data).map_err(EmitError::Data)?), true).await
+    }
+
+    /// Sends an event with raw bytes. Needs a server of version 2.
+    ///
+    /// # Errors
+    ///
+    /// [`EmitError`]; then nothing was sent.
+    pub async fn emit_bytes(&self, event: &str, data: Vec<u8>) -> Result<(), EmitError> {
+        self.emit_raw(event, Payload::Binary(data), false).await
+    }
+
+    async fn emit_raw(&self, event: &str, data: Payload, queue: bool) -> Result<(), EmitError> {
+        let bytes = data.len();
+        Ok(self.owner.shared.send_command(bytes, |router, now| router.emit(now, event, data, queue)).await?)
+    }
+
+    /// Follows the events of one name, in order, also across reconnects: with what was published meanwhile where the
+    /// server keeps it, with [`EventError::Missed`](crate::EventError::Missed) where it does not.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError`]: closed, too many subscriptions, or a bad name.
+    pub fn events<T: DeserializeOwned>(&self, name: &str) -> Result<Events<T>, CommandError> {
+        self.follow_events(name, decode_json)
+    }
+
+    /// [`events`](Self::events) as they came: JSON text, raw bytes or nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`events`](Self::events).
+    pub fn events_raw(&self, name: &str) -> Result<Events<Payload>, CommandError> {
+        self.follow_events(name, Ok)
+    }
+
+    fn follow_events<T>(
+        &self,
+        name: &str,
+        decode: fn(Payload) -> Result<T, DecodeError>,
+    ) -> Result<Events<T>, CommandError> {
+        let shared = &self.owner.shared;
+        let joined = shared.command(|router, now| router.join_topic(now, name))?;
+        Ok(Events::new(shared.clone(), name.to_owned(), joined, decode))
+    }
+
+    /// Follows the live state `key`. Nothing is known of it before [`State::changed`] has returned.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError`]: closed, too many subscriptions, or a bad key.
+    pub fn state<T: DeserializeOwned>(&self, key: &str) -> Result<State<T>, CommandError> {
+        let shared = &self.owner.shared;
+        let joined = shared.command(|router, now| router.join_state(now, key))?;
+        Ok(State::new(shared.clone(), key.to_owned(), joined))
+    }
+
+    /// The connection's status.
+    pub fn status(&self) -> Status {
+        self.owner.shared.router().status().borrow().clone()
+    }
+
+    /// The connection's status, at once and after each change; the newest only, when changes come faster than they
+    /// are read.
+    pub fn statuses(&self) -> impl Stream<Item = Status> + Send + Unpin + use<> {
+        let mut status = self.owner.shared.router().status();
+        status.mark_changed();
+        stream::unfold(status, |mut status| async move {
+            status.changed().await.ok()?;
+            let now = status.borrow_and_update().clone();
+            Some((now, status))
+        })
+        .boxed()
+    }
+
+    /// Tries to connect now: after the client has given up, or while it is waiting to try again.
+    pub fn reconnect(&self) {
+        self.owner.shared.command(|router, now| router.reconnect(now));
+    }
+
+    /// Tells what the program noticed, such as the network coming back.
+    pub fn hint(&self, hint: Hint) {
+        self.owner.shared.command(|router, now| router.hint(now, hint));
+    }
+
+    /// Replaces the token, on the open connection too where the server speaks version 2.
+    pub fn refresh_token(&self, token: Option<String>) {
+        self.owner.shared.command(|router, now| router.core_mut().refresh_token(now, token));
+    }
+
+    /// Sends what waits, closes, and returns once the server has agreed, or after 5 s. Pending calls end, streams end.
+    pub async fn close(&self) {
+        self.owner.shared.command(|router, now| router.close(now));
+        self.owner.shared.wait_finished().await;
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+/// Shared by the clones; the driver, streams and states hold [`Shared`] alone.
+struct Owner {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.command(|router, now| router.close(now));
+    }
+}
+
+struct CancelOnDrop<'a> {
+    shared: &'a Shared,
+    call: Option<CallId>,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(call) = self.call {
+            self.shared.command(|router, now| router.core_mut().cancel(now, call));
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! The core and who waits for what of it: calls for their answers, inboxes for events, signals for states.
+//!
+//! One lock around all of it, held for as long as one input or command takes and never across an `await`. It performs
+//! no output; that is the driver's.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use datasole_core::{
+    CallError, CallId, Client as Core, CommandError, DisconnectReason, Event, Hint, Input, Millis, Output, Payload,
+    Request, Status as CoreStatus, StreamId, StreamKind, SubscriptionId,
+};
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    time::Instant,
+};
+
+use crate::{
+    events::{Inbox, InboxLimits, Item, Message},
+    state::{End, Signal},
+    status::Status,
+};
+
+/// Encoded messages waiting for the network, above which calls and events wait for room; bytes.
+pub(crate) const MAX_UNSENT: usize = 4 * 1024 * 1024;
+
+/// What the handles of one client and its driver share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    router: Mutex<Router>,
+    /// The driver has something to do.
+    pub(crate) wake: Notify,
+    /// There is room for more to be sent.
+    pub(crate) room: Notify,
+    /// The driver has ended.
+    finished: watch::Sender<bool>,
+    /// The instant of `Millis(0)`.
+    pub(crate) started: Instant,
+}
+
+impl Shared {
+    pub(crate) fn new(core: Core, inbox_limits: InboxLimits) -> Self {
+        let started = Instant::now();
+        let router = Router {
+            core,
+            started,
+            inbox_limits,
+            calls: HashMap::new(),
+            topics: HashMap::new(),
+            states: HashMap::new(),
+            opening: None,
+            status: watch::Sender::new(Status::Disconnected(DisconnectReason::Idle)),
+            unsent: 0,
+            closed: false,
+        };
+        let finished = watch::Sender::new(false);
+        Self { router: Mutex::new(router), wake: Notify::new(), room: Notify::new(), finished, started }
+    }
+
+    pub(crate) fn now(&self) -> Millis {
+        Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// A panic under the lock is a panic in a caller's `Deserialize`, which only reads.
+    pub(crate) fn router(&self) -> MutexGuard<'_, Router> {
+        self.router.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a command and wakes the driver to drain its outputs.
+    pub(crate) fn command<R>(&self, command: impl FnOnce(&mut Router, Millis) -> R) -> R {
+        let result = command(&mut self.router(), self.now());
+        self.wake.notify_one();
+        result
+    }
+
+    /// Runs a command that sends `bytes`, once what was sent before has left enough room.
+    pub(crate) async fn send_command<R>(&self, bytes: usize, command: impl FnOnce(&mut Router, Millis) -> R) -> R {
+        loop {
+            // Enabled before looking, so that room made after looking is not overlooked.
+            let room = self.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            {
+                let mut router = self.router();
+                if router.has_room() {
+                    router.unsent += bytes;
+                    let result = command(&mut router, self.now());
+                    drop(router);
+                    self.wake.notify_one();
+                    return result;
+                }
+            }
+            room.await;
+        }
+    }
+
+    /// The driver ends: whatever still waits is told that the client is closed.
+    pub(crate) fn finish(&self) {
+        let mut router = self.router();
+        router.close(self.now());
+        while let Some(output) = router.core.poll_output() {
+            if let Output::Event(event) = output {
+                router.route(event);
+            }
+        }
+        router.calls.clear();
+        drop(router);
+        self.room.notify_waiters();
+        self.finished.send_replace(true);
+    }
+
+    pub(crate) async fn wait_finished(&self) {
+        // An error means that the sender is gone; `self` holds it.
+        let _ = self.finished.subscribe().wait_for(|finished| *finished).await;
+    }
+}
+
+/// The core, with the routes of its events.
+#[derive(Debug)]
+pub(crate) struct Router {
+    core: Core,
+    started: Instant,
+    inbox_limits: InboxLimits,
+    calls: HashMap<CallId, oneshot::Sender<Result<Payload, CallError>>>,
+    topics: HashMap<String, Topic>,
+    states: HashMap<String, Followers>,
+    opening: Option<oneshot::Sender<Result<(), DisconnectReason>>>,
+    status: watch::Sender<Status>,
+    unsent: usize,
+    closed: bool,
+}
+
+/// The subscribers of one event name.
+#[derive(Debug, Default)]
+struct Topic {
+    /// The first subscription was answered: from here on, what is not recovered was missed.
+    followed: bool,
+    inboxes: Vec<Arc<Inbox>>,
+}
+
+/// The handles of one state.
+#[derive(Debug, Default)]
+struct Followers {
+    loaded: bool,
+    signals: Vec<Arc<Signal>>,
+}
+
+impl Router {
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    pub(crate) fn core_mut(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
+    pub(crate) fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Starts connecting; the outcome of the first attempt (or of the last that is allowed) comes through the channel.
+    pub(crate) fn open(&mut self, now: Millis) -> oneshot::Receiver<Result<(), DisconnectReason>> {
+        let (tell, outcome) = oneshot::channel();
+        self.opening = Some(tell);
+        self.core.connect(now);
+        outcome
+    }
+
+    /// Closed is for good, though the core could connect again.
+    pub(crate) fn reconnect(&mut self, now: Millis) {
+        if !self.closed {
+            self.core.connect(now);
+        }
+    }
+
+    pub(crate) fn hint(&mut self, now: Millis, hint: Hint) {
+        if !self.closed {
+            self.core.handle_input(now, Input::Hint(hint));
+        }
+    }
+
+    /// Closes for good. Streams end after what they hold; the answers to calls are the core's to give.
+    pub(crate) fn close(&mut self, now: Millis) {
+        self.core.close(now);
+        self.closed = true;
+        for inbox in self.topics.drain().flat_map(|(_, topic)| topic.inboxes) {
+            inbox.end();
+        }
+        for signal in self.states.drain().flat_map(|(_, followers)| followers.signals) {
+            signal.end(End::Closed);
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    pub(crate) fn call(
+        &mut self,
+        now: Millis,
+        request: Request,
+    ) -> Result<(CallId, oneshot::Receiver<Result<Payload, CallError>>), CommandError> {
+        self.check_open()?;
+        let call = self.core.call(now, request)?;
+        let (tell, outcome) = oneshot::channel();
+        self.calls.insert(call, tell);
+        Ok((call, outcome))
+    }
+
+    pub(crate) fn emit(&mut self, now: Millis, event: &str, data: Payload, queue: bool) -> Result<(), CommandError> {
+        self.check_open()?;
+        self.core.emit(now, event, data, queue)
+    }
+
+    pub(crate) fn join_topic(&mut self, now: Millis, name: &str) -> Result<(SubscriptionId, Arc<Inbox>), CommandError> {
+        self.check_open()?;
+        let subscription = self.core.subscribe(now, StreamId::event(name))?;
+        let inbox = Arc::new(Inbox::new(self.inbox_limits));
+        self.topics.entry(name.to_owned()).or_default().inboxes.push(inbox.clone());
+        Ok((subscription, inbox))
+    }
+
+    pub(crate) fn leave_topic(&mut self, now: Millis, name: &str, id: SubscriptionId, inbox: &Arc<Inbox>) {
+        self.core.unsubscribe(now, id);
+        if let Some(topic) = self.topics.get_mut(name) {
+            topic.inboxes.retain(|other| !Arc::ptr_eq(other, inbox));
+            if topic.inboxes.is_empty() {
+                self.topics.remove(name);
+            }
+        }
+    }
+
+    pub(crate) fn join_state(&mut self, now: Millis, key: &str) -> Result<(SubscriptionId, Arc<Signal>), CommandError> {
+        self.check_open()?;
+        let subscription = self.core.subscribe(now, StreamId::state(key))?;
+        let known = self.core.state(key).is_some();
+        let followers = self.states.entry(key.to_owned()).or_default();
+        followers.loaded |= known;
+        let signal = Arc::new(Signal::default());
+        if followers.loaded {
+            signal.change();
+        }
+        followers.signals.push(signal.clone());
+        Ok((subscription, signal))
+    }
+
+    pub(crate) fn leave_state(&mut self, now: Millis, key: &str, id: SubscriptionId, signal: &Arc<Signal>) {
+        self.core.unsubscribe(now, id);
+        if let Some(followers) = self.states.get_mut(key) {
+            followers.signals.retain(|other| !Arc::ptr_eq(other, signal));
+            if followers.signals.is_empty() {
+                self.states.remove(key);
+            }
+        }
+    }
+
+    /// Takes what the socket still has to send; `true` when there is room for more.
+    pub(crate) fn set_unsent(&mut self, bytes: usize) -> bool {
+        self.unsent = bytes;
+        self.has_room()
+    }
+
+    fn has_room(&self) -> bool {
+        self.unsent < MAX_UNSENT || self.closed
+    }
+
+    fn check_open(&self) -> Result<(), CommandError> {
+        if self.closed { Err(CommandError::Closed) } else { Ok(()) }
+    }
+
+    /// Brings an event to those who wait for it.
+    pub(crate) fn route(&mut self, event: Event) {
+        match event {
+            Event::Status(status) => self.route_status(status),
+            Event::CallDone { call, outcome } => {
+                if let Some(caller) = self.calls.remove(&call) {
+                    // The caller may be gone.
+                    let _ = caller.send(outcome);
+                }
+            }
+            Event::Message { event, payload, timestamp } => {
+                if let Some(topic) = self.topics.get(&event) {
+                    let message = Arc::new(Message { payload, timestamp });
+                    for inbox in &topic.inboxes {
+                        inbox.push(Item::Message(message.clone()));
+                    }
+                }
+            }
+            Event::Subscribed { stream, recovered, .. } => {
+                if stream.kind == StreamKind::Event
+                    && let Some(topic) = self.topics.get_mut(&stream.key)
+                    && std::mem::replace(&mut topic.followed, true)
+                    && !recovered
+                {
+                    topic.inboxes.iter().for_each(|inbox| inbox.push(Item::Missed));
+                }
+            }
+            Event::Refused { stream, code, message, .. } => self.route_refusal(stream, code, &message),
+            Event::Snapshot { key, .. } | Event::Patch { key, .. } => {
+                if let Some(followers) = self.states.get_mut(&key) {
+                    followers.loaded = true;
+                    followers.signals.iter().for_each(|signal| signal.change());
+                }
+            }
+        }
+    }
+
+    fn route_status(&mut self, status: CoreStatus) {
+        match &status {
+            CoreStatus::Connected { .. } => self.tell_opened(Ok(())),
+            CoreStatus::Disconnected(reason) => {
+                self.tell_opened(Err(reason.clone()));
+                for inbox in self.topics.values().flat_map(|topic| &topic.inboxes) {
+                    inbox.push(Item::Disconnected(reason.clone()));
+                }
+                for signal in self.states.values().flat_map(|followers| &followers.signals) {
+                    signal.disconnect(reason.clone());
+                }
+            }
+            CoreStatus::Connecting | CoreStatus::Reconnecting { .. } | CoreStatus::Waiting { .. } => {}
+        }
+        tracing::debug!(?status);
+        self.status.send_replace(Status::new(status, self.started));
+    }
+
+    fn tell_opened(&mut self, outcome: Result<(), DisconnectReason>) {
+        if let Some(opening) = self.opening.take() {
+            // Nobody may be waiting.
+            let _ = opening.send(outcome);
+        }
+    }
+
+    fn route_refusal(&mut self, stream: StreamId, code: i32, message: &str) {
+        match stream.kind {
+            StreamKind::Event => {
+                for inbox in self.topics.remove(&stream.key).into_iter().flat_map(|topic| topic.inboxes) {
+                    inbox.push(Item::Refused { code, message: message.to_owned() });
+                    inbox.end();
+                }
+            }
+            StreamKind::State => {
+                for signal in self.states.remove(&stream.key).into_iter().flat_map(|followers| followers.signals) {
+                    signal.end(End::Refused { code, message: message.to_owned() });
+                }
+            }
+            // This crate follows no others.
+            StreamKind::Crdt | StreamKind::Doc | StreamKind::Presence => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datasole_core::{Config, Seed};
+    use futures_util::FutureExt;
+
+    fn shared() -> Shared {
+        let core = Core::new(Config::new("ws://localhost/__ds"), Seed([1; 32]));
+        Shared::new(core, InboxLimits { items: 1, bytes: 1 })
+    }
+
+    #[tokio::test]
+    async fn senders_wait_while_too_much_is_unsent() {
+        for (unsent, waits) in [(0, false), (MAX_UNSENT - 1, false), (MAX_UNSENT, true), (MAX_UNSENT + 1, true)] {
+            let shared = shared();
+            shared.router().set_unsent(unsent);
+            let sent = shared.send_command(1, |_, _| ()).now_or_never();
+            assert_eq!(sent.is_none(), waits, "{unsent}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_counts_at_once_and_room_wakes() {
+        let shared = shared();
+        shared.send_command(MAX_UNSENT, |_, _| ()).await;
+        let mut waiting = Box::pin(shared.send_command(1, |_, _| ()));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        assert!(shared.router().set_unsent(MAX_UNSENT - 1));
+        shared.room.notify_waiters();
+        waiting.await;
+    }
+
+    #[tokio::test]
+    async fn closing_lets_waiting_senders_fail() {
+        let shared = shared();
+        shared.router().set_unsent(MAX_UNSENT);
+        let mut waiting = Box::pin(shared.send_command(1, |router, now| router.emit(now, "e", Payload::Empty, true)));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        shared.finish();
+        assert_eq!(waiting.await, Err(CommandError::Closed));
+    }
+}

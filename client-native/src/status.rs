@@ -1,0 +1,138 @@
+//! The connection's status, with times the program can use and a line for people.
+
+use std::fmt;
+
+use datasole_core::{CloseVerdict, DisconnectReason, Millis, Status as CoreStatus};
+use tokio::time::{Duration, Instant};
+
+/// The connection, as the program sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Not connected, and nothing is under way.
+    Disconnected(DisconnectReason),
+    /// The first attempt is under way.
+    Connecting,
+    /// Open.
+    Connected {
+        /// 1 or 2.
+        protocol: u8,
+        /// This connection's id on the server; empty on version 1.
+        connection_id: String,
+        /// The user as the server knows it; `None` on version 1.
+        user_id: Option<String>,
+    },
+    /// The connection was lost and another attempt is under way.
+    Reconnecting {
+        /// Counted from 1.
+        attempt: u32,
+    },
+    /// The connection was lost, and another attempt will follow.
+    Waiting {
+        /// When; `None` where it waits for [`Hint::Online`](datasole_core::Hint::Online).
+        until: Option<Instant>,
+        /// The number the attempt will have.
+        attempt: u32,
+        /// Why the last one ended.
+        reason: DisconnectReason,
+    },
+}
+
+impl Status {
+    /// Whether calls go out at once.
+    pub fn is_connected(&self) -> bool {
+        matches!(self, Self::Connected { .. })
+    }
+
+    /// `started` is the instant of `Millis(0)`.
+    pub(crate) fn new(status: CoreStatus, started: Instant) -> Self {
+        match status {
+            CoreStatus::Disconnected(reason) => Self::Disconnected(reason),
+            CoreStatus::Connecting => Self::Connecting,
+            CoreStatus::Connected { protocol, connection_id, user_id } => {
+                Self::Connected { protocol, connection_id, user_id }
+            }
+            CoreStatus::Reconnecting { attempt } => Self::Reconnecting { attempt },
+            CoreStatus::Waiting { until, attempt, reason } => {
+                let until = match until {
+                    Millis(u64::MAX) => None,
+                    Millis(until) => started.checked_add(Duration::from_millis(until)),
+                };
+                Self::Waiting { until, attempt, reason }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disconnected(reason) => write!(f, "disconnected: {}", describe(reason)),
+            Self::Connecting => f.write_str("connecting"),
+            Self::Connected { protocol, .. } => write!(f, "connected (version {protocol})"),
+            Self::Reconnecting { attempt } => write!(f, "reconnecting (attempt {attempt})"),
+            Self::Waiting { attempt, reason, .. } => {
+                write!(f, "waiting for attempt {attempt}: {}", describe(reason))
+            }
+        }
+    }
+}
+
+/// A reason in words.
+pub(crate) fn describe(reason: &DisconnectReason) -> String {
+    match reason {
+        DisconnectReason::Idle => "not connected".into(),
+        DisconnectReason::ClosedByUser => "closed".into(),
+        DisconnectReason::Closed(close) => match (close.http_status, close.code) {
+            (Some(status), _) => format!("refused with HTTP status {status}"),
+            (None, Some(code)) if close.reason.is_empty() => format!("closed with code {code}"),
+            (None, Some(code)) => format!("closed with code {code}: {}", close.reason),
+            (None, None) if close.reason.is_empty() => "connection lost".into(),
+            (None, None) => format!("connection lost: {}", close.reason),
+        },
+        DisconnectReason::ConnectTimeout => "the attempt timed out".into(),
+        DisconnectReason::HalfOpen => "the server has fallen silent".into(),
+        DisconnectReason::Protocol(violation) => format!("protocol violation: {violation}"),
+        DisconnectReason::Unauthorized(message) => format!("unauthorized: {message}"),
+        DisconnectReason::Offline => "no network".into(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// Whether another attempt may fare better.
+pub(crate) fn is_passing(reason: &DisconnectReason) -> bool {
+    match reason {
+        DisconnectReason::Closed(close) => {
+            matches!(CloseVerdict::of(close), CloseVerdict::Retry | CloseVerdict::Resync)
+        }
+        DisconnectReason::ConnectTimeout | DisconnectReason::HalfOpen | DisconnectReason::Offline => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datasole_core::SocketClose;
+
+    #[test]
+    fn reasons_are_told_in_words() {
+        for (close, text) in [
+            (SocketClose::default(), "connection lost"),
+            (SocketClose { reason: "reset".into(), ..SocketClose::default() }, "connection lost: reset"),
+            (SocketClose { code: Some(1001), ..SocketClose::default() }, "closed with code 1001"),
+            (SocketClose { code: Some(4001), reason: "slow".into(), http_status: None }, "closed with code 4001: slow"),
+            (SocketClose { http_status: Some(503), ..SocketClose::default() }, "refused with HTTP status 503"),
+        ] {
+            assert_eq!(describe(&DisconnectReason::Closed(close)), text);
+        }
+    }
+
+    #[test]
+    fn a_deadline_becomes_an_instant() {
+        let started = Instant::now();
+        let waiting = |until| CoreStatus::Waiting { until: Millis(until), attempt: 2, reason: DisconnectReason::Idle };
+        let Status::Waiting { until, attempt: 2, .. } = Status::new(waiting(250), started) else { panic!() };
+        assert_eq!(until, Some(started + Duration::from_millis(250)));
+        assert!(matches!(Status::new(waiting(u64::MAX), started), Status::Waiting { until: None, .. }));
+    }
+}
