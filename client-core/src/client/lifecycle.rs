@@ -147,6 +147,9 @@ impl Client {
         }
         let verdict = CloseVerdict::of(&close);
         let reason = match verdict {
+            CloseVerdict::RetryWithNewToken if close.reason.is_empty() => {
+                DisconnectReason::Unauthorized("the server refused the token".into())
+            }
             CloseVerdict::RetryWithNewToken => DisconnectReason::Unauthorized(close.reason),
             CloseVerdict::Retry | CloseVerdict::Resync | CloseVerdict::Stop => DisconnectReason::Closed(close),
         };
