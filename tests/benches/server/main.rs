@@ -67,7 +67,7 @@ impl Options {
 fn main() -> Result<ExitCode> {
     let mut args = std::env::args().skip(1).peekable();
     if args.next_if(|arg| arg == serve::SUBCOMMAND).is_some() {
-        serve::run(args.next().ok_or(USAGE)?.parse()?)?;
+        serve::run(args.next().ok_or(USAGE)?.parse()?, args.next().is_some())?;
         return Ok(ExitCode::SUCCESS);
     }
     let options = Options::parse(args)?;

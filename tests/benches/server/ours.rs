@@ -16,11 +16,13 @@ pub(crate) struct Ours {
 
 impl Ours {
     /// Accepts connections from now on.
-    pub(crate) async fn start(listener: TcpListener) -> Result<Self> {
+    pub(crate) async fn start(listener: TcpListener, table: bool) -> Result<Self> {
         let server = Server::builder()
             .rpc(payload::METHOD, |_: Context, params: Box<RawValue>| async move { Ok(params) })
             .build();
-        server.state().set(payload::STATE, &payload::table()).await?;
+        if table {
+            server.state().set(payload::STATE, &payload::table()).await?;
+        }
         let serving = server.clone();
         tokio::spawn(async move { serving.serve(&listener, serving.router()).await });
         Ok(Self { server })

@@ -37,9 +37,10 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts this program again as a server and waits until it listens.
-    pub(crate) fn start(kind: Kind) -> Result<Self> {
+    pub(crate) fn start(kind: Kind, table: bool) -> Result<Self> {
         let mut child = Command::new(env::current_exe()?)
             .args([serve::SUBCOMMAND, kind.name()])
+            .args(table.then_some(serve::WITH_TABLE))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;

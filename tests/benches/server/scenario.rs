@@ -184,7 +184,7 @@ struct Rig<'a> {
 
 impl<'a> Rig<'a> {
     fn new(work: &'a Work, kind: Kind) -> Result<Self> {
-        let server = Server::start(kind)?;
+        let server = Server::start(kind, matches!(work, Work::Patch))?;
         let mut frames = Vec::new();
         let (connections, stream) = match work {
             Work::Call { connections, in_flight, params } => {
@@ -236,7 +236,7 @@ impl<'a> Rig<'a> {
 
 /// Resident bytes that one more idle connection costs.
 fn idle_bytes(kind: Kind) -> Result<f64> {
-    let server = Server::start(kind)?;
+    let server = Server::start(kind, false)?;
     let mut load = Load::open(server.port, SETTLED, Stream::Nothing)?;
     server.cpu()?;
     let before = server.resident()?;

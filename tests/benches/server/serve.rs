@@ -11,8 +11,11 @@ use tokio::{
 
 use crate::{Result, bare::Bare, ours::Ours};
 
-/// The argument that makes this program a server; the next one is its [`Kind`].
+/// The argument that makes this program a server; the next one is its [`Kind`], and [`WITH_TABLE`] may follow.
 pub(crate) const SUBCOMMAND: &str = "serve";
+
+/// Has the server hold the state [`payload::STATE`](crate::payload::STATE) from the start.
+pub(crate) const WITH_TABLE: &str = "with-table";
 
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +74,7 @@ impl Order {
 }
 
 /// Runs a server until the control connection ends.
-pub(crate) fn run(kind: Kind) -> Result<()> {
+pub(crate) fn run(kind: Kind, table: bool) -> Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let control = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -85,7 +88,7 @@ pub(crate) fn run(kind: Kind) -> Result<()> {
                 }
             }
             Kind::Ours => {
-                let server = Ours::start(listener).await?;
+                let server = Ours::start(listener, table).await?;
                 while let Some(order) = next_order(&mut control).await {
                     server.carry_out(order).await?;
                 }
