@@ -60,7 +60,7 @@ pub fn payload(data: &[u8]) {
 /// A document and a patch, separated by the first line break: the patch applies as a whole or not at all, stays within
 /// the limits and can be undone; the difference of both documents leads from one to the other.
 pub fn patch(data: &[u8]) {
-    let limits = PatchLimits { max_operations: 50, max_depth: 16, max_copied_bytes: 16 * 1024 };
+    let limits = PatchLimits { max_operations: 50, max_depth: 16, max_copied_bytes: 16 * 1024, max_shifted: 200 };
     let Some((document, text)) = std::str::from_utf8(data).ok().and_then(|text| text.split_once('\n')) else { return };
     let Ok(document) = serde_json::from_str::<Value>(document) else { return };
     let Ok(patch) = Patch::parse(text, &limits) else { return };
@@ -83,7 +83,7 @@ pub fn patch(data: &[u8]) {
 }
 
 fn lead(old: &Value, new: &Value) {
-    let wide = PatchLimits { max_operations: usize::MAX, max_depth: usize::MAX, max_copied_bytes: 0 };
+    let wide = PatchLimits { max_operations: usize::MAX, max_depth: usize::MAX, ..PatchLimits::default() };
     let mut document = old.clone();
     let patch = diff(old, new);
     assert!(apply_undoable(&mut document, &patch, &wide).is_ok() && document == *new, "{}", patch.to_json());

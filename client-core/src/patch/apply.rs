@@ -28,9 +28,9 @@ pub fn apply_undoable(document: &mut Value, patch: &Patch, limits: &PatchLimits)
         return Err(PatchError::TooManyOperations { limit: limits.max_operations });
     }
     let mut undo = Undo { log: Vec::new() };
-    let mut copied = 0;
+    let mut work = Work { limits, copied: 0, shifted: 0 };
     for (operation, step) in patch.operations().iter().enumerate() {
-        match perform(document, step, limits, &mut copied) {
+        match work.perform(document, step) {
             Ok(inverse) => undo.log.extend(inverse),
             Err((pointer, reason)) => {
                 let path = excerpt(pointer.as_str());
@@ -98,73 +98,107 @@ impl Inverse {
     }
 }
 
-fn perform<'p>(
-    document: &mut Value,
-    operation: &'p Operation,
-    limits: &PatchLimits,
-    copied: &mut usize,
-) -> Result<Option<Inverse>, (&'p Pointer, Refusal)> {
-    match operation {
-        Operation::Add { path, value } => {
-            bound_depth(path, value, limits).and_then(|()| add(document, path, value.clone())).map_err(|r| (path, r))
+/// One patch being applied, and what its operations have cost together.
+struct Work<'l> {
+    limits: &'l PatchLimits,
+    copied: usize,
+    shifted: usize,
+}
+
+impl Work<'_> {
+    fn perform<'p>(
+        &mut self,
+        document: &mut Value,
+        operation: &'p Operation,
+    ) -> Result<Option<Inverse>, (&'p Pointer, Refusal)> {
+        let path = operation.path();
+        match operation {
+            Operation::Add { value, .. } => {
+                self.bound_depth(path, value).and_then(|()| self.add(document, path, value.clone()))
+            }
+            Operation::Remove { .. } => {
+                self.take(document, path).map(|value| Some(Inverse::Put { at: path.clone(), value }))
+            }
+            Operation::Replace { value, .. } => self
+                .bound_depth(path, value)
+                .and_then(|()| target(document, path))
+                .map(|target| Some(Inverse::Replace { at: path.clone(), value: mem::replace(target, value.clone()) })),
+            Operation::Move { from, .. } => return self.relocate(document, from, path),
+            Operation::Copy { from, .. } => {
+                let value = self.copy(document, from).map_err(|reason| (from, reason))?;
+                self.bound_depth(path, &value).and_then(|()| self.add(document, path, value))
+            }
+            Operation::Test { value, .. } => target(document, path)
+                .and_then(|found| if same(found, value) { Ok(None) } else { Err(Refusal::TestFailed) }),
         }
-        Operation::Remove { path } => slot(document, path)
-            .and_then(Slot::take)
-            .map(|value| Some(Inverse::Put { at: path.clone(), value }))
-            .map_err(|reason| (path, reason)),
-        Operation::Replace { path, value } => bound_depth(path, value, limits)
-            .and_then(|()| target(document, path))
-            .map(|target| Some(Inverse::Replace { at: path.clone(), value: mem::replace(target, value.clone()) }))
-            .map_err(|reason| (path, reason)),
-        Operation::Move { from, path } => relocate(document, from, path, limits),
-        Operation::Copy { from, path } => {
+        .map_err(|reason| (path, reason))
+    }
+
+    fn add(&mut self, document: &mut Value, path: &Pointer, value: Value) -> Result<Option<Inverse>, Refusal> {
+        let slot = slot(document, path)?;
+        self.shift(&slot)?;
+        let at = slot.resolved(path);
+        Ok(Some(match slot.put(value) {
+            Some(value) => Inverse::Put { at, value },
+            None => Inverse::Take { at },
+        }))
+    }
+
+    fn take(&mut self, document: &mut Value, path: &Pointer) -> Result<Value, Refusal> {
+        let slot = slot(document, path)?;
+        self.shift(&slot)?;
+        slot.take()
+    }
+
+    fn copy(&mut self, document: &mut Value, from: &Pointer) -> Result<Value, Refusal> {
+        let limit = self.limits.max_copied_bytes;
+        let source = target(document, from)?;
+        self.copied = count(source, self.copied, limit).ok_or(Refusal::TooMuchCopied { limit })?;
+        Ok(source.clone())
+    }
+
+    fn relocate<'p>(
+        &mut self,
+        document: &mut Value,
+        from: &'p Pointer,
+        path: &'p Pointer,
+    ) -> Result<Option<Inverse>, (&'p Pointer, Refusal)> {
+        if from.is_ancestor_of(path) {
+            return Err((path, Refusal::MoveIntoSelf));
+        }
+        if path.depth() > from.depth() {
             let source = target(document, from).map_err(|reason| (from, reason))?;
-            *copied = count(source, *copied, limits.max_copied_bytes)
-                .ok_or((from, Refusal::TooMuchCopied { limit: limits.max_copied_bytes }))?;
-            bound_depth(path, source, limits).map_err(|reason| (path, reason))?;
-            let value = source.clone();
-            add(document, path, value).map_err(|reason| (path, reason))
+            self.bound_depth(path, source).map_err(|reason| (path, reason))?;
         }
-        Operation::Test { path, value } => match target(document, path) {
-            Ok(found) if same(found, value) => Ok(None),
-            Ok(_) => Err((path, Refusal::TestFailed)),
-            Err(reason) => Err((path, reason)),
-        },
+        let value = self.take(document, from).map_err(|reason| (from, reason))?;
+        match slot(document, path).and_then(|slot| self.shift(&slot).map(|()| slot)) {
+            Ok(slot) => {
+                let at = slot.resolved(path);
+                Ok(Some(Inverse::MoveBack { at, displaced: slot.put(value), to: from.clone() }))
+            }
+            Err(reason) => {
+                Inverse::Put { at: from.clone(), value }.perform(document);
+                Err((path, reason))
+            }
+        }
     }
-}
 
-fn add(document: &mut Value, path: &Pointer, value: Value) -> Result<Option<Inverse>, Refusal> {
-    let slot = slot(document, path)?;
-    let at = slot.resolved(path);
-    Ok(Some(match slot.put(value) {
-        Some(value) => Inverse::Put { at, value },
-        None => Inverse::Take { at },
-    }))
-}
+    /// Refuses what would nest more containers than allowed once `value` is at `path`.
+    fn bound_depth(&self, path: &Pointer, value: &Value) -> Result<(), Refusal> {
+        let limit = self.limits.max_depth;
+        match limit.checked_sub(path.depth()) {
+            Some(levels) if !deeper_than(value, levels) => Ok(()),
+            _ => Err(Refusal::TooDeep { limit }),
+        }
+    }
 
-fn relocate<'p>(
-    document: &mut Value,
-    from: &'p Pointer,
-    path: &'p Pointer,
-    limits: &PatchLimits,
-) -> Result<Option<Inverse>, (&'p Pointer, Refusal)> {
-    if from.is_ancestor_of(path) {
-        return Err((path, Refusal::MoveIntoSelf));
-    }
-    if path.depth() > from.depth() {
-        let source = target(document, from).map_err(|reason| (from, reason))?;
-        bound_depth(path, source, limits).map_err(|reason| (path, reason))?;
-    }
-    let value = slot(document, from).and_then(Slot::take).map_err(|reason| (from, reason))?;
-    match slot(document, path) {
-        Ok(slot) => {
-            let at = slot.resolved(path);
-            Ok(Some(Inverse::MoveBack { at, displaced: slot.put(value), to: from.clone() }))
+    /// Counts the elements that make room or close up when something comes into `slot` or leaves it.
+    fn shift(&mut self, slot: &Slot<'_, '_>) -> Result<(), Refusal> {
+        let limit = self.limits.max_shifted;
+        if let Slot::Element(elements, at) = slot {
+            self.shifted = self.shifted.saturating_add(elements.len() - at);
         }
-        Err(reason) => {
-            Inverse::Put { at: from.clone(), value }.perform(document);
-            Err((path, reason))
-        }
+        if self.shifted > limit { Err(Refusal::TooMuchShifted { limit }) } else { Ok(()) }
     }
 }
 
@@ -234,14 +268,6 @@ fn descend<'d, 'p>(
         Value::Array(elements) => elements.get_mut(index(&token).ok_or(Refusal::BadIndex)?).ok_or(Refusal::Missing),
         _ => Err(Refusal::Missing),
     })
-}
-
-/// Refuses what would nest more containers than allowed once `value` is at `path`.
-fn bound_depth(path: &Pointer, value: &Value, limits: &PatchLimits) -> Result<(), Refusal> {
-    match limits.max_depth.checked_sub(path.depth()) {
-        Some(levels) if !deeper_than(value, levels) => Ok(()),
-        _ => Err(Refusal::TooDeep { limit: limits.max_depth }),
-    }
 }
 
 fn deeper_than(value: &Value, levels: usize) -> bool {
@@ -432,6 +458,26 @@ mod tests {
             let patch = json!([{"op": "copy", "from": "/a", "path": "/c"}, {"op": "copy", "from": "/a", "path": "/d"}]);
             let expected = (!fits).then_some(Refusal::TooMuchCopied { limit });
             assert_eq!(refusal(document.clone(), patch, &limits), expected, "{limit}");
+        }
+    }
+
+    #[test]
+    fn shift_limit_holds_below_at_and_above() {
+        // Three elements behind the one that comes, four behind and with the one that goes, two, none.
+        let patch = json!([
+            {"op": "add", "path": "/0", "value": 0},
+            {"op": "remove", "path": "/0"},
+            {"op": "move", "from": "/1", "path": "/-"},
+        ]);
+        for (limit, fits) in [(8, false), (9, true), (10, true)] {
+            let limits = PatchLimits { max_shifted: limit, ..PatchLimits::default() };
+            let expected = (!fits).then_some(Refusal::TooMuchShifted { limit });
+            assert_eq!(refusal(json!([1, 2, 3]), patch.clone(), &limits), expected, "{limit}");
+        }
+        let patch = json!([{"op": "move", "from": "/2", "path": "/0"}]);
+        for (limit, fits) in [(2, false), (3, true)] {
+            let limits = PatchLimits { max_shifted: limit, ..PatchLimits::default() };
+            assert_eq!(refusal(json!([1, 2, 3]), patch.clone(), &limits).is_none(), fits, "{limit}");
         }
     }
 

@@ -23,7 +23,11 @@ pub fn diff(old: &Value, new: &Value) -> Patch {
     Patch::from_operations(writer.operations)
 }
 
-/// Every method returns about how many bytes of text its operations have.
+/// Array elements that a receiver shifts in the time it takes to read one byte of a value.
+const SHIFTED_PER_BYTE: usize = 16;
+
+/// Every method returns what its operations cost: about how many bytes of text they have, and the work of shifting array
+/// elements measured in bytes, so that replacing an array wins over taking very many elements out of it.
 struct Writer {
     path: Pointer,
     operations: Vec<Operation>,
@@ -32,48 +36,53 @@ struct Writer {
 impl Writer {
     fn value(&mut self, old: &Value, new: &Value) -> usize {
         let before = self.operations.len();
-        let written = match (old, new) {
+        let cost = match (old, new) {
             (Value::Object(old), Value::Object(new)) => self.members(old, new),
             (Value::Array(old), Value::Array(new)) => self.elements(old, new),
             _ if old == new => 0,
             _ => return self.replace(new),
         };
-        if self.operations.len() > before && !longer_than(new, written.saturating_sub(self.overhead())) {
+        if self.operations.len() > before && !longer_than(new, cost.saturating_sub(self.overhead())) {
             self.operations.truncate(before);
             return self.replace(new);
         }
-        written
+        cost
     }
 
     fn members(&mut self, old: &Map<String, Value>, new: &Map<String, Value>) -> usize {
-        let mut written = 0;
+        let mut cost: usize = 0;
         for (key, old) in old {
             self.path.push(key);
-            written += match new.get(key) {
+            let changed = match new.get(key) {
                 Some(new) => self.value(old, new),
                 None => self.remove(),
             };
+            cost = cost.saturating_add(changed);
             self.path.pop();
         }
         for (key, new) in new.iter().filter(|(key, _)| !old.contains_key(*key)) {
             self.path.push(key);
-            written += self.add(new);
+            cost = cost.saturating_add(self.add(new));
             self.path.pop();
         }
-        written
+        cost
     }
 
     /// Works from the front: what is before the current index is already as in `new`, so that indices of `new` are
     /// right when the operations are applied one after the other.
     fn elements(&mut self, old: &[Value], new: &[Value]) -> usize {
+        let len = old.len();
         let (old, new, front) = trim(old, new);
-        let mut written = 0;
+        let mut cost: usize = 0;
         let (mut i, mut j) = (0, 0);
         for (anchor_i, anchor_j) in anchors(old, new).into_iter().chain([(old.len(), new.len())]) {
-            written += self.gap(&old[i..anchor_i], &new[j..anchor_j], front + j);
+            let (gap_old, gap_new) = (&old[i..anchor_i], &new[j..anchor_j]);
+            let shifted = gap_old.len().abs_diff(gap_new.len()).saturating_mul(len - front - anchor_i);
+            cost =
+                cost.saturating_add(self.gap(gap_old, gap_new, front + j)).saturating_add(shifted / SHIFTED_PER_BYTE);
             (i, j) = (anchor_i + 1, anchor_j + 1);
         }
-        written
+        cost
     }
 
     /// Elements between two that stay: paired by index; what is left over on one side is removed or added.
@@ -81,23 +90,23 @@ impl Writer {
         let (old, new, skipped) = trim(old, new);
         let at = at + skipped;
         let paired = old.len().min(new.len());
-        let mut written = 0;
+        let mut cost: usize = 0;
         for (offset, (old, new)) in old.iter().zip(new).enumerate() {
             self.path.push(&(at + offset).to_string());
-            written += self.value(old, new);
+            cost = cost.saturating_add(self.value(old, new));
             self.path.pop();
         }
         for _ in paired..old.len() {
             self.path.push(&(at + paired).to_string());
-            written += self.remove();
+            cost = cost.saturating_add(self.remove());
             self.path.pop();
         }
         for (offset, new) in new.iter().enumerate().skip(paired) {
             self.path.push(&(at + offset).to_string());
-            written += self.add(new);
+            cost = cost.saturating_add(self.add(new));
             self.path.pop();
         }
-        written
+        cost
     }
 
     fn add(&mut self, new: &Value) -> usize {
@@ -325,6 +334,16 @@ mod tests {
         assert_eq!(diff(&old, &new).whole(), None);
         assert_eq!(diff(&json!([1, 2]), &json!(null)).whole(), Some(&json!(null)));
         assert_eq!(check(&json!({"a": 1}), &json!({})), [json!({"op": "replace", "path": "", "value": {}})]);
+    }
+
+    #[test]
+    fn an_array_is_replaced_rather_than_picked_to_pieces() {
+        // Every third element goes: short operations, but each shifts what is behind it.
+        let old: Vec<Value> = (0..6_000).map(|id| json!(format!("{id:040}"))).collect();
+        let new: Vec<Value> = old.iter().enumerate().filter(|(at, _)| at % 3 > 0).map(|(_, row)| row.clone()).collect();
+        assert!(diff(&old.clone().into(), &new.clone().into()).whole().is_some());
+        let (old, new) = (&old[..300], &new[..200]);
+        assert_eq!(check(&old.into(), &new.into()).len(), 100, "few elements are worth it");
     }
 
     #[test]

@@ -88,6 +88,12 @@ pub enum Refusal {
         /// The limit.
         limit: usize,
     },
+    /// More than [`PatchLimits::max_shifted`](super::PatchLimits::max_shifted).
+    #[error("moves more than {limit} array elements")]
+    TooMuchShifted {
+        /// The limit.
+        limit: usize,
+    },
 }
 
 /// The beginning of `text`, cut between characters.

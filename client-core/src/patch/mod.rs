@@ -86,10 +86,13 @@ pub struct PatchLimits {
     pub max_depth: usize,
     /// What the `copy` operations of one patch may copy together: bytes of text, and 32 for every value.
     pub max_copied_bytes: usize,
+    /// What the operations of one patch may shift together: elements behind those that come and go in arrays. A few
+    /// thousand operations at the front of a huge array would otherwise keep a processor busy for minutes.
+    pub max_shifted: usize,
 }
 
 impl Default for PatchLimits {
     fn default() -> Self {
-        Self { max_operations: 100_000, max_depth: 120, max_copied_bytes: 64 * 1024 * 1024 }
+        Self { max_operations: 100_000, max_depth: 120, max_copied_bytes: 64 * 1024 * 1024, max_shifted: 100_000_000 }
     }
 }
