@@ -30,13 +30,14 @@ impl Core {
         Ok(())
     }
 
-    /// As `take`, with an array of messages in place of their text; `undefined` when there are none.
+    /// As `take`, as values: an array of the array of messages and of the `Uint8Array`s they refer to; `undefined` when
+    /// there are no messages.
     #[wasm_bindgen(js_name = takeValues)]
     pub fn take_values(&mut self) -> Result<JsValue, JsError> {
         let Some((messages, binaries)) = self.drain() else { return Ok(JsValue::UNDEFINED) };
         let messages: Value = serde_json::from_str(&messages)?;
         let messages = messages.serialize(&Serializer::json_compatible())?;
-        Ok(if binaries.is_empty() { messages } else { Self::join(messages, &binaries) })
+        Ok(Self::join(messages, &binaries))
     }
 }
 

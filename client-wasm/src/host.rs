@@ -20,6 +20,8 @@ export interface CoreOptions {
   reconnectInterval?: number;
   maxReconnectAttempts?: number;
   connectTimeout?: number;
+  /** Keep trying when the very first attempt fails. */
+  retryFirst?: boolean;
 }
 
 /** What the core does to the world. None of these may call back into the core before it returns. */
@@ -62,6 +64,8 @@ extern "C" {
     fn max_reconnect_attempts(this: &Options) -> Option<f64>;
     #[wasm_bindgen(method, getter, js_name = connectTimeout)]
     fn connect_timeout(this: &Options) -> Option<f64>;
+    #[wasm_bindgen(method, getter, js_name = retryFirst)]
+    fn retry_first(this: &Options) -> Option<bool>;
 
     /// What the core does to the world, see `CoreHost` in the type declarations.
     #[wasm_bindgen(typescript_type = "CoreHost")]
@@ -102,6 +106,7 @@ impl Options {
             enabled: self.reconnect().unwrap_or(defaults.enabled),
             base: self.reconnect_interval().map_or(defaults.base, |millis| millis as u64),
             max_attempts: self.max_reconnect_attempts().map(|attempts| attempts as u32),
+            retry_first: self.retry_first().unwrap_or(defaults.retry_first),
             ..defaults
         };
         if let Some(millis) = self.connect_timeout() {

@@ -18,8 +18,9 @@ use crate::{
 };
 
 /// What the server serves under its path, besides the chunks `client.mjs` may import.
-const SERVED: [&str; 5] = [
+const SERVED: [&str; 6] = [
     "client.mjs",
+    "worker.mjs",
     "datasole.iife.min.js",
     "datasole-worker.iife.min.js",
     "datasole-worker.inline.iife.min.js",

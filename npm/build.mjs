@@ -1,0 +1,100 @@
+// Makes npm/dist from npm/src and npm/generated (wasm-bindgen's output, made by `cargo xtask build`).
+import { execFileSync } from 'node:child_process';
+import { copyFile, mkdir, readFile, readdir, rm, writeFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { build } from 'esbuild';
+
+process.chdir(fileURLToPath(new URL('.', import.meta.url)));
+const { version } = JSON.parse(await readFile('package.json', 'utf8'));
+const wasm = await readFile('generated/datasole_wasm_bg.wasm');
+
+await makeGlue();
+await rm('dist', { recursive: true, force: true });
+await mkdir('dist');
+await copyFile('generated/datasole_wasm_bg.wasm', 'dist/datasole.wasm');
+
+const script = {
+  format: 'iife',
+  define: defines({ IIFE: true }),
+  // In branches that only modules take.
+  logOverride: { 'empty-import-meta': 'silent' },
+};
+const module = { format: 'esm', define: defines({ IIFE: false }), plugins: [siblings()] };
+await Promise.all([
+  bundle('iife.ts', 'datasole.iife.min.js', { ...script, globalName: 'Datasole' }),
+  bundle('worker.ts', 'datasole-worker.iife.min.js', script),
+  bundle('worker.ts', 'datasole-worker.inline.iife.min.js', {
+    ...script,
+    define: defines({ IIFE: true, INLINE_WASM: wasm.toString('base64') }),
+  }),
+  bundle('client.ts', 'client.mjs', module),
+  bundle('worker.ts', 'worker.mjs', module),
+  bundle('index.ts', 'index.mjs', module),
+]);
+await declarations();
+
+/**
+ * wasm-bindgen's glue keeps its instance in module variables. As a function's, every engine gets an instance of its own:
+ * two clients share nothing, and one that has panicked is replaced.
+ */
+async function makeGlue() {
+  const { outputFiles } = await build({
+    entryPoints: ['generated/datasole_wasm.js'],
+    bundle: true,
+    write: false,
+    format: 'iife',
+    globalName: 'glue',
+    target: 'es2022',
+    treeShaking: true,
+  });
+  const js = outputFiles[0].text.replace(/^"use strict";\s*/, '');
+  await writeFile('generated/glue.js', `export function createGlue() {\n${js}\nreturn glue;\n}\n`);
+  await writeFile(
+    'generated/glue.d.ts',
+    "export type { Core } from './datasole_wasm.js';\n" +
+      "export declare function createGlue(): typeof import('./datasole_wasm.js');\n",
+  );
+}
+
+function bundle(entry, name, options) {
+  return build({
+    entryPoints: [`src/${entry}`],
+    outfile: `dist/${name}`,
+    bundle: true,
+    minify: true,
+    target: 'es2022',
+    legalComments: 'none',
+    logLevel: 'warning',
+    ...options,
+  });
+}
+
+function defines({ IIFE, INLINE_WASM }) {
+  return {
+    BUILD: JSON.stringify(version),
+    IIFE: String(IIFE),
+    INLINE_WASM: INLINE_WASM === undefined ? 'undefined' : JSON.stringify(INLINE_WASM),
+  };
+}
+
+/** Modules of the package import each other instead of containing each other. */
+function siblings() {
+  return {
+    name: 'siblings',
+    setup({ onResolve }) {
+      onResolve({ filter: /^\.\/(worker|client)\.js$/ }, ({ path }) => ({
+        path: path.replace(/js$/, 'mjs'),
+        external: true,
+      }));
+    },
+  };
+}
+
+/** Of what the package shows; the worker's script shows nothing. */
+async function declarations() {
+  execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json'], { stdio: 'inherit' });
+  const shown = ['client', 'contract', 'errors', 'index', 'options', 'status'].map((name) => `${name}.d.ts`);
+  const made = (await readdir('dist')).filter((name) => name.endsWith('.d.ts'));
+  await Promise.all(made.filter((name) => !shown.includes(name)).map((name) => rm(`dist/${name}`)));
+  await writeFile('dist/worker.d.ts', 'export {};\n');
+}

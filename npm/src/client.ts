@@ -1,0 +1,485 @@
+/**
+ * The client for browsers and Node: {@link DatasoleClient}.
+ *
+ * @packageDocumentation
+ */
+import type {
+  ContractShape,
+  DatasoleContract,
+  EventData,
+  EventName,
+  EventPayload,
+  RpcName,
+  RpcParams,
+  RpcResult,
+  StateKeyName,
+  StateValue,
+} from './contract.js';
+import { DatasoleError, ErrorCode, localError, report } from './errors.js';
+import { watchPage } from './lifecycle.js';
+import { Link } from './link.js';
+import { CONNECT_TIMEOUT, resolve, type DatasoleClientOptions } from './options.js';
+import type { Encoded, FromWorker, ToWorker } from './protocol.js';
+import type { ConnectionState, Status, StatusReason } from './status.js';
+import { Store } from './store.js';
+
+export type * from './contract.js';
+export { DatasoleError, ErrorCode } from './errors.js';
+export type { DatasoleClientOptions } from './options.js';
+export type * from './status.js';
+
+/** Options of a call. */
+export interface RpcOptions {
+  /** Its deadline in milliseconds. Default 30,000. */
+  timeout?: number;
+  /** Gives the call up; the promise rejects with {@link ErrorCode.Cancelled} and the signal's reason as `cause`. */
+  signal?: AbortSignal;
+  /** Wait for a connection instead of being refused without one; the deadline runs meanwhile. Default `false`. */
+  queue?: boolean;
+}
+
+/** Options of an event. */
+export interface EmitOptions {
+  /** Wait for a connection instead of being dropped without one. Default `false`. */
+  queue?: boolean;
+}
+
+/** Ends a subscription. */
+export interface Subscription {
+  unsubscribe(): void;
+}
+
+/** A handler of events. */
+export type EventHandler<T> = { bivariant(payload: EventPayload<T>): void }['bivariant'];
+
+/** A handler of a state's values; `undefined` before any, and when the key does not exist. */
+export type StateHandler<T> = { bivariant(value: T | undefined): void }['bivariant'];
+
+interface Call {
+  resolve(value: unknown): void;
+  reject(error: DatasoleError): void;
+}
+
+interface Opening {
+  promise: Promise<void>;
+  resolve(): void;
+  reject(error: DatasoleError): void;
+}
+
+interface Topic {
+  /** The subscription, 0 without one. */
+  id: number;
+  /** Whether the subscription has been answered once. */
+  followed: boolean;
+  handlers: Set<EventHandler<unknown>>;
+}
+
+/** A host that failed is replaced, unless the one before it failed as recently as this. */
+const REPLACE_AFTER_MS = 60_000;
+
+/**
+ * RPC, events and live state over one WebSocket.
+ *
+ * Nothing happens before {@link connect}. The core runs in a dedicated worker, or on this thread where there are none.
+ * Values received are shared and must not be changed; a value that did not change keeps its identity, inside as well:
+ * `===` tells which parts of a state are new.
+ *
+ * @example
+ * ```ts
+ * const client = new DatasoleClient<AppContract>({ url: location.origin });
+ * await client.connect();
+ * const { sum } = await client.rpc('add', { a: 1, b: 2 });
+ * client.on('chat:message', ({ data }) => show(data));
+ * client.emit('chat:message', { text: 'hello' });
+ * const board = client.subscribeState('dashboard', (value) => render(value));
+ * board.unsubscribe();
+ * await client.disconnect();
+ * ```
+ *
+ * @typeParam C - What the server offers, see {@link DatasoleContract}.
+ */
+export class DatasoleClient<C extends ContractShape = DatasoleContract> {
+  readonly #options: DatasoleClientOptions;
+  readonly #calls = new Map<number, Call>();
+  readonly #topics = new Map<string, Topic>();
+  readonly #store: Store;
+  readonly #statusHandlers = new Set<(status: Status) => void>();
+  readonly #missedHandlers = new Set<(event: string) => void>();
+  #status: Status = { state: 'disconnected', reason: { kind: 'idle', message: 'never connected' } };
+  #link?: Link;
+  #unwatch?: () => void;
+  /** What `connect` answers while connecting and connected. */
+  #opening?: Opening;
+  #lastId = 0;
+  #lastFailure = -Infinity;
+  /** The host was replaced and has not connected yet. */
+  #replacing = false;
+
+  /** Makes a client; has no effect on anything else. */
+  constructor(options: DatasoleClientOptions) {
+    this.#options = options;
+    this.#store = new Store({
+      subscribe: (key) => this.#subscribe('state', key),
+      unsubscribe: (id) => this.#send({ t: 'unsubscribe', id }),
+      resync: (key) => this.#send({ t: 'resync', key }),
+      unasked: () => this.#status.protocol === 1,
+    });
+  }
+
+  /**
+   * Connects. Called again, the same promise; while reconnecting, tries at once.
+   *
+   * @throws DatasoleError when the first attempt fails; the client then stays disconnected. A connection that is lost
+   * later is restored without being asked.
+   */
+  connect(): Promise<void> {
+    if (this.#opening) return this.#opening.promise;
+    const opening = (this.#opening = deferred());
+    const first = this.#status.state === 'disconnected';
+    if (!this.#link) this.#start(false);
+    // Starting may have failed at once.
+    if (this.#opening === opening) this.#send({ t: 'connect' });
+    if (first) {
+      const millis = this.#options.connectTimeout ?? CONNECT_TIMEOUT;
+      const timer = setTimeout(() => {
+        if (this.#opening === opening) {
+          const message = `no connection to ${this.#options.url} within ${millis} ms`;
+          this.#end(localError(ErrorCode.Timeout, message, true), { kind: 'connectTimeout', message });
+        }
+      }, millis);
+      const stop = () => clearTimeout(timer);
+      opening.promise.then(stop, stop);
+      this.#setStatus({ state: 'connecting' });
+    }
+    return opening.promise;
+  }
+
+  /** Disconnects and stays disconnected; pending calls reject. Subscriptions are kept for the next {@link connect}. */
+  async disconnect(): Promise<void> {
+    const message = 'the client is closed';
+    this.#end(localError(ErrorCode.Closed, message), { kind: 'closedByUser', message });
+  }
+
+  /** Where the client stands; {@link onStatus} tells more. */
+  getConnectionState(): ConnectionState {
+    return this.#status.state;
+  }
+
+  /**
+   * Calls `handler` at once with the status, then after each change.
+   *
+   * @returns Ends it.
+   * @example
+   * ```ts
+   * client.onStatus(({ state, retryInMs }) => {
+   *   banner.textContent = state === 'reconnecting' ? `next attempt in ${retryInMs ?? 0} ms` : '';
+   * });
+   * ```
+   */
+  onStatus(handler: (status: Status) => void): () => void {
+    return listen(this.#statusHandlers, handler, () => handler(this.#status));
+  }
+
+  /**
+   * Calls a method.
+   *
+   * A `Uint8Array` as `params` travels as raw bytes, and a result may be one; both need a server of version 2.
+   *
+   * @throws DatasoleError with the server's message, code and data, or with a local code: {@link ErrorCode}.
+   * @example
+   * ```ts
+   * const report = await client.rpc('report', { year: 2026 }, { timeout: 5_000, signal });
+   * ```
+   */
+  rpc<M extends RpcName<C>>(method: M, params?: RpcParams<C, M>, options: RpcOptions = {}): Promise<RpcResult<C, M>> {
+    return new Promise((resolve, reject) => {
+      const { timeout, signal, queue = false } = options;
+      const cancelled = () => localError(ErrorCode.Cancelled, `${method} was cancelled`, false, signal?.reason);
+      if (signal?.aborted) throw cancelled();
+      const encoded = encode(params);
+      if (!this.#link) {
+        if (!queue) throw notConnected();
+        this.#start(false);
+      }
+      const id = ++this.#lastId;
+      const abort = () => {
+        this.#calls.delete(id);
+        this.#send({ t: 'cancel', id });
+        reject(cancelled());
+      };
+      signal?.addEventListener('abort', abort, { once: true });
+      const settled = <T>(settle: (value: T) => void) => (value: T) => {
+        signal?.removeEventListener('abort', abort);
+        settle(value);
+      };
+      this.#calls.set(id, { resolve: settled(resolve as (value: unknown) => void), reject: settled(reject) });
+      this.#send({ t: 'call', id, method, timeout, queue, ...encoded });
+    });
+  }
+
+  /**
+   * Calls `handler` for every event of that name, one after the other; one that throws harms no other. The first
+   * handler of a name subscribes its topic.
+   */
+  on<E extends EventName<C>>(event: E, handler: EventHandler<EventData<C, E>>): void {
+    let topic = this.#topics.get(event);
+    if (!topic) this.#topics.set(event, (topic = { id: 0, followed: false, handlers: new Set() }));
+    topic.handlers.add(handler);
+    topic.id ||= this.#subscribe('event', event);
+  }
+
+  /** Ends {@link on}. The last handler of a name unsubscribes its topic. */
+  off<E extends EventName<C>>(event: E, handler: EventHandler<EventData<C, E>>): void {
+    const topic = this.#topics.get(event);
+    if (topic?.handlers.delete(handler) && !topic.handlers.size) {
+      this.#topics.delete(event);
+      this.#send({ t: 'unsubscribe', id: topic.id });
+    }
+  }
+
+  /**
+   * Sends an event; a `Uint8Array` as raw bytes, to a server of version 2. Delivered at most once.
+   *
+   * @returns Whether it was handed to a connection or queued; while there is none, an event is dropped unless queued.
+   * @throws DatasoleError when the client is not connected nor trying to be.
+   */
+  emit<E extends EventName<C>>(event: E, data?: EventData<C, E>, { queue = false }: EmitOptions = {}): boolean {
+    const encoded = encode(data);
+    if (!this.#link) {
+      if (!queue) throw notConnected();
+      this.#start(false);
+    }
+    const sent = queue || this.#status.state === 'connected';
+    if (sent) this.#send({ t: 'emit', event, queue, ...encoded });
+    return sent;
+  }
+
+  /**
+   * Calls `handler` with the name of an event topic when events of it were or may have been missed, which happens when
+   * a connection was lost and the server could not replay them. Live states repair themselves.
+   *
+   * @returns Ends it.
+   */
+  onMissed(handler: (event: EventName<C>) => void): () => void {
+    return listen(this.#missedHandlers, handler as (event: string) => void);
+  }
+
+  /**
+   * Follows a live state: calls `handler` at once with the current value (`undefined` before any), then after each
+   * change, never with half of one. The last one to unsubscribe a key ends it on the server as well.
+   */
+  subscribeState<K extends StateKeyName<C>>(key: K, handler: StateHandler<StateValue<C, K>>): Subscription {
+    return this.#store.subscribe(key, handler as (value: unknown) => void);
+  }
+
+  /**
+   * The latest value of a live state, or `undefined`. A key that nobody follows is followed from here on: its value is
+   * there once the server has sent it.
+   */
+  getState<K extends StateKeyName<C>>(key: K): StateValue<C, K> | undefined {
+    return this.#store.get(key) as StateValue<C, K> | undefined;
+  }
+
+  /** Starts a core host, and lets it follow what is followed. */
+  #start(retryFirst: boolean): void {
+    let link: Link;
+    try {
+      link = new Link(resolve(this.#options, retryFirst), {
+        receive: (messages, binaries) => {
+          for (const message of messages) {
+            // What is told after the link has ended was meant for no one.
+            if (this.#link === link) this.#receive(message, binaries);
+          }
+        },
+        failed: (error) => this.#failed(error),
+      });
+    } catch (error) {
+      const message = String(error);
+      return this.#end(localError(ErrorCode.Host, message, false, error), { kind: 'host', message });
+    }
+    this.#link = link;
+    this.#unwatch = watchPage((kind) => this.#send({ t: 'hint', kind }));
+    this.#store.renew();
+    for (const [name, topic] of this.#topics) topic.id = this.#subscribe('event', name);
+  }
+
+  /** Ends the host and all that waits for it. */
+  #end(error: DatasoleError, reason: StatusReason): void {
+    const opening = this.#opening;
+    this.#opening = undefined;
+    this.#replacing = false;
+    this.#unlink();
+    this.#rejectCalls(error);
+    this.#setStatus({ state: 'disconnected', reason });
+    opening?.reject(error);
+  }
+
+  #unlink(): void {
+    this.#unwatch?.();
+    this.#link?.close();
+    this.#unwatch = this.#link = undefined;
+  }
+
+  #failed(error: DatasoleError): void {
+    const reason: StatusReason = { kind: 'host', message: error.message };
+    const { state } = this.#status;
+    const now = Date.now();
+    if ((state !== 'connected' && state !== 'reconnecting') || now - this.#lastFailure < REPLACE_AFTER_MS) {
+      return this.#end(error, reason);
+    }
+    this.#lastFailure = now;
+    report(error);
+    this.#unlink();
+    this.#rejectCalls(error);
+    this.#replacing = true;
+    this.#start(true);
+    this.#send({ t: 'connect' });
+    this.#setStatus({ state: 'reconnecting', reason });
+  }
+
+  #rejectCalls(error: DatasoleError): void {
+    const calls = [...this.#calls.values()];
+    this.#calls.clear();
+    for (const call of calls) call.reject(error);
+  }
+
+  #receive(message: FromWorker, binaries: Uint8Array[]): void {
+    switch (message.t) {
+      case 'done': {
+        const call = this.#calls.get(message.id);
+        this.#calls.delete(message.id);
+        if (message.error) call?.reject(new DatasoleError(message.error));
+        else call?.resolve(message.bin === undefined ? message.value : binaries[message.bin]);
+        return;
+      }
+      case 'event': {
+        const topic = this.#topics.get(message.event);
+        if (!topic) return;
+        const { event, bin, timestamp } = message;
+        const payload = { event, data: bin === undefined ? message.data : binaries[bin], timestamp };
+        return call(topic.handlers, payload);
+      }
+      case 'patch':
+        return this.#store.patch(message.key, message.rev, message.ops);
+      case 'snapshot':
+        return this.#store.snapshot(message.key, message.rev, message.value);
+      case 'status':
+        return this.#statusArrived(message);
+      case 'subscribed': {
+        const topic = message.kind === 'event' ? this.#topics.get(message.key) : undefined;
+        if (!topic) return;
+        if (topic.followed && !message.recovered) call(this.#missedHandlers, message.key);
+        topic.followed = true;
+        return;
+      }
+      case 'refused': {
+        const { what, name, error } = message;
+        return report(new DatasoleError({ ...error, message: `${what} ${name}: ${error.message}` }));
+      }
+      case 'token':
+        void this.#answerToken();
+        return;
+    }
+  }
+
+  #statusArrived({ t: _, ...status }: Status & { t: 'status' }): void {
+    switch (status.state) {
+      case 'connected':
+        this.#replacing = false;
+        this.#opening ??= deferred();
+        this.#setStatus(status);
+        return this.#opening?.resolve();
+      case 'disconnected': {
+        const reason = status.reason ?? { kind: 'unknown', message: '' };
+        return this.#end(connectionError(reason), reason);
+      }
+      case 'connecting':
+        if (this.#replacing) return;
+        break;
+      case 'reconnecting':
+        // The next `connect` is answered by the next connection.
+        if (this.#status.state === 'connected') this.#opening = undefined;
+    }
+    this.#setStatus(status);
+  }
+
+  async #answerToken(): Promise<void> {
+    const link = this.#link;
+    try {
+      const token = await this.#options.getToken?.();
+      link?.send({ t: 'token', token });
+    } catch (error) {
+      link?.send({ t: 'token', error: error instanceof Error ? error.message : String(error) });
+    }
+  }
+
+  #setStatus(status: Status): void {
+    if (status.state === this.#status.state && status.state === 'connecting') return;
+    this.#status = status;
+    call(this.#statusHandlers, status);
+  }
+
+  /** Follows now, or when a host starts. */
+  #subscribe(kind: 'state' | 'event', key: string): number {
+    const id = ++this.#lastId;
+    this.#send({ t: 'subscribe', id, kind, key });
+    return id;
+  }
+
+  #send(message: ToWorker): void {
+    this.#link?.send(message);
+  }
+}
+
+function encode(value: unknown): Encoded {
+  // A copy: it is sent later, and then transferred.
+  return value instanceof Uint8Array ? { bytes: value.slice() } : { json: JSON.stringify(value) };
+}
+
+function notConnected(): DatasoleError {
+  return localError(ErrorCode.NotConnected, 'not connected', true);
+}
+
+/** Why `connect` and what waited for a connection failed. */
+function connectionError({ kind, message, code }: StatusReason): DatasoleError {
+  const [number, retryable] =
+    kind === 'unauthorized'
+      ? [ErrorCode.Unauthorized, false]
+      : kind === 'connectTimeout'
+        ? [ErrorCode.Timeout, true]
+        : kind === 'protocol'
+          ? [ErrorCode.InvalidRequest, false]
+          : [ErrorCode.NotConnected, true];
+  const details = [kind, code, message].filter(Boolean).join(', ');
+  return localError(number, `no connection: ${details}`, retryable);
+}
+
+function deferred(): Opening {
+  let resolve!: () => void;
+  let reject!: (error: DatasoleError) => void;
+  const promise = new Promise<void>((...settle) => ([resolve, reject] = settle));
+  return { promise, resolve, reject };
+}
+
+function call<T>(handlers: Set<(value: T) => void>, value: T): void {
+  for (const handler of [...handlers]) if (handlers.has(handler)) guarded(() => handler(value));
+}
+
+function listen<T>(handlers: Set<(value: T) => void>, handler: (value: T) => void, at_once?: () => void): () => void {
+  // Of its own, so that the same function can listen twice.
+  const own = (value: T) => handler(value);
+  handlers.add(own);
+  if (at_once) guarded(at_once);
+  return () => {
+    handlers.delete(own);
+  };
+}
+
+/** A handler that throws harms no one else. */
+function guarded(action: () => void): void {
+  try {
+    action();
+  } catch (error) {
+    report(error);
+  }
+}

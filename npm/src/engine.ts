@@ -1,0 +1,214 @@
+/**
+ * The host of the wasm core: owns its sockets and its timer, passes messages in and batches out.
+ *
+ * Runs in the worker, or on the thread that asked for it. Every way into wasm leads through {@link Engine.#enter}: a
+ * panic ends in a trap, which is told to the other side as `fatal` and never escapes into a socket's event loop.
+ */
+import { createGlue, type Core } from '../generated/glue.js';
+import { PROTOCOL_VERSION, type Batch, type FromWorker, type ToWorker } from './protocol.js';
+
+/** Set by `npm/build.mjs`: what the package is, and in one build the wasm itself, in base64. */
+declare const BUILD: string;
+declare const INLINE_WASM: string | undefined;
+
+/** Where a script that is asked to start no worker leaves {@link createEngine}. */
+export const ENGINE_SLOT = Symbol.for('datasole.engine');
+
+/** Takes a batch to the other side; the buffers may be transferred. */
+export type Post = (batch: Batch, transfer: ArrayBuffer[]) => void;
+
+/** The constructor of sockets, as browsers have it. */
+export type SocketConstructor = new (url: string, protocols: string[]) => WebSocket;
+
+/** A host with a core of its own: engines share nothing, a panic in one leaves the others alone. */
+export interface Engine {
+  /** Takes messages in order. */
+  receive(messages: ToWorker[]): void;
+}
+
+/** Makes an engine, which says `here` through `post`. */
+export type CreateEngine = (post: Post, socket?: SocketConstructor) => Engine;
+
+/** See {@link CreateEngine}. */
+export const createEngine: CreateEngine = (post, socket = globalThis.WebSocket) => new WasmEngine(post, socket);
+
+class WasmEngine implements Engine {
+  readonly #post: Post;
+  readonly #socket: SocketConstructor;
+  readonly #sockets = new Map<number, WebSocket>();
+  #core?: Core;
+  #timer?: ReturnType<typeof setTimeout>;
+  #dead = false;
+
+  constructor(post: Post, socket: SocketConstructor) {
+    this.#post = post;
+    this.#socket = socket;
+    this.#say({ t: 'here', v: PROTOCOL_VERSION });
+  }
+
+  receive(messages: ToWorker[]): void {
+    for (const message of messages) this.#enter((core) => this.#perform(core, message));
+  }
+
+  #perform(core: Core | undefined, message: ToWorker): void {
+    if (message.t === 'init') {
+      void this.#start(message).catch((error) => this.#fail(describe(error)));
+      return;
+    }
+    if (!core) return;
+    switch (message.t) {
+      case 'connect':
+        return core.connect();
+      case 'close':
+        core.close();
+        return this.#end();
+      case 'call':
+        return core.call(message.id, message.method, message.json, message.bytes, message.timeout, message.queue);
+      case 'cancel':
+        return core.cancel(message.id);
+      case 'emit':
+        return core.emit(message.event, message.json, message.bytes, message.queue);
+      case 'subscribe':
+        return message.kind === 'state'
+          ? core.followState(message.id, message.key)
+          : core.followEvent(message.id, message.key);
+      case 'unsubscribe':
+        return core.unfollow(message.id);
+      case 'resync':
+        return core.resync(message.key);
+      case 'hint':
+        return core.hint(message.kind);
+      case 'token':
+        return core.token(message.token, message.error);
+    }
+  }
+
+  async #start({ v, options, wasm, wasmUrl }: ToWorker & { t: 'init' }): Promise<void> {
+    if (v !== PROTOCOL_VERSION) throw new Error(versionMismatch(v, PROTOCOL_VERSION));
+    if (!this.#socket) {
+      throw new Error("no WebSocket here: set globalThis.WebSocket (before Node 22, to that of the package 'ws')");
+    }
+    const glue = createGlue();
+    await glue.default({ module_or_path: await compile(wasm, wasmUrl) });
+    this.#core = new glue.Core(options, {
+      open: (id: number, url: string, protocols: string) => this.#open(id, url, protocols),
+      // A copy: what is sent later must not be read from memory that wasm has used again by then.
+      send: (id: number, message: Uint8Array) => this.#sockets.get(id)?.send(message.slice()),
+      shut: (id: number, code: number, reason: string) => this.#forget(id)?.close(code, reason),
+      arm: (delay: number) => this.#arm(delay),
+      soon: () => soon(() => this.#enter((core) => core && this.#flush(core))),
+      panicked: (message: string) => this.#fail(message),
+    });
+    this.#say({ t: 'ready', build: BUILD });
+  }
+
+  #open(id: number, url: string, protocols: string): void {
+    const closed = (code: number, reason: string) => {
+      if (this.#forget(id)) this.#enter((core) => core?.closed(id, code, reason));
+    };
+    let socket: WebSocket;
+    try {
+      socket = new this.#socket(url, protocols.split(','));
+    } catch (error) {
+      // The core is at work right here.
+      queueMicrotask(() => this.#enter((core) => core?.closed(id, 1006, describe(error))));
+      return;
+    }
+    this.#sockets.set(id, socket);
+    let failure = '';
+    socket.binaryType = 'arraybuffer';
+    socket.onopen = () => this.#enter((core) => core?.opened(id, socket.protocol));
+    socket.onmessage = ({ data }) => {
+      if (typeof data !== 'string') return this.#enter((core) => core?.message(id, new Uint8Array(data)));
+      socket.close(4004, 'text message');
+      closed(1003, 'text message');
+    };
+    // Browsers say nothing; elsewhere there is a message.
+    socket.onerror = (event) => (failure = (event as ErrorEvent).message ?? '');
+    socket.onclose = ({ code, reason }) => closed(code, reason || failure);
+  }
+
+  #forget(id: number): WebSocket | undefined {
+    const socket = this.#sockets.get(id);
+    if (socket) {
+      this.#sockets.delete(id);
+      socket.onopen = socket.onmessage = socket.onclose = null;
+      // A socket closed while it opens still reports that.
+      socket.onerror = () => {};
+    }
+    return socket;
+  }
+
+  #arm(delay: number): void {
+    clearTimeout(this.#timer);
+    // Browsers take a longer delay for none. Woken too early, the core asks again.
+    if (delay >= 0) this.#timer = setTimeout(() => this.#enter((core) => core?.timeout()), Math.min(delay, 2 ** 31 - 1));
+  }
+
+  #flush(core: Core): void {
+    const batch = core.take() as Batch | undefined;
+    if (batch === undefined) return;
+    const parts = Array.isArray(batch) ? batch : [batch];
+    this.#post(batch, parts.filter((part) => typeof part !== 'string').map((part) => part.buffer as ArrayBuffer));
+  }
+
+  #enter(action: (core: Core | undefined) => void): void {
+    if (this.#dead) return;
+    try {
+      action(this.#core);
+    } catch (error) {
+      this.#fail(describe(error));
+    }
+  }
+
+  #fail(message: string): void {
+    if (this.#dead) return;
+    this.#end();
+    this.#say({ t: 'fatal', message });
+  }
+
+  #end(): void {
+    this.#dead = true;
+    clearTimeout(this.#timer);
+    for (const id of [...this.#sockets.keys()]) this.#forget(id)?.close();
+  }
+
+  #say(message: FromWorker): void {
+    this.#post(JSON.stringify([message]), []);
+  }
+}
+
+/** What each side says of the other's version. */
+export function versionMismatch(theirs: unknown, ours: number): string {
+  return `the page and the worker script are of different versions (${theirs} and ${ours})`;
+}
+
+/** Runs after the events that are due already, so that messages that arrive together leave together. */
+const soon: (action: () => void) => void = (() => {
+  if (typeof setImmediate === 'function') return setImmediate;
+  const actions: (() => void)[] = [];
+  const channel = new MessageChannel();
+  channel.port1.onmessage = () => actions.shift()?.();
+  return (action) => {
+    actions.push(action);
+    channel.port2.postMessage(0);
+  };
+})();
+
+async function compile(bytes: BufferSource | undefined, url: string): Promise<WebAssembly.Module> {
+  if (typeof INLINE_WASM === 'string') bytes = Uint8Array.from(atob(INLINE_WASM), (char) => char.charCodeAt(0));
+  else if (!bytes) {
+    const response = await fetch(url).catch((error) => {
+      throw new Error(`${url} could not be loaded: ${describe(error)}`);
+    });
+    if (!response.ok) throw new Error(`${url} could not be loaded: HTTP ${response.status}`);
+    bytes = await response.arrayBuffer();
+  }
+  return WebAssembly.compile(bytes).catch((error) => {
+    throw new Error(`${url} could not be compiled: ${describe(error)}`);
+  });
+}
+
+function describe(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,2 @@
+/** The global `Datasole` of pages without modules. */
+export { DatasoleClient, DatasoleError, ErrorCode } from './client.js';

@@ -1,0 +1,19 @@
+/** What the page goes through and the core should know: network changes, visibility, the way back from the bfcache. */
+import type { Hint } from './protocol.js';
+
+/** Tells `hint` until the returned function is called. Does nothing where there is no page. */
+export function watchPage(hint: (kind: Hint) => void): () => void {
+  if (typeof addEventListener !== 'function') return () => {};
+  const end = new AbortController();
+  const on = (target: EventTarget, event: string, kind: () => Hint) =>
+    target.addEventListener(event, () => hint(kind()), { signal: end.signal });
+  on(globalThis, 'online', () => 'online');
+  on(globalThis, 'offline', () => 'offline');
+  if (typeof document === 'object') {
+    // No unload handlers: they would keep the page out of the bfcache.
+    on(globalThis, 'pageshow', () => 'visible');
+    on(document, 'resume', () => 'visible');
+    on(document, 'visibilitychange', () => (document.hidden ? 'hidden' : 'visible'));
+  }
+  return () => end.abort();
+}

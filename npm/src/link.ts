@@ -1,0 +1,154 @@
+/**
+ * One life of a core host: started, greeted, fed in order, ended. Knows versions and loading, nothing of what the
+ * messages are about.
+ */
+import type { SocketConstructor } from './engine.js';
+import { ErrorCode, localError, type DatasoleError } from './errors.js';
+import { openThread, openWorker, type Port } from './port.js';
+import { PROTOCOL_VERSION, type Batch, type FromWorker, type ToWorker } from './protocol.js';
+import type { CoreOptions } from '../generated/datasole_wasm.js';
+
+declare const IIFE: boolean;
+
+/** What a host is started with. */
+export interface LinkOptions {
+  core: CoreOptions;
+  useWorker: boolean;
+  worker?: () => Worker;
+  /** Absolute where there is a page. */
+  workerUrl: string;
+  wasmUrl: string;
+  socket?: SocketConstructor;
+}
+
+/** What a link tells. */
+export interface LinkEvents {
+  /** The messages of one batch, and the bytes they refer to. */
+  receive(messages: FromWorker[], binaries: Uint8Array[]): void;
+  /** The host is unusable; the link has ended. */
+  failed(error: DatasoleError): void;
+}
+
+const decoder = new TextDecoder();
+
+/** See the module. */
+export class Link {
+  readonly #options: LinkOptions;
+  readonly #events: LinkEvents;
+  readonly #opening: Promise<Port>;
+  readonly #wasm: Promise<ArrayBuffer | undefined>;
+  #outbox: ToWorker[] = [];
+  /** Set when the host is ready. */
+  #port?: Port;
+  #ended = false;
+
+  constructor(options: LinkOptions, events: LinkEvents) {
+    this.#options = options;
+    this.#events = events;
+    // While the worker's script is on its way. Bytes, not a compiled module: the page's CSP may forbid to compile, and
+    // trying would be reported as a violation. What fails here is tried again, and reported, by the host.
+    this.#wasm = fetchWasm(options).catch(() => undefined);
+    this.#opening = this.#open();
+    this.#opening.catch((error) => this.#fail(error instanceof Error ? error.message : String(error)));
+  }
+
+  /** Sends in order, together with what else is sent in this turn. */
+  send(message: ToWorker): void {
+    if (this.#outbox.push(message) === 1 && this.#port) queueMicrotask(() => this.#flush());
+  }
+
+  /** Ends the host, after what has been sent. */
+  close(): void {
+    this.#outbox.push({ t: 'close' });
+    this.#flush();
+    this.#end(true);
+  }
+
+  async #open(): Promise<Port> {
+    const options = this.#options;
+    const events = {
+      batch: (batch: Batch) => this.#receive(batch),
+      failed: (message: string) => this.#fail(message),
+    };
+    return options.useWorker
+      ? openWorker(options.workerUrl, options.worker, events)
+      : openThread(options.workerUrl, options.socket, events);
+  }
+
+  #flush(): void {
+    if (!this.#port || !this.#outbox.length) return;
+    const messages = this.#outbox;
+    this.#outbox = [];
+    const transfer = messages.flatMap((message) =>
+      'bytes' in message && message.bytes ? [message.bytes.buffer as ArrayBuffer] : [],
+    );
+    this.#port.post(messages, transfer);
+  }
+
+  #receive(batch: Batch): void {
+    if (this.#ended) return;
+    const [text, ...binaries] = Array.isArray(batch) ? batch : [batch];
+    const messages = JSON.parse(typeof text === 'string' ? text : decoder.decode(text)) as FromWorker[];
+    // The handshake's messages, and only they, come alone.
+    const first = messages[0];
+    switch (first?.t) {
+      case 'here':
+        return this.#greet(first.v);
+      case 'ready':
+        void this.#opening.then((port) => {
+          if (this.#ended) return;
+          this.#port = port;
+          this.#flush();
+        });
+        return;
+      case 'fatal':
+        return this.#fail(first.message);
+      default:
+        this.#events.receive(messages, binaries);
+    }
+  }
+
+  #greet(v: number): void {
+    if (v !== PROTOCOL_VERSION) {
+      return this.#fail(`the page speaks version ${PROTOCOL_VERSION} of the worker protocol, the worker script ${v}`);
+    }
+    void Promise.all([this.#opening, this.#wasm]).then(([port, wasm]) => {
+      if (this.#ended) return;
+      const { core: options, wasmUrl } = this.#options;
+      port.post([{ t: 'init', v, options, wasmUrl, wasm }], wasm ? [wasm] : []);
+    });
+  }
+
+  #fail(message: string): void {
+    if (this.#ended) return;
+    this.#end(false);
+    this.#events.failed(localError(ErrorCode.Host, message));
+  }
+
+  #end(gently: boolean): void {
+    this.#ended = true;
+    const ready = !!this.#port;
+    this.#opening.then(
+      (port) => port.end(gently && ready),
+      () => {},
+    );
+  }
+}
+
+/** The wasm's bytes; none for a worker script that has it inside. */
+async function fetchWasm({ workerUrl, wasmUrl }: LinkOptions): Promise<ArrayBuffer | undefined> {
+  if (workerUrl.includes('.inline.')) return;
+  if (!IIFE && !/^https?:/.test(wasmUrl)) return readWasm(wasmUrl);
+  const response = await fetch(wasmUrl);
+  return response.ok ? response.arrayBuffer() : undefined;
+}
+
+/** From the file system of Node: `wasmUrl` is a path or file URL, or empty for the package's own. */
+async function readWasm(wasmUrl: string): Promise<ArrayBuffer> {
+  // Named so that bundlers for browsers neither resolve the module nor copy the file.
+  const [module, own] = ['node:fs/promises', 'datasole.wasm'];
+  const { readFile } = await import(/* webpackIgnore: true */ /* @vite-ignore */ module);
+  const file = wasmUrl ? (wasmUrl.startsWith('file:') ? new URL(wasmUrl) : wasmUrl) : new URL(own!, import.meta.url);
+  const bytes: Uint8Array = await readFile(file);
+  return bytes.slice().buffer as ArrayBuffer;
+}

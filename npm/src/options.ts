@@ -1,0 +1,97 @@
+/** What a client is made with, and what the host of its core is told of it. */
+import type { SocketConstructor } from './engine.js';
+import type { LinkOptions } from './link.js';
+
+/** The options of {@link DatasoleClient}. All but `url` have defaults. */
+export interface DatasoleClientOptions {
+  /** Base URL of the server: http, https, ws or wss, or relative to the page. */
+  url: string;
+  /** Path of the endpoint. Default `/__ds`. */
+  path?: string;
+  /** How to authenticate. */
+  auth?: {
+    /** The token; see also {@link DatasoleClientOptions.getToken}. */
+    token?: string;
+    /**
+     * How a token reaches the server. `url` (default) works with every server, but proxies may log it. `frame` sends it
+     * after opening; the server must speak version 2.
+     */
+    via?: 'url' | 'frame';
+    /** Headers of the upgrade request. Browsers cannot send any: used only in Node, by the sockets that accept them. */
+    headers?: Record<string, string>;
+  };
+  /**
+   * Asked for a token before every attempt to connect; wins over `auth.token`. When it throws, the attempt fails as
+   * unauthorized.
+   */
+  getToken?: () => string | Promise<string>;
+  /** Run socket and core in a dedicated worker. Default `true`; where there are no workers, always on this thread. */
+  useWorker?: boolean;
+  /**
+   * The worker script, relative to the page. Default: `datasole-worker.iife.min.js` under `path` on the server. On
+   * another origin it is loaded by `importScripts` from a blob, which the page's CSP must allow (`worker-src blob:`).
+   */
+  workerUrl?: string;
+  /** Makes the worker, for bundlers: `() => new Worker(new URL('datasole/client/worker', import.meta.url), …)`. */
+  worker?: () => Worker;
+  /**
+   * The WebAssembly. Default: `datasole.wasm` beside the worker script; in Node the file in this package, and a path or
+   * `file:` URL is taken too. Not used by a worker script that has it inside (`*.inline.*`).
+   */
+  wasmUrl?: string;
+  /** Accepted for compatibility; batched messages give its gain without cross-origin isolation. */
+  useSharedArrayBuffer?: boolean;
+  /** Try again after a connection was lost. Default `true`. */
+  reconnect?: boolean;
+  /** The base of the backoff: attempt n (from 0) waits a random time up to `reconnectInterval * 2^n`. Default 1000 ms. */
+  reconnectInterval?: number;
+  /** Give up after so many failed attempts in a row. Default: never. */
+  maxReconnectAttempts?: number;
+  /** How long loading and an attempt to connect may take, each. Default 10,000 ms. */
+  connectTimeout?: number;
+}
+
+/** How long an attempt may take. @internal */
+export const CONNECT_TIMEOUT = 10_000;
+
+/** What the options mean, here. Throws a TypeError when an URL is none. @internal */
+export function resolve(options: DatasoleClientOptions, retryFirst: boolean): LinkOptions {
+  const page = typeof location === 'object' ? location.href : undefined;
+  const { origin, pathname } = new URL(options.url, page);
+  const base = origin + pathname.replace(/\/+$/, '');
+  const path = `/${(options.path ?? '/__ds').replace(/^\/+|\/+$/g, '')}`;
+  const served = `${base.replace(/^ws/, 'http')}${path}/datasole-worker.iife.min.js`;
+  const workerUrl = new URL(options.workerUrl ?? served, page ?? served).href;
+  const wasmUrl = page ? new URL(options.wasmUrl ?? 'datasole.wasm', options.wasmUrl ? page : workerUrl).href : '';
+  const { token, via, headers } = options.auth ?? {};
+  return {
+    core: {
+      base,
+      path,
+      token,
+      tokenVia: via,
+      askToken: !!options.getToken,
+      reconnect: options.reconnect,
+      reconnectInterval: options.reconnectInterval,
+      maxReconnectAttempts: options.maxReconnectAttempts,
+      connectTimeout: options.connectTimeout ?? CONNECT_TIMEOUT,
+      retryFirst,
+    },
+    useWorker: options.useWorker !== false && typeof Worker === 'function',
+    worker: options.worker,
+    workerUrl,
+    wasmUrl: wasmUrl || (options.wasmUrl ?? ''),
+    socket: headers && !page ? withHeaders(headers) : undefined,
+  };
+}
+
+/** The `ws` package takes headers as a third argument, Node's own WebSocket among the options that are its second. */
+function withHeaders(headers: Record<string, string>): SocketConstructor {
+  const Socket = globalThis.WebSocket as unknown as new (url: string, ...more: unknown[]) => WebSocket;
+  return class extends Socket {
+    constructor(url: string, protocols: string[]) {
+      if ('WebSocketServer' in Socket) super(url, protocols, { headers });
+      else super(url, { protocols, headers });
+    }
+  };
+}

@@ -1,0 +1,40 @@
+/** How a client shows where it stands. */
+
+/** The connection, as {@link DatasoleClient.onStatus} shows it. */
+export interface Status {
+  state: ConnectionState;
+  /** Connected: the protocol version spoken, 1 or 2. */
+  protocol?: number;
+  /** Connected with version 2: this connection's id on the server. */
+  connectionId?: string;
+  /** Connected with version 2: the user as the server knows it. */
+  userId?: string;
+  /** Reconnecting: the attempt under way or the next one; counted from 1. */
+  attempt?: number;
+  /** Reconnecting: how long until that attempt begins; absent while it is under way. */
+  retryInMs?: number;
+  /** Why there is no connection. */
+  reason?: StatusReason;
+}
+
+/** Where a client stands. */
+export type ConnectionState = 'disconnected' | 'connecting' | 'connected' | 'reconnecting';
+
+/** Why there is no connection. */
+export interface StatusReason {
+  kind:
+    | 'idle'
+    | 'closedByUser'
+    | 'closed'
+    | 'connectTimeout'
+    | 'halfOpen'
+    | 'protocol'
+    | 'unauthorized'
+    | 'offline'
+    | 'host'
+    | 'unknown';
+  /** For people; may be empty. */
+  message: string;
+  /** The WebSocket close code, where there was one. */
+  code?: number;
+}

@@ -1,0 +1,161 @@
+/**
+ * The mirror of live states: immutable values with structural sharing, and who wants to know.
+ *
+ * A value that somebody has seen never changes. Between two looks, patches write into the same copies, so that a
+ * container is copied at most once per look.
+ */
+import { report } from './errors.js';
+import { applyPatch, type Owned } from './patch.js';
+
+interface Entry {
+  /** The value after the last patch. */
+  value: unknown;
+  /** The value that was last shown. */
+  shown: unknown;
+  /** What patches may write to: copies made since then. */
+  owned: Owned;
+  /** Entries of the stream so far; undefined before the first, and after a patch that did not fit. */
+  rev: number | undefined;
+  /** A snapshot has been asked for; until then patches lead nowhere. */
+  lost: boolean;
+  /** Whether somebody asked for the value without a handler. */
+  pinned: boolean;
+  handlers: Set<{ call: (value: unknown) => void }>;
+  /** The subscription, 0 without one. A refused one stays, so that it is not asked for at every look. */
+  id: number;
+}
+
+/** How the store follows keys. */
+export interface Follow {
+  /** Returns the subscription's id, not 0. */
+  subscribe(key: string): number;
+  unsubscribe(id: number): void;
+  /** Asks for a snapshot. */
+  resync(key: string): void;
+  /** Whether keys that nobody follows come all the same (version 1). */
+  unasked(): boolean;
+}
+
+/** See the module. */
+export class Store {
+  readonly #entries = new Map<string, Entry>();
+  readonly #follow: Follow;
+
+  constructor(follow: Follow) {
+    this.#follow = follow;
+  }
+
+  /** The current value; starts following a key that nobody follows. */
+  get(key: string): unknown {
+    const entry = this.#entry(key);
+    if (!entry.handlers.size) entry.pinned = true;
+    this.#ensureFollowed(key, entry);
+    return look(entry);
+  }
+
+  /** Calls at once with the current value, then after each change. */
+  subscribe(key: string, call: (value: unknown) => void): { unsubscribe(): void } {
+    const entry = this.#entry(key);
+    const handler = { call };
+    entry.handlers.add(handler);
+    this.#ensureFollowed(key, entry);
+    run(handler, look(entry));
+    return {
+      unsubscribe: () => {
+        if (entry.handlers.delete(handler) && !entry.handlers.size && !entry.pinned) this.#leave(key, entry);
+      },
+    };
+  }
+
+  /** A whole value arrived. */
+  snapshot(key: string, rev: number, value: unknown): void {
+    const entry = this.#entry(key);
+    entry.value = value;
+    entry.owned.clear();
+    entry.rev = rev;
+    entry.lost = false;
+    notify(entry);
+  }
+
+  /** A change arrived. One that does not fit is repaired by a snapshot; meanwhile the value shown before stays. */
+  patch(key: string, rev: number, ops: unknown[]): void {
+    const entry = this.#entry(key);
+    if (entry.lost) return;
+    try {
+      if (entry.rev !== undefined && rev !== entry.rev + 1) throw new Error('out of step');
+      entry.value = applyPatch(entry.value === undefined ? emptyFor(ops) : entry.value, ops, entry.owned);
+      entry.rev = rev;
+    } catch {
+      entry.value = entry.shown;
+      entry.owned.clear();
+      entry.lost = true;
+      this.#follow.resync(key);
+      return;
+    }
+    notify(entry);
+  }
+
+  /** A core that knows nothing yet takes over: follow everything again, keep showing what is there. */
+  renew(): void {
+    for (const [key, entry] of this.#entries) {
+      entry.rev = undefined;
+      entry.lost = false;
+      if (entry.handlers.size || entry.pinned) entry.id = this.#follow.subscribe(key);
+    }
+  }
+
+  #entry(key: string): Entry {
+    let entry = this.#entries.get(key);
+    if (!entry) {
+      entry = {
+        value: undefined,
+        shown: undefined,
+        owned: new Set(),
+        rev: undefined,
+        lost: false,
+        pinned: false,
+        handlers: new Set(),
+        id: 0,
+      };
+      this.#entries.set(key, entry);
+    }
+    return entry;
+  }
+
+  #ensureFollowed(key: string, entry: Entry): void {
+    if (!entry.id) entry.id = this.#follow.subscribe(key);
+  }
+
+  #leave(key: string, entry: Entry): void {
+    this.#follow.unsubscribe(entry.id);
+    entry.id = 0;
+    // Nobody keeps it up to date from here on.
+    if (!this.#follow.unasked()) this.#entries.delete(key);
+  }
+}
+
+/** The value, to be seen by others: nothing writes to it any more. */
+function look(entry: Entry): unknown {
+  entry.owned.clear();
+  return (entry.shown = entry.value);
+}
+
+function notify(entry: Entry): void {
+  if (!entry.handlers.size) return;
+  const value = look(entry);
+  for (const handler of [...entry.handlers]) if (entry.handlers.has(handler)) run(handler, value);
+}
+
+function run(handler: { call: (value: unknown) => void }, value: unknown): void {
+  try {
+    handler.call(value);
+  } catch (error) {
+    report(error);
+  }
+}
+
+/** What version 1 patches first: `[]` when the first path begins with an array index, else `{}`. */
+function emptyFor(ops: unknown[]): unknown {
+  const path = (ops[0] as { path?: unknown } | undefined)?.path;
+  return typeof path === 'string' && /^\/\d+(\/|$)/.test(path) ? [] : {};
+}

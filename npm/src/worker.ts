@@ -1,0 +1,23 @@
+/**
+ * The dedicated worker. Loaded where no worker is wanted, it starts nothing and leaves its engine to whoever asked
+ * (see `thread.ts`).
+ */
+import { createEngine, ENGINE_SLOT, type CreateEngine } from './engine.js';
+import type { ToWorker } from './protocol.js';
+
+export { createEngine };
+
+interface WorkerScope {
+  [ENGINE_SLOT]?: CreateEngine | null;
+  WorkerGlobalScope?: unknown;
+  postMessage(message: unknown, transfer: ArrayBuffer[]): void;
+  onmessage: ((event: MessageEvent<ToWorker[]>) => void) | null;
+}
+
+const scope = globalThis as unknown as WorkerScope;
+if (ENGINE_SLOT in scope) {
+  scope[ENGINE_SLOT] = createEngine;
+} else if (scope.WorkerGlobalScope) {
+  const engine = createEngine((batch, transfer) => scope.postMessage(batch, transfer));
+  scope.onmessage = ({ data }) => engine.receive(data);
+}
