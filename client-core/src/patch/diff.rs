@@ -111,12 +111,12 @@ impl Writer {
 
     fn add(&mut self, new: &Value) -> usize {
         self.operations.push(Operation::Add { path: self.path.clone(), value: new.clone() });
-        self.overhead() + length(new)
+        self.overhead() + text_length(new)
     }
 
     fn replace(&mut self, new: &Value) -> usize {
         self.operations.push(Operation::Replace { path: self.path.clone(), value: new.clone() });
-        self.overhead() + length(new)
+        self.overhead() + text_length(new)
     }
 
     fn remove(&mut self) -> usize {
@@ -198,8 +198,8 @@ fn longest_increasing(pairs: &[(usize, usize)]) -> Vec<(usize, usize)> {
     sequence
 }
 
-/// About the length of a value's text.
-fn length(value: &Value) -> usize {
+/// About the length of a value's text; escapes are not counted.
+pub(crate) fn text_length(value: &Value) -> usize {
     usize::MAX - remaining(value, usize::MAX).unwrap_or(0)
 }
 
@@ -350,8 +350,12 @@ mod tests {
     fn lengths_are_close_to_the_text() {
         for value in [json!([]), json!({"a": [1, -10, 0, true, false, null], "b": "text"}), json!(["", "", 123_456])] {
             let exact = value.to_string().len();
-            assert!((exact..=exact + 2 * 3).contains(&length(&value)), "{value}: {} for {exact}", length(&value));
-            assert!(longer_than(&value, exact - 1) && !longer_than(&value, length(&value)));
+            assert!(
+                (exact..=exact + 2 * 3).contains(&text_length(&value)),
+                "{value}: {} for {exact}",
+                text_length(&value)
+            );
+            assert!(longer_than(&value, exact - 1) && !longer_than(&value, text_length(&value)));
         }
     }
 }

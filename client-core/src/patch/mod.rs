@@ -22,6 +22,8 @@ mod pointer;
 
 pub use apply::{Undo, apply, apply_undoable};
 pub use diff::diff;
+#[cfg(feature = "mirror")]
+pub(crate) use diff::text_length;
 pub use error::{PatchError, Refusal};
 pub use operation::Operation;
 pub use pointer::{Pointer, PointerError};
