@@ -84,7 +84,9 @@ class WasmEngine implements Engine {
   }
 
   async #start({ v, options, wasm, wasmUrl }: ToWorker & { t: 'init' }): Promise<void> {
-    if (v !== PROTOCOL_VERSION) throw new Error(versionMismatch(v, PROTOCOL_VERSION));
+    if (v !== PROTOCOL_VERSION) {
+      throw new Error(`the page speaks version ${v} of the worker protocol, the worker script ${PROTOCOL_VERSION}`);
+    }
     if (!this.#socket) {
       throw new Error("no WebSocket here: set globalThis.WebSocket (before Node 22, to that of the package 'ws')");
     }
@@ -178,11 +180,6 @@ class WasmEngine implements Engine {
   }
 }
 
-/** What each side says of the other's version. */
-export function versionMismatch(theirs: unknown, ours: number): string {
-  return `the page and the worker script are of different versions (${theirs} and ${ours})`;
-}
-
 /** Runs after the events that are due already, so that messages that arrive together leave together. */
 const soon: (action: () => void) => void = (() => {
   if (typeof setImmediate === 'function') return setImmediate;
@@ -199,13 +196,13 @@ async function compile(bytes: BufferSource | undefined, url: string): Promise<We
   if (typeof INLINE_WASM === 'string') bytes = Uint8Array.from(atob(INLINE_WASM), (char) => char.charCodeAt(0));
   else if (!bytes) {
     const response = await fetch(url).catch((error) => {
-      throw new Error(`${url} could not be loaded: ${describe(error)}`);
+      throw new Error(`the wasm at ${url} could not be loaded: ${describe(error)}`);
     });
-    if (!response.ok) throw new Error(`${url} could not be loaded: HTTP ${response.status}`);
+    if (!response.ok) throw new Error(`the wasm at ${url} could not be loaded: HTTP ${response.status}`);
     bytes = await response.arrayBuffer();
   }
   return WebAssembly.compile(bytes).catch((error) => {
-    throw new Error(`${url} could not be compiled: ${describe(error)}`);
+    throw new Error(`the wasm at ${url} could not be compiled: ${describe(error)}`);
   });
 }
 

@@ -77,7 +77,7 @@ export function resolve(options: DatasoleClientOptions, retryFirst: boolean): Li
       connectTimeout: options.connectTimeout ?? CONNECT_TIMEOUT,
       retryFirst,
     },
-    useWorker: options.useWorker !== false && typeof Worker === 'function',
+    useWorker: options.useWorker !== false && (!!options.worker || typeof Worker === 'function'),
     worker: options.worker,
     workerUrl,
     wasmUrl: wasmUrl || (options.wasmUrl ?? ''),

@@ -14,7 +14,7 @@ interface Entry {
   shown: unknown;
   /** What patches may write to: copies made since then. */
   owned: Owned;
-  /** Entries of the stream so far; undefined before the first, and after a patch that did not fit. */
+  /** Where the stream is; undefined before its first snapshot. */
   rev: number | undefined;
   /** A snapshot has been asked for; until then patches lead nowhere. */
   lost: boolean;
@@ -67,8 +67,9 @@ export class Store {
     };
   }
 
-  /** A whole value arrived. */
+  /** A whole value arrived; of a key that was just left, it is late. */
   snapshot(key: string, rev: number, value: unknown): void {
+    if (!this.#entries.has(key) && !this.#follow.unasked()) return;
     const entry = this.#entry(key);
     entry.value = value;
     entry.owned.clear();
@@ -79,11 +80,11 @@ export class Store {
 
   /** A change arrived. One that does not fit is repaired by a snapshot; meanwhile the value shown before stays. */
   patch(key: string, rev: number, ops: unknown[]): void {
-    const entry = this.#entry(key);
-    if (entry.lost) return;
+    const entry = this.#entries.get(key);
+    if (!entry || entry.lost) return;
     try {
-      if (entry.rev !== undefined && rev !== entry.rev + 1) throw new Error('out of step');
-      entry.value = applyPatch(entry.value === undefined ? emptyFor(ops) : entry.value, ops, entry.owned);
+      if (entry.rev === undefined || rev !== entry.rev + 1) throw new Error('out of step');
+      entry.value = applyPatch(entry.value, ops, entry.owned);
       entry.rev = rev;
     } catch {
       entry.value = entry.shown;
@@ -152,10 +153,4 @@ function run(handler: { call: (value: unknown) => void }, value: unknown): void 
   } catch (error) {
     report(error);
   }
-}
-
-/** What version 1 patches first: `[]` when the first path begins with an array index, else `{}`. */
-function emptyFor(ops: unknown[]): unknown {
-  const path = (ops[0] as { path?: unknown } | undefined)?.path;
-  return typeof path === 'string' && /^\/\d+(\/|$)/.test(path) ? [] : {};
 }

@@ -1,0 +1,126 @@
+/** A WebSocket whose other end is the test. */
+import { deflateSync, inflateSync } from 'node:zlib';
+
+const OPEN = 1;
+const CLOSED = 3;
+
+/** What a test's server does with each socket. */
+export type Serve = (socket: FakeSocket) => void;
+
+/** A frame, taken apart. */
+export interface Frame {
+  opcode: number;
+  correlation: number;
+  payload: any;
+}
+
+export class FakeSocket {
+  static serve: Serve = () => {};
+  static all: FakeSocket[] = [];
+
+  binaryType = 'blob';
+  readyState = 0;
+  protocol = '';
+  onopen: (() => void) | null = null;
+  onmessage: ((event: { data: ArrayBuffer | string }) => void) | null = null;
+  onclose: ((event: { code: number; reason: string }) => void) | null = null;
+  onerror: ((event: { message?: string }) => void) | null = null;
+  /** What the client sent, and how it closed. */
+  readonly sent: Uint8Array[] = [];
+  closedWith?: { code?: number; reason?: string };
+  /** Called with every frame the client sends. */
+  onframe?: (frame: Frame) => void;
+
+  constructor(
+    readonly url: string,
+    readonly protocols: string[] = [],
+  ) {
+    FakeSocket.all.push(this);
+    queueMicrotask(() => FakeSocket.serve(this));
+  }
+
+  send(message: Uint8Array): void {
+    if (this.readyState !== OPEN) throw new Error('not open');
+    this.sent.push(message);
+    queueMicrotask(() => this.onframe?.(decode(message)));
+  }
+
+  close(code?: number, reason?: string): void {
+    this.closedWith = { code, reason };
+    this.readyState = CLOSED;
+  }
+
+  // --- the server's end ---
+
+  accept(protocol = ''): void {
+    this.protocol = protocol;
+    this.readyState = OPEN;
+    this.onopen?.();
+  }
+
+  deliver(message: Uint8Array | string): void {
+    this.onmessage?.({ data: typeof message === 'string' ? message : new Uint8Array(message).buffer });
+  }
+
+  frame(opcode: number, payload: unknown, correlation = 0): void {
+    this.deliver(encode({ opcode, correlation, payload }));
+  }
+
+  drop(code = 1006, reason = ''): void {
+    this.readyState = CLOSED;
+    this.onclose?.({ code, reason });
+  }
+
+  frames(): Frame[] {
+    return this.sent.map(decode);
+  }
+}
+
+/** As a version 1 server does: JSON, compressed above 256 bytes. */
+export function encode({ opcode, correlation, payload }: Frame): Uint8Array {
+  const json = payload instanceof Uint8Array ? payload : new TextEncoder().encode(JSON.stringify(payload));
+  const message = Buffer.alloc(9 + json.length);
+  message.writeUInt8(opcode, 0);
+  message.writeUInt32BE(correlation, 1);
+  message.writeUInt32BE(json.length, 5);
+  message.set(json, 9);
+  return message.length > 256 ? deflateSync(message) : message;
+}
+
+/** The payload is parsed where it is JSON, else the bytes. */
+export function decode(message: Uint8Array): Frame {
+  const bytes = Buffer.from(message[0] === 0x78 ? inflateSync(message) : message);
+  const raw = bytes.subarray(9, 9 + bytes.readUInt32BE(5));
+  const opcode = bytes.readUInt8(0);
+  const binary = opcode >= 0x20;
+  const payload = binary ? new Uint8Array(raw) : JSON.parse(raw.toString('utf8'));
+  return { opcode, correlation: bytes.readUInt32BE(1), payload };
+}
+
+export function hex(text: string): Uint8Array {
+  return Uint8Array.from(Buffer.from(text, 'hex'));
+}
+
+/** The binary payload of version 2: JSON beside raw bytes. */
+export function binary(json: unknown, bytes: number[]): Uint8Array {
+  const head = Buffer.from(JSON.stringify(json));
+  const length = Buffer.alloc(4);
+  length.writeUInt32BE(head.length);
+  return new Uint8Array(Buffer.concat([length, head, Buffer.from(bytes)]));
+}
+
+/** HELLO of a server that takes everything. */
+export const HELLO = {
+  protocol: 2,
+  connectionId: 'c1',
+  userId: 'ann',
+  epoch: 5,
+  heartbeat: 15_000,
+  limits: {
+    maxPayload: 1_048_576,
+    compressAbove: 256,
+    maxSubscriptions: 100,
+    maxPendingCalls: 100,
+    maxEventName: 256,
+  },
+};
