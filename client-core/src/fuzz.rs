@@ -45,7 +45,7 @@ pub fn frame(data: &[u8]) {
 }
 
 /// Plain frames one after the other. Each payload is read as every structure; then those that a server sends are fed to
-/// a client, on both versions, and those that a client sends stand for what its host does (see [`host`]).
+/// a client, on both versions, and those that a client sends stand for what its host does (`fuzz/host.rs`).
 pub fn payload(data: &[u8]) {
     for frame in frames(data) {
         read(frame.payload);

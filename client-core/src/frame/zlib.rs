@@ -211,4 +211,27 @@ mod tests {
             (good.clone(), Some(plain)),
         ]);
     }
+
+    #[test]
+    fn the_vectors_mean_the_same_to_both() {
+        let vectors = include_str!("../../../tests/vectors/v1-frames.json");
+        let vectors: serde_json::Value = serde_json::from_str(vectors).unwrap();
+        let mut compressed = [0, 0];
+        for (list, count) in ["frames", "malformed"].iter().zip(&mut compressed) {
+            for record in vectors[list].as_array().unwrap() {
+                let hex = record["wire"].as_str().unwrap();
+                let stream: Vec<u8> =
+                    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+                if stream.first() == Some(&0x78) {
+                    let (mut native, mut portable) = (native::Inflater::new(), portable::Inflater::new());
+                    let plain = drain(|input, output| native.step(input, output), &stream, 4096);
+                    assert!(plain.is_some() || *list == "malformed", "{}", record["name"]);
+                    let portably = drain(|input, output| portable.step(input, output), &stream, 4096);
+                    assert!(portably == plain, "{}", record["name"]);
+                    *count += 1;
+                }
+            }
+        }
+        assert!(compressed[0] >= 4 && compressed[1] >= 1, "{compressed:?}");
+    }
 }
