@@ -23,6 +23,8 @@ const FLAGS = [
   '--disable-background-networking',
   '--disable-component-update',
   '--disable-sync',
+  // Pages put in by interception count as public, and may not connect to 127.0.0.1 otherwise.
+  '--disable-features=LocalNetworkAccessChecks',
 ];
 const TYPES = { html: 'text/html', js: 'text/javascript' };
 
