@@ -266,7 +266,8 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
 
   /**
    * Follows a live state: calls `handler` at once with the current value (`undefined` before any), then after each
-   * change, never with half of one. The last one to unsubscribe a key ends it on the server as well.
+   * change, never with half of one, and once for changes that arrive together. The last one to unsubscribe a key ends it
+   * on the server as well.
    */
   subscribeState<K extends StateKeyName<C>>(key: K, handler: StateHandler<StateValue<C, K>>): Subscription {
     return this.#store.subscribe(key, handler as (value: unknown) => void);
@@ -290,6 +291,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
             // What is told after the link has ended was meant for no one.
             if (this.#link === link) this.#receive(message, binaries);
           }
+          this.#store.settle();
         },
         failed: (error) => this.#failed(error),
       });
@@ -355,6 +357,8 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
       case 'event': {
         const topic = this.#topics.get(message.event);
         if (!topic) return;
+        // In order: first what changed before the event.
+        this.#store.settle();
         const { event, bin, timestamp } = message;
         const payload = { event, data: bin === undefined ? message.data : binaries[bin], timestamp };
         return call(topic.handlers, payload);
@@ -364,6 +368,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
       case 'snapshot':
         return this.#store.snapshot(message.key, message.rev, message.value);
       case 'status':
+        this.#store.settle();
         return this.#statusArrived(message);
       case 'subscribed': {
         const topic = message.kind === 'event' ? this.#topics.get(message.key) : undefined;

@@ -2,7 +2,8 @@
  * The mirror of live states: immutable values with structural sharing, and who wants to know.
  *
  * A value that somebody has seen never changes. Between two looks, patches write into the same copies, so that a
- * container is copied at most once per look.
+ * container is copied at most once per look. Handlers look when {@link Store.settle} is called, once for all the changes
+ * that came together.
  */
 import { report } from './errors.js';
 import { applyPatch, type Owned } from './patch.js';
@@ -39,6 +40,8 @@ export interface Follow {
 /** See the module. */
 export class Store {
   readonly #entries = new Map<string, Entry>();
+  /** Changed since handlers were last told. */
+  readonly #changed = new Set<Entry>();
   readonly #follow: Follow;
 
   constructor(follow: Follow) {
@@ -75,7 +78,7 @@ export class Store {
     entry.owned.clear();
     entry.rev = rev;
     entry.lost = false;
-    notify(entry);
+    this.#changed.add(entry);
   }
 
   /** A change arrived. One that does not fit is repaired by a snapshot; meanwhile the value shown before stays. */
@@ -86,14 +89,21 @@ export class Store {
       if (entry.rev === undefined || rev !== entry.rev + 1) throw new Error('out of step');
       entry.value = applyPatch(entry.value, ops, entry.owned);
       entry.rev = rev;
+      this.#changed.add(entry);
     } catch {
       entry.value = entry.shown;
       entry.owned.clear();
       entry.lost = true;
       this.#follow.resync(key);
-      return;
     }
-    notify(entry);
+  }
+
+  /** Tells handlers what has changed. */
+  settle(): void {
+    if (!this.#changed.size) return;
+    const changed = [...this.#changed];
+    this.#changed.clear();
+    changed.forEach(notify);
   }
 
   /** A core that knows nothing yet takes over: follow everything again, keep showing what is there. */

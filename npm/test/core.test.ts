@@ -260,6 +260,7 @@ describe('version 2', () => {
     const roots = [null, 0, '', false, [], JSON.parse('{"__proto__":{"polluted":true},"constructor":1}')];
     for (const [at, data] of roots.entries()) {
       socket.frame(OP.snapshot, { key: 'board', version: 4 + at, data, epoch: 1, seq: 4 + at });
+      await settled();
     }
     socket.frame(OP.patch, {
       key: 'board',
@@ -267,12 +268,33 @@ describe('version 2', () => {
       epoch: 1,
       seq: 10,
     });
+    await settled();
     socket.frame(OP.snapshot, { key: 'board', version: 11, data: null, removed: true, epoch: 1, seq: 11 });
     await settled();
     const patched = '{"__proto__":{"polluted":true,"more":1},"constructor":1}';
     assert.equal(JSON.stringify(seen.slice(2)), JSON.stringify([...roots, JSON.parse(patched), undefined]));
     assert.deepEqual(Object.keys((seen as any[]).at(-2)), ['__proto__', 'constructor']);
     assert.equal(({} as any).polluted, undefined);
+  });
+
+  it('shows changes that arrive together once, before the event that follows them', async () => {
+    const { client, socket } = await connected('v2');
+    const seen: unknown[] = [];
+    client.subscribeState('board', (value: any) => seen.push(value?.n));
+    client.on('mark', () => seen.push('mark'));
+    await settled();
+    const patch = (seq: number) =>
+      socket.frame(OP.patch, {
+        key: 'board',
+        patches: [{ op: 'replace', path: '/n', value: seq }],
+        epoch: 1,
+        seq,
+      });
+    [4, 5, 6].forEach(patch);
+    socket.frame(OP.event, { event: 'mark', data: null, timestamp: 1 });
+    [7, 8].forEach(patch);
+    await settled();
+    assert.deepEqual(seen, [undefined, 0, 6, 'mark', 8]);
   });
 
   it('resumes after a lost connection, and tells which events were missed', async () => {
