@@ -1,1 +1,11 @@
-//! Placeholder.
+//! What the tests of several crates share: a running server, a proxy that cuts connections, and seeded randomness.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+pub mod proxy;
+pub mod random;
+pub mod running;
+
+/// The README's examples are compiled as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
