@@ -72,45 +72,20 @@ struct Link<S> {
     timer: Pin<Box<Sleep>>,
     /// Until when the first AUTH must have been accepted.
     auth_deadline: Option<Instant>,
+    /// Given back when the connection is gone.
+    _place: Place,
 }
 
-/// Serves one connection until it has ended.
+/// Serves one connection until it has ended. `read` is what came behind the upgrade request.
+///
+/// These futures are most of an idle connection's memory, so what only its beginning and its end need is boxed by itself.
 pub(super) async fn run<S>(stream: S, read: Bytes, server: Server, session: Session, place: Place)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let config = WebSocketConfig::default()
-        .read_buffer_size(BUFFER)
-        .write_buffer_size(BUFFER)
-        .max_message_size(Some(server.limits().max_message))
-        .max_frame_size(Some(server.limits().max_message));
-    let socket = if read.is_empty() {
-        WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await
-    } else {
-        WebSocketStream::from_partially_read(stream, read.to_vec(), Role::Server, Some(config)).await
-    };
-    let now = Instant::now();
-    let deferred = session.connection().identity().is_none();
-    let mut link = Link {
-        socket,
-        session,
-        out: Vec::new(),
-        written: 0,
-        owes_pong: false,
-        alive: now,
-        pinged: false,
-        timer: Box::pin(sleep_until(now)),
-        auth_deadline: deferred.then(|| now + server.limits().auth_timeout),
-        server,
-    };
+    let mut link = Box::pin(Link::open(stream, read, server, session, place)).await;
     let end = poll_fn(|cx| link.poll(cx)).await;
-    let Link { socket, session, server, out, written, .. } = link;
-    self::end(&server, session).await;
-    let goodbye = finish(socket, end, &out[written..], &server);
-    if timeout(server.limits().close_timeout, goodbye).await.is_err() {
-        tracing::debug!("a closing handshake took too long");
-    }
-    drop(place);
+    Box::pin(link.finish(end)).await;
 }
 
 /// Ends a session: the connection leaves every stream and room.
@@ -136,12 +111,11 @@ pub(super) async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, 
     }
 }
 
-/// Says goodbye and waits for the peer's, as RFC 6455 wants it. The caller bounds the time.
-async fn finish<S>(mut socket: WebSocketStream<S>, end: End, unwritten: &[u8], server: &Server)
+async fn goodbye<S>(mut socket: WebSocketStream<S>, end: End, unwritten: &[u8], server: &Server) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let outcome = match end {
+    match end {
         End::Lost => Ok(()),
         End::Goodbye => socket.flush().await.map_err(|error| io::Error::other(error.to_string())),
         End::Close(Close { code, reason }) => {
@@ -151,16 +125,10 @@ where
             let mut last = unwritten.to_vec();
             message::close(&mut last, code, &reason);
             let stream = socket.get_mut();
-            async {
-                stream.write_all(&last).await?;
-                stream.flush().await?;
-                drain(stream).await
-            }
-            .await
+            stream.write_all(&last).await?;
+            stream.flush().await?;
+            drain(stream).await
         }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "a closing handshake failed");
     }
 }
 
@@ -172,6 +140,47 @@ async fn drain<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<()> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
+    async fn open(stream: S, read: Bytes, server: Server, session: Session, place: Place) -> Box<Self> {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(BUFFER)
+            .write_buffer_size(BUFFER)
+            .max_message_size(Some(server.limits().max_message))
+            .max_frame_size(Some(server.limits().max_message));
+        let read = read.to_vec();
+        let socket = if read.is_empty() {
+            WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await
+        } else {
+            WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await
+        };
+        let now = Instant::now();
+        let deferred = session.connection().identity().is_none();
+        Box::new(Self {
+            socket,
+            session,
+            out: Vec::new(),
+            written: 0,
+            owes_pong: false,
+            alive: now,
+            pinged: false,
+            timer: Box::pin(sleep_until(now)),
+            auth_deadline: deferred.then(|| now + server.limits().auth_timeout),
+            server,
+            _place: place,
+        })
+    }
+
+    /// Ends the session, says goodbye and waits a while for the peer's, as RFC 6455 wants it.
+    async fn finish(self: Box<Self>, end: End) {
+        let Self { socket, session, server, out, written, _place, .. } = *self;
+        self::end(&server, session).await;
+        let goodbye = goodbye(socket, end, &out[written..], &server);
+        match timeout(server.limits().close_timeout, goodbye).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a closing handshake failed"),
+            Err(_) => tracing::debug!("a closing handshake took too long"),
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         if self.out.capacity() == 0 {
             self.out = SCRATCH.take();

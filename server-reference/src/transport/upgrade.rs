@@ -6,6 +6,8 @@ use axum::{
     extract::{ConnectInfo, Request, State},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -82,27 +84,28 @@ async fn accept(server: &Server, mut request: Request) -> Result<Response, Refus
 /// Runs the connection to its end. The session is ended on every way out, also when the upgrade fails.
 async fn serve(on_upgrade: OnUpgrade, server: Server, session: Session, place: Place) {
     match on_upgrade.await {
-        // Straight on the socket where it is one: no indirection, no second buffer.
-        Ok(upgraded) => match upgraded.downcast::<TokioIo<TcpStream>>() {
-            Ok(parts) => {
-                let stream = parts.io.into_inner();
-                // Answers are written in whole batches: waiting for more would only delay them.
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "TCP_NODELAY");
-                }
-                Box::pin(link::run(stream, parts.read_buf, server, session, place)).await;
-            }
-            Err(upgraded) => run_generic(upgraded, server, session, place).await,
-        },
+        Ok(upgraded) => run(upgraded, server, session, place).await,
         Err(error) => {
             tracing::debug!(%error, "an upgrade failed");
-            link::end(&server, session).await;
+            Box::pin(link::end(&server, session)).await;
         }
     }
 }
 
-async fn run_generic(upgraded: Upgraded, server: Server, session: Session, place: Place) {
-    Box::pin(link::run(TokioIo::new(upgraded), bytes::Bytes::new(), server, session, place)).await;
+/// Boxed, because the task was allocated for what waits for the upgrade, which is much smaller.
+fn run(upgraded: Upgraded, server: Server, session: Session, place: Place) -> BoxFuture<'static, ()> {
+    // Straight on the socket where it is one: no indirection, no second buffer.
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => {
+            let stream = parts.io.into_inner();
+            // Answers are written in whole batches: waiting for more would only delay them.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "TCP_NODELAY");
+            }
+            link::run(stream, parts.read_buf, server, session, place).boxed()
+        }
+        Err(upgraded) => link::run(TokioIo::new(upgraded), Bytes::new(), server, session, place).boxed(),
+    }
 }
 
 fn refusal(error: AuthError) -> Refusal {
@@ -131,7 +134,8 @@ fn handshake_key(request: &Request) -> Result<String, Refusal> {
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err((StatusCode::BAD_REQUEST, "Sec-WebSocket-Version must be 13"));
     }
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or((StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing"))?;
+    let key =
+        headers.get(header::SEC_WEBSOCKET_KEY).ok_or((StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing"))?;
     Ok(derive_accept_key(key.as_bytes()))
 }
 
