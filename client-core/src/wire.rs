@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use crate::stream::{Position, StreamKind};
 
 /// The subprotocols a client offers, in this order: a server on `ws` echoes the first, ours picks the second.
-pub const SUBPROTOCOLS: &[&str] = &["datasole.v1", "datasole.v2"];
+pub const SUBPROTOCOLS: &[&str; 2] = &["datasole.v1", "datasole.v2"];
 
 /// Close code: fell behind.
 pub const CLOSE_FELL_BEHIND: u16 = 4001;

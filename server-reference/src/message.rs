@@ -86,18 +86,24 @@ mod tests {
         for length in [0, 1, 116, 117, 125, 126, 65_526, 65_527, 200_000] {
             let payload = vec![b'x'; length];
             let mut out = Vec::new();
-            ping(&mut out);
             write(&mut out, Opcode::RpcResponse, 3, &payload, usize::MAX);
             close(&mut out, 4001, "fell behind");
             let mut peer = WebSocket::from_raw_socket(std::io::Cursor::new(out), Role::Client, None);
-            assert!(peer.read().unwrap().is_ping());
             let message = peer.read().unwrap().into_data();
             let limits = datasole_core::Limits::default();
             let frame = with_codec(|codec| {
                 let frame = codec.decode(&message, &limits).unwrap();
                 (frame.opcode, frame.correlation, frame.payload.to_vec())
             });
-            assert_eq!(frame, (Opcode::RpcResponse, 3, payload));
+            assert!(frame == (Opcode::RpcResponse, 3, payload), "payload of {length} bytes");
+            assert!(peer.read().unwrap().is_close());
         }
+    }
+
+    #[test]
+    fn a_ping_is_empty() {
+        let mut out = Vec::new();
+        ping(&mut out);
+        assert_eq!(out, [0x89, 0]);
     }
 }

@@ -34,9 +34,9 @@ impl Codec {
     pub fn decode<'a>(&'a mut self, message: &'a [u8], limits: &Limits) -> Result<Frame<'a>, FrameError> {
         if message.first() == Some(&ZLIB_MARK) {
             self.inflate(message, limits)?;
-            decode_plain(&self.inflated, limits.max_payload)
+            decode(&self.inflated, limits.max_payload)
         } else {
-            decode_plain(message, limits.max_payload)
+            decode(message, limits.max_payload)
         }
     }
 
@@ -105,7 +105,12 @@ impl Codec {
     }
 }
 
-fn decode_plain(message: &[u8], max_payload: usize) -> Result<Frame<'_>, FrameError> {
+/// Reads an uncompressed message.
+///
+/// # Errors
+///
+/// [`FrameError`], also for a compressed one, whose first byte is no opcode.
+pub fn decode(message: &[u8], max_payload: usize) -> Result<Frame<'_>, FrameError> {
     let (opcode, correlation, declared) = header(message, max_payload)?;
     let rest = &message[HEADER_LEN..];
     let payload = rest.get(..declared).ok_or(FrameError::Truncated { declared, present: rest.len() })?;

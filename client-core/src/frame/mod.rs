@@ -16,7 +16,7 @@ mod codec;
 mod opcode;
 mod zlib;
 
-pub use codec::Codec;
+pub use codec::{Codec, decode};
 pub use opcode::Opcode;
 
 /// Bytes before the payload: opcode, correlation id, payload length; big-endian.
