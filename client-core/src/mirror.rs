@@ -69,6 +69,11 @@ impl Mirror {
         fits
     }
 
+    /// Keeps only the keys that are still `wanted`.
+    pub(crate) fn retain(&mut self, wanted: impl Fn(&str) -> bool) {
+        self.entries.retain(|key, _| wanted(key));
+    }
+
     pub(crate) fn remove(&mut self, key: &str) {
         self.entries.remove(key);
     }

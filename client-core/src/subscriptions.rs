@@ -4,17 +4,16 @@
 //! values. Version 1 servers know neither subscriptions nor positions: there every state key is followed, and entries
 //! are counted here.
 
-use std::collections::BTreeMap;
-
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
     config::Limits,
     error::CommandError,
     event::SubscriptionId,
+    json::{first_element, members, string},
     rpc::{json, next_correlation},
     stream::{Position, StreamId, StreamKind},
+    table::Table,
     wire::{Subscribe, Subscribed},
 };
 
@@ -26,12 +25,12 @@ const GAPS: u8 = 3;
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
     last: u32,
-    entries: BTreeMap<SubscriptionId, Subscription>,
+    entries: Table<SubscriptionId, Subscription>,
     /// By kind and key, so that a frame's borrowed key finds its subscription.
-    by_key: [BTreeMap<String, SubscriptionId>; 5],
-    by_correlation: BTreeMap<u32, SubscriptionId>,
+    by_key: [Table<String, SubscriptionId>; 5],
+    by_correlation: Table<u32, SubscriptionId>,
     /// Version 1: how many entries of each state key have come. Kept over connections of that version.
-    counted: BTreeMap<String, u64>,
+    counted: Table<String, u64>,
 }
 
 #[derive(Debug)]
@@ -268,6 +267,11 @@ impl Subscriptions {
         Some((Position { epoch: 0, seq: 1 }, true))
     }
 
+    /// Version 1: whether the server sends a state's changes whoever follows it, so that its value must be kept too.
+    pub(crate) fn counts(&self, stream: &StreamId) -> bool {
+        stream.kind == StreamKind::State && self.counted.contains_key(&stream.key)
+    }
+
     pub(crate) fn stream(&self, id: SubscriptionId) -> Option<&StreamId> {
         self.entries.get(&id).map(|entry| &entry.stream)
     }
@@ -275,12 +279,16 @@ impl Subscriptions {
 
 /// What a version 1 mirror starts from: an array if the first operation's path begins with an array index.
 pub(crate) fn first_value(ops: &RawValue) -> &'static str {
-    #[derive(Deserialize)]
-    struct Operation {
-        path: String,
+    let mut path = None;
+    if let Some(operation) = first_element(ops) {
+        members(operation.get().as_bytes(), &mut |name, value| {
+            if name == "path" {
+                path = string(value);
+            }
+            Some(())
+        });
     }
-    let operations: Vec<Operation> = serde_json::from_str(ops.get()).unwrap_or_default();
-    let path = operations.first().map_or("", |operation| operation.path.as_str());
+    let path = path.unwrap_or_default();
     let index = path.strip_prefix('/').and_then(|rest| rest.split('/').next()).unwrap_or_default();
     let is_index = index == "-" || (!index.is_empty() && index.bytes().all(|byte| byte.is_ascii_digit()));
     if is_index { "[]" } else { "{}" }

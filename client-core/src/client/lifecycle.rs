@@ -7,6 +7,7 @@ use crate::{
     event::{CloseVerdict, DisconnectReason, Event, Hint, Output, SocketClose, SocketId, Status},
     frame::Opcode,
     outbox::Item,
+    read::Read,
     reconnect::STABLE_AFTER,
     session::{Link, Phase, Version},
     time::{Millis, TimerKind},
@@ -93,7 +94,7 @@ impl Client {
 
     /// HELLO came.
     pub(super) fn on_hello(&mut self, payload: &[u8]) {
-        let Ok(hello) = serde_json::from_slice::<Hello<'_>>(payload) else {
+        let Some(hello) = Hello::read(payload) else {
             return self.violation("HELLO cannot be read");
         };
         let link = match std::mem::take(&mut self.phase) {
@@ -107,6 +108,8 @@ impl Client {
             }
         };
         self.subscriptions.begin_v2();
+        #[cfg(feature = "mirror")]
+        self.mirror.retain(|key| self.subscriptions.find(crate::stream::StreamKind::State, key).is_some());
         self.opened(link, hello.connection_id.into_owned(), hello.user_id.map(Into::into));
     }
 

@@ -193,7 +193,9 @@ impl Client {
         self.clock.advance(now);
         let Some(ended) = self.subscriptions.release(subscription, &self.config.limits) else { return false };
         if let Some((stream, correlation)) = ended {
-            self.forget_value(&stream);
+            if !self.subscriptions.counts(&stream) {
+                self.forget_value(&stream);
+            }
             if let Some(correlation) = correlation {
                 self.send(Opcode::Unsubscribe, correlation, b"null");
             }

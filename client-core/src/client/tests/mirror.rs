@@ -88,3 +88,23 @@ fn version_1_starts_from_an_empty_document() {
     peer.check(&[]);
     assert_eq!(peer.client.state("k"), Some(&json!([1])));
 }
+
+#[test]
+fn version_1_values_outlive_their_followers_but_not_the_version() {
+    let mut peer = Peer::v1(config());
+    let id = peer.client.subscribe(peer.now, StreamId::state("k")).unwrap();
+    peer.send(Opcode::StateSnapshot, 0, r#"{"key":"k","version":1,"data":[1]}"#);
+    assert!(peer.client.unsubscribe(peer.now, id));
+    peer.send(Opcode::StatePatch, 0, r#"{"key":"k","patches":[{"op":"add","path":"/-","value":2}]}"#);
+    peer.client.subscribe(peer.now, StreamId::state("other")).unwrap();
+    peer.send(Opcode::StateSnapshot, 0, r#"{"key":"other","version":1,"data":3}"#);
+    assert_eq!(peer.client.state("k"), Some(&json!([1, 2])));
+
+    peer.close(1006);
+    peer.wait(0);
+    peer.drain();
+    peer.opened(Some("datasole.v2"));
+    peer.send(Opcode::Hello, 0, HELLO);
+    assert_eq!(peer.client.state("k"), None);
+    assert_eq!(peer.client.state("other"), Some(&json!(3)));
+}
