@@ -42,16 +42,19 @@ mod event;
 pub mod frame;
 #[cfg(any(test, feature = "arbitrary"))]
 pub mod fuzz;
+mod json;
 #[cfg(feature = "mirror")]
 mod mirror;
 mod outbox;
 pub mod patch;
+mod read;
 mod reconnect;
 mod rng;
 mod rpc;
 mod session;
 mod stream;
 mod subscriptions;
+mod table;
 mod time;
 pub mod wire;
 

@@ -1,18 +1,17 @@
 //! What waits for a connection: calls and events, in the order they were made, bounded in number and bytes.
 
-use std::collections::BTreeMap;
-
 use crate::{
     config::Limits,
     error::CommandError,
     event::{CallId, Payload},
+    table::Table,
 };
 
 /// Ordered by the number each item was given, so that one that ends early is taken out without a scan.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     last: u64,
-    items: BTreeMap<u64, Item>,
+    items: Table<u64, Item>,
     bytes: usize,
 }
 

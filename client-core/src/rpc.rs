@@ -2,8 +2,6 @@
 //!
 //! Knows neither sockets nor the outbox: it keeps the books, and reads and writes the payloads.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -11,6 +9,8 @@ use crate::{
     error::{CallError, codes},
     event::{CallId, Payload},
     frame::Opcode,
+    read::Read,
+    table::Table,
     time::Millis,
     wire::{ErrorBody, RpcRequest, RpcResponse, join_binary, split_binary},
 };
@@ -19,10 +19,10 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
     last: u64,
-    pending: BTreeMap<CallId, Pending>,
+    pending: Table<CallId, Pending>,
     /// Ordered, so that the next deadline is found without a scan.
-    deadlines: BTreeSet<(Millis, CallId)>,
-    wire: BTreeMap<u32, CallId>,
+    deadlines: Table<(Millis, CallId), ()>,
+    wire: Table<u32, CallId>,
 }
 
 /// One of them.
@@ -57,7 +57,7 @@ impl Calls {
 
     pub(crate) fn insert(&mut self, call: CallId, method: String, now: Millis, timeout: u64, place: Place) {
         let deadline = now + timeout;
-        self.deadlines.insert((deadline, call));
+        self.deadlines.insert((deadline, call), ());
         if let Place::Sent(correlation) = place {
             self.wire.insert(correlation, call);
         }
@@ -99,7 +99,7 @@ impl Calls {
 
     /// Takes out one call whose deadline has come.
     pub(crate) fn take_expired(&mut self, now: Millis) -> Option<(CallId, Pending)> {
-        let &(deadline, call) = self.deadlines.first()?;
+        let &(deadline, call) = self.deadlines.first()?.0;
         if deadline > now {
             return None;
         }
@@ -108,19 +108,19 @@ impl Calls {
 
     /// Takes out one call that was sent, oldest first as far as correlation ids tell.
     pub(crate) fn take_any_sent(&mut self) -> Option<(CallId, Pending)> {
-        let call = *self.wire.first_key_value()?.1;
+        let call = *self.wire.first()?.1;
         self.take(call).map(|pending| (call, pending))
     }
 
     /// Takes out one call, oldest first.
     pub(crate) fn take_any(&mut self) -> Option<CallId> {
-        let call = *self.pending.first_key_value()?.0;
+        let call = *self.pending.first()?.0;
         self.take(call).map(|_| call)
     }
 
     /// The earliest deadline.
     pub(crate) fn deadline(&self) -> Option<Millis> {
-        self.deadlines.first().map(|&(deadline, _)| deadline)
+        self.deadlines.first().map(|(&(deadline, _), ())| deadline)
     }
 }
 
@@ -147,7 +147,7 @@ pub(crate) fn request(method: &str, params: &Payload, correlation: u32) -> (Opco
 
 /// What an RPC_RES says. One that cannot be read ends its call all the same.
 pub(crate) fn response(payload: &[u8]) -> Result<Payload, CallError> {
-    let response: RpcResponse<'_> = serde_json::from_slice(payload).map_err(|_| unreadable())?;
+    let response: RpcResponse<'_> = Read::read(payload).ok_or_else(unreadable)?;
     match response.error {
         Some(error) => Err(CallError::Server {
             code: error.code,
@@ -174,13 +174,13 @@ pub(crate) struct Refusal {
 impl Refusal {
     /// One that cannot be read still refuses.
     pub(crate) fn read(payload: &[u8]) -> Self {
-        match serde_json::from_slice::<ErrorBody<'_>>(payload) {
-            Ok(body) => Self {
+        match ErrorBody::read(payload) {
+            Some(body) => Self {
                 code: body.code.unwrap_or(codes::HANDLER),
                 message: body.message.into_owned(),
                 retry_after: body.retry_after,
             },
-            Err(_) => Self { code: codes::PARSE, message: UNREADABLE.into(), retry_after: None },
+            None => Self { code: codes::PARSE, message: UNREADABLE.into(), retry_after: None },
         }
     }
 }

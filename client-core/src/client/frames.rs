@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Client;
@@ -11,6 +10,7 @@ use crate::{
     error::codes,
     event::{Event, Payload, SocketId, SubscriptionId},
     frame::{Frame, Opcode},
+    read::Read,
     rpc::{self, Refusal},
     session::{Phase, Version},
     stream::{Position, StreamKind},
@@ -261,8 +261,8 @@ impl Client {
     }
 }
 
-fn parse<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, Malformed> {
-    serde_json::from_slice(payload).map_err(|_| "malformed payload")
+fn parse<'a, T: Read<'a>>(payload: &'a [u8]) -> Result<T, Malformed> {
+    T::read(payload).ok_or("malformed payload")
 }
 
 fn position(epoch: Option<u64>, seq: Option<u64>) -> Result<Option<Position>, Malformed> {

@@ -1,0 +1,237 @@
+//! How a client reads the payloads of [`wire`](crate::wire): what servers send, and only that.
+
+use crate::{
+    json::{boolean, integer, members, optional, string, unsigned},
+    wire::{
+        ErrorBody, Hello, HelloLimits, RpcErrorBody, RpcResponse, ServerEvent, StatePatch, StateSnapshot, Subscribed,
+    },
+};
+
+/// A payload, or `None` when it is not what it should be. Agrees with the structure's own `Deserialize`.
+pub(crate) trait Read<'a>: Sized {
+    fn read(json: &'a [u8]) -> Option<Self>;
+}
+
+impl<'a> Read<'a> for RpcResponse<'a> {
+    fn read(json: &'a [u8]) -> Option<Self> {
+        let (mut result, mut error) = (None, None);
+        members(json, &mut |name, value| {
+            match name {
+                "result" => result = Some(value),
+                "error" => error = optional(value, |value| RpcErrorBody::read(value.get().as_bytes()))?,
+                _ => {}
+            }
+            Some(())
+        })?;
+        Some(Self { correlation_id: 0, result, error })
+    }
+}
+
+impl<'a> Read<'a> for RpcErrorBody<'a> {
+    fn read(json: &'a [u8]) -> Option<Self> {
+        let (mut code, mut message, mut data) = (None, None, None);
+        members(json, &mut |name, value| {
+            match name {
+                "code" => code = Some(integer(value)?),
+                "message" => message = Some(string(value)?),
+                "data" => data = Some(value),
+                _ => {}
+            }
+            Some(())
+        })?;
+        Some(Self { code: code?, message: message?, data })
+    }
+}
+
+impl<'a> Read<'a> for ErrorBody<'a> {
+    fn read(json: &'a [u8]) -> Option<Self> {
+        let (mut message, mut code, mut retry_after) = (None, None, None);
+        members(json, &mut |name, value| {
+            match name {
+                "message" => message = Some(string(value)?),
+                "code" => code = optional(value, integer)?,
+                "retryAfter" => retry_after = optional(value, unsigned)?,
+                _ => {}
+            }
+            Some(())
+        })?;
+        Some(Self { message: message?, code, retry_after })
+    }
+}
+
+impl<'a> Read<'a> for ServerEvent<'a> {
+    fn read(json: &'a [u8]) -> Option<Self> {
+        let (mut event, mut data, mut timestamp, mut epoch, mut seq) = (None, None, 0, None, None);
+        members(json, &mut |name, value| {
+            match name {
+                "event" => event = Some(string(value)?),
+                "data" => data = Some(value),
+                "timestamp" => timestamp = unsigned(value)?,
+                "epoch" => epoch = optional(value, unsigned)?,
+                "seq" => seq = optional(value, unsigned)?,
+                _ => {}
+            }
+            Some(())
+        })?;
+        Some(Self { event: event?, data, timestamp, epoch, seq })
+    }
+}
+
+impl<'a> Read<'a> for StatePatch<'a> {
+    fn read(json: &'a [u8]) -> Option<Self> {
+        let (mut key, mut patches, mut epoch, mut seq) = (None, None, None, None);
+        members(json, &mut |name, value| {
+            match name {
+                "key" => key = Some(string(value)?),
+                "patches" => patches = Some(value),
+                "epoch" => epoch = optional(value, unsigned)?,
+                "seq" => seq = optional(value, unsigned)?,
+                _ => {}
+            }
+            Some(())
+        })?;
+        Some(Self { key: key?, patches: patches?, epoch, seq })
+    }
+}
+
+impl<'a> Read<'a> for StateSnapshot<'a> {
+    fn read(json: &'a [u8]) -> Option<Self> {
+        let (mut key, mut version, mut data, mut removed) = (None, 0, None, false);
+        let (mut epoch, mut seq) = (None, None);
+        members(json, &mut |name, value| {
+            match name {
+                "key" => key = Some(string(value)?),
+                "version" => version = unsigned(value)?,
+                "data" => data = Some(value),
+                "removed" => removed = boolean(value)?,
+                "epoch" => epoch = optional(value, unsigned)?,
+                "seq" => seq = optional(value, unsigned)?,
+                _ => {}
+            }
+            Some(())
+        })?;
+        Some(Self { key: key?, version, data, removed, epoch, seq })
+    }
+}
+
+impl<'a> Read<'a> for Subscribed {
+    fn read(json: &'a [u8]) -> Option<Self> {
+        let (mut epoch, mut seq, mut recovered) = (None, None, None);
+        members(json, &mut |name, value| {
+            match name {
+                "epoch" => epoch = Some(unsigned(value)?),
+                "seq" => seq = Some(unsigned(value)?),
+                "recovered" => recovered = Some(boolean(value)?),
+                _ => {}
+            }
+            Some(())
+        })?;
+        Some(Self { epoch: epoch?, seq: seq?, recovered: recovered? })
+    }
+}
+
+impl<'a> Read<'a> for Hello<'a> {
+    fn read(json: &'a [u8]) -> Option<Self> {
+        let (mut protocol, mut connection_id, mut user_id, mut epoch) = (None, None, None, 0);
+        let (mut heartbeat, mut limits, mut reconnect_window) = (None, None, None);
+        members(json, &mut |name, value| {
+            match name {
+                "protocol" => protocol = Some(unsigned(value)?.try_into().ok()?),
+                "connectionId" => connection_id = Some(string(value)?),
+                "userId" => user_id = optional(value, string)?,
+                "epoch" => epoch = unsigned(value)?,
+                "heartbeat" => heartbeat = Some(unsigned(value)?),
+                "limits" => limits = Some(HelloLimits::read(value.get().as_bytes())?),
+                "reconnectWindow" => reconnect_window = optional(value, unsigned)?,
+                _ => {}
+            }
+            Some(())
+        })?;
+        Some(Self {
+            protocol: protocol?,
+            connection_id: connection_id?,
+            user_id,
+            epoch,
+            heartbeat: heartbeat?,
+            limits: limits?,
+            reconnect_window,
+        })
+    }
+}
+
+impl<'a> Read<'a> for HelloLimits {
+    fn read(json: &'a [u8]) -> Option<Self> {
+        let [mut payload, mut compress, mut subscriptions, mut calls, mut event] = [None; 5];
+        members(json, &mut |name, value| {
+            let limit = match name {
+                "maxPayload" => &mut payload,
+                "compressAbove" => &mut compress,
+                "maxSubscriptions" => &mut subscriptions,
+                "maxPendingCalls" => &mut calls,
+                "maxEventName" => &mut event,
+                _ => return Some(()),
+            };
+            *limit = Some(usize::try_from(unsigned(value)?).ok()?);
+            Some(())
+        })?;
+        Some(Self {
+            max_payload: payload?,
+            compress_above: compress?,
+            max_subscriptions: subscriptions?,
+            max_pending_calls: calls?,
+            max_event_name: event?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use serde::Deserialize;
+
+    use super::*;
+
+    /// Reads each payload, whole and with every member left out or replaced, here and by `Deserialize`.
+    fn check<'a, T: Read<'a> + Deserialize<'a> + Debug>(payload: &'static str) {
+        let members: Vec<(String, serde_json::Value)> =
+            serde_json::from_str::<serde_json::Map<_, _>>(payload).unwrap().into_iter().collect();
+        let mut texts = vec![payload.to_owned(), "[]".into(), "{".into()];
+        for at in 0..members.len() {
+            let without =
+                members.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, member)| member.clone());
+            texts.push(serde_json::Value::from_iter(without).to_string());
+            for other in ["null", "7", "-7", "0.5", "true", r#""text""#, "{}", "[]"] {
+                let mut changed = members.clone();
+                changed[at].1 = serde_json::from_str(other).unwrap();
+                texts.push(serde_json::Value::from_iter(changed).to_string());
+            }
+        }
+        for text in texts {
+            let text: &'static str = text.leak();
+            let ours = T::read(text.as_bytes());
+            // A structure is an object here; serde would also take an array.
+            let theirs = serde_json::from_str::<T>(text).ok().filter(|_| text.starts_with('{'));
+            assert_eq!(format!("{ours:?}"), format!("{theirs:?}"), "{text}");
+        }
+    }
+
+    #[test]
+    fn payloads_are_read_as_deserialize_reads_them() {
+        check::<RpcResponse<'_>>(r#"{"result":{"a":[1]},"other":1}"#);
+        check::<RpcResponse<'_>>(r#"{"error":{"code":-32000,"message":"b\u006fom","data":null}}"#);
+        check::<RpcErrorBody<'_>>(r#"{"code":1,"message":"m","data":[1]}"#);
+        check::<ErrorBody<'_>>(r#"{"message":"m","code":-1,"retryAfter":5}"#);
+        check::<ServerEvent<'_>>(r#"{"event":"e","data":{},"timestamp":1,"epoch":2,"seq":3}"#);
+        check::<StatePatch<'_>>(r#"{"key":"k","patches":[{"op":"remove","path":"/a"}],"epoch":2,"seq":3}"#);
+        check::<StateSnapshot<'_>>(r#"{"key":"k","version":1,"data":null,"removed":true,"epoch":2,"seq":3}"#);
+        check::<Subscribed>(r#"{"epoch":1,"seq":2,"recovered":true}"#);
+        check::<HelloLimits>(
+            r#"{"maxPayload":1,"compressAbove":2,"maxSubscriptions":3,"maxPendingCalls":4,"maxEventName":5}"#,
+        );
+        check::<Hello<'_>>(
+            r#"{"protocol":2,"connectionId":"c","userId":"u","epoch":1,"heartbeat":9,"reconnectWindow":3,"limits":
+                {"maxPayload":1,"compressAbove":2,"maxSubscriptions":3,"maxPendingCalls":4,"maxEventName":5}}"#,
+        );
+    }
+}
