@@ -142,6 +142,22 @@ async fn giving_up_is_told_and_reconnecting_goes_on() {
     assert_eq!(state.get().unwrap(), Some(Board { n: 2, rows: vec![] }));
 }
 
+#[tokio::test]
+async fn version_1_states_can_be_followed_again() {
+    let server = Fake::listen().await;
+    let (client, mut peer) = tokio::join!(server.client().connect(), server.accept(Some("datasole.v1")));
+    let client = client.unwrap();
+    let mut first = client.state::<Value>("k").unwrap();
+    peer.send(STATE_SNAPSHOT, 0, &json!({"key": "k", "version": 1, "data": [1]})).await;
+    first.changed().await.unwrap();
+    drop(first);
+    peer.send(STATE_PATCH, 0, &json!({"key": "k", "patches": [{"op": "add", "path": "/-", "value": 2}]})).await;
+    let mut again = client.state::<Value>("k").unwrap();
+    while again.get().unwrap() != Some(json!([1, 2])) {
+        again.changed().await.unwrap();
+    }
+}
+
 fn close(code: u16) -> tokio_tungstenite::tungstenite::protocol::CloseFrame {
     tokio_tungstenite::tungstenite::protocol::CloseFrame { code: code.into(), reason: "".into() }
 }
