@@ -25,11 +25,7 @@ static ASSETS: &[Asset] = include!(concat!(env!("OUT_DIR"), "/assets.rs"));
 /// The worker may compile wasm and connect, and do nothing else, whatever the page's own policy says.
 const WORKER_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src *";
 
-pub(crate) async fn handle(
-    State(server): State<Server>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-) -> Response {
+pub(crate) async fn handle(State(server): State<Server>, Path(name): Path<String>, headers: HeaderMap) -> Response {
     let Some((asset, hashed)) = find(&name) else {
         let why = if ASSETS.is_empty() {
             "this datasole-server was built without browser assets: run `cargo xtask build` first\n"
@@ -47,8 +43,11 @@ pub(crate) async fn handle(
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|own| own.trim().trim_start_matches("W/") == tag || own.trim() == "*");
-    let mut response =
-        if fresh { StatusCode::NOT_MODIFIED.into_response() } else { axum::body::Bytes::from_static(body).into_response() };
+    let mut response = if fresh {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        axum::body::Bytes::from_static(body).into_response()
+    };
     let out = response.headers_mut();
     let caching = if hashed { "public, max-age=31536000, immutable" } else { "no-cache" };
     out.insert(header::CACHE_CONTROL, HeaderValue::from_static(caching));
@@ -80,9 +79,8 @@ fn find(name: &str) -> Option<(&'static Asset, bool)> {
     }
     let (stem, ending) = name.rsplit_once('.')?;
     let (stem, hash) = stem.rsplit_once('.')?;
-    let matches = |asset: &&Asset| {
-        asset.hash == hash && asset.name.rsplit_once('.').is_some_and(|own| own == (stem, ending))
-    };
+    let matches =
+        |asset: &&Asset| asset.hash == hash && asset.name.rsplit_once('.').is_some_and(|own| own == (stem, ending));
     ASSETS.iter().find(matches).map(|asset| (asset, true))
 }
 

@@ -120,8 +120,7 @@ impl AuthError {
     }
 }
 
-pub(crate) type AuthHook =
-    Box<dyn Fn(AuthRequest) -> BoxFuture<'static, Result<Identity, AuthError>> + Send + Sync>;
+pub(crate) type AuthHook = Box<dyn Fn(AuthRequest) -> BoxFuture<'static, Result<Identity, AuthError>> + Send + Sync>;
 
 fn query(uri: &Uri, name: &str) -> Option<String> {
     uri.query()?.split('&').find_map(|pair| {

@@ -73,9 +73,7 @@ impl Session {
                 Ok((frame.opcode, frame.correlation, frame.payload.to_vec()))
             });
             return match inflated {
-                Ok((opcode, correlation, payload)) => {
-                    self.frame(Frame { opcode, correlation, payload: &payload }, out)
-                }
+                Ok((opcode, correlation, payload)) => self.frame(Frame { opcode, correlation, payload: &payload }, out),
                 Err(error) => self.malformed(bytes, error, out),
             };
         }
@@ -167,8 +165,9 @@ impl Session {
                 self.event(correlation, event.event, Incoming::Json(event.data.unwrap_or(RawValue::NULL)), out)
             }
             Opcode::ClientEventBinary if self.is_v2() => {
-                let event = wire::split_binary(payload)
-                    .and_then(|(head, bytes)| Some((serde_json::from_slice::<wire::ClientEvent<'_>>(head).ok()?, bytes)));
+                let event = wire::split_binary(payload).and_then(|(head, bytes)| {
+                    Some((serde_json::from_slice::<wire::ClientEvent<'_>>(head).ok()?, bytes))
+                });
                 let Some((event, bytes)) = event else {
                     return self.invalid(correlation, codes::PARSE, "the payload is not an event", out);
                 };
@@ -215,8 +214,7 @@ impl Session {
         let metrics = self.server.metrics();
         Metrics::add(&metrics.calls, 1);
         let max_payload = self.server.limits().max_payload;
-        let mut handler =
-            AssertUnwindSafe(self.server.methods().call(method, self.context()?, params)).catch_unwind();
+        let mut handler = AssertUnwindSafe(self.server.methods().call(method, self.context()?, params)).catch_unwind();
         // Most handlers are done at once: their answer joins this batch and costs no task.
         let error = match handler.poll_unpin(&mut Poll::from_waker(Waker::noop())) {
             Polled::Ready(outcome) => {

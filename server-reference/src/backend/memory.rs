@@ -155,12 +155,7 @@ impl Backend for Memory {
         ready(Ok(values.map.get(key).map(|(value, _)| value.clone()))).boxed()
     }
 
-    fn put<'a>(
-        &'a self,
-        key: &'a str,
-        value: Bytes,
-        ttl: Option<Duration>,
-    ) -> BoxFuture<'a, Result<(), BackendError>> {
+    fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Option<Duration>) -> BoxFuture<'a, Result<(), BackendError>> {
         let mut values = lock(&self.values);
         let expires = ttl.and_then(|ttl| Instant::now().checked_add(ttl));
         values.map.insert(key.to_owned(), (value, expires));

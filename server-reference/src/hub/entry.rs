@@ -77,9 +77,7 @@ impl Entry {
     pub(crate) fn message(&self, key: &str, position: Position, compress_above: usize) -> Bytes {
         let (epoch, seq) = (Some(position.epoch), Some(position.seq));
         let (opcode, payload) = match self {
-            Self::Patch(patches) => {
-                (Opcode::StatePatch, json(&StatePatch { key: key.into(), patches, epoch, seq }))
-            }
+            Self::Patch(patches) => (Opcode::StatePatch, json(&StatePatch { key: key.into(), patches, epoch, seq })),
             Self::Value(value) => return snapshot(key, Some(value), position, compress_above),
             Self::Removed => return snapshot(key, None, position, compress_above),
             Self::Event { data, timestamp } => return event(key, data, *timestamp, Some(position), compress_above),

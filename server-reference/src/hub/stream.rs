@@ -16,13 +16,7 @@ use super::{
     entry::{self, Entry},
     members::Members,
 };
-use crate::{
-    backend::Stored,
-    connection::Connection,
-    limits::Replay,
-    mailbox::lock,
-    message,
-};
+use crate::{backend::Stored, connection::Connection, limits::Replay, mailbox::lock, message};
 
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -60,7 +54,13 @@ pub(crate) struct Document {
 }
 
 impl Stream {
-    pub(crate) fn new(id: StreamId, position: Position, document: Document, replay: Replay, compress_above: usize) -> Self {
+    pub(crate) fn new(
+        id: StreamId,
+        position: Position,
+        document: Document,
+        replay: Replay,
+        compress_above: usize,
+    ) -> Self {
         let inner = Inner {
             position,
             log: VecDeque::new(),
@@ -130,8 +130,7 @@ impl Stream {
         inner.expire(now, &self.replay);
         let missed = since.and_then(|since| inner.missed(since));
         let from = if missed.is_some() { since.unwrap_or_default() } else { inner.position };
-        let answer =
-            entry::json(&Subscribed { epoch: from.epoch, seq: from.seq, recovered: missed.is_some() });
+        let answer = entry::json(&Subscribed { epoch: from.epoch, seq: from.seq, recovered: missed.is_some() });
         let mailbox = connection.mailbox();
         mailbox.push(message::shared(Opcode::Subscribed, correlation, &answer, self.compress_above));
         match missed {

@@ -14,8 +14,7 @@ use crate::{
     limits::Limits,
 };
 
-type EventHandler =
-    Box<dyn Fn(Context, Incoming<'_>) -> Result<BoxFuture<'static, ()>, RpcError> + Send + Sync>;
+type EventHandler = Box<dyn Fn(Context, Incoming<'_>) -> Result<BoxFuture<'static, ()>, RpcError> + Send + Sync>;
 
 /// Handlers by event.
 #[derive(Default)]

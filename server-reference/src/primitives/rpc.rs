@@ -100,8 +100,7 @@ impl Incoming<'_> {
 }
 
 pub(crate) type Outcome = Result<Payload, RpcError>;
-pub(crate) type RpcHandler =
-    Box<dyn Fn(Context, Incoming<'_>) -> BoxFuture<'static, Outcome> + Send + Sync>;
+pub(crate) type RpcHandler = Box<dyn Fn(Context, Incoming<'_>) -> BoxFuture<'static, Outcome> + Send + Sync>;
 
 /// Handlers by method.
 #[derive(Default)]

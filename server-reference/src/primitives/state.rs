@@ -157,11 +157,8 @@ impl<'a> State<'a> {
     {
         self.change(key, |document| {
             let existed = document.value.is_some();
-            let mut draft = Draft {
-                value: document.value.get_or_insert(Value::Null),
-                operations: Vec::new(),
-                undo: Vec::new(),
-            };
+            let mut draft =
+                Draft { value: document.value.get_or_insert(Value::Null), operations: Vec::new(), undo: Vec::new() };
             let outcome = f(&mut draft);
             let Draft { operations, undo, .. } = draft;
             if outcome.is_err() || operations.is_empty() {

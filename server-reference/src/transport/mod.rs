@@ -27,10 +27,10 @@ impl Server {
 
 /// 200 while serving, 503 once shutting down.
 async fn health(State(server): State<Server>) -> (StatusCode, Json<serde_json::Value>) {
-    let (status, text) = if server.is_closing() {
-        (StatusCode::SERVICE_UNAVAILABLE, "closing")
-    } else {
-        (StatusCode::OK, "ok")
-    };
-    (status, Json(json!({ "status": text, "version": env!("CARGO_PKG_VERSION"), "metrics": server.metrics_snapshot() })))
+    let (status, text) =
+        if server.is_closing() { (StatusCode::SERVICE_UNAVAILABLE, "closing") } else { (StatusCode::OK, "ok") };
+    (
+        status,
+        Json(json!({ "status": text, "version": env!("CARGO_PKG_VERSION"), "metrics": server.metrics_snapshot() })),
+    )
 }
