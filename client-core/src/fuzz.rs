@@ -4,12 +4,16 @@
 
 mod host;
 
+use std::{borrow::Cow, collections::BTreeMap, fmt::Debug};
+
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
 use crate::{
     config::Limits,
     frame::{Codec, Frame, HEADER_LEN, Opcode, ZLIB_MARK},
     patch::{Patch, PatchLimits, apply_undoable, diff},
+    read::Read,
     wire,
 };
 
@@ -148,8 +152,30 @@ fn read(payload: &[u8]) {
         wire::Subscribe<'_>,
         wire::Subscribed
     );
+    agree::<wire::ErrorBody<'_>>(payload, true);
+    agree::<wire::ServerEvent<'_>>(payload, true);
+    agree::<wire::StatePatch<'_>>(payload, true);
+    agree::<wire::StateSnapshot<'_>>(payload, true);
+    agree::<wire::Subscribed>(payload, true);
+    agree::<wire::RpcErrorBody<'_>>(payload, true);
+    agree::<wire::HelloLimits>(payload, true);
+    // Serde would take an array for the structure inside.
+    agree::<wire::Hello<'_>>(payload, false);
     if let Some((json, bytes)) = wire::split_binary(payload) {
         assert_eq!(wire::join_binary(json, bytes), payload);
+    }
+}
+
+/// The client's own reader takes only objects, and says the same as serde where both can read; `all`: it reads every
+/// object that serde does.
+fn agree<'a, T: Read<'a> + Deserialize<'a> + Debug>(payload: &'a [u8], all: bool) {
+    let ours = T::read(payload);
+    if ours.is_some() {
+        assert!(serde_json::from_slice::<BTreeMap<Cow<'_, str>, IgnoredAny>>(payload).is_ok(), "not an object");
+    }
+    let theirs = serde_json::from_slice::<T>(payload).ok().filter(|_| payload.trim_ascii_start().starts_with(b"{"));
+    if theirs.is_some() && (all || ours.is_some()) {
+        assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
     }
 }
 
