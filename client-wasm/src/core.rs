@@ -16,6 +16,9 @@ use crate::{
 /// From this many bytes on, a batch travels as a transferred buffer (measured: DESIGN, "Browser").
 const BUFFER_FROM: usize = 20 * 1024;
 
+/// A batch that has grown to this many bytes is not kept for more: longer texts cost main more per byte.
+const FULL_FROM: usize = 64 * 1024;
+
 /// One client, and what it has to say.
 ///
 /// After every method the host is told through `CoreHost.soon` when there is something to [`take`](Self::take).
@@ -225,9 +228,10 @@ impl Core {
             }
         }
         self.arm();
-        if !self.announced && !self.batch.is_empty() {
+        let full = self.batch.len() >= FULL_FROM;
+        if full || (!self.announced && !self.batch.is_empty()) {
             self.announced = true;
-            self.host.soon();
+            self.host.soon(full);
         }
     }
 

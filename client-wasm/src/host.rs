@@ -34,8 +34,8 @@ export interface CoreHost {
   shut(socket: number, code: number, reason: string): void;
   /** Call `Core.timeout` after so many milliseconds, instead of what was asked before; negative: never. */
   arm(delay: number): void;
-  /** There is something to `Core.take`, soon. */
-  soon(): void;
+  /** There is something to `Core.take`: soon, or `full`, as soon as this call of the core has returned. */
+  soon(full: boolean): void;
   /** The core has panicked and must not be called again. */
   panicked(message: string): void;
 }
@@ -80,7 +80,7 @@ extern "C" {
     #[wasm_bindgen(method)]
     pub(crate) fn arm(this: &Host, delay: f64);
     #[wasm_bindgen(method)]
-    pub(crate) fn soon(this: &Host);
+    pub(crate) fn soon(this: &Host, full: bool);
     #[wasm_bindgen(method)]
     pub(crate) fn panicked(this: &Host, message: &str);
 

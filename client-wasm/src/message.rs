@@ -17,6 +17,11 @@ impl Batch {
         self.text.is_empty()
     }
 
+    /// Bytes of text.
+    pub(crate) fn len(&self) -> usize {
+        self.text.len()
+    }
+
     /// The JSON array of all messages, and the bytes they refer to; nothing stays behind.
     pub(crate) fn take(&mut self) -> (String, Vec<Vec<u8>>) {
         let mut text = std::mem::take(&mut self.text);

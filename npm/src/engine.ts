@@ -38,6 +38,8 @@ class WasmEngine implements Engine {
   readonly #sockets = new Map<number, WebSocket>();
   #core?: Core;
   #timer?: ReturnType<typeof setTimeout>;
+  /** The batch has waited long enough. */
+  #full = false;
   #dead = false;
 
   constructor(post: Post, socket: SocketConstructor) {
@@ -98,7 +100,10 @@ class WasmEngine implements Engine {
       send: (id: number, message: Uint8Array) => this.#sockets.get(id)?.send(message.slice()),
       shut: (id: number, code: number, reason: string) => this.#forget(id)?.close(code, reason),
       arm: (delay: number) => this.#arm(delay),
-      soon: () => soon(() => this.#enter((core) => core && this.#flush(core))),
+      soon: (full: boolean) => {
+        if (full) this.#full = true;
+        else soon(() => this.#enter((core) => core && this.#flush(core)));
+      },
       panicked: (message: string) => this.#fail(message),
     });
     this.#say({ t: 'ready', build: BUILD });
@@ -148,6 +153,7 @@ class WasmEngine implements Engine {
   }
 
   #flush(core: Core): void {
+    this.#full = false;
     const batch = core.take() as Batch | undefined;
     if (batch === undefined) return;
     const parts = Array.isArray(batch) ? batch : [batch];
@@ -158,6 +164,7 @@ class WasmEngine implements Engine {
     if (this.#dead) return;
     try {
       action(this.#core);
+      if (this.#full && this.#core) this.#flush(this.#core);
     } catch (error) {
       this.#fail(describe(error));
     }
