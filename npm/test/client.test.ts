@@ -1,0 +1,574 @@
+// The facade against a worker that is the test: loading, failing, replacing, and what handlers may do.
+import assert from 'node:assert/strict';
+import { afterEach, beforeEach, describe, it } from 'node:test';
+import { DatasoleClient, DatasoleError, type DatasoleClientOptions, type Status } from '../src/client.js';
+import { PROTOCOL_VERSION, type FromWorker, type ToWorker } from '../src/protocol.js';
+
+type Message<T extends ToWorker['t']> = Extract<ToWorker, { t: T }>;
+
+class FakeWorker {
+  static all: FakeWorker[] = [];
+  onmessage: ((event: { data: unknown }) => void) | null = null;
+  onerror: ((event: { message?: string; preventDefault(): void }) => void) | null = null;
+  onmessageerror: (() => void) | null = null;
+  readonly received: ToWorker[] = [];
+  /** How many messages came at a time. */
+  readonly posts: number[] = [];
+  terminated = false;
+
+  constructor() {
+    FakeWorker.all.push(this);
+  }
+
+  postMessage(messages: ToWorker[], transfer: ArrayBuffer[]): void {
+    this.posts.push(messages.length);
+    this.received.push(...structuredClone(messages, { transfer }));
+  }
+
+  terminate(): void {
+    this.terminated = true;
+  }
+
+  // --- the worker's end ---
+
+  say(...messages: FromWorker[]): void {
+    this.onmessage?.({ data: JSON.stringify(messages) });
+  }
+
+  batch(data: unknown): void {
+    this.onmessage?.({ data });
+  }
+
+  fail(message?: string): void {
+    this.onerror?.({ message, preventDefault() {} });
+  }
+
+  of<T extends ToWorker['t']>(t: T): Message<T>[] {
+    return this.received.filter((message): message is Message<T> => message.t === t);
+  }
+}
+
+const CONNECTED: FromWorker = { t: 'status', state: 'connected', protocol: 2, connectionId: 'c1', userId: 'ann' };
+
+let reported: unknown[] = [];
+const consoleError = console.error;
+
+beforeEach(() => {
+  FakeWorker.all = [];
+  reported = [];
+  // Where there is no reportError, as in Node.
+  console.error = (error: unknown) => reported.push(error);
+});
+
+afterEach(() => {
+  console.error = consoleError;
+});
+
+function makeClient(options: Partial<DatasoleClientOptions> = {}): DatasoleClient {
+  const worker = () => new FakeWorker() as unknown as Worker;
+  // A path that is no file: the bytes are the worker's business here.
+  return new DatasoleClient({ url: 'http://localhost:1', wasmUrl: '/none.wasm', worker, ...options });
+}
+
+/** Until everything that is under way has arrived. */
+async function settled(): Promise<void> {
+  for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
+}
+
+/** The nth worker, greeted and ready. */
+async function ready(at = 0): Promise<FakeWorker> {
+  await settled();
+  const worker = FakeWorker.all[at]!;
+  worker.say({ t: 'here', v: PROTOCOL_VERSION });
+  while (!worker.of('init').length) await settled();
+  worker.say({ t: 'ready', build: 'test' });
+  await settled();
+  return worker;
+}
+
+async function connected(options?: Partial<DatasoleClientOptions>) {
+  const client = makeClient(options);
+  const opened = client.connect();
+  const worker = await ready();
+  worker.say(CONNECTED);
+  await opened;
+  return { client, worker };
+}
+
+describe('starting', () => {
+  it('nothing happens before connect', async () => {
+    const client = makeClient();
+    client.on('chat', () => {});
+    client.subscribeState('k', () => {});
+    assert.equal(client.getState('other'), undefined);
+    assert.equal(client.getConnectionState(), 'disconnected');
+    assert.throws(() => client.emit('chat', 1), { name: 'DatasoleError', code: -32103, message: 'not connected' });
+    await assert.rejects(client.rpc('m'), { name: 'DatasoleError', code: -32103, retryable: true });
+    await client.disconnect();
+    await settled();
+    assert.equal(FakeWorker.all.length, 0);
+  });
+
+  it('greets, configures, and follows what is followed, in this order', async () => {
+    const client = makeClient({ path: 'ds/', auth: { token: 't', via: 'frame' }, maxReconnectAttempts: 3 });
+    client.on('chat', () => {});
+    client.subscribeState('k', () => {});
+    const opened = client.connect();
+    const worker = await ready();
+    const { v, options } = worker.of('init')[0]!;
+    const expected = {
+      base: 'http://localhost:1',
+      path: '/ds',
+      token: 't',
+      tokenVia: 'frame',
+      askToken: false,
+      reconnect: undefined,
+      reconnectInterval: undefined,
+      maxReconnectAttempts: 3,
+      connectTimeout: 10_000,
+      retryFirst: false,
+    };
+    assert.deepEqual([v, options], [PROTOCOL_VERSION, expected]);
+    assert.deepEqual(
+      worker.received.map(({ t }) => t),
+      ['init', 'subscribe', 'subscribe', 'connect'],
+    );
+    assert.deepEqual(worker.posts, [1, 3]);
+    await Promise.all([assert.rejects(opened, { code: -32104 }), client.disconnect()]);
+  });
+
+  it('connecting twice is one promise', async () => {
+    const client = makeClient();
+    const [first, second] = [client.connect(), client.connect()];
+    assert.equal(first, second);
+    const worker = await ready();
+    worker.say(CONNECTED);
+    await first;
+    assert.equal(client.connect(), first);
+    assert.equal(worker.of('connect').length, 1);
+  });
+
+  it('a script of another version is refused, naming both', async () => {
+    const client = makeClient();
+    const opened = client.connect();
+    await settled();
+    FakeWorker.all[0]!.say({ t: 'here', v: 99 });
+    await assert.rejects(opened, { code: -32106, message: new RegExp(`${PROTOCOL_VERSION}.*99`) });
+    await settled();
+    assert.ok(FakeWorker.all[0]!.terminated);
+  });
+
+  it('a script that cannot be loaded rejects, and the next attempt starts anew', async () => {
+    const client = makeClient();
+    const opened = client.connect();
+    await settled();
+    FakeWorker.all[0]!.fail();
+    await assert.rejects(opened, { name: 'DatasoleError', code: -32106, message: /worker script http:.* could not be loaded/ });
+    assert.equal(client.getConnectionState(), 'disconnected');
+    const again = client.connect();
+    (await ready(1)).say(CONNECTED);
+    await again;
+  });
+
+  it('a worker that cannot be made rejects', async () => {
+    const worker = () => {
+      throw new Error('forbidden');
+    };
+    await assert.rejects(makeClient({ worker }).connect(), { code: -32106, message: 'forbidden' });
+  });
+
+  it('a script that says nothing rejects in time', async () => {
+    const client = makeClient({ connectTimeout: 20 });
+    await assert.rejects(client.connect(), { code: -32100, retryable: true });
+    assert.equal(client.getConnectionState(), 'disconnected');
+    await settled();
+    assert.ok(FakeWorker.all[0]!.terminated);
+  });
+
+  it('disconnecting while loading rejects', async () => {
+    const client = makeClient();
+    const opened = client.connect();
+    await Promise.all([assert.rejects(opened, { code: -32104 }), client.disconnect()]);
+    await settled();
+    assert.ok(FakeWorker.all[0]!.terminated);
+  });
+});
+
+describe('messages', () => {
+  it('made together leave together', async () => {
+    const { client, worker } = await connected();
+    worker.posts.length = 0;
+    for (let n = 0; n < 10; n++) client.emit('e', n);
+    await settled();
+    assert.deepEqual(worker.posts, [10]);
+    assert.deepEqual(
+      worker.of('emit').map(({ json }) => json),
+      [...Array(10).keys()].map(String),
+    );
+  });
+
+  it('come as text, as bytes, and with bytes beside them', async () => {
+    const { client, worker } = await connected();
+    const seen: unknown[] = [];
+    client.on('e', ({ data }) => seen.push(data));
+    const text = JSON.stringify([{ t: 'event', event: 'e', data: 'ä', timestamp: 1 }]);
+    worker.batch(text);
+    worker.batch(new TextEncoder().encode(text));
+    const withBin = JSON.stringify([{ t: 'event', event: 'e', bin: 1, timestamp: 1 }]);
+    worker.batch([withBin, new Uint8Array([1]), new Uint8Array([2])]);
+    assert.deepEqual(seen, ['ä', 'ä', new Uint8Array([2])]);
+  });
+
+  it('settle every call once, in any order', async () => {
+    const { client, worker } = await connected();
+    const calls = [client.rpc('a'), client.rpc('b'), client.rpc('c')];
+    await settled();
+    const ids = worker.of('call').map(({ id }) => id);
+    assert.equal(new Set(ids).size, 3);
+    const error = { code: 5, message: 'no', retryable: false, data: [1], retryAfter: 7 };
+    worker.say({ t: 'done', id: ids[2]!, value: 'c' }, { t: 'done', id: ids[0]! }, { t: 'done', id: ids[1]!, error });
+    worker.say({ t: 'done', id: ids[0]!, value: 'late' }, { t: 'done', id: 4_000, value: 'unknown' });
+    assert.equal(await calls[0], undefined);
+    await assert.rejects(calls[1]!, { name: 'DatasoleError', ...error });
+    assert.equal(await calls[2], 'c');
+  });
+
+  it('what cannot be JSON is refused at the call', async () => {
+    const { client, worker } = await connected();
+    const circular: any = {};
+    circular.self = circular;
+    await assert.rejects(client.rpc('m', circular), TypeError);
+    assert.throws(() => client.emit('e', 1n), TypeError);
+    await settled();
+    assert.deepEqual([worker.of('call').length, worker.of('emit').length], [0, 0]);
+  });
+});
+
+describe('aborting', () => {
+  it('rejects at once and tells the worker', async () => {
+    const { client, worker } = await connected();
+    const abort = new AbortController();
+    const call = client.rpc('slow', null, { signal: abort.signal });
+    abort.abort('enough');
+    await assert.rejects(call, { name: 'DatasoleError', code: -32102, cause: 'enough', retryable: false });
+    await settled();
+    const { id } = worker.of('call')[0]!;
+    assert.deepEqual(worker.of('cancel'), [{ t: 'cancel', id }]);
+    worker.say({ t: 'done', id, value: 'late' });
+  });
+
+  it('before the call sends nothing, after its end changes nothing', async () => {
+    const { client, worker } = await connected();
+    await assert.rejects(client.rpc('m', null, { signal: AbortSignal.abort() }), { code: -32102 });
+    const abort = new AbortController();
+    const call = client.rpc('m', null, { signal: abort.signal });
+    await settled();
+    assert.equal(worker.of('call').length, 1);
+    worker.say({ t: 'done', id: worker.of('call')[0]!.id, value: 1 });
+    assert.equal(await call, 1);
+    abort.abort();
+    await settled();
+    assert.equal(worker.of('cancel').length, 0);
+  });
+});
+
+describe('handlers', () => {
+  const event = (data: unknown): FromWorker => ({ t: 'event', event: 'e', data, timestamp: 3 });
+
+  it('are given event, data and timestamp, and nothing else', async () => {
+    const { client, worker } = await connected();
+    const seen: unknown[] = [];
+    client.on('e', (payload) => seen.push(payload));
+    worker.say(event({ a: 1 }));
+    assert.deepEqual(seen, [{ event: 'e', data: { a: 1 }, timestamp: 3 }]);
+  });
+
+  it('that throw harm no one else', async () => {
+    const { client, worker } = await connected();
+    const seen: unknown[] = [];
+    const throwing = (what: string) => () => {
+      throw new Error(what);
+    };
+    client.on('e', throwing('event'));
+    client.on('e', ({ data }) => seen.push(data));
+    client.subscribeState('k', throwing('state'));
+    client.subscribeState('k', (value) => seen.push(value));
+    client.onStatus(throwing('status'));
+    client.onStatus(({ state }) => seen.push(state));
+    worker.say(event(1), { t: 'snapshot', key: 'k', rev: 1, value: 2 }, { t: 'status', state: 'reconnecting', attempt: 1 });
+    assert.deepEqual(seen, [undefined, 'connected', 1, 2, 'reconnecting']);
+    assert.deepEqual(
+      reported.map((error) => (error as Error).message),
+      ['state', 'status', 'event', 'state', 'status'],
+    );
+  });
+
+  it('may leave and join while they are called', async () => {
+    const { client, worker } = await connected();
+    const seen: string[] = [];
+    const late = () => seen.push('late');
+    const gone = () => seen.push('gone');
+    client.on('e', () => {
+      seen.push('first');
+      client.off('e', gone);
+      client.on('e', late);
+    });
+    client.on('e', gone);
+    worker.say(event(1));
+    assert.deepEqual(seen, ['first']);
+    worker.say(event(2));
+    assert.deepEqual(seen, ['first', 'first', 'late']);
+  });
+
+  it('are called once per event, however often the same one was added', async () => {
+    const { client, worker } = await connected();
+    let calls = 0;
+    const handler = () => calls++;
+    client.on('e', handler);
+    client.on('e', handler);
+    worker.say(event(1));
+    assert.equal(calls, 1);
+    client.off('e', handler);
+    worker.say(event(2));
+    assert.equal(calls, 1);
+    await settled();
+    assert.deepEqual([worker.of('subscribe').length, worker.of('unsubscribe').length], [1, 1]);
+  });
+
+  it('of the status end when asked to, each for itself', async () => {
+    const { client, worker } = await connected();
+    const seen: Status[] = [];
+    const handler = (status: Status) => seen.push(status);
+    const [endFirst] = [client.onStatus(handler), client.onStatus(handler)];
+    endFirst();
+    const status = { state: 'reconnecting', attempt: 1, retryInMs: 80, reason: { kind: 'closed', message: '', code: 1006 } } as const;
+    worker.say({ t: 'status', ...status });
+    assert.equal(seen.length, 3);
+    assert.deepEqual(seen[2], status);
+  });
+});
+
+describe('states', () => {
+  it('share structure, and show no half of a patch', async () => {
+    const { client, worker } = await connected();
+    const seen: any[] = [];
+    client.subscribeState('k', (value) => seen.push(value));
+    worker.say({ t: 'snapshot', key: 'k', rev: 1, value: { rows: [{ n: 0 }, { n: 0 }], rest: {} } });
+    const ops = [
+      { op: 'replace', path: '/rows/0/n', value: 1 },
+      { op: 'add', path: '/rows/-', value: { n: 2 } },
+    ];
+    worker.say({ t: 'patch', key: 'k', rev: 2, ops });
+    const [, before, after] = seen;
+    assert.deepEqual(before, { rows: [{ n: 0 }, { n: 0 }], rest: {} });
+    assert.deepEqual(after, { rows: [{ n: 1 }, { n: 0 }, { n: 2 }], rest: {} });
+    assert.equal(after.rest, before.rest);
+    assert.equal(after.rows[1], before.rows[1]);
+    assert.notEqual(after.rows[0], before.rows[0]);
+    assert.equal(client.getState('k'), after);
+    assert.equal(client.getState('k'), client.getState('k'));
+  });
+
+  it('that somebody has seen never change', async () => {
+    const { client, worker } = await connected();
+    client.getState('k');
+    worker.say({ t: 'snapshot', key: 'k', rev: 1, value: [0] });
+    const seen: unknown[] = [client.getState('k')];
+    for (let rev = 2; rev < 5; rev++) {
+      worker.say({ t: 'patch', key: 'k', rev, ops: [{ op: 'replace', path: '/0', value: rev }] });
+      seen.push(client.getState('k'));
+    }
+    assert.deepEqual(seen, [[0], [2], [3], [4]]);
+  });
+
+  for (const [what, rev, ops] of [
+    ['does not fit', 2, [{ op: 'replace', path: '/n', value: 9 }, { op: 'remove', path: '/none' }]],
+    ['is out of step', 3, [{ op: 'replace', path: '/n', value: 9 }]],
+  ] as const) {
+    it(`are asked for again when a patch ${what}`, async () => {
+      const { client, worker } = await connected();
+      const seen: any[] = [];
+      client.subscribeState('k', (value) => seen.push(value));
+      worker.say({ t: 'snapshot', key: 'k', rev: 1, value: { n: 0 } });
+      worker.say({ t: 'patch', key: 'k', rev, ops: [...ops] });
+      worker.say({ t: 'patch', key: 'k', rev: rev + 1, ops: [...ops] });
+      assert.deepEqual(client.getState('k'), { n: 0 });
+      await settled();
+      assert.deepEqual(worker.of('resync'), [{ t: 'resync', key: 'k' }]);
+      worker.say({ t: 'snapshot', key: 'k', rev: 9, value: { n: 1 } });
+      worker.say({ t: 'patch', key: 'k', rev: 10, ops: [{ op: 'replace', path: '/n', value: 2 }] });
+      assert.deepEqual(seen, [undefined, { n: 0 }, { n: 1 }, { n: 2 }]);
+    });
+  }
+
+  it('of keys that were left are forgotten, late messages about them too', async () => {
+    const { client, worker } = await connected();
+    client.subscribeState('k', () => {}).unsubscribe();
+    worker.say({ t: 'snapshot', key: 'k', rev: 1, value: 1 }, { t: 'patch', key: 'k', rev: 2, ops: [] });
+    await settled();
+    assert.equal(worker.of('resync').length, 0);
+    assert.equal(client.getState('k'), undefined);
+  });
+
+  it('that were asked for stay followed when the last handler leaves', async () => {
+    const { client, worker } = await connected();
+    client.getState('k');
+    client.subscribeState('k', () => {}).unsubscribe();
+    await settled();
+    assert.deepEqual([worker.of('subscribe').length, worker.of('unsubscribe').length], [1, 0]);
+  });
+
+  it('refused by the server are reported', async () => {
+    const { client, worker } = await connected();
+    client.subscribeState('secret', () => {});
+    const error = { code: -32002, message: 'not allowed', retryable: false };
+    worker.say({ t: 'refused', what: 'state', name: 'secret', error });
+    const [report] = reported as DatasoleError[];
+    assert.deepEqual([report?.name, report?.code, report?.message], ['DatasoleError', -32002, 'state secret: not allowed']);
+  });
+});
+
+describe('losing the connection', () => {
+  it('shows what goes on, drops events unless queued, and answers connect anew', async () => {
+    const { client, worker } = await connected();
+    const first = client.connect();
+    worker.say({ t: 'status', state: 'reconnecting', attempt: 1, retryInMs: 10 });
+    assert.equal(client.emit('e', 1), false);
+    assert.equal(client.emit('e', 2, { queue: true }), true);
+    const again = client.connect();
+    assert.notEqual(again, first);
+    await settled();
+    assert.deepEqual(
+      worker.received.slice(-2).map(({ t }) => t),
+      ['emit', 'connect'],
+    );
+    worker.say(CONNECTED);
+    await again;
+    assert.equal(client.emit('e', 3), true);
+  });
+
+  it('for good rejects what is pending and ends the worker gently', async () => {
+    const { client, worker } = await connected();
+    const call = client.rpc('m');
+    const reason = { kind: 'unauthorized', message: 'expired' } as const;
+    worker.say({ t: 'status', state: 'disconnected', reason });
+    await assert.rejects(call, { code: -32001, message: /expired/ });
+    const seen: Status[] = [];
+    client.onStatus((status) => seen.push(status));
+    assert.deepEqual(seen, [{ state: 'disconnected', reason }]);
+    assert.equal(worker.received.at(-1)!.t, 'close');
+    assert.equal(worker.terminated, false, 'it may say goodbye first');
+  });
+});
+
+describe('a worker that fails', () => {
+  const FATALS: Record<string, (worker: FakeWorker) => void> = {
+    'a panic': (worker) => worker.say({ t: 'fatal', message: 'panicked' }),
+    'an error event': (worker) => worker.fail('panicked'),
+    'an unreadable message': (worker) => worker.onmessageerror!(),
+  };
+  for (const [what, fail] of Object.entries(FATALS)) {
+    it(`by ${what}: calls reject, a new one takes over`, async () => {
+      const { client, worker } = await connected();
+      const seen: unknown[] = [];
+      client.subscribeState('k', (value) => seen.push(value));
+      client.on('chat', () => {});
+      worker.say({ t: 'snapshot', key: 'k', rev: 5, value: 'before' });
+      const call = client.rpc('m');
+      fail(worker);
+      await assert.rejects(call, { name: 'DatasoleError', code: -32106 });
+      assert.equal(client.getConnectionState(), 'reconnecting');
+      assert.equal(client.getState('k'), 'before');
+      const next = await ready(1);
+      assert.ok(worker.terminated);
+      assert.equal(next.of('init')[0]!.options.retryFirst, true);
+      assert.deepEqual(
+        next.received.map(({ t }) => t),
+        ['init', 'subscribe', 'subscribe', 'connect'],
+      );
+      next.say({ t: 'status', state: 'connecting' });
+      assert.equal(client.getConnectionState(), 'reconnecting');
+      next.say(CONNECTED, { t: 'snapshot', key: 'k', rev: 1, value: 'after' });
+      assert.deepEqual(seen, [undefined, 'before', 'after']);
+      assert.equal(client.getConnectionState(), 'connected');
+      assert.equal(reported.length, 1);
+    });
+  }
+
+  it('again is not replaced again', async () => {
+    const { client, worker } = await connected();
+    worker.fail('first');
+    const next = await ready(1);
+    next.say(CONNECTED);
+    const call = client.rpc('m');
+    next.fail('second');
+    await assert.rejects(call, { code: -32106, message: 'second' });
+    await settled();
+    assert.equal(client.getConnectionState(), 'disconnected');
+    assert.equal(FakeWorker.all.length, 2);
+  });
+
+  it('late messages of a replaced worker mean nothing', async () => {
+    const { client, worker } = await connected();
+    const { onmessage } = worker;
+    worker.fail('gone');
+    await settled();
+    onmessage!({ data: JSON.stringify([CONNECTED]) });
+    assert.equal(client.getConnectionState(), 'reconnecting');
+  });
+});
+
+describe('tokens', () => {
+  it('are asked for on demand', async () => {
+    let token: () => string | Promise<string> = () => 'one';
+    const { worker } = await connected({ getToken: () => token() });
+    assert.equal(worker.of('init')[0]!.options.askToken, true);
+    worker.say({ t: 'token' });
+    await settled();
+    token = async () => 'two';
+    worker.say({ t: 'token' });
+    await settled();
+    token = () => Promise.reject(new Error('logged out'));
+    worker.say({ t: 'token' });
+    await settled();
+    assert.deepEqual(worker.of('token'), [
+      { t: 'token', token: 'one' },
+      { t: 'token', token: 'two' },
+      { t: 'token', error: 'logged out' },
+    ]);
+  });
+});
+
+describe('the page', () => {
+  it('tells the core what it goes through, while there is one', async () => {
+    const page = new EventTarget();
+    const document = Object.assign(new EventTarget(), { hidden: false });
+    const scope = globalThis as any;
+    scope.addEventListener = page.addEventListener.bind(page);
+    scope.document = document;
+    try {
+      const { client, worker } = await connected();
+      const fire = (target: EventTarget, name: string) => target.dispatchEvent(new Event(name));
+      fire(page, 'offline');
+      fire(page, 'online');
+      document.hidden = true;
+      fire(document, 'visibilitychange');
+      document.hidden = false;
+      fire(document, 'visibilitychange');
+      fire(page, 'pageshow');
+      fire(document, 'resume');
+      await settled();
+      assert.deepEqual(
+        worker.of('hint').map(({ kind }) => kind),
+        ['offline', 'online', 'hidden', 'visible', 'visible', 'visible'],
+      );
+      await client.disconnect();
+      fire(page, 'online');
+      await settled();
+      assert.equal(worker.of('hint').length, 6);
+    } finally {
+      delete scope.addEventListener;
+      delete scope.document;
+    }
+  });
+});

@@ -1,0 +1,97 @@
+// The package as it is published: what `cargo xtask build` has put into dist.
+import assert from 'node:assert/strict';
+import { execFile, execFileSync } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
+import { once } from 'node:events';
+import type { AddressInfo } from 'node:net';
+import { describe, it } from 'node:test';
+import { promisify } from 'node:util';
+import { WebSocket, WebSocketServer } from 'ws';
+import { decode, encode, HELLO } from './fake-socket.js';
+
+const root = new URL('../../', import.meta.url);
+const manifest = JSON.parse(readFileSync(new URL('package.json', root), 'utf8'));
+
+/** Runs a module in a Node of its own, where `datasole` is this package. */
+function run(code: string): string {
+  return execFileSync(process.execPath, ['--input-type=module', '-e', code], { cwd: root, encoding: 'utf8' }).trim();
+}
+
+describe('the package', () => {
+  it('has every file it names', () => {
+    const files = readdirSync(new URL('dist', root)).map((name) => `./dist/${name}`);
+    const named = Object.values(manifest.exports).flatMap((entry) =>
+      typeof entry === 'string' ? [entry] : Object.values(entry as Record<string, string>),
+    );
+    for (const name of named) if (name !== './package.json') assert.ok(files.includes(name), name);
+  });
+
+  it('has declarations that refer only to each other', () => {
+    const dist = new URL('dist/', root);
+    for (const name of readdirSync(dist).filter((name) => name.endsWith('.d.ts'))) {
+      const text = readFileSync(new URL(name, dist), 'utf8');
+      for (const [, target] of text.matchAll(/from '\.\/(.*?)\.js'/g)) readFileSync(new URL(`${target}.d.ts`, dist));
+      assert.doesNotMatch(text, /generated/, name);
+    }
+  });
+
+  it('is imported on a server without any effect', () => {
+    const code = `
+      const before = Reflect.ownKeys(globalThis);
+      const main = await import('datasole');
+      const client = await import('datasole/client');
+      await import('datasole/client/worker');
+      new client.DatasoleClient({ url: '/relative' });
+      const added = Reflect.ownKeys(globalThis).filter((name) => !before.includes(name));
+      console.log(JSON.stringify([main.DatasoleError === client.DatasoleError, added, process.getActiveResourcesInfo()]));`;
+    const [same, added, active] = JSON.parse(run(code));
+    assert.deepEqual([same, added], [true, []]);
+    assert.ok(!active.some((name: string) => /Timeout|Immediate|MessagePort/.test(name)), String(active));
+  });
+
+  it('says what is missing where there is no WebSocket', () => {
+    const code = `
+      delete globalThis.WebSocket;
+      const { DatasoleClient } = await import('datasole/client');
+      const client = new DatasoleClient({ url: 'http://127.0.0.1:1' });
+      await client.connect().catch((error) => console.log(error.name, error.code, error.message));`;
+    assert.match(run(code), /^DatasoleError -32106 .*globalThis\.WebSocket/);
+  });
+
+  it('runs in Node on a WebSocket given to it, and lets the process end', async () => {
+    const headers: unknown[] = [];
+    const server = new WebSocketServer({
+      port: 0,
+      host: '127.0.0.1',
+      handleProtocols: (offered) => (offered.has('datasole.v2') ? 'datasole.v2' : false),
+    });
+    server.on('connection', (socket, request) => {
+      headers.push(request.headers['x-key']);
+      socket.send(encode({ opcode: 0x10, correlation: 0, payload: HELLO }));
+      socket.on('message', (message: Buffer) => {
+        const { opcode, correlation, payload } = decode(message);
+        if (opcode !== 0x01) return;
+        const answer = { correlationId: correlation, result: payload.params };
+        socket.send(encode({ opcode: 0x02, correlation, payload: answer }));
+      });
+    });
+    await once(server, 'listening');
+    const { port } = server.address() as AddressInfo;
+    const code = `
+      import { WebSocket } from 'ws';
+      import { DatasoleClient } from 'datasole/client';
+      globalThis.WebSocket = WebSocket;
+      const client = new DatasoleClient({ url: 'http://127.0.0.1:${port}', auth: { headers: { 'x-key': 'k' } } });
+      await client.connect();
+      const long = 'x'.repeat(100_000);
+      const same = (await client.rpc('echo', long)) === long;
+      console.log(same, client.getConnectionState());
+      await client.disconnect();`;
+    // Not `run`, which would keep the server from answering.
+    const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', code], { cwd: root });
+    assert.equal(stdout.trim(), 'true connected');
+    assert.deepEqual(headers, ['k']);
+    for (const socket of server.clients) (socket as WebSocket).terminate();
+    server.close();
+  });
+});
