@@ -4,7 +4,6 @@ use datasole_core::{
     CallError, CallId, Client, Event, Hint, Input, Millis, Output, Payload, Request, SocketClose, SocketId, StreamId,
     SubscriptionId,
 };
-use js_sys::{Array, Uint8Array};
 use serde_json::value::RawValue;
 use wasm_bindgen::prelude::*;
 
@@ -38,22 +37,19 @@ pub struct Core {
 
 #[wasm_bindgen]
 impl Core {
-    /// A client that does nothing until `connect`. Throws when the base URL is none.
+    /// A client that does nothing until `connect`.
     #[wasm_bindgen(constructor)]
-    pub fn new(options: &Options, host: Host) -> Result<Core, JsError> {
+    pub fn new(options: &Options, host: Host) -> Core {
         report_panics(&host);
-        let config = options
-            .config()
-            .ok_or_else(|| JsError::new("the url must begin with http, https, ws or wss and have a host"))?;
-        Ok(Self {
-            client: Client::new(config, seed()),
+        Self {
+            client: Client::new(options.config(), seed()),
             host,
             batch: Batch::default(),
             announced: false,
             armed: None,
             calls: Vec::new(),
             subscriptions: Vec::new(),
-        })
+        }
     }
 
     // --- commands; a refusal comes back as a message ---
@@ -176,28 +172,38 @@ impl Core {
 
     // --- what came of it ---
 
-    /// All messages since the last call: a string, a `Uint8Array` of UTF-8 when it is long, or an array of one of these
-    /// and the `Uint8Array`s its messages refer to. `undefined` when there are none.
-    pub fn take(&mut self) -> JsValue {
-        let Some((text, binaries)) = self.drain() else { return JsValue::UNDEFINED };
-        let text: JsValue =
-            if text.len() < BUFFER_FROM { JsValue::from_str(&text) } else { Uint8Array::from(text.as_bytes()).into() };
-        if binaries.is_empty() { text } else { Self::join(text, &binaries) }
+    /// Hands over all messages since the last call: the JSON array of them through `CoreHost.text`, or in UTF-8 through
+    /// `CoreHost.bytes` when it is long, then the bytes they refer to. Nothing when there are none.
+    pub fn take(&mut self) {
+        self.announced = false;
+        if self.batch.is_empty() {
+            return;
+        }
+        let (text, binaries) = self.batch.take();
+        if text.len() < BUFFER_FROM {
+            self.host.text(&text);
+        } else {
+            self.host.bytes(text.as_bytes());
+        }
+        for bytes in &binaries {
+            self.host.bytes(bytes);
+        }
     }
 }
 
 impl Core {
-    pub(crate) fn drain(&mut self) -> Option<(String, Vec<Vec<u8>>)> {
+    /// As [`take`](Self::take), but returns the text; `None` when there are no messages.
+    #[cfg(feature = "direct")]
+    pub(crate) fn take_text(&mut self) -> Option<String> {
         self.announced = false;
-        (!self.batch.is_empty()).then(|| self.batch.take())
-    }
-
-    pub(crate) fn join(messages: JsValue, binaries: &[Vec<u8>]) -> JsValue {
-        let parts = Array::of1(&messages);
-        for bytes in binaries {
-            parts.push(&Uint8Array::from(bytes.as_slice()));
+        if self.batch.is_empty() {
+            return None;
         }
-        parts.into()
+        let (text, binaries) = self.batch.take();
+        for bytes in &binaries {
+            self.host.bytes(bytes);
+        }
+        Some(text)
     }
 
     fn follow(&mut self, id: u32, stream: StreamId, kind: &str) {

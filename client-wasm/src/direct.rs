@@ -30,14 +30,13 @@ impl Core {
         Ok(())
     }
 
-    /// As `take`, as values: an array of the array of messages and of the `Uint8Array`s they refer to; `undefined` when
-    /// there are no messages.
+    /// As `take`, with the array of messages as a value; the bytes they refer to go through `CoreHost.bytes`. `undefined`
+    /// when there are none.
     #[wasm_bindgen(js_name = takeValues)]
     pub fn take_values(&mut self) -> Result<JsValue, JsError> {
-        let Some((messages, binaries)) = self.drain() else { return Ok(JsValue::UNDEFINED) };
+        let Some(messages) = self.take_text() else { return Ok(JsValue::UNDEFINED) };
         let messages: Value = serde_json::from_str(&messages)?;
-        let messages = messages.serialize(&Serializer::json_compatible())?;
-        Ok(Self::join(messages, &binaries))
+        Ok(messages.serialize(&Serializer::json_compatible())?)
     }
 }
 

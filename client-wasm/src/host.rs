@@ -7,10 +7,8 @@ use wasm_bindgen::prelude::*;
 const TYPES: &str = r#"
 /** How the core is configured; absent members take the core's defaults. Durations are in milliseconds. */
 export interface CoreOptions {
-  /** Base URL of the server: http, https, ws or wss. */
-  base: string;
-  /** Path of the endpoint. */
-  path: string;
+  /** The endpoint: ws or wss, with its path. */
+  url: string;
   token?: string;
   /** How a token reaches the server. */
   tokenVia?: 'url' | 'frame' | 'host';
@@ -34,6 +32,10 @@ export interface CoreHost {
   shut(socket: number, code: number, reason: string): void;
   /** Call `Core.timeout` after so many milliseconds, instead of what was asked before; negative: never. */
   arm(delay: number): void;
+  /** Part of a batch being taken, as text. */
+  text(text: string): void;
+  /** Part of a batch being taken, as bytes: a view of wasm memory, valid until this returns. */
+  bytes(bytes: Uint8Array): void;
   /** There is something to `Core.take`: soon, or `full`, as soon as this call of the core has returned. */
   soon(full: boolean): void;
   /** The core has panicked and must not be called again. */
@@ -47,9 +49,7 @@ extern "C" {
     #[wasm_bindgen(typescript_type = "CoreOptions")]
     pub type Options;
     #[wasm_bindgen(method, getter)]
-    fn base(this: &Options) -> String;
-    #[wasm_bindgen(method, getter)]
-    fn path(this: &Options) -> String;
+    fn url(this: &Options) -> String;
     #[wasm_bindgen(method, getter)]
     fn token(this: &Options) -> Option<String>;
     #[wasm_bindgen(method, getter, js_name = tokenVia)]
@@ -80,6 +80,10 @@ extern "C" {
     #[wasm_bindgen(method)]
     pub(crate) fn arm(this: &Host, delay: f64);
     #[wasm_bindgen(method)]
+    pub(crate) fn text(this: &Host, text: &str);
+    #[wasm_bindgen(method)]
+    pub(crate) fn bytes(this: &Host, bytes: &[u8]);
+    #[wasm_bindgen(method)]
     pub(crate) fn soon(this: &Host, full: bool);
     #[wasm_bindgen(method)]
     pub(crate) fn panicked(this: &Host, message: &str);
@@ -91,9 +95,9 @@ extern "C" {
 }
 
 impl Options {
-    /// The core's configuration; `None` when the base URL is none.
-    pub(crate) fn config(&self) -> Option<Config> {
-        let mut config = Config::new(Config::endpoint(&self.base(), &self.path())?);
+    /// The core's configuration.
+    pub(crate) fn config(&self) -> Config {
+        let mut config = Config::new(self.url());
         config.token = self.token();
         config.token_via = match self.token_via().as_deref() {
             Some("frame") => TokenVia::Frame,
@@ -112,7 +116,7 @@ impl Options {
         if let Some(millis) = self.connect_timeout() {
             config.connect_timeout = millis as u64;
         }
-        Some(config)
+        config
     }
 }
 

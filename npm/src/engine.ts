@@ -38,6 +38,8 @@ class WasmEngine implements Engine {
   readonly #sockets = new Map<number, WebSocket>();
   #core?: Core;
   #timer?: ReturnType<typeof setTimeout>;
+  /** The batch being taken. */
+  #parts: (string | Uint8Array)[] = [];
   /** The batch has waited long enough. */
   #full = false;
   #dead = false;
@@ -100,6 +102,8 @@ class WasmEngine implements Engine {
       send: (id: number, message: Uint8Array) => this.#sockets.get(id)?.send(message.slice()),
       shut: (id: number, code: number, reason: string) => this.#forget(id)?.close(code, reason),
       arm: (delay: number) => this.#arm(delay),
+      text: (text: string) => this.#parts.push(text),
+      bytes: (bytes: Uint8Array) => this.#parts.push(bytes.slice()),
       soon: (full: boolean) => {
         if (full) this.#full = true;
         else soon(() => this.#enter((core) => core && this.#flush(core)));
@@ -154,10 +158,12 @@ class WasmEngine implements Engine {
 
   #flush(core: Core): void {
     this.#full = false;
-    const batch = core.take() as Batch | undefined;
-    if (batch === undefined) return;
-    const parts = Array.isArray(batch) ? batch : [batch];
-    this.#post(batch, parts.filter((part) => typeof part !== 'string').map((part) => part.buffer as ArrayBuffer));
+    core.take();
+    const parts = this.#parts;
+    if (!parts.length) return;
+    this.#parts = [];
+    const transfer = parts.flatMap((part) => (typeof part === 'string' ? [] : [part.buffer as ArrayBuffer]));
+    this.#post((parts.length > 1 ? parts : parts[0]) as Batch, transfer);
   }
 
   #enter(action: (core: Core | undefined) => void): void {

@@ -57,17 +57,17 @@ export const CONNECT_TIMEOUT = 10_000;
 /** What the options mean, here. Throws a TypeError when an URL is none. @internal */
 export function resolve(options: DatasoleClientOptions, retryFirst: boolean): LinkOptions {
   const page = typeof location === 'object' ? location.href : undefined;
-  const { origin, pathname } = new URL(options.url, page);
-  const base = origin + pathname.replace(/\/+$/, '');
-  const path = `/${(options.path ?? '/__ds').replace(/^\/+|\/+$/g, '')}`;
-  const served = `${base.replace(/^ws/, 'http')}${path}/datasole-worker.iife.min.js`;
+  const { protocol, host, pathname } = new URL(options.url, page);
+  if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`the url must begin with http, https, ws or wss: ${options.url}`);
+  const path = `${host}${pathname.replace(/\/+$/, '')}/${(options.path ?? '/__ds').replace(/^\/+|\/+$/g, '')}`;
+  const secure = /^(https|wss):/.test(protocol) ? 's' : '';
+  const served = `http${secure}://${path}/datasole-worker.iife.min.js`;
   const workerUrl = new URL(options.workerUrl ?? served, page ?? served).href;
   const wasmUrl = page ? new URL(options.wasmUrl ?? 'datasole.wasm', options.wasmUrl ? page : workerUrl).href : '';
   const { token, via, headers } = options.auth ?? {};
   return {
     core: {
-      base,
-      path,
+      url: `ws${secure}://${path}`,
       token,
       tokenVia: via,
       askToken: !!options.getToken,

@@ -117,8 +117,7 @@ describe('starting', () => {
     const worker = await ready();
     const { v, options } = worker.of('init')[0]!;
     const expected = {
-      base: 'http://localhost:1',
-      path: '/ds',
+      url: 'ws://localhost:1/ds',
       token: 't',
       tokenVia: 'frame',
       askToken: false,
@@ -136,6 +135,23 @@ describe('starting', () => {
     assert.deepEqual(worker.posts, [1, 3]);
     await Promise.all([assert.rejects(opened, { code: -32104 }), client.disconnect()]);
   });
+
+  for (const [url, path, endpoint] of [
+    ['http://a.example', undefined, 'ws://a.example/__ds'],
+    ['https://a.example:8443/', '/__ds/', 'wss://a.example:8443/__ds'],
+    ['ws://a.example/base/', 'x', 'ws://a.example/base/x'],
+    ['wss://a.example/base?query#hash', undefined, 'wss://a.example/base/__ds'],
+  ] as const) {
+    it(`${url} with path ${path} is ${endpoint}`, async () => {
+      const client = makeClient({ url, path });
+      const opened = client.connect();
+      const worker = await ready();
+      assert.equal(worker.of('init')[0]!.options.url, endpoint);
+      const served = `${endpoint.replace(/^ws/, 'http')}/datasole-worker.iife.min.js`;
+      worker.fail();
+      await assert.rejects(opened, { message: `the worker script ${served} could not be loaded` });
+    });
+  }
 
   it('connecting twice is one promise', async () => {
     const client = makeClient();
