@@ -5,12 +5,12 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, OnceLock},
-    time::{Duration, Instant},
 };
 
 use datasole_core::{Payload, frame::Opcode, wire::RpcResponse};
 use futures_util::future::AbortHandle;
 use http::Extensions;
+use tokio::time::Instant;
 
 use crate::{
     auth::Identity,
@@ -49,12 +49,28 @@ struct Admitted {
     expires: Option<Instant>,
 }
 
-/// Handlers under way: calls by their correlation id, events by count.
+/// Handlers under way: calls by their correlation id, others by count.
 #[derive(Debug, Default)]
 struct Calls {
     running: HashMap<u32, AbortHandle>,
-    events: usize,
+    others: usize,
     ended: bool,
+}
+
+impl Calls {
+    fn have_room(&self, limit: usize) -> bool {
+        !self.ended && self.running.len() + self.others < limit
+    }
+}
+
+/// A handler under way that is no call; over when dropped.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<Connection>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        lock(&self.0.calls).others -= 1;
+    }
 }
 
 impl Connection {
@@ -104,25 +120,24 @@ impl Connection {
         identity
     }
 
-    /// How long the identity still holds; `None` for ever.
-    pub(crate) fn expires_in(&self) -> Option<Duration> {
-        let expires = lock(&self.identity).as_ref()?.expires?;
-        Some(expires.saturating_duration_since(Instant::now()))
+    /// Until when the identity holds; `None` for ever.
+    pub(crate) fn expires(&self) -> Option<Instant> {
+        lock(&self.identity).as_ref()?.expires
     }
 
     pub(crate) fn store(&self) -> &Mutex<Extensions> {
         self.store.get_or_init(Mutex::default)
     }
 
-    /// Takes note of a call whose handler goes on. `false` (and nothing noted) when its id is taken, too many are under
-    /// way, or the connection has ended.
-    pub(crate) fn begin_call(&self, correlation: u32, abort: AbortHandle, limit: usize) -> bool {
-        let mut calls = lock(&self.calls);
-        if calls.ended || calls.running.len() + calls.events >= limit || calls.running.contains_key(&correlation) {
-            return false;
-        }
-        calls.running.insert(correlation, abort);
-        true
+    /// Whether a call may begin: `false` when its id is in use, or too many handlers are under way.
+    pub(crate) fn takes_call(&self, correlation: u32, limit: usize) -> bool {
+        let calls = lock(&self.calls);
+        calls.have_room(limit) && !calls.running.contains_key(&correlation)
+    }
+
+    /// Takes note of a call whose handler goes on.
+    pub(crate) fn begin_call(&self, correlation: u32, abort: AbortHandle) {
+        lock(&self.calls).running.insert(correlation, abort);
     }
 
     /// Queues a call's answer, unless it was cancelled meanwhile.
@@ -140,27 +155,27 @@ impl Connection {
         }
     }
 
-    /// Whether there is room for another handler.
-    pub(crate) fn has_room(&self, limit: usize) -> bool {
-        let calls = lock(&self.calls);
-        calls.running.len() + calls.events < limit
+    /// Takes note of another handler, if there is room.
+    pub(crate) fn begin(self: &Arc<Self>, limit: usize) -> Option<Busy> {
+        let mut calls = lock(&self.calls);
+        calls.have_room(limit).then(|| {
+            calls.others += 1;
+            Busy(self.clone())
+        })
     }
 
-    pub(crate) fn begin_event(&self) {
-        lock(&self.calls).events += 1;
-    }
-
-    pub(crate) fn end_event(&self) {
-        lock(&self.calls).events -= 1;
-    }
-
-    /// Drops every handler: nobody waits for them any more.
+    /// Drops the handlers of calls, for whose answers nobody waits any more, and what is queued. Those of events go on.
     pub(crate) fn end(&self) {
+        self.mailbox.end();
         let mut calls = lock(&self.calls);
         calls.ended = true;
         for (_, abort) in calls.running.drain() {
             abort.abort();
         }
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        lock(&self.calls).ended
     }
 
     /// Writes a call's answer. One that is over the frame limit becomes an error, so that the caller never hangs.

@@ -35,9 +35,12 @@ mod mailbox;
 mod message;
 mod metrics;
 mod origin;
+mod peer;
 mod primitives;
 mod server;
 mod session;
+#[cfg(test)]
+mod tests;
 mod transport;
 
 pub use auth::{AuthError, AuthRequest, Identity};
@@ -47,6 +50,7 @@ pub use datasole_core::{Payload, Position, StreamId, StreamKind, codes, patch};
 pub use error::{EventError, RpcError, StateError};
 pub use limits::{Limits, Replay};
 pub use metrics::MetricsSnapshot;
+pub use peer::Peer;
 pub use primitives::{
     events::Target,
     rpc::Context,

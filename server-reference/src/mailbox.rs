@@ -45,6 +45,8 @@ struct Queue {
 #[derive(Debug)]
 struct Item {
     message: Bytes,
+    /// What it counts towards the limit; bytes.
+    weight: usize,
     /// The state whose entry this is, if it may be conflated.
     state: Option<Arc<Stream>>,
 }
@@ -63,18 +65,31 @@ impl Mailbox {
 
     /// Queues a message that must not be dropped.
     pub(crate) fn push(&self, message: Bytes) {
-        self.insert(Item { message, state: None });
+        self.insert(Item { weight: message.len(), message, state: None });
     }
 
     /// Queues an entry of a state, which a later snapshot may replace. The caller holds the stream's lock.
     pub(crate) fn push_state(&self, message: Bytes, state: &Arc<Stream>) {
-        self.insert(Item { message, state: Some(state.clone()) });
+        self.insert(Item { weight: message.len(), message, state: Some(state.clone()) });
+    }
+
+    /// Queues an entry of a topic that the client has missed. It does not count: the topic's log bounds and holds it, and
+    /// a client closed for falling behind would only ask for the same again.
+    pub(crate) fn push_missed(&self, message: Bytes) {
+        self.insert(Item { weight: 0, message, state: None });
     }
 
     /// Orders the connection to end once what is queued has been sent. The first order stands.
     pub(crate) fn close(&self, code: u16, reason: impl Into<String>) {
         lock(&self.queue).close.get_or_insert_with(|| Close { code, reason: reason.into() });
-        self.wake();
+        self.order();
+    }
+
+    /// Drops what waits and whatever comes: the connection has ended, and must not hold on to any stream.
+    pub(crate) fn end(&self) {
+        let mut queue = lock(&self.queue);
+        let close = queue.close.take().unwrap_or(Close { code: 1000, reason: String::new() });
+        *queue = Queue { close: Some(close), ..Queue::default() };
     }
 
     /// Whether an order to end was given.
@@ -97,16 +112,10 @@ impl Mailbox {
         loop {
             let stale = {
                 let mut queue = lock(&self.queue);
-                while out.len() < room
-                    && let Some(item) = queue.items.pop_front()
-                {
-                    queue.bytes -= item.message.len();
-                    out.extend_from_slice(&item.message);
-                }
+                queue.take(out, room);
                 if !queue.items.is_empty() {
                     return;
                 }
-                queue.items = VecDeque::new();
                 match queue.stale.last() {
                     Some(stream) if out.len() < room => stream.clone(),
                     Some(_) => return,
@@ -121,9 +130,16 @@ impl Mailbox {
                 let mut queue = lock(&self.queue);
                 queue.stale.retain(|stream| !Arc::ptr_eq(stream, &stale));
                 queue.bytes += snapshot.len();
-                queue.items.push_back(Item { message: snapshot, state: Some(stale.clone()) });
+                queue.items.push_back(Item { weight: snapshot.len(), message: snapshot, state: Some(stale.clone()) });
             });
         }
+    }
+
+    /// Moves all that is queued to `out`, in order, however much; it is within the limit. Snapshots owed are not: they stay.
+    pub(crate) fn drain_queued(&self, out: &mut Vec<u8>) {
+        let mut queue = lock(&self.queue);
+        queue.take(out, usize::MAX);
+        self.filled.store(queue.close.is_some() || !queue.stale.is_empty(), Ordering::Release);
     }
 
     fn insert(&self, item: Item) {
@@ -137,18 +153,27 @@ impl Mailbox {
             {
                 return;
             }
-            queue.bytes += item.message.len();
+            let weight = item.weight;
+            queue.bytes += weight;
             queue.items.push_back(item);
             // A single message over the limit is let through: the frame limit bounds it.
-            if queue.bytes > self.limit && queue.items.len() > 1 {
+            if weight > 0 && queue.bytes > self.limit && queue.bytes > weight {
                 queue.conflate();
                 if queue.bytes > self.limit {
                     *queue = Queue::default();
                     queue.close = Some(Close { code: CLOSE_FELL_BEHIND, reason: "fell behind".into() });
+                    drop(queue);
+                    return self.order();
                 }
             }
         }
         self.wake();
+    }
+
+    /// Wakes for an order to end. A connection that waits for its peer to read has a filled mailbox and does not drain.
+    fn order(&self) {
+        self.filled.store(true, Ordering::Release);
+        self.waker.wake();
     }
 
     fn wake(&self) {
@@ -160,12 +185,24 @@ impl Mailbox {
 }
 
 impl Queue {
+    fn take(&mut self, out: &mut Vec<u8>, room: usize) {
+        while out.len() < room
+            && let Some(item) = self.items.pop_front()
+        {
+            self.bytes -= item.weight;
+            out.extend_from_slice(&item.message);
+        }
+        if self.items.is_empty() {
+            self.items = VecDeque::new();
+        }
+    }
+
     fn conflate(&mut self) {
         let mut kept = VecDeque::new();
         for item in self.items.drain(..) {
             match item.state {
                 Some(state) => {
-                    self.bytes -= item.message.len();
+                    self.bytes -= item.weight;
                     if !self.stale.iter().any(|stale| Arc::ptr_eq(stale, &state)) {
                         self.stale.push(state);
                     }
@@ -174,5 +211,67 @@ impl Queue {
             }
         }
         self.items = kept;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl std::task::Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn watched(mailbox: &Mailbox) -> Arc<Wakes> {
+        let wakes = Arc::new(Wakes::default());
+        mailbox.register(&wakes.clone().into());
+        wakes
+    }
+
+    #[test]
+    fn an_order_to_end_wakes_a_connection_that_cannot_drain() {
+        let check = |order: fn(&Mailbox), code: u16| {
+            let mailbox = Mailbox::new(10);
+            mailbox.push(Bytes::from_static(b"12345"));
+            let wakes = watched(&mailbox);
+            mailbox.push(Bytes::from_static(b"12345"));
+            assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "it was on its way already");
+            order(&mailbox);
+            assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+            assert_eq!(mailbox.closing().unwrap().code, code);
+        };
+        check(|mailbox| mailbox.close(1001, "shutdown"), 1001);
+        check(|mailbox| mailbox.push(Bytes::from_static(b"6")), CLOSE_FELL_BEHIND);
+    }
+
+    #[test]
+    fn the_limit_counts_what_waits_but_not_what_was_missed() {
+        let check = |missed: usize, pushed: &[usize], closes: bool| {
+            let mailbox = Mailbox::new(10);
+            (0..missed).for_each(|_| mailbox.push_missed(vec![0; 8].into()));
+            pushed.iter().for_each(|&length| mailbox.push(vec![0; length].into()));
+            assert_eq!(mailbox.closing().is_some(), closes, "{missed} missed, {pushed:?}");
+            if !closes {
+                let mut out = Vec::new();
+                mailbox.drain(&mut out, usize::MAX);
+                assert_eq!(out.len(), 8 * missed + pushed.iter().sum::<usize>());
+                assert!(!mailbox.is_filled());
+            }
+        };
+        check(0, &[5, 4], false);
+        check(0, &[5, 5], false);
+        check(0, &[5, 6], true);
+        check(0, &[11], false);
+        check(0, &[11, 1], true);
+        check(100, &[5, 5], false);
+        check(100, &[11], false);
+        check(100, &[5, 6], true);
     }
 }

@@ -1,11 +1,15 @@
 //! [`Server`]: the handle that applications hold.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
 use datasole_core::{Payload, codes, frame::Opcode, wire};
+use futures_util::FutureExt;
 use serde::Serialize;
 use serde_json::value::to_raw_value;
 use tokio::{
@@ -53,7 +57,7 @@ struct Inner {
     auth: Option<AuthHook>,
     methods: Methods,
     handlers: Handlers,
-    hub: Hub,
+    hub: Arc<Hub>,
     metrics: Metrics,
     epoch: u64,
     reconnect_window: Option<u64>,
@@ -91,7 +95,7 @@ impl Server {
                 auth: builder.auth,
                 methods: builder.methods,
                 handlers: builder.handlers,
-                hub,
+                hub: Arc::new(hub),
                 metrics: Metrics::default(),
                 epoch,
                 reconnect_window: window,
@@ -204,7 +208,7 @@ impl Server {
         &self.inner.handlers
     }
 
-    pub(crate) fn hub(&self) -> &Hub {
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
         &self.inner.hub
     }
 
@@ -237,7 +241,7 @@ impl Server {
     /// Asks the hook, within its time.
     pub(crate) async fn identify(&self, request: AuthRequest) -> Result<Identity, AuthError> {
         let Some(hook) = &self.inner.auth else { return Ok(Identity::anonymous()) };
-        let guarded = futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(hook(request)));
+        let guarded = AssertUnwindSafe(async { hook(request).await }).catch_unwind();
         match timeout(self.inner.limits.auth_timeout, guarded).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(AuthError::Failed("the hook panicked".into())),
@@ -270,6 +274,20 @@ impl Server {
             connection.mailbox().push(hello);
         }
         self.inner.hub.join(connection, &identity);
+        self.close_late(connection);
+    }
+
+    /// Lets a connection that is yet to authenticate know of a shutdown.
+    pub(crate) fn expect(&self, connection: &Arc<Connection>) {
+        self.inner.hub.expect(connection);
+        self.close_late(connection);
+    }
+
+    /// Closes a connection that has come while the shutdown went through those that were there.
+    fn close_late(&self, connection: &Connection) {
+        if self.is_closing() {
+            connection.mailbox().close(1001, "server is shutting down");
+        }
     }
 
     /// Serves an AUTH frame: the first one opens the connection, later ones renew its identity.

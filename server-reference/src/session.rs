@@ -48,6 +48,9 @@ pub(crate) struct Session {
 enum Subscription {
     /// The backend is asked.
     Opening(StreamId),
+    /// The backend is asked, but the client no longer wants it. It counts until the answer comes: what a peer can make
+    /// the backend do is bounded.
+    Abandoned,
     Open(Arc<Stream>),
 }
 
@@ -119,7 +122,8 @@ impl Session {
         self.write(out, Opcode::Error, correlation, &entry::json(&body));
     }
 
-    /// Writes an answer after everything that waits, so that what was published before it arrives before it.
+    /// Writes an answer after everything that is queued, so that what was published before it arrives before it. Only
+    /// snapshots owed to a client that fell behind come later.
     fn write(&self, out: &mut Vec<u8>, opcode: Opcode, correlation: u32, payload: &[u8]) {
         self.catch_up(out);
         message::write(out, opcode, correlation, payload, self.server.limits().compress_above);
@@ -127,7 +131,7 @@ impl Session {
 
     fn catch_up(&self, out: &mut Vec<u8>) {
         if self.connection.mailbox().is_filled() {
-            self.connection.mailbox().drain(out, usize::MAX);
+            self.connection.mailbox().drain_queued(out);
         }
     }
 
@@ -183,7 +187,7 @@ impl Session {
                 None
             }
             Opcode::Auth if self.is_v2() => match serde_json::from_slice::<wire::Auth<'_>>(payload) {
-                Ok(auth) => self.authenticate(correlation, auth.token.map(Cow::into_owned)),
+                Ok(auth) => self.authenticate(correlation, auth.token.map(Cow::into_owned), out),
                 Err(_) => self.invalid(correlation, codes::PARSE, "the payload is not a token", out),
             },
             _ => self.invalid(correlation, codes::INVALID_REQUEST, "this frame is not for servers", out),
@@ -214,38 +218,35 @@ impl Session {
         let metrics = self.server.metrics();
         Metrics::add(&metrics.calls, 1);
         let max_payload = self.server.limits().max_payload;
+        if !self.connection.takes_call(correlation, self.server.limits().max_pending) {
+            Metrics::add(&metrics.call_errors, 1);
+            let error = crate::RpcError::new("too many calls under way, or the id is in use").code(codes::LIMIT);
+            self.catch_up(out);
+            self.connection.answer(out, correlation, &Err(error), max_payload);
+            return None;
+        }
         let mut handler = AssertUnwindSafe(self.server.methods().call(method, self.context()?, params)).catch_unwind();
         // Most handlers are done at once: their answer joins this batch and costs no task.
-        let error = match handler.poll_unpin(&mut Poll::from_waker(Waker::noop())) {
-            Polled::Ready(outcome) => {
-                let outcome = outcome.unwrap_or_else(|_| Err(panicked()));
-                if outcome.is_err() {
-                    Metrics::add(&metrics.call_errors, 1);
-                }
-                self.catch_up(out);
-                self.connection.answer(out, correlation, &outcome, max_payload);
-                return None;
+        if let Polled::Ready(outcome) = handler.poll_unpin(&mut Poll::from_waker(Waker::noop())) {
+            let outcome = outcome.unwrap_or_else(|_| Err(panicked()));
+            if outcome.is_err() {
+                Metrics::add(&metrics.call_errors, 1);
             }
-            Polled::Pending => {
-                let (abort, registration) = AbortHandle::new_pair();
-                if self.connection.begin_call(correlation, abort, self.server.limits().max_pending) {
-                    let (server, connection) = (self.server.clone(), self.connection.clone());
-                    let task = async move {
-                        let outcome = handler.await.unwrap_or_else(|_| Err(panicked()));
-                        if outcome.is_err() {
-                            Metrics::add(&server.metrics().call_errors, 1);
-                        }
-                        connection.end_call(correlation, &outcome, max_payload);
-                    };
-                    return Some(Abortable::new(task, registration).map(drop).boxed());
-                }
-                crate::RpcError::new("too many calls under way, or the id is in use").code(codes::LIMIT)
+            self.catch_up(out);
+            self.connection.answer(out, correlation, &outcome, max_payload);
+            return None;
+        }
+        let (abort, registration) = AbortHandle::new_pair();
+        self.connection.begin_call(correlation, abort);
+        let (server, connection) = (self.server.clone(), self.connection.clone());
+        let task = async move {
+            let outcome = handler.await.unwrap_or_else(|_| Err(panicked()));
+            if outcome.is_err() {
+                Metrics::add(&server.metrics().call_errors, 1);
             }
+            connection.end_call(correlation, &outcome, max_payload);
         };
-        Metrics::add(&metrics.call_errors, 1);
-        self.catch_up(out);
-        self.connection.answer(out, correlation, &Err(error), max_payload);
-        None
+        Some(Abortable::new(task, registration).map(drop).boxed())
     }
 
     fn event(&mut self, correlation: u32, name: Cow<'_, str>, data: Incoming<'_>, out: &mut Vec<u8>) -> Option<Task> {
@@ -253,10 +254,10 @@ impl Session {
         if name.is_empty() || name.len() > limits.max_event_name {
             return self.invalid(correlation, codes::INVALID_REQUEST, "an event's name is too long or empty", out);
         }
-        if !self.connection.has_room(limits.max_pending) {
+        let Some(busy) = self.connection.begin(limits.max_pending) else {
             self.refuse(out, correlation, codes::LIMIT, "too many handlers under way");
             return None;
-        }
+        };
         match self.server.handlers().start(&name, self.context()?, data) {
             // Nobody listens: as with any event.
             None => None,
@@ -266,22 +267,15 @@ impl Session {
                 None
             }
             Some(Ok(handler)) => {
-                let mut handler = AssertUnwindSafe(handler).catch_unwind();
+                let mut handler = AssertUnwindSafe(handler).catch_unwind().map(|outcome| {
+                    if outcome.is_err() {
+                        tracing::error!("an event handler panicked");
+                    }
+                });
                 if handler.poll_unpin(&mut Poll::from_waker(Waker::noop())).is_ready() {
                     return None;
                 }
-                self.connection.begin_event();
-                let connection = self.connection.clone();
-                Some(
-                    async move {
-                        let panicked = handler.await.is_err();
-                        connection.end_event();
-                        if panicked {
-                            tracing::error!("an event handler panicked");
-                        }
-                    }
-                    .boxed(),
-                )
+                Some(handler.map(|()| drop(busy)).boxed())
             }
         }
     }
@@ -293,6 +287,7 @@ impl Session {
             let subscriptions = lock(&self.subscriptions);
             let taken = |subscription: &Subscription| match subscription {
                 Subscription::Opening(open) => *open == id,
+                Subscription::Abandoned => false,
                 Subscription::Open(stream) => *stream.id() == id,
             };
             if correlation == 0 || subscriptions.contains_key(&correlation) || subscriptions.values().any(taken) {
@@ -322,57 +317,60 @@ impl Session {
                 StreamKind::State => hub.state(&id.key).await,
                 _ => hub.topic(&id.key).await,
             };
-            let stream = match opened {
-                Ok(stream) => stream,
-                Err(error) => {
-                    tracing::error!(%error, key = id.key, "a stream could not be opened");
-                    lock(&subscriptions).remove(&correlation);
-                    let body = wire::ErrorBody {
-                        message: "the stream could not be opened".into(),
-                        code: Some(codes::INTERNAL),
-                        retry_after: Some(1_000),
-                    };
-                    let above = server.limits().compress_above;
-                    connection.mailbox().push(message::shared(Opcode::Error, correlation, &entry::json(&body), above));
-                    return;
-                }
-            };
             {
                 // Under the lock: an UNSUBSCRIBE or the end of the session comes before or after, never between.
                 let mut subscriptions = lock(&subscriptions);
-                if let Some(subscription) = subscriptions.get_mut(&correlation) {
-                    stream.subscribe(&connection, correlation, since, unix_millis());
-                    *subscription = Subscription::Open(stream.clone());
+                match (subscriptions.remove(&correlation), &opened) {
+                    (Some(Subscription::Opening(_)), Ok(stream)) => {
+                        stream.subscribe(&connection, correlation, since, unix_millis());
+                        subscriptions.insert(correlation, Subscription::Open(stream.clone()));
+                    }
+                    (Some(Subscription::Opening(_)), Err(error)) => {
+                        tracing::error!(%error, key = id.key, "a stream could not be opened");
+                        let body = wire::ErrorBody {
+                            message: "the stream could not be opened".into(),
+                            code: Some(codes::INTERNAL),
+                            retry_after: Some(1_000),
+                        };
+                        let (body, above) = (entry::json(&body), server.limits().compress_above);
+                        connection.mailbox().push(message::shared(Opcode::Error, correlation, &body, above));
+                    }
+                    _ => {}
                 }
             }
-            if let Err(error) = hub.release(stream).await {
-                tracing::error!(%error, "a stream could not be released");
+            if let Ok(stream) = opened {
+                hub.release(stream).await;
             }
         };
         at_once(task.boxed())
     }
 
     fn unsubscribe(&mut self, correlation: u32) -> Option<Task> {
-        let Subscription::Open(stream) = lock(&self.subscriptions).remove(&correlation)? else { return None };
+        let mut subscriptions = lock(&self.subscriptions);
+        let Subscription::Open(stream) = subscriptions.remove(&correlation)? else {
+            subscriptions.insert(correlation, Subscription::Abandoned);
+            return None;
+        };
+        drop(subscriptions);
         stream.unsubscribe(&self.connection);
         let server = self.server.clone();
-        let task = async move {
-            if let Err(error) = server.hub().release(stream).await {
-                tracing::error!(%error, "a stream could not be released");
-            }
-        };
-        at_once(task.boxed())
+        at_once(async move { server.hub().release(stream).await }.boxed())
     }
 
-    fn authenticate(&mut self, correlation: u32, token: Option<String>) -> Option<Task> {
+    fn authenticate(&mut self, correlation: u32, token: Option<String>, out: &mut Vec<u8>) -> Option<Task> {
         let mut request = match self.upgrade.take() {
             Some(upgrade) => *upgrade,
             None if self.connection.identity().is_some() => AuthRequest::renewal(),
             // One is being decided already.
             None => return None,
         };
+        let Some(busy) = self.connection.begin(self.server.limits().max_pending) else {
+            self.refuse(out, correlation, codes::LIMIT, "too many handlers under way");
+            return None;
+        };
         request.token = token;
-        at_once(self.server.clone().authenticate(self.connection.clone(), correlation, request).boxed())
+        let authentication = self.server.clone().authenticate(self.connection.clone(), correlation, request);
+        at_once(authentication.map(|()| drop(busy)).boxed())
     }
 }
 

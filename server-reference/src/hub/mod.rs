@@ -11,21 +11,23 @@ use std::{
     borrow::Borrow,
     collections::HashMap,
     hash::Hash,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use datasole_core::{Position, StreamId, StreamKind, patch};
+use futures_util::FutureExt;
 use serde_json::{Value, value::to_raw_value};
 
 pub(crate) use self::{
     entry::Entry,
     members::Members,
-    stream::{Document, Stream},
+    stream::{Document, Start, Stream, Writer},
 };
 use crate::{
     auth::Identity,
@@ -34,6 +36,9 @@ use crate::{
     limits::{Limits, Replay},
     mailbox::lock,
 };
+
+/// States in memory before those that nobody needs are looked for.
+const SWEEP_AT: usize = 1024;
 
 /// May this user follow this stream?
 pub(crate) type ReadPolicy = Box<dyn Fn(&Identity, &StreamId) -> bool + Send + Sync>;
@@ -46,8 +51,12 @@ pub(crate) struct Hub {
     /// Streams born in this process get epochs from here.
     next_epoch: AtomicU64,
     states: Streams,
+    /// How many states there may be before the idle ones are swept.
+    sweep_at: AtomicUsize,
     topics: Streams,
     connections: RwLock<Members>,
+    /// Those that have yet to authenticate.
+    strangers: Mutex<Members>,
     v1: RwLock<Members>,
     users: Mutex<HashMap<String, Members>>,
     rooms: Mutex<HashMap<Arc<str>, Members>>,
@@ -70,8 +79,10 @@ impl Hub {
             may_read,
             next_epoch: AtomicU64::new(epoch),
             states: RwLock::default(),
+            sweep_at: AtomicUsize::new(SWEEP_AT),
             topics: RwLock::default(),
             connections: RwLock::default(),
+            strangers: Mutex::default(),
             v1: RwLock::default(),
             users: Mutex::default(),
             rooms: Mutex::default(),
@@ -79,7 +90,11 @@ impl Hub {
     }
 
     pub(crate) fn may_read(&self, identity: &Identity, stream: &StreamId) -> bool {
-        self.may_read.as_ref().is_none_or(|may_read| may_read(identity, stream))
+        let Some(may_read) = &self.may_read else { return true };
+        catch_unwind(AssertUnwindSafe(|| may_read(identity, stream))).unwrap_or_else(|_| {
+            tracing::error!(key = stream.key, "the read policy panicked");
+            false
+        })
     }
 
     // --- connections ---
@@ -94,13 +109,22 @@ impl Hub {
         (connection.id() == id).then_some(connection)
     }
 
-    pub(crate) fn each_connection(&self, f: impl FnMut(&Arc<Connection>)) {
+    /// Goes through all connections, those that have yet to authenticate included.
+    pub(crate) fn each_connection(&self, mut f: impl FnMut(&Arc<Connection>)) {
+        // One that is authenticated meanwhile is seen in either place: it leaves the first after it has entered the second.
+        lock(&self.strangers).iter().for_each(&mut f);
         read(&self.connections).iter().for_each(f);
     }
 
-    /// Adds an authenticated connection. A version 1 client gets every state it may read.
+    /// Adds a connection that has yet to authenticate.
+    pub(crate) fn expect(&self, connection: &Arc<Connection>) {
+        lock(&self.strangers).insert(connection);
+    }
+
+    /// Adds an authenticated connection, unless it has ended. A version 1 client gets every state it may read.
     pub(crate) fn join(&self, connection: &Arc<Connection>, identity: &Identity) {
         write(&self.connections).insert(connection);
+        lock(&self.strangers).remove(connection);
         lock(&self.users).entry(identity.user_id.clone()).or_default().insert(connection);
         if connection.protocol() == Protocol::V1 {
             // Registered first, so that a state born meanwhile finds it; joining twice is harmless.
@@ -110,11 +134,16 @@ impl Hub {
                 stream.subscribe_v1(connection);
             }
         }
+        // It may have ended while its credentials were looked at: then it has left before it came.
+        if connection.has_ended() {
+            self.leave(connection);
+        }
     }
 
     /// Removes a connection that has ended. Its subscriptions are the session's to end.
     pub(crate) fn leave(&self, connection: &Arc<Connection>) {
         write(&self.connections).remove(connection);
+        lock(&self.strangers).remove(connection);
         if let Some(identity) = connection.identity() {
             remove_member(&mut lock(&self.users), identity.user_id.as_str(), connection);
         }
@@ -172,17 +201,20 @@ impl Hub {
             return Ok(stream.clone());
         }
         let id = StreamId::state(key);
-        let stored = self.backend.load(&id).await?;
-        let (position, document) = match stored {
-            Some(stored) => (stored.position, restore(&id, &stored)?),
-            None => (self.birth(), Document::default()),
+        let start = self.start(&id, self.backend.load(&id).await?)?;
+        let stream = Stream::new(id, start, self.limits.replay, self.limits.compress_above);
+        let (stream, idle) = {
+            let mut states = write(&self.states);
+            let idle = self.sweep(&mut states);
+            (states.entry(key.to_owned()).or_insert_with(|| Arc::new(stream)).clone(), idle)
         };
-        let stream = Stream::new(id, position, document, self.limits.replay, self.limits.compress_above);
-        let stream = write(&self.states).entry(key.to_owned()).or_insert_with(|| Arc::new(stream)).clone();
         for connection in read(&self.v1).iter() {
             if connection.identity().is_some_and(|identity| self.may_read(&identity, stream.id())) {
                 stream.subscribe_v1(connection);
             }
+        }
+        for (id, position) in idle {
+            self.forget(&id, position).await;
         }
         Ok(stream)
     }
@@ -203,6 +235,11 @@ impl Hub {
         read(&self.states).get(key).cloned()
     }
 
+    #[cfg(test)]
+    pub(crate) fn states_in_memory(&self) -> usize {
+        read(&self.states).len()
+    }
+
     /// The keys of all states that exist.
     pub(crate) async fn state_keys(&self) -> Result<Vec<String>, BackendError> {
         let mut keys = self.backend.keys(StreamKind::State).await?;
@@ -219,12 +256,8 @@ impl Hub {
         let id = StreamId::event(name);
         let replay = self.history(name);
         let stored = if replay.is_some() { self.backend.load(&id).await? } else { None };
-        let position = stored.as_ref().map_or_else(|| self.birth(), |stored| stored.position);
-        let replay = replay.unwrap_or(Replay::NONE);
-        let stream = Stream::new(id, position, Document::default(), replay, self.limits.compress_above);
-        if let Some(stored) = stored {
-            stream.refill(&stored);
-        }
+        let start = self.start(&id, stored)?;
+        let stream = Stream::new(id, start, replay.unwrap_or(Replay::NONE), self.limits.compress_above);
         Ok(write(&self.topics).entry(name.to_owned()).or_insert_with(|| Arc::new(stream)).clone())
     }
 
@@ -242,27 +275,60 @@ impl Hub {
         self.histories.get(topic).copied()
     }
 
-    /// Stores `entry` as the stream's next. `false` when others were faster; the stream has then been brought up to
-    /// date. The caller holds the stream's writer lock.
-    pub(crate) async fn append(&self, stream: &Arc<Stream>, entry: &Entry) -> Result<bool, BackendError> {
-        match self.backend.append(stream.id(), stream.position(), entry.encode()).await? {
+    /// Stores `entry` as the stream's next and publishes it; `change` brings the document in step. `None` when others
+    /// were faster with a state, whose change must be planned again on what they made of it.
+    ///
+    /// It runs to its end also when the caller is dropped: what was stored would otherwise be missing to the followers.
+    pub(crate) async fn commit(
+        self: &Arc<Self>,
+        stream: &Arc<Stream>,
+        writer: Writer,
+        entry: Entry,
+        change: impl FnOnce(&mut Document) + Send + 'static,
+    ) -> Result<Option<Position>, BackendError> {
+        let (hub, stream) = (self.clone(), stream.clone());
+        to_the_end(async move {
+            let _writer = writer;
+            let bytes = entry.encode();
+            while !hub.append(&stream, bytes.clone()).await? {
+                if stream.id().kind == StreamKind::State {
+                    return Ok(None);
+                }
+            }
+            let position = hub.publish(&stream, &entry, change);
+            if let Some(at) = stream.compact_to(bytes.len())
+                && let Err(error) = hub.compact(&stream, at).await
+            {
+                // It is stored and published; the backend only holds more than it must.
+                tracing::error!(%error, key = stream.id().key, "a stream could not be compacted");
+            }
+            Ok(Some(position))
+        })
+        .await
+    }
+
+    /// Hands an entry to the stream's followers.
+    pub(crate) fn publish(&self, stream: &Arc<Stream>, entry: &Entry, change: impl FnOnce(&mut Document)) -> Position {
+        match stream.id().kind {
+            // Version 1 clients follow each state by itself, and all topics at once.
+            StreamKind::State => stream.publish(entry, unix_millis(), &[], change),
+            _ => self.with_v1(stream.id(), |v1| stream.publish(entry, unix_millis(), v1, change)),
+        }
+    }
+
+    /// `false` when others were faster; the stream has then been brought up to date.
+    async fn append(&self, stream: &Arc<Stream>, entry: Bytes) -> Result<bool, BackendError> {
+        match self.backend.append(stream.id(), stream.position(), entry).await? {
             Appended::At(_) => Ok(true),
             Appended::Conflict(_) => {
-                let (position, document) = match self.backend.load(stream.id()).await? {
-                    Some(stored) => (stored.position, restore(stream.id(), &stored)?),
-                    None => (self.birth(), Document::default()),
-                };
-                stream.reset(position, document);
+                stream.reset(self.start(stream.id(), self.backend.load(stream.id()).await?)?);
                 Ok(false)
             }
         }
     }
 
-    /// Lets the backend forget entries that a snapshot of the state covers.
-    pub(crate) async fn compact(&self, stream: &Arc<Stream>, position: Position) -> Result<(), BackendError> {
-        if !position.seq.is_multiple_of(self.limits.replay.entries.max(1) as u64) {
-            return Ok(());
-        }
+    /// Lets the backend forget entries up to here.
+    async fn compact(&self, stream: &Arc<Stream>, at: Position) -> Result<(), BackendError> {
         let snapshot = match stream.id().kind {
             StreamKind::State => {
                 let value = stream.with_document(|document| document.value.as_ref().map(to_raw_value));
@@ -270,13 +336,14 @@ impl Hub {
             }
             _ => Bytes::new(),
         };
-        self.backend.snapshot(stream.id(), position, snapshot).await
+        self.backend.snapshot(stream.id(), at, snapshot).await
     }
 
-    /// Forgets a stream that nobody follows and that holds nothing. Others that hold it keep it alive.
-    pub(crate) async fn release(&self, stream: Arc<Stream>) -> Result<(), BackendError> {
+    /// Lets go of a stream, and forgets it if nobody follows it and it holds nothing. Others that hold it keep it alive;
+    /// a state that they leave behind is swept up later.
+    pub(crate) async fn release(&self, stream: Arc<Stream>) {
         if !stream.is_idle() {
-            return Ok(());
+            return;
         }
         let id = stream.id().clone();
         drop(stream);
@@ -286,20 +353,42 @@ impl Hub {
                 _ => (&self.topics, self.limits.max_idle_topics),
             };
             let mut map = write(map);
-            // A reference outside the map is somebody about to follow or to publish.
             match map.get(&id.key) {
-                Some(held) if map.len() > spare && Arc::strong_count(held) == 1 && held.is_idle() => {
+                Some(held) if map.len() > spare && is_spare(held) => {
                     let position = held.position();
                     map.remove(&id.key);
                     position
                 }
-                _ => return Ok(()),
+                _ => return,
             }
         };
-        if id.kind == StreamKind::State && position.seq > 0 {
-            self.backend.remove(&id, position).await?;
+        self.forget(&id, position).await;
+    }
+
+    /// Takes the idle states out whenever their number has doubled: those that somebody held when they were released.
+    fn sweep(&self, states: &mut HashMap<String, Arc<Stream>>) -> Vec<(StreamId, Position)> {
+        let mut idle = Vec::new();
+        if states.len() >= self.sweep_at.load(Ordering::Relaxed) {
+            states.retain(|_, stream| {
+                let spare = is_spare(stream);
+                if spare {
+                    idle.push((stream.id().clone(), stream.position()));
+                }
+                !spare
+            });
+            self.sweep_at.store((2 * states.len()).max(SWEEP_AT), Ordering::Relaxed);
         }
-        Ok(())
+        idle
+    }
+
+    /// Forgets at the backend what is no longer in memory.
+    async fn forget(&self, id: &StreamId, position: Position) {
+        if id.kind == StreamKind::State
+            && position.seq > 0
+            && let Err(error) = self.backend.remove(id, position).await
+        {
+            tracing::error!(%error, key = id.key, "a stream could not be removed");
+        }
     }
 
     /// Runs `f` with the version 1 clients that may read the stream.
@@ -313,8 +402,17 @@ impl Hub {
         f(&admitted)
     }
 
-    fn birth(&self) -> Position {
-        Position { epoch: self.next_epoch.fetch_add(1, Ordering::Relaxed), seq: 0 }
+    /// Where a stream begins: as the backend has it, or a new life.
+    fn start(&self, id: &StreamId, stored: Option<Stored>) -> Result<Start, BackendError> {
+        let Some(stored) = stored else {
+            let position = Position { epoch: self.next_epoch.fetch_add(1, Ordering::Relaxed), seq: 0 };
+            return Ok(Start { position, ..Start::default() });
+        };
+        let document = match id.kind {
+            StreamKind::State => restore(id, &stored)?,
+            _ => Document::default(),
+        };
+        Ok(Start { position: stored.position, document, entries: stored.entries })
     }
 }
 
@@ -340,6 +438,26 @@ fn restore(id: &StreamId, stored: &Stored) -> Result<Document, BackendError> {
         }
     }
     Ok(Document { value, bound: usize::MAX })
+}
+
+/// Whether a stream can be dropped from its map, which is locked: a reference from elsewhere is somebody about to follow
+/// it, or to publish.
+fn is_spare(stream: &Arc<Stream>) -> bool {
+    Arc::strong_count(stream) == 1 && stream.is_idle()
+}
+
+/// Runs a future to its end even if the caller is dropped meanwhile. One that is done at once costs no task.
+async fn to_the_end<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
+    let mut future = Box::pin(future);
+    if let Some(output) = future.as_mut().now_or_never() {
+        return output;
+    }
+    match tokio::spawn(future).await {
+        Ok(output) => output,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is shutting down, and drops the caller, too.
+        Err(_) => std::future::pending().await,
+    }
 }
 
 fn send_to_all(members: &Members, message: &Bytes) -> usize {

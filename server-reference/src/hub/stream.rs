@@ -11,12 +11,18 @@ use std::{
 use bytes::Bytes;
 use datasole_core::{Position, StreamId, StreamKind, frame::Opcode, wire::Subscribed};
 use serde_json::{Value, value::to_raw_value};
+use tokio::sync::OwnedMutexGuard;
 
 use super::{
     entry::{self, Entry},
     members::Members,
 };
-use crate::{backend::Stored, connection::Connection, limits::Replay, mailbox::lock, message};
+use crate::{
+    connection::{Connection, Protocol},
+    limits::Replay,
+    mailbox::lock,
+    message,
+};
 
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -24,9 +30,13 @@ pub(crate) struct Stream {
     replay: Replay,
     compress_above: usize,
     inner: Mutex<Inner>,
-    /// Held by whoever appends to the backend, so that writers are linearised without holding `inner` meanwhile.
-    pub(crate) writer: tokio::sync::Mutex<()>,
+    /// Held by whoever appends to the backend, so that writers are linearised without holding `inner` meanwhile. Shared,
+    /// because an append goes on when its caller is dropped.
+    writer: Arc<tokio::sync::Mutex<()>>,
 }
+
+/// The right to append to a stream.
+pub(crate) type Writer = OwnedMutexGuard<()>;
 
 #[derive(Debug)]
 struct Inner {
@@ -37,6 +47,14 @@ struct Inner {
     document: Document,
     /// The message of the current value, made when first asked for.
     snapshot: Option<Bytes>,
+    held: Held,
+}
+
+/// What the backend holds since its newest snapshot.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    entries: usize,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -53,23 +71,30 @@ pub(crate) struct Document {
     pub(crate) bound: usize,
 }
 
+/// Where a stream begins, or begins again.
+#[derive(Debug, Default)]
+pub(crate) struct Start {
+    pub(crate) position: Position,
+    /// A state's value.
+    pub(crate) document: Document,
+    /// What the backend has kept since its snapshot, up to `position`.
+    pub(crate) entries: Vec<Bytes>,
+}
+
 impl Stream {
-    pub(crate) fn new(
-        id: StreamId,
-        position: Position,
-        document: Document,
-        replay: Replay,
-        compress_above: usize,
-    ) -> Self {
+    pub(crate) fn new(id: StreamId, start: Start, replay: Replay, compress_above: usize) -> Self {
         let inner = Inner {
-            position,
+            position: Position::default(),
             log: VecDeque::new(),
             log_bytes: 0,
             subscribers: Members::default(),
-            document,
+            document: Document::default(),
             snapshot: None,
+            held: Held::default(),
         };
-        Self { id, replay, compress_above, inner: Mutex::new(inner), writer: tokio::sync::Mutex::new(()) }
+        let stream = Self { id, replay, compress_above, inner: Mutex::new(inner), writer: Arc::default() };
+        stream.begin(&mut lock(&stream.inner), start);
+        stream
     }
 
     pub(crate) fn id(&self) -> &StreamId {
@@ -80,10 +105,20 @@ impl Stream {
         lock(&self.inner).position
     }
 
-    /// Whether dropping it would lose nothing but its position.
+    /// Waits for the right to append.
+    pub(crate) async fn writer(&self) -> Writer {
+        self.writer.clone().lock_owned().await
+    }
+
+    /// Whether dropping it would lose nothing but its position. What a state went through before it was removed is
+    /// nothing: whoever comes back learns from a snapshot that it is gone. Version 1 clients follow every state, and miss
+    /// none that does not exist.
     pub(crate) fn is_idle(&self) -> bool {
         let inner = lock(&self.inner);
-        inner.subscribers.is_empty() && inner.document.value.is_none() && inner.log.is_empty()
+        if self.id.kind == StreamKind::State {
+            return inner.document.value.is_none() && inner.subscribers.iter().all(|c| c.protocol() == Protocol::V1);
+        }
+        inner.subscribers.is_empty() && inner.log.is_empty()
     }
 
     /// Looks at the value, or changes it in a way that [`publish`](Self::publish) will follow.
@@ -139,7 +174,7 @@ impl Stream {
                 for logged in inner.log.range(at..) {
                     match self.id.kind {
                         StreamKind::State => mailbox.push_state(logged.message.clone(), self),
-                        _ => mailbox.push(logged.message.clone()),
+                        _ => mailbox.push_missed(logged.message.clone()),
                     }
                 }
             }
@@ -161,14 +196,11 @@ impl Stream {
         }
     }
 
-    /// Starts over from what the backend holds: another life, or entries that were appended elsewhere.
-    pub(crate) fn reset(self: &Arc<Self>, position: Position, document: Document) {
+    /// Starts over from what the backend holds: another life, or entries that were appended elsewhere. Followers of a
+    /// state get its value; those of a topic see a gap at its next event, and ask for what they missed.
+    pub(crate) fn reset(self: &Arc<Self>, start: Start) {
         let mut inner = lock(&self.inner);
-        inner.position = position;
-        inner.document = document;
-        inner.snapshot = None;
-        inner.log.clear();
-        inner.log_bytes = 0;
+        self.begin(&mut inner, start);
         if self.id.kind == StreamKind::State {
             let snapshot = inner.snapshot(&self.id.key, self.compress_above);
             for connection in inner.subscribers.iter() {
@@ -177,15 +209,40 @@ impl Stream {
         }
     }
 
-    /// Fills the log of a topic with what the backend kept of it.
-    pub(crate) fn refill(&self, stored: &Stored) {
-        let mut inner = lock(&self.inner);
-        let first = stored.position.seq - stored.entries.len() as u64;
-        for (seq, bytes) in (first + 1..).zip(&stored.entries) {
-            let Some(entry @ Entry::Event { timestamp, .. }) = &Entry::decode(bytes) else { continue };
-            let position = Position { seq, ..stored.position };
+    fn begin(&self, inner: &mut Inner, start: Start) {
+        let Start { position, document, entries } = start;
+        inner.position = position;
+        inner.document = document;
+        inner.snapshot = None;
+        inner.log_clear();
+        inner.held = Held { entries: entries.len(), bytes: entries.iter().map(Bytes::len).sum() };
+        if self.id.kind == StreamKind::State {
+            return;
+        }
+        let first = position.seq.saturating_sub(entries.len() as u64);
+        for (seq, bytes) in (first + 1..).zip(&entries) {
+            // Behind an entry that cannot be read the log begins anew: it has no gaps.
+            let Some(entry @ Entry::Event { timestamp, .. }) = &Entry::decode(bytes) else {
+                inner.log_clear();
+                continue;
+            };
+            let position = Position { seq, ..position };
             inner.log_push(entry.message(&self.id.key, position, self.compress_above), *timestamp, &self.replay);
         }
+    }
+
+    /// Takes note of an entry of so many bytes that the backend has stored: up to where it may forget now, if it holds
+    /// more than those who come back are promised. A state is held by a snapshot, a topic's log is still needed.
+    pub(crate) fn compact_to(&self, bytes: usize) -> Option<Position> {
+        let mut inner = lock(&self.inner);
+        inner.held.entries += 1;
+        inner.held.bytes += bytes;
+        if inner.held.entries <= self.replay.entries && inner.held.bytes <= self.replay.bytes {
+            return None;
+        }
+        inner.held = Held::default();
+        let kept = if self.id.kind == StreamKind::State { 0 } else { inner.log.len() as u64 };
+        Some(Position { seq: inner.position.seq.saturating_sub(kept), ..inner.position })
     }
 
     pub(crate) fn unsubscribe(&self, connection: &Connection) {
@@ -211,6 +268,11 @@ impl Inner {
             self.log_pop();
         }
         self.expire(at, replay);
+    }
+
+    fn log_clear(&mut self) {
+        self.log.clear();
+        self.log_bytes = 0;
     }
 
     fn log_pop(&mut self) {

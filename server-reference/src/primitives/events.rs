@@ -1,6 +1,6 @@
 //! Events: handlers for what clients send, and the ways to send to clients.
 
-use std::{collections::HashMap, panic::AssertUnwindSafe};
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc};
 
 use datasole_core::Payload;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -55,7 +55,7 @@ impl Handlers {
 /// stream: it needs no subscription and is delivered at most once.
 #[derive(Clone, Copy)]
 pub struct Target<'a> {
-    hub: &'a Hub,
+    hub: &'a Arc<Hub>,
     limits: &'a Limits,
     who: Who<'a>,
 }
@@ -74,7 +74,7 @@ impl std::fmt::Debug for Target<'_> {
 }
 
 impl<'a> Target<'a> {
-    pub(crate) fn new(hub: &'a Hub, limits: &'a Limits, who: Who<'a>) -> Self {
+    pub(crate) fn new(hub: &'a Arc<Hub>, limits: &'a Limits, who: Who<'a>) -> Self {
         Self { hub, limits, who }
     }
 
@@ -107,7 +107,7 @@ impl<'a> Target<'a> {
 }
 
 /// Publishes on a topic: to every subscriber, and to every version 1 client.
-pub(crate) async fn broadcast(hub: &Hub, limits: &Limits, event: &str, data: Payload) -> Result<(), EventError> {
+pub(crate) async fn broadcast(hub: &Arc<Hub>, limits: &Limits, event: &str, data: Payload) -> Result<(), EventError> {
     check(limits, event, &data)?;
     let Some(topic) = hub.topic_worth_having(event).await? else {
         let message = entry::event(event, &data, unix_millis(), None, limits.compress_above);
@@ -117,13 +117,11 @@ pub(crate) async fn broadcast(hub: &Hub, limits: &Limits, event: &str, data: Pay
         return Ok(());
     };
     let resumable = hub.history(event).is_some();
-    let _writer = if resumable { Some(topic.writer.lock().await) } else { None };
-    let timestamp = unix_millis();
-    let entry = Entry::Event { data, timestamp };
-    while resumable && !hub.append(&topic, &entry).await? {}
-    let position = hub.with_v1(topic.id(), |v1| topic.publish(&entry, timestamp, v1, |_| {}));
-    if resumable {
-        hub.compact(&topic, position).await?;
+    let writer = if resumable { Some(topic.writer().await) } else { None };
+    let entry = Entry::Event { data, timestamp: unix_millis() };
+    match writer {
+        Some(writer) => hub.commit(&topic, writer, entry, |_| {}).await.map(drop)?,
+        None => drop(hub.publish(&topic, &entry, |_| {})),
     }
     Ok(())
 }

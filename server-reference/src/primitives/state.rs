@@ -4,7 +4,10 @@
 //! what was not stored, and a change that is refused leaves no trace. Changes of one key are linearised by its
 //! stream's writer lock.
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::Arc,
+};
 
 use datasole_core::{
     Position,
@@ -18,7 +21,7 @@ use serde_json::{
 
 use crate::{
     error::StateError,
-    hub::{Document, Entry, Hub, Stream, unix_millis},
+    hub::{Document, Entry, Hub, Stream},
     limits::Limits,
 };
 
@@ -41,7 +44,7 @@ const ENVELOPE: usize = 128;
 /// ```
 #[derive(Clone, Copy)]
 pub struct State<'a> {
-    hub: &'a Hub,
+    hub: &'a Arc<Hub>,
     limits: &'a Limits,
 }
 
@@ -58,7 +61,7 @@ struct Plan {
 }
 
 impl<'a> State<'a> {
-    pub(crate) fn new(hub: &'a Hub, limits: &'a Limits) -> Self {
+    pub(crate) fn new(hub: &'a Arc<Hub>, limits: &'a Limits) -> Self {
         Self { hub, limits }
     }
 
@@ -134,11 +137,7 @@ impl<'a> State<'a> {
                 return Ok(None);
             }
             let existed = document.value.is_some();
-            let undo = apply_undoable(document.value.get_or_insert(Value::Null), patch, &PatchLimits::default());
-            if undo.is_err() && !existed {
-                document.value = None;
-            }
-            self.plan(key, document, existed, patch.clone(), vec![undo?])
+            self.plan_patch(key, document, existed, patch.clone())
         })
         .await
     }
@@ -159,16 +158,23 @@ impl<'a> State<'a> {
             let existed = document.value.is_some();
             let mut draft =
                 Draft { value: document.value.get_or_insert(Value::Null), operations: Vec::new(), undo: Vec::new() };
-            let outcome = f(&mut draft);
+            let outcome = catch_unwind(AssertUnwindSafe(|| f(&mut draft)));
             let Draft { operations, undo, .. } = draft;
-            if outcome.is_err() || operations.is_empty() {
+            if !matches!(outcome, Ok(Ok(()))) || operations.is_empty() {
                 revert(document, undo);
                 if !existed {
                     document.value = None;
                 }
-                return outcome.map(|()| None);
+                // A panic goes on, to whoever called, with the value as it was.
+                return outcome.unwrap_or_else(|panic| resume_unwind(panic)).map(|()| None);
             }
-            self.plan(key, document, existed, Patch::from_operations(operations), undo)
+            let patch = Patch::from_operations(operations);
+            if undo.len() == 1 {
+                return self.plan(key, document, existed, patch, undo);
+            }
+            // Each was within the limits of a patch; that they are so together shows when they are applied together.
+            revert(document, undo);
+            self.plan_patch(key, document, existed, patch)
         })
         .await
     }
@@ -199,7 +205,7 @@ impl<'a> State<'a> {
         self.check_key(key)?;
         let stream = self.hub.state(key).await?;
         let outcome = self.change_stream(&stream, &mut plan).await;
-        self.hub.release(stream).await?;
+        self.hub.release(stream).await;
         outcome
     }
 
@@ -208,15 +214,31 @@ impl<'a> State<'a> {
         stream: &Arc<Stream>,
         plan: &mut (impl FnMut(&mut Document) -> Result<Option<Plan>, StateError> + Send),
     ) -> Result<Position, StateError> {
-        let _writer = stream.writer.lock().await;
         loop {
+            let writer = stream.writer().await;
             let Some(Plan { entry, commit }) = stream.with_document(&mut *plan)? else {
                 return Ok(stream.position());
             };
-            if self.hub.append(stream, &entry).await? {
-                let position = stream.publish(&entry, unix_millis(), &[], commit);
-                self.hub.compact(stream, position).await?;
+            if let Some(position) = self.hub.commit(stream, writer, entry, commit).await? {
                 return Ok(position);
+            }
+        }
+    }
+
+    fn plan_patch(
+        &self,
+        key: &str,
+        document: &mut Document,
+        existed: bool,
+        patch: Patch,
+    ) -> Result<Option<Plan>, StateError> {
+        match apply_undoable(document.value.get_or_insert(Value::Null), &patch, &PatchLimits::default()) {
+            Ok(undo) => self.plan(key, document, existed, patch, vec![undo]),
+            Err(error) => {
+                if !existed {
+                    document.value = None;
+                }
+                Err(error.into())
             }
         }
     }
@@ -231,7 +253,9 @@ impl<'a> State<'a> {
         undo: Vec<Undo>,
     ) -> Result<Option<Plan>, StateError> {
         let ops = to_raw_value(&patch)?;
-        let mut bound = document.bound.saturating_add(ops.get().len());
+        // Only a copy adds more than its own text: then nothing is known until the value is measured.
+        let copies = patch.operations().iter().any(|operation| matches!(operation, Operation::Copy { .. }));
+        let mut bound = if copies { usize::MAX } else { document.bound.saturating_add(ops.get().len()) };
         let mut entry = Entry::Patch(ops);
         let mut fits = Ok(());
         // Only where the bound says that it might be too long is the value measured.

@@ -89,12 +89,11 @@ where
 }
 
 /// Ends a session: the connection leaves every stream and room.
-pub(super) async fn end(server: &Server, mut session: Session) {
+pub(crate) async fn end(server: &Server, mut session: Session) {
+    let streams = session.end();
     server.hub().leave(session.connection());
-    for stream in session.end() {
-        if let Err(error) = server.hub().release(stream).await {
-            tracing::error!(%error, "a stream could not be released");
-        }
+    for stream in streams {
+        server.hub().release(stream).await;
     }
 }
 
@@ -111,7 +110,13 @@ pub(super) async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, 
     }
 }
 
-async fn goodbye<S>(mut socket: WebSocketStream<S>, end: End, unwritten: &[u8], server: &Server) -> io::Result<()>
+async fn goodbye<S>(
+    mut socket: WebSocketStream<S>,
+    end: End,
+    out: &[u8],
+    written: usize,
+    server: &Server,
+) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -122,21 +127,30 @@ where
             if code == datasole_core::wire::CLOSE_FELL_BEHIND {
                 Metrics::add(&server.metrics().fell_behind, 1);
             }
-            let mut last = unwritten.to_vec();
+            if written == 0 {
+                // Half a pong may have been written. What else fails here fails again below.
+                let _ = socket.flush().await;
+            }
+            let mut last = out[written..].to_vec();
             message::close(&mut last, code, &reason);
             let stream = socket.get_mut();
             stream.write_all(&last).await?;
-            stream.flush().await?;
             drain(stream).await
         }
     }
 }
 
-/// Reads to the end, so that closing does not reset the connection before the peer has read our close frame.
-async fn drain<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<()> {
+/// Ends our half, for which WebSocket clients wait, and reads to the end, so that closing does not reset the connection
+/// before the peer has read our close frame.
+async fn drain<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Result<()> {
+    stream.shutdown().await?;
     let mut sink = [0; 512];
     while stream.read(&mut sink).await? > 0 {}
     Ok(())
+}
+
+fn unauthorized(reason: &str) -> End {
+    End::Close(Close { code: datasole_core::wire::CLOSE_UNAUTHORIZED, reason: reason.to_owned() })
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
@@ -173,7 +187,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     async fn finish(self: Box<Self>, end: End) {
         let Self { socket, session, server, out, written, _place, .. } = *self;
         self::end(&server, session).await;
-        let goodbye = goodbye(socket, end, &out[written..], &server);
+        let goodbye = goodbye(socket, end, &out, written, &server);
         match timeout(server.limits().close_timeout, goodbye).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "a closing handshake failed"),
@@ -237,6 +251,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             if taken == 0 {
                 self.alive = Instant::now();
                 self.pinged = false;
+                // Here, because a client that never pauses never lets the timer be looked at.
+                if self.session.connection().expires().is_some_and(|at| at <= self.alive) {
+                    return Poll::Ready(Err(unauthorized("expired")));
+                }
             }
             match received {
                 Some(Ok(Message::Binary(bytes))) => {
@@ -308,23 +326,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
 
     /// Signs of life, and the identity's time; pending until the next look at them.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let expires = self.session.connection().expires();
+        // An AUTH may have brought an identity that ends before the next look.
+        if let Some(at) = expires.filter(|at| *at < self.timer.deadline()) {
+            self.timer.as_mut().reset(at);
+        }
         loop {
             ready!(self.timer.as_mut().poll(cx));
             let now = Instant::now();
             let heartbeat = self.server.limits().heartbeat;
-            let connection = self.session.connection();
-            let unauthorized = |reason: &str| {
-                let code = datasole_core::wire::CLOSE_UNAUTHORIZED;
-                Poll::Ready(End::Close(Close { code, reason: reason.to_owned() }))
-            };
-            if connection.identity().is_some() {
+            if self.session.connection().identity().is_some() {
                 self.auth_deadline = None;
             } else if self.auth_deadline.is_some_and(|deadline| deadline <= now) {
-                return unauthorized("no AUTH in time");
+                return Poll::Ready(unauthorized("no AUTH in time"));
             }
-            let expires = connection.expires_in();
-            if expires.is_some_and(|left| left.is_zero()) {
-                return unauthorized("expired");
+            if expires.is_some_and(|at| at <= now) {
+                return Poll::Ready(unauthorized("expired"));
             }
             if self.alive + heartbeat * 2 <= now {
                 return Poll::Ready(End::Lost);
@@ -338,8 +355,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             if let Some(deadline) = self.auth_deadline {
                 next = next.min(deadline);
             }
-            if let Some(left) = expires {
-                next = next.min(now + left);
+            if let Some(at) = expires {
+                next = next.min(at);
             }
             self.timer.as_mut().reset(next);
             if !self.out.is_empty() && self.written == 0 {
@@ -349,5 +366,44 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{SinkExt, StreamExt};
+    use serde_json::json;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+    use super::*;
+    use crate::{AuthRequest, Identity, Limits, Protocol};
+
+    /// The server looks at the time once an hour: only the identity's own end can close this.
+    #[tokio::test]
+    async fn an_identity_from_an_auth_frame_expires_on_time() {
+        let hour = Duration::from_secs(3600);
+        let server = Server::builder()
+            .limits(Limits { heartbeat: hour, auth_timeout: hour, ..Limits::default() })
+            .auth(|_: AuthRequest| async { Ok(Identity::user("ann").expires_in(Duration::from_millis(20))) })
+            .build();
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let upgrade = Some(Box::new(AuthRequest::renewal()));
+        let session = Session::new(server.clone(), server.connection(Protocol::V2), upgrade);
+        let place = server.admit_socket().unwrap();
+        let served = tokio::spawn(run(ours, Bytes::new(), server, session, place));
+
+        let mut client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
+        let token = json!({ "token": "x" }).to_string();
+        let mut frame = vec![datasole_core::frame::Opcode::Auth as u8, 0, 0, 0, 1, 0, 0, 0, token.len() as u8];
+        frame.extend_from_slice(token.as_bytes());
+        client.send(Message::Binary(frame.into())).await.unwrap();
+        let mut last = None;
+        while let Some(Ok(message)) = client.next().await {
+            last = Some(message);
+        }
+        let Some(Message::Close(Some(close))) = last else { panic!("{last:?}") };
+        assert_eq!(close.code, CloseCode::Library(4002));
+        drop(client);
+        served.await.unwrap();
     }
 }

@@ -6,6 +6,9 @@ mod link;
 mod serve;
 mod upgrade;
 
+#[cfg(test)]
+pub(crate) use link::end;
+
 use axum::{Json, Router, extract::State, routing::get};
 use http::StatusCode;
 use serde_json::json;

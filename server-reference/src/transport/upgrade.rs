@@ -70,6 +70,7 @@ async fn accept(server: &Server, mut request: Request) -> Result<Response, Refus
     let deferred = protocol == Protocol::V2 && auth.query("auth").as_deref() == Some("frame");
     let upgrade = if deferred {
         auth.token = None;
+        server.expect(&connection);
         Some(Box::new(auth))
     } else {
         let identity = server.identify(auth).await.map_err(refusal)?;

@@ -1,0 +1,471 @@
+//! What goes wrong only when things happen at the same time: sessions without sockets, over a backend that waits.
+
+use std::{
+    io::Cursor,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use datasole_core::{
+    Position, StreamId, StreamKind, codes,
+    frame::{Opcode, decode},
+    patch::Patch,
+};
+use futures_util::{FutureExt, future::BoxFuture};
+use serde_json::{Value, json};
+use tokio::{
+    sync::{broadcast, watch},
+    task::JoinHandle,
+};
+use tokio_tungstenite::tungstenite::{
+    Message,
+    protocol::{Role, WebSocket},
+};
+
+use crate::{
+    AuthRequest, Identity, Limits, Protocol, Replay, RpcError, Server,
+    backend::{Appended, Backend, BackendError, Memory, Stored, Wake},
+    builder::Builder,
+    session::{Session, Task},
+    transport,
+};
+
+/// Memory that can be shared between servers, and answers loads and appends only while it is open. What is appended is
+/// stored before the wait.
+#[derive(Clone)]
+struct Gated {
+    memory: Arc<Memory>,
+    open: watch::Sender<bool>,
+}
+
+impl Gated {
+    fn new(open: bool) -> Self {
+        Self { memory: Arc::default(), open: watch::Sender::new(open) }
+    }
+
+    async fn pass(&self) {
+        self.open.subscribe().wait_for(|open| *open).await.unwrap();
+    }
+}
+
+impl Backend for Gated {
+    fn load<'a>(&'a self, stream: &'a StreamId) -> BoxFuture<'a, Result<Option<Stored>, BackendError>> {
+        self.pass().then(|()| self.memory.load(stream)).boxed()
+    }
+
+    fn append<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        at: Position,
+        entry: Bytes,
+    ) -> BoxFuture<'a, Result<Appended, BackendError>> {
+        async move {
+            let appended = self.memory.append(stream, at, entry).await;
+            self.pass().await;
+            appended
+        }
+        .boxed()
+    }
+
+    fn read<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        since: Position,
+    ) -> BoxFuture<'a, Result<Option<Vec<Bytes>>, BackendError>> {
+        self.memory.read(stream, since)
+    }
+
+    fn snapshot<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        at: Position,
+        snapshot: Bytes,
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
+        self.memory.snapshot(stream, at, snapshot)
+    }
+
+    fn remove<'a>(&'a self, stream: &'a StreamId, at: Position) -> BoxFuture<'a, Result<(), BackendError>> {
+        self.memory.remove(stream, at)
+    }
+
+    fn keys(&self, kind: StreamKind) -> BoxFuture<'_, Result<Vec<String>, BackendError>> {
+        self.memory.keys(kind)
+    }
+
+    fn wakes(&self) -> broadcast::Receiver<Wake> {
+        self.memory.wakes()
+    }
+
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, BackendError>> {
+        self.memory.get(key)
+    }
+
+    fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Option<Duration>) -> BoxFuture<'a, Result<(), BackendError>> {
+        self.memory.put(key, value, ttl)
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), BackendError>> {
+        self.memory.delete(key)
+    }
+}
+
+/// A client that is a session without a socket.
+struct Peer {
+    server: Server,
+    session: Session,
+    out: Vec<u8>,
+}
+
+impl Peer {
+    fn new(server: &Server) -> Self {
+        Self::of(server, Protocol::V2)
+    }
+
+    fn of(server: &Server, protocol: Protocol) -> Self {
+        let connection = server.connection(protocol);
+        server.welcome(&connection, Identity::user("ann"));
+        let mut peer =
+            Self { server: server.clone(), session: Session::new(server.clone(), connection, None), out: Vec::new() };
+        if protocol == Protocol::V2 {
+            assert_eq!(peer.received()[0].0, Opcode::Hello);
+        }
+        peer
+    }
+
+    /// One that has still to send AUTH.
+    fn stranger(server: &Server) -> Self {
+        let connection = server.connection(Protocol::V2);
+        server.expect(&connection);
+        let upgrade = Some(Box::new(AuthRequest::renewal()));
+        Self { server: server.clone(), session: Session::new(server.clone(), connection, upgrade), out: Vec::new() }
+    }
+
+    fn send(&mut self, opcode: Opcode, correlation: u32, payload: &Value) -> Option<Task> {
+        let payload = payload.to_string();
+        let mut frame = vec![opcode as u8];
+        frame.extend_from_slice(&correlation.to_be_bytes());
+        frame.extend_from_slice(&u32::try_from(payload.len()).unwrap().to_be_bytes());
+        frame.extend_from_slice(payload.as_bytes());
+        self.session.receive(&frame, &mut self.out)
+    }
+
+    fn subscribe(&mut self, correlation: u32, kind: &str, key: &str, since: Option<Position>) -> Option<Task> {
+        let mut payload = json!({ "kind": kind, "key": key });
+        if let Some(since) = since {
+            payload["since"] = json!({ "epoch": since.epoch, "seq": since.seq });
+        }
+        self.send(Opcode::Subscribe, correlation, &payload)
+    }
+
+    /// Everything that was sent to it since it last looked.
+    fn received(&mut self) -> Vec<(Opcode, u32, Value)> {
+        self.session.connection().mailbox().drain(&mut self.out, usize::MAX);
+        let mut socket = WebSocket::from_raw_socket(Cursor::new(std::mem::take(&mut self.out)), Role::Client, None);
+        std::iter::from_fn(|| socket.read().ok())
+            .map(|message| {
+                let Message::Binary(bytes) = message else { panic!("{message:?}") };
+                let frame = decode(&bytes, usize::MAX).unwrap();
+                (frame.opcode, frame.correlation, serde_json::from_slice(frame.payload).unwrap())
+            })
+            .collect()
+    }
+
+    fn opcodes(&mut self) -> Vec<(Opcode, u32)> {
+        self.received().into_iter().map(|(opcode, correlation, _)| (opcode, correlation)).collect()
+    }
+
+    async fn end(self) {
+        transport::end(&self.server, self.session).await;
+    }
+}
+
+fn spawn(task: Option<Task>) -> JoinHandle<()> {
+    tokio::spawn(task.unwrap())
+}
+
+/// Nothing is compressed, so that tests can read it.
+fn plain() -> Limits {
+    Limits { compress_above: usize::MAX, ..Limits::default() }
+}
+
+fn builder() -> Builder {
+    Server::builder().limits(plain())
+}
+
+#[tokio::test]
+async fn a_subscription_given_up_while_it_opens_leaves_nothing() {
+    let backend = Gated::new(false);
+    let server = builder().backend(backend.clone()).build();
+    let mut peer = Peer::new(&server);
+    let first = spawn(peer.subscribe(1, "state", "a", None));
+    assert!(peer.send(Opcode::Unsubscribe, 1, &Value::Null).is_none());
+    assert!(peer.subscribe(1, "state", "b", None).is_none());
+    assert_eq!(peer.opcodes(), [(Opcode::Error, 1)], "the id is in use until the backend has answered");
+    let second = spawn(peer.subscribe(2, "state", "a", None));
+    backend.open.send_replace(true);
+    first.await.unwrap();
+    second.await.unwrap();
+    assert_eq!(peer.opcodes(), [(Opcode::Subscribed, 2), (Opcode::StateSnapshot, 0)]);
+    peer.end().await;
+    assert!(server.hub().known_state("a").is_none());
+}
+
+#[tokio::test]
+async fn subscriptions_given_up_count_until_they_are_over() {
+    let backend = Gated::new(false);
+    let server = builder().limits(Limits { max_subscriptions: 2, ..plain() }).backend(backend.clone()).build();
+    let mut peer = Peer::new(&server);
+    let mut tasks = Vec::new();
+    for id in 1..=2 {
+        tasks.push(spawn(peer.subscribe(id, "state", &format!("key {id}"), None)));
+        assert!(peer.send(Opcode::Unsubscribe, id, &Value::Null).is_none());
+    }
+    assert!(peer.subscribe(3, "state", "key 3", None).is_none());
+    let (opcode, correlation, body) = peer.received().remove(0);
+    assert_eq!((opcode, correlation, &body["code"]), (Opcode::Error, 3, &json!(codes::LIMIT)));
+    backend.open.send_replace(true);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert!(peer.subscribe(3, "state", "key 3", None).is_none());
+    assert_eq!(peer.opcodes(), [(Opcode::Subscribed, 3), (Opcode::StateSnapshot, 0)]);
+}
+
+#[tokio::test]
+async fn a_session_that_ends_while_it_authenticates_is_no_member() {
+    let open = watch::Sender::new(false);
+    let gate = open.clone();
+    let server = builder()
+        .auth(move |_| {
+            let mut gate = gate.subscribe();
+            async move {
+                gate.wait_for(|open| *open).await.unwrap();
+                Ok(Identity::user("ann"))
+            }
+        })
+        .build();
+    let mut peer = Peer::stranger(&server);
+    let task = spawn(peer.send(Opcode::Auth, 1, &json!({ "token": "x" })));
+    peer.end().await;
+    open.send_replace(true);
+    task.await.unwrap();
+    assert_eq!(server.metrics_snapshot().connections, 0);
+    assert_eq!(server.to_user("ann").emit("hello", &1).unwrap(), 0);
+}
+
+#[tokio::test]
+async fn renewals_under_way_are_bounded() {
+    let server =
+        builder().limits(Limits { max_pending: 2, ..plain() }).auth(|_| async { std::future::pending().await }).build();
+    let mut peer = Peer::new(&server);
+    let auth = json!({ "token": "x" });
+    let tasks = [peer.send(Opcode::Auth, 1, &auth).unwrap(), peer.send(Opcode::Auth, 2, &auth).unwrap()];
+    assert!(peer.send(Opcode::Auth, 3, &auth).is_none());
+    assert_eq!(peer.opcodes(), [(Opcode::Error, 3)]);
+    drop(tasks);
+    assert!(peer.send(Opcode::Auth, 4, &auth).is_some(), "what is dropped no longer counts");
+}
+
+#[tokio::test]
+async fn a_call_that_is_refused_has_not_begun() {
+    let begun = Arc::new(AtomicUsize::new(0));
+    let count = begun.clone();
+    let server = builder()
+        .limits(Limits { max_pending: 2, ..plain() })
+        .rpc("wait", move |_, (): ()| {
+            count.fetch_add(1, Ordering::Relaxed);
+            std::future::pending::<Result<(), RpcError>>()
+        })
+        .build();
+    let mut peer = Peer::new(&server);
+    let call = json!({ "method": "wait", "params": null });
+    let tasks = [peer.send(Opcode::RpcRequest, 1, &call).unwrap(), peer.send(Opcode::RpcRequest, 2, &call).unwrap()];
+    for id in [2, 3] {
+        assert!(peer.send(Opcode::RpcRequest, id, &call).is_none());
+        let (opcode, correlation, body) = peer.received().remove(0);
+        assert_eq!((opcode, correlation), (Opcode::RpcResponse, id));
+        assert_eq!(body["error"]["code"], codes::LIMIT);
+    }
+    assert_eq!(begun.load(Ordering::Relaxed), 2);
+    drop(tasks);
+}
+
+#[tokio::test]
+async fn states_that_nobody_needs_are_forgotten() {
+    let server = builder().build();
+    let existing = Peer::of(&server, Protocol::V1);
+    // Ended with its snapshots still queued.
+    let mut peer = Peer::new(&server);
+    for id in 1..=100 {
+        assert!(peer.subscribe(id, "state", &format!("key {id}"), None).is_none());
+    }
+    peer.end().await;
+    assert_eq!(server.hub().states_in_memory(), 0);
+
+    // Removed, while a version 1 client has not read of it yet.
+    for n in 0..10_000 {
+        let key = format!("key {n}");
+        server.state().set(&key, &n).await.unwrap();
+        server.state().remove(&key).await.unwrap();
+        assert!(server.hub().states_in_memory() <= 4096);
+        if n % 1000 == 0 {
+            existing.session.connection().mailbox().drain(&mut Vec::new(), usize::MAX);
+        }
+    }
+    assert!(server.state().keys().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_update_that_was_stored_is_published_although_its_caller_is_gone() {
+    let backend = Gated::new(true);
+    let server = builder().backend(backend.clone()).topic("talk", Replay::default()).build();
+    server.state().set("n", &json!({ "n": 1 })).await.unwrap();
+    let mut peer = Peer::new(&server);
+    assert!(peer.subscribe(1, "state", "n", None).is_none());
+    assert!(peer.subscribe(2, "event", "talk", None).is_none());
+    assert_eq!(peer.opcodes().len(), 3);
+
+    backend.open.send_replace(false);
+    assert!(server.state().update("n", |draft| draft.set("/n", 2)).now_or_never().is_none());
+    assert!(server.broadcast("talk", &"hello").now_or_never().is_none());
+    backend.open.send_replace(true);
+
+    // The next ones wait for those.
+    server.state().update("n", |draft| draft.set("/n", 3)).await.unwrap();
+    server.broadcast("talk", &"again").await.unwrap();
+    let seqs = |received: &[(Opcode, u32, Value)], opcode: Opcode| -> Vec<u64> {
+        let those = received.iter().filter(|(found, ..)| *found == opcode);
+        those.map(|(_, _, body)| body["seq"].as_u64().unwrap()).collect()
+    };
+    let received = peer.received();
+    assert_eq!(seqs(&received, Opcode::StatePatch), [2, 3]);
+    assert_eq!(seqs(&received, Opcode::ServerEvent), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_topic_goes_on_after_others_have_published_on_it() {
+    let backend = Gated::new(true);
+    let server = || builder().backend(backend.clone()).topic("talk", Replay::default()).build();
+    let (ours, theirs) = (server(), server());
+    ours.broadcast("talk", &1).await.unwrap();
+    theirs.broadcast("talk", &2).await.unwrap();
+    theirs.broadcast("talk", &3).await.unwrap();
+    ours.broadcast("talk", &4).await.unwrap();
+
+    let epoch = ours.hub().topic("talk").await.unwrap().position().epoch;
+    let mut peer = Peer::new(&ours);
+    assert!(peer.subscribe(1, "event", "talk", Some(Position { epoch, seq: 1 })).is_none());
+    let received = peer.received();
+    assert_eq!(received[0].2, json!({ "epoch": epoch, "seq": 1, "recovered": true }));
+    let data: Vec<&Value> = received[1..].iter().map(|(_, _, body)| &body["data"]).collect();
+    assert_eq!(data, [&json!(2), &json!(3), &json!(4)]);
+}
+
+#[tokio::test]
+async fn a_replay_longer_than_the_queue_closes_nobody() {
+    let server = builder()
+        .limits(Limits { max_queue: 10_000, ..plain() })
+        .topic("talk", Replay { entries: 100, ..Replay::default() })
+        .build();
+    for _ in 0..101 {
+        server.broadcast("talk", &"x".repeat(1_000)).await.unwrap();
+    }
+    let epoch = server.hub().topic("talk").await.unwrap().position().epoch;
+    for (seq, missed) in [(0, 0), (1, 100)] {
+        let mut peer = Peer::new(&server);
+        assert!(peer.subscribe(1, "event", "talk", Some(Position { epoch, seq })).is_none());
+        assert!(peer.session.connection().mailbox().closing().is_none());
+        assert_eq!(peer.received().len(), 1 + missed, "since {seq}");
+    }
+}
+
+#[tokio::test]
+async fn the_backend_is_not_left_with_more_than_the_replay() {
+    let backend = Gated::new(true);
+    let replay = Replay { entries: 10, bytes: 10_000, age: None };
+    let server = builder().limits(Limits { replay, ..plain() }).backend(backend.clone()).topic("talk", replay).build();
+    for n in 0..100 {
+        let text = format!("{n}{}", "x".repeat(3_000));
+        server.state().set("text", &text).await.unwrap();
+        server.broadcast("talk", &text).await.unwrap();
+        server.state().set("n", &n).await.unwrap();
+        for stream in [StreamId::state("text"), StreamId::event("talk"), StreamId::state("n")] {
+            let stored = backend.load(&stream).await.unwrap().unwrap();
+            assert_eq!(stored.position.seq, n + 1);
+            assert!(stored.entries.len() <= 20, "{stream:?}: {} entries", stored.entries.len());
+            assert!(stored.entries.iter().map(Bytes::len).sum::<usize>() <= 20_000, "{stream:?}");
+        }
+    }
+    // Another start finds the value, and what the topic promises.
+    let again = builder().limits(Limits { replay, ..plain() }).backend(backend).topic("talk", replay).build();
+    assert_eq!(again.state().get("n").await.unwrap(), Some(json!(99)));
+    let position = again.hub().topic("talk").await.unwrap().position();
+    let mut peer = Peer::new(&again);
+    assert!(peer.subscribe(1, "event", "talk", Some(Position { seq: 97, ..position })).is_none());
+    assert_eq!(peer.received().len(), 1 + 3);
+}
+
+#[tokio::test]
+async fn a_state_cannot_outgrow_a_frame_by_copying() {
+    let server = builder().build();
+    let state = server.state();
+    state.set("k", &json!({ "a": "x".repeat(600_000) })).await.unwrap();
+    let copy =
+        |to: &str| Patch::parse(&json!([{"op": "copy", "from": "/a", "path": to}]).to_string(), &Default::default());
+    assert!(matches!(state.patch("k", &copy("/b").unwrap()).await, Err(crate::StateError::TooLarge { .. })));
+    assert_eq!(state.get("k").await.unwrap().unwrap().as_object().unwrap().len(), 1);
+    state.set("k", &json!({ "a": "x".repeat(300_000) })).await.unwrap();
+    state.patch("k", &copy("/b").unwrap()).await.unwrap();
+    state.patch("k", &copy("/c").unwrap()).await.unwrap();
+    assert!(state.patch("k", &copy("/d").unwrap()).await.is_err());
+}
+
+#[tokio::test]
+async fn an_update_that_fails_leaves_no_trace() {
+    let server = builder().build();
+    let state = server.state();
+    state.set("k", &json!([0])).await.unwrap();
+    let position = state.set("k", &json!([1])).await.unwrap();
+    for key in ["k", "new"] {
+        let panicked = std::panic::AssertUnwindSafe(state.update(key, |draft| {
+            draft.set("", [2])?;
+            panic!("on purpose")
+        }));
+        assert!(panicked.catch_unwind().await.is_err());
+        // More operations than any client takes in one patch.
+        let many = state.update(key, |draft| {
+            draft.set("", [0])?;
+            (0..100_000).try_for_each(|n| draft.set("/0", n))
+        });
+        assert!(matches!(many.await, Err(crate::StateError::Patch(_))));
+    }
+    assert_eq!(state.get("k").await.unwrap(), Some(json!([1])));
+    assert_eq!(state.get("new").await.unwrap(), None);
+    let next = state.update("k", |draft| draft.set("/0", 3)).await.unwrap();
+    assert_eq!(next.seq, position.seq + 1);
+}
+
+#[tokio::test]
+async fn a_policy_that_panics_refuses() {
+    let server = builder().authorize_read(|_, stream| stream.key.as_bytes()[3] == b'x').build();
+    let mut peer = Peer::new(&server);
+    for (id, key, opcode) in [(1, "a", Opcode::Error), (2, "abcy", Opcode::Error), (3, "abcx", Opcode::Subscribed)] {
+        assert!(peer.subscribe(id, "state", key, None).is_none());
+        assert_eq!(peer.opcodes()[0], (opcode, id));
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_reaches_those_who_come_and_those_who_have_not_said_who_they_are() {
+    let server = builder().build();
+    let (member, stranger) = (Peer::new(&server), Peer::stranger(&server));
+    server.shutdown().await;
+    let late = Peer::new(&server);
+    for peer in [member, stranger, late, Peer::stranger(&server)] {
+        assert_eq!(peer.session.connection().mailbox().closing().unwrap().code, 1001);
+    }
+}
