@@ -4,7 +4,7 @@
 //! cargo run -p datasole-client --example chat -- --url http://127.0.0.1:4000 --token ann
 //! ```
 
-use std::error::Error;
+use std::{error::Error, process::ExitCode};
 
 use clap::Parser;
 use datasole_client::{Client, EventError};
@@ -23,8 +23,17 @@ struct Options {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn Error>> {
-    let options = Options::parse();
+async fn main() -> ExitCode {
+    match run(Options::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     let user = options.token.clone().unwrap_or_else(|| "anonymous".into());
     let mut builder = Client::builder(&options.url);
     if let Some(token) = options.token {

@@ -7,6 +7,7 @@
 use std::{
     error::Error,
     io::{self, Write},
+    process::ExitCode,
 };
 
 use clap::Parser;
@@ -38,8 +39,17 @@ struct Row {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn Error>> {
-    let options = Options::parse();
+async fn main() -> ExitCode {
+    match run(Options::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     let mut builder = Client::builder(&options.url).reconnect(Reconnect { retry_first: true, ..Reconnect::default() });
     if let Some(token) = options.token {
         builder = builder.token(token);

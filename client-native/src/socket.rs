@@ -204,9 +204,10 @@ where
 
     /// The connection ended without a close frame.
     fn lost(&mut self, error: &Error) -> Received {
-        let reason = error.to_string();
+        let mut reason = error.to_string();
         match error {
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {}
+            // It is how connections are lost, and nobody's violation.
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => reason.clear(),
             Error::Capacity(CapacityError::MessageTooLong { .. }) => return self.object(1009, reason),
             Error::Utf8(_) => return self.object(1007, reason),
             Error::Protocol(_) => return self.object(1002, reason),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use datasole_core::{CloseVerdict, DisconnectReason, Millis, Status as CoreStatus};
+use datasole_core::{CloseVerdict, DisconnectReason, Millis, SocketClose, Status as CoreStatus};
 use tokio::time::{Duration, Instant};
 
 /// The connection, as the program sees it.
@@ -82,13 +82,17 @@ pub(crate) fn describe(reason: &DisconnectReason) -> String {
     match reason {
         DisconnectReason::Idle => "not connected".into(),
         DisconnectReason::ClosedByUser => "closed".into(),
-        DisconnectReason::Closed(close) => match (close.http_status, close.code) {
-            (Some(status), _) => format!("refused with HTTP status {status}"),
-            (None, Some(code)) if close.reason.is_empty() => format!("closed with code {code}"),
-            (None, Some(code)) => format!("closed with code {code}: {}", close.reason),
-            (None, None) if close.reason.is_empty() => "connection lost".into(),
-            (None, None) => format!("connection lost: {}", close.reason),
-        },
+        DisconnectReason::Closed(SocketClose { http_status: Some(status), .. }) => {
+            format!("refused with HTTP status {status}")
+        }
+        DisconnectReason::Closed(SocketClose { code, reason, .. }) => {
+            let what = match code {
+                // 1006 is no code that a peer sends; it stands for having none.
+                None | Some(1006) => "connection lost".into(),
+                Some(code) => format!("closed with code {code}"),
+            };
+            if reason.is_empty() { what } else { format!("{what}: {reason}") }
+        }
         DisconnectReason::ConnectTimeout => "the attempt timed out".into(),
         DisconnectReason::HalfOpen => "the server has fallen silent".into(),
         DisconnectReason::Protocol(violation) => format!("protocol violation: {violation}"),
@@ -112,13 +116,13 @@ pub(crate) fn is_passing(reason: &DisconnectReason) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datasole_core::SocketClose;
 
     #[test]
     fn reasons_are_told_in_words() {
         for (close, text) in [
             (SocketClose::default(), "connection lost"),
             (SocketClose { reason: "reset".into(), ..SocketClose::default() }, "connection lost: reset"),
+            (SocketClose { code: Some(1006), ..SocketClose::default() }, "connection lost"),
             (SocketClose { code: Some(1001), ..SocketClose::default() }, "closed with code 1001"),
             (SocketClose { code: Some(4001), reason: "slow".into(), http_status: None }, "closed with code 4001: slow"),
             (SocketClose { http_status: Some(503), ..SocketClose::default() }, "refused with HTTP status 503"),
