@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock},
 };
 
-use datasole_core::{Payload, frame::Opcode, wire::RpcResponse};
+use datasole_core::{Payload, codes, frame::Opcode, wire::RpcResponse};
 use futures_util::future::AbortHandle;
 use http::Extensions;
 use tokio::time::Instant;
@@ -186,6 +186,10 @@ impl Connection {
         outcome: &Result<Payload, RpcError>,
         max_payload: usize,
     ) {
+        if let (Ok(Payload::Binary(_)), Protocol::V1) = (outcome, self.protocol) {
+            let error = RpcError::new("the result is bytes, which protocol version 1 has not").code(codes::INTERNAL);
+            return self.answer(out, correlation, &Err(error), max_payload);
+        }
         let body = |result, error| RpcResponse { correlation_id: correlation, result, error };
         let (opcode, payload) = match outcome {
             Ok(Payload::Empty) => (Opcode::RpcResponse, entry::json(&body(None, None))),

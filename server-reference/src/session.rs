@@ -105,11 +105,20 @@ impl Session {
 
     fn malformed(&mut self, bytes: &[u8], error: FrameError, out: &mut Vec<u8>) -> Option<Task> {
         Metrics::add(&self.server.metrics().malformed, 1);
+        if self.connection.identity().is_none() {
+            return self.stranger();
+        }
         let correlation = match (bytes.first(), bytes.get(1..5).and_then(|bytes| bytes.first_chunk::<4>())) {
             (Some(&first), Some(id)) if first != datasole_core::frame::ZLIB_MARK => u32::from_be_bytes(*id),
             _ => 0,
         };
         self.refuse(out, correlation, codes::INVALID_REQUEST, &error.to_string());
+        None
+    }
+
+    /// Nothing is said to a client that is nobody yet.
+    fn stranger(&self) -> Option<Task> {
+        self.connection.mailbox().close(wire::CLOSE_UNAUTHORIZED, "AUTH must come first");
         None
     }
 
@@ -138,8 +147,7 @@ impl Session {
     fn frame(&mut self, frame: Frame<'_>, out: &mut Vec<u8>) -> Option<Task> {
         let Frame { opcode, correlation, payload } = frame;
         if self.connection.identity().is_none() && opcode != Opcode::Auth {
-            self.connection.mailbox().close(wire::CLOSE_UNAUTHORIZED, "AUTH must come first");
-            return None;
+            return self.stranger();
         }
         match opcode {
             Opcode::Ping => {

@@ -52,6 +52,11 @@ impl Entry {
         Bytes::from(out)
     }
 
+    /// Whether its message is one that version 1 does not have.
+    pub(crate) fn is_binary(&self) -> bool {
+        matches!(self, Self::Event { data: Payload::Binary(_), .. })
+    }
+
     /// The inverse of [`encode`](Self::encode); `None` for bytes that are not ours.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (tag, content) = bytes.split_first()?;

@@ -183,14 +183,19 @@ impl Hub {
         remove_member(&mut lock(&self.rooms), room, connection);
     }
 
-    /// Hands a message to everyone in a room; how many.
-    pub(crate) fn send_to_room(&self, room: &str, message: &Bytes) -> usize {
-        lock(&self.rooms).get(room).map_or(0, |members| send_to_all(members, message))
+    /// Hands a message to those in a room who understand it; how many.
+    pub(crate) fn send_to_room(&self, room: &str, message: &Bytes, v2_only: bool) -> usize {
+        lock(&self.rooms).get(room).map_or(0, |members| send_to_all(members.as_slice(), message, v2_only))
     }
 
-    /// Hands a message to every connection of a user; how many.
-    pub(crate) fn send_to_user(&self, user: &str, message: &Bytes) -> usize {
-        lock(&self.users).get(user).map_or(0, |members| send_to_all(members, message))
+    /// Hands a message to the connections of a user that understand it; how many.
+    pub(crate) fn send_to_user(&self, user: &str, message: &Bytes, v2_only: bool) -> usize {
+        lock(&self.users).get(user).map_or(0, |members| send_to_all(members.as_slice(), message, v2_only))
+    }
+
+    /// Hands a message to one connection, if it is there and understands it; how many.
+    pub(crate) fn send_to_connection(&self, id: &str, message: &Bytes, v2_only: bool) -> usize {
+        send_to_all(self.connection(id).as_slice(), message, v2_only)
     }
 
     // --- streams ---
@@ -312,6 +317,7 @@ impl Hub {
         match stream.id().kind {
             // Version 1 clients follow each state by itself, and all topics at once.
             StreamKind::State => stream.publish(entry, unix_millis(), &[], change),
+            _ if entry.is_binary() => stream.publish(entry, unix_millis(), &[], change),
             _ => self.with_v1(stream.id(), |v1| stream.publish(entry, unix_millis(), v1, change)),
         }
     }
@@ -460,11 +466,9 @@ async fn to_the_end<T: Send + 'static>(future: impl Future<Output = T> + Send + 
     }
 }
 
-fn send_to_all(members: &Members, message: &Bytes) -> usize {
-    for connection in members.iter() {
-        connection.mailbox().push(message.clone());
-    }
-    members.len()
+fn send_to_all(connections: &[Arc<Connection>], message: &Bytes, v2_only: bool) -> usize {
+    let understands = |connection: &&Arc<Connection>| !v2_only || connection.protocol() == Protocol::V2;
+    connections.iter().filter(understands).map(|connection| connection.mailbox().push(message.clone())).count()
 }
 
 fn remove_member<K: Borrow<str> + Eq + Hash>(map: &mut HashMap<K, Members>, key: &str, connection: &Connection) {

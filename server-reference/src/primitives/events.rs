@@ -95,21 +95,22 @@ impl<'a> Target<'a> {
     pub fn emit_payload(&self, event: &str, data: &Payload) -> Result<usize, EventError> {
         check(self.limits, event, data)?;
         let message = entry::event(event, data, unix_millis(), None, self.limits.compress_above);
+        let v2_only = matches!(data, Payload::Binary(_));
         Ok(match self.who {
-            Who::Room(room) => self.hub.send_to_room(room, &message),
-            Who::User(user) => self.hub.send_to_user(user, &message),
-            Who::Connection(id) => self.hub.connection(id).map_or(0, |connection| {
-                connection.mailbox().push(message);
-                1
-            }),
+            Who::Room(room) => self.hub.send_to_room(room, &message, v2_only),
+            Who::User(user) => self.hub.send_to_user(user, &message, v2_only),
+            Who::Connection(id) => self.hub.send_to_connection(id, &message, v2_only),
         })
     }
 }
 
-/// Publishes on a topic: to every subscriber, and to every version 1 client.
+/// Publishes on a topic: to every subscriber, and to every version 1 client, unless it is bytes.
 pub(crate) async fn broadcast(hub: &Arc<Hub>, limits: &Limits, event: &str, data: Payload) -> Result<(), EventError> {
     check(limits, event, &data)?;
     let Some(topic) = hub.topic_worth_having(event).await? else {
+        if matches!(data, Payload::Binary(_)) {
+            return Ok(());
+        }
         let message = entry::event(event, &data, unix_millis(), None, limits.compress_above);
         hub.with_v1(&datasole_core::StreamId::event(event), |v1| {
             v1.iter().for_each(|connection| connection.mailbox().push(message.clone()));

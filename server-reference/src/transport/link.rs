@@ -158,6 +158,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
             .write_buffer_size(BUFFER)
+            // Only pongs go through it: under a flood from a peer that does not read, the newest one waits for room.
+            .max_write_buffer_size(2 * BUFFER)
             .max_message_size(Some(server.limits().max_message))
             .max_frame_size(Some(server.limits().max_message));
         let read = read.to_vec();

@@ -23,13 +23,21 @@ use crate::{
     session::Session,
 };
 
+/// The one version of RFC 6455.
+const VERSION: &str = "13";
+
 pub(super) async fn handle(State(server): State<Server>, request: Request) -> Response {
     match accept(&server, request).await {
         Ok(response) => response,
         Err((status, why)) => {
             Metrics::add(&server.metrics().refused, 1);
             tracing::debug!(%status, why, "an upgrade was refused");
-            (status, why).into_response()
+            let mut response = (status, why).into_response();
+            if status == StatusCode::UPGRADE_REQUIRED {
+                response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static(VERSION));
+            }
+            response
         }
     }
 }
@@ -132,12 +140,18 @@ fn handshake_key(request: &Request) -> Result<String, Refusal> {
     if !upgrade {
         return Err((StatusCode::UPGRADE_REQUIRED, "this is a WebSocket endpoint"));
     }
-    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err((StatusCode::BAD_REQUEST, "Sec-WebSocket-Version must be 13"));
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != VERSION) {
+        return Err((StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13"));
     }
-    let key =
-        headers.get(header::SEC_WEBSOCKET_KEY).ok_or((StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing"))?;
-    Ok(derive_accept_key(key.as_bytes()))
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes).filter(|key| is_nonce(key));
+    let key = key.ok_or((StatusCode::BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in base64"))?;
+    Ok(derive_accept_key(key))
+}
+
+/// Whether it may be 16 bytes in base64: 22 digits and the padding.
+fn is_nonce(key: &[u8]) -> bool {
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(is_digit))
 }
 
 fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {
