@@ -1,6 +1,8 @@
-//! What the tests of several crates share: a running server, a proxy that cuts connections, and seeded randomness.
+//! What the tests of several crates share: a running server, a raw peer, a proxy that cuts connections, and seeded
+//! randomness.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+pub mod peer;
 pub mod proxy;
 pub mod random;
 pub mod running;

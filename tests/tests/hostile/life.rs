@@ -1,0 +1,148 @@
+//! Heartbeats and ends: peers that are silent, half gone or never say goodbye.
+
+use std::{future::pending, time::Duration};
+
+use datasole_core::frame::Opcode;
+use datasole_server::{Context, Limits, RpcError};
+use datasole_tests::peer::{Peer, Received, UPGRADE, V2};
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::{PATIENCE, Watch, all_gone, assert_serves, hasty, next, serve};
+
+/// Half open: what the server says arrives nowhere, and nothing comes back. One ping, then the end.
+#[tokio::test]
+async fn a_peer_that_answers_no_ping() {
+    let limits = Limits { heartbeat: Duration::from_millis(200), ..hasty() };
+    let running = serve(|builder| builder.limits(limits)).await;
+    for mut peer in [Peer::v1(running.address).await, Peer::v2(running.address).await] {
+        assert_eq!(peer.receive().await, Received::Ping);
+        assert_eq!(peer.receive().await, Received::End, "after one interval more");
+    }
+    assert_serves(&running).await;
+    all_gone(&running).await;
+}
+
+#[tokio::test]
+async fn a_silent_peer_that_answers_pings_stays() {
+    let limits = Limits { heartbeat: Duration::from_millis(300), ..hasty() };
+    let running = serve(|builder| builder.limits(limits)).await;
+    let mut peer = Peer::v2(running.address).await;
+    for _ in 0..4 {
+        assert_eq!(peer.receive().await, Received::Ping);
+        peer.message(0x8a, b"").await;
+    }
+    assert_eq!(peer.call(1, "add", "[1, 2]").await["result"], 3);
+}
+
+#[tokio::test]
+async fn handlers_end_with_their_client() {
+    let (watch, mut watched) = Watch::new();
+    let running = serve(|builder| {
+        builder.rpc("hang", move |_: Context, _: Value| {
+            let watched = watch.begin();
+            async move {
+                let _watched = watched;
+                pending::<Result<(), RpcError>>().await
+            }
+        })
+    })
+    .await;
+    let mut peers = Vec::new();
+    for _ in 0..3 {
+        let mut peer = Peer::v2(running.address).await;
+        peer.begin(1, "hang", "null").await;
+        assert_eq!(next(&mut watched).await, "begun");
+        peers.push(peer);
+    }
+    let [mut closing, resetting, cancelling] = <[Peer; 3]>::try_from(peers).unwrap();
+    closing.message(0x88, &1000u16.to_be_bytes()).await;
+    assert_eq!(next(&mut watched).await, "gone");
+    resetting.reset();
+    assert_eq!(next(&mut watched).await, "gone");
+    let mut cancelling = cancelling;
+    cancelling.send(Opcode::Cancel, 1, "null").await;
+    assert_eq!(next(&mut watched).await, "gone");
+    assert_eq!(cancelling.call(2, "add", "[1, 2]").await["result"], 3, "and nothing else answers");
+    assert_serves(&running).await;
+}
+
+/// Peers that answer the close, that do not, that are nobody yet, and that are being judged.
+#[tokio::test]
+async fn shutdown() {
+    let (watch, mut watched) = Watch::new();
+    let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let running = serve(|builder| {
+        let gate = gate.clone();
+        builder.limits(Limits { close_timeout: Duration::from_secs(2), ..Limits::default() }).auth(
+            move |request: datasole_server::AuthRequest| {
+                let (watched, gate) = (request.token.is_some().then(|| watch.begin()), gate.clone());
+                async move {
+                    if watched.is_some() {
+                        gate.acquire().await.unwrap().forget();
+                    }
+                    Ok(datasole_server::Identity::anonymous())
+                }
+            },
+        )
+    })
+    .await;
+    let mut polite = Peer::v1(running.address).await;
+    let mut rude = Peer::v2(running.address).await;
+    let (_, mut nobody) = Peer::upgrade(running.address, "?auth=frame", &format!("{UPGRADE}{V2}")).await;
+    let mut judged = Peer::connect(running.address).await;
+    judged.write(format!("GET /__ds?token=x HTTP/1.1\r\nHost: x\r\n{UPGRADE}{V2}\r\n").as_bytes()).await;
+    assert_eq!(next(&mut watched).await, "begun");
+
+    let server = running.server.clone();
+    let shutdown = tokio::spawn(async move { server.shutdown().await });
+    polite.expect_close(1001).await;
+    drop(polite);
+    nobody.expect_close(1001).await;
+    drop(nobody);
+    rude.expect_close(1001).await;
+    // Let in at the last moment, and out again.
+    gate.add_permits(1);
+    match judged.status().await {
+        101 => loop {
+            match judged.receive().await {
+                Received::Close(code) => break assert_eq!(code, 1001),
+                Received::Frame(Opcode::Hello, ..) => {}
+                other => panic!("{other:?}"),
+            }
+        },
+        status => assert!([0, 503].contains(&status), "{status}"),
+    }
+    drop(judged);
+    // `rude` never answers.
+    timeout(PATIENCE, shutdown).await.expect("a bounded shutdown").unwrap();
+    assert_eq!(rude.receive().await, Received::End);
+    all_gone(&running).await;
+}
+
+/// A peer that does not read what it asked for cannot hold up the shutdown.
+#[tokio::test]
+async fn shutdown_with_a_reader_that_stopped() {
+    let running = serve(|builder| builder.limits(hasty())).await;
+    let mut peer = Peer::v2(running.address).await;
+    peer.send(Opcode::Subscribe, 1, r#"{"kind":"event","key":"e"}"#).await;
+    peer.expect(Opcode::Subscribed, 1).await;
+    let noise: String = {
+        let mut random = datasole_tests::random::Random::new(7);
+        (0..200_000).map(|_| char::from(b'a' + random.below(26) as u8)).collect()
+    };
+    for _ in 0..40 {
+        running.server.broadcast("e", &noise).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    timeout(PATIENCE, running.server.shutdown()).await.expect("a bounded shutdown");
+    all_gone(&running).await;
+}
+
+#[tokio::test]
+async fn health_tells() {
+    let running = serve(|builder| builder).await;
+    let mut peer = Peer::connect(running.address).await;
+    peer.write(b"GET /__ds/health HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!(peer.status().await, 200);
+}

@@ -1,0 +1,243 @@
+//! What a hostile peer can make the server hold: the peak of this process's memory, which is the server's and very
+//! little else. One test at a time, in a process of their own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![cfg(target_os = "linux")]
+
+use std::{fs, time::Duration};
+
+use datasole_core::frame::Opcode;
+use datasole_server::{Context, Limits, Payload, Server};
+use datasole_tests::{
+    peer::{Peer, Received, frame, masked},
+    random::Random,
+    running::Running,
+};
+use flate2::{Compress, Compression, FlushCompress};
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
+
+const MIB: usize = 1024 * 1024;
+
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// Bytes of memory beyond those there were at the start.
+struct Growth {
+    before: usize,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Growth {
+    async fn start() -> Self {
+        let alone = ALONE.lock().await;
+        // "5" forgets the peak (proc_pid_clear_refs(5)).
+        fs::write("/proc/self/clear_refs", "5").unwrap();
+        Self { before: kilobytes("VmRSS:") * 1024, _alone: alone }
+    }
+
+    fn peak(&self) -> usize {
+        (kilobytes("VmHWM:") * 1024).saturating_sub(self.before)
+    }
+
+    fn assert_below(&self, limit: usize) {
+        let peak = self.peak();
+        println!("peak: {} KiB", peak / 1024);
+        assert!(peak < limit, "grew by {peak} bytes, allowed are {limit}");
+    }
+}
+
+fn kilobytes(name: &str) -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+async fn serve(limits: Limits) -> Running {
+    let echo = |_: Context, payload: Payload| async move { Ok(payload) };
+    Running::start(Server::builder().limits(limits).rpc_raw("echo", echo).build()).await
+}
+
+async fn assert_serves(running: &Running) {
+    let mut v2 = Peer::v2(running.address).await;
+    assert_eq!(v2.call(1, "echo", "[1]").await["result"], json!([1]));
+    let mut v1 = Peer::v1(running.address).await;
+    // A version 1 client is sent the states first.
+    v1.begin(1, "echo", "[1]").await;
+    while !matches!(v1.receive().await, Received::Frame(Opcode::RpcResponse, 1, _)) {}
+}
+
+/// A call whose payload is said to be as long as allowed, and then zeros up to `inflated` bytes.
+fn bomb(inflated: usize) -> Vec<u8> {
+    let mut zlib = Compress::new(Compression::best(), true);
+    let mut bomb = Vec::with_capacity(inflated / 900);
+    let head = &frame(Opcode::RpcRequest as u8, 1, &vec![0; MIB])[..9];
+    zlib.compress_vec(head, &mut bomb, FlushCompress::None).unwrap();
+    let zeros = vec![0; MIB];
+    for _ in 0..inflated / MIB {
+        zlib.compress_vec(&zeros, &mut bomb, FlushCompress::None).unwrap();
+    }
+    zlib.compress_vec(&[], &mut bomb, FlushCompress::Finish).unwrap();
+    assert_eq!(zlib.total_in() as usize, 9 + inflated / MIB * MIB);
+    bomb
+}
+
+/// Under twice the limit of what a message may inflate to.
+#[tokio::test]
+async fn zlib_bombs() {
+    let limits = Limits::default();
+    let running = serve(limits.clone()).await;
+    for inflated in [1024 * MIB, 300 * MIB] {
+        let bomb = bomb(inflated);
+        assert!(bomb.len() < 1_000 * inflated / 950_000 && bomb.len() <= limits.max_message, "{}", bomb.len());
+        let message = masked(0x82, &bomb);
+        drop(bomb);
+        let growth = Growth::start().await;
+        let mut peers = Vec::new();
+        for _ in 0..8 {
+            let mut peer = Peer::v2(running.address).await;
+            peer.write(&message).await;
+            peer.expect_error(0, -32600).await;
+            peers.push(peer);
+        }
+        growth.assert_below(2 * limits.max_inflated);
+        assert_serves(&running).await;
+    }
+}
+
+#[tokio::test]
+async fn lengths_that_are_announced() {
+    let running = serve(Limits { close_timeout: Duration::from_millis(200), ..Limits::default() }).await;
+    let growth = Growth::start().await;
+    for length in [200_000_000u64, 1 << 40, 1 << 63] {
+        let mut peer = Peer::v2(running.address).await;
+        peer.write(&[&[0x82, 0xff][..], &length.to_be_bytes(), &[0; 4]].concat()).await;
+        peer.expect_close(1009).await;
+    }
+    // Allowed, and never sent.
+    let mut peers = Vec::new();
+    for _ in 0..64 {
+        let mut peer = Peer::v2(running.address).await;
+        peer.write(&[&[0x82, 0xff][..], &(4 * MIB as u64).to_be_bytes(), &[0; 4]].concat()).await;
+        peers.push(peer);
+    }
+    assert_serves(&running).await;
+    growth.assert_below(8 * MIB);
+}
+
+/// Text that does not compress well, unlike any other.
+fn noise(random: &mut Random, length: usize) -> String {
+    (0..length / 8).map(|_| format!("{:08x}", random.u64() as u32)).collect()
+}
+
+const LARGE: usize = 300_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_of_states_that_stops() {
+    let running = serve(Limits::default()).await;
+    let mut peer = Peer::v2(running.address).await;
+    for (id, key) in [(1, "a"), (2, "b")] {
+        peer.send(Opcode::Subscribe, id, json!({"kind": "state", "key": key}).to_string()).await;
+        peer.expect(Opcode::Subscribed, id).await;
+        peer.expect(Opcode::StateSnapshot, 0).await;
+    }
+    let mut random = Random::new(1);
+    let growth = Growth::start().await;
+    let mut last = Value::Null;
+    for n in 0..200 {
+        last = json!([n, noise(&mut random, LARGE)]);
+        running.server.state().set("a", &last).await.unwrap();
+        running.server.state().set("b", &n).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    growth.assert_below(24 * MIB);
+    let mut newest = (Value::Null, Value::Null);
+    while newest != (last.clone(), json!(199)) {
+        let Received::Frame(opcode, 0, payload) = peer.receive().await else { panic!("it is not closed") };
+        let payload: Value = serde_json::from_slice(&payload).unwrap();
+        let value = match opcode {
+            Opcode::StateSnapshot => payload["data"].clone(),
+            Opcode::StatePatch => payload["patches"][0]["value"].clone(),
+            other => panic!("{other:?}"),
+        };
+        *(if payload["key"] == "a" { &mut newest.0 } else { &mut newest.1 }) = value;
+    }
+    assert_eq!(running.server.metrics_snapshot().fell_behind, 0);
+    assert_serves(&running).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_of_events_that_stops() {
+    let running = serve(Limits::default()).await;
+    let mut peer = Peer::v2(running.address).await;
+    peer.send(Opcode::Subscribe, 1, r#"{"kind":"event","key":"e"}"#).await;
+    peer.expect(Opcode::Subscribed, 1).await;
+    let mut random = Random::new(2);
+    let growth = Growth::start().await;
+    let mut published = 0;
+    while running.server.metrics_snapshot().fell_behind == 0 {
+        running.server.broadcast("e", &noise(&mut random, LARGE)).await.unwrap();
+        published += LARGE;
+        assert!(published < 500 * MIB, "the reader is let go");
+        tokio::task::yield_now().await;
+    }
+    growth.assert_below(24 * MIB);
+    // What had begun arrives whole, then the reason.
+    loop {
+        match peer.receive().await {
+            Received::Frame(Opcode::ServerEvent, ..) => {}
+            other => break assert_eq!(other, Received::Close(4001)),
+        }
+    }
+    assert_serves(&running).await;
+}
+
+/// Pongs that nobody reads must not pile up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_pings_from_one_who_does_not_read() {
+    let running = serve(Limits::default()).await;
+    let mut peer = Peer::v2(running.address).await;
+    let pings = masked(0x89, &[7; 125]).repeat(1_000);
+    let growth = Growth::start().await;
+    for _ in 0..500 {
+        peer.write(&pings).await;
+    }
+    growth.assert_below(8 * MIB);
+    peer.begin(1, "echo", "1").await;
+    loop {
+        match peer.receive().await {
+            Received::Pong(payload) => assert_eq!(payload, [7; 125]),
+            Received::Frame(Opcode::RpcResponse, 1, _) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_serves(&running).await;
+}
+
+/// Answers that nobody reads stop the reading of requests.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_calls_from_one_who_does_not_read() {
+    let running = serve(Limits::default()).await;
+    let mut peer = Peer::v2(running.address).await;
+    let text = noise(&mut Random::new(3), 100_000);
+    let call = frame(Opcode::RpcRequest as u8, 1, format!(r#"{{"method":"echo","params":"{text}"}}"#).as_bytes());
+    let call = masked(0x82, &call);
+    let growth = Growth::start().await;
+    let (mut sent, mut at, mut refused) = (0, 0, 0);
+    // Until the server takes no more for a while: its buffers and the kernel's are full.
+    while refused < 200 {
+        match peer.try_write(&call[at..]) {
+            0 => {
+                refused += 1;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            written => {
+                refused = 0;
+                at += written;
+                sent += at / call.len();
+                at %= call.len();
+                assert!(sent < 5_000, "the server stops reading");
+            }
+        }
+    }
+    growth.assert_below(8 * MIB);
+    assert_serves(&running).await;
+}
