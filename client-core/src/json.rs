@@ -4,8 +4,15 @@
 //! with floating-point numbers printed for their messages: a quarter of the wasm. Syntax is still `serde_json`'s to judge,
 //! value by value. There are no messages here, no floating-point numbers, and no reading into data structures.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt, iter};
 
+use serde::{
+    Deserialize,
+    de::{
+        Error, IgnoredAny,
+        value::{BorrowedStrDeserializer, MapDeserializer},
+    },
+};
 use serde_json::{Deserializer, value::RawValue};
 
 /// Calls `each` with the name and the value of every member. `None` when this is no JSON object, or when `each` says so.
@@ -25,6 +32,11 @@ pub(crate) fn members<'a>(json: &'a [u8], each: &mut dyn FnMut(&str, &'a RawValu
         }
     }
     trim(rest.strip_prefix('}')?).is_empty().then_some(())
+}
+
+/// The one value that `text` is.
+pub(crate) fn whole(text: &str) -> Option<&RawValue> {
+    value(text).filter(|(_, rest)| trim(rest).is_empty()).map(|(value, _)| value)
 }
 
 /// The first element of an array; `None` also when there is none.
@@ -60,9 +72,38 @@ pub(crate) fn optional<'a, T>(value: &'a RawValue, read: fn(&'a RawValue) -> Opt
 
 /// The value that `text` begins with, and what follows it.
 fn value(text: &str) -> Option<(&RawValue, &str)> {
-    let mut values = Deserializer::from_str(text).into_iter();
-    let value = values.next()?.ok()?;
-    Some((value, text.get(values.byte_offset()..)?))
+    let text = trim(text);
+    let mut values = Deserializer::from_str(text).into_iter::<IgnoredAny>();
+    values.next()?.ok()?;
+    let (value, rest) = text.split_at_checked(values.byte_offset())?;
+    Some((trusted(value)?, rest))
+}
+
+/// `text`, which is known to be JSON without spaces around it, as the value it is.
+///
+/// A `RawValue` can only be had through serde, as a map of one reserved member. `serde_json`'s own reader would do, with
+/// its errors and what prints them; this one has an error that cannot be printed.
+fn trusted(text: &str) -> Option<&RawValue> {
+    let member = BorrowedStrDeserializer::<Unreadable>::new("$serde_json::private::RawValue");
+    let entry = (member, BorrowedStrDeserializer::new(text));
+    <&RawValue>::deserialize(MapDeserializer::new(iter::once(entry))).ok()
+}
+
+#[derive(Debug)]
+struct Unreadable;
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+impl Error for Unreadable {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self
+    }
 }
 
 fn trim(text: &str) -> &str {

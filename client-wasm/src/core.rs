@@ -4,7 +4,6 @@ use datasole_core::{
     CallError, CallId, Client, Event, Hint, Input, Millis, Output, Payload, Request, SocketClose, SocketId, StreamId,
     SubscriptionId,
 };
-use serde_json::value::RawValue;
 use wasm_bindgen::prelude::*;
 
 use crate::{
@@ -271,12 +270,11 @@ impl Core {
     }
 }
 
-/// The core checks nothing but that it is JSON; what is not is taken for nothing.
+/// Text that is no JSON is taken for nothing; JavaScript has made it of a value.
 fn payload(json: Option<String>, bytes: Option<Vec<u8>>) -> Payload {
-    match (bytes, json.map(RawValue::from_string)) {
-        (Some(bytes), _) => Payload::Binary(bytes),
-        (None, Some(Ok(raw))) => Payload::Json(raw),
-        (None, _) => Payload::Empty,
+    match bytes {
+        Some(bytes) => Payload::Binary(bytes),
+        None => json.and_then(|json| Payload::from_json(&json)).unwrap_or_default(),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
     error::codes,
     event::{Event, Payload, SocketId, SubscriptionId},
     frame::{Frame, Opcode},
+    json,
     read::Read,
     rpc::{self, Refusal},
     session::{Phase, Version},
@@ -199,7 +200,7 @@ impl Client {
     fn on_v1_patch(&mut self, patch: &StatePatch<'_>) -> Result<(), Malformed> {
         check_ops(patch.patches)?;
         let Some((position, first)) = self.subscriptions.count(&patch.key, &self.config.limits) else { return Ok(()) };
-        if first && let Ok(start) = serde_json::from_str::<&RawValue>(first_value(patch.patches)) {
+        if first && let Some(start) = json::whole(first_value(patch.patches)) {
             self.snapshot(patch.key.clone(), Some(start), Position { seq: 0, ..position });
         }
         if !self.apply(&patch.key, patch.patches) {
