@@ -151,6 +151,8 @@ impl Builder {
     /// Listens to an event of clients. Handlers of one connection start in the order of its events.
     ///
     /// Publishing it again under the same name goes to clients only, never back to this handler.
+    ///
+    /// A handler runs to its end, also when its client goes away meanwhile.
     #[must_use]
     pub fn on<T, F, Fut>(mut self, event: &str, handler: F) -> Self
     where

@@ -386,7 +386,11 @@ mod tests {
         let hour = Duration::from_secs(3600);
         let server = Server::builder()
             .limits(Limits { heartbeat: hour, auth_timeout: hour, ..Limits::default() })
-            .auth(|_: AuthRequest| async { Ok(Identity::user("ann").expires_in(Duration::from_millis(20))) })
+            .auth(|_: AuthRequest| async {
+                // Longer than it takes until the loop has looked at its timer, and rests.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Ok(Identity::user("ann").expires_in(Duration::from_millis(20)))
+            })
             .build();
         let (ours, theirs) = tokio::io::duplex(4096);
         let upgrade = Some(Box::new(AuthRequest::renewal()));
