@@ -125,7 +125,86 @@ fn accepts(headers: &HeaderMap, encoding: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::to_bytes;
+
     use super::*;
+
+    async fn get(name: &str, headers: &[(header::HeaderName, &str)]) -> Response {
+        let headers = headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
+        handle(State(Server::builder().build()), Path(name.to_owned()), headers).await
+    }
+
+    fn text<'a>(response: &'a Response, name: &str) -> &'a str {
+        response.headers().get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_does_not_exist() {
+        for name in ["", "..", "datasole", "datasole.0123456789abcdef.wasm", "datasole.wasm.br", "Cargo.toml"] {
+            let response = get(name, &[]).await;
+            assert_eq!(response.status(), StatusCode::NOT_FOUND, "{name}");
+            let body = to_bytes(response.into_body(), 1_000).await.unwrap();
+            let why = if ASSETS.is_empty() { "cargo xtask build" } else { "no such asset" };
+            assert!(String::from_utf8(body.to_vec()).unwrap().contains(why), "{name}");
+        }
+    }
+
+    /// Without embedded assets, as in a fresh clone, there is nothing to look at.
+    #[tokio::test]
+    async fn what_exists() {
+        for asset in ASSETS {
+            let Asset { name, hash, plain, .. } = asset;
+            let (stem, ending) = name.rsplit_once('.').unwrap();
+            let hashed = format!("{stem}.{hash}.{ending}");
+            for (url, caching) in [(*name, "no-cache"), (&hashed, "public, max-age=31536000, immutable")] {
+                let response = get(url, &[]).await;
+                assert_eq!(response.status(), StatusCode::OK, "{url}");
+                assert_eq!(text(&response, "cache-control"), caching);
+                assert_eq!(text(&response, "content-type"), asset.content_type());
+                assert_eq!(text(&response, "content-encoding"), "");
+                assert_eq!(text(&response, "vary"), "accept-encoding");
+                assert_eq!(text(&response, "x-content-type-options"), "nosniff");
+                assert_eq!(text(&response, "access-control-allow-origin"), "*");
+                let policy = if name.starts_with("datasole-worker") { WORKER_POLICY } else { "" };
+                assert_eq!(text(&response, "content-security-policy"), policy, "{name}");
+                let tag = text(&response, "etag").to_owned();
+                assert_eq!(tag, format!("\"{hash}\""), "a strong one");
+                assert_eq!(to_bytes(response.into_body(), usize::MAX).await.unwrap(), *plain);
+
+                for (known, status) in [
+                    (tag.clone(), StatusCode::NOT_MODIFIED),
+                    (format!("\"x\", {tag}"), StatusCode::NOT_MODIFIED),
+                    ("*".into(), StatusCode::NOT_MODIFIED),
+                    ("\"x\"".into(), StatusCode::OK),
+                ] {
+                    let response = get(url, &[(header::IF_NONE_MATCH, &known)]).await;
+                    assert_eq!(response.status(), status, "{known}");
+                    assert_eq!(text(&response, "etag"), tag);
+                    assert_eq!(text(&response, "content-security-policy"), policy);
+                }
+            }
+            for (encoding, body) in [("br", asset.brotli), ("gzip", asset.gzip)] {
+                let response = get(name, &[(header::ACCEPT_ENCODING, encoding)]).await;
+                let Some(body) = body else { continue };
+                assert_eq!(text(&response, "content-encoding"), encoding);
+                assert_eq!(text(&response, "etag"), format!("\"{hash}-{encoding}\""), "other bytes, another tag");
+                assert_eq!(to_bytes(response.into_body(), usize::MAX).await.unwrap(), body);
+            }
+        }
+    }
+
+    #[test]
+    fn types_that_browsers_insist_on() {
+        let check = |name: &'static str, content_type: &str| {
+            let asset = Asset { name, hash: "", plain: b"", brotli: None, gzip: None };
+            assert_eq!(asset.content_type(), content_type, "{name}");
+        };
+        check("client.mjs", "text/javascript; charset=utf-8");
+        check("datasole.iife.min.js", "text/javascript; charset=utf-8");
+        check("datasole.wasm", "application/wasm");
+        check("client.mjs.map", "application/json");
+        check("unknown", "application/octet-stream");
+    }
 
     #[test]
     fn weights_of_zero_refuse() {

@@ -216,9 +216,18 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::{io::Cursor, sync::atomic::AtomicUsize, thread};
+
+    use datasole_core::{StreamId, frame};
+    use serde_json::{Value, json, value::to_raw_value};
+    use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
 
     use super::*;
+    use crate::{
+        Protocol, Replay,
+        connection::Connection,
+        hub::{Entry, Start},
+    };
 
     #[derive(Default)]
     struct Wakes(AtomicUsize);
@@ -273,5 +282,126 @@ mod tests {
         check(100, &[5, 5], false);
         check(100, &[11], false);
         check(100, &[5, 6], true);
+    }
+
+    /// A state whose value is the number of its changes.
+    fn counter(key: &str) -> Arc<Stream> {
+        Arc::new(Stream::new(StreamId::state(key), Start::default(), Replay::NONE, usize::MAX))
+    }
+
+    fn count(stream: &Arc<Stream>) {
+        let next = json!(stream.position().seq + 1);
+        let ops = to_raw_value(&json!([{"op": "replace", "path": "", "value": next}])).unwrap();
+        stream.publish(&Entry::Patch(ops), 0, &[], |document| document.value = Some(next));
+    }
+
+    /// A connection that follows these states and has read all there was.
+    fn follower(limit: usize, states: &[&Arc<Stream>]) -> Arc<Connection> {
+        let connection = Arc::new(Connection::new(1, 1, Protocol::V2, limit, usize::MAX));
+        for (id, state) in (1..).zip(states) {
+            state.subscribe(&connection, id, None, 0);
+        }
+        drained(&connection, usize::MAX);
+        connection
+    }
+
+    /// The payloads of what was queued.
+    fn drained(connection: &Connection, room: usize) -> Vec<Value> {
+        let mut out = Vec::new();
+        connection.mailbox().drain(&mut out, room);
+        let mut peer = WebSocket::from_raw_socket(Cursor::new(out), Role::Client, None);
+        let message = std::iter::from_fn(|| Some(peer.read().ok()?.into_data()));
+        message.map(|bytes| serde_json::from_slice(frame::decode(&bytes, 1 << 20).unwrap().payload).unwrap()).collect()
+    }
+
+    #[test]
+    fn states_are_conflated_and_nothing_else() {
+        let (a, b, quiet) = (counter("a"), counter("b"), counter("quiet"));
+        let connection = follower(1_000, &[&a, &b, &quiet]);
+        let mut events = Vec::new();
+        for n in 0..5 {
+            let mut event = Vec::new();
+            let payload = json!({"event": n}).to_string();
+            crate::message::write(&mut event, frame::Opcode::ServerEvent, 0, payload.as_bytes(), usize::MAX);
+            connection.mailbox().push(event.into());
+            events.push(json!({"event": n}));
+            (0..50).for_each(|_| count(&a));
+            (0..2).for_each(|_| count(&b));
+        }
+        let received = drained(&connection, usize::MAX);
+        assert_eq!(received[..5], events, "in order, before the snapshots owed");
+        let mut snapshots: Vec<_> =
+            received[5..].iter().map(|message| (message["key"].as_str(), &message["data"], &message["seq"])).collect();
+        snapshots.sort_by_key(|snapshot| snapshot.0);
+        assert_eq!(snapshots, [(Some("a"), &json!(250), &json!(250)), (Some("b"), &json!(10), &json!(10))]);
+        assert!(connection.mailbox().closing().is_none() && !connection.mailbox().is_filled());
+        count(&a);
+        assert_eq!(drained(&connection, usize::MAX)[0]["patches"][0]["value"], 251, "and patches again");
+    }
+
+    #[test]
+    fn the_limit_for_states_below_at_and_above() {
+        let state = counter("a");
+        let ample = follower(1_000, &[&state]);
+        count(&state);
+        let mut one = Vec::new();
+        ample.mailbox().drain(&mut one, usize::MAX);
+        for (limit, snapshots) in [(3 * one.len() + 1, 0), (3 * one.len(), 0), (3 * one.len() - 1, 1)] {
+            // As many digits as above, in every number.
+            let state = counter("a");
+            let connection = follower(limit, &[&state]);
+            (0..3).for_each(|_| count(&state));
+            let received = drained(&connection, usize::MAX);
+            assert_eq!(received.iter().filter(|message| message.get("data").is_some()).count(), snapshots);
+            assert_eq!(received.len(), if snapshots == 0 { 3 } else { 1 });
+        }
+    }
+
+    #[test]
+    fn closes_when_conflating_is_not_enough() {
+        let state = counter("a");
+        let connection = follower(100, &[&state]);
+        connection.mailbox().push(vec![0; 60].into());
+        count(&state);
+        connection.mailbox().push(vec![0; 60].into());
+        assert_eq!(connection.mailbox().closing().unwrap().code, CLOSE_FELL_BEHIND);
+        assert_eq!(drained(&connection, usize::MAX), [Value::Null; 0], "nothing is held any more");
+        count(&state);
+        assert!(drained(&connection, usize::MAX).is_empty());
+        connection.mailbox().close(1001, "too late");
+        assert_eq!(connection.mailbox().closing().unwrap().code, CLOSE_FELL_BEHIND, "the first order stands");
+    }
+
+    /// Another thread publishes while this one drains in small portions: whatever is dropped, there is never a gap.
+    #[test]
+    fn no_gap_where_a_snapshot_ends_staleness() {
+        const CHANGES: u64 = 20_000;
+        let state = counter("a");
+        let connection = follower(500, &[&state]);
+        let publisher = thread::spawn({
+            let state = state.clone();
+            move || (0..CHANGES).for_each(|_| count(&state))
+        });
+        let (mut at, mut snapshots) = (0, 0);
+        while at < CHANGES {
+            let finished = publisher.is_finished();
+            let received = drained(&connection, 300);
+            assert!(!(finished && received.is_empty()), "nothing came after {at}");
+            for message in received {
+                let seq = message["seq"].as_u64().unwrap();
+                match message.get("data") {
+                    Some(data) => {
+                        assert_eq!(*data, json!(seq), "the value of this very position");
+                        assert!(seq >= at, "{seq} after {at}");
+                        snapshots += 1;
+                    }
+                    None => assert_eq!(seq, at + 1),
+                }
+                at = seq;
+            }
+        }
+        publisher.join().unwrap();
+        assert!(!connection.mailbox().is_filled() || drained(&connection, usize::MAX).is_empty());
+        println!("{snapshots} snapshots");
     }
 }

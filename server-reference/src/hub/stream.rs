@@ -312,3 +312,66 @@ impl Inner {
         snapshot
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use datasole_core::Payload;
+
+    use super::*;
+
+    /// A topic of one entry at each of these times, seen at `now`: how many of the newest can be had again.
+    fn check(replay: Replay, times: &[u64], now: u64, kept: usize) {
+        let start = Start { position: Position { epoch: 9, seq: 100 }, ..Start::default() };
+        let topic = Arc::new(Stream::new(StreamId::event("t"), start, replay, usize::MAX));
+        for &at in times {
+            topic.publish(&entry(), at, &[], |_| {});
+        }
+        let mut inner = lock(&topic.inner);
+        inner.expire(now, &replay);
+        let newest = 100 + times.len() as u64;
+        for missed in 0..=times.len() + 1 {
+            let since = Position { epoch: 9, seq: newest - missed as u64 };
+            assert_eq!(inner.missed(since), (missed <= kept).then_some(missed), "{replay:?}, {missed} missed");
+        }
+        assert_eq!(inner.missed(Position { epoch: 9, seq: newest + 1 }), None, "the future");
+        assert_eq!(inner.missed(Position { epoch: 8, seq: newest }), None, "another life");
+        assert_eq!(inner.log.len(), kept);
+        assert_eq!(inner.log_bytes, inner.log.iter().map(|logged| logged.message.len()).sum::<usize>());
+    }
+
+    fn entry() -> Entry {
+        Entry::Event { data: Payload::Empty, timestamp: 0 }
+    }
+
+    #[test]
+    fn the_replay_window_is_bounded_by_entries() {
+        let replay = |entries| Replay { entries, ..Replay::default() };
+        check(Replay::NONE, &[0; 3], 0, 0);
+        check(replay(4), &[0; 3], 0, 3);
+        check(replay(3), &[0; 3], 0, 3);
+        check(replay(2), &[0; 3], 0, 2);
+    }
+
+    #[test]
+    fn the_replay_window_is_bounded_by_bytes() {
+        let one = entry().message("t", Position { epoch: 9, seq: 101 }, usize::MAX).len();
+        let replay = |bytes| Replay { bytes, ..Replay::default() };
+        check(replay(3 * one + 1), &[0; 3], 0, 3);
+        check(replay(3 * one), &[0; 3], 0, 3);
+        check(replay(3 * one - 1), &[0; 3], 0, 2);
+        check(replay(one - 1), &[0; 3], 0, 0);
+    }
+
+    #[test]
+    fn the_replay_window_is_bounded_by_age() {
+        let replay = Replay { age: Some(Duration::from_millis(10)), ..Replay::default() };
+        check(replay, &[100, 101, 102], 109, 3);
+        check(replay, &[100, 101, 102], 110, 3);
+        check(replay, &[100, 101, 102], 111, 2);
+        check(replay, &[100, 101, 102], 113, 0);
+        check(replay, &[100, 111], 111, 1);
+        check(Replay::default(), &[100, 101], u64::MAX, 2);
+    }
+}
