@@ -3,7 +3,7 @@
 //! A message for many connections is made once ([`shared`]) and its bytes are shared; an answer to one connection is
 //! written straight into its output buffer ([`write()`]).
 
-use std::cell::RefCell;
+use std::{cell::RefCell, ops::Range};
 
 use bytes::Bytes;
 use datasole_core::frame::{Codec, HEADER_LEN, Opcode};
@@ -59,6 +59,17 @@ pub(crate) fn ping(out: &mut Vec<u8>) {
     header(out, PING, 0);
 }
 
+/// Where the body of the first of these messages lies, which are our own and whole; `None` when there is none.
+pub(crate) fn body(out: &[u8]) -> Option<Range<usize>> {
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |number, &byte| number << 8 | usize::from(byte));
+    let (start, length) = match *out.get(1)? {
+        126 => (4, number(out.get(2..4)?)),
+        127 => (10, number(out.get(2..10)?)),
+        length => (2, usize::from(length)),
+    };
+    Some(start..start + length)
+}
+
 fn header(out: &mut Vec<u8>, first: u8, length: usize) {
     out.push(first);
     match length {
@@ -88,8 +99,12 @@ mod tests {
             let mut out = Vec::new();
             write(&mut out, Opcode::RpcResponse, 3, &payload, usize::MAX);
             close(&mut out, 4001, "fell behind");
+            let body = body(&out).unwrap();
+            assert_eq!(out[body.end], CLOSE);
+            let unframed = out[body].to_vec();
             let mut peer = WebSocket::from_raw_socket(std::io::Cursor::new(out), Role::Client, None);
             let message = peer.read().unwrap().into_data();
+            assert!(unframed == message);
             let limits = datasole_core::Limits::default();
             let frame = with_codec(|codec| {
                 let frame = codec.decode(&message, &limits).unwrap();
