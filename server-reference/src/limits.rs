@@ -55,7 +55,7 @@ impl Default for Limits {
             max_message: 4 * 1024 * 1024,
             max_inflated: 16 * 1024 * 1024,
             compress_above: 256,
-            max_queue: 4 * 1024 * 1024,
+            max_queue: 1024 * 1024,
             max_subscriptions: 1_024,
             max_pending: 1_024,
             max_event_name: 256,
