@@ -14,6 +14,7 @@ const npm = createRequire(new URL('../../npm/package.json', import.meta.url));
 const { chromium } = npm('playwright-core');
 
 const FIXTURE = process.env.FIXTURE ?? new URL('../../target/debug/examples/fixture', import.meta.url).pathname;
+const BINARY = process.env.DATASOLE_SERVER ?? new URL('../../target/debug/datasole-server', import.meta.url).pathname;
 const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
 const FLAGS = [
   '--no-sandbox',
@@ -31,15 +32,27 @@ const TYPES = { html: 'text/html', js: 'text/javascript' };
 /** How long anything in a spec may take before it counts as never happening, in milliseconds. */
 export const PATIENCE = 30_000;
 
-/** The fixture server as a process. */
+/** Where screenshots go. */
+export const ARTIFACTS = process.env.ARTIFACTS ?? new URL('../../target/browser', import.meta.url).pathname;
+
+/** A server as a process. */
 export class Server {
-  #args;
+  #command;
   #process;
 
-  /** Starts it on a free port; resolves once it accepts connections. */
-  static async start(...args) {
+  /** Starts the fixture on a free port; resolves once it accepts connections. */
+  static start(...args) {
+    return Server.#start((port) => [FIXTURE, '--port', String(port), ...args]);
+  }
+
+  /** The same with `datasole-server`. */
+  static startBinary(...args) {
+    return Server.#start((port) => [BINARY, '--listen', `127.0.0.1:${port}`, ...args]);
+  }
+
+  static async #start(command) {
     const server = new Server();
-    server.#args = args;
+    server.#command = command;
     await server.#spawn(0);
     return server;
   }
@@ -62,14 +75,15 @@ export class Server {
   }
 
   async #spawn(port) {
-    this.#process = spawn(FIXTURE, ['--port', String(port), ...this.#args], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const [program, ...args] = this.#command(port);
+    this.#process = spawn(program, args, { stdio: ['ignore', 'pipe', 'inherit'] });
     const address = new Promise((resolve, reject) => {
       createInterface({ input: this.#process.stdout }).on('line', (line) => {
         const found = /^listening (.+):(\d+)$/.exec(line);
         if (found) resolve(Number(found[2]));
       });
       this.#process.once('error', reject);
-      this.#process.once('exit', (code) => reject(new Error(`the fixture server ended with ${code} before listening`)));
+      this.#process.once('exit', (code) => reject(new Error(`${program} ended with ${code} before listening`)));
     });
     this.port = await address;
   }
@@ -82,9 +96,10 @@ export async function launch() {
 
 /**
  * Declares the specs of one file. `define` gets `spec(name, body)`; each body runs with a server, a browser context and
- * `open(page, headers)` of its own, and fails when a page of it reports an error that the spec did not ask for.
+ * `open(page, headers)` of its own, and fails when a page of it reports an error that the spec did not ask for. `start`
+ * starts the server: the fixture, unless told otherwise.
  */
-export function describeInBrowser(define) {
+export function describeInBrowser(define, start = () => Server.start()) {
   let browser;
   before(async () => {
     browser = await launch();
@@ -93,7 +108,7 @@ export function describeInBrowser(define) {
 
   define((name, body) => {
     test(name, { timeout: 2 * PATIENCE }, async () => {
-      const server = await Server.start();
+      const server = await start();
       const context = await browser.newContext();
       const world = new World(server, context);
       try {
