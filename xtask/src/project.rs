@@ -38,7 +38,12 @@ pub(crate) fn scratch() -> PathBuf {
     target().join("xtask")
 }
 
-/// A built example of any of the crates; `profile` is the folder's name: `debug` or `release`.
+/// A built program of any of the crates; `profile` is the folder's name: `debug` or `release`.
+pub(crate) fn binary(profile: &str, name: &str) -> PathBuf {
+    target().join(profile).join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// A built example of any of the crates.
 pub(crate) fn example(profile: &str, name: &str) -> PathBuf {
-    target().join(profile).join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
+    binary(profile, &format!("examples/{name}"))
 }

@@ -14,9 +14,9 @@ use crate::{
 /// Serves the demo until it is interrupted.
 pub(crate) fn demo() -> Result<()> {
     assets::build()?;
-    let demo = build_example("demo")?;
+    run(&mut cargo(["build", "--release", "--package", "datasole-server", "--bin", "datasole-server"]))?;
     eprintln!("xtask: the demo is at http://127.0.0.1:4000 (Ctrl-C ends it)");
-    run_as_is(&mut program(demo))
+    run_as_is(program(project::binary("release", "datasole-server")).args(["--demo", "--listen", "127.0.0.1:4000"]))
 }
 
 /// Runs the fixture server until it is interrupted.

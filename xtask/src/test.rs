@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that has to hold before a change goes in.
 //!
-//! Rust is checked and tested in the dev profile only, and the browser tests use the fixture server that `cargo test`
-//! builds on its way; the one optimised build is the wasm.
+//! Rust is checked and tested in the dev profile only, and the browser tests use the programs of that build; the one
+//! optimised build is the wasm.
 
 use std::{
     fs::{self, File},
@@ -46,6 +46,7 @@ pub(crate) fn run() -> ExitCode {
     doc.env("RUSTDOCFLAGS", "-D warnings");
     report.check("documentation", doc);
     report.tests("rust tests", cargo(["test", "--workspace", "--no-fail-fast"]), Tally::of_cargo);
+    report.check("programs", cargo(["build", "--workspace", "--bins"]));
     npm_tests(&mut report);
     browser_tests(&mut report);
     report.finish()
@@ -147,6 +148,9 @@ fn browser_command() -> Result<Command> {
     specs.sort();
     let mut node = program("node");
     node.args(["--test", "--test-concurrency=1", "--test-reporter=tap"]).args(specs);
-    node.env("CHROMIUM", tools::chromium()?).env("FIXTURE", project::example("debug", "fixture"));
+    node.env("CHROMIUM", tools::chromium()?);
+    node.env("FIXTURE", project::example("debug", "fixture"));
+    node.env("DATASOLE_SERVER", project::binary("debug", "datasole-server"));
+    node.env("ARTIFACTS", project::target().join("browser"));
     Ok(node)
 }
