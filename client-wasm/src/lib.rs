@@ -7,7 +7,7 @@
 //! # What is not here
 //!
 //! No protocol (that is `datasole-core`), no callbacks held by wasm, no JSON trees: payloads are copied as text from a
-//! frame into a batch ([`message`]), and one `JSON.parse` on the other side reads the whole batch.
+//! frame into a batch (`message`), and one `JSON.parse` on the other side reads the whole batch.
 
 mod core;
 #[cfg(feature = "direct")]
