@@ -27,6 +27,7 @@ use tokio_tungstenite::{
     },
 };
 
+use super::heard::Heard;
 use crate::{
     mailbox::Close,
     message,
@@ -58,7 +59,7 @@ enum End {
 }
 
 struct Link<S> {
-    socket: WebSocketStream<S>,
+    socket: WebSocketStream<Heard<S>>,
     session: Session,
     server: Server,
     /// Framed and not yet written.
@@ -158,11 +159,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
             .write_buffer_size(BUFFER)
-            // Only pongs go through it: under a flood from a peer that does not read, the newest one waits for room.
-            .max_write_buffer_size(2 * BUFFER)
             .max_message_size(Some(server.limits().max_message))
             .max_frame_size(Some(server.limits().max_message));
-        let read = read.to_vec();
+        let (stream, read) = (Heard::new(stream), read.to_vec());
         let socket = if read.is_empty() {
             WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await
         } else {
@@ -248,7 +247,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         for taken in 0..BATCH {
             let received = match self.socket.poll_next_unpin(cx) {
                 Poll::Ready(received) => received,
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    if taken == 0 && self.socket.get_mut().take() {
+                        self.alive = Instant::now();
+                        self.pinged = false;
+                    }
+                    return Poll::Pending;
+                }
             };
             if taken == 0 {
                 self.alive = Instant::now();
@@ -295,15 +300,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         End::Close(Close { code, reason: reason.to_owned() })
     }
 
-    /// Writes all of `out`; ready when there is nothing left.
+    /// Writes a pong that is owed, then all of `out`; ready when there is nothing left.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.out.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
         if self.owes_pong {
             let flushed = ready!(Pin::new(&mut self.socket).poll_flush(cx));
             flushed.map_err(|error| io::Error::other(error.to_string()))?;
             self.owes_pong = false;
+        }
+        if self.out.is_empty() {
+            return Poll::Ready(Ok(()));
         }
         let mut stream = Pin::new(self.socket.get_mut());
         while self.written < self.out.len() {

@@ -2,6 +2,7 @@
 //!
 //! It moves bytes and knows when a connection has ended; what the bytes mean is the session's.
 
+mod heard;
 mod link;
 mod serve;
 mod upgrade;
