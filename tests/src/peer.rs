@@ -147,6 +147,13 @@ impl Peer {
         }
     }
 
+    /// The next WebSocket frame, which must be a binary message; its payload as it is.
+    pub async fn binary(&mut self) -> Vec<u8> {
+        let (first, payload) = self.websocket_frame().await.expect("a message");
+        assert_eq!(first, 0x82);
+        payload
+    }
+
     /// The status of the HTTP answer; 0 when the connection ends instead.
     pub async fn status(&mut self) -> u16 {
         let head = self.head().await;

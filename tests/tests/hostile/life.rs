@@ -4,7 +4,7 @@ use std::{future::pending, time::Duration};
 
 use datasole_core::frame::Opcode;
 use datasole_server::{Context, Limits, RpcError};
-use datasole_tests::peer::{Peer, Received, UPGRADE, V2};
+use datasole_tests::peer::{Peer, Received, UPGRADE, V2, frame, masked};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -33,6 +33,25 @@ async fn a_silent_peer_that_answers_pings_stays() {
         peer.message(0x8a, b"").await;
     }
     assert_eq!(peer.call(1, "add", "[1, 2]").await["result"], 3);
+}
+
+/// Half a message is a sign of life: an upload may take longer than two intervals.
+#[tokio::test]
+async fn a_slow_message_is_not_cut_off() {
+    let limits = Limits { heartbeat: Duration::from_millis(400), ..hasty() };
+    let running = serve(|builder| builder.limits(limits)).await;
+    let mut peer = Peer::v2(running.address).await;
+    for byte in masked(0x82, &frame(Opcode::Ping as u8, 9, b"null")) {
+        peer.write(&[byte]).await;
+        // Time is what this is about: 19 bytes, more than two intervals.
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    loop {
+        match peer.receive().await {
+            Received::Ping => {}
+            other => break assert_eq!(other, Received::Frame(Opcode::Pong, 9, b"null".to_vec())),
+        }
+    }
 }
 
 #[tokio::test]

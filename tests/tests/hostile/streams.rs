@@ -252,6 +252,34 @@ async fn a_topic_with_history_is_resumed() {
     }
 }
 
+/// How many topics without history and followers are remembered, below, at and above the limit.
+#[tokio::test]
+async fn idle_topics_are_bounded() {
+    let limits = Limits { max_idle_topics: 3, ..Limits::default() };
+    let running = serve(|builder| builder.limits(limits).topic("kept", Replay::default())).await;
+    for name in ["kept", "1", "2", "3", "4"] {
+        running.server.broadcast(name, &1).await.unwrap();
+    }
+    let mut peer = Peer::v2(running.address).await;
+    for (id, name, seq) in [(1, "kept", 1), (2, "1", 1), (3, "2", 1), (4, "3", 0), (5, "4", 0)] {
+        assert_eq!(follow(&mut peer, id, "event", name, Value::Null).await["seq"], seq, "{name}");
+    }
+    // Two are above the limit once nobody follows them, and are forgotten; the others are remembered.
+    for (id, name) in [(2, "1"), (3, "2"), (4, "3"), (5, "4")] {
+        running.server.broadcast(name, &1).await.unwrap();
+        peer.expect(Opcode::ServerEvent, 0).await;
+        peer.send(Opcode::Unsubscribe, id, "null").await;
+    }
+    nothing_more(&mut peer).await;
+    let mut remembered = 0;
+    for (id, name) in [(2, "1"), (3, "2"), (4, "3"), (5, "4")] {
+        let seq = follow(&mut peer, id, "event", name, Value::Null).await["seq"].as_u64().unwrap();
+        remembered += usize::from(seq > 0);
+    }
+    assert_eq!(remembered, 2, "and the one with history");
+    assert_serves(&running).await;
+}
+
 #[tokio::test]
 async fn who_may_not_read() {
     let running = serve(|builder| {

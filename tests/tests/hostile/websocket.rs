@@ -1,6 +1,6 @@
 //! RFC 6455 broken in every way: each ends this connection with the right code, and no other.
 
-use datasole_core::frame::Opcode;
+use datasole_core::frame::{Opcode, ZLIB_MARK};
 use datasole_server::Limits;
 use datasole_tests::peer::{Peer, Received, UPGRADE, V1, V2, frame, masked};
 
@@ -152,6 +152,22 @@ async fn inflated_messages_below_at_and_above_the_limit() {
             true => drop(peer.expect(Opcode::Pong, 6).await),
             // Its correlation id lies in what could not be read.
             false => peer.expect_error(0, -32600).await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn frames_are_compressed_above_the_threshold() {
+    let limits = Limits { compress_above: 100, ..hasty() };
+    let running = serve(|builder| builder.limits(limits)).await;
+    for mut peer in [Peer::v1(running.address).await, Peer::v2(running.address).await] {
+        // Header, envelope and quotes.
+        let around = 9 + r#"{"correlationId":1,"result":""}"#.len();
+        for (bytes, compressed) in [(99, false), (100, false), (101, true)] {
+            peer.begin(1, "echo", &format!("{:?}", "x".repeat(bytes - around))).await;
+            let message = peer.binary().await;
+            assert_eq!(message[0] == ZLIB_MARK, compressed, "{bytes} bytes");
+            assert!(compressed || message.len() == bytes);
         }
     }
 }
