@@ -1,0 +1,271 @@
+//! What `--demo` adds: a page, the handlers it talks to, and a dashboard that never stands still.
+//!
+//! The fleet on the dashboard is made up; the server's own numbers are not. Everything lives in one [`Server`]'s memory
+//! and is gone with it: that is what a restart shows.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::{Router, routing::get};
+use datasole_server::{Builder, Context, Draft, Payload, Replay, RpcError, Server, StateError};
+use http::header;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::{
+    sync::Notify,
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+const DASHBOARD: &str = "dashboard";
+/// The last messages, for tabs that come later; a state that no page follows.
+const CHAT: &str = "chat";
+const MESSAGE: &str = "chat:message";
+
+/// How often the dashboard changes; each change is one patch.
+const BEAT: Duration = Duration::from_millis(250);
+/// Points of the curve, one a beat.
+const POINTS: usize = 120;
+const SERVICES: [&str; 10] =
+    ["gateway", "auth", "search", "catalog", "cart", "checkout", "payments", "shipping", "mail", "media"];
+const REGIONS: [&str; 4] = ["fra", "iad", "gru", "sin"];
+/// Messages kept for later tabs and for those that were cut.
+const RECENT: usize = 50;
+/// A message's length, and a name's; characters.
+const MAX_TEXT: usize = 500;
+const MAX_NAME: usize = 32;
+/// The longest `slow`; milliseconds.
+const MAX_SLOW: u64 = 60_000;
+/// The close code of a cut: any that clients come back after.
+const CUT: u16 = 4000;
+
+/// The page may load what this server serves, and nothing else.
+const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const FILES: [(&str, &str, &str); 4] = [
+    ("/", "text/html; charset=utf-8", include_str!("../demo/index.html")),
+    ("/demo.css", "text/css; charset=utf-8", include_str!("../demo/demo.css")),
+    ("/demo.js", "text/javascript; charset=utf-8", include_str!("../demo/demo.js")),
+    ("/demo.svg", "image/svg+xml", include_str!("../demo/demo.svg")),
+];
+
+/// The page and its files.
+pub(crate) fn pages() -> Router {
+    FILES.iter().fold(Router::new(), |router, &(path, kind, body)| {
+        let headers = [
+            (header::CONTENT_TYPE, kind),
+            (header::CONTENT_SECURITY_POLICY, POLICY),
+            (header::CACHE_CONTROL, "no-cache"),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::REFERRER_POLICY, "no-referrer"),
+        ];
+        router.route(path, get(async move || (headers, body)))
+    })
+}
+
+/// The demo's part in one server's life.
+pub(crate) struct Demo {
+    /// How many servers there were before.
+    restarts: u64,
+    restart: Arc<Notify>,
+}
+
+#[derive(Deserialize)]
+struct Add {
+    a: f64,
+    b: f64,
+}
+
+#[derive(Deserialize)]
+struct Slow {
+    ms: u64,
+}
+
+#[derive(Deserialize)]
+struct Switch {
+    row: usize,
+    on: bool,
+}
+
+/// A message as a tab sends it. `tab` tells a tab its own messages.
+#[derive(Deserialize)]
+struct Said {
+    tab: String,
+    from: String,
+    text: String,
+}
+
+/// As all tabs get it. Ids grow, across restarts as well: they are times, Unix milliseconds, where those grow.
+#[derive(Clone, Serialize)]
+struct Message {
+    id: u64,
+    tab: String,
+    from: String,
+    text: String,
+}
+
+impl Demo {
+    pub(crate) fn new(restarts: u64) -> Self {
+        Self { restarts, restart: Arc::default() }
+    }
+
+    /// Registers what the page calls.
+    pub(crate) fn handlers(&self, builder: Builder) -> Builder {
+        let restart = self.restart.clone();
+        builder
+            .topic(MESSAGE, Replay { entries: RECENT, ..Replay::default() })
+            .rpc("add", async |_: Context, Add { a, b }: Add| Ok(json!({ "sum": a + b })))
+            .rpc_raw("echo", async |_: Context, payload: Payload| Ok(payload))
+            .rpc("fail", async |_: Context, _: Value| Err::<(), _>(RpcError::new("boom")))
+            .rpc("slow", async |_: Context, Slow { ms }: Slow| {
+                if ms > MAX_SLOW {
+                    return Err(RpcError::invalid_params(format!("at most {MAX_SLOW} ms")));
+                }
+                sleep(Duration::from_millis(ms)).await;
+                Ok(json!({ "waited": ms }))
+            })
+            .rpc("fleet:switch", async |context: Context, Switch { row, on }: Switch| {
+                Ok(switch(context.server(), row, on).await?)
+            })
+            .rpc("chat:recent", async |context: Context, _: Value| Ok(context.server().state().get(CHAT).await?))
+            .on(MESSAGE, async |context: Context, said: Said| say(context.server(), said).await)
+            .on("demo:cut", async |context: Context, _: Value| {
+                context.server().disconnect(&context.connection_id(), CUT, "cut by the demo");
+            })
+            .on("demo:restart", move |_: Context, _: Value| {
+                restart.notify_one();
+                async {}
+            })
+    }
+
+    /// Puts in place what clients find when they connect.
+    pub(crate) async fn prepare(&self, server: &Server) -> Result<(), StateError> {
+        let rows: Vec<Value> = SERVICES.iter().flat_map(|name| REGIONS.map(|region| service(name, region))).collect();
+        let dashboard = json!({
+            // A tab tells by its identity whether it went on from where it was, or started from a snapshot.
+            "instance": { "number": self.restarts + 1, "startedAt": unix_millis() },
+            "beat": 0,
+            "server": numbers(server, 0),
+            "series": [total(&rows)],
+            "rows": rows,
+        });
+        server.state().set(DASHBOARD, &dashboard).await?;
+        server.state().set(CHAT, &json!([])).await?;
+        Ok(())
+    }
+
+    /// Keeps the dashboard moving until a restart is asked for.
+    pub(crate) async fn run(&self, server: &Server) {
+        let mut beats = interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = beats.tick() => {}
+                () = self.restart.notified() => return,
+            }
+            if let Err(error) = server.state().update(DASHBOARD, |draft| beat(draft, server)).await {
+                tracing::error!(%error, "the dashboard could not be changed");
+            }
+        }
+    }
+}
+
+fn service(name: &str, region: &str) -> Value {
+    let (rps, p95, cpu) = (100 + random(900), 10 + random(110), 15 + random(60));
+    json!({ "name": name, "region": region, "on": true, "rps": rps, "p95": p95, "cpu": cpu })
+}
+
+/// One beat: a few cells, the curve, the server's numbers.
+fn beat(draft: &mut Draft<'_>, server: &Server) -> Result<(), StateError> {
+    draft.add("/beat", 1)?;
+    let beats = draft.get("/beat").and_then(Value::as_u64).unwrap_or(0);
+    for _ in 0..3 {
+        let row = format!("/rows/{}", random(SERVICES.len() as u64 * REGIONS.len() as u64));
+        if draft.get(&format!("{row}/on")).and_then(Value::as_bool) != Some(true) {
+            continue;
+        }
+        let (column, range) = [("rps", 20..1_800), ("p95", 4..400), ("cpu", 2..97)][random(3) as usize].clone();
+        let cell = format!("{row}/{column}");
+        let value = draft.get(&cell).and_then(Value::as_u64).unwrap_or(range.start);
+        let step = 1 + random(value / 6 + 2);
+        let value = if random(2) == 0 { value.saturating_sub(step) } else { value + step };
+        draft.set(&cell, value.clamp(range.start, range.end))?;
+    }
+    let sum = draft.get("/rows").and_then(Value::as_array).map_or(0, |rows| total(rows));
+    draft.insert("/series/-", sum)?;
+    if draft.get("/series").and_then(Value::as_array).is_some_and(|series| series.len() > POINTS) {
+        draft.remove("/series/0")?;
+    }
+    let numbers = numbers(server, beats);
+    if draft.get("/server") != Some(&numbers) {
+        draft.set("/server", numbers)?;
+    }
+    Ok(())
+}
+
+fn numbers(server: &Server, beats: u64) -> Value {
+    let counted = server.metrics_snapshot();
+    json!({
+        "connections": counted.connections,
+        "messagesIn": counted.messages_in,
+        "bytesOut": counted.bytes_out,
+        "uptime": beats / 4,
+    })
+}
+
+/// Requests per second of all services.
+fn total(rows: &[Value]) -> u64 {
+    rows.iter().filter_map(|row| row["rps"].as_u64()).sum()
+}
+
+/// Takes a service out of the fleet, or puts it back.
+async fn switch(server: &Server, row: usize, on: bool) -> Result<(), StateError> {
+    server
+        .state()
+        .update(DASHBOARD, |draft| {
+            draft.set(&format!("/rows/{row}/on"), on)?;
+            for (column, idle, busy) in [("rps", 0, 400), ("p95", 0, 40), ("cpu", 1, 30)] {
+                draft.set(&format!("/rows/{row}/{column}"), if on { busy } else { idle })?;
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(())
+}
+
+/// Passes a message on to all tabs, and keeps it for later ones. An empty one is nobody's business.
+async fn say(server: &Server, said: Said) {
+    let cut = |text: &str, limit| text.trim().chars().take(limit).collect::<String>();
+    let (tab, from, text) = (cut(&said.tab, MAX_NAME), cut(&said.from, MAX_NAME), cut(&said.text, MAX_TEXT));
+    if from.is_empty() || text.is_empty() {
+        return;
+    }
+    let mut message = Message { id: 0, tab, from, text };
+    let state = server.state();
+    let kept = state.update(CHAT, |draft| {
+        let messages = draft.get("").and_then(Value::as_array);
+        let last = messages.and_then(|messages| messages.last()?["id"].as_u64());
+        let full = messages.is_some_and(|messages| messages.len() >= RECENT);
+        message.id = last.map_or(0, |last| last + 1).max(unix_millis());
+        if full {
+            draft.remove("/0")?;
+        }
+        draft.insert("/-", &message)
+    });
+    if let Err(error) = kept.await {
+        return tracing::error!(%error, "a message could not be kept");
+    }
+    if let Err(error) = server.broadcast(MESSAGE, &message).await {
+        tracing::error!(%error, "a message could not be passed on");
+    }
+}
+
+/// Below `bound`. A demo can do without: should there be no randomness, it stands still.
+fn random(bound: u64) -> u64 {
+    getrandom::u64().unwrap_or(0) % bound
+}
+
+fn unix_millis() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
