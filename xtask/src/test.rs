@@ -74,7 +74,8 @@ fn clippy(args: &[&str]) -> Command {
     cargo(["clippy"].iter().chain(args).chain(&["--", "-D", "warnings"]))
 }
 
-/// For each package with features: none of them, each alone, and all (unless that is the one).
+/// For each package with features: none of them, each alone, and all (unless that is the one). Private ones, which start
+/// with `__`, are not for use alone.
 fn feature_sets() -> Result<Vec<(String, String)>> {
     let metadata = read(&mut cargo(["metadata", "--no-deps", "--format-version", "1"]))?;
     let metadata: serde_json::Value = serde_json::from_str(&metadata).context("cargo metadata is not JSON")?;
@@ -83,7 +84,8 @@ fn feature_sets() -> Result<Vec<(String, String)>> {
         let (Some(name), Some(features)) = (package["name"].as_str(), package["features"].as_object()) else {
             continue;
         };
-        let features: Vec<&str> = features.keys().map(String::as_str).filter(|name| *name != "default").collect();
+        let features: Vec<&str> =
+            features.keys().map(String::as_str).filter(|name| *name != "default" && !name.starts_with("__")).collect();
         if features.is_empty() {
             continue;
         }
