@@ -53,7 +53,7 @@ enum Task {
         /// One target; without it, all of them in turn
         target: Option<String>,
         /// How long to run each target
-        #[arg(long, default_value_t = 10)]
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
         minutes: u32,
     },
 }

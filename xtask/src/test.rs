@@ -153,6 +153,6 @@ fn browser_command() -> Result<Command> {
     node.env("CHROMIUM", tools::chromium()?);
     node.env("FIXTURE", project::example("debug", "fixture"));
     node.env("DATASOLE_SERVER", project::binary("debug", "datasole-server"));
-    node.env("ARTIFACTS", project::target().join("browser"));
+    node.env("ARTIFACTS", project::target().join("screenshots"));
     Ok(node)
 }
