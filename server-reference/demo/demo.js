@@ -150,7 +150,7 @@
     shown.on.setAttribute('aria-checked', row.on);
     for (const column of ['rps', 'p95', 'cpu']) {
       if (row[column] === before?.[column]) continue;
-      shown[column].textContent = row.on ? { rps: row.rps, p95: `${row.p95} ms`, cpu: `${row.cpu} %` }[column] : '–';
+      shown[column].textContent = row.on ? row[column] : '–';
       if (before) flash(shown[column].closest('td'));
     }
     shown.load.style.setProperty('--share', row.on ? row.cpu : 0);
@@ -199,6 +199,8 @@
     const first = beat - series.length + 1;
     const line = series.map((value, at) => `${x(first + at)},${y(value)}`).join('L');
     $('line').setAttribute('d', `M${line}`);
+    const tip = `${x(beat)},${y(series.at(-1))}`;
+    $('newest').setAttribute('d', `M${tip}L${tip}`);
     $('area').setAttribute('d', `M${x(first)},120L${line}L600,120Z`);
 
     bands = bands.filter(({ to }) => to > beat - POINTS);
@@ -290,19 +292,17 @@
 
   for (const form of document.querySelectorAll('.calls form')) {
     const { method } = form.dataset;
-    const [button, output] = [form.querySelector('button'), form.querySelector('output')];
+    const button = form.querySelector('button');
     let running;
     form.addEventListener('submit', async (event) => {
       event.preventDefault();
       if (running) return running.abort();
       running = new AbortController();
       const { signal } = running;
+      const answer = answered(method);
       const began = performance.now();
       // Most answers are there before anybody could think of cancelling.
-      const patience = setTimeout(() => {
-        button.textContent = 'Cancel';
-        output.textContent = 'waiting…';
-      }, 150);
+      const patience = setTimeout(() => (button.textContent = 'Cancel'), 150);
       const params = PARAMS[method](Object.fromEntries(new FormData(form)));
       const [text, failed] = await client
         .rpc(method, params, { signal, timeout: 90_000 })
@@ -311,11 +311,24 @@
       clearTimeout(patience);
       running = undefined;
       button.textContent = 'Call';
-      output.replaceChildren();
-      output.classList.toggle('failed', failed);
-      make('b', '', output).textContent = text;
-      output.append(` after ${millis(performance.now() - began)}`);
+      answer(text, failed, millis(performance.now() - began));
     });
+  }
+
+  /** A line for a call's answer, the newest on top, and what fills it in. */
+  function answered(method) {
+    const line = document.createElement('li');
+    make('code', '', line).textContent = method;
+    const result = make('span', '', line);
+    const time = make('span', '', line);
+    result.textContent = '…';
+    $('answers').prepend(line);
+    while ($('answers').children.length > 20) $('answers').lastElementChild.remove();
+    return (text, failed, took) => {
+      line.classList.toggle('failed', failed);
+      result.textContent = text;
+      time.textContent = took;
+    };
   }
 
   function millis(time) {

@@ -1,48 +1,178 @@
-// The demo as a visitor uses it: two tabs in step, calls, chat, a cut that is resumed, a restart that starts anew.
+// The demo as a visitor uses it: two tabs in step, calls, chat, a cut that is resumed, a restart that starts anew. Its
+// looks are kept as screenshots, for people to judge.
 
 import assert from 'node:assert/strict';
 import { mkdir } from 'node:fs/promises';
 
-import { ARTIFACTS, Server, describeInBrowser, until } from './harness.mjs';
+import { ARTIFACTS, PATIENCE, Server, describeInBrowser, until } from './harness.mjs';
 
-const SIZE = { width: 1280, height: 900 };
+const WIDE = { width: 1280, height: 1000 };
+const NARROW = { width: 390, height: 844 };
+const ROWS = 40;
 
 describeInBrowser((spec) => {
-  spec('the demo shows live state, calls, chat, resume and a new epoch', async (world) => {
+  spec('two tabs of the demo stay in step', async (world) => {
+    const tabs = [await visit(world), await visit(world)];
+    const [first, second] = tabs;
+    for (const tab of tabs) await until(tab, () => document.querySelector('#connections').textContent === '2');
+
+    for (const [tab, on] of [[first, false], [second, true]]) {
+      await tab.getByRole('switch', { name: 'search in gru' }).click();
+      for (const seen of tabs) await seen.locator(`[aria-label="search in gru"][aria-checked=${on}]`).waitFor();
+    }
+
+    await say(first, 'one');
+    await heard(second, ['one']);
+    await say(second, 'two');
+    for (const tab of tabs) await heard(tab, ['one', 'two']);
+    await heard(await visit(world), ['one', 'two']);
+
+    // The same beat shows the same numbers everywhere.
+    const [one, two] = await Promise.all(tabs.map((tab) => tab.evaluate(showing)));
+    const beats = Object.keys(one).filter((beat) => beat in two);
+    assert.ok(beats.length >= 1, 'both have seen some beats');
+    for (const beat of beats) assert.equal(one[beat], two[beat], `beat ${beat}`);
+  });
+
+  spec('the demo resumes a cut connection without loss', async (world) => {
+    const [cut, other] = [await visit(world), await visit(world)];
+    await say(other, 'before');
+    await heard(cut, ['before']);
+    const id = await cut.locator('#connection-id').textContent();
+
+    await cut.getByRole('button', { name: 'Cut this connection' }).click();
+    await story(cut, /^Cut$/);
+    await say(other, 'meanwhile');
+    await story(cut, /^Resumed: \d+ patch(es)?( and 1 chat message)? replayed$/);
+    await heard(cut, ['before', 'meanwhile']);
+    assert.notEqual(await cut.locator('#connection-id').textContent(), id);
+    assert.equal(await cut.locator('.break').count(), 0, 'nothing was missed');
+    await story(other, /^Connected$/);
+  });
+
+  spec('what is said in the demo while cut off goes out afterwards', async (world) => {
+    const [cut, other] = [await visit(world), await visit(world)];
+    await cut.getByRole('button', { name: 'Cut this connection' }).click();
+    await story(cut, /^Cut$/);
+    await say(cut, 'patience');
+    for (const tab of [cut, other]) await heard(tab, ['patience']);
+  });
+
+  spec('a restart of the demo is a new epoch in all tabs', async (world) => {
+    const tabs = [await visit(world), await visit(world)];
+    await say(tabs[0], 'old');
+    for (const tab of tabs) await heard(tab, ['old']);
+    await tabs[0].getByRole('button', { name: 'Restart the server' }).click();
+    for (const tab of tabs) {
+      await story(tab, /^New epoch: fresh snapshot$/);
+      await until(tab, () => document.querySelector('#instance').textContent.startsWith('no. 2,'));
+      await tab.locator('.break.missed').waitFor();
+    }
+    await say(tabs[1], 'new');
+    for (const tab of tabs) await heard(tab, ['old', 'new']);
+    await heard(await visit(world), ['new']);
+  });
+
+  spec('calls of the demo are answered, fail and can be cancelled', async (world) => {
+    const page = await visit(world);
+    const check = async (method, pattern) => {
+      await page.locator(`form[data-method=${method}]`).getByRole('button', { name: 'Call' }).click();
+      await answer(page, pattern);
+    };
+    await check('add', /^add{"sum":5}[\d.]+ ms$/);
+    await check('echo', /^echo"hello"[\d.]+ ms$/);
+    await check('fail', /^failboom \(-32000\)[\d.]+ ms$/);
+    const slow = page.locator('form[data-method=slow]');
+    await slow.getByLabel('Milliseconds').fill('60000');
+    await slow.getByRole('button', { name: 'Call' }).click();
+    await slow.getByRole('button', { name: 'Cancel' }).click();
+    await answer(page, /^slowcancelled\d+ ms$/);
+  });
+
+  spec('the looks of the demo', async (world) => {
     const [page, other] = [await visit(world), await visit(world)];
-    const rows = await page.locator('#fleet tr').count();
-    assert.ok(rows > 0 && (await other.locator('#fleet tr').count()) === rows);
-
-    await page.locator('form[data-method=add] button').click();
-    await until(page, () => /\b5\b/.test(document.querySelector('form[data-method=add] output').textContent));
-
-    await page.locator('#text').fill('hello from the other tab');
-    await page.locator('#chat button').click();
-    for (const tab of [page, other]) await tab.getByText('hello from the other tab').waitFor();
-
-    await page.locator('#cut').click();
-    await until(page, () => document.getElementById('state').textContent === 'reconnecting');
-    await other.locator('#text').fill('said meanwhile');
-    await other.locator('#chat button').click();
-    await other.getByText('said meanwhile').waitFor();
-    await page.getByText('said meanwhile').waitFor();
-    await until(page, () => /^Resumed: .*replayed$/.test(document.getElementById('story').textContent));
-    await mkdir(ARTIFACTS, { recursive: true });
-    await page.screenshot({ path: `${ARTIFACTS}/demo.png`, fullPage: true });
-
-    await page.locator('#restart').click();
-    for (const tab of [page, other]) {
-      await until(tab, () => /^New epoch/.test(document.getElementById('story').textContent));
+    await page.getByLabel('You are').fill('Heron');
+    await other.getByLabel('You are').fill('Marten');
+    const lines = ['Is anyone else seeing auth run hot?', 'Yes. I have switched two of them off.', 'Still there?'];
+    await say(page, lines[0]);
+    await heard(page, lines.slice(0, 1));
+    await say(other, lines[1]);
+    for (const region of ['fra', 'gru']) await other.getByRole('switch', { name: `auth in ${region}` }).click();
+    for (const method of ['add', 'echo', 'fail']) await page.locator(`form[data-method=${method}] button`).click();
+    await answer(page, /boom/);
+    await page.getByRole('button', { name: 'Cut this connection' }).click();
+    await story(page, /^Cut$/);
+    await keep(page, 'cut', WIDE, 'light', false);
+    await say(other, lines[2]);
+    await story(page, /^Resumed/);
+    await heard(page, lines);
+    await until(page, () => Number(document.querySelector('#beat').textContent) > 60);
+    for (const scheme of ['light', 'dark']) {
+      await keep(page, scheme, WIDE, scheme, true);
+      await keep(page, `narrow-${scheme}`, NARROW, scheme, true);
     }
   });
 }, () => Server.startBinary('--demo', '--log', 'warn'));
 
-/** A tab whose dashboard is filled. */
+/** A tab whose dashboard is filled; whatever it complains about on the console fails the spec. */
 async function visit({ server, context, errors }) {
   const page = await context.newPage();
-  await page.setViewportSize(SIZE);
+  await page.setViewportSize(WIDE);
+  await page.emulateMedia({ reducedMotion: 'reduce' });
+  page.setDefaultTimeout(PATIENCE);
   page.on('pageerror', (error) => errors.push(error));
+  // Violations of the page's content security policy are among these.
+  page.on('console', (message) => message.type() === 'error' && errors.push(new Error(message.text())));
   await page.goto(server.url);
-  await until(page, () => document.getElementById('state').textContent === 'connected' && document.querySelector('#fleet tr'));
+  await story(page, /^Connected$/);
+  await until(page, (rows) => document.querySelectorAll('#fleet tr').length === rows, ROWS);
   return page;
+}
+
+async function keep(page, name, size, colorScheme, fullPage) {
+  await page.setViewportSize(size);
+  await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' });
+  await page.evaluate(() => scrollTo(0, 0));
+  const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+  assert.ok(over <= 0, `${name}: ${over} px too wide`);
+  await mkdir(ARTIFACTS, { recursive: true });
+  await page.screenshot({ path: `${ARTIFACTS}/demo-${name}.png`, fullPage });
+}
+
+/** In the page: what the next beats look like, by their number. */
+function showing() {
+  return new Promise((resolve) => {
+    const seen = {};
+    const beat = document.querySelector('#beat');
+    const observer = new MutationObserver(() => {
+      const { textContent } = document.querySelector('#fleet');
+      seen[beat.textContent] = textContent + document.querySelector('#total').textContent;
+      if (Object.keys(seen).length === 12) {
+        observer.disconnect();
+        resolve(seen);
+      }
+    });
+    observer.observe(beat, { childList: true });
+  });
+}
+
+async function say(page, text) {
+  await page.getByLabel('Message', { exact: true }).fill(text);
+  await page.getByRole('button', { name: 'Send' }).click();
+}
+
+/** Waits until the page shows exactly these messages. */
+function heard(page, messages) {
+  const shown = (text) => [...document.querySelectorAll('#messages .said')].map((item) => item.textContent).join('\n') === text;
+  return until(page, shown, messages.join('\n'));
+}
+
+/** Waits for a call's line. */
+function answer(page, pattern) {
+  return page.locator('#answers li', { hasText: pattern }).waitFor();
+}
+
+/** Waits until the page says that this has just happened. */
+function story(page, pattern) {
+  return page.locator('#story', { hasText: pattern }).waitFor();
 }

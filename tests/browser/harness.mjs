@@ -33,7 +33,7 @@ const TYPES = { html: 'text/html', js: 'text/javascript' };
 export const PATIENCE = 30_000;
 
 /** Where screenshots go. */
-export const ARTIFACTS = process.env.ARTIFACTS ?? new URL('../../target/browser', import.meta.url).pathname;
+export const ARTIFACTS = process.env.ARTIFACTS ?? new URL('../../target/screenshots', import.meta.url).pathname;
 
 /** A server as a process. */
 export class Server {
