@@ -25,7 +25,8 @@ pub struct Core {
     client: Client,
     host: Host,
     batch: Batch,
-    announced: bool,
+    /// The urgency that the host was told.
+    announced: u8,
     /// When the host will call `timeout`.
     armed: Option<Millis>,
     /// The ids of the other side's calls.
@@ -44,7 +45,7 @@ impl Core {
             client: Client::new(options.config(), seed()),
             host,
             batch: Batch::default(),
-            announced: false,
+            announced: 0,
             armed: None,
             calls: Vec::new(),
             subscriptions: Vec::new(),
@@ -174,7 +175,7 @@ impl Core {
     /// Hands over all messages since the last call: the JSON array of them through `CoreHost.text`, or in UTF-8 through
     /// `CoreHost.bytes` when it is long, then the bytes they refer to. Nothing when there are none.
     pub fn take(&mut self) {
-        self.announced = false;
+        self.announced = 0;
         if self.batch.is_empty() {
             return;
         }
@@ -194,7 +195,7 @@ impl Core {
     /// As [`take`](Self::take), but returns the text; `None` when there are no messages.
     #[cfg(feature = "direct")]
     pub(crate) fn take_text(&mut self) -> Option<String> {
-        self.announced = false;
+        self.announced = 0;
         if self.batch.is_empty() {
             return None;
         }
@@ -233,10 +234,15 @@ impl Core {
             }
         }
         self.arm();
-        let full = self.batch.len() >= FULL_FROM;
-        if full || (!self.announced && !self.batch.is_empty()) {
-            self.announced = true;
-            self.host.soon(full);
+        let urgency = match self.batch.len() {
+            0 => 0,
+            FULL_FROM.. => 3,
+            _ if self.batch.is_urgent() => 2,
+            _ => 1,
+        };
+        if urgency > self.announced {
+            self.announced = urgency;
+            self.host.soon(urgency);
         }
     }
 

@@ -36,8 +36,11 @@ export interface CoreHost {
   text(text: string): void;
   /** Part of a batch being taken, as bytes: a view of wasm memory, valid until this returns. */
   bytes(bytes: Uint8Array): void;
-  /** There is something to `Core.take`: soon, or `full`, as soon as this call of the core has returned. */
-  soon(full: boolean): void;
+  /**
+   * There is something to `Core.take`. 1: pushed by the server, may wait for more; 2: somebody waits for it; 3: enough,
+   * as soon as this call of the core has returned. Called again only when it gets more urgent.
+   */
+  soon(urgency: number): void;
   /** The core has panicked and must not be called again. */
   panicked(message: string): void;
 }
@@ -84,7 +87,7 @@ extern "C" {
     #[wasm_bindgen(method)]
     pub(crate) fn bytes(this: &Host, bytes: &[u8]);
     #[wasm_bindgen(method)]
-    pub(crate) fn soon(this: &Host, full: bool);
+    pub(crate) fn soon(this: &Host, urgency: u8);
     #[wasm_bindgen(method)]
     pub(crate) fn panicked(this: &Host, message: &str);
 

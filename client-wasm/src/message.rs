@@ -10,11 +10,17 @@ use datasole_core::{CallError, CommandError, DisconnectReason, Event, Millis, Pa
 pub(crate) struct Batch {
     text: String,
     binaries: Vec<Vec<u8>>,
+    urgent: bool,
 }
 
 impl Batch {
     pub(crate) fn is_empty(&self) -> bool {
         self.text.is_empty()
+    }
+
+    /// Whether somebody waits for it: anything but what the server pushes.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.urgent
     }
 
     /// Bytes of text.
@@ -24,9 +30,9 @@ impl Batch {
 
     /// The JSON array of all messages, and the bytes they refer to; nothing stays behind.
     pub(crate) fn take(&mut self) -> (String, Vec<Vec<u8>>) {
-        let mut text = std::mem::take(&mut self.text);
+        let Self { mut text, binaries, .. } = std::mem::take(self);
         text.push(']');
-        (text, std::mem::take(&mut self.binaries))
+        (text, binaries)
     }
 
     /// `token{}`: asks for a token.
@@ -194,6 +200,7 @@ impl Batch {
     }
 
     fn begin(&mut self, tag: &str) {
+        self.urgent |= !matches!(tag, "event" | "patch" | "snapshot");
         self.text.push(if self.text.is_empty() { '[' } else { ',' });
         self.text.push('{');
         self.string("t", tag);
@@ -316,6 +323,17 @@ mod tests {
         let (text, binaries) = batch.take();
         assert_eq!(text, r#"[{"t":"done","id":1,"bin":0},{"t":"event","event":"e","bin":1,"timestamp":9}]"#);
         assert_eq!(binaries, [vec![1, 2], vec![3]]);
+    }
+
+    #[test]
+    fn what_somebody_waits_for_is_urgent() {
+        let mut batch = Batch::default();
+        batch.event(Event::Message { event: "e".into(), payload: Payload::Empty, timestamp: 9 });
+        assert!(!batch.is_urgent());
+        batch.done(1, Ok(Payload::Empty));
+        assert!(batch.is_urgent());
+        batch.take();
+        assert!(!batch.is_urgent());
     }
 
     #[test]

@@ -14,6 +14,12 @@ declare const INLINE_WASM: string | undefined;
 /** Where a script that is asked to start no worker leaves {@link createEngine}. */
 export const ENGINE_SLOT = Symbol.for('datasole.engine');
 
+/**
+ * What the server pushes leaves at most this often: main is woken 250 times a second by a flood, not a thousand. The first
+ * message after a pause, and everything somebody waits for, leaves at once and takes along what has gathered.
+ */
+const COALESCE_MS = 4;
+
 /** Takes a batch to the other side; the buffers may be transferred. */
 export type Post = (batch: Batch, transfer: ArrayBuffer[]) => void;
 
@@ -42,6 +48,9 @@ class WasmEngine implements Engine {
   #parts: (string | Uint8Array)[] = [];
   /** The batch has waited long enough. */
   #full = false;
+  /** When the last batch left. */
+  #flushed = -Infinity;
+  #delayed?: ReturnType<typeof setTimeout>;
   #dead = false;
 
   constructor(post: Post, socket: SocketConstructor) {
@@ -104,10 +113,7 @@ class WasmEngine implements Engine {
       arm: (delay: number) => this.#arm(delay),
       text: (text: string) => this.#parts.push(text),
       bytes: (bytes: Uint8Array) => this.#parts.push(bytes.slice()),
-      soon: (full: boolean) => {
-        if (full) this.#full = true;
-        else soon(() => this.#enter((core) => core && this.#flush(core)));
-      },
+      soon: (urgency: number) => this.#soon(urgency),
       panicked: (message: string) => this.#fail(message),
     });
     this.#say({ t: 'ready', build: BUILD });
@@ -156,12 +162,22 @@ class WasmEngine implements Engine {
     if (delay >= 0) this.#timer = setTimeout(() => this.#enter((core) => core?.timeout()), Math.min(delay, 2 ** 31 - 1));
   }
 
+  #soon(urgency: number): void {
+    const flush = () => this.#enter((core) => core && this.#flush(core));
+    const wait = this.#flushed + COALESCE_MS - performance.now();
+    if (urgency > 2) this.#full = true;
+    else if (urgency > 1 || wait <= 0) soon(flush);
+    else this.#delayed = setTimeout(flush, wait);
+  }
+
   #flush(core: Core): void {
     this.#full = false;
+    clearTimeout(this.#delayed);
     core.take();
     const parts = this.#parts;
     if (!parts.length) return;
     this.#parts = [];
+    this.#flushed = performance.now();
     const transfer = parts.flatMap((part) => (typeof part === 'string' ? [] : [part.buffer as ArrayBuffer]));
     this.#post((parts.length > 1 ? parts : parts[0]) as Batch, transfer);
   }
@@ -185,6 +201,7 @@ class WasmEngine implements Engine {
   #end(): void {
     this.#dead = true;
     clearTimeout(this.#timer);
+    clearTimeout(this.#delayed);
     for (const id of [...this.#sockets.keys()]) this.#forget(id)?.close();
   }
 

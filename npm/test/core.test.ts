@@ -77,8 +77,10 @@ function serveV2(socket: FakeSocket): void {
   socket.frame(OP.hello, HELLO);
 }
 
-/** Until everything that is under way has arrived. */
+/** Until everything that is under way has arrived: timers fire in order, and the engine's are armed by then. */
 async function settled(): Promise<void> {
+  for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
+  await new Promise((resolve) => setTimeout(resolve, 6));
   for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
 }
 
