@@ -37,6 +37,8 @@ pub(crate) struct Mailbox {
 struct Queue {
     items: VecDeque<Item>,
     bytes: usize,
+    /// Items that do not count towards the limit.
+    missed: usize,
     /// States whose entries were dropped; a snapshot is owed.
     stale: Vec<Arc<Stream>>,
     close: Option<Close>,
@@ -102,6 +104,11 @@ impl Mailbox {
         self.filled.load(Ordering::Acquire)
     }
 
+    /// Whether entries wait that the client has missed. They do not count, so it must not ask for more meanwhile.
+    pub(crate) fn is_replaying(&self) -> bool {
+        self.is_filled() && lock(&self.queue).missed > 0
+    }
+
     /// Registers the connection's task to be woken by the next push or order.
     pub(crate) fn register(&self, waker: &Waker) {
         self.waker.register(waker);
@@ -155,6 +162,7 @@ impl Mailbox {
             }
             let weight = item.weight;
             queue.bytes += weight;
+            queue.missed += usize::from(weight == 0);
             queue.items.push_back(item);
             // A single message over the limit is let through: the frame limit bounds it.
             if weight > 0 && queue.bytes > self.limit && queue.bytes > weight {
@@ -190,6 +198,7 @@ impl Queue {
             && let Some(item) = self.items.pop_front()
         {
             self.bytes -= item.weight;
+            self.missed -= usize::from(item.weight == 0);
             out.extend_from_slice(&item.message);
         }
         if self.items.is_empty() {

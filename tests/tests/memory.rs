@@ -6,7 +6,7 @@
 use std::{fs, time::Duration};
 
 use datasole_core::frame::Opcode;
-use datasole_server::{Context, Limits, Payload, Server};
+use datasole_server::{Context, Limits, Payload, Replay, Server};
 use datasole_tests::{
     peer::{Peer, Received, frame, masked},
     random::Random,
@@ -223,4 +223,26 @@ async fn floods_from_one_who_does_not_read() {
         growth.assert_below(8 * MIB);
         assert_serves(&running).await;
     }
+}
+
+/// Asking for a history again and again, and reading none of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_subscriptions_to_a_history() {
+    let echo = |_: Context, payload: Payload| async move { Ok(payload) };
+    let server = Server::builder().topic("feed", Replay::default()).rpc_raw("echo", echo).build();
+    let running = Running::start(server).await;
+    for n in 0..500 {
+        running.server.broadcast("feed", &n).await.unwrap();
+    }
+    let mut peer = Peer::v2(running.address).await;
+    peer.send(Opcode::Subscribe, 1, r#"{"kind":"event","key":"feed"}"#).await;
+    let epoch = peer.expect(Opcode::Subscribed, 1).await["epoch"].clone();
+    peer.send(Opcode::Unsubscribe, 1, "null").await;
+    let again = json!({"kind": "event", "key": "feed", "since": {"epoch": epoch, "seq": 0}}).to_string();
+    let subscribe = masked(0x82, &frame(Opcode::Subscribe as u8, 1, again.as_bytes()));
+    let unsubscribe = masked(0x82, &frame(Opcode::Unsubscribe as u8, 1, b"null"));
+    let growth = Growth::start().await;
+    fill(&mut peer, &[subscribe, unsubscribe].concat()).await;
+    growth.assert_below(8 * MIB);
+    assert_serves(&running).await;
 }

@@ -65,9 +65,11 @@ struct Link<S> {
     /// Framed and not yet written.
     out: Vec<u8>,
     written: usize,
+    /// The socket took no more: when it does again, the peer has read.
+    blocked: bool,
     /// tungstenite may have a pong in its buffer.
     owes_pong: bool,
-    /// Something came, or something went out: the peer is there.
+    /// Something came, or was read at the other end: the peer is there.
     alive: Instant,
     pinged: bool,
     timer: Pin<Box<Sleep>>,
@@ -174,6 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             session,
             out: Vec::new(),
             written: 0,
+            blocked: false,
             owes_pong: false,
             alive: now,
             pinged: false,
@@ -222,11 +225,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                     return self.poll_timer(cx);
                 }
             }
-            let more = match self.poll_read(cx) {
-                Poll::Ready(Ok(())) => true,
-                Poll::Ready(Err(end)) => return Poll::Ready(end),
-                Poll::Pending => false,
-            };
+            let replaying = self.session.connection().mailbox().is_replaying();
+            let more = replaying
+                || match self.poll_read(cx) {
+                    Poll::Ready(Ok(())) => true,
+                    Poll::Ready(Err(end)) => return Poll::Ready(end),
+                    Poll::Pending => false,
+                };
             let mailbox = self.session.connection().mailbox();
             if mailbox.is_filled() {
                 mailbox.drain(&mut self.out, ROOM);
@@ -268,7 +273,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                     if let Some(task) = self.session.receive(&bytes, &mut self.out) {
                         tokio::spawn(task);
                     }
-                    if self.out.len() >= ROOM {
+                    if self.out.len() >= ROOM || self.session.connection().mailbox().is_replaying() {
                         break;
                     }
                 }
@@ -312,12 +317,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         }
         let mut stream = Pin::new(self.socket.get_mut());
         while self.written < self.out.len() {
-            let n = ready!(stream.as_mut().poll_write(cx, &self.out[self.written..]))?;
+            let Poll::Ready(n) = stream.as_mut().poll_write(cx, &self.out[self.written..])? else {
+                self.blocked = true;
+                return Poll::Pending;
+            };
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += n;
-            if self.written < self.out.len() {
+            if std::mem::take(&mut self.blocked) {
                 self.alive = Instant::now();
             }
         }
