@@ -19,7 +19,13 @@ const script = {
   // In branches that only modules take.
   logOverride: { 'empty-import-meta': 'silent' },
 };
-const module = { format: 'esm', define: defines({ IIFE: false }), plugins: [siblings()] };
+const module = {
+  format: 'esm',
+  define: defines({ IIFE: false }),
+  plugins: [siblings()],
+  // For bundlers, which minify themselves and need the comments in `import()`.
+  minify: false,
+};
 await Promise.all([
   bundle('iife.ts', 'datasole.iife.min.js', { ...script, globalName: 'Datasole' }),
   bundle('worker.ts', 'datasole-worker.iife.min.js', script),

@@ -5,6 +5,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
 import { describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { WebSocket, WebSocketServer } from 'ws';
 import { decode, encode, HELLO } from './fake-socket.js';
@@ -47,6 +48,39 @@ describe('the package', () => {
     const [same, added, active] = JSON.parse(run(code));
     assert.deepEqual([same, added], [true, []]);
     assert.ok(!active.some((name: string) => /Timeout|Immediate|MessagePort/.test(name)), String(active));
+  });
+
+  it('is bundled for browsers without complaint, and without the wasm', async () => {
+    const { build } = await import('esbuild');
+    const { errors, warnings, outputFiles } = await build({
+      stdin: { contents: "export * from 'datasole/client'; export * from 'datasole';", resolveDir: fileURLToPath(root) },
+      bundle: true,
+      format: 'esm',
+      platform: 'browser',
+      write: false,
+      logLevel: 'silent',
+    });
+    assert.deepEqual([errors, warnings], [[], []]);
+    assert.doesNotMatch(outputFiles[0]!.text, /require\(|from "node:|import\("node:/);
+  });
+
+  it('lets nothing remain of what is not used', async () => {
+    const { build } = await import('esbuild');
+    const { outputFiles } = await build({
+      stdin: { contents: "import 'datasole'; import 'datasole/client';", resolveDir: fileURLToPath(root) },
+      bundle: true,
+      format: 'esm',
+      write: false,
+      logLevel: 'silent',
+    });
+    assert.equal(outputFiles[0]!.text.trim(), '');
+  });
+
+  it('tells bundlers which imports are none of their business', () => {
+    const text = readFileSync(new URL('dist/client.mjs', root), 'utf8');
+    for (const [, target] of text.matchAll(/\bimport\(([^)]*)\)/g)) {
+      if (target !== '"./worker.mjs"') assert.match(target!, /webpackIgnore: true.*@vite-ignore/s);
+    }
   });
 
   it('says what is missing where there is no WebSocket', () => {
