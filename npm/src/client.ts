@@ -331,6 +331,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     }
     this.#lastFailure = now;
     report(error);
+    if (state === 'connected') this.#opening = undefined;
     this.#unlink();
     this.#rejectCalls(error);
     this.#replacing = true;

@@ -495,18 +495,22 @@ describe('a worker that fails', () => {
       await assert.rejects(call, { name: 'DatasoleError', code: -32106 });
       assert.equal(client.getConnectionState(), 'reconnecting');
       assert.equal(client.getState('k'), 'before');
+      let back = false;
+      void client.connect().then(() => (back = true));
       const next = await ready(1);
       assert.ok(worker.terminated);
       assert.equal(next.of('init')[0]!.options.retryFirst, true);
       assert.deepEqual(
         next.received.map(({ t }) => t),
-        ['init', 'subscribe', 'subscribe', 'connect'],
+        ['init', 'subscribe', 'subscribe', 'connect', 'connect'],
       );
       next.say({ t: 'status', state: 'connecting' });
-      assert.equal(client.getConnectionState(), 'reconnecting');
+      await settled();
+      assert.deepEqual([client.getConnectionState(), back], ['reconnecting', false]);
       next.say(CONNECTED, { t: 'snapshot', key: 'k', rev: 1, value: 'after' });
       assert.deepEqual(seen, [undefined, 'before', 'after']);
-      assert.equal(client.getConnectionState(), 'connected');
+      await settled();
+      assert.deepEqual([client.getConnectionState(), back], ['connected', true]);
       assert.equal(reported.length, 1);
     });
   }
