@@ -12,8 +12,19 @@
     return;
   }
 
-  // Attempts are spread over some seconds, so that there is something to see.
-  const client = new Datasole.DatasoleClient({ url: location.origin, reconnectInterval: 4000 });
+  /** How long a tab stays away at least once its connection is lost, in milliseconds: time to see it, and to miss something. */
+  const AWAY = 1500;
+
+  const client = new Datasole.DatasoleClient({
+    url: location.origin,
+    reconnectInterval: 4000,
+    // Asked before every attempt. This server wants no token, but the client waits for one.
+    getToken: async () => {
+      const left = lost ? lost.at + AWAY - performance.now() : 0;
+      if (left > 0) await new Promise((resolve) => setTimeout(resolve, left));
+      return '';
+    },
+  });
 
   // --- the connection ---
 
@@ -80,7 +91,7 @@
       return tell('Resumed: fresh snapshot', `After ${away} the history did not reach back far enough, so the state came whole.`);
     }
     const patches = board.beat - before.beat;
-    bands.push({ from: before.beat, to: board.beat });
+    if (patches) bands.push({ from: before.beat, to: board.beat });
     draw();
     tell(`Resumed: ${count(patches, 'patch', 'patches')}${messages} replayed`, `After ${away} this tab went on where it was. No snapshot was needed, and nothing was lost.`);
   }

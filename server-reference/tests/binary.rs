@@ -1,0 +1,142 @@
+//! `datasole-server` as a program: what it prints, what it serves, how it ends.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+};
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_datasole-server"));
+    command.args(args).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// A running server; killed when dropped.
+struct Running {
+    child: Child,
+    address: String,
+}
+
+impl Running {
+    fn start(args: &[&str]) -> Self {
+        Self::of(command(&["--listen", "127.0.0.1:0", "--log", "warn"]).args(args))
+    }
+
+    fn of(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening ").expect(&line).to_owned();
+        Self { child, address }
+    }
+
+    /// The whole answer to a GET, headers in lower case.
+    fn get(&self, path: &str, headers: &str) -> String {
+        let mut socket = TcpStream::connect(&self.address).unwrap();
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", self.address).unwrap();
+        let mut answer = Vec::new();
+        let mut chunk = [0; 4096];
+        // An accepted upgrade does not end by itself: its head is all there is to see.
+        while !answer.windows(4).any(|end| end == b"\r\n\r\n") || !answer.starts_with(b"HTTP/1.1 101") {
+            match socket.read(&mut chunk).unwrap() {
+                0 => break,
+                n => answer.extend_from_slice(&chunk[..n]),
+            }
+        }
+        let answer = String::from_utf8_lossy(&answer);
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        format!("{}\n\n{body}", head.to_lowercase())
+    }
+
+    fn page(&self, path: &str) -> String {
+        self.get(path, "Connection: close\r\n")
+    }
+
+    /// The status of an attempt to open the WebSocket.
+    fn open(&self, path: &str, headers: &str) -> String {
+        let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let socket = self.get(path, &format!("{upgrade}{headers}Connection: close\r\n"));
+        socket.split(' ').nth(1).unwrap().to_owned()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn tokens_and_origins_decide_who_gets_in() {
+    let server =
+        Running::start(&["--path", "/live", "--token", "secret==ann", "--allow-origin", "https://app.example"]);
+    for (path, headers, status) in [
+        ("/live", "", "401"),
+        ("/live?token=secret", "", "401"),
+        ("/live?token=secret%3D", "", "101"),
+        ("/live?token=secret%3D", "Origin: https://app.example\r\n", "101"),
+        ("/live?token=secret%3D", "Origin: https://evil.example\r\n", "403"),
+        ("/__ds?token=secret%3D", "", "404"),
+    ] {
+        assert_eq!(server.open(path, headers), status, "{path} {headers}");
+    }
+    assert!(server.page("/live/health").contains("\"status\":\"ok\""));
+}
+
+#[test]
+fn the_environment_is_as_good_as_flags() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/demo");
+    let server = Running::of(
+        command(&[])
+            .env("DATASOLE_LISTEN", "127.0.0.1:0")
+            .env("DATASOLE_TOKEN", "a=ann,b=bob")
+            .env("DATASOLE_STATIC", folder),
+    );
+    assert_eq!(server.open("/__ds", ""), "401");
+    assert_eq!(server.open("/__ds?token=b", ""), "101");
+    assert!(server.page("/").contains("<title>datasole demo</title>"));
+    assert!(server.page("/../Cargo.toml").starts_with("http/1.1 404"));
+}
+
+#[test]
+fn the_demo_page_is_in_the_binary_under_a_strict_policy() {
+    let server = Running::start(&["--demo"]);
+    for (path, kind) in [
+        ("/", "text/html; charset=utf-8"),
+        ("/demo.css", "text/css; charset=utf-8"),
+        ("/demo.js", "text/javascript; charset=utf-8"),
+        ("/demo.svg", "image/svg+xml"),
+    ] {
+        let page = server.page(path);
+        assert!(page.starts_with("http/1.1 200"), "{path}: {page}");
+        assert!(page.contains(&format!("content-type: {kind}")), "{path}");
+        assert!(page.contains("content-security-policy: default-src 'self';"), "{path}");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_said_in_one_line() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = command(&["--listen", &address]).output().unwrap();
+    assert!(!output.status.success());
+    let error = String::from_utf8(output.stderr).unwrap();
+    let expected = "something else listens there; choose another address with --listen";
+    assert_eq!(error, format!("datasole-server: cannot listen on {address}: {expected}\n"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_it_properly() {
+    for signal in ["-TERM", "-INT"] {
+        let mut server = Running::start(&[]);
+        assert!(server.page("/__ds/health").starts_with("http/1.1 200"));
+        let sent = Command::new("kill").arg(signal).arg(server.child.id().to_string()).status().unwrap();
+        assert!(sent.success());
+        assert_eq!(server.child.wait().unwrap().code(), Some(0), "{signal}");
+    }
+}
