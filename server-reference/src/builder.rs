@@ -32,6 +32,7 @@ pub struct Builder {
     pub(crate) histories: HashMap<String, Replay>,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) reconnect_window: Option<Duration>,
+    pub(crate) epoch: Option<u64>,
 }
 
 impl std::fmt::Debug for Builder {
@@ -53,6 +54,7 @@ impl Default for Builder {
             histories: HashMap::new(),
             backend: Arc::new(Memory::default()),
             reconnect_window: None,
+            epoch: None,
         }
     }
 }
@@ -193,6 +195,14 @@ impl Builder {
     #[must_use]
     pub fn reconnect_window(mut self, window: Duration) -> Self {
         self.reconnect_window = Some(window);
+        self
+    }
+
+    /// Counts the epochs of streams from here, below 2^53, instead of from a random number: for runs that must repeat
+    /// exactly. Two servers that clients may meet one after the other must never have the same.
+    #[must_use]
+    pub fn epoch(mut self, epoch: u64) -> Self {
+        self.epoch = Some(epoch);
         self
     }
 

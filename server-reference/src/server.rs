@@ -82,7 +82,7 @@ impl Server {
     }
 
     pub(crate) fn new(builder: Builder) -> Self {
-        let epoch = fresh_epoch();
+        let epoch = builder.epoch.unwrap_or_else(fresh_epoch);
         let codec_limits = builder.limits.codec();
         let hub = Hub::new(builder.backend, builder.limits.clone(), builder.histories, builder.may_read, epoch);
         let window = builder.reconnect_window.map(|window| u64::try_from(window.as_millis()).unwrap_or(u64::MAX));

@@ -6,6 +6,7 @@ pub mod peer;
 pub mod proxy;
 pub mod random;
 pub mod running;
+pub mod sim;
 
 /// The README's examples are compiled as documentation tests.
 #[cfg(doctest)]

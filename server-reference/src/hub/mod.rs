@@ -129,7 +129,8 @@ impl Hub {
         if connection.protocol() == Protocol::V1 {
             // Registered first, so that a state born meanwhile finds it; joining twice is harmless.
             write(&self.v1).insert(connection);
-            let states: Vec<Arc<Stream>> = read(&self.states).values().cloned().collect();
+            let mut states: Vec<Arc<Stream>> = read(&self.states).values().cloned().collect();
+            states.sort_unstable_by(|a, b| a.id().cmp(b.id()));
             for stream in states.iter().filter(|stream| self.may_read(identity, stream.id())) {
                 stream.subscribe_v1(connection);
             }

@@ -1,0 +1,59 @@
+//! The simulation, over many seeds: `SIM_SEEDS` says how many, `SIM_SEED` replays one.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::panic::catch_unwind;
+
+use datasole_tests::sim::{Stats, run};
+
+const SEEDS: u64 = 1_000;
+
+/// What must have happened somewhere, or the simulation has lost its teeth.
+const AT_STAKE: [&str; 19] = [
+    "recovered",
+    "not recovered",
+    "conflated",
+    "fell behind",
+    "restarts",
+    "leaked",
+    "late",
+    "executed",
+    "answered",
+    "failed",
+    "timed out",
+    "lost",
+    "cancelled",
+    "closed",
+    "half open",
+    "cut",
+    "jumps",
+    "snapshots",
+    "messages",
+];
+
+#[test]
+fn clients_and_server_agree_whatever_the_network_does() {
+    let number = |name| std::env::var(name).ok().map(|text: String| text.parse::<u64>().expect("a number"));
+    if let Some(seed) = number("SIM_SEED") {
+        println!("{:#?}", run(seed).0);
+        return;
+    }
+    let (seeds, mut stats) = (number("SIM_SEEDS").unwrap_or(SEEDS), Stats::default());
+    let mut failed = Vec::new();
+    for seed in 0..seeds {
+        match catch_unwind(|| run(seed)) {
+            Ok(run) => stats.add(&run),
+            Err(_) => {
+                println!("replay with SIM_SEED={seed} cargo test -p datasole-tests --test sim");
+                failed.push(seed);
+                if failed.len() >= 5 {
+                    break;
+                }
+            }
+        }
+    }
+    println!("{seeds} seeds: {:#?}", stats.0);
+    assert!(failed.is_empty(), "failed seeds: {failed:?}");
+    for what in AT_STAKE {
+        assert!(seeds < SEEDS || stats.get(what) > 0, "in no run was there one of {what:?}");
+    }
+}
