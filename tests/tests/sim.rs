@@ -57,3 +57,11 @@ fn clients_and_server_agree_whatever_the_network_does() {
         assert!(seeds < SEEDS || stats.get(what) > 0, "in no run was there one of {what:?}");
     }
 }
+
+/// Or replaying a seed would show something else.
+#[test]
+fn a_seed_repeats_exactly() {
+    for seed in 0..40 {
+        assert_eq!(run(seed), run(seed), "seed {seed}");
+    }
+}

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 pub use world::run;
 
 /// How often what happened: a run in which nothing was at stake has proved nothing.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats(pub BTreeMap<&'static str, u64>);
 
 impl Stats {
