@@ -46,7 +46,6 @@ pub(crate) fn run() -> ExitCode {
     doc.env("RUSTDOCFLAGS", "-D warnings");
     report.check("documentation", doc);
     report.tests("rust tests", cargo(["test", "--workspace", "--no-fail-fast"]), Tally::of_cargo);
-    report.check("programs", cargo(["build", "--workspace", "--bins"]));
     npm_tests(&mut report);
     browser_tests(&mut report);
     report.finish()
