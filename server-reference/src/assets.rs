@@ -59,7 +59,7 @@ pub(crate) async fn handle(State(server): State<Server>, Path(name): Path<String
     out.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     out.insert("cross-origin-resource-policy", HeaderValue::from_static("cross-origin"));
     out.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if asset.name.starts_with("datasole-worker") {
+    if asset.is_worker() {
         out.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(WORKER_POLICY));
         out.insert("cross-origin-embedder-policy", HeaderValue::from_static("require-corp"));
     }
@@ -94,6 +94,11 @@ impl Asset {
             }
         }
         (None, self.plain)
+    }
+
+    /// Whether it runs as a worker, classic or module: those have a policy of their own.
+    fn is_worker(&self) -> bool {
+        self.name.starts_with("datasole-worker") || self.name == "worker.mjs"
     }
 
     fn content_type(&self) -> &'static str {
@@ -165,7 +170,8 @@ mod tests {
                 assert_eq!(text(&response, "vary"), "accept-encoding");
                 assert_eq!(text(&response, "x-content-type-options"), "nosniff");
                 assert_eq!(text(&response, "access-control-allow-origin"), "*");
-                let policy = if name.starts_with("datasole-worker") { WORKER_POLICY } else { "" };
+                let workers = ["datasole-worker.iife.min.js", "datasole-worker.inline.iife.min.js", "worker.mjs"];
+                let policy = if workers.contains(name) { WORKER_POLICY } else { "" };
                 assert_eq!(text(&response, "content-security-policy"), policy, "{name}");
                 let tag = text(&response, "etag").to_owned();
                 assert_eq!(tag, format!("\"{hash}\""), "a strong one");
