@@ -170,7 +170,7 @@ pub struct Hello<'a> {
     /// What the server accepts.
     pub limits: HelloLimits,
     /// The window in which clients spread their attempts when this server goes away; milliseconds.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconnect_window: Option<u64>,
 }
 

@@ -1,5 +1,3 @@
-/* eslint-disable @typescript-eslint/no-explicit-any */
-
 /**
  * What a server offers, as types. Write it by hand or export it from Rust with `ts-rs`.
  *
