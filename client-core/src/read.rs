@@ -116,30 +116,32 @@ impl<'a> Read<'a> for StateSnapshot<'a> {
 
 impl<'a> Read<'a> for Subscribed {
     fn read(json: &'a [u8]) -> Option<Self> {
-        let (mut epoch, mut seq, mut recovered) = (None, None, None);
+        let (mut epoch, mut seq, mut recovered, mut channel) = (None, None, None, None);
         members(json, &mut |name, value| {
             match name {
                 "epoch" => epoch = Some(unsigned(value)?),
                 "seq" => seq = Some(unsigned(value)?),
                 "recovered" => recovered = Some(boolean(value)?),
+                "channel" => channel = optional(value, |value| unsigned(value)?.try_into().ok())?,
                 _ => {}
             }
             Some(())
         })?;
-        Some(Self { epoch: epoch?, seq: seq?, recovered: recovered? })
+        Some(Self { epoch: epoch?, seq: seq?, recovered: recovered?, channel })
     }
 }
 
 impl<'a> Read<'a> for Hello<'a> {
     fn read(json: &'a [u8]) -> Option<Self> {
         let (mut protocol, mut connection_id, mut user_id, mut epoch) = (None, None, None, 0);
-        let (mut heartbeat, mut limits, mut reconnect_window) = (None, None, None);
+        let (mut time, mut heartbeat, mut limits, mut reconnect_window) = (None, None, None, None);
         members(json, &mut |name, value| {
             match name {
                 "protocol" => protocol = Some(unsigned(value)?.try_into().ok()?),
                 "connectionId" => connection_id = Some(string(value)?),
                 "userId" => user_id = optional(value, string)?,
                 "epoch" => epoch = unsigned(value)?,
+                "time" => time = optional(value, unsigned)?,
                 "heartbeat" => heartbeat = Some(unsigned(value)?),
                 "limits" => limits = Some(HelloLimits::read(value.get().as_bytes())?),
                 "reconnectWindow" => reconnect_window = optional(value, unsigned)?,
@@ -152,6 +154,7 @@ impl<'a> Read<'a> for Hello<'a> {
             connection_id: connection_id?,
             user_id,
             epoch,
+            time,
             heartbeat: heartbeat?,
             limits: limits?,
             reconnect_window,
@@ -225,12 +228,12 @@ mod tests {
         check::<ServerEvent<'_>>(r#"{"event":"e","data":{},"timestamp":1,"epoch":2,"seq":3}"#);
         check::<StatePatch<'_>>(r#"{"key":"k","patches":[{"op":"remove","path":"/a"}],"epoch":2,"seq":3}"#);
         check::<StateSnapshot<'_>>(r#"{"key":"k","version":1,"data":null,"removed":true,"epoch":2,"seq":3}"#);
-        check::<Subscribed>(r#"{"epoch":1,"seq":2,"recovered":true}"#);
+        check::<Subscribed>(r#"{"epoch":1,"seq":2,"recovered":true,"channel":4}"#);
         check::<HelloLimits>(
             r#"{"maxPayload":1,"compressAbove":2,"maxSubscriptions":3,"maxPendingCalls":4,"maxEventName":5}"#,
         );
         check::<Hello<'_>>(
-            r#"{"protocol":2,"connectionId":"c","userId":"u","epoch":1,"heartbeat":9,"reconnectWindow":3,"limits":
+            r#"{"protocol":2,"connectionId":"c","userId":"u","epoch":1,"time":8,"heartbeat":9,"reconnectWindow":3,"limits":
                 {"maxPayload":1,"compressAbove":2,"maxSubscriptions":3,"maxPendingCalls":4,"maxEventName":5}}"#,
         );
     }

@@ -43,6 +43,21 @@ impl StreamId {
     pub fn event(name: impl Into<String>) -> Self {
         Self { kind: StreamKind::Event, key: name.into() }
     }
+
+    /// The CRDT `key`.
+    pub fn crdt(key: impl Into<String>) -> Self {
+        Self { kind: StreamKind::Crdt, key: key.into() }
+    }
+
+    /// The document `key`.
+    pub fn doc(key: impl Into<String>) -> Self {
+        Self { kind: StreamKind::Doc, key: key.into() }
+    }
+
+    /// The presence room `key`.
+    pub fn presence(key: impl Into<String>) -> Self {
+        Self { kind: StreamKind::Presence, key: key.into() }
+    }
 }
 
 /// A place in a stream: after its first `seq` entries, in the life `epoch` of the stream.

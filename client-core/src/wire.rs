@@ -136,6 +136,70 @@ pub struct StateSnapshot<'a> {
     pub seq: Option<u64>,
 }
 
+/// [`Opcode::CrdtOp`](crate::frame::Opcode::CrdtOp). `epoch` and `seq` make it an entry of the key's stream; a client
+/// sends neither.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CrdtOp<'a> {
+    /// The CRDT's key.
+    #[serde(borrow)]
+    pub key: Cow<'a, str>,
+    /// The operation, a JSON object.
+    #[serde(borrow)]
+    pub op: &'a RawValue,
+    /// The stream's epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// The stream's sequence number after this entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+}
+
+/// [`Opcode::CrdtState`](crate::frame::Opcode::CrdtState). `epoch` and `seq` are absent from version 1 servers.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CrdtState<'a> {
+    /// The CRDT's key.
+    #[serde(borrow)]
+    pub key: Cow<'a, str>,
+    /// The whole state; `null` when the key does not exist.
+    #[serde(borrow)]
+    pub state: &'a RawValue,
+    /// The stream's epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// The stream's sequence number after this entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+}
+
+/// [`Opcode::Presence`](crate::frame::Opcode::Presence) from a client.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ClientPresence<'a> {
+    /// The room's key.
+    #[serde(borrow)]
+    pub key: Cow<'a, str>,
+    /// What to be seen with; absent to leave.
+    #[serde(borrow, default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub value: Option<&'a RawValue>,
+}
+
+/// [`Opcode::Presence`](crate::frame::Opcode::Presence) from a server: who changed, or everybody.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ServerPresence<'a> {
+    /// The room's key.
+    #[serde(borrow)]
+    pub key: Cow<'a, str>,
+    /// A JSON array of `{id, userId, value}`; one without `value` is gone.
+    #[serde(borrow)]
+    pub members: &'a RawValue,
+    /// Whether these are all.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
+    /// The stream's epoch.
+    pub epoch: u64,
+    /// The stream's sequence number after this entry.
+    pub seq: u64,
+}
+
 /// [`Opcode::Error`](crate::frame::Opcode::Error). Its correlation id is the refused frame's.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ErrorBody<'a> {
@@ -165,6 +229,9 @@ pub struct Hello<'a> {
     /// Changes when the server starts; streams have epochs of their own.
     #[serde(default)]
     pub epoch: u64,
+    /// The server's clock; Unix milliseconds. It corrects the clock of CRDTs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<u64>,
     /// The heartbeat interval; milliseconds.
     pub heartbeat: u64,
     /// What the server accepts.
@@ -231,6 +298,9 @@ pub struct Subscribed {
     pub seq: u64,
     /// Whether nothing was missed.
     pub recovered: bool,
+    /// What names a document in [`Opcode::Doc`](crate::frame::Opcode::Doc) frames of this connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<u32>,
 }
 
 /// The JSON part of a frame with raw bytes: its length as u32 big-endian, the JSON, then the bytes to the end.
@@ -255,6 +325,40 @@ pub fn join_binary(json: &[u8], bytes: &[u8]) -> Vec<u8> {
     payload
 }
 
+/// Appends a number as lib0 writes it: seven bits a byte, the lowest first, all but the last with the high bit set.
+///
+/// ```
+/// use datasole_core::wire::{push_varuint, split_varuint};
+/// let mut bytes = Vec::new();
+/// push_varuint(&mut bytes, 300);
+/// assert_eq!(bytes, [0xac, 0x02]);
+/// assert_eq!(split_varuint(&[0xac, 0x02, 7]), Some((300, &[7u8][..])));
+/// assert_eq!(split_varuint(&[0xac]), None);
+/// ```
+pub fn push_varuint(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+/// The number at the beginning, and what follows it; `None` when it is cut off or over 64 bits.
+pub fn split_varuint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut number = 0u64;
+    for (at, &byte) in bytes.iter().enumerate().take(10) {
+        let bits = u64::from(byte & 0x7f);
+        if at == 9 && bits > 1 {
+            return None;
+        }
+        number |= bits << (7 * at);
+        if byte < 0x80 {
+            return Some((number, &bytes[at + 1..]));
+        }
+    }
+    None
+}
+
 /// `null` is a value, not an absence: serde's `Option` would lose the difference.
 fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
@@ -272,6 +376,19 @@ mod tests {
         assert!(void.result.is_none());
         let state: StateSnapshot<'_> = serde_json::from_str(r#"{"key":"k","version":1,"data":null}"#).unwrap();
         assert_eq!(state.data.map(RawValue::get), Some("null"));
+    }
+
+    #[test]
+    fn varuints_are_read_as_they_are_written() {
+        for number in [0, 1, 127, 128, 16_383, 16_384, u64::from(u32::MAX), (1 << 53) - 1, u64::MAX] {
+            let mut bytes = Vec::new();
+            push_varuint(&mut bytes, number);
+            assert_eq!(split_varuint(&bytes), Some((number, &[][..])));
+            assert_eq!(split_varuint(&bytes[..bytes.len() - 1]), None, "{number}, cut off");
+        }
+        for overlong in [&[0xff; 10][..], &[0x80; 20], &[255, 255, 255, 255, 255, 255, 255, 255, 255, 2]] {
+            assert_eq!(split_varuint(overlong), None);
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::{
     builder::Builder,
     connection::{Connection, Protocol},
     error::EventError,
-    hub::{Hub, entry},
+    hub::{Hub, entry, unix_millis},
     limits::Limits,
     message,
     metrics::{Metrics, MetricsSnapshot},
@@ -260,6 +260,7 @@ impl Server {
                 connection_id: connection.id().into(),
                 user_id: Some(identity.user_id.as_str().into()),
                 epoch: self.inner.epoch,
+                time: Some(unix_millis()),
                 heartbeat: u64::try_from(limits.heartbeat.as_millis()).unwrap_or(u64::MAX),
                 limits: wire::HelloLimits {
                     max_payload: limits.max_payload,

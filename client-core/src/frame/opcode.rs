@@ -40,7 +40,7 @@ pub enum Opcode {
     Unsubscribe = 0x15,
     /// C→S: nobody waits for that call any more.
     Cancel = 0x16,
-    /// C→S: operations are acknowledged; S→C: the same.
+    /// S→C: a CRDT operation, a presence or a document's message took effect and is stored.
     Ack = 0x17,
     /// C→S: change a state through a registered function.
     Propose = 0x18,

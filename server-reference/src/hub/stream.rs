@@ -165,9 +165,9 @@ impl Stream {
         inner.expire(now, &self.replay);
         let missed = since.and_then(|since| inner.missed(since));
         let from = if missed.is_some() { since.unwrap_or_default() } else { inner.position };
-        let answer = entry::json(&Subscribed { epoch: from.epoch, seq: from.seq, recovered: missed.is_some() });
+        let answer = Subscribed { epoch: from.epoch, seq: from.seq, recovered: missed.is_some(), channel: None };
         let mailbox = connection.mailbox();
-        mailbox.push(message::shared(Opcode::Subscribed, correlation, &answer, self.compress_above));
+        mailbox.push(message::shared(Opcode::Subscribed, correlation, &entry::json(&answer), self.compress_above));
         match missed {
             Some(missed) => {
                 let at = inner.log.len() - missed;
