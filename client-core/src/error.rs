@@ -79,6 +79,12 @@ pub enum CommandError {
         /// The limit.
         limit: usize,
     },
+    /// The stream takes nothing of that form: operations and presence values are JSON, a document's messages bytes.
+    #[error("{what} takes other data")]
+    Unfit {
+        /// The stream's kind.
+        what: &'static str,
+    },
     /// The peer speaks version 1, which has no frame for this.
     #[error("{what} needs protocol version 2, the server speaks version 1")]
     NeedsV2 {
@@ -95,7 +101,7 @@ impl CommandError {
             Self::Closed => codes::CLOSED,
             Self::TooLarge { .. } => codes::TOO_LARGE,
             Self::Limit { .. } | Self::BadName { .. } => codes::LOCAL_LIMIT,
-            Self::NeedsV2 { .. } => codes::INVALID_REQUEST,
+            Self::NeedsV2 { .. } | Self::Unfit { .. } => codes::INVALID_REQUEST,
         }
     }
 }

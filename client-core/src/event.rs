@@ -12,7 +12,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SocketId(pub u64);
 
-/// A call, from [`Client::call`](crate::Client::call) to its one [`Event::CallDone`].
+/// A call, from [`Client::call`](crate::Client::call) or [`Client::submit`](crate::Client::submit) to its one [`Event::CallDone`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
 
@@ -115,7 +115,7 @@ pub enum Output {
 pub enum Event {
     /// The connection's status changed.
     Status(Status),
-    /// A call ended.
+    /// A call, or something that was submitted, ended.
     CallDone {
         /// Which.
         call: CallId,
@@ -134,7 +134,8 @@ pub enum Event {
     /// A subscription (first or renewed) was answered.
     ///
     /// `recovered` is `false` when entries were or may have been missed. For a state the next event is then a
-    /// [`Event::Snapshot`]; for an event topic the missed events are lost and this is how the user learns of it.
+    /// [`Event::Snapshot`], for a CRDT or a room an [`Event::Entry`] that is `whole`; for an event topic the missed events
+    /// are lost and this is how the user learns of it. A document's holder asks the server for what is missing.
     Subscribed {
         /// Which.
         subscription: SubscriptionId,
@@ -174,6 +175,21 @@ pub enum Event {
         /// Where the stream is after it.
         position: Position,
     },
+    /// An entry of a CRDT, a presence room or a document: an operation or, `whole`, a state as JSON; members as JSON; a
+    /// message as bytes.
+    ///
+    /// Consecutive by construction, as patches are, but for a document's messages that are no entries (answers,
+    /// awareness): they come with the position there is.
+    Entry {
+        /// The stream.
+        stream: StreamId,
+        /// What the server sent.
+        payload: Payload,
+        /// Where the stream is after it.
+        position: Position,
+        /// It replaces everything before it.
+        whole: bool,
+    },
 }
 
 /// The connection, as the user sees it.
@@ -191,6 +207,8 @@ pub enum Status {
         connection_id: String,
         /// The user as the server knows it; `None` on version 1.
         user_id: Option<String>,
+        /// The server's clock when it greeted; Unix milliseconds. `None` on version 1.
+        server_time: Option<u64>,
     },
     /// The connection was lost and another attempt is under way.
     Reconnecting {

@@ -1,5 +1,9 @@
 //! How a client reads the payloads of [`wire`](crate::wire): what servers send, and only that.
 
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
 use crate::{
     json::{boolean, integer, members, optional, string, unsigned},
     wire::{
@@ -184,6 +188,37 @@ impl<'a> Read<'a> for HelloLimits {
             max_pending_calls: calls?,
             max_event_name: event?,
         })
+    }
+}
+
+/// [`CrdtOp`](crate::wire::CrdtOp), [`CrdtState`](crate::wire::CrdtState) and
+/// [`ServerPresence`](crate::wire::ServerPresence): they differ in the name of what they carry.
+#[derive(Debug)]
+pub(crate) struct Entry<'a> {
+    pub(crate) key: Cow<'a, str>,
+    /// The member `op`, `state` or `members`, as text.
+    pub(crate) body: &'a RawValue,
+    pub(crate) whole: bool,
+    pub(crate) epoch: Option<u64>,
+    pub(crate) seq: Option<u64>,
+}
+
+impl<'a> Entry<'a> {
+    /// Reads the one whose member `body` is.
+    pub(crate) fn read(json: &'a [u8], body: &str) -> Option<Self> {
+        let (mut key, mut content, mut whole, mut epoch, mut seq) = (None, None, false, None, None);
+        members(json, &mut |name, value| {
+            match name {
+                "key" => key = Some(string(value)?),
+                "whole" if body == "members" => whole = boolean(value)?,
+                "epoch" => epoch = optional(value, unsigned)?,
+                "seq" => seq = optional(value, unsigned)?,
+                name if name == body => content = Some(value),
+                _ => {}
+            }
+            Some(())
+        })?;
+        Some(Self { key: key?, body: content?, whole, epoch, seq })
     }
 }
 

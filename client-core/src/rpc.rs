@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     error::{CallError, codes},
-    event::{CallId, Payload},
+    event::{CallId, Payload, SubscriptionId},
     frame::Opcode,
     read::Read,
     table::Table,
@@ -42,6 +42,17 @@ pub(crate) enum Place {
     Queued(u64),
     /// Sent, under this correlation id.
     Sent(u32),
+    /// The same, but no call: there is nothing to cancel. To a document, the answer says where the stream is.
+    Submitted(u32, Option<SubscriptionId>),
+}
+
+impl Place {
+    fn correlation(self) -> Option<u32> {
+        match self {
+            Self::Queued(_) => None,
+            Self::Sent(correlation) | Self::Submitted(correlation, _) => Some(correlation),
+        }
+    }
 }
 
 impl Calls {
@@ -58,7 +69,7 @@ impl Calls {
     pub(crate) fn insert(&mut self, call: CallId, method: String, now: Millis, timeout: u64, place: Place) {
         let deadline = now + timeout;
         self.deadlines.insert((deadline, call), ());
-        if let Place::Sent(correlation) = place {
+        if let Some(correlation) = place.correlation() {
             self.wire.insert(correlation, call);
         }
         self.pending.insert(call, Pending { method, timeout, place, deadline });
@@ -85,16 +96,16 @@ impl Calls {
     pub(crate) fn take(&mut self, call: CallId) -> Option<Pending> {
         let pending = self.pending.remove(&call)?;
         self.deadlines.remove(&(pending.deadline, call));
-        if let Place::Sent(correlation) = pending.place {
+        if let Some(correlation) = pending.place.correlation() {
             self.wire.remove(&correlation);
         }
         Some(pending)
     }
 
     /// Takes out the call that was sent under `correlation`.
-    pub(crate) fn take_sent(&mut self, correlation: u32) -> Option<CallId> {
+    pub(crate) fn take_sent(&mut self, correlation: u32) -> Option<(CallId, Pending)> {
         let call = *self.wire.get(&correlation)?;
-        self.take(call).map(|_| call)
+        self.take(call).map(|pending| (call, pending))
     }
 
     /// Takes out one call whose deadline has come.
@@ -191,9 +202,20 @@ impl From<Refusal> for CallError {
     }
 }
 
+/// The payload of a CRDT_OP or PRESENCE: `{key, NAME: body}`.
+pub(crate) fn keyed(key: &str, name: &str, body: Option<&RawValue>) -> Vec<u8> {
+    let mut payload = b"{\"key\":".to_vec();
+    payload.extend(json(&key));
+    if let Some(body) = body {
+        payload.extend([b",\"", name.as_bytes(), b"\":", body.get().as_bytes()].concat());
+    }
+    payload.push(b'}');
+    payload
+}
+
 const UNREADABLE: &str = "the answer cannot be read";
 
-fn unreadable() -> CallError {
+pub(crate) fn unreadable() -> CallError {
     CallError::Server { code: codes::PARSE, message: UNREADABLE.into(), data: None, retry_after: None }
 }
 
@@ -217,6 +239,7 @@ pub(crate) fn next_correlation(last: &mut u32, in_use: impl Fn(u32) -> bool) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire;
 
     #[test]
     fn correlation_ids_wrap_around_zero_and_what_is_in_use() {
@@ -244,7 +267,7 @@ mod tests {
         assert!(calls.take_expired(Millis(9)).is_none());
         assert_eq!(calls.take_expired(Millis(10)).map(|(call, _)| call), Some(CallId(2)));
         assert!(!calls.uses(102) && calls.take(CallId(2)).is_none() && calls.take_sent(102).is_none());
-        assert_eq!(calls.take_sent(103), Some(CallId(3)));
+        assert_eq!(calls.take_sent(103).map(|(call, _)| call), Some(CallId(3)));
         assert_eq!(calls.deadline(), Some(Millis(30)));
         assert_eq!(calls.take_any(), Some(CallId(1)));
         assert_eq!((calls.len(), calls.deadline(), calls.take_any()), (0, None, None));
@@ -255,6 +278,16 @@ mod tests {
         let (opcode, payload) = request("ping", &Payload::Empty, 7);
         assert_eq!(opcode, Opcode::RpcRequest);
         assert_eq!(payload, br#"{"method":"ping","params":null,"correlationId":7}"#);
+    }
+
+    #[test]
+    fn operations_are_written_as_their_structures_are() {
+        let raw = RawValue::from_string("[1, null]".into()).unwrap();
+        let op = wire::CrdtOp { key: "a\"b".into(), op: &raw, epoch: None, seq: None };
+        assert_eq!(keyed("a\"b", "op", Some(&raw)), json(&op));
+        for value in [Some(&*raw), None] {
+            assert_eq!(keyed("k", "value", value), json(&wire::ClientPresence { key: "k".into(), value }));
+        }
     }
 
     #[test]

@@ -18,6 +18,33 @@ pub enum StreamKind {
     Presence,
 }
 
+impl StreamKind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [Self::State, Self::Event, Self::Crdt, Self::Doc, Self::Presence];
+
+    /// Its name on the wire.
+    ///
+    /// ```
+    /// use datasole_core::StreamKind;
+    /// assert_eq!(StreamKind::ALL.map(StreamKind::name), ["state", "event", "crdt", "doc", "presence"]);
+    /// ```
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::State => "state",
+            Self::Event => "event",
+            Self::Crdt => "crdt",
+            Self::Doc => "doc",
+            Self::Presence => "presence",
+        }
+    }
+
+    /// Whether a subscription that cannot be resumed begins with a snapshot, which may also stand for any number of
+    /// entries later on.
+    pub fn has_snapshots(self) -> bool {
+        matches!(self, Self::State | Self::Crdt | Self::Presence)
+    }
+}
+
 /// A stream's name: its kind and its key.
 ///
 /// ```

@@ -29,6 +29,8 @@ pub(crate) struct Subscriptions {
     /// By kind and key, so that a frame's borrowed key finds its subscription.
     by_key: [Table<String, SubscriptionId>; 5],
     by_correlation: Table<u32, SubscriptionId>,
+    /// The documents that may be talked about on this connection.
+    by_channel: Table<u32, SubscriptionId>,
     /// Version 1: how many entries of each state key have come. Kept over connections of that version.
     counted: Table<String, u64>,
 }
@@ -42,6 +44,10 @@ struct Subscription {
     /// What the host has; `None` before the first entry.
     position: Option<Position>,
     gaps: u8,
+    /// A document's name on this connection.
+    channel: Option<u32>,
+    /// Version 1: how many states of a CRDT have come.
+    counted: u64,
 }
 
 /// How far a subscription is on the present connection.
@@ -86,8 +92,8 @@ pub(crate) enum Step {
     Answered { subscription: SubscriptionId, stream: StreamId, recovered: bool },
     /// Subscribe again.
     Ask(SubscriptionId),
-    /// The server breaks the rules over and over.
-    GiveUp,
+    /// The server breaks the rules.
+    GiveUp(&'static str),
 }
 
 impl Subscriptions {
@@ -105,7 +111,16 @@ impl Subscriptions {
         let entries = &self.entries;
         let id = SubscriptionId(next_correlation(&mut self.last, |id| entries.contains_key(&SubscriptionId(id))));
         self.by_key[stream.kind as usize].insert(stream.key.clone(), id);
-        self.entries.insert(id, Subscription { stream, count: 1, phase: Phase::Detached, position: None, gaps: 0 });
+        let entry = Subscription {
+            stream,
+            count: 1,
+            phase: Phase::Detached,
+            position: None,
+            gaps: 0,
+            channel: None,
+            counted: 0,
+        };
+        self.entries.insert(id, entry);
         Ok((id, true))
     }
 
@@ -133,11 +148,14 @@ impl Subscriptions {
     }
 
     fn remove(&mut self, id: SubscriptionId) -> Option<(StreamId, Option<u32>)> {
-        let Subscription { stream, phase, .. } = self.entries.remove(&id)?;
+        let Subscription { stream, phase, channel, .. } = self.entries.remove(&id)?;
         self.by_key[stream.kind as usize].remove(&stream.key);
         let correlation = phase.correlation();
         if let Some(correlation) = correlation {
             self.by_correlation.remove(&correlation);
+        }
+        if let Some(channel) = channel {
+            self.by_channel.remove(&channel);
         }
         Some((stream, correlation))
     }
@@ -158,9 +176,11 @@ impl Subscriptions {
     /// The connection is gone. A stream whose snapshot had not come yet has no position to resume from.
     pub(crate) fn detach(&mut self) {
         self.by_correlation.clear();
+        self.by_channel.clear();
         for entry in self.entries.values_mut() {
             entry.phase = Phase::Detached;
             entry.gaps = 0;
+            entry.channel = None;
         }
     }
 
@@ -173,6 +193,9 @@ impl Subscriptions {
         }
         self.by_correlation.insert(correlation, id);
         entry.phase = Phase::Asked(correlation);
+        if let Some(channel) = entry.channel.take() {
+            self.by_channel.remove(&channel);
+        }
         let Subscription { stream: StreamId { kind, key }, position, .. } = entry;
         Some((json(&Subscribe { kind: *kind, key: key.as_str().into(), since: *position }), old))
     }
@@ -192,13 +215,18 @@ impl Subscriptions {
             return Step::None;
         }
         let position = Position { epoch: answer.epoch, seq: answer.seq };
+        if entry.stream.kind == StreamKind::Doc {
+            let Some(channel) = answer.channel else { return Step::GiveUp("a document without a channel") };
+            entry.channel = Some(channel);
+            self.by_channel.insert(channel, id);
+        }
         if answer.recovered {
             if entry.position != Some(position) {
                 entry.position = None;
                 return self.gap(id);
             }
             entry.phase = Phase::Following(correlation);
-        } else if entry.stream.kind == StreamKind::State {
+        } else if entry.stream.kind.has_snapshots() {
             entry.position = None;
             entry.phase = Phase::Snapshot(correlation);
         } else {
@@ -210,7 +238,10 @@ impl Subscriptions {
 
     /// An entry came, `whole` when it replaces everything before it.
     pub(crate) fn receive(&mut self, kind: StreamKind, key: &str, at: Position, whole: bool) -> Receipt {
-        let Some(id) = self.find(kind, key) else { return Receipt::Ignore };
+        self.find(kind, key).map_or(Receipt::Ignore, |id| self.receive_at(id, at, whole))
+    }
+
+    fn receive_at(&mut self, id: SubscriptionId, at: Position, whole: bool) -> Receipt {
         let Some(entry) = self.entries.get_mut(&id) else { return Receipt::Ignore };
         match (entry.phase, entry.position) {
             (Phase::Detached | Phase::Asked(_), _) => return Receipt::Ignore,
@@ -228,12 +259,33 @@ impl Subscriptions {
         Receipt::Next
     }
 
+    /// What a document's subscription is called on this connection: its channel, once the server has told.
+    pub(crate) fn channel(&self, key: &str) -> Option<(SubscriptionId, u32)> {
+        let id = self.find(StreamKind::Doc, key)?;
+        Some((id, self.entries.get(&id)?.channel?))
+    }
+
+    /// The document that is called `channel` on this connection, and where it is.
+    pub(crate) fn document(&self, channel: u32) -> Option<(SubscriptionId, &str, Position)> {
+        let id = *self.by_channel.get(&channel)?;
+        let entry = self.entries.get(&id)?;
+        Some((id, &entry.stream.key, entry.position?))
+    }
+
+    /// The entry `seq` of a document came, or the word that it is our own.
+    pub(crate) fn receive_seq(&mut self, id: SubscriptionId, seq: u64) -> Receipt {
+        let Some(Position { epoch, .. }) = self.entries.get(&id).and_then(|entry| entry.position) else {
+            return Receipt::Ignore;
+        };
+        self.receive_at(id, Position { epoch, seq }, false)
+    }
+
     /// Something is missing on a stream, or does not fit: what to do about it.
     pub(crate) fn gap(&mut self, id: SubscriptionId) -> Step {
         let Some(entry) = self.entries.get_mut(&id) else { return Step::None };
         entry.gaps += 1;
         if entry.gaps >= 2 * GAPS {
-            return Step::GiveUp;
+            return Step::GiveUp("a stream with gaps that cannot be repaired");
         }
         if entry.gaps == GAPS {
             entry.position = None;
@@ -265,6 +317,14 @@ impl Subscriptions {
         }
         self.counted.insert(key.into(), 1);
         Some((Position { epoch: 0, seq: 1 }, true))
+    }
+
+    /// Version 1: counts a state of a CRDT. `None` when nobody follows it.
+    pub(crate) fn count_crdt(&mut self, key: &str) -> Option<Position> {
+        let id = self.find(StreamKind::Crdt, key)?;
+        let seq = &mut self.entries.get_mut(&id)?.counted;
+        *seq += 1;
+        Some(Position { epoch: 0, seq: *seq })
     }
 
     /// Version 1: whether the server sends a state's changes whoever follows it, so that its value must be kept too.

@@ -304,6 +304,8 @@ impl Router {
                     followers.signals.iter().for_each(|signal| signal.change());
                 }
             }
+            // Nothing follows such streams yet.
+            Event::Entry { .. } => {}
         }
     }
 

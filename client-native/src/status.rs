@@ -48,7 +48,7 @@ impl Status {
         match status {
             CoreStatus::Disconnected(reason) => Self::Disconnected(reason),
             CoreStatus::Connecting => Self::Connecting,
-            CoreStatus::Connected { protocol, connection_id, user_id } => {
+            CoreStatus::Connected { protocol, connection_id, user_id, .. } => {
                 Self::Connected { protocol, connection_id, user_id }
             }
             CoreStatus::Reconnecting { attempt } => Self::Reconnecting { attempt },

@@ -1,8 +1,8 @@
 //! [`Core`]: owns the client, turns calls into inputs and commands, outputs into calls of the host.
 
 use datasole_core::{
-    CallError, CallId, Client, Event, Hint, Input, Millis, Output, Payload, Request, SocketClose, SocketId, StreamId,
-    SubscriptionId,
+    CallError, CallId, Client, CommandError, Event, Hint, Input, Millis, Output, Payload, Request, SocketClose,
+    SocketId, StreamId, StreamKind, SubscriptionId,
 };
 use wasm_bindgen::prelude::*;
 
@@ -100,16 +100,14 @@ impl Core {
         self.pump();
     }
 
-    /// Follows the state `key` under the caller's `id`.
-    #[wasm_bindgen(js_name = followState)]
-    pub fn follow_state(&mut self, id: u32, key: &str) {
-        self.follow(id, StreamId::state(key), "state");
-    }
-
-    /// Follows the event topic `name` under the caller's `id`.
-    #[wasm_bindgen(js_name = followEvent)]
-    pub fn follow_event(&mut self, id: u32, name: &str) {
-        self.follow(id, StreamId::event(name), "event");
+    /// Follows a stream under the caller's `id`. Kinds are named as on the wire.
+    pub fn follow(&mut self, id: u32, kind: &str, key: String) {
+        let stream = stream(kind, key);
+        match self.client.subscribe(now(), stream.clone()) {
+            Ok(subscription) => self.subscriptions.push((subscription, id)),
+            Err(refused) => self.batch.refused(kind, &stream.key, &refused),
+        }
+        self.pump();
     }
 
     /// Stops following what `id` follows.
@@ -121,9 +119,28 @@ impl Core {
         }
     }
 
-    /// Asks for the state `key` anew: the caller's copy has lost step.
-    pub fn resync(&mut self, key: &str) {
-        self.client.resync(now(), &StreamId::state(key));
+    /// Asks for a stream anew: the caller's copy has lost step.
+    pub fn resync(&mut self, kind: &str, key: String) {
+        self.client.resync(now(), &stream(kind, key));
+        self.pump();
+    }
+
+    /// Sends something to a stream; its one `done` follows. Either `json` (a JSON text) or `bytes` or neither.
+    pub fn submit(&mut self, id: u32, kind: &str, key: String, json: Option<String>, bytes: Option<Vec<u8>>) {
+        match self.client.submit(now(), &stream(kind, key), payload(json, bytes)) {
+            Ok(call) => self.calls.push((call, id)),
+            Err(refused) => self.batch.done(id, Err(CallError::Refused(refused))),
+        }
+        self.pump();
+    }
+
+    /// Sends what nobody answers to a stream; nothing where there is no connection.
+    pub fn notify(&mut self, kind: &str, key: String, json: Option<String>, bytes: Option<Vec<u8>>) {
+        let stream = stream(kind, key);
+        match self.client.notify(now(), &stream, &payload(json, bytes)) {
+            Ok(()) | Err(CommandError::NotConnected) => {}
+            Err(refused) => self.batch.refused("notify", &stream.key, &refused),
+        }
         self.pump();
     }
 
@@ -206,15 +223,6 @@ impl Core {
         Some(text)
     }
 
-    fn follow(&mut self, id: u32, stream: StreamId, kind: &str) {
-        let key = stream.key.clone();
-        match self.client.subscribe(now(), stream) {
-            Ok(subscription) => self.subscriptions.push((subscription, id)),
-            Err(refused) => self.batch.refused(kind, &key, &refused),
-        }
-        self.pump();
-    }
-
     fn input(&mut self, input: Input<'_>) {
         self.client.handle_input(now(), input);
         self.pump();
@@ -274,6 +282,12 @@ impl Core {
             }
         }
     }
+}
+
+/// JavaScript names no kind but those there are.
+fn stream(kind: &str, key: String) -> StreamId {
+    let kind = StreamKind::ALL.into_iter().find(|one| one.name() == kind).unwrap_or(StreamKind::State);
+    StreamId { kind, key }
 }
 
 /// Text that is no JSON is taken for nothing; JavaScript has made it of a value.

@@ -3,7 +3,7 @@
 //! Written by hand around payloads that are JSON already, so that nothing is parsed or escaped twice. Bytes travel
 //! beside the text; a message refers to them by index (`bin`).
 
-use datasole_core::{CallError, CommandError, DisconnectReason, Event, Millis, Payload, Status, StreamKind};
+use datasole_core::{CallError, CommandError, DisconnectReason, Event, Millis, Payload, Status};
 
 /// Messages on their way to the other side, in order. Order is meaning.
 #[derive(Debug, Default)]
@@ -50,7 +50,7 @@ impl Batch {
                 self.reason(reason);
             }
             Status::Connecting => self.string("state", "connecting"),
-            Status::Connected { protocol, connection_id, user_id } => {
+            Status::Connected { protocol, connection_id, user_id, server_time } => {
                 self.string("state", "connected");
                 self.number("protocol", (*protocol).into());
                 if !connection_id.is_empty() {
@@ -58,6 +58,9 @@ impl Batch {
                 }
                 if let Some(user) = user_id {
                     self.string("userId", user);
+                }
+                if let Some(millis) = server_time {
+                    self.number("serverTime", *millis);
                 }
             }
             Status::Reconnecting { attempt } => {
@@ -119,13 +122,13 @@ impl Batch {
             }
             Event::Subscribed { stream, recovered, .. } => {
                 self.begin("subscribed");
-                self.string("kind", kind_name(stream.kind));
+                self.string("kind", stream.kind.name());
                 self.string("key", &stream.key);
                 self.raw("recovered", if recovered { "true" } else { "false" });
                 self.end();
             }
             Event::Refused { stream, code, message, .. } => {
-                self.refusal(kind_name(stream.kind), &stream.key, code, &message, false);
+                self.refusal(stream.kind.name(), &stream.key, code, &message, false);
             }
             Event::Snapshot { key, value, position } => {
                 self.begin("snapshot");
@@ -141,6 +144,17 @@ impl Batch {
                 self.string("key", &key);
                 self.number("rev", position.seq);
                 self.raw("ops", ops.get());
+                self.end();
+            }
+            Event::Entry { stream, payload, position, whole } => {
+                self.begin("entry");
+                self.string("kind", stream.kind.name());
+                self.string("key", &stream.key);
+                self.number("rev", position.seq);
+                self.payload("data", payload);
+                if whole {
+                    self.raw("whole", "true");
+                }
                 self.end();
             }
         }
@@ -200,7 +214,7 @@ impl Batch {
     }
 
     fn begin(&mut self, tag: &str) {
-        self.urgent |= !matches!(tag, "event" | "patch" | "snapshot");
+        self.urgent |= !matches!(tag, "event" | "patch" | "snapshot" | "entry");
         self.text.push(if self.text.is_empty() { '[' } else { ',' });
         self.text.push('{');
         self.string("t", tag);
@@ -235,17 +249,6 @@ impl Batch {
     }
 }
 
-/// The name of a stream kind in messages: the one on the wire.
-fn kind_name(kind: StreamKind) -> &'static str {
-    match kind {
-        StreamKind::State => "state",
-        StreamKind::Event => "event",
-        StreamKind::Crdt => "crdt",
-        StreamKind::Doc => "doc",
-        StreamKind::Presence => "presence",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use datasole_core::{CallId, Position, SocketClose, StreamId, SubscriptionId};
@@ -273,14 +276,15 @@ mod tests {
         check(|batch| batch.status(&Status::Connecting, now), r#"[{"t":"status","state":"connecting"}]"#);
         check(
             |batch| {
-                let user_id = Some("ann".to_owned());
-                batch.status(&Status::Connected { protocol: 2, connection_id: "c1".into(), user_id }, now);
+                let (connection_id, user_id, server_time) = ("c1".into(), Some("ann".to_owned()), Some(7));
+                batch.status(&Status::Connected { protocol: 2, connection_id, user_id, server_time }, now);
             },
-            r#"[{"t":"status","state":"connected","protocol":2,"connectionId":"c1","userId":"ann"}]"#,
+            r#"[{"t":"status","state":"connected","protocol":2,"connectionId":"c1","userId":"ann","serverTime":7}]"#,
         );
         check(
             |batch| {
-                batch.status(&Status::Connected { protocol: 1, connection_id: String::new(), user_id: None }, now);
+                let (connection_id, user_id, server_time) = (String::new(), None, None);
+                batch.status(&Status::Connected { protocol: 1, connection_id, user_id, server_time }, now);
             },
             r#"[{"t":"status","state":"connected","protocol":1}]"#,
         );
@@ -334,6 +338,29 @@ mod tests {
         assert!(batch.is_urgent());
         batch.take();
         assert!(!batch.is_urgent());
+    }
+
+    #[test]
+    fn entries_of_crdts_rooms_and_documents() {
+        let entry =
+            |stream, payload, seq, whole| Event::Entry { stream, payload, position: Position { epoch: 7, seq }, whole };
+        let mut batch = Batch::default();
+        batch.event(entry(StreamId::crdt("c"), Payload::Json(raw("null")), 0, true));
+        batch.event(entry(StreamId::crdt("c"), Payload::Json(raw(r#"{"op":"add"}"#)), 1, false));
+        batch.event(entry(StreamId::presence("r"), Payload::Json(raw("[]")), 2, true));
+        batch.event(entry(StreamId::doc("d"), Payload::Binary(vec![0, 2, 0]), 3, false));
+        assert!(!batch.is_urgent());
+        let (text, binaries) = batch.take();
+        assert_eq!(
+            text,
+            concat!(
+                r#"[{"t":"entry","kind":"crdt","key":"c","rev":0,"data":null,"whole":true},"#,
+                r#"{"t":"entry","kind":"crdt","key":"c","rev":1,"data":{"op":"add"}},"#,
+                r#"{"t":"entry","kind":"presence","key":"r","rev":2,"data":[],"whole":true},"#,
+                r#"{"t":"entry","kind":"doc","key":"d","rev":3,"bin":0}]"#,
+            )
+        );
+        assert_eq!(binaries, [vec![0, 2, 0]]);
     }
 
     #[test]

@@ -15,14 +15,16 @@ import type {
   StateKeyName,
   StateValue,
 } from './contract.js';
-import { DatasoleError, ErrorCode, localError, report } from './errors.js';
+import { Channels, type Channel, type ChannelHandlers, type ChannelKind } from './channel.js';
+import { DatasoleError, ErrorCode, guarded, localError, report } from './errors.js';
 import { watchPage } from './lifecycle.js';
 import { Link } from './link.js';
 import { CONNECT_TIMEOUT, resolve, type DatasoleClientOptions } from './options.js';
-import type { Encoded, FromWorker, ToWorker } from './protocol.js';
+import type { Encoded, FromWorker, StreamKind, ToWorker } from './protocol.js';
 import type { ConnectionState, Status, StatusReason } from './status.js';
 import { Store } from './store.js';
 
+export type { Channel, ChannelHandlers, ChannelKind } from './channel.js';
 export type * from './contract.js';
 export { DatasoleError, ErrorCode } from './errors.js';
 export type { DatasoleClientOptions } from './options.js';
@@ -103,6 +105,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   readonly #calls = new Map<number, Call>();
   readonly #topics = new Map<string, Topic>();
   readonly #store: Store;
+  readonly #channels: Channels;
   readonly #statusHandlers = new Set<(status: Status) => void>();
   readonly #missedHandlers = new Set<(event: string) => void>();
   #status: Status = { state: 'disconnected', reason: { kind: 'idle', message: 'never connected' } };
@@ -118,10 +121,16 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   /** Makes a client; has no effect on anything else. */
   constructor(options: DatasoleClientOptions) {
     this.#options = options;
+    const unsubscribe = (id: number) => this.#send({ t: 'unsubscribe', id });
+    this.#channels = new Channels({
+      subscribe: (kind, key) => this.#subscribe(kind, key),
+      unsubscribe,
+      resync: (kind, key) => this.#send({ t: 'resync', kind, key }),
+    });
     this.#store = new Store({
       subscribe: (key) => this.#subscribe('state', key),
-      unsubscribe: (id) => this.#send({ t: 'unsubscribe', id }),
-      resync: (key) => this.#send({ t: 'resync', key }),
+      unsubscribe,
+      resync: (key) => this.#send({ t: 'resync', kind: 'state', key }),
       unasked: () => this.#status.protocol === 1,
     });
   }
@@ -281,6 +290,26 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     return this.#store.get(key) as StateValue<C, K> | undefined;
   }
 
+  /**
+   * Follows a stream of operations, presence or a document's messages, and writes to it: the low level on which CRDTs,
+   * presence and `datasole/yjs` stand. A stream may have several channels, each with a handlers object of its own; they
+   * outlive connections.
+   */
+  openChannel(kind: ChannelKind, key: string, handlers: ChannelHandlers): Channel {
+    return {
+      submit: (data) =>
+        new Promise((resolve, reject) => {
+          const encoded = encode(data);
+          if (!this.#link) throw notConnected();
+          const id = ++this.#lastId;
+          this.#calls.set(id, { resolve: () => resolve(), reject });
+          this.#send({ t: 'submit', id, kind, key, ...encoded });
+        }),
+      notify: (data) => this.#send({ t: 'notify', kind, key, ...encode(data) }),
+      close: this.#channels.open(kind, key, handlers),
+    };
+  }
+
   /** Starts a core host, and lets it follow what is followed. */
   #start(retryFirst: boolean): void {
     let link: Link;
@@ -302,6 +331,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     this.#link = link;
     this.#unwatch = watchPage((kind) => this.#send({ t: 'hint', kind }));
     this.#store.renew();
+    this.#channels.renew();
     for (const [name, topic] of this.#topics) topic.id = this.#subscribe('event', name);
   }
 
@@ -372,15 +402,24 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
         this.#store.settle();
         return this.#statusArrived(message);
       case 'subscribed': {
-        const topic = message.kind === 'event' ? this.#topics.get(message.key) : undefined;
+        const { kind, key, recovered } = message;
+        this.#channels.tell(kind, key, (handlers) => handlers.subscribed(recovered));
+        const topic = kind === 'event' && this.#topics.get(key);
         if (!topic) return;
-        if (topic.followed && !message.recovered) call(this.#missedHandlers, message.key);
+        if (topic.followed && !recovered) call(this.#missedHandlers, key);
         topic.followed = true;
         return;
       }
       case 'refused': {
         const { what, name, error } = message;
-        return report(new DatasoleError({ ...error, message: `${what} ${name}: ${error.message}` }));
+        const refusal = new DatasoleError({ ...error, message: `${what} ${name}: ${error.message}` });
+        return this.#channels.refuse(what, name, refusal) ? undefined : report(refusal);
+      }
+      case 'entry': {
+        const { kind, key, data, bin, whole } = message;
+        return this.#channels.tell(kind, key, (handlers) => {
+          handlers.entry(bin === undefined ? data : binaries[bin], !!whole);
+        });
       }
       case 'token':
         void this.#answerToken();
@@ -426,7 +465,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   }
 
   /** Follows now, or when a host starts. */
-  #subscribe(kind: 'state' | 'event', key: string): number {
+  #subscribe(kind: StreamKind, key: string): number {
     const id = ++this.#lastId;
     this.#send({ t: 'subscribe', id, kind, key });
     return id;
@@ -479,13 +518,4 @@ function listen<T>(handlers: Set<(value: T) => void>, handler: (value: T) => voi
   return () => {
     handlers.delete(own);
   };
-}
-
-/** A handler that throws harms no one else. */
-function guarded(action: () => void): void {
-  try {
-    action();
-  } catch (error) {
-    report(error);
-  }
 }

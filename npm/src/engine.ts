@@ -82,13 +82,15 @@ class WasmEngine implements Engine {
       case 'emit':
         return core.emit(message.event, message.json, message.bytes, message.queue);
       case 'subscribe':
-        return message.kind === 'state'
-          ? core.followState(message.id, message.key)
-          : core.followEvent(message.id, message.key);
+        return core.follow(message.id, message.kind, message.key);
       case 'unsubscribe':
         return core.unfollow(message.id);
       case 'resync':
-        return core.resync(message.key);
+        return core.resync(message.kind, message.key);
+      case 'submit':
+        return core.submit(message.id, message.kind, message.key, message.json, message.bytes);
+      case 'notify':
+        return core.notify(message.kind, message.key, message.json, message.bytes);
       case 'hint':
         return core.hint(message.kind);
       case 'token':

@@ -6,6 +6,7 @@
  * Main allocates the ids of calls and subscriptions (u32); every call gets exactly one `done`.
  */
 import type { CoreOptions } from '../generated/datasole_wasm.js';
+import type { ChannelKind } from './channel.js';
 import type { ErrorBody } from './errors.js';
 import type { Status } from './status.js';
 
@@ -28,13 +29,19 @@ export type ToWorker =
   | ({ t: 'call'; id: number; method: string; timeout?: number; queue: boolean } & Encoded)
   | { t: 'cancel'; id: number }
   | ({ t: 'emit'; event: string; queue: boolean } & Encoded)
-  | { t: 'subscribe'; id: number; kind: 'state' | 'event'; key: string }
+  | { t: 'subscribe'; id: number; kind: StreamKind; key: string }
   | { t: 'unsubscribe'; id: number }
-  /** Main's mirror of a state has lost step. */
-  | { t: 'resync'; key: string }
+  /** Main's copy of a stream has lost step. */
+  | { t: 'resync'; kind: StreamKind; key: string }
+  /** An operation, a presence value or a document's message; `submit` is answered by `done`. */
+  | ({ t: 'submit'; id: number; kind: StreamKind; key: string } & Encoded)
+  | ({ t: 'notify'; kind: StreamKind; key: string } & Encoded)
   | { t: 'hint'; kind: Hint }
   /** Answers `token`. */
   | { t: 'token'; token?: string; error?: string };
+
+/** What the entries of a stream are. */
+export type StreamKind = 'state' | 'event' | ChannelKind;
 
 /** What the page noticed. */
 export type Hint = 'online' | 'offline' | 'visible' | 'hidden';
@@ -56,6 +63,8 @@ export type FromWorker =
   | { t: 'snapshot'; key: string; rev: number; value?: unknown }
   /** RFC 6902 operations that lead from `rev - 1` to `rev`. */
   | { t: 'patch'; key: string; rev: number; ops: unknown[] }
+  /** A CRDT's operation, a room's members or a document's message; `whole` replaces everything before it. */
+  | { t: 'entry'; kind: string; key: string; rev: number; data?: unknown; bin?: number; whole?: true }
   /** A token is needed. */
   | { t: 'token' }
   /** The host is unusable and must be replaced. */

@@ -9,6 +9,8 @@ export interface Status {
   connectionId?: string;
   /** Connected with version 2: the user as the server knows it. */
   userId?: string;
+  /** Connected with version 2: the server's clock when it greeted, Unix milliseconds. */
+  serverTime?: number;
   /** Reconnecting: the attempt under way or the next one; counted from 1. */
   attempt?: number;
   /** Reconnecting: how long until that attempt begins; absent while it is under way. */

@@ -5,7 +5,7 @@
  * container is copied at most once per look. Handlers look when {@link Store.settle} is called, once for all the changes
  * that came together.
  */
-import { report } from './errors.js';
+import { guarded } from './errors.js';
 import { applyPatch, type Owned } from './patch.js';
 
 interface Entry {
@@ -62,7 +62,7 @@ export class Store {
     const handler = { call };
     entry.handlers.add(handler);
     this.#ensureFollowed(key, entry);
-    run(handler, look(entry));
+    guarded(() => call(look(entry)));
     return {
       unsubscribe: () => {
         if (entry.handlers.delete(handler) && !entry.handlers.size && !entry.pinned) this.#leave(key, entry);
@@ -154,13 +154,5 @@ function look(entry: Entry): unknown {
 function notify(entry: Entry): void {
   if (!entry.handlers.size) return;
   const value = look(entry);
-  for (const handler of [...entry.handlers]) if (entry.handlers.has(handler)) run(handler, value);
-}
-
-function run(handler: { call: (value: unknown) => void }, value: unknown): void {
-  try {
-    handler.call(value);
-  } catch (error) {
-    report(error);
-  }
+  for (const handler of [...entry.handlers]) if (entry.handlers.has(handler)) guarded(() => handler.call(value));
 }

@@ -11,12 +11,12 @@ use crate::{
     event::{Event, Payload, SocketId, SubscriptionId},
     frame::{Frame, Opcode},
     json,
-    read::Read,
-    rpc::{self, Refusal},
+    read::{Entry, Read},
+    rpc::{self, Place, Refusal},
     session::{Phase, Version},
-    stream::{Position, StreamKind},
+    stream::{Position, StreamId, StreamKind},
     subscriptions::{Receipt, Step, first_value},
-    wire::{ServerEvent, StatePatch, StateSnapshot, Subscribed, split_binary},
+    wire::{ServerEvent, StatePatch, StateSnapshot, Subscribed, split_binary, split_varuint},
 };
 
 /// Epochs and sequence numbers are below 2^53, so that JavaScript numbers hold them.
@@ -24,6 +24,8 @@ const POSITIONS: u64 = 1 << 53;
 
 /// Why a frame's payload is not what its opcode says.
 type Malformed = &'static str;
+
+const MALFORMED: Malformed = "malformed payload";
 
 impl Client {
     pub(super) fn on_message(&mut self, socket: SocketId, bytes: &[u8]) {
@@ -51,7 +53,7 @@ impl Client {
 
     fn on_v1_frame(&mut self, frame: &Frame<'_>) -> Result<(), Malformed> {
         match frame.opcode {
-            Opcode::RpcResponse | Opcode::Error => self.on_answer(frame),
+            Opcode::RpcResponse | Opcode::Error => self.on_answer(frame)?,
             Opcode::ServerEvent => {
                 let event: ServerEvent<'_> = parse(frame.payload)?;
                 let data = json_payload(event.data);
@@ -62,6 +64,13 @@ impl Client {
                 let StateSnapshot { key, data, removed, .. } = parse(frame.payload)?;
                 if let Some((position, _)) = self.subscriptions.count(&key, &self.config.limits) {
                     self.snapshot(key, data.filter(|_| !removed), position);
+                }
+            }
+            Opcode::CrdtState => {
+                let Entry { key, body, .. } = Entry::read(frame.payload, "state").ok_or(MALFORMED)?;
+                if let Some(position) = self.subscriptions.count_crdt(&key) {
+                    let stream = StreamId::crdt(key);
+                    self.entry(stream, json_payload(Some(body)), position, true);
                 }
             }
             // PONG has done its work by coming; the rest is not for version 1 clients of this crate.
@@ -75,7 +84,7 @@ impl Client {
         match frame.opcode {
             Opcode::Hello => self.on_hello(frame.payload),
             Opcode::Authed => self.on_authed(frame.correlation),
-            Opcode::Error => self.on_answer(frame),
+            Opcode::Error => self.on_answer(frame)?,
             _ => return Err("the first frame is not HELLO"),
         }
         Ok(())
@@ -83,7 +92,11 @@ impl Client {
 
     fn on_v2_frame(&mut self, frame: &Frame<'_>) -> Result<(), Malformed> {
         match frame.opcode {
-            Opcode::RpcResponse | Opcode::RpcResponseBinary | Opcode::Error => self.on_answer(frame),
+            Opcode::RpcResponse | Opcode::RpcResponseBinary | Opcode::Error | Opcode::Ack => self.on_answer(frame)?,
+            Opcode::CrdtOp => self.on_entry(StreamKind::Crdt, Entry::read(frame.payload, "op"), false)?,
+            Opcode::CrdtState => self.on_entry(StreamKind::Crdt, Entry::read(frame.payload, "state"), true)?,
+            Opcode::Presence => self.on_entry(StreamKind::Presence, Entry::read(frame.payload, "members"), false)?,
+            Opcode::Doc => self.on_doc(frame.correlation, frame.payload)?,
             Opcode::ServerEvent => {
                 let event = parse(frame.payload)?;
                 self.on_event(event, None)?;
@@ -98,7 +111,7 @@ impl Client {
                 let answer: Subscribed = parse(frame.payload)?;
                 position(Some(answer.epoch), Some(answer.seq))?;
                 let step = self.subscriptions.answered(frame.correlation, &answer);
-                self.take(step);
+                self.take(step)?;
             }
             Opcode::Authed => self.on_authed(frame.correlation),
             Opcode::Hello => return Err("a second HELLO"),
@@ -108,20 +121,39 @@ impl Client {
         Ok(())
     }
 
-    /// RPC_RES or ERROR: ends what was sent under the frame's correlation id, readable or not.
-    fn on_answer(&mut self, frame: &Frame<'_>) {
+    /// RPC_RES, ACK or ERROR: ends what was sent under the frame's correlation id, readable or not.
+    fn on_answer(&mut self, frame: &Frame<'_>) -> Result<(), Malformed> {
         let id = frame.correlation;
-        if let Some(call) = self.calls.take_sent(id) {
+        if let Some((call, pending)) = self.calls.take_sent(id) {
+            let mut seq = 0;
             let outcome = match frame.opcode {
                 Opcode::RpcResponse => rpc::response(frame.payload),
                 Opcode::RpcResponseBinary => rpc::binary_response(frame.payload),
+                Opcode::Ack => entry_number(frame.payload).ok_or_else(rpc::unreadable).map(|(at, _)| {
+                    seq = at;
+                    Payload::Empty
+                }),
                 _ => Err(Refusal::read(frame.payload).into()),
             };
-            return self.done(call, outcome);
+            self.done(call, outcome);
+            // To its author, a document's entry comes as the answer.
+            return match pending.place {
+                Place::Submitted(_, Some(id)) if seq > 0 => match self.subscriptions.receive_seq(id, seq) {
+                    Receipt::Gap(id) => self.repair(id),
+                    Receipt::Next | Receipt::Ignore => Ok(()),
+                },
+                _ => Ok(()),
+            };
         }
-        if frame.opcode != Opcode::Error {
-            return;
+        if frame.opcode == Opcode::Error {
+            self.on_refusal(frame);
         }
+        Ok(())
+    }
+
+    /// ERROR of what is no call.
+    fn on_refusal(&mut self, frame: &Frame<'_>) {
+        let id = frame.correlation;
         if let Some((subscription, stream)) = self.subscriptions.refuse(id) {
             let Refusal { code, message, .. } = Refusal::read(frame.payload);
             self.forget_value(&stream);
@@ -235,6 +267,44 @@ impl Client {
         self.event(Event::Patch { key: key.into_owned(), ops: ops.to_owned(), position });
     }
 
+    // --- operations, members, documents ---
+
+    fn on_entry(&mut self, kind: StreamKind, entry: Option<Entry<'_>>, whole: bool) -> Result<(), Malformed> {
+        let entry = entry.ok_or(MALFORMED)?;
+        let at = position(entry.epoch, entry.seq)?.ok_or("an entry without a position")?;
+        let whole = whole || entry.whole;
+        match self.subscriptions.receive(kind, &entry.key, at, whole) {
+            Receipt::Next => {
+                let stream = StreamId { kind, key: entry.key.into_owned() };
+                self.entry(stream, json_payload(Some(entry.body)), at, whole);
+                Ok(())
+            }
+            Receipt::Ignore => Ok(()),
+            Receipt::Gap(id) => self.repair(id),
+        }
+    }
+
+    fn on_doc(&mut self, channel: u32, payload: &[u8]) -> Result<(), Malformed> {
+        let (seq, message) = entry_number(payload).ok_or(MALFORMED)?;
+        let Some((id, key, mut at)) = self.subscriptions.document(channel) else { return Ok(()) };
+        let stream = StreamId::doc(key);
+        // What is no entry moves nothing.
+        if seq > 0 {
+            at.seq = seq;
+            match self.subscriptions.receive_seq(id, seq) {
+                Receipt::Next => {}
+                Receipt::Ignore => return Ok(()),
+                Receipt::Gap(id) => return self.repair(id),
+            }
+        }
+        self.entry(stream, Payload::Binary(message.to_vec()), at, false);
+        Ok(())
+    }
+
+    fn entry(&mut self, stream: StreamId, payload: Payload, position: Position, whole: bool) {
+        self.event(Event::Entry { stream, payload, position, whole });
+    }
+
     // --- repairs ---
 
     /// The mirror and the stream no longer fit: asks for the whole value.
@@ -246,24 +316,29 @@ impl Client {
 
     fn repair(&mut self, id: SubscriptionId) -> Result<(), Malformed> {
         let step = self.subscriptions.gap(id);
-        self.take(step);
-        Ok(())
+        self.take(step)
     }
 
-    fn take(&mut self, step: Step) {
+    fn take(&mut self, step: Step) -> Result<(), Malformed> {
         match step {
             Step::None => {}
             Step::Answered { subscription, stream, recovered } => {
                 self.event(Event::Subscribed { subscription, stream, recovered });
             }
             Step::Ask(id) => self.ask(id),
-            Step::GiveUp => self.violation("a stream with gaps that cannot be repaired"),
+            Step::GiveUp(why) => return Err(why),
         }
+        Ok(())
     }
 }
 
 fn parse<'a, T: Read<'a>>(payload: &'a [u8]) -> Result<T, Malformed> {
-    T::read(payload).ok_or("malformed payload")
+    T::read(payload).ok_or(MALFORMED)
+}
+
+/// The `seq` that a binary payload begins with, and what follows it.
+fn entry_number(payload: &[u8]) -> Option<(u64, &[u8])> {
+    split_varuint(payload).filter(|(seq, _)| *seq < POSITIONS)
 }
 
 fn position(epoch: Option<u64>, seq: Option<u64>) -> Result<Option<Position>, Malformed> {

@@ -81,7 +81,7 @@ impl Client {
             Version::V1 if by_frame => self.refuse("the server speaks version 1, which takes no token in a frame"),
             Version::V1 => {
                 self.subscriptions.begin_v1();
-                self.opened(link, String::new(), None);
+                self.opened(link, String::new(), None, None);
             }
             Version::V2 => {
                 self.phase = Phase::Greeting { link, deadline };
@@ -110,15 +110,15 @@ impl Client {
         self.subscriptions.begin_v2();
         #[cfg(feature = "mirror")]
         self.mirror.retain(|key| self.subscriptions.find(crate::stream::StreamKind::State, key).is_some());
-        self.opened(link, hello.connection_id.into_owned(), hello.user_id.map(Into::into));
+        self.opened(link, hello.connection_id.into_owned(), hello.user_id.map(Into::into), hello.time);
     }
 
     /// The connection is of use: subscriptions are renewed, then what has waited is sent.
-    fn opened(&mut self, link: Link, connection_id: String, user_id: Option<String>) {
+    fn opened(&mut self, link: Link, connection_id: String, user_id: Option<String>, server_time: Option<u64>) {
         let protocol = if link.version == Version::V2 { 2 } else { 1 };
         self.phase = Phase::Open(link);
         self.was_open = true;
-        self.set_status(Status::Connected { protocol, connection_id, user_id });
+        self.set_status(Status::Connected { protocol, connection_id, user_id, server_time });
         for id in self.subscriptions.ids() {
             self.renew(id);
         }

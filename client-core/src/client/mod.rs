@@ -21,10 +21,10 @@ use crate::{
     rng::{Rng, Seed},
     rpc::{self, Calls, Place},
     session::{Phase, Version},
-    stream::StreamId,
+    stream::{StreamId, StreamKind},
     subscriptions::Subscriptions,
     time::{Clock, Millis, TimerKind},
-    wire::{Auth, ClientEvent, join_binary},
+    wire::{Auth, ClientEvent, join_binary, push_varuint},
 };
 
 /// One client. See the [crate documentation](crate) for the drive loop.
@@ -220,6 +220,53 @@ impl Client {
         true
     }
 
+    /// Sends something to a stream: a CRDT's operation (JSON), a presence value (JSON; empty leaves the room), or a
+    /// document's message (bytes). Its one `CallDone` follows: `Ok` and empty when the server has it. It takes as long as
+    /// [`Config::call_timeout`] and counts as a call, but is never queued and cannot be taken back: whoever keeps what is
+    /// to be sent sends it again after [`Event::Subscribed`].
+    ///
+    /// A version 1 server does not answer an operation: sent is done.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected`, for a document also while it is not followed or the server has not answered that; `BadName`,
+    /// `TooLarge`, `Limit`, `NeedsV2`, and `Unfit` for a payload of the wrong form.
+    pub fn submit(&mut self, now: Millis, stream: &StreamId, payload: Payload) -> Result<CallId, CommandError> {
+        self.clock.advance(now);
+        let limit = self.config.limits.max_pending_calls;
+        if self.calls.len() >= limit {
+            return Err(CommandError::Limit { what: "pending calls", limit });
+        }
+        let (opcode, body, document) = self.submission(stream, &payload)?;
+        let call = self.calls.next_id();
+        if self.phase.open().is_some_and(|link| link.version == Version::V1) {
+            self.send(opcode, 0, &body);
+            self.done(call, Ok(Payload::Empty));
+            return Ok(call);
+        }
+        let correlation = self.next_correlation();
+        self.send(opcode, correlation, &body);
+        let name = [stream.kind.name(), " ", &stream.key].concat();
+        let place = Place::Submitted(correlation, document);
+        self.calls.insert(call, name, self.clock.now(), self.config.call_timeout, place);
+        Ok(call)
+    }
+
+    /// Sends a document's message that needs no answer (awareness).
+    ///
+    /// # Errors
+    ///
+    /// As of [`submit`](Self::submit).
+    pub fn notify(&mut self, now: Millis, stream: &StreamId, payload: &Payload) -> Result<(), CommandError> {
+        self.clock.advance(now);
+        let (opcode, body, document) = self.submission(stream, payload)?;
+        if document.is_none() {
+            return Err(CommandError::Unfit { what: stream.kind.name() });
+        }
+        self.send(opcode, 0, &body);
+        Ok(())
+    }
+
     /// Replaces the token for later attempts; when connected with version 2, also sends it in an AUTH frame.
     pub fn refresh_token(&mut self, now: Millis, token: Option<String>) {
         self.clock.advance(now);
@@ -319,6 +366,39 @@ impl Client {
         Ok(correlation)
     }
 
+    /// The frame that carries `payload` to a stream, and the subscription of the document that is.
+    fn submission(
+        &self,
+        stream: &StreamId,
+        payload: &Payload,
+    ) -> Result<(Opcode, Vec<u8>, Option<SubscriptionId>), CommandError> {
+        let StreamId { kind, key } = stream;
+        self.check_name(key)?;
+        let version = self.phase.open().ok_or(CommandError::NotConnected)?.version;
+        let unfit = CommandError::Unfit { what: kind.name() };
+        let (opcode, body, document) = match (kind, payload) {
+            (StreamKind::Crdt, Payload::Json(op)) => (Opcode::CrdtOp, rpc::keyed(key, "op", Some(op)), None),
+            (StreamKind::Presence | StreamKind::Doc, _) if version == Version::V1 => {
+                return Err(CommandError::NeedsV2 { what: kind.name() });
+            }
+            (StreamKind::Presence, Payload::Binary(_)) => return Err(unfit),
+            (StreamKind::Presence, value) => {
+                let value = if let Payload::Json(value) = value { Some(&**value) } else { None };
+                (Opcode::Presence, rpc::keyed(key, "value", value), None)
+            }
+            (StreamKind::Doc, Payload::Binary(message)) => {
+                let (id, channel) = self.subscriptions.channel(key).ok_or(CommandError::NotConnected)?;
+                let mut body = Vec::with_capacity(5 + message.len());
+                push_varuint(&mut body, channel.into());
+                body.extend_from_slice(message);
+                (Opcode::Doc, body, Some(id))
+            }
+            _ => return Err(unfit),
+        };
+        self.check_size(body.len())?;
+        Ok((opcode, body, document))
+    }
+
     fn send_event(&mut self, event: &str, data: &Payload) -> Result<(), CommandError> {
         self.check_binary(data, "an event with raw bytes")?;
         let (opcode, payload) = event_frame(event, data);
@@ -363,6 +443,7 @@ impl Client {
     fn abandon(&mut self, place: Place) {
         match place {
             Place::Queued(number) => self.outbox.remove(number),
+            Place::Submitted(..) => {}
             Place::Sent(correlation) => {
                 if self.phase.open().is_some_and(|link| link.version == Version::V2) {
                     self.send(Opcode::Cancel, correlation, b"null");

@@ -175,7 +175,7 @@ impl Host {
             }
             Event::Patch { key, ops, position } => self.patch(&key, &ops, position),
             Event::Refused { stream, .. } => assert!(stream.key.len() <= self.limits.max_name),
-            Event::Status(_) | Event::Subscribed { .. } => {}
+            Event::Status(_) | Event::Subscribed { .. } | Event::Entry { .. } => {}
         }
     }
 

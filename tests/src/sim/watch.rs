@@ -95,6 +95,7 @@ impl Watch {
                 stats.count("patches");
                 self.patch(&key, &ops, position);
             }
+            Event::Entry { stream, .. } => panic!("nobody follows {stream:?}"),
         }
     }
 

@@ -15,6 +15,16 @@ fn on_version_2_what_cannot_be_read_ends_the_connection() {
         (Opcode::StatePatch, br#"{"key":"k","patches":[]}"#.to_vec()),
         (Opcode::StatePatch, br#"{"key":"k","patches":{},"epoch":1,"seq":1}"#.to_vec()),
         (Opcode::StateSnapshot, br#"{"key":"k","data":1}"#.to_vec()),
+        (Opcode::CrdtOp, b"null".to_vec()),
+        (Opcode::CrdtOp, br#"{"key":"k","op":{}}"#.to_vec()),
+        (Opcode::CrdtOp, br#"{"key":"k","state":{},"epoch":1,"seq":1}"#.to_vec()),
+        (Opcode::CrdtState, br#"{"key":"k","epoch":1,"seq":1}"#.to_vec()),
+        (Opcode::CrdtState, br#"{"key":"k","state":null,"epoch":1,"seq":9007199254740992}"#.to_vec()),
+        (Opcode::Presence, br#"{"key":"k","members":[],"whole":1,"epoch":1,"seq":1}"#.to_vec()),
+        (Opcode::Presence, br#"{"members":[],"epoch":1,"seq":1}"#.to_vec()),
+        (Opcode::Doc, b"".to_vec()),
+        (Opcode::Doc, b"\x80".to_vec()),
+        (Opcode::Doc, b"\x80\x80\x80\x80\x80\x80\x80\x10".to_vec()),
         (Opcode::Subscribed, br#"{"epoch":1}"#.to_vec()),
         (Opcode::Subscribed, br#"{"epoch":1,"seq":9007199254740992,"recovered":true}"#.to_vec()),
     ] {
@@ -37,14 +47,13 @@ fn frames_of_clients_and_reserved_ones_mean_nothing() {
         Opcode::ClientEvent,
         Opcode::Ping,
         Opcode::Pong,
-        Opcode::CrdtState,
         Opcode::Auth,
         Opcode::Authed,
         Opcode::Subscribe,
         Opcode::Cancel,
         Opcode::Ack,
-        Opcode::Presence,
-        Opcode::Doc,
+        Opcode::Propose,
+        Opcode::ProposeResult,
     ] {
         peer.send(opcode, 7, "garbage");
     }

@@ -189,7 +189,7 @@ fn line(event: &Event) -> String {
     match event {
         Event::Status(Status::Disconnected(reason)) => format!("disconnected: {reason:?}"),
         Event::Status(Status::Connecting) => "connecting".into(),
-        Event::Status(Status::Connected { protocol, connection_id, user_id }) => {
+        Event::Status(Status::Connected { protocol, connection_id, user_id, .. }) => {
             format!("connected v{protocol} {connection_id:?} {user_id:?}")
         }
         Event::Status(Status::Reconnecting { attempt }) => format!("reconnecting {attempt}"),
@@ -210,6 +210,10 @@ fn line(event: &Event) -> String {
             format!("snapshot {key} {epoch}:{seq} {}", value.as_deref().map_or("none", RawValue::get))
         }
         Event::Patch { key, ops, position: Position { epoch, seq } } => format!("patch {key} {epoch}:{seq} {ops}"),
+        Event::Entry { stream, payload, position: Position { epoch, seq }, whole } => {
+            let (kind, whole) = (stream.kind.name(), if *whole { " whole" } else { "" });
+            format!("entry {kind} {} {epoch}:{seq}{whole} {}", stream.key, text(payload))
+        }
     }
 }
 
