@@ -10,7 +10,7 @@ use crate::{
     auth::{AuthError, AuthHook, AuthRequest, Identity},
     backend::{Backend, Memory},
     error::RpcError,
-    hub::ReadPolicy,
+    hub::Policy,
     limits::{Limits, Replay},
     origin::Origins,
     primitives::{
@@ -26,7 +26,8 @@ pub struct Builder {
     pub(crate) limits: Limits,
     pub(crate) origins: Origins,
     pub(crate) auth: Option<AuthHook>,
-    pub(crate) may_read: Option<ReadPolicy>,
+    pub(crate) may_read: Option<Policy>,
+    pub(crate) may_write: Option<Policy>,
     pub(crate) methods: Methods,
     pub(crate) handlers: Handlers,
     pub(crate) histories: HashMap<String, Replay>,
@@ -49,6 +50,7 @@ impl Default for Builder {
             origins: Origins::default(),
             auth: None,
             may_read: None,
+            may_write: None,
             methods: Methods::default(),
             handlers: Handlers::default(),
             histories: HashMap::new(),
@@ -105,7 +107,23 @@ impl Builder {
         self
     }
 
-    /// Decides who may follow which stream. Without it, everybody may follow every state and topic.
+    /// Decides who may change which CRDT, document or presence room. Without it, everybody who is connected may. States
+    /// are changed by the server only. It says nothing about following: see [`authorize_read`](Self::authorize_read).
+    ///
+    /// ```
+    /// use datasole_server::{Server, StreamKind};
+    /// let server = Server::builder()
+    ///     .authorize_write(|identity, stream| stream.kind != StreamKind::Doc || identity.user_id == "ann")
+    ///     .build();
+    /// # drop(server);
+    /// ```
+    #[must_use]
+    pub fn authorize_write(mut self, policy: impl Fn(&Identity, &StreamId) -> bool + Send + Sync + 'static) -> Self {
+        self.may_write = Some(Box::new(policy));
+        self
+    }
+
+    /// Decides who may follow which stream. Without it, everybody may follow every stream.
     #[must_use]
     pub fn authorize_read(mut self, policy: impl Fn(&Identity, &StreamId) -> bool + Send + Sync + 'static) -> Self {
         self.may_read = Some(Box::new(policy));

@@ -7,7 +7,11 @@ use std::{
     sync::{Arc, Mutex, OnceLock},
 };
 
-use datasole_core::{Payload, codes, frame::Opcode, wire::RpcResponse};
+use datasole_core::{
+    Payload, codes,
+    frame::Opcode,
+    wire::{ErrorBody, RpcResponse, push_varuint},
+};
 use futures_util::future::AbortHandle;
 use http::Extensions;
 use tokio::time::Instant;
@@ -79,7 +83,7 @@ impl Connection {
             serial,
             epoch,
             protocol,
-            mailbox: Mailbox::new(max_queue),
+            mailbox: Mailbox::new(max_queue, protocol),
             compress_above,
             identity: Mutex::default(),
             store: OnceLock::new(),
@@ -171,6 +175,24 @@ impl Connection {
         calls.ended = true;
         for (_, abort) in calls.running.drain() {
             abort.abort();
+        }
+    }
+
+    /// Queues an ACK, if the frame asked for an answer: what it wanted is the stream's entry `seq`, or changed nothing
+    /// (0). Version 1 has none.
+    pub(crate) fn acknowledge(&self, correlation: u32, seq: u64) {
+        if self.protocol == Protocol::V2 && correlation != 0 {
+            let mut payload = Vec::with_capacity(10);
+            push_varuint(&mut payload, seq);
+            self.mailbox.push(message::shared(Opcode::Ack, correlation, &payload, self.compress_above));
+        }
+    }
+
+    /// Queues an ERROR, which version 1 has not. `retry_after` is in milliseconds.
+    pub(crate) fn refuse(&self, correlation: u32, code: i32, message: &str, retry_after: Option<u64>) {
+        if self.protocol == Protocol::V2 {
+            let body = ErrorBody { message: message.into(), code: Some(code), retry_after };
+            self.mailbox.push(message::shared(Opcode::Error, correlation, &entry::json(&body), self.compress_above));
         }
     }
 

@@ -35,6 +35,10 @@ pub struct Limits {
     pub max_rooms: usize,
     /// Event topics without history and subscribers whose position is remembered.
     pub max_idle_topics: usize,
+    /// CRDTs in memory beyond which those that nobody follows leave it. The backend keeps them.
+    pub max_idle_crdts: usize,
+    /// Documents in memory beyond which those that nobody follows leave it. The backend keeps them.
+    pub max_idle_docs: usize,
     /// How long the authentication hook may take.
     pub auth_timeout: Duration,
     /// How long a client may take to send its HTTP request (in [`Server::serve`](crate::Server::serve)).
@@ -43,7 +47,7 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// How long a closing handshake, and the whole shutdown, may take.
     pub close_timeout: Duration,
-    /// What each state keeps for clients that come back.
+    /// What each state and CRDT keeps for clients that come back, in memory and at the backend.
     pub replay: Replay,
 }
 
@@ -62,6 +66,8 @@ impl Default for Limits {
             max_key: 256,
             max_rooms: 256,
             max_idle_topics: 10_000,
+            max_idle_crdts: 1_000,
+            max_idle_docs: 100,
             auth_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             heartbeat: Duration::from_secs(15),

@@ -1,8 +1,8 @@
-//! What waits for one connection: a bounded queue that prefers conflating states to closing.
+//! What waits for one connection: a bounded queue that prefers conflating to closing.
 //!
 //! Publishers push under their stream's lock; the connection's task drains. A mailbox never blocks anyone: when it is
-//! over its limit, the pending entries of its states are dropped and the states marked stale, to be sent as snapshots
-//! once the queue has drained; when that does not help, the connection is told to close with 4001.
+//! over its limit, the pending entries of its states, CRDTs and presence rooms are dropped and those marked stale, to be
+//! sent as snapshots once the queue has drained; when that does not help, the connection is told to close with 4001.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +17,7 @@ use bytes::Bytes;
 use datasole_core::wire::CLOSE_FELL_BEHIND;
 use futures_util::task::AtomicWaker;
 
-use crate::hub::Stream;
+use crate::{connection::Protocol, hub::Stream};
 
 /// Locks without regard to poisoning: no code here or in the hub panics between two states that matter.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -31,6 +31,7 @@ pub(crate) struct Mailbox {
     filled: AtomicBool,
     waker: AtomicWaker,
     limit: usize,
+    protocol: Protocol,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +40,7 @@ struct Queue {
     bytes: usize,
     /// Items that do not count towards the limit.
     missed: usize,
-    /// States whose entries were dropped; a snapshot is owed.
+    /// Streams whose entries were dropped; a snapshot is owed.
     stale: Vec<Arc<Stream>>,
     close: Option<Close>,
 }
@@ -49,8 +50,8 @@ struct Item {
     message: Bytes,
     /// What it counts towards the limit; bytes.
     weight: usize,
-    /// The state whose entry this is, if it may be conflated.
-    state: Option<Arc<Stream>>,
+    /// The stream whose entry this is, if it may be conflated.
+    stream: Option<Arc<Stream>>,
 }
 
 /// An order to end the connection.
@@ -61,24 +62,36 @@ pub(crate) struct Close {
 }
 
 impl Mailbox {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { queue: Mutex::default(), filled: AtomicBool::new(false), waker: AtomicWaker::new(), limit }
+    pub(crate) fn new(limit: usize, protocol: Protocol) -> Self {
+        Self { queue: Mutex::default(), filled: AtomicBool::new(false), waker: AtomicWaker::new(), limit, protocol }
     }
 
     /// Queues a message that must not be dropped.
     pub(crate) fn push(&self, message: Bytes) {
-        self.insert(Item { weight: message.len(), message, state: None });
+        self.insert(Item { weight: message.len(), message, stream: None });
     }
 
-    /// Queues an entry of a state, which a later snapshot may replace. The caller holds the stream's lock.
-    pub(crate) fn push_state(&self, message: Bytes, state: &Arc<Stream>) {
-        self.insert(Item { weight: message.len(), message, state: Some(state.clone()) });
+    /// Queues an entry that a later snapshot may replace, or a snapshot. The caller holds the stream's lock.
+    pub(crate) fn push_entry(&self, message: Bytes, stream: &Arc<Stream>) {
+        self.insert(Item { weight: message.len(), message, stream: Some(stream.clone()) });
+    }
+
+    /// Owes the client a snapshot of the stream, once the queue has drained. The caller holds the stream's lock.
+    pub(crate) fn owe(&self, stream: &Arc<Stream>) {
+        {
+            let mut queue = lock(&self.queue);
+            if queue.close.is_some() || queue.is_stale(stream) {
+                return;
+            }
+            queue.stale.push(stream.clone());
+        }
+        self.wake();
     }
 
     /// Queues an entry of a topic that the client has missed. It does not count: the topic's log bounds and holds it, and
     /// a client closed for falling behind would only ask for the same again.
     pub(crate) fn push_missed(&self, message: Bytes) {
-        self.insert(Item { weight: 0, message, state: None });
+        self.insert(Item { weight: 0, message, stream: None });
     }
 
     /// Orders the connection to end once what is queued has been sent. The first order stands.
@@ -133,11 +146,13 @@ impl Mailbox {
                 }
             };
             // Under the stream's lock no entry can slip between the snapshot and the end of staleness.
-            stale.with_snapshot(|snapshot| {
+            stale.with_snapshot(self.protocol, |snapshot| {
                 let mut queue = lock(&self.queue);
                 queue.stale.retain(|stream| !Arc::ptr_eq(stream, &stale));
-                queue.bytes += snapshot.len();
-                queue.items.push_back(Item { weight: snapshot.len(), message: snapshot, state: Some(stale.clone()) });
+                if let Some(message) = snapshot {
+                    queue.bytes += message.len();
+                    queue.items.push_back(Item { weight: message.len(), message, stream: Some(stale.clone()) });
+                }
             });
         }
     }
@@ -155,9 +170,7 @@ impl Mailbox {
             if queue.close.is_some() {
                 return;
             }
-            if let Some(state) = &item.state
-                && queue.stale.iter().any(|stale| Arc::ptr_eq(stale, state))
-            {
+            if item.stream.as_ref().is_some_and(|stream| queue.is_stale(stream)) {
                 return;
             }
             let weight = item.weight;
@@ -193,6 +206,10 @@ impl Mailbox {
 }
 
 impl Queue {
+    fn is_stale(&self, stream: &Arc<Stream>) -> bool {
+        self.stale.iter().any(|stale| Arc::ptr_eq(stale, stream))
+    }
+
     fn take(&mut self, out: &mut Vec<u8>, room: usize) {
         while out.len() < room
             && let Some(item) = self.items.pop_front()
@@ -208,12 +225,12 @@ impl Queue {
 
     fn conflate(&mut self) {
         let mut kept = VecDeque::new();
-        for item in self.items.drain(..) {
-            match item.state {
-                Some(state) => {
+        for item in std::mem::take(&mut self.items) {
+            match item.stream {
+                Some(stream) => {
                     self.bytes -= item.weight;
-                    if !self.stale.iter().any(|stale| Arc::ptr_eq(stale, &state)) {
-                        self.stale.push(state);
+                    if !self.is_stale(&stream) {
+                        self.stale.push(stream);
                     }
                 }
                 None => kept.push_back(item),
@@ -227,15 +244,15 @@ impl Queue {
 mod tests {
     use std::{io::Cursor, sync::atomic::AtomicUsize, thread};
 
-    use datasole_core::{StreamId, frame};
+    use datasole_core::{Position, StreamId, frame};
     use serde_json::{Value, json, value::to_raw_value};
     use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
 
     use super::*;
     use crate::{
-        Protocol, Replay,
+        Replay,
         connection::Connection,
-        hub::{Entry, Start},
+        hub::{Content, Entry},
     };
 
     #[derive(Default)]
@@ -256,7 +273,7 @@ mod tests {
     #[test]
     fn an_order_to_end_wakes_a_connection_that_cannot_drain() {
         let check = |order: fn(&Mailbox), code: u16| {
-            let mailbox = Mailbox::new(10);
+            let mailbox = Mailbox::new(10, Protocol::V2);
             mailbox.push(Bytes::from_static(b"12345"));
             let wakes = watched(&mailbox);
             mailbox.push(Bytes::from_static(b"12345"));
@@ -272,7 +289,7 @@ mod tests {
     #[test]
     fn the_limit_counts_what_waits_but_not_what_was_missed() {
         let check = |missed: usize, pushed: &[usize], closes: bool| {
-            let mailbox = Mailbox::new(10);
+            let mailbox = Mailbox::new(10, Protocol::V2);
             (0..missed).for_each(|_| mailbox.push_missed(vec![0; 8].into()));
             pushed.iter().for_each(|&length| mailbox.push(vec![0; length].into()));
             assert_eq!(mailbox.closing().is_some(), closes, "{missed} missed, {pushed:?}");
@@ -295,13 +312,17 @@ mod tests {
 
     /// A state whose value is the number of its changes.
     fn counter(key: &str) -> Arc<Stream> {
-        Arc::new(Stream::new(StreamId::state(key), Start::default(), Replay::NONE, usize::MAX))
+        Arc::new(Stream::alone(StreamId::state(key), Position::default(), Replay::NONE))
     }
 
     fn count(stream: &Arc<Stream>) {
         let next = json!(stream.position().seq + 1);
         let ops = to_raw_value(&json!([{"op": "replace", "path": "", "value": next}])).unwrap();
-        stream.publish(&Entry::Patch(ops), 0, &[], |document| document.value = Some(next));
+        stream.publish(&Entry::Patch(ops), 0, &[], None, |content| {
+            if let Content::State(state) = content {
+                state.value = Some(next);
+            }
+        });
     }
 
     /// A connection that follows these states and has read all there was.

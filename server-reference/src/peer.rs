@@ -64,15 +64,16 @@ impl Server {
     pub fn peer(&self, protocol: Protocol, identity: Identity) -> Peer {
         let connection = self.connection(protocol);
         let place = self.admit_socket();
+        let mut tasks = FuturesUnordered::new();
         if place.is_some() {
-            self.welcome(&connection, identity);
+            tasks.extend(self.welcome(&connection, identity));
         } else {
             connection.mailbox().close(1013, "too many connections");
         }
         Peer {
             server: self.clone(),
             session: Session::new(self.clone(), connection, None),
-            tasks: FuturesUnordered::new(),
+            tasks,
             out: Vec::new(),
             taken: 0,
             _place: place,
@@ -154,7 +155,10 @@ impl Drop for Peer {
 
 #[cfg(test)]
 mod tests {
-    use datasole_core::frame::{Codec, Opcode};
+    use datasole_core::{
+        StreamKind,
+        frame::{Codec, Opcode},
+    };
     use serde_json::json;
 
     use super::*;
@@ -213,9 +217,9 @@ mod tests {
         let surplus = server.peer(Protocol::V2, Identity::user("bob"));
         assert_eq!(surplus.closing(), Some((1013, "too many connections".into())));
         drop(surplus);
-        assert!(server.hub().known_state("k").is_some());
+        assert!(server.hub().known(StreamKind::State, "k").is_some());
         drop(peer);
-        assert!(server.hub().known_state("k").is_none());
+        assert!(server.hub().known(StreamKind::State, "k").is_none());
         assert_eq!(server.to_user("ann").emit("note", &1).unwrap(), 0);
         assert_eq!(server.connection_count(), 0);
     }

@@ -32,6 +32,7 @@ use crate::{
         rpc::Methods,
         state::State,
     },
+    session::{Task, at_once},
 };
 
 /// A datasole server. Cloning yields another handle to the same one.
@@ -84,7 +85,14 @@ impl Server {
     pub(crate) fn new(builder: Builder) -> Self {
         let epoch = builder.epoch.unwrap_or_else(fresh_epoch);
         let codec_limits = builder.limits.codec();
-        let hub = Hub::new(builder.backend, builder.limits.clone(), builder.histories, builder.may_read, epoch);
+        let hub = Hub::new(
+            builder.backend,
+            builder.limits.clone(),
+            builder.histories,
+            builder.may_read,
+            builder.may_write,
+            epoch,
+        );
         let window = builder.reconnect_window.map(|window| u64::try_from(window.as_millis()).unwrap_or(u64::MAX));
         Self {
             inner: Arc::new(Inner {
@@ -249,8 +257,10 @@ impl Server {
         }
     }
 
-    /// Makes an authenticated connection a member, and greets it.
-    pub(crate) fn welcome(&self, connection: &Arc<Connection>, identity: Identity) {
+    /// Makes an authenticated connection a member, and greets it. The task fetches what a version 1 client follows and is
+    /// only stored.
+    #[must_use]
+    pub(crate) fn welcome(&self, connection: &Arc<Connection>, identity: Identity) -> Option<Task> {
         let identity = connection.admit(identity);
         Metrics::add(&self.inner.metrics.accepted, 1);
         if connection.protocol() == Protocol::V2 {
@@ -276,6 +286,11 @@ impl Server {
         }
         self.inner.hub.join(connection, &identity);
         self.close_late(connection);
+        if connection.protocol() == Protocol::V2 {
+            return None;
+        }
+        let (hub, connection) = (self.inner.hub.clone(), connection.clone());
+        at_once(async move { hub.recall(&connection).await }.boxed())
     }
 
     /// Lets a connection that is yet to authenticate know of a shutdown.
@@ -311,7 +326,8 @@ impl Server {
                 let above = self.inner.limits.compress_above;
                 connection.mailbox().push(message::shared(Opcode::Authed, correlation, &authed, above));
                 if known.is_none() {
-                    self.welcome(&connection, identity);
+                    // Only version 2 has AUTH, and its clients ask for what they follow.
+                    drop(self.welcome(&connection, identity));
                 }
             }
             Err(AuthError::Failed(why)) => {

@@ -22,14 +22,20 @@ use futures_util::{
 };
 use serde_json::value::RawValue;
 
+#[cfg(feature = "docs")]
+use crate::primitives::docs;
 use crate::{
-    auth::AuthRequest,
-    connection::{Connection, Protocol},
-    hub::{Stream, entry, unix_millis},
+    auth::{AuthRequest, Identity},
+    backend::BackendError,
+    connection::{Busy, Connection, Protocol},
+    hub::{Author, Stream, entry, unix_millis},
     mailbox::lock,
     message,
     metrics::Metrics,
-    primitives::rpc::{Context, Incoming, panicked},
+    primitives::{
+        presence,
+        rpc::{Context, Incoming, panicked},
+    },
     server::Server,
 };
 
@@ -44,6 +50,43 @@ pub(crate) struct Session {
     /// The request whose token is to come in an AUTH frame.
     upgrade: Option<Box<AuthRequest>>,
 }
+
+/// A frame that is answered by ACK or ERROR, and what serving it takes. It counts as under way until it is dropped.
+pub(crate) struct Request {
+    pub(crate) server: Server,
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) identity: Arc<Identity>,
+    /// 0 where no answer is wanted.
+    pub(crate) correlation: u32,
+    _busy: Busy,
+}
+
+impl Request {
+    /// It took effect as the stream's entry `seq`, or changed nothing (0). What becomes an entry is acknowledged as it is
+    /// published: see [`author`](Self::author).
+    pub(crate) fn acknowledge(&self, seq: u64) {
+        self.connection.acknowledge(self.correlation, seq);
+    }
+
+    /// It changed nothing. `retry_after`, in milliseconds, where it may be sent again.
+    pub(crate) fn refuse(&self, code: i32, message: &str, retry_after: Option<u64>) {
+        self.connection.refuse(self.correlation, code, message, retry_after);
+    }
+
+    /// It changed nothing because the backend failed.
+    pub(crate) fn fail(&self, error: &BackendError) {
+        tracing::error!(%error, "a request could not be served");
+        self.refuse(codes::INTERNAL, "the backend failed", Some(RETRY_AFTER));
+    }
+
+    pub(crate) fn author(&self) -> Option<Author> {
+        let (connection, correlation) = (self.connection.clone(), self.correlation);
+        (correlation != 0).then_some(Author { connection, correlation })
+    }
+}
+
+/// When what failed for a lack of room or of a backend may be tried again; milliseconds.
+const RETRY_AFTER: u64 = 1_000;
 
 enum Subscription {
     /// The backend is asked.
@@ -89,7 +132,7 @@ impl Session {
     /// Ends everything the session holds; the streams it followed are for the host to release.
     pub(crate) fn end(&mut self) -> Vec<Arc<Stream>> {
         self.connection.end();
-        let mut streams = Vec::new();
+        let mut streams = presence::leave(&self.connection);
         for (_, subscription) in lock(&self.subscriptions).drain() {
             if let Subscription::Open(stream) = subscription {
                 stream.unsubscribe(&self.connection);
@@ -189,6 +232,9 @@ impl Session {
                 Ok(request) => self.subscribe(correlation, request, out),
                 Err(_) => self.invalid(correlation, codes::PARSE, "the payload is not a subscription", out),
             },
+            Opcode::Presence if self.is_v2() => presence::receive(self.request(correlation)?, payload),
+            #[cfg(feature = "docs")]
+            Opcode::Doc if self.is_v2() => self.doc(correlation, payload, out),
             Opcode::Unsubscribe if self.is_v2() => self.unsubscribe(correlation),
             Opcode::Cancel if self.is_v2() => {
                 self.connection.cancel_call(correlation);
@@ -200,6 +246,33 @@ impl Session {
             },
             _ => self.invalid(correlation, codes::INVALID_REQUEST, "this frame is not for servers", out),
         }
+    }
+
+    /// A place for a frame that is answered by ACK or ERROR, if there is one.
+    fn request(&self, correlation: u32) -> Option<Request> {
+        let (server, connection) = (self.server.clone(), self.connection.clone());
+        let identity = connection.identity()?;
+        let Some(busy) = connection.begin(server.limits().max_pending) else {
+            connection.refuse(correlation, codes::LIMIT, "too many requests under way", Some(RETRY_AFTER));
+            return None;
+        };
+        Some(Request { server, connection, identity, correlation, _busy: busy })
+    }
+
+    #[cfg(feature = "docs")]
+    fn doc(&mut self, correlation: u32, payload: &[u8], out: &mut Vec<u8>) -> Option<Task> {
+        let followed = wire::split_varuint(payload).and_then(|(channel, message)| {
+            let subscriptions = lock(&self.subscriptions);
+            let stream = subscriptions.values().find_map(|subscription| match subscription {
+                Subscription::Open(stream) if channel != 0 && u64::from(stream.channel()) == channel => Some(stream),
+                _ => None,
+            });
+            Some((stream?.clone(), message))
+        });
+        let Some((stream, message)) = followed else {
+            return self.invalid(correlation, codes::INVALID_REQUEST, "no document is followed on this channel", out);
+        };
+        docs::receive(self.request(correlation)?, stream, message)
     }
 
     fn invalid(&self, correlation: u32, code: i32, message: &str, out: &mut Vec<u8>) -> Option<Task> {
@@ -304,7 +377,7 @@ impl Session {
                 Some((codes::LIMIT, "too many subscriptions"))
             } else if id.key.is_empty() || id.key.len() > limits.max_key {
                 Some((codes::INVALID_REQUEST, "the key is too long or empty"))
-            } else if !matches!(id.kind, StreamKind::State | StreamKind::Event) {
+            } else if !is_served(id.kind) {
                 Some((codes::NOT_FOUND, "this server has no such kind of stream"))
             } else if self.connection.identity().is_none_or(|identity| !self.server.hub().may_read(&identity, &id)) {
                 Some((codes::FORBIDDEN, "not allowed to read this stream"))
@@ -321,10 +394,7 @@ impl Session {
         let (subscriptions, since) = (self.subscriptions.clone(), request.since);
         let task = async move {
             let hub = server.hub();
-            let opened = match id.kind {
-                StreamKind::State => hub.state(&id.key).await,
-                _ => hub.topic(&id.key).await,
-            };
+            let opened = hub.open(id.kind, &id.key).await;
             {
                 // Under the lock: an UNSUBSCRIBE or the end of the session comes before or after, never between.
                 let mut subscriptions = lock(&subscriptions);
@@ -335,13 +405,8 @@ impl Session {
                     }
                     (Some(Subscription::Opening(_)), Err(error)) => {
                         tracing::error!(%error, key = id.key, "a stream could not be opened");
-                        let body = wire::ErrorBody {
-                            message: "the stream could not be opened".into(),
-                            code: Some(codes::INTERNAL),
-                            retry_after: Some(1_000),
-                        };
-                        let (body, above) = (entry::json(&body), server.limits().compress_above);
-                        connection.mailbox().push(message::shared(Opcode::Error, correlation, &body, above));
+                        let why = "the stream could not be opened";
+                        connection.refuse(correlation, codes::INTERNAL, why, Some(RETRY_AFTER));
                     }
                     _ => {}
                 }
@@ -382,7 +447,16 @@ impl Session {
     }
 }
 
+/// Whether this server has streams of a kind.
+fn is_served(kind: StreamKind) -> bool {
+    match kind {
+        StreamKind::State | StreamKind::Event | StreamKind::Presence => true,
+        StreamKind::Doc => cfg!(feature = "docs"),
+        StreamKind::Crdt => false,
+    }
+}
+
 /// Runs a task as far as it comes by itself; what is left is the host's.
-fn at_once(mut task: Task) -> Option<Task> {
+pub(crate) fn at_once(mut task: Task) -> Option<Task> {
     task.poll_unpin(&mut Poll::from_waker(Waker::noop())).is_pending().then_some(task)
 }

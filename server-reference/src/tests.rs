@@ -84,8 +84,9 @@ impl Backend for Gated {
         stream: &'a StreamId,
         at: Position,
         snapshot: Bytes,
+        keep: u64,
     ) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.memory.snapshot(stream, at, snapshot)
+        self.memory.snapshot(stream, at, snapshot, keep)
     }
 
     fn remove<'a>(&'a self, stream: &'a StreamId, at: Position) -> BoxFuture<'a, Result<(), BackendError>> {
@@ -127,7 +128,7 @@ impl Peer {
 
     fn of(server: &Server, protocol: Protocol) -> Self {
         let connection = server.connection(protocol);
-        server.welcome(&connection, Identity::user("ann"));
+        assert!(server.welcome(&connection, Identity::user("ann")).is_none());
         let mut peer =
             Self { server: server.clone(), session: Session::new(server.clone(), connection, None), out: Vec::new() };
         if protocol == Protocol::V2 {
@@ -211,7 +212,7 @@ async fn a_subscription_given_up_while_it_opens_leaves_nothing() {
     second.await.unwrap();
     assert_eq!(peer.opcodes(), [(Opcode::Subscribed, 2), (Opcode::StateSnapshot, 0)]);
     peer.end().await;
-    assert!(server.hub().known_state("a").is_none());
+    assert!(server.hub().known(StreamKind::State, "a").is_none());
 }
 
 #[tokio::test]
@@ -304,14 +305,14 @@ async fn states_that_nobody_needs_are_forgotten() {
         assert!(peer.subscribe(id, "state", &format!("key {id}"), None).is_none());
     }
     peer.end().await;
-    assert_eq!(server.hub().states_in_memory(), 0);
+    assert_eq!(server.hub().in_memory(StreamKind::State), 0);
 
     // Removed, while a version 1 client has not read of it yet.
     for n in 0..10_000 {
         let key = format!("key {n}");
         server.state().set(&key, &n).await.unwrap();
         server.state().remove(&key).await.unwrap();
-        assert!(server.hub().states_in_memory() <= 4096);
+        assert!(server.hub().in_memory(StreamKind::State) <= 4096);
         if n % 1000 == 0 {
             existing.session.connection().mailbox().drain(&mut Vec::new(), usize::MAX);
         }
@@ -356,7 +357,7 @@ async fn a_topic_goes_on_after_others_have_published_on_it() {
     theirs.broadcast("talk", &3).await.unwrap();
     ours.broadcast("talk", &4).await.unwrap();
 
-    let epoch = ours.hub().topic("talk").await.unwrap().position().epoch;
+    let epoch = ours.hub().open(StreamKind::Event, "talk").await.unwrap().position().epoch;
     let mut peer = Peer::new(&ours);
     assert!(peer.subscribe(1, "event", "talk", Some(Position { epoch, seq: 1 })).is_none());
     let received = peer.received();
@@ -374,7 +375,7 @@ async fn a_replay_longer_than_the_queue_closes_nobody() {
     for _ in 0..101 {
         server.broadcast("talk", &"x".repeat(1_000)).await.unwrap();
     }
-    let epoch = server.hub().topic("talk").await.unwrap().position().epoch;
+    let epoch = server.hub().open(StreamKind::Event, "talk").await.unwrap().position().epoch;
     for (seq, missed) in [(0, 0), (1, 100)] {
         let mut peer = Peer::new(&server);
         assert!(peer.subscribe(1, "event", "talk", Some(Position { epoch, seq })).is_none());
@@ -403,7 +404,7 @@ async fn the_backend_is_not_left_with_more_than_the_replay() {
     // Another start finds the value, and what the topic promises.
     let again = builder().limits(Limits { replay, ..plain() }).backend(backend).topic("talk", replay).build();
     assert_eq!(again.state().get("n").await.unwrap(), Some(json!(99)));
-    let position = again.hub().topic("talk").await.unwrap().position();
+    let position = again.hub().open(StreamKind::Event, "talk").await.unwrap().position();
     let mut peer = Peer::new(&again);
     assert!(peer.subscribe(1, "event", "talk", Some(Position { seq: 97, ..position })).is_none());
     assert_eq!(peer.received().len(), 1 + 3);

@@ -16,7 +16,7 @@ use crate::mailbox::lock;
 
 /// The default backend.
 ///
-/// Holds each stream's entries since its newest snapshot. Expired values are dropped when they are next looked at, and
+/// Holds each stream's entries since its newest snapshot, and those to be kept before it. Expired values are dropped when they are next looked at, and
 /// all of them whenever the number of values has doubled.
 #[derive(Debug)]
 pub struct Memory {
@@ -53,13 +53,10 @@ impl Held {
 impl Backend for Memory {
     fn load<'a>(&'a self, stream: &'a StreamId) -> BoxFuture<'a, Result<Option<Stored>, BackendError>> {
         let streams = lock(&self.streams);
-        let stored = streams.get(stream).map(|held| {
-            let skip = held.snapshot.as_ref().map_or(0, |(seq, _)| seq - held.first_seq());
-            Stored {
-                position: held.position,
-                snapshot: held.snapshot.clone(),
-                entries: held.entries.iter().skip(skip as usize).cloned().collect(),
-            }
+        let stored = streams.get(stream).map(|held| Stored {
+            position: held.position,
+            snapshot: held.snapshot.clone(),
+            entries: held.entries.iter().cloned().collect(),
         });
         ready(Ok(stored)).boxed()
     }
@@ -115,6 +112,7 @@ impl Backend for Memory {
         stream: &'a StreamId,
         at: Position,
         snapshot: Bytes,
+        keep: u64,
     ) -> BoxFuture<'a, Result<(), BackendError>> {
         let mut streams = lock(&self.streams);
         if let Some(held) = streams.get_mut(stream)
@@ -122,7 +120,7 @@ impl Backend for Memory {
             && at.seq <= held.position.seq
             && held.snapshot.as_ref().is_none_or(|(seq, _)| *seq < at.seq)
         {
-            let forget = at.seq.saturating_sub(held.first_seq());
+            let forget = at.seq.saturating_sub(keep).saturating_sub(held.first_seq());
             held.entries.drain(..forget as usize);
             held.snapshot = Some((at.seq, snapshot));
         }

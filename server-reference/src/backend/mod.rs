@@ -30,15 +30,25 @@ pub enum BackendError {
     Corrupt(String),
 }
 
-/// A stream as a backend holds it. `entries` follow `snapshot` (or the beginning) without a gap and end at `position`.
+/// A stream as a backend holds it: what its value is made from, and what those who come back may have missed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stored {
     /// Where the stream is.
     pub position: Position,
     /// The newest snapshot, and the `seq` it was taken at.
     pub snapshot: Option<(u64, Bytes)>,
-    /// Every entry since.
+    /// Every entry that is still there, ending at `position` without a gap. They begin at the snapshot's `seq`, at the
+    /// stream's beginning, or earlier than the snapshot: those are for clients that come back.
     pub entries: Vec<Bytes>,
+}
+
+impl Stored {
+    /// The entries that the snapshot has not got: with it they make the value.
+    pub fn since_snapshot(&self) -> &[Bytes] {
+        let first = self.position.seq.saturating_sub(self.entries.len() as u64);
+        let covered = self.snapshot.as_ref().map_or(0, |(seq, _)| seq.saturating_sub(first));
+        usize::try_from(covered).ok().and_then(|covered| self.entries.get(covered..)).unwrap_or_default()
+    }
 }
 
 /// What [`Backend::append`] did.
@@ -80,12 +90,14 @@ pub trait Backend: Send + Sync + 'static {
         since: Position,
     ) -> BoxFuture<'a, Result<Option<Vec<Bytes>>, BackendError>>;
 
-    /// Keeps a snapshot taken at `at`; entries up to it may be forgotten. An older one than the newest is ignored.
+    /// Keeps a snapshot taken at `at`, in place of the one before. Of the entries up to it, all but the newest `keep` may
+    /// be forgotten. One that is not newer than the newest is ignored.
     fn snapshot<'a>(
         &'a self,
         stream: &'a StreamId,
         at: Position,
         snapshot: Bytes,
+        keep: u64,
     ) -> BoxFuture<'a, Result<(), BackendError>>;
 
     /// Forgets the stream if it is at `at`.

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use datasole_core::{
-    Payload, Position,
+    Payload, Position, StreamId, StreamKind,
     frame::Opcode,
-    wire::{ServerEvent, StatePatch, StateSnapshot, join_binary},
+    wire::{CrdtOp, CrdtState, ServerEvent, ServerPresence, StatePatch, StateSnapshot, join_binary, push_varuint},
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -18,10 +18,16 @@ pub(crate) enum Entry {
     Patch(Box<RawValue>),
     /// A state was replaced.
     Value(Box<RawValue>),
-    /// A state was removed.
+    /// A state or CRDT was removed.
     Removed,
     /// An event.
     Event { data: Payload, timestamp: u64 },
+    /// An operation of a CRDT.
+    Operation(Box<RawValue>),
+    /// A change of a document: a Yjs update.
+    Update(Bytes),
+    /// Those of a presence room who changed: a JSON array. It is never stored.
+    Members(Box<RawValue>),
 }
 
 impl Entry {
@@ -36,6 +42,18 @@ impl Entry {
             Self::Value(value) => {
                 out.push(b'v');
                 out.extend_from_slice(value.get().as_bytes());
+            }
+            Self::Operation(op) => {
+                out.push(b'o');
+                out.extend_from_slice(op.get().as_bytes());
+            }
+            Self::Update(update) => {
+                out.push(b'u');
+                out.extend_from_slice(update);
+            }
+            Self::Members(members) => {
+                out.push(b'm');
+                out.extend_from_slice(members.get().as_bytes());
             }
             Self::Removed => out.push(b'r'),
             Self::Event { data, timestamp } => {
@@ -64,6 +82,9 @@ impl Entry {
         Some(match tag {
             b'p' => Self::Patch(json(content)?),
             b'v' => Self::Value(json(content)?),
+            b'o' => Self::Operation(json(content)?),
+            b'u' => Self::Update(Bytes::copy_from_slice(content)),
+            b'm' => Self::Members(json(content)?),
             b'r' => Self::Removed,
             b'e' | b'b' => {
                 let (timestamp, content) = content.split_first_chunk::<8>()?;
@@ -78,14 +99,26 @@ impl Entry {
         })
     }
 
-    /// The whole message that carries it, for clients of both versions.
-    pub(crate) fn message(&self, key: &str, position: Position, compress_above: usize) -> Bytes {
+    /// The whole message that carries it, for clients of both versions. `channel` is a document's.
+    pub(crate) fn message(&self, id: &StreamId, channel: u32, position: Position, compress_above: usize) -> Bytes {
+        let key = id.key.as_str();
         let (epoch, seq) = (Some(position.epoch), Some(position.seq));
         let (opcode, payload) = match self {
             Self::Patch(patches) => (Opcode::StatePatch, json(&StatePatch { key: key.into(), patches, epoch, seq })),
             Self::Value(value) => return snapshot(key, Some(value), position, compress_above),
+            Self::Removed if id.kind == StreamKind::Crdt => {
+                return crdt_state(key, RawValue::NULL, position, compress_above);
+            }
             Self::Removed => return snapshot(key, None, position, compress_above),
             Self::Event { data, timestamp } => return event(key, data, *timestamp, Some(position), compress_above),
+            Self::Operation(op) => (Opcode::CrdtOp, json(&CrdtOp { key: key.into(), op, epoch, seq })),
+            Self::Update(update) => {
+                let mut message = vec![0, 2];
+                push_varuint(&mut message, update.len() as u64);
+                message.extend_from_slice(update);
+                return doc(channel, position.seq, &message, compress_above);
+            }
+            Self::Members(members) => return presence(key, members, false, position, compress_above),
         };
         message::shared(opcode, 0, &payload, compress_above)
     }
@@ -102,6 +135,28 @@ pub(crate) fn snapshot(key: &str, value: Option<&RawValue>, position: Position, 
         seq: Some(position.seq),
     });
     message::shared(Opcode::StateSnapshot, 0, &payload, compress_above)
+}
+
+/// The message of a CRDT's whole state; `null` when the key does not exist.
+pub(crate) fn crdt_state(key: &str, state: &RawValue, position: Position, compress_above: usize) -> Bytes {
+    let (epoch, seq) = (Some(position.epoch), Some(position.seq));
+    let payload = json(&CrdtState { key: key.into(), state, epoch, seq });
+    message::shared(Opcode::CrdtState, 0, &payload, compress_above)
+}
+
+/// The message of those in a presence room who changed, or of everybody.
+pub(crate) fn presence(key: &str, members: &RawValue, whole: bool, position: Position, compress_above: usize) -> Bytes {
+    let Position { epoch, seq } = position;
+    let payload = json(&ServerPresence { key: key.into(), members, whole, epoch, seq });
+    message::shared(Opcode::Presence, 0, &payload, compress_above)
+}
+
+/// The message that carries a message of y-protocols; `seq` is 0 for what is no entry.
+pub(crate) fn doc(channel: u32, seq: u64, message: &[u8], compress_above: usize) -> Bytes {
+    let mut payload = Vec::with_capacity(10 + message.len());
+    push_varuint(&mut payload, seq);
+    payload.extend_from_slice(message);
+    message::shared(Opcode::Doc, channel, &payload, compress_above)
 }
 
 /// The message of an event; without a position it belongs to no stream.
@@ -149,11 +204,13 @@ mod tests {
             Entry::Event { data: Payload::Empty, timestamp: 1 },
             Entry::Event { data: Payload::Json(text("[1]")), timestamp: u64::MAX },
             Entry::Event { data: Payload::Binary(vec![0, 255]), timestamp: 0 },
+            Entry::Operation(text(r#"{"op":"none"}"#)),
+            Entry::Update(Bytes::from_static(&[0, 0])),
         ] {
             let decoded = Entry::decode(&entry.encode()).unwrap();
             assert_eq!(format!("{entry:?}"), format!("{decoded:?}"));
         }
-        for garbage in [&b""[..], b"x", b"p{", b"e1234567", b"v\xff"] {
+        for garbage in [&b""[..], b"x", b"p{", b"e1234567", b"v\xff", b"o"] {
             assert!(Entry::decode(garbage).is_none());
         }
     }

@@ -1,6 +1,6 @@
-//! One ordered stream: a position, a bounded log of recent messages, the subscribers and, for a state, the value.
+//! One ordered stream: a position, a bounded log of recent messages, the followers and what the entries amount to.
 //!
-//! Everything that must agree is under one lock: a subscriber gets the past and joins the present in one step, and an
+//! Everything that must agree is under one lock: a follower gets the past and joins the present in one step, and an
 //! entry is logged and handed to every mailbox in one step. Nothing is written to a socket under it.
 
 use std::{
@@ -10,10 +10,10 @@ use std::{
 
 use bytes::Bytes;
 use datasole_core::{Position, StreamId, StreamKind, frame::Opcode, wire::Subscribed};
-use serde_json::{Value, value::to_raw_value};
 use tokio::sync::OwnedMutexGuard;
 
 use super::{
+    content::Content,
     entry::{self, Entry},
     members::Members,
 };
@@ -27,8 +27,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Stream {
     id: StreamId,
-    replay: Replay,
-    compress_above: usize,
+    rules: Rules,
     inner: Mutex<Inner>,
     /// Held by whoever appends to the backend, so that writers are linearised without holding `inner` meanwhile. Shared,
     /// because an append goes on when its caller is dropped.
@@ -38,15 +37,27 @@ pub(crate) struct Stream {
 /// The right to append to a stream.
 pub(crate) type Writer = OwnedMutexGuard<()>;
 
+/// What a stream goes by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    /// What it keeps for those who come back.
+    pub(crate) replay: Replay,
+    /// What may follow the backend's newest snapshot before it gets another.
+    pub(crate) compaction: Replay,
+    pub(crate) compress_above: usize,
+    /// What names a document in frames; 0 for the other kinds.
+    pub(crate) channel: u32,
+}
+
 #[derive(Debug)]
 struct Inner {
     position: Position,
     log: VecDeque<Logged>,
     log_bytes: usize,
-    subscribers: Members,
-    document: Document,
-    /// The message of the current value, made when first asked for.
-    snapshot: Option<Bytes>,
+    followers: Members,
+    content: Content,
+    /// The message that shows the content to followers of either version, made when first asked for.
+    snapshots: [Option<Bytes>; 2],
     held: Held,
 }
 
@@ -64,41 +75,49 @@ struct Logged {
     at: u64,
 }
 
-/// A state's value, and an upper bound of its length as JSON text.
-#[derive(Debug, Default)]
-pub(crate) struct Document {
-    pub(crate) value: Option<Value>,
-    pub(crate) bound: usize,
-}
-
 /// Where a stream begins, or begins again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Start {
     pub(crate) position: Position,
-    /// A state's value.
-    pub(crate) document: Document,
-    /// What the backend has kept since its snapshot, up to `position`.
+    pub(crate) content: Content,
+    /// What the backend has kept, up to `position`.
     pub(crate) entries: Vec<Bytes>,
+    /// How many of those follow its newest snapshot.
+    pub(crate) fresh: usize,
+    /// Unix milliseconds.
+    pub(crate) now: u64,
+}
+
+/// Whose frame an entry came in: it is acknowledged in the same step as the entry is published.
+#[derive(Clone, Debug)]
+pub(crate) struct Author {
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) correlation: u32,
 }
 
 impl Stream {
-    pub(crate) fn new(id: StreamId, start: Start, replay: Replay, compress_above: usize) -> Self {
+    pub(crate) fn new(id: StreamId, start: Start, rules: Rules) -> Self {
         let inner = Inner {
             position: Position::default(),
             log: VecDeque::new(),
             log_bytes: 0,
-            subscribers: Members::default(),
-            document: Document::default(),
-            snapshot: None,
+            followers: Members::default(),
+            content: Content::Topic,
+            snapshots: [None, None],
             held: Held::default(),
         };
-        let stream = Self { id, replay, compress_above, inner: Mutex::new(inner), writer: Arc::default() };
+        let stream = Self { id, rules, inner: Mutex::new(inner), writer: Arc::default() };
         stream.begin(&mut lock(&stream.inner), start);
         stream
     }
 
     pub(crate) fn id(&self) -> &StreamId {
         &self.id
+    }
+
+    /// What names a document in frames; 0 for the other kinds.
+    pub(crate) fn channel(&self) -> u32 {
+        self.rules.channel
     }
 
     pub(crate) fn position(&self) -> Position {
@@ -110,45 +129,85 @@ impl Stream {
         self.writer.clone().lock_owned().await
     }
 
-    /// Whether dropping it would lose nothing but its position. What a state went through before it was removed is
-    /// nothing: whoever comes back learns from a snapshot that it is gone. Version 1 clients follow every state, and miss
-    /// none that does not exist.
+    /// Whether nobody needs it in memory. What a state went through before it was removed is nothing: whoever comes back
+    /// learns from a snapshot that it is gone. Version 1 clients follow every state and CRDT, and miss none that does not
+    /// exist.
     pub(crate) fn is_idle(&self) -> bool {
         let inner = lock(&self.inner);
-        if self.id.kind == StreamKind::State {
-            return inner.document.value.is_none() && inner.subscribers.iter().all(|c| c.protocol() == Protocol::V1);
+        match self.id.kind {
+            StreamKind::State | StreamKind::Crdt if inner.content.is_gone() => {
+                inner.followers.iter().all(|follower| follower.protocol() == Protocol::V1)
+            }
+            StreamKind::State => false,
+            StreamKind::Event => inner.followers.is_empty() && inner.log.is_empty(),
+            StreamKind::Crdt | StreamKind::Doc => inner.followers.is_empty(),
+            StreamKind::Presence => inner.followers.is_empty() && inner.content.is_gone(),
         }
-        inner.subscribers.is_empty() && inner.log.is_empty()
     }
 
-    /// Looks at the value, or changes it in a way that [`publish`](Self::publish) will follow.
-    pub(crate) fn with_document<R>(&self, f: impl FnOnce(&mut Document) -> R) -> R {
-        f(&mut lock(&self.inner).document)
+    /// Whether it comes to nothing, so that dropping it would lose nothing but its position; where it is.
+    pub(crate) fn gone_at(&self) -> Option<Position> {
+        let inner = lock(&self.inner);
+        inner.content.is_gone().then_some(inner.position)
     }
 
-    /// Makes `entry` the stream's next: `change` brings the document in step, under the same lock.
+    /// Looks at the content, or changes it in a way that [`publish`](Self::publish) will follow.
+    pub(crate) fn with_content<R>(&self, f: impl FnOnce(&mut Content) -> R) -> R {
+        f(&mut lock(&self.inner).content)
+    }
+
+    /// The same together with those who follow: what is handed to them here is in order with the entries.
+    pub(crate) fn with_followers<R>(&self, f: impl FnOnce(&mut Content, &Members) -> R) -> R {
+        let mut inner = lock(&self.inner);
+        let Inner { content, followers, .. } = &mut *inner;
+        f(content, followers)
+    }
+
+    /// Makes `entry` the stream's next: `change` brings the content in step, under the same lock. The author of a
+    /// document's entry gets the acknowledgement in its place.
     pub(crate) fn publish(
         self: &Arc<Self>,
         entry: &Entry,
         now: u64,
         v1: &[Arc<Connection>],
-        change: impl FnOnce(&mut Document),
+        author: Option<&Author>,
+        change: impl FnOnce(&mut Content),
     ) -> Position {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
         inner.position.seq += 1;
-        let message = entry.message(&self.id.key, inner.position, self.compress_above);
-        change(&mut inner.document);
-        inner.snapshot = None;
-        inner.log_push(message.clone(), now, &self.replay);
-        if self.id.kind == StreamKind::State {
-            for connection in inner.subscribers.iter() {
-                connection.mailbox().push_state(message.clone(), self);
+        let message = entry.message(&self.id, self.rules.channel, inner.position, self.rules.compress_above);
+        change(&mut inner.content);
+        inner.snapshots = [None, None];
+        inner.log_push(message.clone(), now, &self.rules.replay);
+        match self.id.kind {
+            StreamKind::State | StreamKind::Presence => {
+                for connection in inner.followers.iter() {
+                    connection.mailbox().push_entry(message.clone(), self);
+                }
             }
-        } else {
-            for connection in inner.subscribers.iter().chain(v1) {
-                connection.mailbox().push(message.clone());
+            StreamKind::Event => {
+                for connection in inner.followers.iter().chain(v1) {
+                    connection.mailbox().push(message.clone());
+                }
             }
+            StreamKind::Crdt => {
+                for connection in inner.followers.iter() {
+                    match connection.protocol() {
+                        Protocol::V1 => connection.mailbox().owe(self),
+                        Protocol::V2 => connection.mailbox().push_entry(message.clone(), self),
+                    }
+                }
+            }
+            StreamKind::Doc => {
+                let author = author.map(|author| author.connection.serial());
+                for connection in inner.followers.iter().filter(|follower| Some(follower.serial()) != author) {
+                    connection.mailbox().push(message.clone());
+                }
+            }
+        }
+        if let Some(author) = author {
+            author.connection.acknowledge(author.correlation, inner.position.seq);
         }
         inner.position
     }
@@ -161,98 +220,121 @@ impl Stream {
         since: Option<Position>,
         now: u64,
     ) {
+        let above = self.rules.compress_above;
         let mut inner = lock(&self.inner);
-        inner.expire(now, &self.replay);
-        let missed = since.and_then(|since| inner.missed(since));
+        inner.expire(now, &self.rules.replay);
+        // State vectors say better than positions what a document's follower has missed.
+        let missed = since.filter(|_| self.id.kind != StreamKind::Doc).and_then(|since| inner.missed(since));
         let from = if missed.is_some() { since.unwrap_or_default() } else { inner.position };
-        let answer = Subscribed { epoch: from.epoch, seq: from.seq, recovered: missed.is_some(), channel: None };
+        let channel = Some(self.rules.channel).filter(|&channel| channel != 0);
+        let answer = Subscribed { epoch: from.epoch, seq: from.seq, recovered: missed.is_some(), channel };
         let mailbox = connection.mailbox();
-        mailbox.push(message::shared(Opcode::Subscribed, correlation, &entry::json(&answer), self.compress_above));
-        match missed {
-            Some(missed) => {
-                let at = inner.log.len() - missed;
-                for logged in inner.log.range(at..) {
-                    match self.id.kind {
-                        StreamKind::State => mailbox.push_state(logged.message.clone(), self),
-                        _ => mailbox.push_missed(logged.message.clone()),
-                    }
+        mailbox.push(message::shared(Opcode::Subscribed, correlation, &entry::json(&answer), above));
+        if let Some(missed) = missed {
+            let at = inner.log.len() - missed;
+            for logged in inner.log.range(at..) {
+                match self.id.kind {
+                    StreamKind::Event => mailbox.push_missed(logged.message.clone()),
+                    _ => mailbox.push_entry(logged.message.clone(), self),
                 }
             }
-            None if self.id.kind == StreamKind::State => {
-                let snapshot = inner.snapshot(&self.id.key, self.compress_above);
-                mailbox.push_state(snapshot, self);
-            }
-            None => {}
+        } else if let Some(snapshot) = inner.snapshot(&self.id, connection.protocol(), above) {
+            mailbox.push_entry(snapshot, self);
         }
-        inner.subscribers.insert(connection);
+        #[cfg(feature = "docs")]
+        if let Content::Doc(document) = &inner.content {
+            for message in document.greeting() {
+                mailbox.push(entry::doc(self.rules.channel, 0, &message, above));
+            }
+        }
+        inner.followers.insert(connection);
     }
 
-    /// Joins a version 1 client, which gets the value, if there is one, and then every change.
+    /// Joins a version 1 client, which gets the content, if there is any, and then every change.
     pub(crate) fn subscribe_v1(self: &Arc<Self>, connection: &Arc<Connection>) {
         let mut inner = lock(&self.inner);
-        if inner.subscribers.insert(connection) && inner.document.value.is_some() {
-            let snapshot = inner.snapshot(&self.id.key, self.compress_above);
-            connection.mailbox().push_state(snapshot, self);
+        if inner.followers.insert(connection)
+            && !inner.content.is_gone()
+            && let Some(snapshot) = inner.snapshot(&self.id, Protocol::V1, self.rules.compress_above)
+        {
+            connection.mailbox().push_entry(snapshot, self);
         }
     }
 
-    /// Starts over from what the backend holds: another life, or entries that were appended elsewhere. Followers of a
-    /// state get its value; those of a topic see a gap at its next event, and ask for what they missed.
+    /// Starts over from what the backend holds: another life, or entries that were appended elsewhere. Followers of what
+    /// has a snapshot get it; the others see a gap at the next entry, and ask for what they missed.
     pub(crate) fn reset(self: &Arc<Self>, start: Start) {
         let mut inner = lock(&self.inner);
         self.begin(&mut inner, start);
-        if self.id.kind == StreamKind::State {
-            let snapshot = inner.snapshot(&self.id.key, self.compress_above);
-            for connection in inner.subscribers.iter() {
-                connection.mailbox().push_state(snapshot.clone(), self);
+        let inner = &mut *inner;
+        for at in 0..inner.followers.len() {
+            let Some(connection) = inner.followers.as_slice().get(at).cloned() else { break };
+            if let Some(snapshot) = inner.snapshot(&self.id, connection.protocol(), self.rules.compress_above) {
+                connection.mailbox().push_entry(snapshot, self);
             }
         }
     }
 
     fn begin(&self, inner: &mut Inner, start: Start) {
-        let Start { position, document, entries } = start;
+        let Start { position, content, entries, fresh, now } = start;
         inner.position = position;
-        inner.document = document;
-        inner.snapshot = None;
+        inner.content = content;
+        inner.snapshots = [None, None];
         inner.log_clear();
-        inner.held = Held { entries: entries.len(), bytes: entries.iter().map(Bytes::len).sum() };
-        if self.id.kind == StreamKind::State {
-            return;
-        }
-        let first = position.seq.saturating_sub(entries.len() as u64);
-        for (seq, bytes) in (first + 1..).zip(&entries) {
+        let since_snapshot = entries.len().saturating_sub(fresh)..;
+        let bytes = entries.get(since_snapshot).unwrap_or_default().iter().map(Bytes::len).sum();
+        inner.held = Held { entries: fresh, bytes };
+        // The rest would only be made to be dropped.
+        let skip = entries.len().saturating_sub(self.rules.replay.entries);
+        let first = position.seq.saturating_sub((entries.len() - skip) as u64);
+        for (seq, bytes) in (first + 1..).zip(&entries[skip..]) {
             // Behind an entry that cannot be read the log begins anew: it has no gaps.
-            let Some(entry @ Entry::Event { timestamp, .. }) = &Entry::decode(bytes) else {
+            let Some(entry) = &Entry::decode(bytes) else {
                 inner.log_clear();
                 continue;
             };
+            // Only events are stored with their time.
+            let at = if let Entry::Event { timestamp, .. } = entry { *timestamp } else { now };
             let position = Position { seq, ..position };
-            inner.log_push(entry.message(&self.id.key, position, self.compress_above), *timestamp, &self.replay);
+            let message = entry.message(&self.id, self.rules.channel, position, self.rules.compress_above);
+            inner.log_push(message, at, &self.rules.replay);
         }
     }
 
-    /// Takes note of an entry of so many bytes that the backend has stored: up to where it may forget now, if it holds
-    /// more than those who come back are promised. A state is held by a snapshot, a topic's log is still needed.
-    pub(crate) fn compact_to(&self, bytes: usize) -> Option<Position> {
+    /// Takes note of an entry of so many bytes that the backend has stored: the snapshot it should get now, where it was
+    /// taken and how many entries before it are still promised to those who come back.
+    pub(crate) fn compact(&self, bytes: usize) -> Option<(Position, Bytes, u64)> {
         let mut inner = lock(&self.inner);
         inner.held.entries += 1;
         inner.held.bytes += bytes;
-        if inner.held.entries <= self.replay.entries && inner.held.bytes <= self.replay.bytes {
+        let Replay { entries: most, bytes: most_bytes, .. } = self.rules.compaction;
+        if inner.held.entries <= most && inner.held.bytes <= most_bytes {
             return None;
         }
         inner.held = Held::default();
-        let kept = if self.id.kind == StreamKind::State { 0 } else { inner.log.len() as u64 };
-        Some(Position { seq: inner.position.seq.saturating_sub(kept), ..inner.position })
+        inner.snapshots = [None, None];
+        Some((inner.position, inner.content.stored(), inner.log.len() as u64))
     }
 
     pub(crate) fn unsubscribe(&self, connection: &Connection) {
-        lock(&self.inner).subscribers.remove(connection);
+        let mut inner = lock(&self.inner);
+        let inner = &mut *inner;
+        if !inner.followers.remove(connection) {
+            return;
+        }
+        #[cfg(feature = "docs")]
+        if let Content::Doc(document) = &mut inner.content
+            && let Some(message) = document.leave(connection.serial())
+        {
+            let message = entry::doc(self.rules.channel, 0, &message, self.rules.compress_above);
+            inner.followers.iter().for_each(|follower| follower.mailbox().push(message.clone()));
+        }
     }
 
-    /// Hands the message of the current value to `f`, with no entry in between.
-    pub(crate) fn with_snapshot(&self, f: impl FnOnce(Bytes)) {
+    /// Hands the message that shows the content to `f`, with no entry in between.
+    pub(crate) fn with_snapshot(&self, protocol: Protocol, f: impl FnOnce(Option<Bytes>)) {
         let mut inner = lock(&self.inner);
-        let snapshot = inner.snapshot(&self.id.key, self.compress_above);
+        let snapshot = inner.snapshot(&self.id, protocol, self.rules.compress_above);
         f(snapshot);
     }
 }
@@ -298,18 +380,12 @@ impl Inner {
         (missed <= self.log.len()).then_some(missed)
     }
 
-    fn snapshot(&mut self, key: &str, compress_above: usize) -> Bytes {
-        if let Some(snapshot) = &self.snapshot {
-            return snapshot.clone();
+    fn snapshot(&mut self, id: &StreamId, protocol: Protocol, compress_above: usize) -> Option<Bytes> {
+        let at = usize::from(protocol == Protocol::V1 && id.kind == StreamKind::Crdt);
+        if self.snapshots[at].is_none() {
+            self.snapshots[at] = self.content.snapshot(id, self.position, protocol, compress_above);
         }
-        // A Value has string keys and finite numbers: it can always be written.
-        let text = self.document.value.as_ref().and_then(|value| to_raw_value(value).ok());
-        if let Some(text) = &text {
-            self.document.bound = text.get().len();
-        }
-        let snapshot = entry::snapshot(key, text.as_deref(), self.position, compress_above);
-        self.snapshot = Some(snapshot.clone());
-        snapshot
+        self.snapshots[at].clone()
     }
 }
 
@@ -321,12 +397,21 @@ mod tests {
 
     use super::*;
 
+    impl Stream {
+        /// One without a hub: empty, at a position, its messages uncompressed.
+        pub(crate) fn alone(id: StreamId, position: Position, replay: Replay) -> Self {
+            let content = Content::restore(&id, None).unwrap();
+            let start = Start { position, content, entries: Vec::new(), fresh: 0, now: 0 };
+            Self::new(id, start, Rules { replay, compaction: replay, compress_above: usize::MAX, channel: 0 })
+        }
+    }
+
     /// A topic of one entry at each of these times, seen at `now`: how many of the newest can be had again.
     fn check(replay: Replay, times: &[u64], now: u64, kept: usize) {
-        let start = Start { position: Position { epoch: 9, seq: 100 }, ..Start::default() };
-        let topic = Arc::new(Stream::new(StreamId::event("t"), start, replay, usize::MAX));
+        let id = StreamId::event("t");
+        let topic = Arc::new(Stream::alone(id, Position { epoch: 9, seq: 100 }, replay));
         for &at in times {
-            topic.publish(&entry(), at, &[], |_| {});
+            topic.publish(&entry(), at, &[], None, |_| {});
         }
         let mut inner = lock(&topic.inner);
         inner.expire(now, &replay);
@@ -356,7 +441,7 @@ mod tests {
 
     #[test]
     fn the_replay_window_is_bounded_by_bytes() {
-        let one = entry().message("t", Position { epoch: 9, seq: 101 }, usize::MAX).len();
+        let one = entry().message(&StreamId::event("t"), 0, Position { epoch: 9, seq: 101 }, usize::MAX).len();
         let replay = |bytes| Replay { bytes, ..Replay::default() };
         check(replay(3 * one + 1), &[0; 3], 0, 3);
         check(replay(3 * one), &[0; 3], 0, 3);

@@ -121,8 +121,8 @@ pub(crate) async fn broadcast(hub: &Arc<Hub>, limits: &Limits, event: &str, data
     let writer = if resumable { Some(topic.writer().await) } else { None };
     let entry = Entry::Event { data, timestamp: unix_millis() };
     match writer {
-        Some(writer) => hub.commit(&topic, writer, entry, |_| {}).await.map(drop)?,
-        None => drop(hub.publish(&topic, &entry, |_| {})),
+        Some(writer) => hub.commit(&topic, writer, entry, None, |_| {}).await.map(drop)?,
+        None => drop(hub.publish(&topic, &entry, None, |_| {})),
     }
     Ok(())
 }

@@ -1,5 +1,8 @@
-//! What applications use: calls, events and live state, each on top of the hub.
+//! What applications use: calls, events, live state, presence and documents, each on top of the hub.
 
+#[cfg(feature = "docs")]
+pub(crate) mod docs;
 pub(crate) mod events;
+pub(crate) mod presence;
 pub(crate) mod rpc;
 pub(crate) mod state;

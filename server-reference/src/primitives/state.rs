@@ -10,7 +10,7 @@ use std::{
 };
 
 use datasole_core::{
-    Position,
+    Position, StreamKind,
     patch::{Operation, Patch, PatchError, PatchLimits, Pointer, PointerError, Undo, apply, apply_undoable, diff},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -21,7 +21,7 @@ use serde_json::{
 
 use crate::{
     error::StateError,
-    hub::{Document, Entry, Hub, Stream},
+    hub::{Content, Entry, Hub, StateValue, Stream},
     limits::Limits,
 };
 
@@ -54,10 +54,10 @@ impl std::fmt::Debug for State<'_> {
     }
 }
 
-/// A change that fits: what is published, and how the document follows.
+/// A change that fits: what is published, and how the state follows.
 struct Plan {
     entry: Entry,
-    commit: Box<dyn FnOnce(&mut Document) + Send>,
+    commit: Box<dyn FnOnce(&mut StateValue) + Send>,
 }
 
 impl<'a> State<'a> {
@@ -71,8 +71,8 @@ impl<'a> State<'a> {
     ///
     /// When the backend fails.
     pub async fn get(&self, key: &str) -> Result<Option<Value>, StateError> {
-        let Some(stream) = self.hub.find_state(key).await? else { return Ok(None) };
-        Ok(stream.with_document(|document| document.value.clone()))
+        let Some(stream) = self.hub.find(StreamKind::State, key).await? else { return Ok(None) };
+        Ok(stream.with_content(|content| value(content).and_then(|state| state.value.clone())))
     }
 
     /// The value of `key` as a type of the application.
@@ -81,8 +81,9 @@ impl<'a> State<'a> {
     ///
     /// When the backend fails, or the value is not of that type.
     pub async fn get_as<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StateError> {
-        let Some(stream) = self.hub.find_state(key).await? else { return Ok(None) };
-        Ok(stream.with_document(|document| document.value.as_ref().map(T::deserialize).transpose())?)
+        let Some(stream) = self.hub.find(StreamKind::State, key).await? else { return Ok(None) };
+        let read = |content: &mut Content| value(content)?.value.as_ref().map(T::deserialize);
+        Ok(stream.with_content(read).transpose()?)
     }
 
     /// The keys of all states that exist, sorted.
@@ -91,7 +92,7 @@ impl<'a> State<'a> {
     ///
     /// When the backend fails.
     pub async fn keys(&self) -> Result<Vec<String>, StateError> {
-        Ok(self.hub.state_keys().await?)
+        Ok(self.hub.keys(StreamKind::State).await?)
     }
 
     /// Makes `value` the value of `key`: any JSON value. Clients get the difference, or the whole where that is shorter.
@@ -104,9 +105,9 @@ impl<'a> State<'a> {
         // Reading it back also refuses what is nested too deeply for any client.
         let value: Value = serde_json::from_str(text.get())?;
         self.check_size(key, text.get().len())?;
-        self.change(key, |document| {
+        self.change(key, |state| {
             let length = text.get().len();
-            let entry = match &document.value {
+            let entry = match &state.value {
                 Some(old) => {
                     let patch = diff(old, &value);
                     if patch.is_empty() {
@@ -117,8 +118,8 @@ impl<'a> State<'a> {
                 None => Entry::Value(text.clone()),
             };
             let value = value.clone();
-            let commit = Box::new(move |document: &mut Document| {
-                *document = Document { value: Some(value), bound: length };
+            let commit = Box::new(move |state: &mut StateValue| {
+                *state = StateValue { value: Some(value), bound: length };
             });
             Ok(Some(Plan { entry, commit }))
         })
@@ -132,12 +133,12 @@ impl<'a> State<'a> {
     ///
     /// A patch that does not apply, or whose result would not fit in a frame, changes nothing.
     pub async fn patch(&self, key: &str, patch: &Patch) -> Result<Position, StateError> {
-        self.change(key, |document| {
+        self.change(key, |state| {
             if patch.is_empty() {
                 return Ok(None);
             }
-            let existed = document.value.is_some();
-            self.plan_patch(key, document, existed, patch.clone())
+            let existed = state.value.is_some();
+            self.plan_patch(key, state, existed, patch.clone())
         })
         .await
     }
@@ -154,27 +155,27 @@ impl<'a> State<'a> {
     where
         F: FnMut(&mut Draft<'_>) -> Result<(), StateError> + Send,
     {
-        self.change(key, |document| {
-            let existed = document.value.is_some();
+        self.change(key, |state| {
+            let existed = state.value.is_some();
             let mut draft =
-                Draft { value: document.value.get_or_insert(Value::Null), operations: Vec::new(), undo: Vec::new() };
+                Draft { value: state.value.get_or_insert(Value::Null), operations: Vec::new(), undo: Vec::new() };
             let outcome = catch_unwind(AssertUnwindSafe(|| f(&mut draft)));
             let Draft { operations, undo, .. } = draft;
             if !matches!(outcome, Ok(Ok(()))) || operations.is_empty() {
-                revert(document, undo);
+                revert(state, undo);
                 if !existed {
-                    document.value = None;
+                    state.value = None;
                 }
                 // A panic goes on, to whoever called, with the value as it was.
                 return outcome.unwrap_or_else(|panic| resume_unwind(panic)).map(|()| None);
             }
             let patch = Patch::from_operations(operations);
             if undo.len() == 1 {
-                return self.plan(key, document, existed, patch, undo);
+                return self.plan(key, state, existed, patch, undo);
             }
             // Each was within the limits of a patch; that they are so together shows when they are applied together.
-            revert(document, undo);
-            self.plan_patch(key, document, existed, patch)
+            revert(state, undo);
+            self.plan_patch(key, state, existed, patch)
         })
         .await
     }
@@ -185,12 +186,12 @@ impl<'a> State<'a> {
     ///
     /// When the backend fails. A key that does not exist is no error.
     pub async fn remove(&self, key: &str) -> Result<(), StateError> {
-        if self.hub.find_state(key).await?.is_none() {
+        if self.hub.find(StreamKind::State, key).await?.is_none() {
             return Ok(());
         }
-        self.change(key, |document| {
-            let commit = Box::new(|document: &mut Document| *document = Document::default());
-            Ok(document.value.is_some().then_some(Plan { entry: Entry::Removed, commit }))
+        self.change(key, |state| {
+            let commit = Box::new(|state: &mut StateValue| *state = StateValue::default());
+            Ok(state.value.is_some().then_some(Plan { entry: Entry::Removed, commit }))
         })
         .await?;
         Ok(())
@@ -200,10 +201,10 @@ impl<'a> State<'a> {
     async fn change(
         &self,
         key: &str,
-        mut plan: impl FnMut(&mut Document) -> Result<Option<Plan>, StateError> + Send,
+        mut plan: impl FnMut(&mut StateValue) -> Result<Option<Plan>, StateError> + Send,
     ) -> Result<Position, StateError> {
         self.check_key(key)?;
-        let stream = self.hub.state(key).await?;
+        let stream = self.hub.open(StreamKind::State, key).await?;
         let outcome = self.change_stream(&stream, &mut plan).await;
         self.hub.release(stream).await;
         outcome
@@ -212,14 +213,20 @@ impl<'a> State<'a> {
     async fn change_stream(
         &self,
         stream: &Arc<Stream>,
-        plan: &mut (impl FnMut(&mut Document) -> Result<Option<Plan>, StateError> + Send),
+        plan: &mut (impl FnMut(&mut StateValue) -> Result<Option<Plan>, StateError> + Send),
     ) -> Result<Position, StateError> {
         loop {
             let writer = stream.writer().await;
-            let Some(Plan { entry, commit }) = stream.with_document(&mut *plan)? else {
+            let planned = stream.with_content(|content| value(content).map_or(Ok(None), &mut *plan))?;
+            let Some(Plan { entry, commit }) = planned else {
                 return Ok(stream.position());
             };
-            if let Some(position) = self.hub.commit(stream, writer, entry, commit).await? {
+            let change = |content: &mut Content| {
+                if let Some(state) = value(content) {
+                    commit(state);
+                }
+            };
+            if let Some(position) = self.hub.commit(stream, writer, entry, None, change).await? {
                 return Ok(position);
             }
         }
@@ -228,26 +235,26 @@ impl<'a> State<'a> {
     fn plan_patch(
         &self,
         key: &str,
-        document: &mut Document,
+        state: &mut StateValue,
         existed: bool,
         patch: Patch,
     ) -> Result<Option<Plan>, StateError> {
-        match apply_undoable(document.value.get_or_insert(Value::Null), &patch, &PatchLimits::default()) {
-            Ok(undo) => self.plan(key, document, existed, patch, vec![undo]),
+        match apply_undoable(state.value.get_or_insert(Value::Null), &patch, &PatchLimits::default()) {
+            Ok(undo) => self.plan(key, state, existed, patch, vec![undo]),
             Err(error) => {
                 if !existed {
-                    document.value = None;
+                    state.value = None;
                 }
                 Err(error.into())
             }
         }
     }
 
-    /// Of a document to which `patch` has just been applied: checks its size, and puts it back.
+    /// Of a state to which `patch` has just been applied: checks its size, and puts it back.
     fn plan(
         &self,
         key: &str,
-        document: &mut Document,
+        state: &mut StateValue,
         existed: bool,
         patch: Patch,
         undo: Vec<Undo>,
@@ -255,12 +262,12 @@ impl<'a> State<'a> {
         let ops = to_raw_value(&patch)?;
         // Only a copy adds more than its own text: then nothing is known until the value is measured.
         let copies = patch.operations().iter().any(|operation| matches!(operation, Operation::Copy { .. }));
-        let mut bound = if copies { usize::MAX } else { document.bound.saturating_add(ops.get().len()) };
+        let mut bound = if copies { usize::MAX } else { state.bound.saturating_add(ops.get().len()) };
         let mut entry = Entry::Patch(ops);
         let mut fits = Ok(());
         // Only where the bound says that it might be too long is the value measured.
         if self.check_size(key, bound).is_err() {
-            match document.value.as_ref().map(to_raw_value) {
+            match state.value.as_ref().map(to_raw_value) {
                 Some(Ok(text)) => {
                     bound = text.get().len();
                     fits = self.check_size(key, bound);
@@ -274,21 +281,21 @@ impl<'a> State<'a> {
                 None => {}
             }
         }
-        revert(document, undo);
+        revert(state, undo);
         if !existed {
-            document.value = None;
+            state.value = None;
             // A subscriber of a key that did not exist has nothing to apply a patch to.
             let mut value = Value::Null;
             apply(&mut value, &patch, &PatchLimits::default())?;
             entry = Entry::Value(to_raw_value(&value)?);
         }
         fits?;
-        let commit = Box::new(move |document: &mut Document| {
-            let value = document.value.get_or_insert(Value::Null);
+        let commit = Box::new(move |state: &mut StateValue| {
+            let value = state.value.get_or_insert(Value::Null);
             // It applied to this very value when it was planned, and the writer lock kept others away since.
             let applied = apply(value, &patch, &PatchLimits::default());
             debug_assert!(applied.is_ok(), "a planned patch applies: {applied:?}");
-            document.bound = bound;
+            state.bound = bound;
         });
         Ok(Some(Plan { entry, commit }))
     }
@@ -387,14 +394,22 @@ impl Draft<'_> {
     }
 }
 
+/// A state's stream holds nothing else.
+fn value(content: &mut Content) -> Option<&mut StateValue> {
+    match content {
+        Content::State(state) => Some(state),
+        _ => None,
+    }
+}
+
 fn parse(pointer: &str) -> Result<Pointer, StateError> {
     Pointer::parse(pointer).map_err(|PointerError| {
         StateError::Patch(PatchError::BadPointer { operation: 0, pointer: pointer.chars().take(120).collect() })
     })
 }
 
-fn revert(document: &mut Document, undo: Vec<Undo>) {
-    if let Some(value) = &mut document.value {
+fn revert(state: &mut StateValue, undo: Vec<Undo>) {
+    if let Some(value) = &mut state.value {
         for undo in undo.into_iter().rev() {
             undo.revert(value);
         }

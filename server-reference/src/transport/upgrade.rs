@@ -82,7 +82,9 @@ async fn accept(server: &Server, mut request: Request) -> Result<Response, Refus
         Some(Box::new(auth))
     } else {
         let identity = server.identify(auth).await.map_err(refusal)?;
-        server.welcome(&connection, identity);
+        if let Some(task) = server.welcome(&connection, identity) {
+            tokio::spawn(task);
+        }
         None
     };
     let session = Session::new(server.clone(), connection, upgrade);

@@ -200,7 +200,6 @@ async fn frames_that_are_none() {
         (frame(Opcode::CrdtOp as u8, 9, b"{}"), 9),
         (frame(Opcode::Ack as u8, 9, b"{}"), 9),
         (frame(Opcode::Propose as u8, 9, b"{}"), 9),
-        (frame(Opcode::Presence as u8, 9, b"{}"), 9),
         (frame(Opcode::Doc as u8, 9, b"{}"), 9),
     ] {
         v1.message(0x82, &message).await;

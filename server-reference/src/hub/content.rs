@@ -1,0 +1,118 @@
+//! What a stream amounts to, by its kind: how it is restored from the backend, kept there, and shown to a follower.
+
+use bytes::Bytes;
+use datasole_core::{Position, StreamId, StreamKind, patch};
+use serde_json::{Value, value::to_raw_value};
+
+use super::entry::{self, Entry};
+#[cfg(feature = "docs")]
+use crate::primitives::docs::Document;
+use crate::{
+    backend::{BackendError, Stored},
+    connection::Protocol,
+    primitives::presence::Room,
+};
+
+/// What a stream has come to by its entries.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// Events come to nothing.
+    Topic,
+    State(StateValue),
+    Room(Room),
+    #[cfg(feature = "docs")]
+    Doc(Box<Document>),
+}
+
+/// A state's value, and an upper bound of its length as JSON text.
+#[derive(Debug, Default)]
+pub(crate) struct StateValue {
+    pub(crate) value: Option<Value>,
+    pub(crate) bound: usize,
+}
+
+impl Content {
+    /// That of a stream which the backend holds like this, or not at all.
+    pub(crate) fn restore(id: &StreamId, stored: Option<&Stored>) -> Result<Self, BackendError> {
+        Ok(match id.kind {
+            StreamKind::State => Self::State(match stored {
+                Some(stored) => restore_state(id, stored)?,
+                None => StateValue::default(),
+            }),
+            #[cfg(feature = "docs")]
+            StreamKind::Doc => Self::Doc(Box::new(match stored {
+                Some(stored) => Document::restore(&id.key, stored)?,
+                None => Document::default(),
+            })),
+            StreamKind::Presence => Self::Room(Room::default()),
+            _ => Self::Topic,
+        })
+    }
+
+    /// What the backend is to keep in place of the entries.
+    pub(crate) fn stored(&mut self) -> Bytes {
+        match self {
+            Self::Topic | Self::Room(_) => Bytes::new(),
+            Self::State(StateValue { value, .. }) => {
+                let text = value.as_ref().and_then(|value| to_raw_value(value).ok());
+                text.map_or(Entry::Removed, Entry::Value).encode()
+            }
+            #[cfg(feature = "docs")]
+            Self::Doc(document) => document.stored(),
+        }
+    }
+
+    /// The message that shows it to a follower; `None` for what is not followed in this way.
+    pub(crate) fn snapshot(
+        &mut self,
+        id: &StreamId,
+        position: Position,
+        _protocol: Protocol,
+        compress_above: usize,
+    ) -> Option<Bytes> {
+        match self {
+            Self::State(state) => {
+                // A Value has string keys and finite numbers: it can always be written.
+                let text = state.value.as_ref().and_then(|value| to_raw_value(value).ok());
+                if let Some(text) = &text {
+                    state.bound = text.get().len();
+                }
+                Some(entry::snapshot(&id.key, text.as_deref(), position, compress_above))
+            }
+            Self::Room(room) => Some(entry::presence(&id.key, &*room.whole()?, true, position, compress_above)),
+            Self::Topic => None,
+            #[cfg(feature = "docs")]
+            Self::Doc(_) => None,
+        }
+    }
+
+    /// Whether there is nothing: whoever comes back learns no more from it than from a stream that never was.
+    pub(crate) fn is_gone(&self) -> bool {
+        match self {
+            Self::State(state) => state.value.is_none(),
+            Self::Room(room) => room.is_empty(),
+            Self::Topic => false,
+            #[cfg(feature = "docs")]
+            Self::Doc(_) => false,
+        }
+    }
+}
+
+/// The value that a stored state's snapshot and entries amount to.
+fn restore_state(id: &StreamId, stored: &Stored) -> Result<StateValue, BackendError> {
+    let corrupt = || BackendError::Corrupt(format!("state {:?}", id.key));
+    let mut value = None;
+    for bytes in stored.snapshot.iter().map(|(_, bytes)| bytes).chain(stored.since_snapshot()) {
+        match Entry::decode(bytes).ok_or_else(corrupt)? {
+            Entry::Value(text) => value = Some(serde_json::from_str(text.get()).map_err(|_| corrupt())?),
+            Entry::Removed => value = None,
+            Entry::Patch(ops) => {
+                let limits = patch::PatchLimits::default();
+                let ops = patch::Patch::parse(ops.get(), &limits).map_err(|_| corrupt())?;
+                patch::apply(value.get_or_insert(Value::Null), &ops, &limits).map_err(|_| corrupt())?;
+            }
+            _ => return Err(corrupt()),
+        }
+    }
+    Ok(StateValue { value, bound: usize::MAX })
+}
