@@ -37,6 +37,7 @@
 
 mod client;
 mod config;
+pub mod crdt;
 mod error;
 mod event;
 pub mod frame;

@@ -1,0 +1,388 @@
+//! A client's side of one CRDT: what the server has confirmed, and its own operations that are not in it yet, on top.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
+
+use super::{
+    Applied, Change, Crdt, CrdtError, CrdtKind, CrdtLimits, Hlc, Json, Op,
+    op::{RETIRED, V1_PREFIX},
+    value::raw,
+};
+
+/// A change that a user makes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Edit {
+    /// Counters; 1 to 2^53 − 1.
+    Increment(u64),
+    /// `pn-counter`; 1 to 2^53 − 1.
+    Decrement(u64),
+    /// `lww-register`.
+    Set(Value),
+    /// `lww-map`: an entry.
+    Put(String, Value),
+    /// `lww-map`: removes an entry.
+    Delete(String),
+    /// Sets.
+    Add(Value),
+    /// `or-set`.
+    Remove(Value),
+}
+
+/// A replica: one object in one running client, under a name that no other ever has. Edits count at once, and are
+/// pending until the server has confirmed them.
+///
+/// The host sends what [`to_send`](Self::to_send) gives and tells what comes back: [`acked`](Self::acked),
+/// [`refused`](Self::refused) or [`retry`](Self::retry) by the operation's number, [`remote`](Self::remote) for each entry
+/// of the stream, [`snapshot`](Self::snapshot), and [`detached`](Self::detached) when the connection is lost. With a
+/// storage of its own it writes [`save`](Self::save) after each edit and *before* sending it, or a number could be given
+/// twice after a restart; two running clients must not restore the same replica.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    node: Arc<str>,
+    clock: Hlc,
+    limits: CrdtLimits,
+    max_pending: usize,
+    confirmed: Crdt,
+    current: Crdt,
+    /// The number of the latest operation.
+    counter: u64,
+    /// What the server has not acknowledged, by number.
+    outbox: VecDeque<Pending>,
+    /// What it has acknowledged, until it arrives as an entry, or within a snapshot.
+    arriving: BTreeMap<u64, Op>,
+}
+
+#[derive(Clone, Debug)]
+struct Pending {
+    op: Op,
+    sent: bool,
+}
+
+/// What [`Replica::save`] writes.
+#[derive(Serialize, Deserialize)]
+struct Saved<'a> {
+    #[serde(rename = "type")]
+    kind: CrdtKind,
+    node: String,
+    counter: u64,
+    timestamp: u64,
+    logical: u64,
+    #[serde(borrow)]
+    pending: Vec<&'a RawValue>,
+}
+
+impl Replica {
+    /// Most operations that may be pending.
+    pub const MAX_PENDING: usize = 10_000;
+
+    /// A new replica of this name, which no other has or had: 1 to [`CrdtLimits::max_node`] bytes, neither `retired` nor
+    /// beginning with `v1:`.
+    ///
+    /// # Errors
+    ///
+    /// [`CrdtError::Malformed`] and [`CrdtError::Limit`] for the name.
+    pub fn new(kind: CrdtKind, node: &str, limits: CrdtLimits) -> Result<Self, CrdtError> {
+        if node.is_empty() || node == RETIRED || node.starts_with(V1_PREFIX) {
+            return Err(CrdtError::Malformed("nodeId is empty or reserved"));
+        }
+        if node.len() > limits.max_node {
+            return Err(CrdtError::Limit { what: "bytes of a nodeId", limit: limits.max_node });
+        }
+        Ok(Self {
+            node: node.into(),
+            // The server bounds the drift of what it publishes.
+            clock: Hlc::new(u64::MAX),
+            limits,
+            max_pending: Self::MAX_PENDING,
+            confirmed: Crdt::new(kind),
+            current: Crdt::new(kind),
+            counter: 0,
+            outbox: VecDeque::new(),
+            arriving: BTreeMap::new(),
+        })
+    }
+
+    /// With another limit than [`MAX_PENDING`](Self::MAX_PENDING).
+    #[must_use]
+    pub fn with_max_pending(mut self, max_pending: usize) -> Self {
+        self.max_pending = max_pending;
+        self
+    }
+
+    /// Its name.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// The type.
+    pub fn kind(&self) -> CrdtKind {
+        self.confirmed.kind()
+    }
+
+    /// What the server has confirmed, with the pending operations on top.
+    pub fn current(&self) -> &Crdt {
+        &self.current
+    }
+
+    /// What the server has confirmed.
+    pub fn confirmed(&self) -> &Crdt {
+        &self.confirmed
+    }
+
+    /// What the application sees.
+    pub fn value(&self) -> Value {
+        self.current.value()
+    }
+
+    /// How many operations the server has not acknowledged yet.
+    pub fn pending(&self) -> usize {
+        self.outbox.len()
+    }
+
+    /// Makes an edit. `now`: Unix milliseconds, by the server's clock as far as it is known. An edit that would change
+    /// nothing (the removal of what is not there) is none: `None`.
+    ///
+    /// # Errors
+    ///
+    /// [`CrdtError::Limit`] with too much pending; [`CrdtError::Malformed`], [`CrdtError::Range`], [`CrdtError::Limit`]
+    /// when the server would refuse it. Nothing has changed then.
+    pub fn edit(&mut self, now: u64, edit: Edit) -> Result<Option<Op>, CrdtError> {
+        let Some(change) = self.change(edit)? else { return Ok(None) };
+        if self.outbox.len() + self.arriving.len() >= self.max_pending {
+            return Err(CrdtError::Limit { what: "pending operations", limit: self.max_pending });
+        }
+        let mut clock = self.clock.clone();
+        let (timestamp, logical) = clock.tick(now)?;
+        let (kind, node, counter) = (self.kind(), self.node.clone(), self.counter + 1);
+        let op = Op { kind, node, counter, timestamp, logical, done: self.done(), change }.check(&self.limits)?;
+        self.current.apply(&op, &self.limits)?;
+        (self.clock, self.counter) = (clock, counter);
+        self.outbox.push_back(Pending { op: op.clone(), sent: false });
+        Ok(Some(op))
+    }
+
+    /// What an edit means here.
+    fn change(&self, edit: Edit) -> Result<Option<Change>, CrdtError> {
+        use CrdtKind::{GCounter, GSet, LwwMap, LwwRegister, OrSet, PnCounter};
+        let json = |value: &Value| Json::new(value, &self.limits);
+        Ok(Some(match (self.kind(), edit) {
+            (GCounter | PnCounter, Edit::Increment(by)) => Change::Increment(by),
+            (PnCounter, Edit::Decrement(by)) => Change::Decrement(by),
+            (LwwRegister, Edit::Set(value)) => Change::Set(json(&value)?),
+            (LwwMap, Edit::Put(key, value)) => Change::Put(key.into(), Some(json(&value)?)),
+            (LwwMap, Edit::Delete(key)) => match self.current.get(&key) {
+                Some(_) => Change::Put(key.into(), None),
+                None => return Ok(None),
+            },
+            (GSet, Edit::Add(value)) => Change::Add(json(&value)?, Vec::new()),
+            (OrSet, Edit::Add(value)) => {
+                let value = json(&value)?;
+                let dots = self.current.dots(&value);
+                Change::Add(value, dots)
+            }
+            (OrSet, Edit::Remove(value)) => {
+                let value = json(&value)?;
+                match self.current.dots(&value) {
+                    dots if dots.is_empty() => return Ok(None),
+                    dots => Change::Remove(value, dots),
+                }
+            }
+            _ => return Err(CrdtError::Malformed("the type has no such op")),
+        }))
+    }
+
+    /// The operations to be sent now, in order, so that no more than `window` are unanswered; they count as sent.
+    pub fn to_send(&mut self, window: usize) -> Vec<Op> {
+        let done = self.done();
+        let mut ops = Vec::new();
+        for pending in self.outbox.iter_mut().take(window).filter(|pending| !pending.sent) {
+            pending.sent = true;
+            pending.op.done = done;
+            ops.push(pending.op.clone());
+        }
+        ops
+    }
+
+    /// For a server of version 1, which answers nothing: the operations to be sent now, which count as confirmed. Made
+    /// for [`Op::to_json_v1`].
+    pub fn take_v1(&mut self) -> Vec<Op> {
+        let ops: Vec<_> = self.outbox.drain(..).map(|pending| pending.op).collect();
+        for op in &ops {
+            // It was applied to the current state, which is this one and these operations.
+            let _ = self.confirmed.apply(op, &self.limits);
+        }
+        ops
+    }
+
+    /// Every operation up to this one has been acknowledged.
+    fn done(&self) -> u64 {
+        self.outbox.front().map_or(self.counter, |pending| pending.op.counter - 1)
+    }
+
+    /// The server has this operation. It stays on top until it arrives as an entry, or within a snapshot.
+    pub fn acked(&mut self, counter: u64) {
+        if let Some(Pending { op, .. }) = self.index(counter).and_then(|index| self.outbox.remove(index)) {
+            self.arriving.insert(counter, op);
+        }
+    }
+
+    /// The server will never take this operation: it is undone, and `none` is sent in its place. Returns what was refused.
+    pub fn refused(&mut self, counter: u64) -> Option<Op> {
+        let index = self.index(counter)?;
+        let pending = &mut self.outbox[index];
+        let refused = pending.op.clone();
+        if pending.op.change == Change::None {
+            self.outbox.remove(index);
+        } else {
+            pending.op.change = Change::None;
+            pending.sent = false;
+        }
+        self.rebuild();
+        Some(refused)
+    }
+
+    /// The server may take this operation later: it will be sent again.
+    pub fn retry(&mut self, counter: u64) {
+        if let Some(index) = self.index(counter) {
+            self.outbox[index].sent = false;
+        }
+    }
+
+    /// The connection is lost: what is not confirmed will be sent again.
+    pub fn detached(&mut self) {
+        let mut ops = std::mem::take(&mut self.arriving);
+        ops.extend(self.outbox.drain(..).map(|pending| (pending.op.counter, pending.op)));
+        self.outbox.extend(ops.into_values().map(|op| Pending { op, sent: false }));
+    }
+
+    /// A snapshot of the stream takes the place of what was confirmed; `None`: there is no such CRDT, yet.
+    ///
+    /// # Errors
+    ///
+    /// [`CrdtError::WrongKind`]; nothing has changed then.
+    pub fn snapshot(&mut self, state: Option<Crdt>) -> Result<(), CrdtError> {
+        let state = state.unwrap_or_else(|| Crdt::new(self.kind()));
+        if state.kind() != self.kind() {
+            return Err(CrdtError::WrongKind { expected: self.kind(), found: state.kind() });
+        }
+        self.confirmed = state;
+        self.counter = self.counter.max(self.confirmed.next_counter(&self.node) - 1);
+        self.follow();
+        self.settle();
+        self.rebuild();
+        Ok(())
+    }
+
+    /// An entry of the stream: an operation of anyone.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Crdt::apply`]: the server has another history, and the stream is to be subscribed anew. Nothing has
+    /// changed then.
+    pub fn remote(&mut self, op: &Op) -> Result<Applied, CrdtError> {
+        let applied = self.confirmed.apply(op, &self.limits)?;
+        self.clock.observe((op.timestamp, op.logical), 0);
+        let on_top = self.current.seen.get(&op.node);
+        let there = on_top.is_some_and(|seen| seen.upto >= op.done && seen.contains(op.counter));
+        let same = match self.take(op) {
+            Some(sent) => there && sent.change == op.change && sent.stamp() == op.stamp(),
+            None => self.current.apply(op, &self.limits).is_ok(),
+        };
+        self.counter = self.counter.max(self.confirmed.next_counter(&self.node) - 1);
+        if !same {
+            self.rebuild();
+        }
+        Ok(applied)
+    }
+
+    /// A state from a server of version 1: see [`Crdt::adopt_v1`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Crdt::adopt_v1`]; nothing has changed then.
+    pub fn remote_v1_state(&mut self, state: &Crdt) -> Result<(), CrdtError> {
+        self.confirmed.adopt_v1(state)?;
+        self.follow();
+        self.rebuild();
+        Ok(())
+    }
+
+    /// What it takes to go on after a restart, but for the confirmed state, which the server has.
+    pub fn save(&self) -> Box<RawValue> {
+        let (timestamp, logical) = self.clock.latest();
+        let ops: BTreeMap<_, _> = self.unconfirmed().map(|op| (op.counter, op.to_json())).collect();
+        let (kind, node, counter) = (self.kind(), self.node.to_string(), self.counter);
+        let pending = ops.values().map(AsRef::as_ref).collect();
+        let saved = Saved { kind, node, counter, timestamp, logical, pending };
+        // Writing to memory cannot fail.
+        raw(serde_json::to_string(&saved).unwrap_or_default())
+    }
+
+    /// Goes on from what [`save`](Self::save) wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`CrdtError`] when it is not that.
+    pub fn restore(saved: &str, limits: CrdtLimits) -> Result<Self, CrdtError> {
+        let saved: Saved<'_> = serde_json::from_str(saved)?;
+        let mut replica = Self::new(saved.kind, &saved.node, limits)?;
+        replica.clock.observe((saved.timestamp, saved.logical), 0);
+        replica.counter = saved.counter;
+        for json in saved.pending {
+            let op = Op::parse(json.get(), &limits)?;
+            let last = replica.outbox.back().map_or(0, |pending| pending.op.counter);
+            if op.kind != saved.kind || op.node != replica.node || op.counter <= last || op.counter > saved.counter {
+                return Err(CrdtError::Malformed("not what this replica has saved"));
+            }
+            replica.outbox.push_back(Pending { op, sent: false });
+        }
+        replica.rebuild();
+        Ok(replica)
+    }
+
+    /// Takes the operation that came back as `op`, if it is one of ours.
+    fn take(&mut self, op: &Op) -> Option<Op> {
+        if op.node != self.node {
+            return None;
+        }
+        let waiting = self.index(op.counter).and_then(|index| self.outbox.remove(index));
+        waiting.map(|pending| pending.op).or_else(|| self.arriving.remove(&op.counter))
+    }
+
+    /// The operations on top.
+    fn unconfirmed(&self) -> impl Iterator<Item = &Op> {
+        self.arriving.values().chain(self.outbox.iter().map(|pending| &pending.op))
+    }
+
+    fn index(&self, counter: u64) -> Option<usize> {
+        self.outbox.binary_search_by_key(&counter, |pending| pending.op.counter).ok()
+    }
+
+    /// Drops what has been confirmed from the outbox.
+    fn settle(&mut self) {
+        let (confirmed, node) = (&self.confirmed, &self.node);
+        self.outbox.retain(|pending| !confirmed.has_seen(node, pending.op.counter));
+        self.arriving.retain(|&counter, _| !confirmed.has_seen(node, counter));
+    }
+
+    /// Writes later than what has been confirmed.
+    fn follow(&mut self) {
+        let stamp = self.confirmed.stamp();
+        self.clock.observe((stamp.timestamp, stamp.logical), 0);
+    }
+
+    /// Puts the pending operations on top of what has been confirmed. One that does not fit there is left to the server.
+    fn rebuild(&mut self) {
+        let mut current = self.confirmed.clone();
+        for op in self.unconfirmed() {
+            // One that no longer fits is the server's to refuse.
+            let _ = current.apply(op, &self.limits);
+        }
+        self.current = current;
+    }
+}
