@@ -206,10 +206,11 @@ pub(crate) struct Entry<'a> {
 impl<'a> Entry<'a> {
     /// Reads the one whose member `body` is.
     pub(crate) fn read(json: &'a [u8], body: &str) -> Option<Self> {
-        let (mut key, mut content, mut whole, mut epoch, mut seq) = (None, None, false, None, None);
+        let (mut key, mut content, mut whole, mut epoch, mut seq) = (None, None, body == "state", None, None);
         members(json, &mut |name, value| {
             match name {
                 "key" => key = Some(string(value)?),
+                // Of a state it says nothing new.
                 "whole" if body == "members" => whole = boolean(value)?,
                 "epoch" => epoch = optional(value, unsigned)?,
                 "seq" => seq = optional(value, unsigned)?,

@@ -103,9 +103,9 @@ impl Calls {
     }
 
     /// Takes out the call that was sent under `correlation`.
-    pub(crate) fn take_sent(&mut self, correlation: u32) -> Option<(CallId, Pending)> {
+    pub(crate) fn take_sent(&mut self, correlation: u32) -> Option<(CallId, Place)> {
         let call = *self.wire.get(&correlation)?;
-        self.take(call).map(|pending| (call, pending))
+        self.take(call).map(|pending| (call, pending.place))
     }
 
     /// Takes out one call whose deadline has come.
@@ -202,14 +202,12 @@ impl From<Refusal> for CallError {
     }
 }
 
-/// The payload of a CRDT_OP or PRESENCE: `{key, NAME: body}`.
-pub(crate) fn keyed(key: &str, name: &str, body: Option<&RawValue>) -> Vec<u8> {
-    let mut payload = b"{\"key\":".to_vec();
-    payload.extend(json(&key));
-    if let Some(body) = body {
-        payload.extend([b",\"", name.as_bytes(), b"\":", body.get().as_bytes()].concat());
+/// The payload of a CRDT_OP or PRESENCE: `{key}` and one more member, written up to its value, or none.
+pub(crate) fn keyed(key: &str, member: &str, value: &str) -> Vec<u8> {
+    let mut payload = Vec::new();
+    for part in [b"{\"key\":", &json(&key)[..], member.as_bytes(), value.as_bytes(), b"}"] {
+        payload.extend_from_slice(part);
     }
-    payload.push(b'}');
     payload
 }
 
@@ -284,10 +282,10 @@ mod tests {
     fn operations_are_written_as_their_structures_are() {
         let raw = RawValue::from_string("[1, null]".into()).unwrap();
         let op = wire::CrdtOp { key: "a\"b".into(), op: &raw, epoch: None, seq: None };
-        assert_eq!(keyed("a\"b", "op", Some(&raw)), json(&op));
-        for value in [Some(&*raw), None] {
-            assert_eq!(keyed("k", "value", value), json(&wire::ClientPresence { key: "k".into(), value }));
-        }
+        assert_eq!(keyed("a\"b", ",\"op\":", raw.get()), json(&op));
+        let value = wire::ClientPresence { key: "k".into(), value: Some(&raw) };
+        assert_eq!(keyed("k", ",\"value\":", raw.get()), json(&value));
+        assert_eq!(keyed("k", "", ""), json(&wire::ClientPresence { value: None, ..value }));
     }
 
     #[test]

@@ -77,10 +77,8 @@ impl Core {
         queue: bool,
     ) {
         let timeout = timeout.map(|millis| millis as u64);
-        match self.client.call(now(), Request { method, params: payload(json, bytes), timeout, queue }) {
-            Ok(call) => self.calls.push((call, id)),
-            Err(refused) => self.batch.done(id, Err(CallError::Refused(refused))),
-        }
+        let called = self.client.call(now(), Request { method, params: payload(json, bytes), timeout, queue });
+        self.called(id, called);
         self.pump();
     }
 
@@ -125,21 +123,15 @@ impl Core {
         self.pump();
     }
 
-    /// Sends something to a stream; its one `done` follows. Either `json` (a JSON text) or `bytes` or neither.
+    /// Sends something to a stream; its one `done` follows. With the `id` 0 nobody waits for an answer or an error.
+    /// Either `json` (a JSON text) or `bytes` or neither.
     pub fn submit(&mut self, id: u32, kind: &str, key: String, json: Option<String>, bytes: Option<Vec<u8>>) {
-        match self.client.submit(now(), &stream(kind, key), payload(json, bytes)) {
-            Ok(call) => self.calls.push((call, id)),
-            Err(refused) => self.batch.done(id, Err(CallError::Refused(refused))),
-        }
-        self.pump();
-    }
-
-    /// Sends what nobody answers to a stream; nothing where there is no connection.
-    pub fn notify(&mut self, kind: &str, key: String, json: Option<String>, bytes: Option<Vec<u8>>) {
-        let stream = stream(kind, key);
-        match self.client.notify(now(), &stream, &payload(json, bytes)) {
-            Ok(()) | Err(CommandError::NotConnected) => {}
-            Err(refused) => self.batch.refused("notify", &stream.key, &refused),
+        let (stream, payload) = (stream(kind, key), payload(json, bytes));
+        if id == 0 {
+            let _ = self.client.notify(now(), &stream, &payload);
+        } else {
+            let submitted = self.client.submit(now(), &stream, payload);
+            self.called(id, submitted);
         }
         self.pump();
     }
@@ -223,6 +215,13 @@ impl Core {
         Some(text)
     }
 
+    fn called(&mut self, id: u32, outcome: Result<CallId, CommandError>) {
+        match outcome {
+            Ok(call) => self.calls.push((call, id)),
+            Err(refused) => self.batch.done(id, Err(CallError::Refused(refused))),
+        }
+    }
+
     fn input(&mut self, input: Input<'_>) {
         self.client.handle_input(now(), input);
         self.pump();
@@ -233,7 +232,15 @@ impl Core {
         while let Some(output) = self.client.poll_output() {
             match output {
                 Output::OpenSocket { socket, url, protocols } => {
-                    self.host.open(socket.0 as f64, &url, &protocols.join(","));
+                    // Of `join` this would be the only use.
+                    let mut list = String::new();
+                    for one in protocols {
+                        if !list.is_empty() {
+                            list.push(',');
+                        }
+                        list.push_str(one);
+                    }
+                    self.host.open(socket.0 as f64, &url, &list);
                 }
                 Output::Send { socket, message } => self.host.send(socket.0 as f64, &message),
                 Output::CloseSocket { socket, code, reason } => self.host.shut(socket.0 as f64, code, reason),

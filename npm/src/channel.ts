@@ -46,7 +46,7 @@ interface Stream {
   handlers: Set<ChannelHandlers>;
 }
 
-/** How channels follow streams. */
+/** How channels follow streams. @internal */
 export interface Following {
   /** Returns the subscription's id. */
   subscribe(kind: ChannelKind, key: string): number;
@@ -55,7 +55,7 @@ export interface Following {
   resync(kind: ChannelKind, key: string): void;
 }
 
-/** The streams that channels lead to. */
+/** The streams that channels lead to. @internal */
 export class Channels {
   readonly #streams = new Map<string, Stream>();
   readonly #following: Following;

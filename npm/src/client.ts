@@ -302,10 +302,10 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
           const encoded = encode(data);
           if (!this.#link) throw notConnected();
           const id = ++this.#lastId;
-          this.#calls.set(id, { resolve: () => resolve(), reject });
+          this.#calls.set(id, { resolve: resolve as Call['resolve'], reject });
           this.#send({ t: 'submit', id, kind, key, ...encoded });
         }),
-      notify: (data) => this.#send({ t: 'notify', kind, key, ...encode(data) }),
+      notify: (data) => this.#send({ t: 'submit', id: 0, kind, key, ...encode(data) }),
       close: this.#channels.open(kind, key, handlers),
     };
   }

@@ -89,8 +89,6 @@ class WasmEngine implements Engine {
         return core.resync(message.kind, message.key);
       case 'submit':
         return core.submit(message.id, message.kind, message.key, message.json, message.bytes);
-      case 'notify':
-        return core.notify(message.kind, message.key, message.json, message.bytes);
       case 'hint':
         return core.hint(message.kind);
       case 'token':

@@ -33,9 +33,8 @@ export type ToWorker =
   | { t: 'unsubscribe'; id: number }
   /** Main's copy of a stream has lost step. */
   | { t: 'resync'; kind: StreamKind; key: string }
-  /** An operation, a presence value or a document's message; `submit` is answered by `done`. */
+  /** An operation, a presence value or a document's message; answered by `done` unless the id is 0. */
   | ({ t: 'submit'; id: number; kind: StreamKind; key: string } & Encoded)
-  | ({ t: 'notify'; kind: StreamKind; key: string } & Encoded)
   | { t: 'hint'; kind: Hint }
   /** Answers `token`. */
   | { t: 'token'; token?: string; error?: string };

@@ -66,13 +66,7 @@ impl Client {
                     self.snapshot(key, data.filter(|_| !removed), position);
                 }
             }
-            Opcode::CrdtState => {
-                let Entry { key, body, .. } = Entry::read(frame.payload, "state").ok_or(MALFORMED)?;
-                if let Some(position) = self.subscriptions.count_crdt(&key) {
-                    let stream = StreamId::crdt(key);
-                    self.entry(stream, json_payload(Some(body)), position, true);
-                }
-            }
+            Opcode::CrdtState => self.on_entry(StreamKind::Crdt, frame.payload, "state")?,
             // PONG has done its work by coming; the rest is not for version 1 clients of this crate.
             _ => {}
         }
@@ -93,9 +87,9 @@ impl Client {
     fn on_v2_frame(&mut self, frame: &Frame<'_>) -> Result<(), Malformed> {
         match frame.opcode {
             Opcode::RpcResponse | Opcode::RpcResponseBinary | Opcode::Error | Opcode::Ack => self.on_answer(frame)?,
-            Opcode::CrdtOp => self.on_entry(StreamKind::Crdt, Entry::read(frame.payload, "op"), false)?,
-            Opcode::CrdtState => self.on_entry(StreamKind::Crdt, Entry::read(frame.payload, "state"), true)?,
-            Opcode::Presence => self.on_entry(StreamKind::Presence, Entry::read(frame.payload, "members"), false)?,
+            Opcode::CrdtOp => self.on_entry(StreamKind::Crdt, frame.payload, "op")?,
+            Opcode::CrdtState => self.on_entry(StreamKind::Crdt, frame.payload, "state")?,
+            Opcode::Presence => self.on_entry(StreamKind::Presence, frame.payload, "members")?,
             Opcode::Doc => self.on_doc(frame.correlation, frame.payload)?,
             Opcode::ServerEvent => {
                 let event = parse(frame.payload)?;
@@ -124,26 +118,29 @@ impl Client {
     /// RPC_RES, ACK or ERROR: ends what was sent under the frame's correlation id, readable or not.
     fn on_answer(&mut self, frame: &Frame<'_>) -> Result<(), Malformed> {
         let id = frame.correlation;
-        if let Some((call, pending)) = self.calls.take_sent(id) {
+        if let Some((call, place)) = self.calls.take_sent(id) {
             let mut seq = 0;
             let outcome = match frame.opcode {
                 Opcode::RpcResponse => rpc::response(frame.payload),
                 Opcode::RpcResponseBinary => rpc::binary_response(frame.payload),
-                Opcode::Ack => entry_number(frame.payload).ok_or_else(rpc::unreadable).map(|(at, _)| {
-                    seq = at;
-                    Payload::Empty
-                }),
+                Opcode::Ack => match entry_number(frame.payload) {
+                    Some((at, _)) => {
+                        seq = at;
+                        Ok(Payload::Empty)
+                    }
+                    None => Err(rpc::unreadable()),
+                },
                 _ => Err(Refusal::read(frame.payload).into()),
             };
             self.done(call, outcome);
             // To its author, a document's entry comes as the answer.
-            return match pending.place {
-                Place::Submitted(_, Some(id)) if seq > 0 => match self.subscriptions.receive_seq(id, seq) {
-                    Receipt::Gap(id) => self.repair(id),
-                    Receipt::Next | Receipt::Ignore => Ok(()),
-                },
-                _ => Ok(()),
-            };
+            if let Place::Submitted(_, Some(id)) = place
+                && seq > 0
+                && let Receipt::Gap(id) = self.subscriptions.receive_seq(id, seq)
+            {
+                return self.repair(id);
+            }
+            return Ok(());
         }
         if frame.opcode == Opcode::Error {
             self.on_refusal(frame);
@@ -269,19 +266,21 @@ impl Client {
 
     // --- operations, members, documents ---
 
-    fn on_entry(&mut self, kind: StreamKind, entry: Option<Entry<'_>>, whole: bool) -> Result<(), Malformed> {
-        let entry = entry.ok_or(MALFORMED)?;
-        let at = position(entry.epoch, entry.seq)?.ok_or("an entry without a position")?;
-        let whole = whole || entry.whole;
-        match self.subscriptions.receive(kind, &entry.key, at, whole) {
-            Receipt::Next => {
-                let stream = StreamId { kind, key: entry.key.into_owned() };
-                self.entry(stream, json_payload(Some(entry.body)), at, whole);
-                Ok(())
+    fn on_entry(&mut self, kind: StreamKind, payload: &[u8], body: &str) -> Result<(), Malformed> {
+        let Entry { key, body, whole, epoch, seq } = Entry::read(payload, body).ok_or(MALFORMED)?;
+        let at = if self.phase.open().is_some_and(|link| link.version == Version::V1) {
+            let Some(at) = self.subscriptions.count_crdt(&key) else { return Ok(()) };
+            at
+        } else {
+            let at = position(epoch, seq)?.ok_or("an entry without a position")?;
+            match self.subscriptions.receive(kind, &key, at, whole) {
+                Receipt::Next => at,
+                Receipt::Ignore => return Ok(()),
+                Receipt::Gap(id) => return self.repair(id),
             }
-            Receipt::Ignore => Ok(()),
-            Receipt::Gap(id) => self.repair(id),
-        }
+        };
+        self.entry(StreamId { kind, key: key.into_owned() }, json_payload(Some(body)), at, whole);
+        Ok(())
     }
 
     fn on_doc(&mut self, channel: u32, payload: &[u8]) -> Result<(), Malformed> {

@@ -122,10 +122,7 @@ impl Client {
         self.clock.advance(now);
         let Request { method, params, timeout, queue } = request;
         self.check_name(&method)?;
-        let limit = self.config.limits.max_pending_calls;
-        if self.calls.len() >= limit {
-            return Err(CommandError::Limit { what: "pending calls", limit });
-        }
+        self.check_pending()?;
         let timeout = timeout.unwrap_or(self.config.call_timeout);
         if self.phase.open().is_some() {
             let correlation = self.send_call(&method, &params)?;
@@ -233,22 +230,16 @@ impl Client {
     /// `TooLarge`, `Limit`, `NeedsV2`, and `Unfit` for a payload of the wrong form.
     pub fn submit(&mut self, now: Millis, stream: &StreamId, payload: Payload) -> Result<CallId, CommandError> {
         self.clock.advance(now);
-        let limit = self.config.limits.max_pending_calls;
-        if self.calls.len() >= limit {
-            return Err(CommandError::Limit { what: "pending calls", limit });
-        }
-        let (opcode, body, document) = self.submission(stream, &payload)?;
+        self.check_pending()?;
         let call = self.calls.next_id();
-        if self.phase.open().is_some_and(|link| link.version == Version::V1) {
-            self.send(opcode, 0, &body);
+        let (correlation, document) = self.transmit(stream, &payload, true)?;
+        if correlation == 0 {
             self.done(call, Ok(Payload::Empty));
-            return Ok(call);
+        } else {
+            let name = stream.kind.name().to_owned() + " " + &stream.key;
+            let place = Place::Submitted(correlation, document);
+            self.calls.insert(call, name, self.clock.now(), self.config.call_timeout, place);
         }
-        let correlation = self.next_correlation();
-        self.send(opcode, correlation, &body);
-        let name = [stream.kind.name(), " ", &stream.key].concat();
-        let place = Place::Submitted(correlation, document);
-        self.calls.insert(call, name, self.clock.now(), self.config.call_timeout, place);
         Ok(call)
     }
 
@@ -259,12 +250,7 @@ impl Client {
     /// As of [`submit`](Self::submit).
     pub fn notify(&mut self, now: Millis, stream: &StreamId, payload: &Payload) -> Result<(), CommandError> {
         self.clock.advance(now);
-        let (opcode, body, document) = self.submission(stream, payload)?;
-        if document.is_none() {
-            return Err(CommandError::Unfit { what: stream.kind.name() });
-        }
-        self.send(opcode, 0, &body);
-        Ok(())
+        self.transmit(stream, payload, false).map(drop)
     }
 
     /// Replaces the token for later attempts; when connected with version 2, also sends it in an AUTH frame.
@@ -337,6 +323,11 @@ impl Client {
         Ok(())
     }
 
+    fn check_pending(&self) -> Result<(), CommandError> {
+        let limit = self.config.limits.max_pending_calls;
+        if self.calls.len() >= limit { Err(CommandError::Limit { what: "pending calls", limit }) } else { Ok(()) }
+    }
+
     fn check_queue(&self, queue: bool) -> Result<(), CommandError> {
         match (self.closed, queue) {
             (true, _) => Err(CommandError::Closed),
@@ -366,37 +357,44 @@ impl Client {
         Ok(correlation)
     }
 
-    /// The frame that carries `payload` to a stream, and the subscription of the document that is.
-    fn submission(
-        &self,
+    /// Sends `payload` to a stream. The correlation id is 0 when there will be no answer; beside it, the subscription of
+    /// the document that the stream is.
+    fn transmit(
+        &mut self,
         stream: &StreamId,
         payload: &Payload,
-    ) -> Result<(Opcode, Vec<u8>, Option<SubscriptionId>), CommandError> {
+        answer: bool,
+    ) -> Result<(u32, Option<SubscriptionId>), CommandError> {
         let StreamId { kind, key } = stream;
         self.check_name(key)?;
-        let version = self.phase.open().ok_or(CommandError::NotConnected)?.version;
-        let unfit = CommandError::Unfit { what: kind.name() };
-        let (opcode, body, document) = match (kind, payload) {
-            (StreamKind::Crdt, Payload::Json(op)) => (Opcode::CrdtOp, rpc::keyed(key, "op", Some(op)), None),
-            (StreamKind::Presence | StreamKind::Doc, _) if version == Version::V1 => {
-                return Err(CommandError::NeedsV2 { what: kind.name() });
+        let v1 = self.phase.open().ok_or(CommandError::NotConnected)?.version == Version::V1;
+        if v1 && *kind != StreamKind::Crdt {
+            return Err(CommandError::NeedsV2 { what: kind.name() });
+        }
+        let mut document = None;
+        let (opcode, body) = match (kind, payload) {
+            (StreamKind::Crdt, Payload::Json(op)) => (Opcode::CrdtOp, rpc::keyed(key, ",\"op\":", op.get())),
+            (StreamKind::Presence, Payload::Json(value)) => {
+                (Opcode::Presence, rpc::keyed(key, ",\"value\":", value.get()))
             }
-            (StreamKind::Presence, Payload::Binary(_)) => return Err(unfit),
-            (StreamKind::Presence, value) => {
-                let value = if let Payload::Json(value) = value { Some(&**value) } else { None };
-                (Opcode::Presence, rpc::keyed(key, "value", value), None)
-            }
+            (StreamKind::Presence, Payload::Empty) => (Opcode::Presence, rpc::keyed(key, "", "")),
             (StreamKind::Doc, Payload::Binary(message)) => {
                 let (id, channel) = self.subscriptions.channel(key).ok_or(CommandError::NotConnected)?;
-                let mut body = Vec::with_capacity(5 + message.len());
+                document = Some(id);
+                let mut body = Vec::new();
                 push_varuint(&mut body, channel.into());
                 body.extend_from_slice(message);
-                (Opcode::Doc, body, Some(id))
+                (Opcode::Doc, body)
             }
-            _ => return Err(unfit),
+            _ => return Err(CommandError::Unfit { what: kind.name() }),
         };
+        if !answer && document.is_none() {
+            return Err(CommandError::Unfit { what: kind.name() });
+        }
         self.check_size(body.len())?;
-        Ok((opcode, body, document))
+        let correlation = if answer && !v1 { self.next_correlation() } else { 0 };
+        self.send(opcode, correlation, &body);
+        Ok((correlation, document))
     }
 
     fn send_event(&mut self, event: &str, data: &Payload) -> Result<(), CommandError> {
