@@ -3,7 +3,10 @@
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use clap::Parser;
-use datasole_server::{AuthError, AuthRequest, Builder, Context, Identity, Limits, Payload, Replay, Server};
+use datasole_server::{
+    AuthError, AuthRequest, Builder, Context, Identity, Limits, Payload, Replay, Server,
+    backend::{BackendError, Sqlite},
+};
 
 /// Realtime RPC, events and live state over one WebSocket
 #[derive(Debug, Parser)]
@@ -46,6 +49,12 @@ pub(crate) struct Flags {
         value_parser = history
     )]
     histories: Vec<(String, usize)>,
+    /// Keep everything in this folder, so that it survives a restart; in memory without
+    #[arg(long, env = "DATASOLE_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Wait for the disk before acknowledging, so that it survives a power failure, too
+    #[arg(long, env = "DATASOLE_SYNC", requires = "data")]
+    sync: bool,
     /// What to log, on stderr: a level, or directives such as datasole_server=debug
     #[arg(long, env = "DATASOLE_LOG", value_name = "LEVEL", default_value = "info")]
     pub(crate) log: String,
@@ -55,7 +64,13 @@ pub(crate) struct Flags {
 }
 
 impl Flags {
-    /// The server they describe.
+    /// What outlives the server, if anything shall.
+    pub(crate) fn storage(&self) -> Result<Option<Sqlite>, BackendError> {
+        let open = if self.sync { Sqlite::open_synced } else { Sqlite::open };
+        self.data.as_ref().map(open).transpose()
+    }
+
+    /// The server they describe, but for where it stores.
     pub(crate) fn builder(&self) -> Builder {
         let limits = Limits { max_connections: self.max_connections, ..Limits::default() };
         let mut builder = Server::builder().path(&self.path).limits(limits);
@@ -137,6 +152,8 @@ mod tests {
             "--max-connections -1",
             "--demo --token a=ann",
             "--demo --path /other",
+            "--data",
+            "--sync",
             "extra",
         ] {
             assert!(parse(line).is_err(), "{line}");

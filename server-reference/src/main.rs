@@ -37,13 +37,21 @@ async fn main() -> ExitCode {
 async fn run(flags: &Flags) -> io::Result<()> {
     let filter = EnvFilter::builder().parse(&flags.log).map_err(|error| io::Error::other(format!("--log: {error}")))?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let storage = flags.storage().map_err(io::Error::other)?;
     let listener = listen(&flags.listen).await?;
     writeln!(io::stdout(), "listening {}", listener.local_addr()?)?;
     let mut end = pin!(interrupted());
     let mut restarts = 0;
     loop {
         let demo = flags.demo.then(|| Demo::new(restarts));
-        let server = demo.as_ref().map_or_else(|| flags.builder(), |demo| demo.handlers(flags.builder())).build();
+        let mut builder = flags.builder();
+        if let Some(storage) = &storage {
+            builder = builder.backend(storage.clone());
+        }
+        if let Some(demo) = &demo {
+            builder = demo.handlers(builder);
+        }
+        let server = builder.build();
         let mut router = server.router();
         if let Some(demo) = &demo {
             router = router.merge(demo::pages());

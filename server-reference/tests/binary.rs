@@ -140,3 +140,17 @@ fn a_signal_ends_it_properly() {
         assert_eq!(server.child.wait().unwrap().code(), Some(0), "{signal}");
     }
 }
+
+#[test]
+fn a_folder_of_data_is_one_servers() {
+    let dir = std::env::temp_dir().join(format!("datasole-binary-{}", std::process::id()));
+    let text = dir.to_str().unwrap();
+    let server = Running::start(&["--data", text]);
+    let second = command(&["--listen", "127.0.0.1:0", "--sync"]).env("DATASOLE_DATA", text).output().unwrap();
+    assert!(!second.status.success());
+    let error = String::from_utf8(second.stderr).unwrap();
+    assert!(error.starts_with("datasole-server: ") && error.contains("in use by another server"), "{error}");
+    drop(server);
+    drop(Running::start(&["--data", text, "--sync"]));
+    std::fs::remove_dir_all(dir).unwrap();
+}

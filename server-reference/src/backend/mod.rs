@@ -6,6 +6,8 @@
 
 pub mod conformance;
 mod memory;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 
 use std::time::Duration;
 
@@ -13,6 +15,8 @@ use bytes::Bytes;
 use datasole_core::{Position, StreamId, StreamKind};
 use futures_util::future::BoxFuture;
 pub use memory::Memory;
+#[cfg(feature = "sqlite")]
+pub use sqlite::Sqlite;
 use tokio::sync::broadcast;
 
 /// What a backend could not do.
