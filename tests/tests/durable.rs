@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -18,9 +19,16 @@ use datasole_tests::{
     random::Random,
 };
 use serde_json::{Value, json};
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::timeout,
+};
 
 const KILLS: usize = 50;
+const EDITORS: u64 = 4;
+/// What tells those who follow that it was the last.
+const LAST: u64 = u64::MAX;
 /// Far above what this takes; without it a lost wake-up would look like a hanging machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Soon, but without spinning while there is no server.
@@ -67,42 +75,47 @@ impl Drop for Process {
     }
 }
 
-/// Edits one after the other, and counts those that were acknowledged.
-struct Editor {
+/// Edit at the same time, each one after the other, and note what was acknowledged.
+struct Editors {
     acknowledged: watch::Receiver<Vec<u64>>,
     stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
-impl Editor {
-    fn start(client: Client) -> Self {
+impl Editors {
+    fn start(client: &Client) -> Self {
         let (acknowledge, acknowledged) = watch::channel(Vec::new());
         let (stop, stopping) = watch::channel(false);
-        let task = tokio::spawn(async move {
-            for n in 1.. {
-                if *stopping.borrow() {
-                    return;
-                }
-                match client.call_with::<_, u64>("edit", &n, CallOptions::new().queue()).await {
-                    Ok(edited) => acknowledge.send_modify(|all| all.push(edited)),
-                    Err(CallError::Failed(CallFailure::ConnectionLost { .. })) => {}
-                    Err(error) => panic!("{error:?}"),
+        let edit = |editor: u64| {
+            let (client, acknowledge, stopping) = (client.clone(), acknowledge.clone(), stopping.clone());
+            async move {
+                let mut n = editor;
+                while !*stopping.borrow() {
+                    n += EDITORS;
+                    match client.call_with::<_, u64>("edit", &n, CallOptions::new().queue()).await {
+                        Ok(edited) => acknowledge.send_modify(|all| all.push(edited)),
+                        Err(CallError::Failed(CallFailure::ConnectionLost { .. })) => {}
+                        Err(error) => panic!("{error:?}"),
+                    }
                 }
             }
-        });
-        Self { acknowledged, stop, task }
+        };
+        let tasks = (0..EDITORS).map(|editor| tokio::spawn(edit(editor))).collect();
+        Self { acknowledged, stop, tasks }
     }
 
     /// Waits for so many more acknowledgements.
     async fn wait_for(&mut self, more: usize) {
         let target = self.acknowledged.borrow().len() + more;
-        self.acknowledged.wait_for(|all| all.len() >= target).await.expect("the editor goes on");
+        self.acknowledged.wait_for(|all| all.len() >= target).await.expect("the editors go on");
     }
 
-    /// What was acknowledged, in order.
+    /// What was acknowledged.
     async fn stop(self) -> Vec<u64> {
         self.stop.send_replace(true);
-        self.task.await.unwrap();
+        for task in self.tasks {
+            task.await.unwrap();
+        }
         self.acknowledged.borrow().clone()
     }
 }
@@ -116,8 +129,9 @@ struct Follower {
 }
 
 impl Follower {
-    /// Until the server is gone. Only the first time there is a snapshot.
-    async fn follow(&mut self, address: SocketAddr) {
+    /// Until the server is gone; `subscribed` once it goes on from where it was. Only the first time there is a snapshot.
+    async fn follow(&mut self, address: SocketAddr, subscribed: oneshot::Sender<()>) {
+        let mut subscribed = Some(subscribed);
         let mut peer = Peer::v2(address).await;
         let mut subscribe = json!({"kind": "state", "key": "log"});
         if let Some((epoch, seq)) = self.at {
@@ -128,6 +142,9 @@ impl Follower {
             let Received::Frame(opcode, _, payload) = peer.receive().await else { return };
             let frame: Value = serde_json::from_slice(&payload).unwrap();
             let at = (frame["epoch"].as_u64().unwrap(), frame["seq"].as_u64().unwrap());
+            if opcode == Opcode::Subscribed {
+                subscribed.take().unwrap().send(()).unwrap();
+            }
             match (opcode, self.at) {
                 (Opcode::Subscribed, None) => {}
                 (Opcode::StateSnapshot, None) => self.at = Some(at),
@@ -145,14 +162,11 @@ impl Follower {
     }
 }
 
-/// Whatever the client shows, the next value goes on from it. Returns when it holds this edit.
-async fn watch_log(mut log: State<Value>, mut last: watch::Receiver<Option<u64>>) -> Vec<u64> {
+/// Whatever the client shows, the next value goes on from it. Returns with the last edit.
+async fn watch_log(mut log: State<Value>) -> Vec<u64> {
     let mut seen: Vec<u64> = Vec::new();
-    while last.borrow_and_update().is_none_or(|last| seen.last().is_none_or(|&edit| edit < last)) {
-        tokio::select! {
-            changed = log.changed() => changed.unwrap(),
-            _ = last.changed() => continue,
-        }
+    while seen.last() != Some(&LAST) {
+        log.changed().await.unwrap();
         log.with_value(|value| {
             let Some(value) = value.and_then(Value::as_array) else { return assert!(seen.is_empty()) };
             assert!(value.len() >= seen.len(), "{} edits became {}", seen.len(), value.len());
@@ -163,25 +177,19 @@ async fn watch_log(mut log: State<Value>, mut last: watch::Receiver<Option<u64>>
     seen
 }
 
-/// Each event once, in order, and none missed. Returns when this edit has come.
-async fn read_feed(mut feed: Events<u64>, mut last: watch::Receiver<Option<u64>>) -> Vec<u64> {
-    let mut seen: Vec<u64> = Vec::new();
-    while last.borrow_and_update().is_none_or(|last| seen.last().is_none_or(|&edit| edit < last)) {
-        tokio::select! {
-            event = feed.next() => {
-                let edit = event.unwrap().expect("nothing is missed").data;
-                assert!(seen.last().is_none_or(|&before| before < edit));
-                seen.push(edit);
-            }
-            _ = last.changed() => {}
-        }
+/// None is missed. Returns with the last edit.
+async fn read_feed(mut feed: Events<u64>) -> Vec<u64> {
+    let mut seen = Vec::new();
+    while seen.last() != Some(&LAST) {
+        seen.push(feed.next().await.unwrap().expect("nothing is missed").data);
     }
     seen
 }
 
 fn assert_holds(seen: &[u64], acknowledged: &[u64], whose: &str) {
-    assert!(seen.is_sorted_by(|a, b| a < b), "{whose}: in order, and once");
-    let missing: Vec<_> = acknowledged.iter().filter(|edit| seen.binary_search(edit).is_err()).take(5).collect();
+    let all: BTreeSet<_> = seen.iter().collect();
+    assert_eq!(all.len(), seen.len(), "{whose}: no edit twice");
+    let missing: Vec<_> = acknowledged.iter().filter(|edit| !all.contains(edit)).take(5).collect();
     assert!(missing.is_empty(), "{whose}: acknowledged and gone: {missing:?}");
 }
 
@@ -197,28 +205,29 @@ async fn lose_nothing() {
     let proxy = Proxy::start(process.address).await;
     let connect = async || Client::builder(&proxy.url()).reconnect(SOON).connect().await.unwrap();
     let (editing, following) = (connect().await, connect().await);
-    let (end, ended) = watch::channel(None);
-    let log = tokio::spawn(watch_log(following.state("log").unwrap(), ended.clone()));
-    let feed = tokio::spawn(read_feed(following.events("feed").unwrap(), ended));
+    let log = tokio::spawn(watch_log(following.state("log").unwrap()));
+    let feed = tokio::spawn(read_feed(following.events("feed").unwrap()));
     // Frames are served in order: with this answer both subscriptions stand.
     following.call::<_, ()>("none", &()).await.unwrap_err();
-    let mut editor = Editor::start(editing.clone());
+    let mut editors = Editors::start(&editing);
     let mut follower = Follower::default();
 
     for kill in 0..KILLS {
         let address = process.address;
+        let (subscribed, follows) = oneshot::channel();
         let edited = async {
-            editor.wait_for(random.magnitude(6) as usize).await;
+            follows.await.unwrap();
+            editors.wait_for(random.magnitude(8) as usize).await;
             drop(process);
         };
-        tokio::join!(follower.follow(address), edited);
+        tokio::join!(follower.follow(address, subscribed), edited);
         assert!(!log.is_finished() && !feed.is_finished(), "after kill {kill}");
         process = Process::start(&folder.0);
         proxy.set_target(process.address);
     }
-    editor.wait_for(1).await;
-    let acknowledged = editor.stop().await;
-    end.send_replace(acknowledged.last().copied());
+    editors.wait_for(1).await;
+    let acknowledged = editors.stop().await;
+    editing.call::<_, u64>("edit", &LAST).await.unwrap();
     let (log, feed) = (log.await.unwrap(), feed.await.unwrap());
     assert_holds(&log, &acknowledged, "the state");
     assert_holds(&feed, &acknowledged, "the topic");
