@@ -25,8 +25,9 @@ const WASM_TARGET: &str = "wasm32-unknown-unknown";
 /// What the sans-IO core must never come to depend on: randomness, the browser, a runtime.
 const FORBIDDEN_IN_CORE: [&str; 6] = ["getrandom", "js-sys", "web-sys", "wasm-bindgen", "tokio", "rand"];
 
-/// Cases for the comparison of the two patch appliers.
-const PATCH_CASES: u32 = 10_000;
+/// What our two implementations, of patches and of CRDTs, are held equal by: the example that prints cases, how many, and
+/// where the npm tests find the file.
+const CASES: [(&str, u32, &str); 2] = [("patch_cases", 10_000, "PATCH_CASES"), ("crdt_cases", 3_000, "CRDT_CASES")];
 
 /// Runs all checks and prints the total.
 pub(crate) fn run() -> ExitCode {
@@ -109,17 +110,18 @@ fn core_is_pure() -> Result<()> {
 
 fn npm_tests(report: &mut Report) {
     report.check("typescript", tools::npm(&["run", "--silent", "typecheck"]));
-    let cases = project::scratch().join("patch-cases.ndjson");
-    let seed = seed();
-    println!("   patch cases from seed {seed}; DATASOLE_SEED={seed} repeats them");
-    report.task("patch cases", || {
-        let file = File::create(&cases).with_context(|| format!("cannot write {}", cases.display()))?;
-        let example = project::example("debug", "patch_cases");
-        let (seed, count) = (seed.to_string(), PATCH_CASES.to_string());
-        run_as_is(program(example).args(["--seed", &seed, "--count", &count]).stdout(file))
-    });
     let mut test = tools::npm(&["test", "--silent"]);
-    test.env("PATCH_CASES", &cases);
+    let seed = seed();
+    println!("   cases from seed {seed}; DATASOLE_SEED={seed} repeats them");
+    for (example, count, variable) in CASES {
+        let cases = project::scratch().join(example).with_extension("ndjson");
+        report.task(example, || {
+            let file = File::create(&cases).with_context(|| format!("cannot write {}", cases.display()))?;
+            let program = &mut program(project::example("debug", example));
+            run_as_is(program.args(["--seed", &seed.to_string(), "--count", &count.to_string()]).stdout(file))
+        });
+        test.env(variable, &cases);
+    }
     report.tests("npm tests", test, Tally::of_node);
 }
 

@@ -36,6 +36,8 @@ mod pn_counter;
 mod replica;
 mod seen;
 mod state;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
@@ -156,7 +158,7 @@ impl Default for CrdtLimits {
 pub enum Applied {
     /// It was new.
     New,
-    /// It had been seen, and changed nothing.
+    /// It had been seen: nothing is to be done.
     Replay,
 }
 
@@ -222,6 +224,7 @@ impl Crdt {
             return Err(CrdtError::WrongKind { expected: self.kind(), found: op.kind });
         }
         if self.seen.contains(&op.node, op.counter) {
+            self.note_growth(op, limits)?;
             return Ok(Applied::Replay);
         }
         if op.timestamp < self.floor && op.change != Change::None {
@@ -236,12 +239,16 @@ impl Crdt {
 
     /// Applies an operation, unless it has been seen.
     ///
+    /// Peers that have no order may see the removal of an addition before the addition, which then is a replay that only
+    /// takes away what it takes the place of. One who orders gets no such replays, and need not apply any.
+    ///
     /// # Errors
     ///
     /// [`CrdtError::WrongKind`], [`CrdtError::Forgotten`], [`CrdtError::Range`] and [`CrdtError::Limit`]; nothing has
     /// changed then.
     pub fn apply(&mut self, op: &Op, limits: &CrdtLimits) -> Result<Applied, CrdtError> {
         let applied = self.plan(op, limits)?;
+        self.note(op);
         if applied == Applied::New {
             self.perform(op);
         }
@@ -533,7 +540,7 @@ impl Crdt {
         let mut ahead: BTreeMap<&str, usize> = BTreeMap::new();
         let own = (&op.node, op.counter);
         let shown = self.shown(op).into_iter().map(|(node, counter)| (node, *counter));
-        for (node, counter) in shown.filter(|(node, counter)| !self.seen.contains(node, *counter)).chain([own]) {
+        for (node, counter) in shown.chain([own]).filter(|(node, counter)| !self.seen.contains(node, *counter)) {
             let upto = self.seen.get(node).map_or(0, |seen| seen.upto);
             let done = if node == &op.node { op.done } else { 0 };
             *ahead.entry(node).or_default() += usize::from(counter > upto.max(done).saturating_add(1));
@@ -595,11 +602,20 @@ impl Crdt {
         })
     }
 
-    /// Applies an operation that was planned.
-    fn perform(&mut self, op: &Op) {
+    /// Notes, and removes, the additions that an operation takes the place of.
+    fn note(&mut self, op: &Op) {
         for (node, counter) in self.shown(op) {
             self.seen.mark(node, *counter, 0, op.timestamp, 0);
         }
+        if let (Content::OrSet(set), Change::Add(value, dots) | Change::Remove(value, dots)) =
+            (&mut self.content, &op.change)
+        {
+            set.remove(value.text(), dots);
+        }
+    }
+
+    /// Applies an operation that is new.
+    fn perform(&mut self, op: &Op) {
         self.seen.mark(&op.node, op.counter, op.done, op.timestamp, op.effect());
         match (&mut self.content, &op.change) {
             (Content::GCounter(counter) | Content::PnCounter(counter), _) => counter.apply(&op.node, op.effect()),
@@ -610,11 +626,7 @@ impl Crdt {
                 map.put(key, LwwRegister { stamp: op.stamp(), value: value.clone() });
             }
             (Content::GSet(set), Change::Add(value, _)) => set.add(value.text()),
-            (Content::OrSet(set), Change::Add(value, dots)) => {
-                set.remove(value.text(), dots);
-                set.add(value.text(), (op.node.clone(), op.counter));
-            }
-            (Content::OrSet(set), Change::Remove(value, dots)) => set.remove(value.text(), dots),
+            (Content::OrSet(set), Change::Add(value, _)) => set.add(value.text(), (op.node.clone(), op.counter)),
             _ => {}
         }
         if !matches!(self.content, Content::Register(_)) && op.stamp() > self.latest {

@@ -1,0 +1,434 @@
+//! Generated cases for CRDTs in other languages. Shared by the example that prints them and the test that holds the
+//! committed ones (`tests/vectors/crdt.json`) to it. States are given as text: theirs must be the same, to the byte.
+//!
+//! - `{case: "canonical", value, text}`: the text of any value.
+//! - `{case: "operations", kind, ops, value, state}`: operations in the order of arrival, some of them twice.
+//! - `{case: "merge", kind, a, b, state}`: states of two peers, and of both together.
+//! - `{case: "adopt", kind, state, v1, adopted}`: a state, a version 1 server's, and what is left of the former.
+//! - `{case: "refused", kind, state, op}`: an operation that changes nothing, and is no replay.
+//! - `{case: "replica", kind, node, steps}`: a client's replica. A step has one of `edit` (with `now`, and the `op` that it
+//!   makes, if any, or `error: true`), `send` (the window, with the `ops` that are to be sent), `acked`, `refused` and
+//!   `retry` (a number), `detached`, `restart` (saved and restored), `remote` (an operation) and `snapshot` (a state or
+//!   null); then `state` is the current one, and `pending` the number of operations not acknowledged.
+
+use std::collections::VecDeque;
+
+use datasole_core::crdt::{Applied, Change, Crdt, CrdtKind, CrdtLimits, Edit, Json, Op, Replica};
+use serde_json::{Value, json};
+
+/// SplitMix64: any seed will do.
+pub(crate) struct Rng(u64);
+
+impl Rng {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+
+    fn pick<T: Clone>(&mut self, items: &[T]) -> T {
+        items[self.below(items.len())].clone()
+    }
+
+    fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last + 1));
+        }
+    }
+}
+
+/// Names that ordinary data has, that JavaScript puts in another order, or that its objects have from birth.
+const NAMES: &[&str] = &["a", "b", "10", "9", "__proto__", "toString", "\u{fb33}", "😀", "é\"\n"];
+
+/// The next case; there are as many kinds of case as numbers to begin with.
+pub(crate) fn case(rng: &mut Rng, number: u64) -> Value {
+    let kind = CrdtKind::ALL[(number / 6 % 6) as usize];
+    match number % 6 {
+        0 => {
+            let value = value(rng, 3);
+            json!({"case": "canonical", "value": value, "text": text(&value).get()})
+        }
+        1 => operations(rng, kind),
+        2 => merge(rng, kind),
+        3 => adopt(rng, kind),
+        4 => refused(rng, kind),
+        _ => replica(rng, kind),
+    }
+}
+
+fn text(value: &Value) -> Json {
+    Json::new(value, &CrdtLimits::default()).unwrap()
+}
+
+fn state_text(state: &Crdt) -> Value {
+    state.to_json().get().into()
+}
+
+fn op_json(op: &Op) -> Value {
+    serde_json::from_str(op.to_json().get()).unwrap()
+}
+
+fn value(rng: &mut Rng, depth: usize) -> Value {
+    match rng.below(if depth == 0 { 6 } else { 8 }) {
+        0 => Value::Null,
+        1 => rng.chance(50).into(),
+        2 => (rng.below(20) as i64 - 10).into(),
+        3 => number(rng),
+        4 | 5 => rng.pick(NAMES).into(),
+        6 => (0..rng.below(4)).map(|_| value(rng, depth - 1)).collect(),
+        _ => (0..rng.below(4)).map(|_| (rng.pick(NAMES).to_owned(), value(rng, depth - 1))).collect(),
+    }
+}
+
+/// Any double but NaN and the infinities, often one near where its text changes form.
+fn number(rng: &mut Rng) -> Value {
+    let near = [1.0, 1e-6, 1e-7, 1e20, 1e21, 0.1, 9_007_199_254_740_991.0, 123.456];
+    let number = match rng.below(3) {
+        0 => f64::from_bits(rng.next()),
+        1 => rng.pick(&near) * (rng.below(2000) as f64 - 1000.0),
+        _ => (rng.next() >> rng.below(64)) as f64 / 8.0,
+    };
+    json!(if number.is_finite() { number } else { 0.0 })
+}
+
+/// An edit, and how it is told: `{op, key?, value?}`.
+fn edit(rng: &mut Rng, kind: CrdtKind) -> (Edit, Value) {
+    let few = [json!(1), json!("a"), json!({"b": 1, "a": [1.5]}), Value::Null];
+    let value = if rng.chance(70) { rng.pick(&few) } else { value(rng, 2) };
+    let (key, removes) = (rng.pick(NAMES).to_owned(), rng.chance(30));
+    let by = if rng.chance(90) { 1 + rng.below(9) as u64 } else { 1 << rng.below(53) };
+    match kind {
+        CrdtKind::PnCounter if removes => (Edit::Decrement(by), json!({"op": "decrement", "value": by})),
+        CrdtKind::GCounter | CrdtKind::PnCounter => (Edit::Increment(by), json!({"op": "increment", "value": by})),
+        CrdtKind::LwwRegister => (Edit::Set(value.clone()), json!({"op": "set", "value": value})),
+        CrdtKind::LwwMap if removes => (Edit::Delete(key.clone()), json!({"op": "remove", "key": key})),
+        CrdtKind::LwwMap => (Edit::Put(key.clone(), value.clone()), json!({"op": "set", "key": key, "value": value})),
+        CrdtKind::OrSet if removes => (Edit::Remove(value.clone()), json!({"op": "remove", "value": value})),
+        CrdtKind::GSet | CrdtKind::OrSet => (Edit::Add(value.clone()), json!({"op": "add", "value": value})),
+    }
+}
+
+/// What three replicas do that now and then hear of each other.
+fn history(rng: &mut Rng, kind: CrdtKind) -> Vec<Op> {
+    let nodes = ["a", "\u{fb33}b", "😀"];
+    let mut replicas = nodes.map(|node| Replica::new(kind, node, CrdtLimits::default()).unwrap());
+    let (mut ops, mut heard): (Vec<Op>, [usize; 3]) = (Vec::new(), [0; 3]);
+    let mut now = 1_000;
+    for _ in 0..4 + rng.below(16) {
+        let who = rng.below(3);
+        if rng.chance(50) {
+            for op in ops[heard[who]..].iter().filter(|op| op.node() != nodes[who]) {
+                replicas[who].remote(op).unwrap();
+            }
+            heard[who] = ops.len();
+        }
+        now += rng.below(3) as u64;
+        ops.extend(replicas[who].edit(now, edit(rng, kind).0).ok().flatten());
+    }
+    ops
+}
+
+fn state<'a>(kind: CrdtKind, ops: impl IntoIterator<Item = &'a Op>) -> Crdt {
+    let mut state = Crdt::new(kind);
+    for op in ops {
+        // Two amounts that fit on their own may not fit together.
+        let _ = state.apply(op, &CrdtLimits::default());
+    }
+    state
+}
+
+fn some(rng: &mut Rng, ops: &[Op]) -> Vec<Op> {
+    let mut some: Vec<_> = ops.iter().filter(|_| rng.chance(60)).cloned().collect();
+    rng.shuffle(&mut some);
+    some
+}
+
+fn operations(rng: &mut Rng, kind: CrdtKind) -> Value {
+    let mut ops = history(rng, kind);
+    ops.extend(some(rng, &ops));
+    rng.shuffle(&mut ops);
+    let state = state(kind, &ops);
+    let ops: Vec<_> = ops.iter().map(op_json).collect();
+    json!({"case": "operations", "kind": kind, "ops": ops, "value": state.value(), "state": state_text(&state)})
+}
+
+fn merge(rng: &mut Rng, kind: CrdtKind) -> Value {
+    loop {
+        let ops = history(rng, kind);
+        let (a, b) = (state(kind, &some(rng, &ops)), state(kind, &some(rng, &ops)));
+        let mut merged = a.clone();
+        if merged.merge(&b).is_ok() {
+            let (a, b) = (state_text(&a), state_text(&b));
+            return json!({"case": "merge", "kind": kind, "a": a, "b": b, "state": state_text(&merged)});
+        }
+    }
+}
+
+/// States as version 1 has them: no `seen`, no clock per entry.
+fn adopt(rng: &mut Rng, kind: CrdtKind) -> Value {
+    let ops = history(rng, kind);
+    let mut ours = state(kind, &some(rng, &ops));
+    let theirs = state(kind, &some(rng, &ops));
+    let before = state_text(&ours);
+    let mut plain: Value = serde_json::from_str(theirs.to_json_v1().get()).unwrap();
+    let metadata = plain["metadata"].as_object_mut().unwrap();
+    metadata.retain(|name, _| ["type", "nodeId", "timestamp", "version", "vector"].contains(&name.as_str()));
+    let read = Crdt::from_json(&plain.to_string(), &CrdtLimits::default()).unwrap().unwrap();
+    let _ = ours.adopt_v1(&read);
+    json!({"case": "adopt", "kind": kind, "state": before, "v1": plain, "adopted": state_text(&ours)})
+}
+
+/// Makes one operation of a history hostile.
+fn refused(rng: &mut Rng, kind: CrdtKind) -> Value {
+    let limits = CrdtLimits::default();
+    loop {
+        let ops = history(rng, kind);
+        let state = state(kind, &ops);
+        let mut op = match ops.last() {
+            Some(op) => op_json(op),
+            None => continue,
+        };
+        op["counter"] = json!(op["counter"].as_u64().unwrap() + 1);
+        let (member, value) = rng.pick(&[
+            ("counter", json!(0)),
+            ("counter", json!(-1)),
+            ("counter", json!(1.5)),
+            ("counter", json!("1")),
+            ("counter", Value::Null),
+            ("counter", json!(5_000_000)),
+            ("counter", json!(9_007_199_254_740_992_u64)),
+            ("nodeId", json!("")),
+            ("nodeId", json!("retired")),
+            ("nodeId", json!(7)),
+            ("nodeId", json!("n".repeat(129))),
+            ("timestamp", json!(-1)),
+            ("timestamp", json!(0.5)),
+            ("timestamp", json!("now")),
+            ("timestamp", json!(9_007_199_254_740_992_u64)),
+            ("logical", json!(-1)),
+            ("type", json!("g-map")),
+            ("type", json!("or-map")),
+            ("op", json!("multiply")),
+            ("op", json!(null)),
+            ("done", json!(5_000_000)),
+            ("value", json!("NaN")),
+            ("value", json!(0)),
+            ("value", json!(-1)),
+            ("value", json!(0.5)),
+            ("value", json!(9_007_199_254_740_992_u64)),
+            ("value", json!([1])),
+            ("key", json!(1)),
+            ("key", json!("k".repeat(1025))),
+            ("dots", json!([["a", 0]])),
+            ("dots", json!([["a"]])),
+            ("dots", json!("a")),
+        ]);
+        op[member] = value;
+        let parsed = Op::parse(&op.to_string(), &limits).and_then(|op| state.plan(&op, &limits));
+        if parsed.is_err() {
+            return json!({"case": "refused", "kind": kind, "state": state_text(&state), "op": op});
+        }
+    }
+}
+
+/// A replica and a server that refuses, forgets and loses the connection.
+struct Scene<'a> {
+    rng: &'a mut Rng,
+    kind: CrdtKind,
+    now: u64,
+    me: Replica,
+    other: Replica,
+    server: Crdt,
+    /// Every entry of the stream, and how many of them have come.
+    log: Vec<Op>,
+    heard: usize,
+    connected: bool,
+    /// Sent, and not answered.
+    sent: VecDeque<Op>,
+    steps: Vec<Value>,
+}
+
+fn replica(rng: &mut Rng, kind: CrdtKind) -> Value {
+    let limits = CrdtLimits::default();
+    let node = "me";
+    let mut scene = Scene {
+        kind,
+        now: 1_000_000,
+        me: Replica::new(kind, node, limits).unwrap(),
+        other: Replica::new(kind, "other", limits).unwrap(),
+        server: Crdt::new(kind),
+        log: Vec::new(),
+        heard: 0,
+        connected: false,
+        sent: VecDeque::new(),
+        steps: Vec::new(),
+        rng,
+    };
+    for _ in 0..24 {
+        scene.step();
+    }
+    // Whatever happened, it ends well.
+    scene.connect();
+    scene.listen();
+    while scene.me.pending() > 0 {
+        scene.send();
+        while !scene.sent.is_empty() {
+            scene.answer(false);
+        }
+        scene.listen();
+    }
+    let (mine, theirs) = (scene.me.current(), &scene.server);
+    assert!(mine.value() == theirs.value(), "{} {}", mine.to_json(), theirs.to_json());
+    json!({"case": "replica", "kind": kind, "node": node, "steps": scene.steps})
+}
+
+impl Scene<'_> {
+    fn step(&mut self) {
+        self.now += self.rng.below(4) as u64;
+        match self.rng.below(12) {
+            0..=3 => self.edit(),
+            4 => self.edit_elsewhere(),
+            5 | 6 if self.connected => self.send(),
+            5..=8 if self.connected => self.answer(true),
+            9 if self.connected => self.hear(),
+            10 if self.connected && self.rng.chance(50) => self.disconnect(),
+            11 if self.rng.chance(30) => self.restart(),
+            _ if !self.connected => self.connect(),
+            _ => {}
+        }
+    }
+
+    /// Tells a step, and how things are after it.
+    fn tell(&mut self, mut step: Value) {
+        step["state"] = state_text(self.me.current());
+        step["pending"] = self.me.pending().into();
+        self.steps.push(step);
+    }
+
+    fn edit(&mut self) {
+        let (edit, told) = edit(self.rng, self.kind);
+        let mut step = json!({"edit": told, "now": self.now});
+        match self.me.edit(self.now, edit) {
+            Ok(Some(op)) => step["op"] = op_json(&op),
+            Ok(None) => {}
+            Err(_) => step["error"] = true.into(),
+        }
+        self.tell(step);
+    }
+
+    fn edit_elsewhere(&mut self) {
+        let (edit, _) = edit(self.rng, self.kind);
+        if let Ok(Some(_)) = self.other.edit(self.now, edit) {
+            for op in self.other.to_send(1) {
+                match self.publish(op) {
+                    Ok(op) => _ = self.other.remote(&op).unwrap(),
+                    Err(counter) => _ = self.other.refused(counter),
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, op: Op) -> Result<Op, u64> {
+        let (counter, limits) = (op.counter(), CrdtLimits::default());
+        let (op, applied) = self.server.admit(op, self.now, &limits).map_err(|_| counter)?;
+        if applied == Applied::New {
+            self.server.apply(&op, &limits).unwrap();
+            self.log.push(op.clone());
+        }
+        Ok(op)
+    }
+
+    fn send(&mut self) {
+        let window = 1 + self.rng.below(3);
+        let ops = self.me.to_send(window);
+        self.tell(json!({"send": window, "ops": ops.iter().map(op_json).collect::<Vec<_>>()}));
+        self.sent.extend(ops);
+    }
+
+    fn answer(&mut self, badly: bool) {
+        let Some(op) = self.sent.pop_front() else { return };
+        let counter = op.counter();
+        if badly && self.rng.chance(15) && *op.change() != Change::None {
+            self.me.refused(counter);
+            self.tell(json!({"refused": counter}));
+        } else if badly && self.rng.chance(10) {
+            self.me.retry(counter);
+            self.tell(json!({"retry": counter}));
+        } else if self.publish(op).is_ok() {
+            if self.rng.chance(50) {
+                self.listen();
+            }
+            self.me.acked(counter);
+            self.tell(json!({"acked": counter}));
+        } else {
+            self.me.refused(counter);
+            self.tell(json!({"refused": counter}));
+        }
+    }
+
+    fn hear(&mut self) {
+        if let Some(op) = self.log.get(self.heard).cloned() {
+            self.heard += 1;
+            self.me.remote(&op).unwrap();
+            self.tell(json!({"remote": op_json(&op)}));
+        }
+    }
+
+    fn listen(&mut self) {
+        while self.heard < self.log.len() {
+            self.hear();
+        }
+    }
+
+    /// What was sent may have arrived, from the first on.
+    fn disconnect(&mut self) {
+        let arrived = self.rng.below(self.sent.len() + 1);
+        for op in std::mem::take(&mut self.sent).into_iter().take(arrived) {
+            let _ = self.publish(op);
+        }
+        self.connected = false;
+        self.me.detached();
+        self.tell(json!({"detached": true}));
+    }
+
+    fn restart(&mut self) {
+        if self.connected {
+            self.disconnect();
+        }
+        self.me = Replica::restore(self.me.save().get(), CrdtLimits::default()).unwrap();
+        self.heard = usize::MAX;
+        self.tell(json!({"restart": true}));
+    }
+
+    fn connect(&mut self) {
+        if self.connected {
+            return;
+        }
+        self.connected = true;
+        if self.rng.chance(20) {
+            self.server.collect(self.now.saturating_sub(20));
+        }
+        if self.heard == usize::MAX || self.rng.chance(50) {
+            self.heard = self.log.len();
+            let state = (!self.log.is_empty()).then(|| self.server.clone());
+            let told: Value =
+                state.as_ref().map_or(Value::Null, |state| serde_json::from_str(state.to_json().get()).unwrap());
+            self.me.snapshot(state).unwrap();
+            self.tell(json!({"snapshot": told}));
+        }
+    }
+}
