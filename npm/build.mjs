@@ -27,7 +27,7 @@ const module = {
   minify: false,
 };
 await Promise.all([
-  bundle('iife.ts', 'datasole.iife.min.js', { ...script, globalName: 'Datasole' }),
+  bundle('iife.ts', 'datasole.iife.min.js', script),
   bundle('worker.ts', 'datasole-worker.iife.min.js', script),
   bundle('worker.ts', 'datasole-worker.inline.iife.min.js', {
     ...script,

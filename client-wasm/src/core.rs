@@ -117,9 +117,9 @@ impl Core {
         }
     }
 
-    /// Asks for a stream anew: the caller's copy has lost step.
-    pub fn resync(&mut self, kind: &str, key: String) {
-        self.client.resync(now(), &stream(kind, key));
+    /// Asks for the state `key` anew: the caller's copy has lost step.
+    pub fn resync(&mut self, key: String) {
+        self.client.resync(now(), &StreamId::state(key));
         self.pump();
     }
 

@@ -1,5 +1,7 @@
 /** Channels: what CRDTs, presence and documents stand on. A channel follows one stream and writes to it. */
-import { guarded, type DatasoleError } from './errors.js';
+import type { DatasoleError } from './errors.js';
+import { call, listen } from './handlers.js';
+import type { StreamKind } from './protocol.js';
 
 /** What a {@link Channel} may lead to. */
 export type ChannelKind = 'crdt' | 'doc' | 'presence';
@@ -18,7 +20,7 @@ export interface ChannelHandlers {
    * duplicates are hidden and gaps repaired.
    */
   entry(data: unknown, whole: boolean): void;
-  /** The server refused: nothing will be heard on this channel; open another to try again. */
+  /** The server refused: nothing is heard any more until another channel of the stream is opened, or a new connect. */
   refused(error: DatasoleError): void;
 }
 
@@ -39,65 +41,53 @@ export interface Channel {
 }
 
 interface Stream {
-  kind: ChannelKind;
+  kind: StreamKind;
   key: string;
   /** The subscription. */
   id: number;
-  handlers: Set<ChannelHandlers>;
+  handlers: Set<(tell: Tell) => void>;
 }
 
-/** How channels follow streams. @internal */
-export interface Following {
-  /** Returns the subscription's id. */
-  subscribe(kind: ChannelKind, key: string): number;
-  unsubscribe(id: number): void;
-  /** Asks for an answer and a whole entry once more. */
-  resync(kind: ChannelKind, key: string): void;
-}
+type Tell = (handlers: ChannelHandlers) => void;
 
 /** The streams that channels lead to. @internal */
 export class Channels {
   readonly #streams = new Map<string, Stream>();
-  readonly #following: Following;
+  readonly #subscribe: (kind: StreamKind, key: string) => number;
+  readonly #unsubscribe: (id: number) => void;
 
-  constructor(following: Following) {
-    this.#following = following;
+  constructor(subscribe: (kind: StreamKind, key: string) => number, unsubscribe: (id: number) => void) {
+    this.#subscribe = subscribe;
+    this.#unsubscribe = unsubscribe;
   }
 
   /** Returns what closes it. */
-  open(kind: ChannelKind, key: string, handlers: ChannelHandlers): () => void {
+  open(kind: StreamKind, key: string, handlers: ChannelHandlers): () => void {
     const name = `${kind} ${key}`;
     let stream = this.#streams.get(name);
-    if (stream) this.#following.resync(kind, key);
-    else {
-      stream = { kind, key, id: this.#following.subscribe(kind, key), handlers: new Set() };
-      this.#streams.set(name, stream);
-    }
+    if (stream) this.#unsubscribe(stream.id);
+    else this.#streams.set(name, (stream = { kind, key, id: 0, handlers: new Set() }));
+    // Again, so that the new one begins as the first did.
+    stream.id = this.#subscribe(kind, key);
     const followed = stream;
-    followed.handlers.add(handlers);
+    const stop = listen(followed.handlers, (tell: Tell) => tell(handlers));
     return () => {
-      followed.handlers.delete(handlers);
-      if (!followed.handlers.size && this.#streams.get(name) === followed) {
+      if (stop() && !followed.handlers.size) {
         this.#streams.delete(name);
-        this.#following.unsubscribe(followed.id);
+        this.#unsubscribe(followed.id);
       }
     };
   }
 
-  /** Tells everybody on a stream. */
-  tell(kind: string, key: string, what: (handlers: ChannelHandlers) => void): void {
-    const handlers = this.#streams.get(`${kind} ${key}`)?.handlers;
-    for (const one of [...(handlers ?? [])]) if (handlers!.has(one)) guarded(() => what(one));
-  }
-
-  /** The server refused a stream; whether it was one of these. */
-  refuse(kind: string, key: string, error: DatasoleError): boolean {
-    this.tell(kind, key, (handlers) => handlers.refused(error));
-    return this.#streams.delete(`${kind} ${key}`);
+  /** Tells everybody on a stream; whether there was one. */
+  tell(kind: string, key: string, tell: Tell): boolean {
+    const stream = this.#streams.get(`${kind} ${key}`);
+    if (stream) call(stream.handlers, tell);
+    return !!stream;
   }
 
   /** A core that knows nothing yet takes over. */
   renew(): void {
-    for (const stream of this.#streams.values()) stream.id = this.#following.subscribe(stream.kind, stream.key);
+    for (const stream of this.#streams.values()) stream.id = this.#subscribe(stream.kind, stream.key);
   }
 }

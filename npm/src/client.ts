@@ -16,7 +16,8 @@ import type {
   StateValue,
 } from './contract.js';
 import { Channels, type Channel, type ChannelHandlers, type ChannelKind } from './channel.js';
-import { DatasoleError, ErrorCode, guarded, localError, report } from './errors.js';
+import { DatasoleError, ErrorCode, localError, report } from './errors.js';
+import { call, guarded, listen } from './handlers.js';
 import { watchPage } from './lifecycle.js';
 import { Link } from './link.js';
 import { CONNECT_TIMEOUT, resolve, type DatasoleClientOptions } from './options.js';
@@ -69,11 +70,8 @@ interface Opening {
 }
 
 interface Topic {
-  /** The subscription, 0 without one. */
-  id: number;
-  /** Whether the subscription has been answered once. */
-  followed: boolean;
   handlers: Set<EventHandler<unknown>>;
+  close(): void;
 }
 
 /** A host that failed is replaced, unless the one before it failed as recently as this. */
@@ -122,15 +120,11 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   constructor(options: DatasoleClientOptions) {
     this.#options = options;
     const unsubscribe = (id: number) => this.#send({ t: 'unsubscribe', id });
-    this.#channels = new Channels({
-      subscribe: (kind, key) => this.#subscribe(kind, key),
-      unsubscribe,
-      resync: (kind, key) => this.#send({ t: 'resync', kind, key }),
-    });
+    this.#channels = new Channels((kind, key) => this.#subscribe(kind, key), unsubscribe);
     this.#store = new Store({
       subscribe: (key) => this.#subscribe('state', key),
       unsubscribe,
-      resync: (key) => this.#send({ t: 'resync', kind: 'state', key }),
+      resync: (key) => this.#send({ t: 'resync', key }),
       unasked: () => this.#status.protocol === 1,
     });
   }
@@ -186,7 +180,9 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
    * ```
    */
   onStatus(handler: (status: Status) => void): () => void {
-    return listen(this.#statusHandlers, handler, () => handler(this.#status));
+    const stop = listen(this.#statusHandlers, handler);
+    guarded(() => handler(this.#status));
+    return stop;
   }
 
   /**
@@ -232,9 +228,8 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
    */
   on<E extends EventName<C>>(event: E, handler: EventHandler<EventData<C, E>>): void {
     let topic = this.#topics.get(event);
-    if (!topic) this.#topics.set(event, (topic = { id: 0, followed: false, handlers: new Set() }));
+    if (!topic) this.#topics.set(event, (topic = this.#follow(event)));
     topic.handlers.add(handler);
-    topic.id ||= this.#subscribe('event', event);
   }
 
   /** Ends {@link on}. The last handler of a name unsubscribes its topic. */
@@ -242,7 +237,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     const topic = this.#topics.get(event);
     if (topic?.handlers.delete(handler) && !topic.handlers.size) {
       this.#topics.delete(event);
-      this.#send({ t: 'unsubscribe', id: topic.id });
+      topic.close();
     }
   }
 
@@ -332,7 +327,6 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     this.#unwatch = watchPage((kind) => this.#send({ t: 'hint', kind }));
     this.#store.renew();
     this.#channels.renew();
-    for (const [name, topic] of this.#topics) topic.id = this.#subscribe('event', name);
   }
 
   /** Ends the host and all that waits for it. */
@@ -386,13 +380,10 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
         return;
       }
       case 'event': {
-        const topic = this.#topics.get(message.event);
-        if (!topic) return;
-        // In order: first what changed before the event.
-        this.#store.settle();
-        const { event, bin, timestamp } = message;
-        const payload = { event, data: bin === undefined ? message.data : binaries[bin], timestamp };
-        return call(topic.handlers, payload);
+        const { event, timestamp } = message;
+        const payload = { event, data: content(message, binaries), timestamp };
+        this.#channels.tell('event', event, (handlers) => handlers.entry(payload, false));
+        return;
       }
       case 'patch':
         return this.#store.patch(message.key, message.rev, message.ops);
@@ -404,22 +395,19 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
       case 'subscribed': {
         const { kind, key, recovered } = message;
         this.#channels.tell(kind, key, (handlers) => handlers.subscribed(recovered));
-        const topic = kind === 'event' && this.#topics.get(key);
-        if (!topic) return;
-        if (topic.followed && !recovered) call(this.#missedHandlers, key);
-        topic.followed = true;
         return;
       }
       case 'refused': {
         const { what, name, error } = message;
         const refusal = new DatasoleError({ ...error, message: `${what} ${name}: ${error.message}` });
-        return this.#channels.refuse(what, name, refusal) ? undefined : report(refusal);
+        if (!this.#channels.tell(what, name, (handlers) => handlers.refused(refusal))) report(refusal);
+        return;
       }
       case 'entry': {
-        const { kind, key, data, bin, whole } = message;
-        return this.#channels.tell(kind, key, (handlers) => {
-          handlers.entry(bin === undefined ? data : binaries[bin], !!whole);
-        });
+        const { kind, key, whole } = message;
+        const data = content(message, binaries);
+        this.#channels.tell(kind, key, (handlers) => handlers.entry(data, !!whole));
+        return;
       }
       case 'token':
         void this.#answerToken();
@@ -464,6 +452,25 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     call(this.#statusHandlers, status);
   }
 
+  /** Follows an event topic. */
+  #follow(event: string): Topic {
+    const handlers: Topic['handlers'] = new Set();
+    let followed = false;
+    const close = this.#channels.open('event', event, {
+      subscribed: (recovered) => {
+        if (followed && !recovered) call(this.#missedHandlers, event);
+        followed = true;
+      },
+      entry: (payload) => {
+        // In order: first what changed before the event.
+        this.#store.settle();
+        call(handlers, payload as EventPayload);
+      },
+      refused: report,
+    });
+    return { handlers, close };
+  }
+
   /** Follows now, or when a host starts. */
   #subscribe(kind: StreamKind, key: string): number {
     const id = ++this.#lastId;
@@ -479,6 +486,11 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
 function encode(value: unknown): Encoded {
   // A copy: it is sent later, and then transferred.
   return value instanceof Uint8Array ? { bytes: value.slice() } : { json: JSON.stringify(value) };
+}
+
+/** What a message carries: JSON, or the bytes beside the batch. */
+function content({ data, bin }: { data?: unknown; bin?: number }, binaries: Uint8Array[]): unknown {
+  return bin === undefined ? data : binaries[bin];
 }
 
 function notConnected(): DatasoleError {
@@ -504,18 +516,4 @@ function deferred(): Opening {
   let reject!: (error: DatasoleError) => void;
   const promise = new Promise<void>((...settle) => ([resolve, reject] = settle));
   return { promise, resolve, reject };
-}
-
-function call<T>(handlers: Set<(value: T) => void>, value: T): void {
-  for (const handler of [...handlers]) if (handlers.has(handler)) guarded(() => handler(value));
-}
-
-function listen<T>(handlers: Set<(value: T) => void>, handler: (value: T) => void, at_once?: () => void): () => void {
-  // Of its own, so that the same function can listen twice.
-  const own = (value: T) => handler(value);
-  handlers.add(own);
-  if (at_once) guarded(at_once);
-  return () => {
-    handlers.delete(own);
-  };
 }

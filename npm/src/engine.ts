@@ -86,7 +86,7 @@ class WasmEngine implements Engine {
       case 'unsubscribe':
         return core.unfollow(message.id);
       case 'resync':
-        return core.resync(message.kind, message.key);
+        return core.resync(message.key);
       case 'submit':
         return core.submit(message.id, message.kind, message.key, message.json, message.bytes);
       case 'hint':

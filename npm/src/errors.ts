@@ -97,12 +97,3 @@ export function report(error: unknown): void {
   if (typeof reportError === 'function') reportError(error);
   else console.error(error);
 }
-
-/** A handler that throws harms no one else. @internal */
-export function guarded(action: () => void): void {
-  try {
-    action();
-  } catch (error) {
-    report(error);
-  }
-}

@@ -31,8 +31,8 @@ export type ToWorker =
   | ({ t: 'emit'; event: string; queue: boolean } & Encoded)
   | { t: 'subscribe'; id: number; kind: StreamKind; key: string }
   | { t: 'unsubscribe'; id: number }
-  /** Main's copy of a stream has lost step. */
-  | { t: 'resync'; kind: StreamKind; key: string }
+  /** Main's mirror of a state has lost step. */
+  | { t: 'resync'; key: string }
   /** An operation, a presence value or a document's message; answered by `done` unless the id is 0. */
   | ({ t: 'submit'; id: number; kind: StreamKind; key: string } & Encoded)
   | { t: 'hint'; kind: Hint }

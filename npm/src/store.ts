@@ -5,7 +5,7 @@
  * container is copied at most once per look. Handlers look when {@link Store.settle} is called, once for all the changes
  * that came together.
  */
-import { guarded } from './errors.js';
+import { call, guarded, listen } from './handlers.js';
 import { applyPatch, type Owned } from './patch.js';
 
 interface Entry {
@@ -21,7 +21,7 @@ interface Entry {
   lost: boolean;
   /** Whether somebody asked for the value without a handler. */
   pinned: boolean;
-  handlers: Set<{ call: (value: unknown) => void }>;
+  handlers: Set<(value: unknown) => void>;
   /** The subscription, 0 without one. A refused one stays, so that it is not asked for at every look. */
   id: number;
 }
@@ -57,15 +57,14 @@ export class Store {
   }
 
   /** Calls at once with the current value, then after each change. */
-  subscribe(key: string, call: (value: unknown) => void): { unsubscribe(): void } {
+  subscribe(key: string, handler: (value: unknown) => void): { unsubscribe(): void } {
     const entry = this.#entry(key);
-    const handler = { call };
-    entry.handlers.add(handler);
+    const stop = listen(entry.handlers, handler);
     this.#ensureFollowed(key, entry);
-    guarded(() => call(look(entry)));
+    guarded(() => handler(look(entry)));
     return {
       unsubscribe: () => {
-        if (entry.handlers.delete(handler) && !entry.handlers.size && !entry.pinned) this.#leave(key, entry);
+        if (stop() && !entry.handlers.size && !entry.pinned) this.#leave(key, entry);
       },
     };
   }
@@ -152,7 +151,5 @@ function look(entry: Entry): unknown {
 }
 
 function notify(entry: Entry): void {
-  if (!entry.handlers.size) return;
-  const value = look(entry);
-  for (const handler of [...entry.handlers]) if (entry.handlers.has(handler)) guarded(() => handler.call(value));
+  if (entry.handlers.size) call(entry.handlers, look(entry));
 }

@@ -410,7 +410,7 @@ describe('states', () => {
       worker.say({ t: 'patch', key: 'k', rev: rev + 1, ops: [...ops] });
       assert.deepEqual(client.getState('k'), { n: 0 });
       await settled();
-      assert.deepEqual(worker.of('resync'), [{ t: 'resync', kind: 'state', key: 'k' }]);
+      assert.deepEqual(worker.of('resync'), [{ t: 'resync', key: 'k' }]);
       worker.say({ t: 'snapshot', key: 'k', rev: 9, value: { n: 1 } });
       worker.say({ t: 'patch', key: 'k', rev: 10, ops: [{ op: 'replace', path: '/n', value: 2 }] });
       assert.deepEqual(seen, [undefined, { n: 0 }, { n: 1 }, { n: 2 }]);

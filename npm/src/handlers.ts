@@ -1,0 +1,24 @@
+/** Handlers: functions of the application, which may throw, end each other, and listen twice. */
+import { report } from './errors.js';
+
+/** A handler that throws harms no one else. */
+export function guarded(action: () => void): void {
+  try {
+    action();
+  } catch (error) {
+    report(error);
+  }
+}
+
+/** Tells all of them, but those that end meanwhile. */
+export function call<T>(handlers: Set<(value: T) => void>, value: T): void {
+  for (const handler of [...handlers]) if (handlers.has(handler)) guarded(() => handler(value));
+}
+
+/** Adds one; returns what removes it, and says whether it was there. */
+export function listen<T>(handlers: Set<(value: T) => void>, handler: (value: T) => void): () => boolean {
+  // Of its own, so that the same function can listen twice.
+  const own = (value: T) => handler(value);
+  handlers.add(own);
+  return () => handlers.delete(own);
+}
