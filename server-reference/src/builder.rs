@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use datasole_core::{Payload, StreamId};
+use datasole_core::{Payload, StreamId, crdt::CrdtKind};
 use futures_util::FutureExt;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -31,6 +31,8 @@ pub struct Builder {
     pub(crate) methods: Methods,
     pub(crate) handlers: Handlers,
     pub(crate) histories: HashMap<String, Replay>,
+    pub(crate) crdts: HashMap<String, CrdtKind>,
+    pub(crate) client_crdts: bool,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) reconnect_window: Option<Duration>,
     pub(crate) epoch: Option<u64>,
@@ -54,6 +56,8 @@ impl Default for Builder {
             methods: Methods::default(),
             handlers: Handlers::default(),
             histories: HashMap::new(),
+            crdts: HashMap::new(),
+            client_crdts: true,
             backend: Arc::new(Memory::default()),
             reconnect_window: None,
             epoch: None,
@@ -199,6 +203,32 @@ impl Builder {
     #[must_use]
     pub fn topic(mut self, event: &str, history: Replay) -> Self {
         self.histories.insert(event.to_owned(), history);
+        self
+    }
+
+    /// Says of which type a CRDT is; operations of another are refused. It does not count as one of
+    /// [`Limits::max_crdt_keys`].
+    ///
+    /// ```
+    /// use datasole_server::{CrdtKind, Server};
+    /// let server = Server::builder()
+    ///     .crdt("votes", CrdtKind::PnCounter)
+    ///     .crdt("settings", CrdtKind::LwwMap)
+    ///     .client_crdts(false)
+    ///     .build();
+    /// # drop(server);
+    /// ```
+    #[must_use]
+    pub fn crdt(mut self, key: &str, kind: CrdtKind) -> Self {
+        self.crdts.insert(key.to_owned(), kind);
+        self
+    }
+
+    /// Whether clients may create CRDTs that are not registered, by their first operation; they may by default, within
+    /// [`Limits::max_crdt_keys`] and [`Limits::max_crdt_keys_per_connection`].
+    #[must_use]
+    pub fn client_crdts(mut self, allowed: bool) -> Self {
+        self.client_crdts = allowed;
         self
     }
 

@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicUsize},
 };
 
 use datasole_core::{
@@ -45,6 +45,10 @@ pub(crate) struct Connection {
     store: OnceLock<Mutex<Extensions>>,
     pub(crate) rooms: Mutex<Vec<Arc<str>>>,
     calls: Mutex<Calls>,
+    /// CRDT keys that its operations have brought into being.
+    pub(crate) crdt_keys: Arc<AtomicUsize>,
+    /// Held while a stream is opened and its writer waited for, so that what the client sends stays in order.
+    pub(crate) turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -89,6 +93,8 @@ impl Connection {
             store: OnceLock::new(),
             rooms: Mutex::default(),
             calls: Mutex::default(),
+            crdt_keys: Arc::default(),
+            turn: tokio::sync::Mutex::default(),
         }
     }
 

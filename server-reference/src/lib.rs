@@ -46,12 +46,14 @@ mod transport;
 pub use auth::{AuthError, AuthRequest, Identity};
 pub use builder::Builder;
 pub use connection::Protocol;
+pub use datasole_core::crdt::{CrdtError, CrdtKind, CrdtLimits};
 pub use datasole_core::{Payload, Position, StreamId, StreamKind, codes, patch};
-pub use error::{EventError, RpcError, StateError};
+pub use error::{EditError, EventError, RpcError, StateError};
 pub use limits::{Limits, Replay};
 pub use metrics::MetricsSnapshot;
 pub use peer::Peer;
 pub use primitives::{
+    crdt::{Counter, Crdts, Map, Register, Set},
     events::Target,
     rpc::Context,
     state::{Draft, State},

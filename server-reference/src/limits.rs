@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use datasole_core::crdt::CrdtLimits;
+
+/// What a snapshot's frame needs beside key and content; bytes.
+pub(crate) const ENVELOPE: usize = 128;
+
 /// The server's bounds, with their defaults.
 ///
 /// ```
@@ -37,6 +42,16 @@ pub struct Limits {
     pub max_idle_topics: usize,
     /// CRDTs in memory beyond which those that nobody follows leave it. The backend keeps them.
     pub max_idle_crdts: usize,
+    /// CRDT keys that are not registered, which clients may create.
+    pub max_crdt_keys: usize,
+    /// Of those, what one connection may create.
+    pub max_crdt_keys_per_connection: usize,
+    /// Of one CRDT and of what is done to it. Its state must also fit in a frame.
+    pub crdt: CrdtLimits,
+    /// How long a CRDT remembers replicas that are silent, and removed entries of maps. Edits that a client made earlier,
+    /// and sends later, are refused. When a CRDT is half full, or half as many replicas are remembered as may be, it is
+    /// less, down to ten minutes.
+    pub crdt_retention: Duration,
     /// Documents in memory beyond which those that nobody follows leave it. The backend keeps them.
     pub max_idle_docs: usize,
     /// How long the authentication hook may take.
@@ -67,6 +82,10 @@ impl Default for Limits {
             max_rooms: 256,
             max_idle_topics: 10_000,
             max_idle_crdts: 1_000,
+            max_crdt_keys: 1_000,
+            max_crdt_keys_per_connection: 100,
+            crdt: CrdtLimits::default(),
+            crdt_retention: Duration::from_secs(30 * 24 * 3_600),
             max_idle_docs: 100,
             auth_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
@@ -87,6 +106,12 @@ impl Limits {
             compress_above: self.compress_above,
             ..datasole_core::Limits::default()
         }
+    }
+
+    /// The bounds of a CRDT, whose state must fit in a frame with the longest key.
+    pub(crate) fn crdt(&self) -> CrdtLimits {
+        let room = self.max_payload.saturating_sub(ENVELOPE + 6 * self.max_key);
+        CrdtLimits { max_bytes: self.crdt.max_bytes.min(room), ..self.crdt }
     }
 }
 

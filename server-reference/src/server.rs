@@ -28,6 +28,7 @@ use crate::{
     metrics::{Metrics, MetricsSnapshot},
     origin::Origins,
     primitives::{
+        crdt::{Crdts, Registry},
         events::{self, Handlers, Target, Who},
         rpc::Methods,
         state::State,
@@ -59,6 +60,7 @@ struct Inner {
     methods: Methods,
     handlers: Handlers,
     hub: Arc<Hub>,
+    crdts: Registry,
     metrics: Metrics,
     epoch: u64,
     reconnect_window: Option<u64>,
@@ -85,6 +87,7 @@ impl Server {
     pub(crate) fn new(builder: Builder) -> Self {
         let epoch = builder.epoch.unwrap_or_else(fresh_epoch);
         let codec_limits = builder.limits.codec();
+        let crdts = Registry::new(builder.crdts, builder.client_crdts, &builder.limits, epoch);
         let hub = Hub::new(
             builder.backend,
             builder.limits.clone(),
@@ -104,6 +107,7 @@ impl Server {
                 methods: builder.methods,
                 handlers: builder.handlers,
                 hub: Arc::new(hub),
+                crdts,
                 metrics: Metrics::default(),
                 epoch,
                 reconnect_window: window,
@@ -120,6 +124,11 @@ impl Server {
     /// The live states.
     pub fn state(&self) -> State<'_> {
         State::new(&self.inner.hub, &self.inner.limits)
+    }
+
+    /// The CRDTs.
+    pub fn crdt(&self) -> Crdts<'_> {
+        Crdts::new(&self.inner.hub, &self.inner.crdts)
     }
 
     /// Publishes an event to everybody who follows its topic, and to every version 1 client.
@@ -218,6 +227,10 @@ impl Server {
 
     pub(crate) fn hub(&self) -> &Arc<Hub> {
         &self.inner.hub
+    }
+
+    pub(crate) fn crdts(&self) -> &Registry {
+        &self.inner.crdts
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

@@ -33,7 +33,7 @@ use crate::{
     message,
     metrics::Metrics,
     primitives::{
-        presence,
+        crdt, presence,
         rpc::{Context, Incoming, panicked},
     },
     server::Server,
@@ -232,7 +232,8 @@ impl Session {
                 Ok(request) => self.subscribe(correlation, request, out),
                 Err(_) => self.invalid(correlation, codes::PARSE, "the payload is not a subscription", out),
             },
-            Opcode::Presence if self.is_v2() => presence::receive(self.request(correlation)?, payload),
+            Opcode::CrdtOp => at_once(crdt::receive(self.request(correlation)?, payload)?),
+            Opcode::Presence if self.is_v2() => at_once(presence::receive(self.request(correlation)?, payload)?),
             #[cfg(feature = "docs")]
             Opcode::Doc if self.is_v2() => self.doc(correlation, payload, out),
             Opcode::Unsubscribe if self.is_v2() => self.unsubscribe(correlation),
@@ -272,7 +273,7 @@ impl Session {
         let Some((stream, message)) = followed else {
             return self.invalid(correlation, codes::INVALID_REQUEST, "no document is followed on this channel", out);
         };
-        docs::receive(self.request(correlation)?, stream, message)
+        at_once(docs::receive(self.request(correlation)?, stream, message)?)
     }
 
     fn invalid(&self, correlation: u32, code: i32, message: &str, out: &mut Vec<u8>) -> Option<Task> {
@@ -450,9 +451,8 @@ impl Session {
 /// Whether this server has streams of a kind.
 fn is_served(kind: StreamKind) -> bool {
     match kind {
-        StreamKind::State | StreamKind::Event | StreamKind::Presence => true,
+        StreamKind::State | StreamKind::Event | StreamKind::Crdt | StreamKind::Presence => true,
         StreamKind::Doc => cfg!(feature = "docs"),
-        StreamKind::Crdt => false,
     }
 }
 

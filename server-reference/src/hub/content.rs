@@ -1,7 +1,13 @@
 //! What a stream amounts to, by its kind: how it is restored from the backend, kept there, and shown to a follower.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use datasole_core::{Position, StreamId, StreamKind, patch};
+use datasole_core::{
+    Position, StreamId, StreamKind,
+    crdt::{Crdt, CrdtLimits, Op},
+    patch,
+};
 use serde_json::{Value, value::to_raw_value};
 
 use super::entry::{self, Entry};
@@ -10,7 +16,7 @@ use crate::primitives::docs::Document;
 use crate::{
     backend::{BackendError, Stored},
     connection::Protocol,
-    primitives::presence::Room,
+    primitives::{crdt, presence::Room},
 };
 
 /// What a stream has come to by its entries.
@@ -19,6 +25,8 @@ pub(crate) enum Content {
     /// Events come to nothing.
     Topic,
     State(StateValue),
+    /// Nothing until its first operation.
+    Crdt(Option<Box<Crdt>>),
     Room(Room),
     #[cfg(feature = "docs")]
     Doc(Box<Document>),
@@ -39,13 +47,20 @@ impl Content {
                 Some(stored) => restore_state(id, stored)?,
                 None => StateValue::default(),
             }),
+            StreamKind::Crdt => Self::Crdt(match stored {
+                Some(stored) => restore_crdt(id, stored)?.map(Box::new),
+                None => None,
+            }),
             #[cfg(feature = "docs")]
             StreamKind::Doc => Self::Doc(Box::new(match stored {
                 Some(stored) => Document::restore(&id.key, stored)?,
                 None => Document::default(),
             })),
             StreamKind::Presence => Self::Room(Room::default()),
-            _ => Self::Topic,
+            StreamKind::Event => Self::Topic,
+            // Nobody can open one.
+            #[cfg(not(feature = "docs"))]
+            StreamKind::Doc => Self::Topic,
         })
     }
 
@@ -57,6 +72,7 @@ impl Content {
                 let text = value.as_ref().and_then(|value| to_raw_value(value).ok());
                 text.map_or(Entry::Removed, Entry::Value).encode()
             }
+            Self::Crdt(crdt) => crdt.as_ref().map_or(Entry::Removed, |crdt| Entry::State(crdt.to_json())).encode(),
             #[cfg(feature = "docs")]
             Self::Doc(document) => document.stored(),
         }
@@ -67,7 +83,7 @@ impl Content {
         &mut self,
         id: &StreamId,
         position: Position,
-        _protocol: Protocol,
+        protocol: Protocol,
         compress_above: usize,
     ) -> Option<Bytes> {
         match self {
@@ -79,6 +95,7 @@ impl Content {
                 }
                 Some(entry::snapshot(&id.key, text.as_deref(), position, compress_above))
             }
+            Self::Crdt(crdt) => crdt::snapshot(id, crdt.as_deref(), position, protocol, compress_above),
             Self::Room(room) => Some(entry::presence(&id.key, &*room.whole()?, true, position, compress_above)),
             Self::Topic => None,
             #[cfg(feature = "docs")]
@@ -86,10 +103,19 @@ impl Content {
         }
     }
 
+    /// A CRDT that has forgotten what is old, if there is anything to be forgotten.
+    pub(crate) fn collected(&self, now: u64, retention: Duration, limits: &CrdtLimits) -> Option<Box<Crdt>> {
+        match self {
+            Self::Crdt(Some(crdt)) => crdt::collected(crdt, now, retention, limits),
+            _ => None,
+        }
+    }
+
     /// Whether there is nothing: whoever comes back learns no more from it than from a stream that never was.
     pub(crate) fn is_gone(&self) -> bool {
         match self {
             Self::State(state) => state.value.is_none(),
+            Self::Crdt(crdt) => crdt.is_none(),
             Self::Room(room) => room.is_empty(),
             Self::Topic => false,
             #[cfg(feature = "docs")]
@@ -115,4 +141,34 @@ fn restore_state(id: &StreamId, stored: &Stored) -> Result<StateValue, BackendEr
         }
     }
     Ok(StateValue { value, bound: usize::MAX })
+}
+
+/// The CRDT that a stored snapshot and entries amount to; it was within its limits once, which may have changed.
+fn restore_crdt(id: &StreamId, stored: &Stored) -> Result<Option<Crdt>, BackendError> {
+    const NONE: usize = usize::MAX;
+    let limits = CrdtLimits {
+        max_bytes: NONE,
+        max_value: NONE,
+        max_entries: NONE,
+        max_key: NONE,
+        max_replicas: NONE,
+        max_ahead: NONE,
+        max_dots: NONE,
+        max_node: NONE / 2,
+        ..CrdtLimits::default()
+    };
+    let corrupt = || BackendError::Corrupt(format!("CRDT {:?}", id.key));
+    let mut crdt = None;
+    for bytes in stored.snapshot.iter().map(|(_, bytes)| bytes).chain(stored.since_snapshot()) {
+        match Entry::decode(bytes).ok_or_else(corrupt)? {
+            Entry::State(text) => crdt = Crdt::from_json(text.get(), &limits).map_err(|_| corrupt())?,
+            Entry::Removed => crdt = None,
+            Entry::Operation(op) => {
+                let op = Op::parse(op.get(), &limits).map_err(|_| corrupt())?;
+                crdt.get_or_insert_with(|| Crdt::new(op.kind())).apply(&op, &limits).map_err(|_| corrupt())?;
+            }
+            _ => return Err(corrupt()),
+        }
+    }
+    Ok(crdt)
 }

@@ -24,6 +24,8 @@ pub(crate) enum Entry {
     Event { data: Payload, timestamp: u64 },
     /// An operation of a CRDT.
     Operation(Box<RawValue>),
+    /// A CRDT has forgotten what is old: its whole state.
+    State(Box<RawValue>),
     /// A change of a document: a Yjs update.
     Update(Bytes),
     /// Those of a presence room who changed: a JSON array. It is never stored.
@@ -46,6 +48,10 @@ impl Entry {
             Self::Operation(op) => {
                 out.push(b'o');
                 out.extend_from_slice(op.get().as_bytes());
+            }
+            Self::State(state) => {
+                out.push(b's');
+                out.extend_from_slice(state.get().as_bytes());
             }
             Self::Update(update) => {
                 out.push(b'u');
@@ -83,6 +89,7 @@ impl Entry {
             b'p' => Self::Patch(json(content)?),
             b'v' => Self::Value(json(content)?),
             b'o' => Self::Operation(json(content)?),
+            b's' => Self::State(json(content)?),
             b'u' => Self::Update(Bytes::copy_from_slice(content)),
             b'm' => Self::Members(json(content)?),
             b'r' => Self::Removed,
@@ -112,6 +119,7 @@ impl Entry {
             Self::Removed => return snapshot(key, None, position, compress_above),
             Self::Event { data, timestamp } => return event(key, data, *timestamp, Some(position), compress_above),
             Self::Operation(op) => (Opcode::CrdtOp, json(&CrdtOp { key: key.into(), op, epoch, seq })),
+            Self::State(state) => return crdt_state(key, state, position, compress_above),
             Self::Update(update) => {
                 let mut message = vec![0, 2];
                 push_varuint(&mut message, update.len() as u64);
@@ -205,6 +213,7 @@ mod tests {
             Entry::Event { data: Payload::Json(text("[1]")), timestamp: u64::MAX },
             Entry::Event { data: Payload::Binary(vec![0, 255]), timestamp: 0 },
             Entry::Operation(text(r#"{"op":"none"}"#)),
+            Entry::State(text(r#"{"type":"g-set"}"#)),
             Entry::Update(Bytes::from_static(&[0, 0])),
         ] {
             let decoded = Entry::decode(&entry.encode()).unwrap();

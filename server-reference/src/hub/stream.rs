@@ -301,19 +301,24 @@ impl Stream {
         }
     }
 
-    /// Takes note of an entry of so many bytes that the backend has stored: the snapshot it should get now, where it was
-    /// taken and how many entries before it are still promised to those who come back.
-    pub(crate) fn compact(&self, bytes: usize) -> Option<(Position, Bytes, u64)> {
+    /// Takes note of an entry of so many bytes that the backend has stored: whether it should get a snapshot now.
+    pub(crate) fn note(&self, bytes: usize) -> bool {
         let mut inner = lock(&self.inner);
         inner.held.entries += 1;
         inner.held.bytes += bytes;
         let Replay { entries: most, bytes: most_bytes, .. } = self.rules.compaction;
-        if inner.held.entries <= most && inner.held.bytes <= most_bytes {
-            return None;
+        let due = inner.held.entries > most || inner.held.bytes > most_bytes;
+        if due {
+            inner.held = Held::default();
         }
-        inner.held = Held::default();
-        inner.snapshots = [None, None];
-        Some((inner.position, inner.content.stored(), inner.log.len() as u64))
+        due
+    }
+
+    /// What the backend is to keep in place of the entries: where it was taken, and how many entries before it are still
+    /// promised to those who come back.
+    pub(crate) fn stored(&self) -> (Position, Bytes, u64) {
+        let mut inner = lock(&self.inner);
+        (inner.position, inner.content.stored(), inner.log.len() as u64)
     }
 
     pub(crate) fn unsubscribe(&self, connection: &Connection) {

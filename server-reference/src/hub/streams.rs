@@ -250,8 +250,8 @@ impl Hub {
                 }
             }
             let position = hub.publish(&stream, &entry, author.as_ref(), change);
-            if let Some((at, snapshot, keep)) = stream.compact(bytes.len())
-                && let Err(error) = hub.backend.snapshot(stream.id(), at, snapshot, keep).await
+            if stream.note(bytes.len())
+                && let Err(error) = hub.compact(&stream).await
             {
                 // It is stored and published; the backend only holds more than it must.
                 tracing::error!(%error, key = stream.id().key, "a stream could not be compacted");
@@ -285,6 +285,21 @@ impl Hub {
                 Ok(false)
             }
         }
+    }
+
+    /// Lets the backend forget entries. The caller has the right to append: what a CRDT forgets is an entry, too, so that
+    /// all who follow forget the same.
+    async fn compact(&self, stream: &Arc<Stream>) -> Result<(), BackendError> {
+        let (limits, retention) = (self.limits.crdt(), self.limits.crdt_retention);
+        if let Some(crdt) = stream.with_content(|content| content.collected(unix_millis(), retention, &limits)) {
+            let entry = Entry::State(crdt.to_json());
+            if !self.append(stream, entry.encode()).await? {
+                return Ok(());
+            }
+            self.publish(stream, &entry, None, |content| *content = Content::Crdt(Some(crdt)));
+        }
+        let (at, snapshot, keep) = stream.stored();
+        self.backend.snapshot(stream.id(), at, snapshot, keep).await
     }
 
     /// Lets go of a stream: it leaves memory if nobody follows it and it holds nothing, or there are enough of its kind.

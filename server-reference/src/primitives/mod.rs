@@ -1,5 +1,6 @@
-//! What applications use: calls, events, live state, presence and documents, each on top of the hub.
+//! What applications use: calls, events, live state, CRDTs, presence and documents, each on top of the hub.
 
+pub(crate) mod crdt;
 #[cfg(feature = "docs")]
 pub(crate) mod docs;
 pub(crate) mod events;

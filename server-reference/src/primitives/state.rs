@@ -22,11 +22,8 @@ use serde_json::{
 use crate::{
     error::StateError,
     hub::{Content, Entry, Hub, StateValue, Stream},
-    limits::Limits,
+    limits::{ENVELOPE, Limits},
 };
-
-/// What a snapshot's frame needs beside key and value; bytes.
-const ENVELOPE: usize = 128;
 
 /// The server's live states; from [`Server::state`](crate::Server::state).
 ///

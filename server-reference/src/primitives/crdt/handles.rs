@@ -1,0 +1,295 @@
+//! How server code reads and edits CRDTs: one handle per type.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use datasole_core::{
+    StreamKind,
+    crdt::{Crdt, CrdtError, CrdtKind, Edit},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use super::{Registry, crdt, is_a};
+use crate::{error::EditError, hub::Hub};
+
+/// The server's CRDTs; from [`Server::crdt`](crate::Server::crdt).
+///
+/// A handle costs nothing: it is a key and what may be done with it. An edit creates the key, if there is none yet, as
+/// the type it was registered with ([`Builder::crdt`](crate::Builder::crdt)) or the one of the handle; reading does not.
+///
+/// ```
+/// # async fn example() -> Result<(), datasole_server::EditError> {
+/// use datasole_server::{CrdtKind, Server};
+/// use serde_json::json;
+/// let server = Server::builder().crdt("votes", CrdtKind::PnCounter).build();
+/// let votes = server.crdt().counter("votes");
+/// votes.increment(5).await?;
+/// votes.decrement(2).await?;
+/// assert_eq!(votes.value().await?, 3);
+///
+/// let todo = server.crdt().set("todo");
+/// todo.add(&"milk").await?;
+/// assert_eq!(todo.values::<String>().await?, ["milk"]);
+///
+/// let settings = server.crdt().map("settings");
+/// settings.set("colour", &"red").await?;
+/// assert_eq!(settings.get("colour").await?, Some("red".to_owned()));
+///
+/// let title = server.crdt().register("title");
+/// title.set(&json!({"text": "Shopping"})).await?;
+/// assert_eq!(server.crdt().keys().await?, ["settings", "title", "todo", "votes"]);
+/// # Ok(())
+/// # }
+/// # futures_util::FutureExt::now_or_never(example()).unwrap().unwrap();
+/// ```
+#[derive(Clone, Copy)]
+pub struct Crdts<'a> {
+    hub: &'a Arc<Hub>,
+    registry: &'a Registry,
+}
+
+impl fmt::Debug for Crdts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Crdts").finish_non_exhaustive()
+    }
+}
+
+impl<'a> Crdts<'a> {
+    pub(crate) fn new(hub: &'a Arc<Hub>, registry: &'a Registry) -> Self {
+        Self { hub, registry }
+    }
+
+    /// A counter: a `pn-counter`, or a `g-counter` if the key is one.
+    pub fn counter(self, key: &'a str) -> Counter<'a> {
+        Counter(self.handle(key, CrdtKind::PnCounter))
+    }
+
+    /// An `lww-register`: one value; the last set wins.
+    pub fn register(self, key: &'a str) -> Register<'a> {
+        Register(self.handle(key, CrdtKind::LwwRegister))
+    }
+
+    /// An `lww-map`: values by key; of each, the last set or removal wins.
+    pub fn map(self, key: &'a str) -> Map<'a> {
+        Map(self.handle(key, CrdtKind::LwwMap))
+    }
+
+    /// A set: an `or-set`, or a `g-set` if the key is one.
+    pub fn set(self, key: &'a str) -> Set<'a> {
+        Set(self.handle(key, CrdtKind::OrSet))
+    }
+
+    /// The type of `key`; `None` when it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// When the backend fails.
+    pub async fn kind(self, key: &str) -> Result<Option<CrdtKind>, EditError> {
+        let Some(stream) = self.hub.find(StreamKind::Crdt, key).await? else { return Ok(None) };
+        let kind = stream.with_content(|content| crdt(content).map(|crdt| crdt.kind()));
+        self.hub.release(stream).await;
+        Ok(kind)
+    }
+
+    /// The keys of all CRDTs that exist, sorted. One that is registered exists once it has been edited.
+    ///
+    /// # Errors
+    ///
+    /// When the backend fails.
+    pub async fn keys(self) -> Result<Vec<String>, EditError> {
+        Ok(self.hub.keys(StreamKind::Crdt).await?)
+    }
+
+    /// Removes `key` with all it holds. Those who follow it see an empty one; edits of clients that come later, also
+    /// those made before they knew, create it again. Version 1 clients are not told.
+    ///
+    /// # Errors
+    ///
+    /// When the backend fails. A key that does not exist is no error.
+    pub async fn remove(self, key: &str) -> Result<(), EditError> {
+        self.registry.remove(self.hub, key).await
+    }
+
+    fn handle(self, key: &'a str, kind: CrdtKind) -> Handle<'a> {
+        Handle { crdts: self, key, kind }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Handle<'a> {
+    crdts: Crdts<'a>,
+    key: &'a str,
+    kind: CrdtKind,
+}
+
+impl fmt::Debug for Handle<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("key", &self.key).field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+impl Handle<'_> {
+    /// What `f` makes of the CRDT; `None` when there is none.
+    async fn read<R>(self, f: impl FnOnce(&Crdt) -> R) -> Result<Option<R>, EditError> {
+        let hub = self.crdts.hub;
+        let Some(stream) = hub.find(StreamKind::Crdt, self.key).await? else { return Ok(None) };
+        let read = stream.with_content(|content| match crdt(content) {
+            Some(crdt) if !is_a(crdt.kind(), self.kind) => {
+                Err(CrdtError::WrongKind { expected: crdt.kind(), found: self.kind })
+            }
+            crdt => Ok(crdt.map(f)),
+        });
+        hub.release(stream).await;
+        Ok(read?)
+    }
+
+    async fn edit(self, edit: Edit) -> Result<(), EditError> {
+        self.crdts.registry.edit(self.crdts.hub, self.key, self.kind, edit).await
+    }
+}
+
+/// A counter of integers within ±(2^53 − 1).
+#[derive(Clone, Copy, Debug)]
+pub struct Counter<'a>(Handle<'a>);
+
+impl Counter<'_> {
+    /// Its value; 0 when it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// When the key is of another type, or the backend fails.
+    pub async fn value(self) -> Result<i64, EditError> {
+        Ok(self.0.read(Crdt::counter).await?.unwrap_or(0))
+    }
+
+    /// Adds 1 to 2^53 − 1.
+    ///
+    /// # Errors
+    ///
+    /// See [`EditError`]; nothing has changed then.
+    pub async fn increment(self, by: u64) -> Result<(), EditError> {
+        self.0.edit(Edit::Increment(by)).await
+    }
+
+    /// Takes away 1 to 2^53 − 1. A `g-counter` refuses.
+    ///
+    /// # Errors
+    ///
+    /// See [`EditError`]; nothing has changed then.
+    pub async fn decrement(self, by: u64) -> Result<(), EditError> {
+        self.0.edit(Edit::Decrement(by)).await
+    }
+}
+
+/// One value.
+#[derive(Clone, Copy, Debug)]
+pub struct Register<'a>(Handle<'a>);
+
+impl Register<'_> {
+    /// Its value; `None` when it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// When the value or the key is of another type, or the backend fails.
+    pub async fn get<T: DeserializeOwned>(self) -> Result<Option<T>, EditError> {
+        let value = self.0.read(|crdt| crdt.register().cloned()).await?.flatten();
+        Ok(value.map(|value| value.read()).transpose()?)
+    }
+
+    /// Makes `value` its value.
+    ///
+    /// # Errors
+    ///
+    /// See [`EditError`]; nothing has changed then.
+    pub async fn set(self, value: &impl Serialize) -> Result<(), EditError> {
+        self.0.edit(Edit::Set(serde_json::to_value(value)?)).await
+    }
+}
+
+/// Values by key.
+#[derive(Clone, Copy, Debug)]
+pub struct Map<'a>(Handle<'a>);
+
+impl Map<'_> {
+    /// The value of an entry; `None` when there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the value or the key is of another type, or the backend fails.
+    pub async fn get<T: DeserializeOwned>(self, entry: &str) -> Result<Option<T>, EditError> {
+        let value = self.0.read(|crdt| crdt.get(entry).cloned()).await?.flatten();
+        Ok(value.map(|value| value.read()).transpose()?)
+    }
+
+    /// All entries.
+    ///
+    /// # Errors
+    ///
+    /// When the key is of another type, or the backend fails.
+    pub async fn entries(self) -> Result<BTreeMap<String, Value>, EditError> {
+        let entries = |crdt: &Crdt| crdt.entries().map(|(key, value)| (key.to_owned(), value.to_value())).collect();
+        Ok(self.0.read(entries).await?.unwrap_or_default())
+    }
+
+    /// Makes `value` the value of an entry.
+    ///
+    /// # Errors
+    ///
+    /// See [`EditError`]; nothing has changed then.
+    pub async fn set(self, entry: &str, value: &impl Serialize) -> Result<(), EditError> {
+        self.0.edit(Edit::Put(entry.to_owned(), serde_json::to_value(value)?)).await
+    }
+
+    /// Removes an entry. One that does not exist is no error.
+    ///
+    /// # Errors
+    ///
+    /// See [`EditError`]; nothing has changed then.
+    pub async fn remove(self, entry: &str) -> Result<(), EditError> {
+        self.0.edit(Edit::Delete(entry.to_owned())).await
+    }
+}
+
+/// A set of JSON values.
+#[derive(Clone, Copy, Debug)]
+pub struct Set<'a>(Handle<'a>);
+
+impl Set<'_> {
+    /// Its elements, in the order of their canonical JSON.
+    ///
+    /// # Errors
+    ///
+    /// When an element or the key is of another type, or the backend fails.
+    pub async fn values<T: DeserializeOwned>(self) -> Result<Vec<T>, EditError> {
+        let elements = self.0.read(Crdt::elements).await?.unwrap_or_default();
+        Ok(elements.iter().map(|element| element.read()).collect::<Result<_, _>>()?)
+    }
+
+    /// Whether it has an element.
+    ///
+    /// # Errors
+    ///
+    /// When the key is of another type, the value cannot be written as JSON, or the backend fails.
+    pub async fn contains(self, value: &impl Serialize) -> Result<bool, EditError> {
+        let value = serde_json::to_value(value)?;
+        Ok(self.0.read(|crdt| crdt.contains(&value)).await?.unwrap_or(false))
+    }
+
+    /// Adds an element.
+    ///
+    /// # Errors
+    ///
+    /// See [`EditError`]; nothing has changed then.
+    pub async fn add(self, value: &impl Serialize) -> Result<(), EditError> {
+        self.0.edit(Edit::Add(serde_json::to_value(value)?)).await
+    }
+
+    /// Removes an element. A `g-set` refuses; an element that is not there is no error.
+    ///
+    /// # Errors
+    ///
+    /// See [`EditError`]; nothing has changed then.
+    pub async fn remove(self, value: &impl Serialize) -> Result<(), EditError> {
+        self.0.edit(Edit::Remove(serde_json::to_value(value)?)).await
+    }
+}
