@@ -55,7 +55,6 @@ async fn subscriptions_that_make_no_sense() {
     for (id, request, code) in [
         (0, json!({"kind": "state", "key": "k"}), -32600),
         (1, json!({"kind": "state", "key": ""}), -32600),
-        (1, json!({"kind": "crdt", "key": "k"}), -32003),
     ] {
         subscribe(&mut peer, id, request).await;
         peer.expect_error(id, code).await;

@@ -197,7 +197,7 @@ async fn frames_that_are_none() {
         (zlib(&zlib(&frame(0x07, 9, b"null"))), 0),
         (frame(Opcode::RpcResponse as u8, 9, b"{}"), 9),
         (frame(Opcode::Hello as u8, 9, b"{}"), 9),
-        (frame(Opcode::CrdtOp as u8, 9, b"{}"), 9),
+        (frame(Opcode::CrdtState as u8, 9, b"{}"), 9),
         (frame(Opcode::Ack as u8, 9, b"{}"), 9),
         (frame(Opcode::Propose as u8, 9, b"{}"), 9),
         (frame(Opcode::Doc as u8, 9, b"{}"), 9),
