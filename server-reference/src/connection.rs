@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::{
     auth::Identity,
     error::RpcError,
-    hub::entry,
+    hub::{Stream, entry},
     mailbox::{Mailbox, lock},
     message,
 };
@@ -44,6 +44,8 @@ pub(crate) struct Connection {
     /// The application's own data; made when first used.
     store: OnceLock<Mutex<Extensions>>,
     pub(crate) rooms: Mutex<Vec<Arc<str>>>,
+    /// The presence rooms it is in.
+    pub(crate) presence: Mutex<Vec<Arc<Stream>>>,
     calls: Mutex<Calls>,
     /// CRDT keys that its operations have brought into being.
     pub(crate) crdt_keys: Arc<AtomicUsize>,
@@ -92,6 +94,7 @@ impl Connection {
             identity: Mutex::default(),
             store: OnceLock::new(),
             rooms: Mutex::default(),
+            presence: Mutex::default(),
             calls: Mutex::default(),
             crdt_keys: Arc::default(),
             turn: tokio::sync::Mutex::default(),

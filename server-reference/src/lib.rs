@@ -55,6 +55,7 @@ pub use peer::Peer;
 pub use primitives::{
     crdt::{Counter, Crdts, Map, Register, Set},
     events::Target,
+    presence::{Member, Presence},
     rpc::Context,
     state::{Draft, State},
 };

@@ -36,8 +36,10 @@ pub struct Limits {
     pub max_event_name: usize,
     /// Longest key of a stream; bytes.
     pub max_key: usize,
-    /// Rooms one connection may be in.
+    /// Rooms one connection may be in, and presence rooms.
     pub max_rooms: usize,
+    /// Longest value that a connection shows in a presence room; bytes of JSON.
+    pub max_presence: usize,
     /// Event topics without history and subscribers whose position is remembered.
     pub max_idle_topics: usize,
     /// CRDTs in memory beyond which those that nobody follows leave it. The backend keeps them.
@@ -80,6 +82,7 @@ impl Default for Limits {
             max_event_name: 256,
             max_key: 256,
             max_rooms: 256,
+            max_presence: 4 * 1024,
             max_idle_topics: 10_000,
             max_idle_crdts: 1_000,
             max_crdt_keys: 1_000,

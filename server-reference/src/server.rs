@@ -30,6 +30,7 @@ use crate::{
     primitives::{
         crdt::{Crdts, Registry},
         events::{self, Handlers, Target, Who},
+        presence::Presence,
         rpc::Methods,
         state::State,
     },
@@ -129,6 +130,18 @@ impl Server {
     /// The CRDTs.
     pub fn crdt(&self) -> Crdts<'_> {
         Crdts::new(&self.inner.hub, &self.inner.crdts)
+    }
+
+    /// A presence room: who is in it.
+    ///
+    /// ```
+    /// # let server = datasole_server::Server::builder().build();
+    /// for member in server.presence("lobby").list() {
+    ///     println!("{} is here: {}", member.user_id, member.value);
+    /// }
+    /// ```
+    pub fn presence<'a>(&'a self, room: &'a str) -> Presence<'a> {
+        Presence::new(&self.inner.hub, room)
     }
 
     /// Publishes an event to everybody who follows its topic, and to every version 1 client.

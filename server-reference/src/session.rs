@@ -86,7 +86,7 @@ impl Request {
 }
 
 /// When what failed for a lack of room or of a backend may be tried again; milliseconds.
-const RETRY_AFTER: u64 = 1_000;
+pub(crate) const RETRY_AFTER: u64 = 1_000;
 
 enum Subscription {
     /// The backend is asked.

@@ -174,10 +174,32 @@ impl Stream {
         change: impl FnOnce(&mut Content),
     ) -> Position {
         let mut inner = lock(&self.inner);
-        let inner = &mut *inner;
+        change(&mut inner.content);
+        self.push(&mut inner, entry, now, v1, author)
+    }
+
+    /// The same with an entry that `plan` makes of the content, which it brings in step: for what is not stored.
+    pub(crate) fn publish_planned<E>(
+        self: &Arc<Self>,
+        now: u64,
+        author: Option<&Author>,
+        plan: impl FnOnce(&mut Content) -> Result<Entry, E>,
+    ) -> Result<Position, E> {
+        let mut inner = lock(&self.inner);
+        let entry = plan(&mut inner.content)?;
+        Ok(self.push(&mut inner, &entry, now, &[], author))
+    }
+
+    fn push(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        entry: &Entry,
+        now: u64,
+        v1: &[Arc<Connection>],
+        author: Option<&Author>,
+    ) -> Position {
         inner.position.seq += 1;
         let message = entry.message(&self.id, self.rules.channel, inner.position, self.rules.compress_above);
-        change(&mut inner.content);
         inner.snapshots = [None, None];
         inner.log_push(message.clone(), now, &self.rules.replay);
         match self.id.kind {

@@ -23,6 +23,31 @@ async fn a_peer_that_answers_no_ping() {
     all_gone(&running).await;
 }
 
+/// Who is half gone is shown in a room no longer than it takes to find out.
+#[tokio::test]
+async fn a_peer_that_answers_no_ping_leaves_its_room() {
+    let limits = Limits { heartbeat: Duration::from_millis(200), ..hasty() };
+    let running = serve(|builder| builder.limits(limits)).await;
+    let mut follower = Peer::v2(running.address).await;
+    follower.send(Opcode::Subscribe, 1, r#"{"kind":"presence","key":"r"}"#).await;
+    let mut silent = Peer::v2(running.address).await;
+    silent.send(Opcode::Presence, 1, r#"{"key":"r","value":"here"}"#).await;
+    let mut seen = Vec::new();
+    while seen.last() != Some(&Value::Null) {
+        match follower.receive().await {
+            Received::Ping => follower.message(0x8a, b"").await,
+            Received::Frame(Opcode::Presence, _, payload) => {
+                let frame: Value = serde_json::from_slice(&payload).unwrap();
+                seen.extend(frame["members"].as_array().unwrap().iter().map(|member| member["value"].clone()));
+            }
+            Received::Frame(Opcode::Subscribed, ..) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(seen, [Value::from("here"), Value::Null]);
+    assert_eq!(running.server.presence("r").count(), 0);
+}
+
 #[tokio::test]
 async fn a_silent_peer_that_answers_pings_stays() {
     let limits = Limits { heartbeat: Duration::from_millis(1_000), ..hasty() };

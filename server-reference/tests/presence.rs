@@ -1,0 +1,298 @@
+//! Presence rooms over the wire: who is seen by whom, with what, and for how long.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use datasole_core::frame::{Codec, Opcode};
+use datasole_server::{Identity, Limits, Peer, Protocol, Server, StreamKind, codes};
+use serde_json::{Value, json};
+
+/// A client that reads everything at once.
+struct Client {
+    peer: Peer,
+    codec: Codec,
+    id: String,
+    next: u32,
+}
+
+/// What came.
+#[derive(Debug, PartialEq)]
+enum Received {
+    Frame(Opcode, Value),
+    /// With its `seq`.
+    Ack(u8),
+    Error(i64),
+}
+
+use Received::{Ack, Error, Frame};
+
+impl Client {
+    fn new(server: &Server, user: &str) -> Self {
+        let peer = server.peer(Protocol::V2, Identity::user(user));
+        let id = peer.connection_id();
+        let mut client = Self { peer, codec: Codec::default(), id, next: 0 };
+        assert!(matches!(client.received()[..], [Frame(Opcode::Hello, _)]));
+        client
+    }
+
+    /// Sends a frame with a fresh correlation id.
+    fn send(&mut self, opcode: Opcode, payload: &str) {
+        self.next += 1;
+        self.peer.receive(&self.codec.encode(opcode, self.next, payload.as_bytes(), 256));
+    }
+
+    /// What has come meanwhile.
+    fn received(&mut self) -> Vec<Received> {
+        let mut all = Vec::new();
+        while let Some(message) = self.peer.poll_message() {
+            let frame = self.codec.decode(&message, &datasole_core::Limits::default()).unwrap();
+            if frame.opcode == Opcode::Ack {
+                let &[seq] = frame.payload else { panic!("a small number") };
+                assert_eq!(frame.correlation, self.next);
+                all.push(Ack(seq));
+                continue;
+            }
+            let mut json: Value = serde_json::from_slice(frame.payload).unwrap();
+            all.push(match frame.opcode {
+                Opcode::Error => Error(json["code"].as_i64().unwrap()),
+                opcode => {
+                    // A life is as good as another.
+                    if opcode != Opcode::Hello {
+                        assert!(json.as_object_mut().unwrap().remove("epoch").is_some());
+                    }
+                    Frame(opcode, json)
+                }
+            });
+        }
+        all
+    }
+
+    fn join(&mut self, room: &str, value: &Value) -> Vec<Received> {
+        self.send(Opcode::Presence, &json!({"key": room, "value": value}).to_string());
+        self.received()
+    }
+
+    fn leave(&mut self, room: &str) -> Vec<Received> {
+        self.send(Opcode::Presence, &json!({"key": room}).to_string());
+        self.received()
+    }
+
+    fn follow(&mut self, room: &str) -> Vec<Received> {
+        self.send(Opcode::Subscribe, &json!({"kind": "presence", "key": room}).to_string());
+        self.received()
+    }
+
+    /// As others see it.
+    fn shown(&self, user: &str, value: &Value) -> Value {
+        json!({"id": self.id, "userId": user, "value": value})
+    }
+
+    fn gone(&self, user: &str) -> Value {
+        json!({"id": self.id, "userId": user})
+    }
+}
+
+fn subscribed(seq: u64) -> Received {
+    Frame(Opcode::Subscribed, json!({"seq": seq, "recovered": false}))
+}
+
+fn whole(seq: u64, members: Value) -> Received {
+    Frame(Opcode::Presence, json!({"key": "r", "members": members, "whole": true, "seq": seq}))
+}
+
+fn change(seq: u64, member: Value) -> Received {
+    Frame(Opcode::Presence, json!({"key": "r", "members": [member], "seq": seq}))
+}
+
+fn server(limits: Limits) -> Server {
+    Server::builder().limits(limits).build()
+}
+
+#[test]
+fn followers_see_who_joins_changes_and_leaves() {
+    let server = server(Limits::default());
+    let (mut ann, mut bob) = (Client::new(&server, "ann"), Client::new(&server, "bob"));
+    assert_eq!(bob.follow("r"), [subscribed(0), whole(0, json!([]))]);
+    assert_eq!(ann.join("r", &json!({"x": 1})), [Ack(1)]);
+    assert_eq!(bob.received(), [change(1, ann.shown("ann", &json!({"x": 1})))]);
+    assert_eq!(ann.join("r", &json!({"x": 1})), [Ack(0)], "nothing changed");
+    assert_eq!(bob.received(), []);
+    assert_eq!(ann.join("r", &Value::Null), [Ack(2)], "any JSON is a value");
+    assert_eq!(bob.received(), [change(2, ann.shown("ann", &Value::Null))]);
+    assert_eq!(bob.join("r", &json!(2)), [change(3, bob.shown("bob", &json!(2))), Ack(3)], "one's own, too");
+    assert_eq!(ann.received(), [], "those who do not follow see nothing");
+
+    let listed = server.presence("r").list();
+    let seen: Vec<_> = listed.iter().map(|m| (m.connection_id.as_str(), m.user_id.as_str(), &m.value)).collect();
+    assert_eq!(seen, [(ann.id.as_str(), "ann", &Value::Null), (bob.id.as_str(), "bob", &json!(2))]);
+    assert_eq!((server.presence("r").count(), server.presence("other").count()), (2, 0));
+
+    let mut late = Client::new(&server, "late");
+    let members = json!([ann.shown("ann", &Value::Null), bob.shown("bob", &json!(2))]);
+    assert_eq!(late.follow("r"), [subscribed(3), whole(3, members)]);
+
+    assert_eq!(ann.leave("r"), [Ack(4)]);
+    assert_eq!(ann.leave("r"), [Ack(0)]);
+    assert_eq!(late.received(), [change(4, ann.gone("ann"))]);
+    assert_eq!(server.presence("r").count(), 1);
+}
+
+#[test]
+fn the_end_of_the_connection_leaves_every_room() {
+    let server = server(Limits::default());
+    let mut follower = Client::new(&server, "bob");
+    follower.follow("r");
+    let (mut one, mut other) = (Client::new(&server, "ann"), Client::new(&server, "ann"));
+    for (client, n) in [(&mut one, 1), (&mut other, 2)] {
+        client.join("r", &json!(n));
+        client.join("unseen", &json!(n));
+    }
+    assert_eq!(follower.received().len(), 2, "one value for each connection");
+    let gone = one.gone("ann");
+    drop(one);
+    assert_eq!(follower.received(), [change(3, gone)]);
+    assert_eq!((server.presence("r").count(), server.presence("unseen").count()), (1, 1));
+    drop(other);
+    assert_eq!(follower.received().len(), 1);
+    assert_eq!((server.presence("r").count(), server.presence("unseen").count()), (0, 0));
+}
+
+#[test]
+fn policies_decide_who_sees_and_who_enters() {
+    let server = Server::builder()
+        .authorize_read(|identity, id| id.kind != StreamKind::Presence || identity.user_id == "reader")
+        .authorize_write(|identity, id| id.kind != StreamKind::Presence || identity.user_id == "writer")
+        .build();
+    let (mut reader, mut writer) = (Client::new(&server, "reader"), Client::new(&server, "writer"));
+    let forbidden = || Error(codes::FORBIDDEN.into());
+    assert_eq!(writer.follow("r"), [forbidden()]);
+    assert_eq!(reader.follow("r").len(), 2);
+    assert_eq!(reader.join("r", &json!(1)), [forbidden()]);
+    assert_eq!(server.presence("r").count(), 0);
+    assert_eq!(reader.received(), []);
+    assert_eq!(writer.join("r", &json!(1)), [Ack(1)]);
+    assert_eq!(reader.received(), [change(1, writer.shown("writer", &json!(1)))]);
+    assert_eq!(reader.leave("r"), [Ack(0)], "nobody is locked in");
+}
+
+#[test]
+fn values_below_at_and_above_the_limit() {
+    let server = server(Limits { max_presence: 100, ..Limits::default() });
+    let mut ann = Client::new(&server, "ann");
+    for (bytes, answer) in [(99, Ack(1)), (100, Ack(2)), (101, Error(codes::LIMIT.into()))] {
+        // As JSON text the string has two quotes.
+        let value = json!("x".repeat(bytes - 2));
+        let fits = matches!(answer, Ack(_));
+        assert_eq!(ann.join("r", &value), [answer], "{bytes} bytes");
+        assert_eq!(server.presence("r").list()[0].value == value, fits);
+    }
+}
+
+#[test]
+fn rooms_below_at_and_above_the_limit() {
+    let server = server(Limits { max_rooms: 2, ..Limits::default() });
+    let mut ann = Client::new(&server, "ann");
+    assert_eq!(ann.join("1", &json!(0)), [Ack(1)]);
+    assert_eq!(ann.join("2", &json!(0)), [Ack(1)]);
+    assert_eq!(ann.join("r", &json!(0)), [Error(codes::LIMIT.into())]);
+    assert_eq!(ann.join("2", &json!(1)), [Ack(2)], "those it is in it may change");
+    ann.leave("1");
+    assert_eq!(ann.join("r", &json!(0)), [Ack(1)]);
+    assert_eq!(server.presence("1").count(), 0);
+}
+
+/// The snapshot of a room must fit in a frame, whatever its members.
+#[test]
+fn a_room_below_at_and_above_the_frame_limit() {
+    let names = server(Limits::default());
+    let mut sample = Client::new(&names, "u1");
+    sample.join("r", &json!(""));
+    let alone = sample.shown("u1", &json!("")).to_string().len();
+    // The envelope, a key of one byte with every byte escaped; a comma behind each of two members.
+    let around = 128 + 6 + 2 * (alone + 1);
+    for (more, fits) in [(99, true), (100, true), (101, false)] {
+        let server = Server::builder()
+            .limits(Limits { max_payload: around + 100, ..Limits::default() })
+            .epoch(u64::from_str_radix(sample.id.split_once('-').unwrap().0, 16).unwrap())
+            .build();
+        let (mut one, mut two) = (Client::new(&server, "u1"), Client::new(&server, "u2"));
+        assert_eq!(one.join("r", &json!("")), [Ack(1)]);
+        let answers = two.join("r", &json!("x".repeat(more)));
+        assert_eq!(answers, [if fits { Ack(2) } else { Error(codes::LIMIT.into()) }], "{more} bytes");
+        assert_eq!(server.presence("r").count(), if fits { 2 } else { 1 });
+        // Whoever leaves makes room.
+        one.leave("r");
+        assert_eq!(two.join("r", &json!("y".repeat(more))).len(), 1);
+        assert_eq!(server.presence("r").count(), 1);
+    }
+}
+
+#[test]
+fn what_makes_no_sense_changes_nothing() {
+    let server = server(Limits { max_key: 8, ..Limits::default() });
+    let (mut follower, mut hostile) = (Client::new(&server, "bob"), Client::new(&server, "eve"));
+    follower.follow("r");
+    let deep = |depth: usize| format!(r#"{{"key":"r","value":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+    for (payload, code) in [
+        ("", codes::PARSE),
+        ("null", codes::PARSE),
+        ("{}", codes::PARSE),
+        (r#"{"key":1,"value":1}"#, codes::PARSE),
+        (r#"{"key":"r","value":}"#, codes::PARSE),
+        (r#"{"key":"r","value":1"#, codes::PARSE),
+        (r#"{"key":"","value":1}"#, codes::INVALID_REQUEST),
+        (r#"{"key":"123456789","value":1}"#, codes::INVALID_REQUEST),
+        (r#"{"key":"r","value":"\ud800"}"#, codes::INVALID_PARAMS),
+        (r#"{"key":"r","value":1e999}"#, codes::INVALID_PARAMS),
+        (&deep(125), codes::INVALID_PARAMS),
+        (&deep(2_000), codes::INVALID_PARAMS),
+    ] {
+        hostile.send(Opcode::Presence, payload);
+        assert_eq!(hostile.received(), [Error(code.into())], "{payload}");
+    }
+    assert_eq!(server.presence("r").count(), 0);
+    assert_eq!(follower.received(), []);
+    hostile.send(Opcode::Presence, &deep(120));
+    assert_eq!(hostile.received(), [Ack(1)], "and goes on being served");
+    let others = r#"{"key":"r","value":1,"id":"1-1","userId":"bob","members":[],"whole":true,"seq":9}"#;
+    hostile.send(Opcode::Presence, others);
+    assert_eq!(hostile.received(), [Ack(2)]);
+    assert_eq!(follower.received()[1], change(2, hostile.shown("eve", &json!(1))), "nobody speaks for others");
+}
+
+#[test]
+fn no_answer_where_none_is_wanted() {
+    let server = server(Limits::default());
+    let mut ann = Client::new(&server, "ann");
+    ann.peer.receive(&ann.codec.encode(Opcode::Presence, 0, br#"{"key":"r","value":1}"#, 256));
+    assert_eq!(ann.received(), []);
+    assert_eq!(server.presence("r").count(), 1);
+    // Version 1 has no such frame.
+    let mut old = server.peer(Protocol::V1, Identity::user("old"));
+    old.receive(&Codec::default().encode(Opcode::Presence, 1, br#"{"key":"r","value":1}"#, 256));
+    assert_eq!((old.poll_message(), server.presence("r").count()), (None, 1));
+}
+
+#[test]
+fn a_follower_that_falls_behind_gets_the_list() {
+    let server = server(Limits { max_queue: 2_000, ..Limits::default() });
+    let (mut slow, mut ann) = (Client::new(&server, "bob"), Client::new(&server, "ann"));
+    slow.follow("r");
+    for n in 1..=100 {
+        assert_eq!(ann.join("r", &json!(n)), [Ack(n)]);
+    }
+    assert_eq!(slow.received(), [whole(100, json!([ann.shown("ann", &json!(100))]))]);
+    ann.leave("r");
+    assert_eq!(slow.received(), [change(101, ann.gone("ann"))]);
+}
+
+#[test]
+fn a_room_is_left_behind_by_the_last() {
+    let server = server(Limits::default());
+    let (mut ann, mut bob) = (Client::new(&server, "ann"), Client::new(&server, "bob"));
+    for _ in 0..3 {
+        assert_eq!(ann.join("r", &json!(1)), [Ack(1)], "a new life each time");
+        assert_eq!(bob.follow("r").len(), 2);
+        bob.peer.receive(&bob.codec.encode(Opcode::Unsubscribe, bob.next, b"null", 256));
+        assert_eq!(server.presence("r").count(), 1);
+        ann.leave("r");
+    }
+}
