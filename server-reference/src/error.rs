@@ -207,3 +207,48 @@ pub enum EventError {
     #[error(transparent)]
     Backend(#[from] BackendError),
 }
+
+/// Why a document was not changed, or not read.
+#[cfg(feature = "docs")]
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DocError {
+    /// The key is empty or too long.
+    #[error("a key of {bytes} bytes: it must have 1 to {limit}")]
+    Key {
+        /// Its length.
+        bytes: usize,
+        /// [`Limits::max_key`](crate::Limits::max_key).
+        limit: usize,
+    },
+    /// It is not an update that Yjs could have made.
+    #[error("malformed: {0}")]
+    Malformed(&'static str),
+    /// It is an update of a kind that this server does not keep.
+    #[error("not supported: {0}")]
+    Unsupported(&'static str),
+    /// It refers to changes that the server has not got: synchronise first (send what the server's state vector lacks).
+    #[error("the update refers to changes that the server has not got")]
+    Missing,
+    /// The user may only read the document.
+    #[error("the document is read-only to this user")]
+    Forbidden,
+    /// The document would become too large. Deleting makes room.
+    #[error("the document would be larger than {limit} bytes")]
+    TooLarge {
+        /// [`Limits::max_doc`](crate::Limits::max_doc), bytes.
+        limit: usize,
+    },
+    /// There are too many awareness states, or one is too large.
+    #[error("too many awareness states, or too large a one")]
+    Crowded,
+    /// The function that was to read or edit it panicked; nothing was changed.
+    #[error("the function that was to read or edit the document panicked")]
+    Panicked,
+    /// yrs cannot go on with what is stored.
+    #[error("the document is damaged")]
+    Damaged,
+    /// The backend failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}

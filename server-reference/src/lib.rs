@@ -48,10 +48,14 @@ pub use builder::Builder;
 pub use connection::Protocol;
 pub use datasole_core::crdt::{CrdtError, CrdtKind, CrdtLimits};
 pub use datasole_core::{Payload, Position, StreamId, StreamKind, codes, patch};
+#[cfg(feature = "docs")]
+pub use error::DocError;
 pub use error::{EditError, EventError, RpcError, StateError};
 pub use limits::{Limits, Replay};
 pub use metrics::MetricsSnapshot;
 pub use peer::Peer;
+#[cfg(feature = "docs")]
+pub use primitives::docs::Docs;
 pub use primitives::{
     crdt::{Counter, Crdts, Map, Register, Set},
     events::Target,
@@ -60,3 +64,6 @@ pub use primitives::{
     state::{Draft, State},
 };
 pub use server::Server;
+/// The library behind documents, for [`Docs::read`] and [`Docs::edit`].
+#[cfg(feature = "docs")]
+pub use yrs;

@@ -56,6 +56,13 @@ pub struct Limits {
     pub crdt_retention: Duration,
     /// Documents in memory beyond which those that nobody follows leave it. The backend keeps them.
     pub max_idle_docs: usize,
+    /// Longest document, encoded as one update; bytes. Deleting may take it beyond by an eighth, and all of it must fit in
+    /// a frame.
+    pub max_doc: usize,
+    /// Updates of a document that are stored before they become one snapshot.
+    pub doc_compact_entries: usize,
+    /// The same in bytes.
+    pub doc_compact_bytes: usize,
     /// How long the authentication hook may take.
     pub auth_timeout: Duration,
     /// How long a client may take to send its HTTP request (in [`Server::serve`](crate::Server::serve)).
@@ -90,6 +97,9 @@ impl Default for Limits {
             crdt: CrdtLimits::default(),
             crdt_retention: Duration::from_secs(30 * 24 * 3_600),
             max_idle_docs: 100,
+            max_doc: 896 * 1024,
+            doc_compact_entries: 1_000,
+            doc_compact_bytes: 256 * 1024,
             auth_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             heartbeat: Duration::from_secs(15),

@@ -17,6 +17,8 @@ use tokio::{
     time::timeout,
 };
 
+#[cfg(feature = "docs")]
+use crate::primitives::docs::Docs;
 use crate::{
     auth::{AuthError, AuthHook, AuthRequest, Identity},
     builder::Builder,
@@ -142,6 +144,12 @@ impl Server {
     /// ```
     pub fn presence<'a>(&'a self, room: &'a str) -> Presence<'a> {
         Presence::new(&self.inner.hub, room)
+    }
+
+    /// The shared documents.
+    #[cfg(feature = "docs")]
+    pub fn docs(&self) -> Docs<'_> {
+        Docs::new(&self.inner.hub, &self.inner.limits)
     }
 
     /// Publishes an event to everybody who follows its topic, and to every version 1 client.

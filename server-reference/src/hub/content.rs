@@ -12,10 +12,11 @@ use serde_json::{Value, value::to_raw_value};
 
 use super::entry::{self, Entry};
 #[cfg(feature = "docs")]
-use crate::primitives::docs::Document;
+use crate::primitives::docs::Shared;
 use crate::{
     backend::{BackendError, Stored},
     connection::Protocol,
+    limits::Limits,
     primitives::{crdt, presence::Room},
 };
 
@@ -29,7 +30,7 @@ pub(crate) enum Content {
     Crdt(Option<Box<Crdt>>),
     Room(Room),
     #[cfg(feature = "docs")]
-    Doc(Box<Document>),
+    Doc(Box<Shared>),
 }
 
 /// A state's value, and an upper bound of its length as JSON text.
@@ -41,7 +42,8 @@ pub(crate) struct StateValue {
 
 impl Content {
     /// That of a stream which the backend holds like this, or not at all.
-    pub(crate) fn restore(id: &StreamId, stored: Option<&Stored>) -> Result<Self, BackendError> {
+    #[cfg_attr(not(feature = "docs"), expect(unused_variables, reason = "only documents have such limits"))]
+    pub(crate) fn restore(id: &StreamId, stored: Option<&Stored>, limits: &Limits) -> Result<Self, BackendError> {
         Ok(match id.kind {
             StreamKind::State => Self::State(match stored {
                 Some(stored) => restore_state(id, stored)?,
@@ -52,10 +54,7 @@ impl Content {
                 None => None,
             }),
             #[cfg(feature = "docs")]
-            StreamKind::Doc => Self::Doc(Box::new(match stored {
-                Some(stored) => Document::restore(&id.key, stored)?,
-                None => Document::default(),
-            })),
+            StreamKind::Doc => Self::Doc(Box::new(Shared::restore(&id.key, stored, limits)?)),
             StreamKind::Presence => Self::Room(Room::default()),
             StreamKind::Event => Self::Topic,
             // Nobody can open one.
@@ -64,9 +63,9 @@ impl Content {
         })
     }
 
-    /// What the backend is to keep in place of the entries.
-    pub(crate) fn stored(&mut self) -> Bytes {
-        match self {
+    /// What the backend is to keep in place of the entries; `None` when it should keep them.
+    pub(crate) fn stored(&mut self) -> Option<Bytes> {
+        Some(match self {
             Self::Topic | Self::Room(_) => Bytes::new(),
             Self::State(StateValue { value, .. }) => {
                 let text = value.as_ref().and_then(|value| to_raw_value(value).ok());
@@ -74,7 +73,15 @@ impl Content {
             }
             Self::Crdt(crdt) => crdt.as_ref().map_or(Entry::Removed, |crdt| Entry::State(crdt.to_json())).encode(),
             #[cfg(feature = "docs")]
-            Self::Doc(document) => document.stored(),
+            Self::Doc(shared) => return shared.stored(),
+        })
+    }
+
+    /// What was about to be stored could not be.
+    pub(crate) fn retract(&mut self) {
+        #[cfg(feature = "docs")]
+        if let Self::Doc(shared) = self {
+            shared.retract();
         }
     }
 

@@ -336,11 +336,12 @@ impl Stream {
         due
     }
 
-    /// What the backend is to keep in place of the entries: where it was taken, and how many entries before it are still
+    /// What the backend is to keep in place of the entries, if that can be told: where it was taken, and how many entries before it are still
     /// promised to those who come back.
-    pub(crate) fn stored(&self) -> (Position, Bytes, u64) {
+    pub(crate) fn stored(&self) -> Option<(Position, Bytes, u64)> {
         let mut inner = lock(&self.inner);
-        (inner.position, inner.content.stored(), inner.log.len() as u64)
+        let snapshot = inner.content.stored()?;
+        Some((inner.position, snapshot, inner.log.len() as u64))
     }
 
     pub(crate) fn unsubscribe(&self, connection: &Connection) {
@@ -423,11 +424,12 @@ mod tests {
     use datasole_core::Payload;
 
     use super::*;
+    use crate::limits::Limits;
 
     impl Stream {
         /// One without a hub: empty, at a position, its messages uncompressed.
         pub(crate) fn alone(id: StreamId, position: Position, replay: Replay) -> Self {
-            let content = Content::restore(&id, None).unwrap();
+            let content = Content::restore(&id, None, &Limits::default()).unwrap();
             let start = Start { position, content, entries: Vec::new(), fresh: 0, now: 0 };
             Self::new(id, start, Rules { replay, compaction: replay, compress_above: usize::MAX, channel: 0 })
         }

@@ -229,7 +229,7 @@ impl Hub {
     }
 
     /// Stores `entry` as the stream's next and publishes it; `change` brings the content in step. `None` when others
-    /// were faster with a state or CRDT, whose change must be planned again on what they made of it.
+    /// were faster with what comes to something, whose change must be planned again on what they made of it.
     ///
     /// It runs to its end also when the caller is dropped: what was stored would otherwise be missing to the followers.
     pub(crate) async fn commit(
@@ -244,9 +244,15 @@ impl Hub {
         to_the_end(async move {
             let _writer = writer;
             let bytes = entry.encode();
-            while !hub.append(&stream, bytes.clone()).await? {
-                if matches!(stream.id().kind, StreamKind::State | StreamKind::Crdt) {
-                    return Ok(None);
+            loop {
+                match hub.append(&stream, bytes.clone()).await {
+                    Ok(true) => break,
+                    Ok(false) if stream.id().kind == StreamKind::Event => {}
+                    Ok(false) => return Ok(None),
+                    Err(error) => {
+                        stream.with_content(Content::retract);
+                        return Err(error);
+                    }
                 }
             }
             let position = hub.publish(&stream, &entry, author.as_ref(), change);
@@ -280,10 +286,7 @@ impl Hub {
     async fn append(&self, stream: &Arc<Stream>, entry: Bytes) -> Result<bool, BackendError> {
         match self.backend.append(stream.id(), stream.position(), entry).await? {
             Appended::At(_) => Ok(true),
-            Appended::Conflict(_) => {
-                stream.reset(self.start(stream.id(), self.backend.load(stream.id()).await?)?);
-                Ok(false)
-            }
+            Appended::Conflict(_) => self.reload(stream).await.map(|()| false),
         }
     }
 
@@ -298,8 +301,28 @@ impl Hub {
             }
             self.publish(stream, &entry, None, |content| *content = Content::Crdt(Some(crdt)));
         }
-        let (at, snapshot, keep) = stream.stored();
-        self.backend.snapshot(stream.id(), at, snapshot, keep).await
+        match stream.stored() {
+            Some((at, snapshot, keep)) => self.backend.snapshot(stream.id(), at, snapshot, keep).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the stream what the backend has.
+    pub(crate) async fn reload(&self, stream: &Arc<Stream>) -> Result<(), BackendError> {
+        stream.reset(self.start(stream.id(), self.backend.load(stream.id()).await?)?);
+        Ok(())
+    }
+
+    /// Forgets a stream, which begins a new life.
+    #[cfg(feature = "docs")]
+    pub(crate) async fn remove(self: &Arc<Self>, stream: &Arc<Stream>, writer: Writer) -> Result<(), BackendError> {
+        let (hub, stream) = (self.clone(), stream.clone());
+        to_the_end(async move {
+            let _writer = writer;
+            hub.backend.remove(stream.id(), stream.position()).await?;
+            hub.reload(&stream).await
+        })
+        .await
     }
 
     /// Lets go of a stream: it leaves memory if nobody follows it and it holds nothing, or there are enough of its kind.
@@ -350,7 +373,10 @@ impl Hub {
         let (replay, compaction) = match id.kind {
             StreamKind::State | StreamKind::Crdt => (limits.replay, limits.replay),
             StreamKind::Event => [self.history(&id.key).unwrap_or(Replay::NONE); 2].into(),
-            StreamKind::Doc => (Replay::NONE, limits.replay),
+            StreamKind::Doc => {
+                let (entries, bytes) = (limits.doc_compact_entries, limits.doc_compact_bytes);
+                (Replay::NONE, Replay { entries, bytes, age: None })
+            }
             StreamKind::Presence => (Replay::NONE, Replay::NONE),
         };
         let channel = match id.kind {
@@ -362,7 +388,7 @@ impl Hub {
 
     /// Where a stream begins: as the backend has it, or a new life.
     fn start(&self, id: &StreamId, stored: Option<Stored>) -> Result<Start, BackendError> {
-        let content = Content::restore(id, stored.as_ref())?;
+        let content = Content::restore(id, stored.as_ref(), &self.limits)?;
         let now = unix_millis();
         Ok(match stored {
             Some(stored) => {

@@ -1,44 +1,168 @@
-//! Shared documents, compatible with Yjs.
+//! Shared documents: Yjs on the wire and in browsers, yrs here.
+//!
+//! An update is judged by its structure (`update`, `index`), applied by yrs (`document`), stored, and only then
+//! published. Changes of one document, and the answers to questions about it, are in the order of its stream's writers.
+
+mod awareness;
+mod document;
+mod index;
+mod lib0;
+mod message;
+mod request;
+mod shared;
+#[cfg(test)]
+mod tests;
+mod update;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use datasole_core::codes;
+use datasole_core::{Position, StreamKind};
+use yrs::{GetString, ReadTxn, Transaction, TransactionMut};
 
+use self::document::Document;
+pub(crate) use self::{request::receive, shared::Shared};
 use crate::{
-    backend::{BackendError, Stored},
-    hub::Stream,
-    session::{Request, Task},
+    error::DocError,
+    hub::{Author, Content, Entry, Hub, Stream, Writer},
+    limits::Limits,
 };
 
-/// One document in memory.
-#[derive(Debug, Default)]
-pub(crate) struct Document {}
+/// The server's documents; from [`Server::docs`](crate::Server::docs).
+///
+/// They are read and edited through yrs' transactions. Positions in texts count UTF-16's units, as in JavaScript.
+///
+/// ```
+/// # async fn example() -> Result<(), datasole_server::DocError> {
+/// use datasole_server::{Server, yrs::{Map, ReadTxn, Text, WriteTxn}};
+/// let server = Server::builder().build();
+/// let docs = server.docs();
+/// docs.edit("notes", |edit| {
+///     let text = edit.get_or_insert_text("body");
+///     text.insert(edit, 0, "Hello");
+///     edit.get_or_insert_map("meta").insert(edit, "done", false);
+/// })
+/// .await?;
+/// assert_eq!(docs.text("notes", "body").await?, "Hello");
+/// let fields = docs.read("notes", |read| read.get_map("meta").map_or(0, |map| map.len(read))).await?;
+/// assert_eq!(fields, 1);
+/// # Ok(())
+/// # }
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(example()).unwrap();
+/// ```
+#[derive(Clone, Copy)]
+pub struct Docs<'a> {
+    hub: &'a Arc<Hub>,
+    limits: &'a Limits,
+}
 
-impl Document {
-    /// The document that a stored snapshot and entries amount to.
-    pub(crate) fn restore(_key: &str, _stored: &Stored) -> Result<Self, BackendError> {
-        Ok(Self {})
-    }
-
-    /// The whole document, for the backend.
-    pub(crate) fn stored(&self) -> Bytes {
-        Bytes::new()
-    }
-
-    /// What a new follower is sent first: messages of y-protocols.
-    pub(crate) fn greeting(&self) -> Vec<Vec<u8>> {
-        Vec::new()
-    }
-
-    /// A follower has gone: what the others are told.
-    pub(crate) fn leave(&mut self, _serial: u64) -> Option<Vec<u8>> {
-        None
+impl std::fmt::Debug for Docs<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Docs").finish_non_exhaustive()
     }
 }
 
-/// Serves a DOC frame of a follower.
-pub(crate) fn receive(request: Request, _stream: Arc<Stream>, _message: &[u8]) -> Option<Task> {
-    request.refuse(codes::NOT_FOUND, "this server has no documents", None);
-    None
+impl<'a> Docs<'a> {
+    pub(crate) fn new(hub: &'a Arc<Hub>, limits: &'a Limits) -> Self {
+        Self { hub, limits }
+    }
+
+    /// The keys of all documents that are stored, sorted.
+    ///
+    /// # Errors
+    ///
+    /// When the backend fails.
+    pub async fn keys(&self) -> Result<Vec<String>, DocError> {
+        Ok(self.hub.keys(StreamKind::Doc).await?)
+    }
+
+    /// The root text `name` without its formatting; empty where there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the backend fails.
+    pub async fn text(&self, key: &str, name: &str) -> Result<String, DocError> {
+        self.read(key, |read| read.get_text(name).map_or_else(String::new, |text| text.get_string(read))).await
+    }
+
+    /// Looks at a document. One that does not exist is empty, and does not exist afterwards.
+    ///
+    /// # Errors
+    ///
+    /// When the backend fails, or the function panics.
+    pub async fn read<R>(&self, key: &str, look: impl FnOnce(&Transaction<'_>) -> R) -> Result<R, DocError> {
+        let Some(stream) = self.hub.find(StreamKind::Doc, key).await? else {
+            return Document::load(None, Vec::new(), self.limits.max_doc)?.read(look);
+        };
+        let result = {
+            // What is about to be stored is not to be seen.
+            let _writer = stream.writer().await;
+            stream.with_content(|content| document(content)?.read(look))
+        };
+        self.hub.release(stream).await;
+        result
+    }
+
+    /// Edits a document, new or not. What the function does is one change: it is stored, and published to everybody who
+    /// follows the document, before this returns. The function runs under the document's lock: it must be quick.
+    ///
+    /// # Errors
+    ///
+    /// When the function panics, the document would become too large or the backend fails; nothing is changed then.
+    pub async fn edit<R>(&self, key: &str, edit: impl FnOnce(&mut TransactionMut<'_>) -> R) -> Result<R, DocError> {
+        if key.is_empty() || key.len() > self.limits.max_key {
+            return Err(DocError::Key { bytes: key.len(), limit: self.limits.max_key });
+        }
+        let stream = self.hub.open(StreamKind::Doc, key).await?;
+        let writer = stream.writer().await;
+        let outcome = commit(self.hub, &stream, writer, None, |document| document.edit(edit)).await;
+        self.hub.release(stream).await;
+        outcome.map(|(result, _)| result)
+    }
+
+    /// Forgets a document. Clients that have it bring it back when they next synchronise.
+    ///
+    /// # Errors
+    ///
+    /// When the backend fails. A key that does not exist is no error.
+    pub async fn remove(&self, key: &str) -> Result<(), DocError> {
+        let Some(stream) = self.hub.find(StreamKind::Doc, key).await? else { return Ok(()) };
+        let writer = stream.writer().await;
+        let removed = self.hub.remove(&stream, writer).await;
+        self.hub.release(stream).await;
+        Ok(removed?)
+    }
+}
+
+fn document(content: &mut Content) -> Result<&mut Document, DocError> {
+    match content {
+        Content::Doc(shared) => Ok(&mut shared.document),
+        _ => Err(DocError::Damaged),
+    }
+}
+
+/// Changes a document, stores what is new and publishes it; where that is in the stream, if anything is new.
+async fn commit<R>(
+    hub: &Arc<Hub>,
+    stream: &Arc<Stream>,
+    mut writer: Writer,
+    author: Option<Author>,
+    change: impl FnOnce(&mut Document) -> Result<(R, Option<Bytes>), DocError>,
+) -> Result<(R, Option<Position>), DocError> {
+    let outcome = stream.with_content(|content| change(document(content)?));
+    if let Err(DocError::Damaged) = outcome {
+        hub.reload(stream).await?;
+    }
+    let (result, mut new) = outcome?;
+    while let Some(update) = new {
+        let settle = |content: &mut Content| drop(document(content).map(Document::settle));
+        let entry = Entry::Update(update.clone());
+        if let Some(position) = hub.commit(stream, writer, entry, author.clone(), settle).await? {
+            return Ok((result, Some(position)));
+        }
+        // Another server was faster, and its changes have been loaded.
+        writer = stream.writer().await;
+        new = stream.with_content(|content| document(content)?.apply(&update))?;
+    }
+    Ok((result, None))
 }

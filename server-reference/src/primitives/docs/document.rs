@@ -1,0 +1,282 @@
+//! One document: what yrs makes of the updates of many, none of whom is trusted.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+use datasole_core::wire::push_varuint;
+use yrs::{
+    ClientID, Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, Transaction, TransactionMut,
+    Update as YrsUpdate, updates::decoder::Decode,
+};
+
+use super::{
+    index::{Index, Mark},
+    lib0::Reader,
+    update::{self, Update},
+};
+use crate::error::DocError;
+
+/// What a new block may take beyond its bytes in the update: it splits another, whose second part gets a head.
+const SPLIT: usize = 32;
+
+/// A Yjs document, and the updates it is made of.
+///
+/// An update takes effect as a whole or not at all, and is pending until it has been stored. What others get, and what is
+/// stored, is what yrs says it has changed, never the bytes of a peer.
+pub(crate) struct Document {
+    doc: Doc,
+    index: Index,
+    /// The document as of the last snapshot.
+    base: Bytes,
+    /// What has changed since.
+    tail: Vec<Bytes>,
+    /// What is in the document but not stored yet.
+    pending: Option<(Bytes, Mark)>,
+    /// What it takes at most, encoded; `measured` if it is exactly that.
+    size: usize,
+    measured: bool,
+    max_size: usize,
+}
+
+impl std::fmt::Debug for Document {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Document").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+impl Document {
+    /// The document that a snapshot and the updates after it make. It takes at most `max_size` bytes encoded; deleting
+    /// may take it beyond by an eighth, so that one can delete from a document that is full.
+    pub(crate) fn load(base: Option<Bytes>, tail: Vec<Bytes>, max_size: usize) -> Result<Self, DocError> {
+        let options = Options { offset_kind: OffsetKind::Utf16, cleanup_formatting: false, ..Options::default() };
+        let mut document = Self {
+            doc: Doc::with_options(options),
+            index: Index::default(),
+            base: base.unwrap_or_else(|| Bytes::from_static(YrsUpdate::EMPTY_V1)),
+            tail,
+            pending: None,
+            size: usize::MAX,
+            measured: false,
+            max_size,
+        };
+        let mut updates = Vec::new();
+        for bytes in std::iter::once(&document.base).chain(&document.tail) {
+            document.index.advance(&Update::parse(bytes)?)?;
+            updates.push(decode(bytes)?);
+        }
+        document.transact(|transaction| updates.into_iter().try_for_each(|update| integrate(transaction, update)))?;
+        document.measure()?;
+        Ok(document)
+    }
+
+    /// Applies an update: what was new in it, if anything, and is now pending. When it is refused, the document is as
+    /// before.
+    pub(crate) fn apply(&mut self, bytes: &[u8]) -> Result<Option<Bytes>, DocError> {
+        let update = Update::parse(bytes)?;
+        let mark = self.index.advance(&update)?;
+        let decoded = match self.admit(&mark).and_then(|()| decode(bytes)) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                self.index.go_back(mark);
+                return Err(error);
+            }
+        };
+        let outcome = self.transact(|transaction| {
+            integrate(transaction, decoded)?;
+            Ok(Change::of(transaction))
+        });
+        outcome.and_then(|change| self.keep(change, mark)).or_else(|error| {
+            self.restore()?;
+            Err(match error {
+                DocError::Damaged => DocError::Malformed("it cannot be applied"),
+                error => error,
+            })
+        })
+    }
+
+    /// What is pending has been stored.
+    pub(crate) fn settle(&mut self) {
+        self.tail.extend(self.pending.take().map(|(update, _)| update));
+    }
+
+    /// What is pending could not be stored: it never was.
+    pub(crate) fn retract(&mut self) -> Result<(), DocError> {
+        if self.pending.is_some() { self.restore() } else { Ok(()) }
+    }
+
+    /// Whether something in an update is new.
+    pub(crate) fn lacks(&self, bytes: &[u8]) -> Result<bool, DocError> {
+        let update = Update::parse(bytes)?;
+        if self.index.lacks(&update) {
+            return Ok(true);
+        }
+        let deleted = self.read(|transaction| transaction.snapshot().delete_set)?;
+        Ok(update.deletes.iter().any(|(client, start, end)| {
+            let ranges = deleted.get(&ClientID::new(*client));
+            !ranges.is_some_and(|ranges| ranges.ranges().any(|range| range.start <= *start && *end <= range.end))
+        }))
+    }
+
+    /// Lets the server's code change the document: what it returned, and what is now pending, if anything.
+    pub(crate) fn edit<R>(
+        &mut self,
+        edit: impl FnOnce(&mut TransactionMut<'_>) -> R,
+    ) -> Result<(R, Option<Bytes>), DocError> {
+        let outcome = self.transact(|transaction| {
+            // What it did before it panicked is whole, and can be committed before it is thrown away.
+            let result = catch_unwind(AssertUnwindSafe(|| edit(transaction))).map_err(|_| DocError::Panicked)?;
+            Ok((result, Change::of(transaction)))
+        });
+        outcome.and_then(|(result, change)| Ok((result, self.judge(change)?))).or_else(|error| {
+            self.restore()?;
+            Err(error)
+        })
+    }
+
+    /// What the server's code did is held to the same rules.
+    fn judge(&mut self, change: Option<Change>) -> Result<Option<Bytes>, DocError> {
+        let Some(change) = change else { return Ok(None) };
+        let mark = self.index.advance(&Update::parse(&change.update)?)?;
+        self.admit(&mark)?;
+        self.keep(Some(change), mark)
+    }
+
+    /// Lets somebody look at it.
+    pub(crate) fn read<R>(&self, look: impl FnOnce(&Transaction<'_>) -> R) -> Result<R, DocError> {
+        let transaction = self.doc.try_transact().map_err(|_| DocError::Damaged)?;
+        catch_unwind(AssertUnwindSafe(|| look(&transaction))).map_err(|_| DocError::Panicked)
+    }
+
+    /// What somebody with this state vector has not got: an update.
+    pub(crate) fn diff(&self, state_vector: &[u8]) -> Result<Vec<u8>, DocError> {
+        const MALFORMED: DocError = DocError::Malformed("a state vector cannot be read");
+        let reader = &mut Reader::new(state_vector);
+        let clients = reader.varuint().ok_or(MALFORMED)?;
+        for _ in 0..clients {
+            update::client(reader).and_then(|_| update::clock(reader)).map_err(|_| MALFORMED)?;
+        }
+        if !reader.is_empty() {
+            return Err(MALFORMED);
+        }
+        let state_vector = StateVector::decode_v1(state_vector).map_err(|_| MALFORMED)?;
+        self.read(|transaction| transaction.encode_state_as_update_v1(&state_vector)).map_err(|_| DocError::Damaged)
+    }
+
+    /// What it has stored, as a state vector.
+    pub(crate) fn state_vector(&self) -> Vec<u8> {
+        let known = self.index.state_vector(self.pending.as_ref().map(|(_, mark)| mark));
+        let mut out = Vec::new();
+        push_varuint(&mut out, known.len() as u64);
+        for (client, clock) in known {
+            push_varuint(&mut out, client);
+            push_varuint(&mut out, u64::from(clock));
+        }
+        out
+    }
+
+    /// All of it, as one update.
+    pub(crate) fn encode(&self) -> Result<Bytes, DocError> {
+        let update = self.read(|transaction| transaction.encode_state_as_update_v1(&StateVector::default()));
+        update.map(Bytes::from).map_err(|_| DocError::Damaged)
+    }
+
+    /// Makes one update of all: a snapshot.
+    pub(crate) fn compact(&mut self) -> Result<Bytes, DocError> {
+        let snapshot = self.encode()?;
+        // It holds less than before: what was deleted is no longer told apart.
+        let mut index = Index::default();
+        index.advance(&Update::parse(&snapshot)?)?;
+        self.index = index;
+        self.size = snapshot.len();
+        self.measured = true;
+        self.base = snapshot.clone();
+        self.tail.clear();
+        Ok(snapshot)
+    }
+
+    /// How many updates there are since the last snapshot, and how much is kept of the structure.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> (usize, usize) {
+        (self.tail.len(), self.index.len())
+    }
+
+    /// Whether there is room for what an update inserts.
+    fn admit(&mut self, mark: &Mark) -> Result<(), DocError> {
+        if mark.blocks == 0 || self.size + mark.bytes + SPLIT * mark.blocks <= self.max_size {
+            return Ok(());
+        }
+        self.measure()?;
+        if self.size + mark.bytes <= self.max_size { Ok(()) } else { Err(self.full()) }
+    }
+
+    /// Keeps what was changed as pending, unless that makes the document too large.
+    fn keep(&mut self, change: Option<Change>, mark: Mark) -> Result<Option<Bytes>, DocError> {
+        let Some(change) = change else { return Ok(None) };
+        self.size += change.update.len() + SPLIT * (mark.blocks + 2 * change.deletes);
+        self.measured = false;
+        let bound = self.max_size + self.max_size / 8;
+        if self.size > bound {
+            self.measure()?;
+            if self.size > bound {
+                return Err(self.full());
+            }
+        }
+        self.pending = Some((change.update.clone(), mark));
+        Ok(Some(change.update))
+    }
+
+    fn full(&self) -> DocError {
+        DocError::TooLarge { limit: self.max_size }
+    }
+
+    fn measure(&mut self) -> Result<(), DocError> {
+        if !self.measured {
+            self.size = self.encode()?.len();
+            self.measured = true;
+        }
+        Ok(())
+    }
+
+    /// Makes the document anew from what was stored.
+    fn restore(&mut self) -> Result<(), DocError> {
+        *self = Self::load(Some(self.base.clone()), self.tail.clone(), self.max_size)?;
+        Ok(())
+    }
+
+    fn transact<R>(&self, f: impl FnOnce(&mut TransactionMut<'_>) -> Result<R, DocError>) -> Result<R, DocError> {
+        let mut transaction = self.doc.try_transact_mut().map_err(|_| DocError::Damaged)?;
+        let Ok(outcome) = catch_unwind(AssertUnwindSafe(|| f(&mut transaction))) else {
+            // yrs gave up half-way. Ending the transaction would go on from there; rather lose the memory.
+            std::mem::forget(transaction);
+            return Err(DocError::Damaged);
+        };
+        catch_unwind(AssertUnwindSafe(|| drop(transaction))).map_err(|_| DocError::Damaged)?;
+        outcome
+    }
+}
+
+/// What a transaction has changed.
+struct Change {
+    update: Bytes,
+    /// Ranges that were deleted.
+    deletes: usize,
+}
+
+impl Change {
+    fn of(transaction: &TransactionMut<'_>) -> Option<Self> {
+        transaction.has_changes().then(|| Self {
+            update: transaction.encode_update_v1().into(),
+            deletes: transaction.delete_set().iter().map(|(_, ranges)| ranges.len()).sum(),
+        })
+    }
+}
+
+fn decode(bytes: &[u8]) -> Result<YrsUpdate, DocError> {
+    let decoded = catch_unwind(|| YrsUpdate::decode_v1(bytes)).map_err(|_| DocError::Damaged)?;
+    decoded.map_err(|_| DocError::Malformed("a value cannot be read"))
+}
+
+fn integrate(transaction: &mut TransactionMut<'_>, update: YrsUpdate) -> Result<(), DocError> {
+    transaction.apply_update(update).map_err(|_| DocError::Damaged)?;
+    if transaction.has_missing_updates() { Err(DocError::Damaged) } else { Ok(()) }
+}

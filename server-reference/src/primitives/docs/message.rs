@@ -1,0 +1,81 @@
+//! The messages of y-protocols, as DOC frames carry them.
+
+use super::lib0::{Reader, push_bytes};
+use crate::error::DocError;
+
+/// One message of the sync or the awareness protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Message<'a> {
+    /// What do you have beyond this state vector?
+    Ask(&'a [u8]),
+    /// An update that answers such a question.
+    Answer(&'a [u8]),
+    /// An update of what was just changed.
+    Change(&'a [u8]),
+    /// Who is there.
+    Awareness(&'a [u8]),
+}
+
+impl<'a> Message<'a> {
+    /// Reads exactly one message.
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, DocError> {
+        let reader = &mut Reader::new(bytes);
+        Self::read(reader).filter(|_| reader.is_empty()).ok_or(DocError::Malformed("it is no message of y-protocols"))
+    }
+
+    fn read(reader: &mut Reader<'a>) -> Option<Self> {
+        match reader.varuint()? {
+            0 => match reader.varuint()? {
+                0 => reader.bytes().map(Self::Ask),
+                1 => reader.bytes().map(Self::Answer),
+                2 => reader.bytes().map(Self::Change),
+                _ => None,
+            },
+            1 => reader.bytes().map(Self::Awareness),
+            _ => None,
+        }
+    }
+
+    /// What [`parse`](Self::parse) reads.
+    pub(crate) fn bytes(self) -> Vec<u8> {
+        let (head, bytes): (&[u8], _) = match self {
+            Self::Ask(bytes) => (&[0, 0], bytes),
+            Self::Answer(bytes) => (&[0, 1], bytes),
+            Self::Change(bytes) => (&[0, 2], bytes),
+            Self::Awareness(bytes) => (&[1], bytes),
+        };
+        let mut out = head.to_vec();
+        push_bytes(&mut out, bytes);
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_read_as_they_are_written() {
+        let long = vec![7; 300];
+        for bytes in [&[][..], &[1, 2, 3], &long] {
+            let messages = [
+                (Message::Ask(bytes), &[0, 0][..]),
+                (Message::Answer(bytes), &[0, 1]),
+                (Message::Change(bytes), &[0, 2]),
+                (Message::Awareness(bytes), &[1]),
+            ];
+            for (message, head) in messages {
+                let written = message.bytes();
+                assert!(written.starts_with(head));
+                assert_eq!(Message::parse(&written).unwrap(), message);
+                for end in 0..written.len() {
+                    assert!(Message::parse(&written[..end]).is_err(), "cut to {end}");
+                }
+                assert!(Message::parse(&[&written[..], &[0]].concat()).is_err(), "something behind it");
+            }
+        }
+        for strange in [&[2, 0][..], &[0, 3, 0], &[3], &[0x80]] {
+            assert!(Message::parse(strange).is_err());
+        }
+    }
+}

@@ -1,0 +1,453 @@
+//! [`Document`] with updates as editors make them, and as nobody should.
+
+use bytes::Bytes;
+use datasole_core::wire::push_varuint;
+use yrs::{
+    Any, Array, ArrayPrelim, Doc, GetString, Map, MapPrelim, ReadTxn, StateVector, Text, TextPrelim, Transact,
+    TransactionMut, Update, WriteTxn, Xml, XmlElementPrelim, XmlFragment, XmlTextPrelim,
+    updates::{decoder::Decode, encoder::Encode},
+};
+
+use super::document::Document;
+use crate::error::DocError;
+
+const ROOM: usize = 1 << 20;
+
+fn empty() -> Document {
+    Document::load(None, Vec::new(), ROOM).unwrap()
+}
+
+/// Applies an update, and stores it.
+fn take(document: &mut Document, update: &[u8]) -> Result<Option<Bytes>, DocError> {
+    let new = document.apply(update);
+    document.settle();
+    new
+}
+
+/// Somebody who edits.
+struct Editor(Doc);
+
+impl Editor {
+    fn new(client: u64) -> Self {
+        let options = yrs::Options {
+            offset_kind: yrs::OffsetKind::Utf16,
+            ..yrs::Options::with_client_id(yrs::block::ClientID::new(client))
+        };
+        Self(Doc::with_options(options))
+    }
+
+    fn edit(&self, edit: impl FnOnce(&mut TransactionMut<'_>)) -> Vec<u8> {
+        let mut transaction = self.0.transact_mut();
+        edit(&mut transaction);
+        transaction.encode_update_v1()
+    }
+
+    fn hear(&self, update: &[u8]) {
+        self.0.transact_mut().apply_update(Update::decode_v1(update).unwrap()).unwrap();
+    }
+
+    fn all(&self) -> Vec<u8> {
+        self.0.transact().encode_state_as_update_v1(&StateVector::default())
+    }
+}
+
+/// What a document says, whoever tells it.
+fn content(transaction: &impl ReadTxn) -> String {
+    let text = transaction.get_text("text").map(|text| text.get_string(transaction));
+    let list = transaction.get_array("list").map(|list| json(&yrs::types::ToJson::to_json(&list, transaction)));
+    let map = transaction.get_map("map").map(|map| json(&yrs::types::ToJson::to_json(&map, transaction)));
+    let xml = transaction.get_xml_fragment("xml").map(|xml| xml.get_string(transaction));
+    format!("{text:?} {list:?} {map:?} {xml:?}")
+}
+
+/// With sorted members.
+fn json(any: &Any) -> serde_json::Value {
+    let mut text = String::new();
+    any.to_json(&mut text);
+    serde_json::from_str(&text).unwrap()
+}
+
+fn said_by(document: &Document) -> String {
+    document.read(|transaction| content(transaction)).unwrap()
+}
+
+/// Updates of two editors who hear each other: text with characters outside the basic plane, lists, maps, nesting, XML,
+/// formatting, deletions.
+fn corpus() -> Vec<Vec<u8>> {
+    let (ann, bob) = (Editor::new(1), Editor::new(0x1f_ffff_ffff_ffff));
+    let mut updates = Vec::new();
+    let mut say = |who: &Editor, other: &Editor, edit: &dyn Fn(&mut TransactionMut<'_>)| {
+        let update = who.edit(|transaction| edit(transaction));
+        other.hear(&update);
+        updates.push(update);
+    };
+    say(&ann, &bob, &|t| t.get_or_insert_text("text").insert(t, 0, "Hällo 🦀 world"));
+    say(&bob, &ann, &|t| t.get_or_insert_text("text").insert(t, 8, "x"));
+    say(&bob, &ann, &|t| t.get_or_insert_text("text").remove_range(t, 2, 9));
+    say(&ann, &bob, &|t| {
+        let list = t.get_or_insert_array("list");
+        list.insert_range(t, 0, [Any::from(1), Any::Null, Any::from("two"), Any::from(3.5), Any::from(vec![1u8, 2])]);
+        list.push_back(t, ArrayPrelim::from([Any::from(true), Any::Undefined]));
+        list.push_back(t, TextPrelim::new("inner"));
+    });
+    say(&bob, &ann, &|t| t.get_or_insert_array("list").remove_range(t, 1, 3));
+    say(&ann, &bob, &|t| {
+        let map = t.get_or_insert_map("map");
+        map.insert(t, "a", 1);
+        map.insert(t, "b", MapPrelim::from([("deep", Any::from(vec![Any::from(1), Any::from("x")]))]));
+    });
+    say(&bob, &ann, &|t| {
+        let map = t.get_or_insert_map("map");
+        map.insert(t, "a", 2);
+        let inner = map.get(t, "b").unwrap().cast::<yrs::MapRef>().unwrap();
+        inner.insert(t, "more", ArrayPrelim::from(["y"]));
+    });
+    say(&ann, &bob, &|t| drop(t.get_or_insert_map("map").remove(t, "b")));
+    say(&bob, &ann, &|t| {
+        let xml = t.get_or_insert_xml_fragment("xml");
+        let paragraph = xml.push_back(t, XmlElementPrelim::empty("p"));
+        paragraph.insert_attribute(t, "class", "bold");
+        let text = paragraph.push_back(t, XmlTextPrelim::new("some text"));
+        text.format(t, 0, 4, [("b".into(), Any::from(true))].into());
+    });
+    say(&ann, &bob, &|t| t.get_or_insert_xml_fragment("xml").push_front(t, XmlElementPrelim::empty("hr")).into_unit());
+    say(&ann, &bob, &|t| t.get_or_insert_text("text").insert_embed(t, 1, Any::from(true)).into_unit());
+    updates.push(ann.all());
+    assert_eq!(ann.0.transact().state_vector(), bob.0.transact().state_vector());
+    updates
+}
+
+trait IntoUnit: Sized {
+    fn into_unit(self) {}
+}
+impl<T> IntoUnit for T {}
+
+#[test]
+fn updates_make_the_document_that_their_authors_have() {
+    let updates = corpus();
+    let reader = Editor::new(9);
+    let mut document = empty();
+    for update in &updates[..updates.len() - 1] {
+        let new = take(&mut document, update).unwrap().expect("it is new");
+        reader.hear(&new);
+        assert_eq!(take(&mut document, update).unwrap(), None, "it is not new");
+        assert_eq!(take(&mut document, &new).unwrap(), None, "what was told is not new");
+    }
+    assert_eq!(take(&mut document, updates.last().unwrap()).unwrap(), None, "all of it is not new");
+    let author = Editor::new(8);
+    author.hear(updates.last().unwrap());
+    assert_eq!(said_by(&document), content(&author.0.transact()));
+    assert_eq!(said_by(&document), content(&reader.0.transact()));
+}
+
+#[test]
+fn a_document_survives_being_stored_and_compacted() {
+    let updates = corpus();
+    for at in 0..updates.len() {
+        let (mut stored, mut snapshot) = (Vec::new(), None);
+        let mut document = empty();
+        for (index, update) in updates.iter().enumerate() {
+            stored.extend(take(&mut document, update).unwrap());
+            if index == at {
+                snapshot = Some(document.compact().unwrap());
+                stored.clear();
+                assert_eq!(document.held().0, 0);
+            }
+        }
+        let loaded = Document::load(snapshot, stored, ROOM).unwrap();
+        assert_eq!(said_by(&loaded), said_by(&document));
+        assert_eq!(loaded.state_vector(), document.state_vector());
+    }
+}
+
+#[test]
+fn a_difference_holds_what_is_missing() {
+    let updates = corpus();
+    let mut document = empty();
+    for update in &updates {
+        take(&mut document, update).unwrap();
+    }
+    for known in 0..updates.len() - 1 {
+        let reader = Editor::new(9);
+        updates[..known].iter().for_each(|update| reader.hear(update));
+        let state_vector = reader.0.transact().state_vector().encode_v1();
+        for end in 0..state_vector.len() {
+            assert!(document.diff(&state_vector[..end]).is_err(), "cut to {end}");
+        }
+        reader.hear(&document.diff(&state_vector).unwrap());
+        assert_eq!(content(&reader.0.transact()), said_by(&document));
+    }
+    // Who says it has more than there is gets nothing more than deletions.
+    assert!(document.diff(&[1, 1, 0xff, 0xff, 0xff, 0x03]).is_ok());
+    assert!(document.diff(&[0xff, 0xff, 0xff, 0xff, 0x0f]).is_err());
+}
+
+#[test]
+fn what_depends_on_unknown_changes_is_refused() {
+    let (ann, bob) = (Editor::new(1), Editor::new(2));
+    let first = ann.edit(|t| t.get_or_insert_text("text").insert(t, 0, "abc"));
+    let second = ann.edit(|t| t.get_or_insert_text("text").insert(t, 3, "def"));
+    bob.hear(&ann.all());
+    let foreign = bob.edit(|t| t.get_or_insert_text("text").insert(t, 2, "!"));
+    let delete = bob.edit(|t| t.get_or_insert_text("text").remove_range(t, 0, 2));
+    let mut document = empty();
+    for update in [&second, &foreign, &delete] {
+        assert!(matches!(take(&mut document, update), Err(DocError::Missing)));
+        assert_eq!(document.state_vector(), [0]);
+    }
+    for update in [&first, &second, &foreign, &delete] {
+        assert!(take(&mut document, update).unwrap().is_some());
+    }
+    assert_eq!(said_by(&document), content(&bob.0.transact()));
+    // Several at once, of clients that wait for each other.
+    assert!(take(&mut empty(), &bob.all()).unwrap().is_some());
+}
+
+/// Applies it to a document that holds the corpus; whatever it is, the document is whole afterwards.
+fn check_hostile(document: &mut Document, update: &[u8], said: &str) -> bool {
+    let before = document.state_vector();
+    match take(document, update) {
+        Err(error) => {
+            assert!(!matches!(error, DocError::Damaged), "{update:?}");
+            assert_eq!(document.state_vector(), before, "{update:?}");
+            assert_eq!(said_by(document), said, "{update:?}");
+            false
+        }
+        Ok(None) => false,
+        Ok(Some(_)) => true,
+    }
+}
+
+#[test]
+fn truncated_updates_are_refused() {
+    let updates = corpus();
+    for (index, update) in updates.iter().enumerate() {
+        let mut document = empty();
+        updates[..index].iter().for_each(|update| drop(take(&mut document, update).unwrap()));
+        let said = said_by(&document);
+        for end in 0..update.len() {
+            assert!(!check_hostile(&mut document, &update[..end], &said), "cut to {end}");
+        }
+        assert!(take(&mut document, &[&update[..], &[0]].concat()).is_err(), "something behind it");
+    }
+}
+
+#[test]
+fn flipped_bits_harm_nobody() {
+    let updates = corpus();
+    for (index, update) in updates.iter().enumerate() {
+        let make = || {
+            let mut document = empty();
+            updates[..index].iter().for_each(|update| drop(take(&mut document, update).unwrap()));
+            document
+        };
+        let mut document = make();
+        let said = said_by(&document);
+        for bit in 0..update.len() * 8 {
+            let mut flipped = update.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            if check_hostile(&mut document, &flipped, &said) {
+                // It meant something else, and is as good as any other. Only where something goes whose neighbours are told
+                // in the wrong order, documents may differ.
+                let stored = document.compact().unwrap();
+                let again = Document::load(Some(stored), Vec::new(), ROOM).unwrap();
+                assert_eq!(again.state_vector(), document.state_vector(), "bit {bit} of update {index}");
+                document = make();
+            }
+        }
+    }
+}
+
+/// An update by hand.
+struct Raw(Vec<u8>);
+
+impl Raw {
+    /// One client with this many blocks, from this clock.
+    fn client(blocks: u64, client: u64, clock: u64) -> Self {
+        Self(vec![1]).number(blocks).number(client).number(clock)
+    }
+
+    fn number(mut self, number: u64) -> Self {
+        push_varuint(&mut self.0, number);
+        self
+    }
+
+    fn bytes(mut self, bytes: &[u8]) -> Self {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+}
+
+#[test]
+fn hostile_updates_are_refused_before_they_cost_anything() {
+    let said = said_by(&empty());
+    let none = |raw: Raw| {
+        let mut document = empty();
+        assert!(!check_hostile(&mut document, &raw.0, &said), "{:?}", &raw.0[..raw.0.len().min(40)]);
+        assert_eq!(document.held().0, 0);
+    };
+    let huge = 0xffff_ffff;
+    // Counts that nothing follows.
+    none(Raw(vec![]).number(huge));
+    none(Raw::client(huge, 1, 0));
+    none(Raw::client(1, 1, 0).bytes(&[8, 1, 1, b't']).number(huge));
+    none(Raw::client(1, 1, 0).bytes(&[8, 1, 1, b't', 1, 118]).number(huge));
+    none(Raw(vec![0]).number(huge));
+    none(Raw(vec![0, 1, 1]).number(huge));
+    // Clocks and clients out of range.
+    none(Raw::client(1, 1, 0).bytes(&[0]).number(huge).bytes(&[0]));
+    none(Raw::client(1, 1, huge).bytes(&[0, 1, 0]));
+    none(Raw::client(1, 1 << 53, 0).bytes(&[0, 1, 0]));
+    none(Raw::client(2, 1, 0x7fff_fff0).bytes(&[0, 8, 0, 8, 0]));
+    // Values within values.
+    let nested = [117, 1].repeat(300_000);
+    none(Raw::client(1, 1, 0).bytes(&[8, 1, 1, b't', 1]).bytes(&nested).bytes(&[126, 0]));
+    // Itself as neighbour, or as parent; a cycle of two clients; a parent that is none; one client twice.
+    none(Raw::client(1, 1, 0).bytes(&[0x84, 1, 0, 1, b'x', 0]));
+    none(Raw::client(1, 1, 0).bytes(&[7, 0, 1, 0, 1, 0]));
+    none(Raw(vec![2, 1, 1, 0, 0x84, 2, 0, 1, b'x', 1, 2, 0, 0x84, 1, 0, 1, b'y', 0]));
+    none(Raw::client(2, 1, 0).bytes(&[4, 1, 1, b't', 1, b'x', 4, 0, 1, 0, 1, b'y', 0]));
+    none(Raw(vec![2, 1, 1, 0, 0, 1, 1, 1, 1, 0, 1, 0]));
+    // Neighbours in different lists.
+    none(Raw::client(3, 1, 0).bytes(&[4, 1, 1, b't', 1, b'x', 4, 1, 1, b'u', 1, b'y', 0xc4, 1, 0, 1, 1, 1, b'z', 0]));
+    // Kinds that are not kept: old content, a document, a weak link.
+    none(Raw::client(1, 1, 0).bytes(&[2, 1, 1, b't', 1, 1, b'1', 0]));
+    none(Raw::client(1, 1, 0).bytes(&[9, 1, 1, b't', 1, b'g', 118, 0, 0]));
+    none(Raw::client(1, 1, 0).bytes(&[7, 1, 1, b't', 7, 0]));
+}
+
+#[test]
+fn types_nest_up_to_the_bound_and_no_deeper() {
+    // Each map holds the next one.
+    let nest = |levels: u64| {
+        let mut raw = Raw::client(levels, 1, 0).bytes(&[7, 1, 1, b't', 1]);
+        for clock in 0..levels - 1 {
+            raw = raw.bytes(&[0x27, 0, 1]).number(clock).bytes(&[1, b'k', 1]);
+        }
+        raw.bytes(&[0])
+    };
+    for (levels, fits) in [(99, true), (100, true), (101, false), (50_000, false)] {
+        let mut document = empty();
+        assert_eq!(take(&mut document, &nest(levels).0).is_ok(), fits, "{levels}");
+        if fits {
+            // All of them at once go with the first.
+            assert!(take(&mut document, &[0, 1, 1, 1, 0, 1]).unwrap().is_some());
+            assert!(document.compact().unwrap().len() < 32);
+        }
+    }
+}
+
+#[test]
+fn documents_are_bounded() {
+    let limit = 4_096;
+    let mut document = Document::load(None, Vec::new(), limit).unwrap();
+    let editor = Editor::new(1);
+    let write = |length: usize| editor.edit(|t| t.get_or_insert_text("text").insert(t, 0, &"x".repeat(length)));
+    let first = write(4_000);
+    assert!(take(&mut document, &first).unwrap().is_some());
+    let exact = document.encode().unwrap().len();
+    // At the bound and one above it: the rest of the room, less than what its own head takes.
+    let over = Editor::new(2);
+    over.hear(&first);
+    let long = over.edit(|t| t.get_or_insert_text("text").insert(t, 0, &"y".repeat(limit - exact)));
+    for _ in 0..3 {
+        assert!(matches!(take(&mut document, &long), Err(DocError::TooLarge { limit: 4_096 })));
+    }
+    let fits = Editor::new(3);
+    fits.hear(&first);
+    let short = fits.edit(|t| t.get_or_insert_text("text").insert(t, 0, &"z".repeat(limit - exact - 20)));
+    assert!(take(&mut document, &short).unwrap().is_some());
+    assert!(document.encode().unwrap().len() <= limit);
+    let full = fits.edit(|t| t.get_or_insert_text("text").insert(t, 0, "more than twenty bytes"));
+    assert!(matches!(take(&mut document, &full), Err(DocError::TooLarge { .. })));
+    // Deleting goes on, but not without end: every other character takes more than it frees.
+    let sparse = editor.edit(|t| {
+        let text = t.get_or_insert_text("text");
+        (0..2_000).for_each(|at| text.remove_range(t, at, 1));
+    });
+    assert!(matches!(take(&mut document, &sparse), Err(DocError::TooLarge { .. })));
+    assert!(document.encode().unwrap().len() <= limit);
+    let all = over.edit(|t| {
+        let text = t.get_or_insert_text("text");
+        text.remove_range(t, text.len(t) - 4_000, 4_000);
+    });
+    assert!(take(&mut document, &all).unwrap().is_some());
+    assert!(document.encode().unwrap().len() < 300, "the room is free again");
+}
+
+#[test]
+fn server_code_edits_and_leaves_nothing_behind_when_it_fails() {
+    let mut document = Document::load(None, Vec::new(), 1_000).unwrap();
+    let (length, update) = document
+        .edit(|t| {
+            let text = t.get_or_insert_text("text");
+            text.insert(t, 0, "🦀!");
+            text.len(t)
+        })
+        .unwrap();
+    document.settle();
+    assert_eq!(length, 3, "as JavaScript counts");
+    let reader = Editor::new(1);
+    reader.hear(&update.unwrap());
+    assert_eq!(content(&reader.0.transact()), said_by(&document));
+    assert!(document.edit(|_| ()).unwrap().1.is_none());
+
+    let said = said_by(&document);
+    let outcome = document.edit(|t| {
+        t.get_or_insert_text("text").insert(t, 0, "half");
+        panic!("on purpose");
+    });
+    assert!(matches!(outcome, Err::<((), _), _>(DocError::Panicked)));
+    let long = document.edit(|t| t.get_or_insert_text("text").insert(t, 0, &"x".repeat(1_000)));
+    assert!(matches!(long, Err(DocError::TooLarge { .. })));
+    let subdocument = document.edit(|t| t.get_or_insert_map("map").insert(t, "doc", Doc::new()).into_unit());
+    assert!(matches!(subdocument, Err(DocError::Unsupported(_))));
+    assert_eq!(said_by(&document), said);
+    assert!(document.edit(|t| t.get_or_insert_text("text").insert(t, 3, "?")).unwrap().1.is_some());
+}
+
+#[test]
+fn what_could_not_be_stored_never_was() {
+    let updates = corpus();
+    let mut document = empty();
+    for update in &updates[..updates.len() - 1] {
+        let (before, said) = (document.state_vector(), said_by(&document));
+        for _ in 0..2 {
+            assert!(document.lacks(update).unwrap());
+            assert!(document.apply(update).unwrap().is_some());
+            assert_eq!(document.state_vector(), before, "what is pending is not told");
+            document.retract().unwrap();
+            assert_eq!(said_by(&document), said);
+        }
+        assert!(take(&mut document, update).unwrap().is_some());
+        assert!(!document.lacks(update).unwrap());
+        assert!(document.state_vector() != before || said_by(&document) != said);
+        document.retract().unwrap();
+        assert!(!document.lacks(update).unwrap());
+    }
+}
+
+#[test]
+fn what_is_kept_of_the_structure_shrinks_with_the_document() {
+    let mut document = empty();
+    let editor = Editor::new(1);
+    for _ in 0..50 {
+        let insert = editor.edit(|t| {
+            let map = t.get_or_insert_map("map").insert(t, "a", MapPrelim::default());
+            (0..10).for_each(|key| map.insert(t, key.to_string(), key).into_unit());
+        });
+        assert!(take(&mut document, &insert).unwrap().is_some());
+        assert!(
+            take(&mut document, &editor.edit(|t| drop(t.get_or_insert_map("map").remove(t, "a")))).unwrap().is_some()
+        );
+    }
+    let before = document.held().1;
+    document.compact().unwrap();
+    assert!(before > 1_000 && document.held().1 < 150, "{before} to {}", document.held().1);
+}
+
+#[test]
+fn bytes_that_are_no_document_do_not_load() {
+    assert!(Document::load(Some(Bytes::from_static(b"nonsense")), Vec::new(), ROOM).is_err());
+    assert!(Document::load(None, vec![Bytes::from_static(&[0, 0, 0])], ROOM).is_err());
+}

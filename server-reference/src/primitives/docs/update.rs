@@ -1,0 +1,207 @@
+//! The structure of a Yjs update (encoding 1), read before anything is believed: who inserts what where, who deletes
+//! what. The format is that of `readClientsStructRefs` and `readDeleteSet` in Yjs, and of `Update::decode` in yrs.
+
+use super::lib0::Reader;
+use crate::error::DocError;
+
+/// Clocks end below this: yrs computes with signed numbers.
+const MAX_CLOCK: u32 = i32::MAX as u32;
+/// Client ids are below this: JavaScript's integers.
+const MAX_CLIENT: u64 = 1 << 53;
+
+/// One unit of what one client has inserted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Id {
+    pub(crate) client: u64,
+    pub(crate) clock: u32,
+}
+
+/// An update's structure.
+pub(crate) struct Update<'a> {
+    /// What each client inserted, at most one list for each.
+    pub(crate) clients: Vec<(u64, Vec<Block<'a>>)>,
+    /// Ranges of clocks: client, start, end.
+    pub(crate) deletes: Vec<(u64, u32, u32)>,
+}
+
+/// Consecutive units of one client.
+pub(crate) struct Block<'a> {
+    pub(crate) start: u32,
+    pub(crate) end: u32,
+    /// What it takes in the update.
+    pub(crate) bytes: usize,
+    pub(crate) content: Content<'a>,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Content<'a> {
+    /// Collected garbage: only the clocks are left.
+    Gone,
+    Item {
+        left: Option<Id>,
+        right: Option<Id>,
+        /// Where it is, unless that is told by its neighbours.
+        parent: Option<(Parent<'a>, Option<&'a str>)>,
+        role: Role,
+    },
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Parent<'a> {
+    Root(&'a str),
+    Item(Id),
+}
+
+/// What an item can be to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Nobody's parent.
+    Value,
+    /// A type that holds others.
+    Type,
+    /// It may have held others.
+    Deleted,
+}
+
+impl<'a> Update<'a> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, DocError> {
+        let reader = &mut Reader::new(bytes);
+        let mut clients = Vec::new();
+        for _ in 0..count(reader, 3)? {
+            let blocks = count(reader, 2)?;
+            let client = client(reader)?;
+            let mut clock = clock(reader)?;
+            let mut list = Vec::new();
+            for _ in 0..blocks {
+                let before = reader.len();
+                let (length, content) = block(reader)?;
+                let end = end(clock, length)?;
+                let bytes = before - reader.len();
+                // Units that were left out, and items without any, which old versions of yrs wrote, say nothing.
+                if let Some(content) = content.filter(|_| length > 0) {
+                    list.push(Block { start: clock, end, bytes, content });
+                }
+                clock = end;
+            }
+            clients.push((client, list));
+        }
+        let mut deletes = Vec::new();
+        let mut deleters = Vec::new();
+        for _ in 0..count(reader, 2)? {
+            let client = client(reader)?;
+            deleters.push(client);
+            for _ in 0..count(reader, 2)? {
+                let start = clock(reader)?;
+                let end = end(start, clock(reader)?)?;
+                if start == end {
+                    return Err(DocError::Malformed("an empty range is deleted"));
+                }
+                deletes.push((client, start, end));
+            }
+        }
+        if !reader.is_empty() {
+            return Err(DocError::Malformed("there is something behind its end"));
+        }
+        distinct(clients.iter().map(|(client, _)| *client).collect())?;
+        distinct(deleters)?;
+        Ok(Self { clients, deletes })
+    }
+}
+
+/// A number of things that follow and take at least `each` bytes.
+fn count(reader: &mut Reader<'_>, each: usize) -> Result<usize, DocError> {
+    let count = reader.varuint().and_then(|count| usize::try_from(count).ok()).ok_or(CUT)?;
+    if count > reader.len() / each { Err(CUT) } else { Ok(count) }
+}
+
+const CUT: DocError = DocError::Malformed("it ends early");
+
+pub(crate) fn client(reader: &mut Reader<'_>) -> Result<u64, DocError> {
+    reader.varuint().filter(|client| *client < MAX_CLIENT).ok_or(DocError::Malformed("no client has such an id"))
+}
+
+pub(crate) fn clock(reader: &mut Reader<'_>) -> Result<u32, DocError> {
+    reader.small().filter(|clock| *clock < MAX_CLOCK).ok_or(DocError::Malformed("no clock is that late"))
+}
+
+fn end(start: u32, length: u32) -> Result<u32, DocError> {
+    start.checked_add(length).filter(|end| *end < MAX_CLOCK).ok_or(DocError::Malformed("no clock is that late"))
+}
+
+fn distinct(mut clients: Vec<u64>) -> Result<(), DocError> {
+    let all = clients.len();
+    clients.sort_unstable();
+    clients.dedup();
+    if clients.len() < all { Err(DocError::Malformed("a client appears twice")) } else { Ok(()) }
+}
+
+fn id(reader: &mut Reader<'_>) -> Result<Id, DocError> {
+    Ok(Id { client: client(reader)?, clock: clock(reader)? })
+}
+
+/// The number of units, and what they are; nothing for units that were left out.
+fn block<'a>(reader: &mut Reader<'a>) -> Result<(u32, Option<Content<'a>>), DocError> {
+    const LEFT: u8 = 0x80;
+    const RIGHT: u8 = 0x40;
+    const NAMED: u8 = 0x20;
+    let info = reader.byte().ok_or(CUT)?;
+    if info == 0 || info == 10 {
+        let length = clock(reader)?;
+        if length == 0 {
+            return Err(DocError::Malformed("a block is empty"));
+        }
+        return Ok((length, (info == 0).then_some(Content::Gone)));
+    }
+    let left = if info & LEFT != 0 { Some(id(reader)?) } else { None };
+    let right = if info & RIGHT != 0 { Some(id(reader)?) } else { None };
+    let parent = if left.is_some() || right.is_some() {
+        None
+    } else {
+        let parent = match reader.varuint().ok_or(CUT)? {
+            1 => Parent::Root(reader.string().ok_or(CUT)?),
+            0 => Parent::Item(id(reader)?),
+            _ => return Err(DocError::Malformed("an item has no such parent")),
+        };
+        let key = if info & NAMED != 0 { Some(reader.string().ok_or(CUT)?) } else { None };
+        Some((parent, key))
+    };
+    let (length, role) = content(info & 0x1f, reader)?;
+    Ok((length, Some(Content::Item { left, right, parent, role })))
+}
+
+/// Passes over an item's content: the number of its units, and its role.
+fn content(kind: u8, reader: &mut Reader<'_>) -> Result<(u32, Role), DocError> {
+    let (length, role) = match kind {
+        1 => (clock(reader)?, Role::Deleted),
+        3 => (reader.bytes().map(|_| 1).ok_or(CUT)?, Role::Value),
+        // A string is counted in UTF-16's units.
+        4 => (units(reader.string().ok_or(CUT)?)?, Role::Value),
+        5 => (reader.string().map(|_| 1).ok_or(CUT)?, Role::Value),
+        6 => (reader.string().and_then(|_| reader.string()).map(|_| 1).ok_or(CUT)?, Role::Value),
+        7 => {
+            match reader.byte().ok_or(CUT)? {
+                0 | 1 | 2 | 4 | 6 => {}
+                3 | 5 => drop(reader.string().ok_or(CUT)?),
+                _ => return Err(DocError::Unsupported("a type of this number")),
+            }
+            (1, Role::Type)
+        }
+        8 => {
+            let values = count(reader, 1)?;
+            for _ in 0..values {
+                reader.skip_any().ok_or(DocError::Malformed("a value cannot be read"))?;
+            }
+            (u32::try_from(values).unwrap_or(MAX_CLOCK), Role::Value)
+        }
+        // yrs reads one string too many, and Yjs has not written it since version 13.
+        2 => return Err(DocError::Unsupported("content of Yjs before version 13")),
+        // yrs keeps pointers to its item that outlive it.
+        9 => return Err(DocError::Unsupported("a document inside a document: give it a key of its own")),
+        _ => return Err(DocError::Malformed("content is of no known kind")),
+    };
+    Ok((length, role))
+}
+
+fn units(text: &str) -> Result<u32, DocError> {
+    u32::try_from(text.encode_utf16().count()).map_err(|_| DocError::Malformed("a text is too long"))
+}
