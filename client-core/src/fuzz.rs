@@ -150,7 +150,11 @@ fn read(payload: &[u8]) {
         wire::Auth<'_>,
         wire::Authed<'_>,
         wire::Subscribe<'_>,
-        wire::Subscribed
+        wire::Subscribed,
+        wire::CrdtOp<'_>,
+        wire::CrdtState<'_>,
+        wire::ClientPresence<'_>,
+        wire::ServerPresence<'_>
     );
     agree::<wire::ErrorBody<'_>>(payload, true);
     agree::<wire::ServerEvent<'_>>(payload, true);
@@ -161,6 +165,13 @@ fn read(payload: &[u8]) {
     agree::<wire::HelloLimits>(payload, true);
     // Serde would take an array for the structure inside.
     agree::<wire::Hello<'_>>(payload, false);
+    if let Some((number, rest)) = wire::split_varuint(payload) {
+        let mut again = Vec::new();
+        wire::push_varuint(&mut again, number);
+        again.extend_from_slice(rest);
+        assert!(again.len() <= payload.len(), "longer than what it was read from");
+        assert_eq!(wire::split_varuint(&again), Some((number, rest)));
+    }
     if let Some((json, bytes)) = wire::split_binary(payload) {
         assert_eq!(wire::join_binary(json, bytes), payload);
     }
@@ -183,6 +194,8 @@ fn agree<'a, T: Read<'a> + Deserialize<'a> + Debug>(payload: &'a [u8], all: bool
 #[cfg(test)]
 mod tests {
     use std::{fs, path::Path};
+
+    use crate::stream::{Position, StreamId};
 
     /// Runs a committed corpus, and every beginning of each file: a crash that was found stays found.
     fn check(target: &str, body: fn(&[u8]), at_least: usize) {
@@ -221,6 +234,24 @@ mod tests {
         let (position, value) = host.state("board").unwrap();
         assert_eq!((position.epoch, position.seq), (5, 3));
         assert_eq!(value, &Some(serde_json::json!({"rows": [], "a": 1, "b": 2, "c": 3})));
+    }
+
+    #[test]
+    fn the_host_follows_operations_members_and_documents() {
+        for (data, stream, seq) in [
+            (&include_bytes!("../../fuzz/corpus/payload/v2-crdt")[..], StreamId::crdt("c"), 10),
+            (include_bytes!("../../fuzz/corpus/payload/v2-crdt-gap"), StreamId::crdt("c"), 4),
+            (include_bytes!("../../fuzz/corpus/payload/v2-crdt-submitted"), StreamId::crdt("c"), 3),
+            (include_bytes!("../../fuzz/corpus/payload/v2-room"), StreamId::presence("r"), 7),
+            (include_bytes!("../../fuzz/corpus/payload/v2-document"), StreamId::doc("d"), 6),
+            (include_bytes!("../../fuzz/corpus/payload/v2-document-gap"), StreamId::doc("d"), 10),
+        ] {
+            let mut host = super::host::Host::new("datasole.v2", super::LIMITS);
+            for frame in super::frames(data) {
+                host.perform(&frame);
+            }
+            assert_eq!(host.position(&stream), Some(Position { epoch: 5, seq }), "{stream:?}");
+        }
     }
 
     #[test]

@@ -230,9 +230,10 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
+    use crate::wire;
 
-    /// Reads each payload, whole and with every member left out or replaced, here and by `Deserialize`.
-    fn check<'a, T: Read<'a> + Deserialize<'a> + Debug>(payload: &'static str) {
+    /// A payload, whole and with every member left out or replaced.
+    fn variations(payload: &str) -> Vec<&'static str> {
         let members: Vec<(String, serde_json::Value)> =
             serde_json::from_str::<serde_json::Map<_, _>>(payload).unwrap().into_iter().collect();
         let mut texts = vec![payload.to_owned(), "[]".into(), "{".into()];
@@ -246,11 +247,54 @@ mod tests {
                 texts.push(serde_json::Value::from_iter(changed).to_string());
             }
         }
-        for text in texts {
-            let text: &'static str = text.leak();
+        texts.into_iter().map(|text| &*text.leak()).collect()
+    }
+
+    /// Reads variations of a payload here and by `Deserialize`.
+    fn check<'a, T: Read<'a> + Deserialize<'a> + Debug>(payload: &str) {
+        for text in variations(payload) {
             let ours = T::read(text.as_bytes());
             // A structure is an object here; serde would also take an array.
             let theirs = serde_json::from_str::<T>(text).ok().filter(|_| text.starts_with('{'));
+            assert_eq!(format!("{ours:?}"), format!("{theirs:?}"), "{text}");
+        }
+    }
+
+    /// The same for an [`Entry`] in three guises.
+    fn check_entry(payload: &str, body: &str, theirs: fn(&'static str) -> serde_json::Result<Entry<'static>>) {
+        for text in variations(payload) {
+            let ours = Entry::read(text.as_bytes(), body);
+            let theirs = theirs(text).ok().filter(|_| text.starts_with('{'));
+            assert_eq!(format!("{ours:?}"), format!("{theirs:?}"), "{text}");
+        }
+    }
+
+    #[test]
+    fn entries_are_read_as_deserialize_reads_them() {
+        check_entry(r#"{"key":"k","op":{"a":1},"epoch":2,"seq":3,"whole":7}"#, "op", |text| {
+            let wire::CrdtOp { key, op, epoch, seq } = serde_json::from_str(text)?;
+            Ok(Entry { key, body: op, whole: false, epoch, seq })
+        });
+        check_entry(r#"{"key":"k","state":{"a":1},"epoch":2,"seq":3,"op":4}"#, "state", |text| {
+            let wire::CrdtState { key, state, epoch, seq } = serde_json::from_str(text)?;
+            Ok(Entry { key, body: state, whole: true, epoch, seq })
+        });
+    }
+
+    #[test]
+    fn members_of_a_room_are_read_as_deserialize_reads_them() {
+        let payload = r#"{"key":"k","members":[],"whole":true,"epoch":2,"seq":3}"#;
+        for text in variations(payload) {
+            // Without a position it is refused later on.
+            let ours = Entry::read(text.as_bytes(), "members").filter(|entry| entry.epoch.and(entry.seq).is_some());
+            let theirs = serde_json::from_str::<wire::ServerPresence<'_>>(text).ok().filter(|_| text.starts_with('{'));
+            let theirs = theirs.map(|wire::ServerPresence { key, members, whole, epoch, seq }| Entry {
+                key,
+                body: members,
+                whole,
+                epoch: Some(epoch),
+                seq: Some(seq),
+            });
             assert_eq!(format!("{ours:?}"), format!("{theirs:?}"), "{text}");
         }
     }

@@ -24,7 +24,12 @@ pub(super) struct Host {
     socket: Option<SocketId>,
     pending: BTreeSet<CallId>,
     states: BTreeMap<String, (Position, Option<Value>)>,
+    /// Where the other streams are; as many as were subscribed.
+    entries: BTreeMap<StreamId, Position>,
 }
+
+/// From this correlation id on, a frame that goes both ways stands for what the host sends.
+const OURS: u32 = 1 << 31;
 
 impl Host {
     /// Connected, with a call under way and following what the corpus talks of.
@@ -43,6 +48,7 @@ impl Host {
             socket: None,
             pending: BTreeSet::new(),
             states: BTreeMap::new(),
+            entries: BTreeMap::new(),
         };
         host.client.connect(host.now);
         host.pump();
@@ -80,8 +86,15 @@ impl Host {
             }
             Opcode::Auth => self.client.refresh_token(self.now, Some("token".into())),
             Opcode::Ping => self.sleep(correlation),
-            Opcode::Ack => self.hint(correlation),
-            Opcode::Doc => self.lose(correlation, payload),
+            Opcode::Propose => self.hint(correlation),
+            Opcode::ProposeResult => self.lose(correlation, payload),
+            // Those that go both ways.
+            Opcode::CrdtOp if correlation >= OURS => self.submit(&StreamId::crdt("c"), json(payload)),
+            Opcode::Presence if correlation >= OURS => self.submit(&StreamId::presence("r"), json(payload)),
+            Opcode::Doc if correlation == OURS => self.submit(&StreamId::doc("d"), Payload::Binary(payload.to_vec())),
+            Opcode::Doc if correlation > OURS => {
+                let _ = self.client.notify(self.now, &StreamId::doc("d"), &Payload::Binary(payload.to_vec()));
+            }
             _ => self.receive(frame),
         }
         self.pump();
@@ -92,9 +105,21 @@ impl Host {
         self.states.get(key)
     }
 
+    #[cfg(test)]
+    pub(super) fn position(&self, stream: &StreamId) -> Option<Position> {
+        self.entries.get(stream).copied()
+    }
+
     fn call(&mut self, method: &str, params: Payload) {
         let request = Request { method: method.into(), params, timeout: None, queue: true };
         if let Ok(call) = self.client.call(self.now, request) {
+            assert!(self.pending.insert(call), "an id given twice");
+        }
+        assert!(self.pending.len() <= self.limits.max_pending_calls);
+    }
+
+    fn submit(&mut self, stream: &StreamId, payload: Payload) {
+        if let Ok(call) = self.client.submit(self.now, stream, payload) {
             assert!(self.pending.insert(call), "an id given twice");
         }
         assert!(self.pending.len() <= self.limits.max_pending_calls);
@@ -175,7 +200,29 @@ impl Host {
             }
             Event::Patch { key, ops, position } => self.patch(&key, &ops, position),
             Event::Refused { stream, .. } => assert!(stream.key.len() <= self.limits.max_name),
-            Event::Status(_) | Event::Subscribed { .. } | Event::Entry { .. } => {}
+            Event::Subscribed { stream, recovered, .. } => {
+                if !recovered {
+                    self.entries.remove(&stream);
+                }
+            }
+            Event::Entry { stream, payload, position, whole } => self.entry(stream, &payload, position, whole),
+            Event::Status(_) => {}
+        }
+    }
+
+    /// Operations and members come in sequence after something whole; a document's messages never go back.
+    fn entry(&mut self, stream: StreamId, payload: &Payload, position: Position, whole: bool) {
+        assert!(payload.len() <= self.limits.max_payload);
+        let last = self.entries.insert(stream.clone(), position);
+        match (stream.kind, payload) {
+            (StreamKind::Crdt | StreamKind::Presence, Payload::Json(_)) => {
+                let next = last.map(|last| Position { seq: last.seq + 1, ..last });
+                assert!(whole || next == Some(position), "{position:?} after {last:?}");
+            }
+            (StreamKind::Doc, Payload::Binary(_)) => {
+                assert!(!whole && last.is_none_or(|last| last.epoch == position.epoch && last.seq <= position.seq));
+            }
+            _ => panic!("{payload:?} on {stream:?}"),
         }
     }
 

@@ -3,12 +3,14 @@
 
 mod calls;
 mod connecting;
+mod entries;
 mod heartbeat;
 mod hostile;
 mod losing;
 #[cfg(feature = "mirror")]
 mod mirror;
 mod streams;
+mod submitting;
 mod tokens;
 mod version1;
 

@@ -10,7 +10,7 @@ fn snapshot(peer: &mut Peer, epoch: u64, seq: u64) {
     peer.send(Opcode::StateSnapshot, 0, payload);
 }
 
-fn subscribed(peer: &mut Peer, correlation: u32, epoch: u64, seq: u64, recovered: bool) {
+pub(super) fn subscribed(peer: &mut Peer, correlation: u32, epoch: u64, seq: u64, recovered: bool) {
     let payload = format!(r#"{{"epoch":{epoch},"seq":{seq},"recovered":{recovered}}}"#);
     peer.send(Opcode::Subscribed, correlation, payload);
 }
@@ -25,7 +25,7 @@ fn following() -> Peer {
     peer
 }
 
-fn reconnect(peer: &mut Peer) {
+pub(super) fn reconnect(peer: &mut Peer) {
     peer.close(1006);
     peer.wait(0);
     peer.drain();
