@@ -52,10 +52,9 @@ async fn subscriptions_that_make_no_sense() {
         subscribe(&mut peer, 1, request).await;
         peer.expect_error(1, -32700).await;
     }
-    for (id, request, code) in [
-        (0, json!({"kind": "state", "key": "k"}), -32600),
-        (1, json!({"kind": "state", "key": ""}), -32600),
-    ] {
+    for (id, request, code) in
+        [(0, json!({"kind": "state", "key": "k"}), -32600), (1, json!({"kind": "state", "key": ""}), -32600)]
+    {
         subscribe(&mut peer, id, request).await;
         peer.expect_error(id, code).await;
     }

@@ -80,6 +80,7 @@ enum Step {
     Call { queue: bool, timeout: u64 },
     Cancel(u64),
     Emit(bool),
+    Submit(u8),
     Subscribe(u8),
     Unsubscribe(u32),
     Resync(u8),
@@ -98,10 +99,12 @@ fn step() -> impl Strategy<Value = Step> {
     let payload = prop_oneof![
         Just(HELLO.to_owned()),
         (0..4_u64, 0..6_u64, any::<bool>()).prop_map(|(epoch, seq, recovered)| format!(
-            r#"{{"epoch":{epoch},"seq":{seq},"recovered":{recovered},"key":"k0","event":"k1","patches":[],"data":1}}"#
+            r#"{{"epoch":{epoch},"seq":{seq},"recovered":{recovered},"whole":{recovered},"channel":{epoch},
+                "key":"k0","event":"k1","patches":[],"data":1,"op":1,"state":1,"members":1}}"#
         )),
         Just(r#"{"message":"no","code":-32001}"#.to_owned()),
         Just(r#"{"key":"k0","patches":[]}"#.to_owned()),
+        (0..6_u8).prop_map(|seq| char::from(seq).to_string()),
         ".{0,20}",
     ];
     let opcode = prop_oneof![
@@ -109,6 +112,11 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Opcode::Subscribed as u8),
         Just(Opcode::StatePatch as u8),
         Just(Opcode::StateSnapshot as u8),
+        Just(Opcode::CrdtOp as u8),
+        Just(Opcode::CrdtState as u8),
+        Just(Opcode::Presence as u8),
+        Just(Opcode::Doc as u8),
+        Just(Opcode::Ack as u8),
         any::<u8>()
     ];
     prop_oneof![
@@ -117,9 +125,10 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (any::<bool>(), 0..60_000_u64).prop_map(|(queue, timeout)| Step::Call { queue, timeout }),
         1 => (0..20_u64).prop_map(Step::Cancel),
         1 => any::<bool>().prop_map(Step::Emit),
-        2 => (0..4_u8).prop_map(Step::Subscribe),
+        2 => (0..7_u8).prop_map(Step::Submit),
+        2 => (0..7_u8).prop_map(Step::Subscribe),
         1 => (0..5_u32).prop_map(Step::Unsubscribe),
-        1 => (0..4_u8).prop_map(Step::Resync),
+        1 => (0..7_u8).prop_map(Step::Resync),
         1 => Just(Step::Refresh),
         4 => (0..3_u8).prop_map(Step::Opened),
         12 => (opcode, 0..6_u32, payload).prop_map(|(opcode, correlation, payload)| Step::Frame { opcode, correlation, payload }),
@@ -133,10 +142,14 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 impl Peer {
-    fn perform(&mut self, step: &Step) {
+    /// Whether something was accepted that will end.
+    fn perform(&mut self, step: &Step) -> bool {
         let stream = |index: &u8| match index {
             0 | 1 => StreamId::state(format!("k{index}")),
-            _ => StreamId::event(format!("k{}", index - 1)),
+            2 | 3 => StreamId::event(format!("k{}", index - 1)),
+            4 => StreamId::crdt("k0"),
+            5 => StreamId::presence("k0"),
+            _ => StreamId::doc("k0"),
         };
         let now = self.now;
         match step {
@@ -144,7 +157,13 @@ impl Peer {
             Step::Close => self.client.close(now),
             Step::Call { queue, timeout } => {
                 let request = Request { queue: *queue, timeout: Some(*timeout), ..request("m") };
-                let _ = self.client.call(now, request);
+                return self.client.call(now, request).is_ok();
+            }
+            Step::Submit(index) => {
+                let stream = stream(index);
+                let payload = if stream.kind == crate::StreamKind::Doc { Payload::Binary(vec![0]) } else { json("1") };
+                let _ = self.client.notify(now, &stream, &payload);
+                return self.client.submit(now, &stream, payload).is_ok();
             }
             Step::Cancel(call) => drop(self.client.cancel(now, CallId(*call))),
             Step::Emit(queue) => drop(self.client.emit(now, "e", Payload::Empty, *queue)),
@@ -173,6 +192,7 @@ impl Peer {
             Step::Clock(now) => self.jump(*now),
             Step::Wait(millis) => self.wait(*millis),
         }
+        false
     }
 }
 
@@ -194,11 +214,7 @@ proptest! {
         let mut ends = std::collections::BTreeMap::new();
         let mut accepted = 0;
         for step in steps.iter().chain([&Step::Close]) {
-            let before = peer.client.calls.len();
-            peer.perform(step);
-            if matches!(step, Step::Call { .. }) {
-                accepted += peer.client.calls.len() - before;
-            }
+            accepted += usize::from(peer.perform(step));
             for line in peer.drain() {
                 if let Some(rest) = line.strip_prefix("done ") {
                     let call = rest.split(' ').next().unwrap().to_owned();
