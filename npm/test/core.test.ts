@@ -4,31 +4,11 @@ import { readFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { DatasoleClient, type DatasoleClientOptions } from '../src/client.js';
-import { binary, FakeSocket, HELLO, hex, type Frame } from './fake-socket.js';
+import { binary, FakeSocket, HELLO, hex, OP, sent, settled } from './fake-socket.js';
 
 const root = new URL('../../../', import.meta.url);
 const wasmUrl = fileURLToPath(new URL('npm/generated/datasole_wasm_bg.wasm', root));
 const vector = (name: string) => JSON.parse(readFileSync(new URL(`tests/vectors/${name}.json`, root), 'utf8'));
-
-const OP = {
-  request: 0x01,
-  response: 0x02,
-  emitted: 0x03,
-  event: 0x04,
-  patch: 0x05,
-  snapshot: 0x06,
-  error: 0x09,
-  hello: 0x10,
-  auth: 0x11,
-  authed: 0x12,
-  subscribe: 0x13,
-  subscribed: 0x14,
-  unsubscribe: 0x15,
-  cancel: 0x16,
-  requestBinary: 0x20,
-  responseBinary: 0x21,
-  eventBinary: 0x23,
-};
 
 let clients: DatasoleClient[] = [];
 
@@ -75,17 +55,6 @@ function serveV2(socket: FakeSocket): void {
   };
   socket.accept('datasole.v2');
   socket.frame(OP.hello, HELLO);
-}
-
-/** Until everything that is under way has arrived: timers fire in order, and the engine's are armed by then. */
-async function settled(): Promise<void> {
-  for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
-  await new Promise((resolve) => setTimeout(resolve, 6));
-  for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
-}
-
-function sent(socket: FakeSocket, opcode: number): Frame[] {
-  return socket.frames().filter((frame) => frame.opcode === opcode);
 }
 
 describe('v1-session', () => {

@@ -4,6 +4,32 @@ import { deflateSync, inflateSync } from 'node:zlib';
 const OPEN = 1;
 const CLOSED = 3;
 
+/** The opcodes that tests speak of. */
+export const OP = {
+  request: 0x01,
+  response: 0x02,
+  emitted: 0x03,
+  event: 0x04,
+  patch: 0x05,
+  snapshot: 0x06,
+  error: 0x09,
+  crdtOp: 0x0a,
+  crdtState: 0x0b,
+  hello: 0x10,
+  auth: 0x11,
+  authed: 0x12,
+  subscribe: 0x13,
+  subscribed: 0x14,
+  unsubscribe: 0x15,
+  cancel: 0x16,
+  ack: 0x17,
+  presence: 0x1a,
+  doc: 0x1b,
+  requestBinary: 0x20,
+  responseBinary: 0x21,
+  eventBinary: 0x23,
+};
+
 /** What a test's server does with each socket. */
 export type Serve = (socket: FakeSocket) => void;
 
@@ -92,7 +118,7 @@ export function decode(message: Uint8Array): Frame {
   const bytes = Buffer.from(message[0] === 0x78 ? inflateSync(message) : message);
   const raw = bytes.subarray(9, 9 + bytes.readUInt32BE(5));
   const opcode = bytes.readUInt8(0);
-  const binary = opcode >= 0x20;
+  const binary = opcode >= 0x20 || opcode === OP.doc;
   const payload = binary ? new Uint8Array(raw) : JSON.parse(raw.toString('utf8'));
   return { opcode, correlation: bytes.readUInt32BE(1), payload };
 }
@@ -124,3 +150,15 @@ export const HELLO = {
     maxEventName: 256,
   },
 };
+
+/** Until everything that is under way has arrived: timers fire in order, and the engine's are armed by then. */
+export async function settled(): Promise<void> {
+  for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
+  await new Promise((resolve) => setTimeout(resolve, 6));
+  for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
+}
+
+/** The frames of a kind that the client has sent. */
+export function sent(socket: FakeSocket, opcode: number): Frame[] {
+  return socket.frames().filter((frame) => frame.opcode === opcode);
+}
