@@ -214,7 +214,7 @@ fn read(state: State, limits: &CrdtLimits) -> Result<Crdt, CrdtError> {
         logical: integer(metadata.logical)?,
         node: metadata.node_id.as_str().into(),
     };
-    if metadata.node_id.len() > limits.max_node + V1_PREFIX.len() {
+    if metadata.node_id.len() > limits.max_node.saturating_add(V1_PREFIX.len()) {
         return Err(CrdtError::Limit { what: "bytes of a nodeId", limit: limits.max_node });
     }
     let known = stamp != Stamp::zero();
@@ -260,7 +260,7 @@ fn read_counter(crdt: &mut Crdt, value: &Value, vector: Option<Vector>, limits: 
     if grows && !vector.decrements.is_empty() {
         return Err(CrdtError::Malformed("a g-counter has no decrements"));
     }
-    if vector.increments.len().max(vector.decrements.len()) > limits.max_replicas + 1 {
+    if vector.increments.len().max(vector.decrements.len()) > limits.max_replicas.saturating_add(1) {
         return Err(CrdtError::Limit { what: "replicas", limit: limits.max_replicas });
     }
     for (totals, half) in [(vector.increments, &mut counter.increments), (vector.decrements, &mut counter.decrements)] {
