@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use datasole_client::{CallError, CallFailure, CallOptions, Client, Events, Reconnect, State};
@@ -18,9 +18,10 @@ use datasole_tests::{
     proxy::Proxy,
     random::Random,
 };
+use futures_util::FutureExt;
 use serde_json::{Value, json};
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{mpsc, watch},
     task::JoinHandle,
     time::timeout,
 };
@@ -120,20 +121,24 @@ impl Editors {
     }
 }
 
-/// Follows the state frame by frame, from one process to the next.
-#[derive(Default)]
+/// Follows a stream frame by frame, from one process to the next.
 struct Follower {
+    kind: &'static str,
+    key: &'static str,
     /// Epoch and sequence.
     at: Option<(u64, u64)>,
     resumed: usize,
 }
 
 impl Follower {
-    /// Until the server is gone; `subscribed` once it goes on from where it was. Only the first time there is a snapshot.
-    async fn follow(&mut self, address: SocketAddr, subscribed: oneshot::Sender<()>) {
-        let mut subscribed = Some(subscribed);
+    fn new(kind: &'static str, key: &'static str) -> Self {
+        Self { kind, key, at: None, resumed: 0 }
+    }
+
+    /// Until the server is gone; tells when it has gone on from where it was. Only the first time there is a snapshot.
+    async fn follow(&mut self, address: SocketAddr, ready: mpsc::Sender<()>) {
         let mut peer = Peer::v2(address).await;
-        let mut subscribe = json!({"kind": "state", "key": "log"});
+        let mut subscribe = json!({"kind": self.kind, "key": self.key});
         if let Some((epoch, seq)) = self.at {
             subscribe["since"] = json!({"epoch": epoch, "seq": seq});
         }
@@ -142,24 +147,65 @@ impl Follower {
             let Received::Frame(opcode, _, payload) = peer.receive().await else { return };
             let frame: Value = serde_json::from_slice(&payload).unwrap();
             let at = (frame["epoch"].as_u64().unwrap(), frame["seq"].as_u64().unwrap());
-            if opcode == Opcode::Subscribed {
-                subscribed.take().unwrap().send(()).unwrap();
-            }
             match (opcode, self.at) {
-                (Opcode::Subscribed, None) => {}
-                (Opcode::StateSnapshot, None) => self.at = Some(at),
-                (Opcode::Subscribed, Some(since)) => {
-                    assert_eq!((&frame["recovered"], at), (&Value::Bool(true), since));
-                    self.resumed += 1;
+                (Opcode::Subscribed, since) => {
+                    ready.send(()).await.unwrap();
+                    if let Some(since) = since {
+                        assert_eq!((&frame["recovered"], at), (&Value::Bool(true), since), "{}", self.kind);
+                        self.resumed += 1;
+                    }
                 }
-                (Opcode::StateSnapshot | Opcode::StatePatch, Some((epoch, seq))) => {
-                    assert_eq!(at, (epoch, seq + 1), "entries go on without a gap");
+                (Opcode::StateSnapshot | Opcode::CrdtState, None) => self.at = Some(at),
+                (Opcode::StateSnapshot | Opcode::StatePatch | Opcode::CrdtOp, Some((epoch, seq))) => {
+                    assert_eq!(at, (epoch, seq + 1), "{}: entries go on without a gap", self.kind);
                     self.at = Some(at);
                 }
                 other => panic!("{other:?} {frame}"),
             }
         }
     }
+}
+
+/// Counts, several at once, and sends again what was not acknowledged.
+struct Incrementer {
+    /// Operations begun.
+    begun: u32,
+    /// Those not acknowledged, by their number.
+    open: BTreeSet<u32>,
+}
+
+/// Operations under way at once.
+const AHEAD: usize = 4;
+
+impl Incrementer {
+    /// Until the server is gone or, where there shall be no more, all are acknowledged.
+    async fn count(&mut self, address: SocketAddr, ready: mpsc::Sender<()>, more: bool) {
+        let mut peer = Peer::v2(address).await;
+        for &number in &self.open {
+            peer.send(Opcode::CrdtOp, number, increment(number)).await;
+        }
+        // Nobody waits where there shall be no more.
+        let _ = ready.send(()).await;
+        while more || !self.open.is_empty() {
+            while more && self.open.len() < AHEAD {
+                self.begun += 1;
+                self.open.insert(self.begun);
+                peer.send(Opcode::CrdtOp, self.begun, increment(self.begun)).await;
+            }
+            match peer.receive().await {
+                Received::Frame(Opcode::Ack, number, _) => assert!(self.open.remove(&number)),
+                Received::End => return,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+fn increment(number: u32) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let op =
+        json!({"type": "pn-counter", "nodeId": "incrementer", "counter": number, "timestamp": now, "op": "increment"});
+    json!({"key": "hits", "op": op}).to_string()
 }
 
 /// Whatever the client shows, the next value goes on from it. Returns with the last edit.
@@ -206,21 +252,37 @@ async fn lose_nothing() {
     let connect = async || Client::builder(&proxy.url()).reconnect(SOON).connect().await.unwrap();
     let (editing, following) = (connect().await, connect().await);
     let log = tokio::spawn(watch_log(following.state("log").unwrap()));
-    let feed = tokio::spawn(read_feed(following.events("feed").unwrap()));
-    // Frames are served in order: with this answer both subscriptions stand.
-    following.call::<_, ()>("none", &()).await.unwrap_err();
+    let mut feed = following.events("feed").unwrap();
+    // An event comes before the answer of the call that made it, once the subscription stands.
+    for first in (0..LAST).rev() {
+        following.call::<_, u64>("edit", &first).await.unwrap();
+        if feed.next().now_or_never().is_some() {
+            break;
+        }
+    }
+    let feed = tokio::spawn(read_feed(feed));
     let mut editors = Editors::start(&editing);
-    let mut follower = Follower::default();
+    // Each stream has begun: one that is empty has no life yet.
+    let mut incrementer = Incrementer { begun: 1, open: BTreeSet::from([1]) };
+    incrementer.count(process.address, mpsc::channel(1).0, false).await;
+    let (mut states, mut operations) = (Follower::new("state", "log"), Follower::new("crdt", "hits"));
 
     for kill in 0..KILLS {
         let address = process.address;
-        let (subscribed, follows) = oneshot::channel();
+        let (ready, mut begun) = mpsc::channel(3);
         let edited = async {
-            follows.await.unwrap();
+            for _ in 0..3 {
+                begun.recv().await.unwrap();
+            }
             editors.wait_for(random.magnitude(8) as usize).await;
             drop(process);
         };
-        tokio::join!(follower.follow(address, subscribed), edited);
+        tokio::join!(
+            states.follow(address, ready.clone()),
+            operations.follow(address, ready.clone()),
+            incrementer.count(address, ready, true),
+            edited
+        );
         assert!(!log.is_finished() && !feed.is_finished(), "after kill {kill}");
         process = Process::start(&folder.0);
         proxy.set_target(process.address);
@@ -228,25 +290,30 @@ async fn lose_nothing() {
     editors.wait_for(1).await;
     let acknowledged = editors.stop().await;
     editing.call::<_, u64>("edit", &LAST).await.unwrap();
+    incrementer.count(process.address, mpsc::channel(1).0, false).await;
     let (log, feed) = (log.await.unwrap(), feed.await.unwrap());
     assert_holds(&log, &acknowledged, "the state");
     assert_holds(&feed, &acknowledged, "the topic");
-    assert_eq!(follower.resumed, KILLS - 1);
 
-    let stored = snapshot(process.address).await;
-    let (epoch, seq) = follower.at.unwrap();
-    assert_eq!(stored["epoch"], epoch, "one life");
-    assert!(stored["seq"].as_u64().unwrap() > seq);
-    assert_eq!(stored["data"], json!(log), "a newcomer sees what the others do");
-    println!("{} edits acknowledged, {} stored", acknowledged.len(), log.len());
+    let data = newcomer(process.address, &states, Opcode::StateSnapshot).await["data"].take();
+    assert_eq!(data, json!(log), "a newcomer sees what the others do");
+    let state = newcomer(process.address, &operations, Opcode::CrdtState).await["state"].take();
+    assert_eq!(state["value"], incrementer.begun, "each increment counts once");
+    println!("{} edits of {} acknowledged, {} increments", acknowledged.len(), log.len(), incrementer.begun);
     editing.close().await;
     following.close().await;
 }
 
-/// The state as it is, as a newcomer gets it.
-async fn snapshot(address: SocketAddr) -> Value {
+/// The snapshot that a newcomer gets where the follower went on fifty times.
+async fn newcomer(address: SocketAddr, follower: &Follower, opcode: Opcode) -> Value {
+    assert_eq!(follower.resumed, KILLS - 1);
     let mut peer = Peer::v2(address).await;
-    peer.send(Opcode::Subscribe, 1, r#"{"kind":"state","key":"log"}"#).await;
+    let subscribe = json!({"kind": follower.kind, "key": follower.key}).to_string();
+    peer.send(Opcode::Subscribe, 1, subscribe).await;
     peer.expect(Opcode::Subscribed, 1).await;
-    peer.expect(Opcode::StateSnapshot, 0).await
+    let snapshot = peer.expect(opcode, 0).await;
+    let (epoch, seq) = follower.at.unwrap();
+    assert_eq!(snapshot["epoch"], epoch, "one life");
+    assert!(snapshot["seq"].as_u64().unwrap() >= seq);
+    snapshot
 }
