@@ -21,6 +21,7 @@ use futures_util::{
     future::{AbortHandle, Abortable, BoxFuture},
 };
 use serde_json::value::RawValue;
+use tokio::task::unconstrained;
 
 #[cfg(feature = "docs")]
 use crate::primitives::docs;
@@ -456,7 +457,9 @@ fn is_served(kind: StreamKind) -> bool {
     }
 }
 
-/// Runs a task as far as it comes by itself; what is left is the host's.
+/// Runs a task as far as it comes by itself; what is left is the host's. Tokio's budget, which would put off a lock that
+/// is free, does not count here: tasks queue for their locks in the order of the messages that began them.
 pub(crate) fn at_once(mut task: Task) -> Option<Task> {
-    task.poll_unpin(&mut Poll::from_waker(Waker::noop())).is_pending().then_some(task)
+    let mut poll = Poll::from_waker(Waker::noop());
+    unconstrained(&mut task).poll_unpin(&mut poll).is_pending().then_some(task)
 }

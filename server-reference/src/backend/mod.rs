@@ -9,7 +9,7 @@ mod memory;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use datasole_core::{Position, StreamId, StreamKind};
@@ -121,4 +121,62 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Deletes a value; one that does not exist is no error.
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), BackendError>>;
+}
+
+/// A backend that several servers of one process share.
+impl<B: Backend + ?Sized> Backend for Arc<B> {
+    fn load<'a>(&'a self, stream: &'a StreamId) -> BoxFuture<'a, Result<Option<Stored>, BackendError>> {
+        (**self).load(stream)
+    }
+
+    fn append<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        at: Position,
+        entry: Bytes,
+    ) -> BoxFuture<'a, Result<Appended, BackendError>> {
+        (**self).append(stream, at, entry)
+    }
+
+    fn read<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        since: Position,
+    ) -> BoxFuture<'a, Result<Option<Vec<Bytes>>, BackendError>> {
+        (**self).read(stream, since)
+    }
+
+    fn snapshot<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        at: Position,
+        snapshot: Bytes,
+        keep: u64,
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
+        (**self).snapshot(stream, at, snapshot, keep)
+    }
+
+    fn remove<'a>(&'a self, stream: &'a StreamId, at: Position) -> BoxFuture<'a, Result<(), BackendError>> {
+        (**self).remove(stream, at)
+    }
+
+    fn keys(&self, kind: StreamKind) -> BoxFuture<'_, Result<Vec<String>, BackendError>> {
+        (**self).keys(kind)
+    }
+
+    fn wakes(&self) -> broadcast::Receiver<Wake> {
+        (**self).wakes()
+    }
+
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, BackendError>> {
+        (**self).get(key)
+    }
+
+    fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Option<Duration>) -> BoxFuture<'a, Result<(), BackendError>> {
+        (**self).put(key, value, ttl)
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), BackendError>> {
+        (**self).delete(key)
+    }
 }

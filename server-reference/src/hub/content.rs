@@ -152,7 +152,8 @@ fn restore_state(id: &StreamId, stored: &Stored) -> Result<StateValue, BackendEr
 
 /// The CRDT that a stored snapshot and entries amount to; it was within its limits once, which may have changed.
 fn restore_crdt(id: &StreamId, stored: &Stored) -> Result<Option<Crdt>, BackendError> {
-    const NONE: usize = usize::MAX;
+    // Nothing is longer; and what is added to it does not overflow.
+    const NONE: usize = usize::MAX / 2;
     let limits = CrdtLimits {
         max_bytes: NONE,
         max_value: NONE,
@@ -161,7 +162,7 @@ fn restore_crdt(id: &StreamId, stored: &Stored) -> Result<Option<Crdt>, BackendE
         max_replicas: NONE,
         max_ahead: NONE,
         max_dots: NONE,
-        max_node: NONE / 2,
+        max_node: NONE,
         ..CrdtLimits::default()
     };
     let corrupt = || BackendError::Corrupt(format!("CRDT {:?}", id.key));
