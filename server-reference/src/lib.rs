@@ -56,6 +56,8 @@ pub use metrics::MetricsSnapshot;
 pub use peer::Peer;
 #[cfg(feature = "docs")]
 pub use primitives::docs::Docs;
+#[cfg(all(feature = "docs", any(test, feature = "arbitrary")))]
+pub use primitives::docs::fuzz;
 pub use primitives::{
     crdt::{Counter, Crdts, Map, Register, Set},
     events::Target,

@@ -9,7 +9,7 @@ use crate::{
     project, tools,
 };
 
-const TARGETS: [&str; 3] = ["frame", "payload", "patch"];
+const TARGETS: [&str; 4] = ["frame", "payload", "patch", "document"];
 
 /// Runs one target, or all of them in turn, each for `minutes`. Inputs found on the way go to `fuzz/target`, so that the
 /// committed corpus changes only by intent.

@@ -5,6 +5,9 @@
 
 mod awareness;
 mod document;
+#[cfg(any(test, feature = "arbitrary"))]
+#[expect(clippy::panic, reason = "what is broken shall be found")]
+pub mod fuzz;
 mod index;
 mod lib0;
 mod message;
