@@ -27,7 +27,8 @@ const module = {
   minify: false,
 };
 await Promise.all([
-  bundle('iife.ts', 'datasole.iife.min.js', script),
+  bundle('iife.ts', 'datasole.iife.min.js', { ...script, define: defines({ IIFE: true, CRDTS: false }) }),
+  bundle('iife.ts', 'datasole.full.iife.min.js', script),
   bundle('worker.ts', 'datasole-worker.iife.min.js', script),
   bundle('worker.ts', 'datasole-worker.inline.iife.min.js', {
     ...script,
@@ -36,6 +37,7 @@ await Promise.all([
   bundle('client.ts', 'client.mjs', module),
   bundle('worker.ts', 'worker.mjs', module),
   bundle('index.ts', 'index.mjs', module),
+  bundle('yjs.ts', 'yjs.mjs', { ...module, packages: 'external' }),
 ]);
 await declarations();
 
@@ -75,9 +77,10 @@ function bundle(entry, name, options) {
   });
 }
 
-function defines({ IIFE, INLINE_WASM }) {
+function defines({ IIFE, CRDTS = true, INLINE_WASM }) {
   return {
     BUILD: JSON.stringify(version),
+    CRDTS: String(CRDTS),
     IIFE: String(IIFE),
     INLINE_WASM: INLINE_WASM === undefined ? 'undefined' : JSON.stringify(INLINE_WASM),
   };
@@ -99,7 +102,9 @@ function siblings() {
 /** Of what the package shows; the worker's script shows nothing. */
 async function declarations() {
   execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json'], { stdio: 'inherit' });
-  const shown = ['channel', 'client', 'contract', 'errors', 'index', 'options', 'status'].map((name) => `${name}.d.ts`);
+  const shown = ['channel', 'client', 'contract', 'errors', 'index', 'options', 'presence', 'status', 'yjs'].map(
+    (name) => `${name}.d.ts`,
+  );
   const made = (await readdir('dist')).filter((name) => name.endsWith('.d.ts'));
   await Promise.all(made.filter((name) => !shown.includes(name)).map((name) => rm(`dist/${name}`)));
   await writeFile('dist/worker.d.ts', 'export {};\n');

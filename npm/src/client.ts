@@ -16,19 +16,24 @@ import type {
   StateValue,
 } from './contract.js';
 import { Channels, type Channel, type ChannelHandlers, type ChannelKind } from './channel.js';
+import type { LWWMap, LWWRegister, ORSet, PNCounter } from './crdt/index.js';
+import { CrdtStore } from './crdt/store.js';
 import { DatasoleError, ErrorCode, localError, report } from './errors.js';
 import { call, guarded, listen } from './handlers.js';
 import { watchPage } from './lifecycle.js';
 import { Link } from './link.js';
 import { CONNECT_TIMEOUT, resolve, type DatasoleClientOptions } from './options.js';
+import { Room, type PresenceOptions } from './presence.js';
 import type { Encoded, FromWorker, StreamKind, ToWorker } from './protocol.js';
 import type { ConnectionState, Status, StatusReason } from './status.js';
 import { Store } from './store.js';
 
 export type { Channel, ChannelHandlers, ChannelKind } from './channel.js';
 export type * from './contract.js';
+export * from './crdt/index.js';
 export { DatasoleError, ErrorCode } from './errors.js';
 export type { DatasoleClientOptions } from './options.js';
+export type { Member, PresenceOptions, Room } from './presence.js';
 export type * from './status.js';
 
 /** Options of a call. */
@@ -52,6 +57,22 @@ export interface Subscription {
   unsubscribe(): void;
 }
 
+/** The CRDTs of a client by key: always the same object for a key. See {@link DatasoleClient.crdt}. */
+export interface Crdts {
+  /** A number that everybody may change. */
+  counter(key: string): PNCounter;
+  /** Values by name. */
+  map<T = any>(key: string): LWWMap<T>;
+  /** A set of values. */
+  set<T = any>(key: string): ORSet<T>;
+  /** One value; `initial` is shown until it is written. */
+  register<T = any>(key: string, initial?: T): LWWRegister<T>;
+  /** How many operations the server has not confirmed. */
+  readonly pending: number;
+  /** Calls `handler` at once with {@link pending}, then when it changes. Returns what ends it. */
+  onPending(handler: (pending: number) => void): () => void;
+}
+
 /** A handler of events. */
 export type EventHandler<T> = { bivariant(payload: EventPayload<T>): void }['bivariant'];
 
@@ -73,6 +94,9 @@ interface Topic {
   handlers: Set<EventHandler<unknown>>;
   close(): void;
 }
+
+/** Set by `npm/build.mjs`: whether CRDTs are in this script. */
+declare const CRDTS: boolean;
 
 /** A host that failed is replaced, unless the one before it failed as recently as this. */
 const REPLACE_AFTER_MS = 60_000;
@@ -104,6 +128,10 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   readonly #topics = new Map<string, Topic>();
   readonly #store: Store;
   readonly #channels: Channels;
+  readonly #rooms = new Map<string, Room>();
+  #crdts?: CrdtStore;
+  /** How far the server's clock is ahead. */
+  #ahead = 0;
   readonly #statusHandlers = new Set<(status: Status) => void>();
   readonly #missedHandlers = new Set<(event: string) => void>();
   #status: Status = { state: 'disconnected', reason: { kind: 'idle', message: 'never connected' } };
@@ -286,6 +314,56 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   }
 
   /**
+   * CRDTs: values that change at once, with or without a connection, and end the same everywhere.
+   *
+   * @example
+   * ```ts
+   * const votes = client.crdt.counter('votes');
+   * votes.subscribe((count) => (label.textContent = String(count)));
+   * votes.increment();
+   * ```
+   */
+  get crdt(): Crdts {
+    const store = this.registerCrdt('web');
+    return {
+      counter: (key) => store.register(key, 'pn-counter'),
+      map: (key) => store.register(key, 'lww-map'),
+      set: (key) => store.register(key, 'or-set'),
+      register: (key, initial) => store.register(key, 'lww-register', initial),
+      get pending() {
+        return store.pending;
+      },
+      onPending: (handler) => store.onPending(handler),
+    };
+  }
+
+  /** The CRDTs, as a store; made once. Replicas are called `name` and something random, so that no two are the same. */
+  registerCrdt(name: string): CrdtStore {
+    if (!CRDTS) throw new Error('CRDTs are in datasole.full.iife.min.js');
+    else {
+      const open = (key: string, handlers: ChannelHandlers) => this.openChannel('crdt', key, handlers);
+      const now = () => Date.now() + this.#ahead;
+      const plain = () => this.#status.protocol === 1;
+      return (this.#crdts ??= new CrdtStore({ open, now, plain, storage: this.#options.crdtStorage }, name));
+    }
+  }
+
+  /** What {@link registerCrdt} has made. */
+  getCrdtStore(): CrdtStore | undefined {
+    return this.#crdts;
+  }
+
+  /** A room: the same object whenever it is asked for. */
+  presence<T = any>(room: string, options?: PresenceOptions): Room<T> {
+    let found = this.#rooms.get(room);
+    if (!found) {
+      const open = (handlers: ChannelHandlers) => this.openChannel('presence', room, handlers);
+      this.#rooms.set(room, (found = new Room({ open, self: () => this.#status.connectionId }, options)));
+    }
+    return found;
+  }
+
+  /**
    * Follows a stream of operations, presence or a document's messages, and writes to it: the low level on which CRDTs,
    * presence and `datasole/yjs` stand. A stream may have several channels, each with a handlers object of its own; they
    * outlive connections.
@@ -420,6 +498,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
       case 'connected':
         this.#replacing = false;
         this.#opening ??= deferred();
+        if (status.serverTime) this.#ahead = status.serverTime - Date.now();
         this.#setStatus(status);
         return this.#opening?.resolve();
       case 'disconnected': {

@@ -1,8 +1,8 @@
 /**
- * What client code and its contracts share: types, and errors. The client itself is in `datasole/client`.
+ * What client code and its contracts share: types, errors, and CRDTs. The client itself is in `datasole/client`.
  *
  * @packageDocumentation
  */
 export type * from './contract.js';
 export type * from './status.js';
-export { DatasoleError, ErrorCode } from './client.js';
+export { DatasoleError, ErrorCode, GCounter, GSet, LWWMap, LWWRegister, ORSet, PNCounter } from './client.js';

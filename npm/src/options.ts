@@ -1,4 +1,5 @@
 /** What a client is made with, and what the host of its core is told of it. */
+import type { CrdtStorage } from './crdt/replica.js';
 import type { SocketConstructor } from './engine.js';
 import type { LinkOptions } from './link.js';
 
@@ -47,6 +48,8 @@ export interface DatasoleClientOptions {
   reconnectInterval?: number;
   /** Give up after so many failed attempts in a row. Default: never. */
   maxReconnectAttempts?: number;
+  /** Keeps CRDT operations that were not sent, so that they survive a reload. */
+  crdtStorage?: CrdtStorage;
   /** How long loading and an attempt to connect may take, each. Default 10,000 ms. */
   connectTimeout?: number;
 }

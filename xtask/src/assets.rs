@@ -18,10 +18,11 @@ use crate::{
 };
 
 /// What the server serves under its path, besides the chunks `client.mjs` may import.
-const SERVED: [&str; 6] = [
+const SERVED: [&str; 7] = [
     "client.mjs",
     "worker.mjs",
     "datasole.iife.min.js",
+    "datasole.full.iife.min.js",
     "datasole-worker.iife.min.js",
     "datasole-worker.inline.iife.min.js",
     "datasole.wasm",

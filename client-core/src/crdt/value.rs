@@ -178,12 +178,17 @@ fn double(number: f64, out: &mut String) {
     if number < 0.0 {
         out.push('-');
     }
-    let scientific = format!("{:e}", number.abs());
-    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    let digits = mantissa.replace('.', "");
-    let exponent: i32 = exponent.parse().unwrap_or_default();
+    // The library's digits, not the standard library's: of two texts that are equally short and close, ECMAScript wants the
+    // one with the even digit.
+    let text = serde_json::Number::from_f64(number.abs()).map(|number| number.to_string()).unwrap_or_default();
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let all = format!("{whole}{fraction}");
+    let digits = all.trim_start_matches('0');
+    let zeros = i32::try_from(all.len() - digits.len()).unwrap_or_default();
+    let digits = digits.trim_end_matches('0');
     // The decimal point comes after this many digits.
-    let point = exponent + 1;
+    let point = exponent.parse().unwrap_or(0) + i32::try_from(whole.len()).unwrap_or_default() - zeros;
     let count = i32::try_from(digits.len()).unwrap_or_default();
     let zeros = |count: i32| "0".repeat(usize::try_from(count).unwrap_or_default());
     match point {
@@ -194,8 +199,9 @@ fn double(number: f64, out: &mut String) {
             *out += &format!("{whole}.{fraction}");
         }
         _ => {
-            let sign = if exponent < 0 { "" } else { "+" };
-            *out += &format!("{mantissa}e{sign}{exponent}");
+            let (first, rest) = digits.split_at(1);
+            let dot = if rest.is_empty() { "" } else { "." };
+            *out += &format!("{first}{dot}{rest}e{:+}", point - 1);
         }
     }
 }
@@ -250,6 +256,7 @@ mod tests {
             ("1.5e-9", "1.5e-9"),
             ("5e-324", "5e-324"),
             ("1.7976931348623157e308", "1.7976931348623157e+308"),
+            ("140461714712940.625", "140461714712940.62"),
             ("333333333.33333329", "333333333.3333333"),
         ] {
             check(json, canonical);

@@ -1,0 +1,42 @@
+/** JSON that is the same text wherever it is made (RFC 8785), and what reads it from anywhere. */
+
+/** Members sorted, no white space. */
+export function canonical(value: unknown): string {
+  if (!value || typeof value !== 'object') return JSON.stringify(value);
+  if (Array.isArray(value)) return `[${value.map(canonical)}]`;
+  const member = (key: string) => `${JSON.stringify(key)}:${canonical((value as Record<string, unknown>)[key])}`;
+  return `{${Object.keys(value).sort().map(member)}}`;
+}
+
+/** An object of a map; `__proto__` is a key like others. */
+export function toObject<A, B>(map: Iterable<[string, A]>, of: (value: A) => B): Record<string, B> {
+  return Object.fromEntries(Array.from(map, ([key, value]) => [key, of(value)]));
+}
+
+/** A map of an object's own members. */
+export function toMap<A, B>(object: Record<string, A>, of: (value: A, key: string) => B): Map<string, B> {
+  return new Map(Object.entries(object).map(([key, value]) => [key, of(value, key)]));
+}
+
+/** A negative, zero or positive number. */
+export function compare<T extends string | number>(a: T, b: T): number {
+  return +(a > b) - +(a < b);
+}
+
+/** Refuses what makes no sense. */
+export function must(sense: unknown, what: string): asserts sense {
+  if (!sense) throw new TypeError(`no valid ${what}`);
+}
+
+/** An integer from `least` to 2^53 - 1; `otherwise` where there is nothing. */
+export function integer(value: unknown, least = 0, otherwise?: number): number {
+  const number = (value ?? otherwise) as number;
+  must(Number.isSafeInteger(number) && number >= least, 'integer');
+  return number;
+}
+
+/** The length of a text in UTF-8. */
+export function bytes(text: unknown): number {
+  must(typeof text === 'string', 'text');
+  return new TextEncoder().encode(text).length;
+}
