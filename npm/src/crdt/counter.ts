@@ -17,7 +17,7 @@ export class GCounter extends Crdt<number, Totals> {
 
   /** Adds an integer from 1. Returns the operation. */
   increment(by = 1): CrdtOperation {
-    return this.commit('increment', { value: by });
+    return this.commit('increment', { value: integer(by, 1) });
   }
 
   override value(): number {
@@ -110,7 +110,7 @@ export class PNCounter extends GCounter {
 
   /** Takes away an integer from 1. Returns the operation. */
   decrement(by = 1): CrdtOperation {
-    return this.commit('decrement', { value: by });
+    return this.commit('decrement', { value: integer(by, 1) });
   }
 }
 
