@@ -2,14 +2,16 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use datasole_core::{Client as Core, Config, Limits, Reconnect, Seed, TokenVia};
+use datasole_core::{Client as Core, Config, Limits, Reconnect, Seed, TokenVia, crdt::CrdtLimits};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
 use crate::{
+    crdt::{CrdtStorage, Policy, Replicas},
     driver::{Driver, TokenProvider},
     error::ConnectError,
     events::InboxLimits,
     handle::Client,
+    presence::Rooms,
     router::Shared,
     socket::Dialer,
 };
@@ -37,6 +39,8 @@ pub struct Builder {
     provider: Option<TokenProvider>,
     headers: Result<HeaderMap, String>,
     event_buffer: usize,
+    replicas: Policy,
+    presence_throttle: Duration,
     #[cfg(feature = "__tls")]
     tls: Option<Arc<rustls::ClientConfig>>,
 }
@@ -50,6 +54,8 @@ impl Builder {
             provider: None,
             headers: Ok(HeaderMap::new()),
             event_buffer: 1_024,
+            replicas: Policy { node: "native".into(), limits: CrdtLimits::default(), storage: None },
+            presence_throttle: Duration::from_millis(50),
             #[cfg(feature = "__tls")]
             tls: None,
         }
@@ -136,6 +142,31 @@ impl Builder {
         self
     }
 
+    /// What the names of this client's replicas of CRDTs begin with, for people who look at them; `native` unless given,
+    /// at most 64 bytes. What follows is random: no two replicas have the same name.
+    pub fn node_id(mut self, name: &str) -> Self {
+        self.replicas.node = name.into();
+        self
+    }
+
+    /// Bounds of CRDTs; they should not be below the server's.
+    pub fn crdt_limits(mut self, limits: CrdtLimits) -> Self {
+        self.replicas.limits = limits;
+        self
+    }
+
+    /// Where edits of CRDTs that the server does not have yet are kept across restarts of the program.
+    pub fn crdt_storage(mut self, storage: impl CrdtStorage) -> Self {
+        self.replicas.storage = Some(Arc::new(storage));
+        self
+    }
+
+    /// The least time between two [updates](crate::Presence::update) sent to a presence room; 50 ms unless given.
+    pub fn presence_throttle(mut self, throttle: Duration) -> Self {
+        self.presence_throttle = throttle;
+        self
+    }
+
     /// Trust and client certificates for `wss`, instead of the root certificates this crate was built with.
     #[cfg(feature = "__tls")]
     pub fn tls_config(mut self, config: impl Into<Arc<rustls::ClientConfig>>) -> Self {
@@ -172,8 +203,15 @@ impl Builder {
         }
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(ConnectError::Entropy)?;
+        let mut replica = [0; 8];
+        getrandom::fill(&mut replica).map_err(ConnectError::Entropy)?;
         let core = Core::new(Config { url, ..self.config }, Seed(seed));
-        let shared = Arc::new(Shared::new(core, InboxLimits { items: self.event_buffer, bytes: EVENT_BUFFER_BYTES }));
+        let Policy { node, limits, storage } = self.replicas;
+        let node = format!("{node}.{:016x}", u64::from_be_bytes(replica));
+        let replicas = Replicas::new(Policy { node, limits, storage });
+        let rooms = Rooms::new(millis(self.presence_throttle));
+        let inboxes = InboxLimits { items: self.event_buffer, bytes: EVENT_BUFFER_BYTES };
+        let shared = Arc::new(Shared::new(core, inboxes, replicas, rooms));
         let client = Client::new(shared.clone());
         let opened = shared.command(|router, now| router.open(now));
         runtime.spawn(Driver::new(shared, dialer, self.provider).run());

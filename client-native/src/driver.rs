@@ -66,20 +66,21 @@ impl Driver {
     fn perform_outputs(&mut self) -> Option<Millis> {
         let shared = self.shared.clone();
         let mut router = shared.router();
+        let now = shared.now();
         while let Some(output) = router.core_mut().poll_output() {
             match output {
                 Output::OpenSocket { socket, url, protocols } => self.open(socket, url, protocols),
                 Output::Send { socket, message } => self.send(socket, message),
                 Output::CloseSocket { socket, code, reason } => self.close(socket, code, reason),
                 Output::NeedToken => self.ask_token(),
-                Output::Event(event) => router.route(event),
+                Output::Event(event) => router.route(now, event),
             }
         }
         self.closed = router.is_closed();
         if router.set_unsent(self.link.unsent()) {
             shared.room.notify_waiters();
         }
-        router.core().poll_timeout()
+        router.poll_timeout()
     }
 
     fn open(&mut self, socket: SocketId, url: String, protocols: &'static [&'static str]) {
@@ -127,7 +128,10 @@ impl Driver {
                 self.token = None;
                 self.feed_input(Input::Token(token));
             }
-            () = timer => self.feed_input(Input::Timeout),
+            () = timer => {
+                let now = shared.now();
+                shared.router().run_timers(now);
+            }
             () = shared.wake.notified() => {}
             Some(_) = self.closing.join_next() => {}
         }

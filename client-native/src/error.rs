@@ -2,7 +2,7 @@
 //!
 //! No error holds the URL or a token, so that they can be logged.
 
-use datasole_core::{CallError as CallFailure, CommandError, DisconnectReason, codes};
+use datasole_core::{CallError as CallFailure, CommandError, DisconnectReason, codes, crdt};
 
 use crate::status;
 
@@ -180,6 +180,52 @@ impl EventError {
     }
 }
 
+/// Why there is no news of a stream.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FollowError {
+    /// The client has given up reconnecting. News comes again after [`Client::reconnect`](crate::Client::reconnect).
+    #[error("{}", status::describe(.0))]
+    Disconnected(DisconnectReason),
+    /// The server refused the subscription; nothing will come.
+    #[error("{message}")]
+    Refused {
+        /// One of [`codes`].
+        code: i32,
+        /// For people.
+        message: String,
+    },
+    /// The client was closed; nothing will come.
+    #[error("the client is closed")]
+    Closed,
+}
+
+impl FollowError {
+    /// One of [`codes`].
+    pub fn code(&self) -> i32 {
+        match self {
+            Self::Disconnected(_) => codes::NOT_CONNECTED,
+            Self::Refused { code, .. } => *code,
+            Self::Closed => codes::CLOSED,
+        }
+    }
+
+    /// Whether news may come later.
+    pub fn retryable(&self) -> bool {
+        matches!(self, Self::Disconnected(_))
+    }
+}
+
+impl From<FollowError> for StateError {
+    fn from(error: FollowError) -> Self {
+        match error {
+            FollowError::Disconnected(reason) => Self::Disconnected(reason),
+            FollowError::Refused { code, message } => Self::Refused { code, message },
+            FollowError::Closed => Self::Closed,
+        }
+    }
+}
+
 /// Why a [`State`](crate::State) has no value to give.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -218,5 +264,145 @@ impl StateError {
     /// Whether a value may come on this handle later.
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Value(_) | Self::Disconnected(_))
+    }
+}
+
+/// Why a CRDT could not be opened, read or edited.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CrdtError {
+    /// The edit cannot be made, or the key is of another type. Nothing has changed.
+    #[error(transparent)]
+    Edit(#[from] crdt::CrdtError),
+    /// Closed, over a limit, or a bad key.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The value cannot be written as JSON, or is not of the expected type.
+    #[error("value: {0}")]
+    Value(#[source] serde_json::Error),
+    /// The client has given up reconnecting. What is pending is sent after
+    /// [`Client::reconnect`](crate::Client::reconnect).
+    #[error("{}", status::describe(.0))]
+    Disconnected(DisconnectReason),
+    /// The server refused the subscription; open the key again to try again.
+    #[error("{message}")]
+    Refused {
+        /// One of [`codes`].
+        code: i32,
+        /// For people.
+        message: String,
+    },
+    /// The client was closed.
+    #[error("the client is closed")]
+    Closed,
+}
+
+impl CrdtError {
+    /// One of [`codes`].
+    pub fn code(&self) -> i32 {
+        match self {
+            Self::Edit(crdt::CrdtError::Limit { .. }) => codes::LOCAL_LIMIT,
+            Self::Edit(_) => codes::INVALID_PARAMS,
+            Self::Command(refused) => refused.code(),
+            Self::Value(_) => codes::PARSE,
+            Self::Disconnected(_) => codes::NOT_CONNECTED,
+            Self::Refused { code, .. } => *code,
+            Self::Closed => codes::CLOSED,
+        }
+    }
+
+    /// Whether the same may succeed later.
+    pub fn retryable(&self) -> bool {
+        matches!(self, Self::Disconnected(_) | Self::Edit(crdt::CrdtError::Limit { .. }))
+    }
+}
+
+impl From<FollowError> for CrdtError {
+    fn from(error: FollowError) -> Self {
+        match error {
+            FollowError::Disconnected(reason) => Self::Disconnected(reason),
+            FollowError::Refused { code, message } => Self::Refused { code, message },
+            FollowError::Closed => Self::Closed,
+        }
+    }
+}
+
+/// Why a presence room could not be followed or entered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PresenceError {
+    /// The value cannot be written as JSON.
+    #[error("value: {0}")]
+    Value(#[source] serde_json::Error),
+    /// Closed, over a limit, a bad key, or a server of version 1.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+}
+
+impl PresenceError {
+    /// One of [`codes`].
+    pub fn code(&self) -> i32 {
+        match self {
+            Self::Value(_) => codes::INVALID_PARAMS,
+            Self::Command(refused) => refused.code(),
+        }
+    }
+
+    /// Whether the same may succeed later.
+    pub fn retryable(&self) -> bool {
+        matches!(self, Self::Command(CommandError::Limit { .. }))
+    }
+}
+
+/// Why a document could not be opened or is not kept.
+#[cfg(feature = "docs")]
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DocError {
+    /// Closed, over a limit, or a bad key.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// Not called inside a tokio runtime.
+    #[error("not inside a tokio runtime")]
+    NoRuntime,
+    /// The key is open with another `yrs::Doc`.
+    #[error("the key is open with another document")]
+    Open,
+    /// A transaction of the document is under way; try again when it has ended.
+    #[error("a transaction of the document is under way")]
+    Busy,
+    /// The awareness cannot be written as JSON.
+    #[error("value: {0}")]
+    Value(#[source] serde_json::Error),
+    /// The server does not show the document, or does not take what was made here, as of one that is read-only.
+    #[error("{message}")]
+    Refused {
+        /// One of [`codes`].
+        code: i32,
+        /// For people.
+        message: String,
+    },
+    /// The client was closed.
+    #[error("the client is closed")]
+    Closed,
+}
+
+#[cfg(feature = "docs")]
+impl DocError {
+    /// One of [`codes`].
+    pub fn code(&self) -> i32 {
+        match self {
+            Self::Command(refused) => refused.code(),
+            Self::NoRuntime => codes::HOST,
+            Self::Open | Self::Busy => codes::INVALID_REQUEST,
+            Self::Value(_) => codes::INVALID_PARAMS,
+            Self::Refused { code, .. } => *code,
+            Self::Closed => codes::CLOSED,
+        }
+    }
+
+    /// Whether the same may succeed later.
+    pub fn retryable(&self) -> bool {
+        matches!(self, Self::Busy | Self::Command(CommandError::Limit { .. }))
     }
 }

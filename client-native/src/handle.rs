@@ -9,12 +9,17 @@ use serde_json::value::to_raw_value;
 
 use crate::{
     builder::Builder,
-    error::{CallError, DecodeError, EmitError},
+    crdt::Crdts,
+    error::{CallError, DecodeError, EmitError, PresenceError},
     events::{Events, decode_json},
+    presence::Presence,
+    refusal::Refusals,
     router::Shared,
     state::State,
     status::Status,
 };
+#[cfg(feature = "docs")]
+use crate::{doc::Document, error::DocError};
 
 /// A connection to a datasole server, kept up until the last clone is dropped or [`close`](Self::close) is called.
 ///
@@ -192,6 +197,47 @@ impl Client {
         let shared = &self.owner.shared;
         let joined = shared.command(|router, now| router.join_state(now, key))?;
         Ok(State::new(shared.clone(), key.to_owned(), joined))
+    }
+
+    /// The CRDTs: counters, registers, maps and sets that several clients edit at once.
+    pub fn crdt(&self) -> Crdts {
+        Crdts::new(self.owner.shared.clone())
+    }
+
+    /// Follows the presence room `room`, without entering it: that is [`Presence::join`]. Needs a server of version 2.
+    ///
+    /// # Errors
+    ///
+    /// [`PresenceError::Command`]: closed, too many subscriptions, or a bad key.
+    pub fn presence<T>(&self, room: &str) -> Result<Presence<T>, PresenceError> {
+        Presence::new(&self.owner.shared, room)
+    }
+
+    /// Opens the document `key`: the one that is open here, or an empty one that is filled with what the server has.
+    /// Needs a server of version 2.
+    ///
+    /// # Errors
+    ///
+    /// [`DocError`]: closed, too many subscriptions, a bad key, or not inside a tokio runtime.
+    #[cfg(feature = "docs")]
+    pub fn doc(&self, key: &str) -> Result<Document, DocError> {
+        Document::open(&self.owner.shared, key, None)
+    }
+
+    /// Opens `doc` as the document `key`; what both have is merged. No transaction of it may be under way.
+    ///
+    /// # Errors
+    ///
+    /// As for [`doc`](Self::doc), and [`DocError::Open`] and [`DocError::Busy`].
+    #[cfg(feature = "docs")]
+    pub fn open_doc(&self, key: &str, doc: yrs::Doc) -> Result<Document, DocError> {
+        Document::open(&self.owner.shared, key, Some(doc))
+    }
+
+    /// What the server refuses, from now on, of what is sent in the background: operations on CRDTs, presence, and
+    /// documents' updates.
+    pub fn refusals(&self) -> Refusals {
+        self.owner.shared.router().complaints().listen()
     }
 
     /// The connection's status.

@@ -40,11 +40,18 @@
 //! is no TLS. With both, both are trusted.
 
 mod builder;
+mod crdt;
+#[cfg(feature = "docs")]
+mod doc;
 mod driver;
 mod error;
 mod events;
+mod follow;
 mod handle;
+mod presence;
+mod refusal;
 mod router;
+mod signal;
 mod socket;
 mod state;
 mod status;
@@ -52,14 +59,27 @@ mod status;
 mod tls;
 
 pub use builder::Builder;
+pub use crdt::{Counter, CrdtStorage, Crdts, GCounter, GSet, Map, Register, Replicated, Set, SyncStatus, kinds};
 pub use datasole_core::{
     CallError as CallFailure, CommandError, DisconnectReason, Hint, Limits, Payload, Reconnect, SocketClose, TokenVia,
     codes,
+    crdt::{CrdtError as EditError, CrdtLimits},
 };
-pub use error::{CallError, ConnectError, DecodeError, EmitError, EventError, StateError};
+#[cfg(feature = "docs")]
+pub use doc::{Awareness, Document};
+#[cfg(feature = "docs")]
+pub use error::DocError;
+pub use error::{
+    CallError, ConnectError, CrdtError, DecodeError, EmitError, EventError, FollowError, PresenceError, StateError,
+};
 pub use events::{Event, Events};
+pub use follow::Changes;
 pub use handle::{CallOptions, Client};
+pub use presence::{Member, Presence};
+pub use refusal::{Refusal, Refusals};
 #[cfg(feature = "__tls")]
 pub use rustls;
 pub use state::State;
 pub use status::Status;
+#[cfg(feature = "docs")]
+pub use yrs;

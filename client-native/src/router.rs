@@ -1,4 +1,5 @@
-//! The core and who waits for what of it: calls for their answers, inboxes for events, signals for states.
+//! The core and who waits for what of it: calls for their answers, inboxes for events, signals for states, the books
+//! of CRDTs, rooms and documents for everything of theirs.
 //!
 //! One lock around all of it, held for as long as one input or command takes and never across an `await`. It performs
 //! no output; that is the driver's.
@@ -11,15 +12,22 @@ use std::{
 use datasole_core::{
     CallError, CallId, Client as Core, CommandError, DisconnectReason, Event, Hint, Input, Millis, Output, Payload,
     Request, Status as CoreStatus, StreamId, StreamKind, SubscriptionId,
+    crdt::{CrdtKind, Edit},
 };
 use tokio::{
     sync::{Notify, oneshot, watch},
     time::Instant,
 };
 
+#[cfg(feature = "docs")]
+use crate::doc::{Documents, Link};
 use crate::{
+    crdt::Replicas,
+    error::CrdtError,
     events::{Inbox, InboxLimits, Item, Message},
-    state::{End, Signal},
+    presence::Rooms,
+    refusal::Complaints,
+    signal::{End, Followers, Signal},
     status::Status,
 };
 
@@ -41,7 +49,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(core: Core, inbox_limits: InboxLimits) -> Self {
+    pub(crate) fn new(core: Core, inbox_limits: InboxLimits, replicas: Replicas, rooms: Rooms) -> Self {
         let started = Instant::now();
         let router = Router {
             core,
@@ -50,6 +58,11 @@ impl Shared {
             calls: HashMap::new(),
             topics: HashMap::new(),
             states: HashMap::new(),
+            replicas,
+            rooms,
+            #[cfg(feature = "docs")]
+            documents: Documents::default(),
+            complaints: Complaints::new(),
             opening: None,
             status: watch::Sender::new(Status::Disconnected(DisconnectReason::Idle)),
             unsent: 0,
@@ -100,12 +113,14 @@ impl Shared {
     pub(crate) fn finish(&self) {
         let mut router = self.router();
         router.close(self.now());
+        let now = self.now();
         while let Some(output) = router.core.poll_output() {
             if let Output::Event(event) = output {
-                router.route(event);
+                router.route(now, event);
             }
         }
         router.calls.clear();
+        router.complaints.end();
         drop(router);
         self.room.notify_waiters();
         self.finished.send_replace(true);
@@ -126,6 +141,11 @@ pub(crate) struct Router {
     calls: HashMap<CallId, oneshot::Sender<Result<Payload, CallError>>>,
     topics: HashMap<String, Topic>,
     states: HashMap<String, Followers>,
+    replicas: Replicas,
+    rooms: Rooms,
+    #[cfg(feature = "docs")]
+    documents: Documents,
+    complaints: Complaints,
     opening: Option<oneshot::Sender<Result<(), DisconnectReason>>>,
     status: watch::Sender<Status>,
     unsent: usize,
@@ -138,13 +158,6 @@ struct Topic {
     /// The first subscription was answered: from here on, what is not recovered was missed.
     followed: bool,
     inboxes: Vec<Arc<Inbox>>,
-}
-
-/// The handles of one state.
-#[derive(Debug, Default)]
-struct Followers {
-    loaded: bool,
-    signals: Vec<Arc<Signal>>,
 }
 
 impl Router {
@@ -188,9 +201,10 @@ impl Router {
         for inbox in self.topics.drain().flat_map(|(_, topic)| topic.inboxes) {
             inbox.end();
         }
-        for signal in self.states.drain().flat_map(|(_, followers)| followers.signals) {
-            signal.end(End::Closed);
-        }
+        self.all_followers().for_each(|followers| followers.end(&End::Closed));
+        self.states.clear();
+        #[cfg(feature = "docs")]
+        self.documents.close();
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -237,23 +251,142 @@ impl Router {
         let subscription = self.core.subscribe(now, StreamId::state(key))?;
         let known = self.core.state(key).is_some();
         let followers = self.states.entry(key.to_owned()).or_default();
-        followers.loaded |= known;
-        let signal = Arc::new(Signal::default());
-        if followers.loaded {
-            signal.change();
+        if known {
+            followers.load();
         }
-        followers.signals.push(signal.clone());
-        Ok((subscription, signal))
+        Ok((subscription, followers.join()))
     }
 
     pub(crate) fn leave_state(&mut self, now: Millis, key: &str, id: SubscriptionId, signal: &Arc<Signal>) {
         self.core.unsubscribe(now, id);
         if let Some(followers) = self.states.get_mut(key) {
-            followers.signals.retain(|other| !Arc::ptr_eq(other, signal));
-            if followers.signals.is_empty() {
+            followers.leave(signal);
+            if followers.is_empty() {
                 self.states.remove(key);
             }
         }
+    }
+
+    // --- CRDTs, rooms and documents ---
+
+    pub(crate) fn join_room(&mut self, now: Millis, key: &str) -> Result<(), CommandError> {
+        self.check_open()?;
+        self.rooms.follow(&mut self.core, now, key)
+    }
+
+    pub(crate) fn open_replica(&mut self, now: Millis, kind: CrdtKind, key: &str) -> Result<(), CrdtError> {
+        self.check_open()?;
+        self.replicas.open(&mut self.core, now, kind, key)
+    }
+
+    pub(crate) fn replicas(&self) -> &Replicas {
+        &self.replicas
+    }
+
+    pub(crate) fn edit(&mut self, now: Millis, key: &str, edit: Edit) -> Result<(), CrdtError> {
+        self.check_open()?;
+        self.replicas.edit(&mut self.core, now, key, edit, &self.complaints)
+    }
+
+    pub(crate) fn unfollow(&mut self, now: Millis, stream: &StreamId) {
+        match stream.kind {
+            StreamKind::Presence => self.rooms.unfollow(&mut self.core, now, &stream.key),
+            StreamKind::Crdt => self.replicas.unfollow(&mut self.core, now, &stream.key),
+            StreamKind::State | StreamKind::Event | StreamKind::Doc => {}
+        }
+    }
+
+    #[cfg(feature = "docs")]
+    pub(crate) fn documents(&mut self) -> &mut Documents {
+        &mut self.documents
+    }
+
+    /// Another handle of a document, if it is open.
+    #[cfg(feature = "docs")]
+    pub(crate) fn join_document(&mut self, key: &str) -> Result<Option<Arc<Link>>, CommandError> {
+        self.check_open()?;
+        Ok(self.documents.join(key))
+    }
+
+    /// Follows a document; the one that is open under its key, if there is one.
+    #[cfg(feature = "docs")]
+    pub(crate) fn add_document(&mut self, now: Millis, link: &Arc<Link>) -> Result<Option<Arc<Link>>, CommandError> {
+        if let Some(other) = self.join_document(link.key())? {
+            return Ok(Some(other));
+        }
+        let subscription = self.core.subscribe(now, StreamId::doc(link.key()))?;
+        self.documents.add(link.clone(), subscription);
+        Ok(None)
+    }
+
+    #[cfg(feature = "docs")]
+    pub(crate) fn release_document(&mut self, now: Millis, key: &str) {
+        if let Some(subscription) = self.documents.release(key) {
+            self.core.unsubscribe(now, subscription);
+        }
+    }
+
+    /// Another reader of the news of a CRDT or room.
+    pub(crate) fn join_follow(&mut self, stream: &StreamId) -> Arc<Signal> {
+        let closed = self.closed;
+        match self.followers(stream) {
+            Some(followers) if !closed => followers.join(),
+            _ => {
+                let ended = Arc::new(Signal::default());
+                ended.end(End::Closed);
+                ended
+            }
+        }
+    }
+
+    pub(crate) fn leave_follow(&mut self, stream: &StreamId, signal: &Arc<Signal>) {
+        if let Some(followers) = self.followers(stream) {
+            followers.leave(signal);
+        }
+    }
+
+    fn followers(&mut self, stream: &StreamId) -> Option<&mut Followers> {
+        match stream.kind {
+            StreamKind::State => self.states.get_mut(&stream.key),
+            StreamKind::Crdt => self.replicas.followers(&stream.key),
+            StreamKind::Presence => self.rooms.followers(&stream.key),
+            StreamKind::Event | StreamKind::Doc => None,
+        }
+    }
+
+    fn all_followers(&mut self) -> impl Iterator<Item = &mut Followers> {
+        self.states.values_mut().chain(self.replicas.all_followers()).chain(self.rooms.all_followers())
+    }
+
+    pub(crate) fn rooms(&self) -> &Rooms {
+        &self.rooms
+    }
+
+    pub(crate) fn announce(
+        &mut self,
+        now: Millis,
+        room: &str,
+        value: Option<Payload>,
+        at_once: bool,
+    ) -> Result<(), CommandError> {
+        self.check_open()?;
+        self.rooms.announce(&mut self.core, now, room, value, at_once)
+    }
+
+    pub(crate) fn complaints(&self) -> &Complaints {
+        &self.complaints
+    }
+
+    /// When to call [`run_timers`](Self::run_timers) at the latest.
+    pub(crate) fn poll_timeout(&self) -> Option<Millis> {
+        let deadlines = [self.core.poll_timeout(), self.rooms.deadline(), self.replicas.deadline()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    pub(crate) fn run_timers(&mut self, now: Millis) {
+        self.core.handle_input(now, Input::Timeout);
+        self.rooms.run(&mut self.core, now, &self.complaints);
+        self.replicas.run(&mut self.core, now, &self.complaints);
     }
 
     /// Takes what the socket still has to send; `true` when there is room for more.
@@ -262,7 +395,7 @@ impl Router {
         self.has_room()
     }
 
-    fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.unsent < MAX_UNSENT || self.closed
     }
 
@@ -271,15 +404,10 @@ impl Router {
     }
 
     /// Brings an event to those who wait for it.
-    pub(crate) fn route(&mut self, event: Event) {
+    pub(crate) fn route(&mut self, now: Millis, event: Event) {
         match event {
-            Event::Status(status) => self.route_status(status),
-            Event::CallDone { call, outcome } => {
-                if let Some(caller) = self.calls.remove(&call) {
-                    // The caller may be gone.
-                    let _ = caller.send(outcome);
-                }
-            }
+            Event::Status(status) => self.route_status(now, status),
+            Event::CallDone { call, outcome } => self.route_answer(now, call, outcome),
             Event::Message { event, payload, timestamp } => {
                 if let Some(topic) = self.topics.get(&event) {
                     let message = Arc::new(Message { payload, timestamp });
@@ -288,43 +416,95 @@ impl Router {
                     }
                 }
             }
-            Event::Subscribed { stream, recovered, .. } => {
-                if stream.kind == StreamKind::Event
-                    && let Some(topic) = self.topics.get_mut(&stream.key)
+            Event::Subscribed { stream, recovered, .. } => self.route_subscribed(now, &stream, recovered),
+            Event::Refused { stream, code, message, .. } => self.route_refusal(stream, code, &message),
+            Event::Snapshot { key, .. } | Event::Patch { key, .. } => {
+                if let Some(followers) = self.states.get_mut(&key) {
+                    followers.change();
+                }
+            }
+            Event::Entry { stream, payload, whole, .. } => self.route_entry(now, &stream, payload, whole),
+        }
+    }
+
+    fn route_answer(&mut self, now: Millis, call: CallId, outcome: Result<Payload, CallError>) {
+        if let Some(caller) = self.calls.remove(&call) {
+            // The caller may be gone.
+            let _ = caller.send(outcome);
+            return;
+        }
+        let Self { core, rooms, replicas, complaints, .. } = self;
+        let outcome = rooms.answered(core, now, call, outcome, complaints);
+        let outcome = outcome.and_then(|outcome| replicas.answered(core, now, call, outcome, complaints));
+        #[cfg(feature = "docs")]
+        if let Some(outcome) = outcome {
+            self.documents.answered(call, outcome);
+        }
+        #[cfg(not(feature = "docs"))]
+        drop(outcome);
+    }
+
+    fn route_subscribed(&mut self, now: Millis, stream: &StreamId, recovered: bool) {
+        match stream.kind {
+            StreamKind::Event => {
+                if let Some(topic) = self.topics.get_mut(&stream.key)
                     && std::mem::replace(&mut topic.followed, true)
                     && !recovered
                 {
                     topic.inboxes.iter().for_each(|inbox| inbox.push(Item::Missed));
                 }
             }
-            Event::Refused { stream, code, message, .. } => self.route_refusal(stream, code, &message),
-            Event::Snapshot { key, .. } | Event::Patch { key, .. } => {
-                if let Some(followers) = self.states.get_mut(&key) {
-                    followers.loaded = true;
-                    followers.signals.iter().for_each(|signal| signal.change());
-                }
-            }
-            // Nothing follows such streams yet.
-            Event::Entry { .. } => {}
+            StreamKind::Crdt => self.replicas.subscribed(&mut self.core, now, &stream.key, recovered, &self.complaints),
+            StreamKind::Presence => self.rooms.subscribed(&stream.key, recovered),
+            #[cfg(feature = "docs")]
+            StreamKind::Doc => self.documents.subscribed(&stream.key),
+            #[cfg(not(feature = "docs"))]
+            StreamKind::Doc => {}
+            StreamKind::State => {}
         }
     }
 
-    fn route_status(&mut self, status: CoreStatus) {
+    fn route_entry(&mut self, now: Millis, stream: &StreamId, payload: Payload, whole: bool) {
+        match stream.kind {
+            StreamKind::Crdt => {
+                self.replicas.entry(&mut self.core, now, &stream.key, &payload, whole, &self.complaints)
+            }
+            StreamKind::Presence => self.rooms.entry(&stream.key, &payload, whole),
+            #[cfg(feature = "docs")]
+            StreamKind::Doc => self.documents.message(&stream.key, payload),
+            #[cfg(not(feature = "docs"))]
+            StreamKind::Doc => {}
+            StreamKind::State | StreamKind::Event => {}
+        }
+    }
+
+    fn route_status(&mut self, now: Millis, status: CoreStatus) {
         match &status {
-            CoreStatus::Connected { .. } => self.tell_opened(Ok(())),
+            CoreStatus::Connected { protocol, connection_id, server_time, .. } => {
+                self.tell_opened(Ok(()));
+                self.replicas.connected(*protocol, *server_time);
+                self.rooms.connected(&mut self.core, now, connection_id, &self.complaints);
+            }
             CoreStatus::Disconnected(reason) => {
+                self.lost();
                 self.tell_opened(Err(reason.clone()));
                 for inbox in self.topics.values().flat_map(|topic| &topic.inboxes) {
                     inbox.push(Item::Disconnected(reason.clone()));
                 }
-                for signal in self.states.values().flat_map(|followers| &followers.signals) {
-                    signal.disconnect(reason.clone());
-                }
+                self.all_followers().for_each(|followers| followers.disconnect(reason));
             }
-            CoreStatus::Connecting | CoreStatus::Reconnecting { .. } | CoreStatus::Waiting { .. } => {}
+            CoreStatus::Connecting | CoreStatus::Reconnecting { .. } | CoreStatus::Waiting { .. } => self.lost(),
         }
         tracing::debug!(?status);
         self.status.send_replace(Status::new(status, self.started));
+    }
+
+    /// There is no connection, and there may have been one.
+    fn lost(&mut self) {
+        self.rooms.lost();
+        self.replicas.lost();
+        #[cfg(feature = "docs")]
+        self.documents.lost();
     }
 
     fn tell_opened(&mut self, outcome: Result<(), DisconnectReason>) {
@@ -342,13 +522,19 @@ impl Router {
                     inbox.end();
                 }
             }
-            StreamKind::State => {
-                for signal in self.states.remove(&stream.key).into_iter().flat_map(|followers| followers.signals) {
-                    signal.end(End::Refused { code, message: message.to_owned() });
+            #[cfg(feature = "docs")]
+            StreamKind::Doc => self.documents.refused(&stream.key, code, message),
+            _ => {
+                let end = End::Refused { code, message: message.to_owned() };
+                if let Some(followers) = self.followers(&stream) {
+                    followers.end(&end);
+                }
+                match stream.kind {
+                    StreamKind::State => drop(self.states.remove(&stream.key)),
+                    StreamKind::Crdt => self.replicas.refused(&stream.key, code, message),
+                    _ => {}
                 }
             }
-            // This crate follows no others.
-            StreamKind::Crdt | StreamKind::Doc | StreamKind::Presence => {}
         }
     }
 }
@@ -356,12 +542,15 @@ impl Router {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datasole_core::{Config, Seed};
+    use crate::crdt::Policy;
+    use datasole_core::{Config, Seed, crdt::CrdtLimits};
     use futures_util::FutureExt;
 
     fn shared() -> Shared {
         let core = Core::new(Config::new("ws://localhost/__ds"), Seed([1; 32]));
-        Shared::new(core, InboxLimits { items: 1, bytes: 1 })
+        let policy = Policy { node: "test".into(), limits: CrdtLimits::default(), storage: None };
+        let limits = InboxLimits { items: 1, bytes: 1 };
+        Shared::new(core, limits, Replicas::new(policy), Rooms::new(50))
     }
 
     #[tokio::test]

@@ -19,12 +19,18 @@ pub(crate) const EVENT_C2S: u8 = 0x03;
 pub(crate) const EVENT_S2C: u8 = 0x04;
 pub(crate) const STATE_PATCH: u8 = 0x05;
 pub(crate) const STATE_SNAPSHOT: u8 = 0x06;
+pub(crate) const CRDT_OP: u8 = 0x0a;
+pub(crate) const CRDT_STATE: u8 = 0x0b;
 pub(crate) const ERROR: u8 = 0x09;
 pub(crate) const HELLO: u8 = 0x10;
 pub(crate) const SUBSCRIBE: u8 = 0x13;
 pub(crate) const SUBSCRIBED: u8 = 0x14;
 pub(crate) const UNSUBSCRIBE: u8 = 0x15;
 pub(crate) const CANCEL: u8 = 0x16;
+pub(crate) const ACK: u8 = 0x17;
+pub(crate) const PRESENCE: u8 = 0x1a;
+#[cfg(feature = "docs")]
+pub(crate) const DOC: u8 = 0x1b;
 pub(crate) const RPC_REQ_BIN: u8 = 0x20;
 pub(crate) const RPC_RES_BIN: u8 = 0x21;
 
@@ -119,14 +125,20 @@ impl Peer {
         self.stream.send(Message::binary(frame)).await.unwrap();
     }
 
-    /// The next frame, which must have this opcode.
-    pub(crate) async fn expect_raw(&mut self, opcode: u8) -> (u32, Vec<u8>) {
+    /// The next frame: opcode, correlation id, payload.
+    pub(crate) async fn expect_any(&mut self) -> (u8, u32, Vec<u8>) {
         let message = self.stream.next().await.expect("a frame, not the end").unwrap();
-        let Message::Binary(frame) = message else { panic!("expected opcode {opcode:#x}, got {message:?}") };
-        assert_eq!(frame[0], opcode, "{:?}", String::from_utf8_lossy(&frame[9..]));
+        let Message::Binary(frame) = message else { panic!("expected a frame, got {message:?}") };
         let number = |at: usize| u32::from_be_bytes(frame[at..at + 4].try_into().unwrap());
         assert_eq!(number(5) as usize, frame.len() - 9);
-        (number(1), frame[9..].to_vec())
+        (frame[0], number(1), frame[9..].to_vec())
+    }
+
+    /// The next frame, which must have this opcode.
+    pub(crate) async fn expect_raw(&mut self, opcode: u8) -> (u32, Vec<u8>) {
+        let (found, correlation, payload) = self.expect_any().await;
+        assert_eq!(found, opcode, "{:?}", String::from_utf8_lossy(&payload));
+        (correlation, payload)
     }
 
     pub(crate) async fn expect(&mut self, opcode: u8) -> (u32, Value) {

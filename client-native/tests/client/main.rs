@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod calls;
+mod crdt;
 mod events;
 mod fake;
 mod lifecycle;
+mod presence;
 mod state;

@@ -1,0 +1,333 @@
+//! [`Replicated`], the handle of a CRDT, and what each type adds to it.
+
+use std::{collections::BTreeMap, fmt, marker::PhantomData, sync::Arc};
+
+use datasole_core::crdt::{Crdt, Edit};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, to_value};
+
+use super::SyncStatus;
+use crate::{
+    error::{CrdtError, FollowError},
+    follow::{Changes, Follow},
+};
+
+/// The types, as parameters of [`Replicated`].
+pub mod kinds {
+    use std::marker::PhantomData;
+
+    /// `pn-counter`.
+    #[derive(Debug)]
+    pub struct PnCounter;
+    /// `g-counter`.
+    #[derive(Debug)]
+    pub struct GCounter;
+    /// `lww-register` of `T`.
+    #[derive(Debug)]
+    pub struct LwwRegister<T>(PhantomData<fn() -> T>);
+    /// `lww-map` with values `V`.
+    #[derive(Debug)]
+    pub struct LwwMap<V>(PhantomData<fn() -> V>);
+    /// `or-set` of `T`.
+    #[derive(Debug)]
+    pub struct OrSet<T>(PhantomData<fn() -> T>);
+    /// `g-set` of `T`.
+    #[derive(Debug)]
+    pub struct GSet<T>(PhantomData<fn() -> T>);
+}
+
+/// A counter that goes up and down.
+pub type Counter = Replicated<kinds::PnCounter>;
+/// A counter that only goes up.
+pub type GCounter = Replicated<kinds::GCounter>;
+/// One value; the last set wins.
+pub type Register<T> = Replicated<kinds::LwwRegister<T>>;
+/// Values by key; of each, the last set or removal wins.
+pub type Map<V> = Replicated<kinds::LwwMap<V>>;
+/// A set; an addition wins over removals that have not seen it.
+pub type Set<T> = Replicated<kinds::OrSet<T>>;
+/// A set whose elements stay.
+pub type GSet<T> = Replicated<kinds::GSet<T>>;
+
+/// A CRDT of this client, from [`Client::crdt`](crate::Client::crdt). Clones, and further handles of the same key, share
+/// one replica; the key is followed until the last is dropped and nothing is pending.
+///
+/// Reading gives the value as it is here: what the server has told, with the edits made here on top, also those that are
+/// still to be sent. Edits return at once and are sent in order, again after the connection was lost, until the server
+/// has stored them; none counts twice.
+pub struct Replicated<K> {
+    follow: Arc<Follow>,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K> Replicated<K> {
+    pub(super) fn new(follow: Arc<Follow>) -> Self {
+        Self { follow, kind: PhantomData }
+    }
+
+    /// The key.
+    pub fn key(&self) -> &str {
+        self.follow.key()
+    }
+
+    /// The value changed, or what is pending.
+    pub fn changes(&self) -> Changes {
+        Changes::new(&self.follow)
+    }
+
+    /// Whether the server has told its value.
+    pub fn is_loaded(&self) -> bool {
+        self.follow.shared().router().replicas().is_loaded(self.key())
+    }
+
+    /// What the server has of the edits made here.
+    pub fn status(&self) -> SyncStatus {
+        self.follow.shared().router().replicas().status(self.key())
+    }
+
+    /// How many edits the server has not stored yet.
+    pub fn pending(&self) -> usize {
+        if let SyncStatus::Pending(count) = self.status() { count } else { 0 }
+    }
+
+    /// Waits until the server has told its value and stored every edit. What it refuses counts as done and comes as a
+    /// [`Refusal`](crate::Refusal). Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`CrdtError::Disconnected`] when the client gives up reconnecting, [`CrdtError::Refused`] and
+    /// [`CrdtError::Closed`].
+    pub async fn synced(&self) -> Result<(), CrdtError> {
+        let mut changes = self.changes();
+        loop {
+            match self.status() {
+                SyncStatus::Synced => return Ok(()),
+                SyncStatus::Refused { code, message } => return Err(CrdtError::Refused { code, message }),
+                SyncStatus::Loading | SyncStatus::Pending(_) => {}
+            }
+            match changes.next().await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => return Err(error.into()),
+                None => return Err(FollowError::Closed.into()),
+            }
+        }
+    }
+
+    /// The value as JSON: a number, any value, an object or an array.
+    pub fn to_json(&self) -> Value {
+        self.read(Crdt::value)
+    }
+
+    fn read<R: Default>(&self, read: impl FnOnce(&Crdt) -> R) -> R {
+        self.follow.shared().router().replicas().read(self.key(), read).unwrap_or_default()
+    }
+
+    fn edit(&self, edit: Edit) -> Result<(), CrdtError> {
+        let key = self.key();
+        self.follow.shared().command(|router, now| router.edit(now, key, edit))
+    }
+}
+
+// For all of the edits below: `CrdtError::Edit` when the edit cannot be made, among others because 10,000 are pending,
+// `CrdtError::Value` when the value cannot be written as JSON, `CrdtError::Refused` and `CrdtError::Closed`.
+
+impl Counter {
+    /// The sum.
+    pub fn value(&self) -> i64 {
+        self.read(Crdt::counter)
+    }
+
+    /// Counts up; by at most 2^53 − 1.
+    ///
+    /// # Errors
+    ///
+    /// [`CrdtError`]; then nothing has changed.
+    pub fn increment(&self, by: u64) -> Result<(), CrdtError> {
+        if by == 0 { Ok(()) } else { self.edit(Edit::Increment(by)) }
+    }
+
+    /// Counts down; by at most 2^53 − 1.
+    ///
+    /// # Errors
+    ///
+    /// [`CrdtError`]; then nothing has changed.
+    pub fn decrement(&self, by: u64) -> Result<(), CrdtError> {
+        if by == 0 { Ok(()) } else { self.edit(Edit::Decrement(by)) }
+    }
+}
+
+impl GCounter {
+    /// The sum.
+    pub fn value(&self) -> u64 {
+        u64::try_from(self.read(Crdt::counter)).unwrap_or(0)
+    }
+
+    /// Counts up; by at most 2^53 − 1.
+    ///
+    /// # Errors
+    ///
+    /// [`CrdtError`]; then nothing has changed.
+    pub fn increment(&self, by: u64) -> Result<(), CrdtError> {
+        if by == 0 { Ok(()) } else { self.edit(Edit::Increment(by)) }
+    }
+}
+
+impl<T: DeserializeOwned> Register<T> {
+    /// The value, once it was set.
+    ///
+    /// # Errors
+    ///
+    /// [`CrdtError::Value`] when it is not a `T`.
+    pub fn get(&self) -> Result<Option<T>, CrdtError> {
+        self.read(|crdt| crdt.register().map(|json| json.read())).transpose().map_err(CrdtError::Value)
+    }
+}
+
+impl<T: Serialize> Register<T> {
+    /// Sets the value.
+    ///
+    /// # Errors
+    ///
+    /// [`CrdtError`]; then nothing has changed.
+    pub fn set(&self, value: &T) -> Result<(), CrdtError> {
+        self.edit(Edit::Set(json(value)?))
+    }
+}
+
+impl<V> Map<V> {
+    /// Whether there is such an entry.
+    pub fn contains_key(&self, key: &str) -> bool {
+        self.read(|crdt| crdt.get(key).is_some())
+    }
+
+    /// The number of entries.
+    pub fn len(&self) -> usize {
+        self.read(|crdt| crdt.entries().count())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Removes an entry; nothing happens where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`CrdtError`]; then nothing has changed.
+    pub fn remove(&self, key: &str) -> Result<(), CrdtError> {
+        self.edit(Edit::Delete(key.to_owned()))
+    }
+}
+
+impl<V: DeserializeOwned> Map<V> {
+    /// The value of an entry.
+    ///
+    /// # Errors
+    ///
+    /// [`CrdtError::Value`] when it is not a `V`.
+    pub fn get(&self, key: &str) -> Result<Option<V>, CrdtError> {
+        let entry = self.read(|crdt| crdt.get(key).map(|json| json.read()));
+        entry.transpose().map_err(CrdtError::Value)
+    }
+
+    /// All entries. Those that are not a `V` are left out, so that one client's mistake does not hide what others wrote.
+    pub fn value(&self) -> BTreeMap<String, V> {
+        self.read(|crdt| crdt.entries().filter_map(|(key, json)| Some((key.to_owned(), json.read().ok()?))).collect())
+    }
+
+    /// [`value`](Self::value), one by one, in the order of the keys.
+    pub fn iter(&self) -> impl Iterator<Item = (String, V)> + use<V> {
+        self.value().into_iter()
+    }
+}
+
+impl<V: Serialize> Map<V> {
+    /// Sets an entry.
+    ///
+    /// # Errors
+    ///
+    /// [`CrdtError`]; then nothing has changed.
+    pub fn insert(&self, key: &str, value: &V) -> Result<(), CrdtError> {
+        self.edit(Edit::Put(key.to_owned(), json(value)?))
+    }
+}
+
+impl<T: Serialize> Set<T> {
+    /// Adds an element.
+    ///
+    /// # Errors
+    ///
+    /// [`CrdtError`]; then nothing has changed.
+    pub fn add(&self, element: &T) -> Result<(), CrdtError> {
+        self.edit(Edit::Add(json(element)?))
+    }
+
+    /// Removes an element as far as it is known here: an addition elsewhere at the same time stays.
+    ///
+    /// # Errors
+    ///
+    /// [`CrdtError`]; then nothing has changed.
+    pub fn remove(&self, element: &T) -> Result<(), CrdtError> {
+        self.edit(Edit::Remove(json(element)?))
+    }
+
+    /// Whether it has the element.
+    pub fn contains(&self, element: &T) -> bool {
+        contains(self, element)
+    }
+}
+
+impl<T: DeserializeOwned> Set<T> {
+    /// The elements, in the order of their JSON texts. Those that are not a `T` are left out.
+    pub fn iter(&self) -> impl Iterator<Item = T> + use<T> {
+        elements(self).into_iter()
+    }
+}
+
+impl<T: Serialize> GSet<T> {
+    /// Adds an element, for good.
+    ///
+    /// # Errors
+    ///
+    /// [`CrdtError`]; then nothing has changed.
+    pub fn add(&self, element: &T) -> Result<(), CrdtError> {
+        self.edit(Edit::Add(json(element)?))
+    }
+
+    /// Whether it has the element.
+    pub fn contains(&self, element: &T) -> bool {
+        contains(self, element)
+    }
+}
+
+impl<T: DeserializeOwned> GSet<T> {
+    /// The elements, in the order of their JSON texts. Those that are not a `T` are left out.
+    pub fn iter(&self) -> impl Iterator<Item = T> + use<T> {
+        elements(self).into_iter()
+    }
+}
+
+fn json(value: &(impl Serialize + ?Sized)) -> Result<Value, CrdtError> {
+    to_value(value).map_err(CrdtError::Value)
+}
+
+fn contains<K>(set: &Replicated<K>, element: &impl Serialize) -> bool {
+    to_value(element).is_ok_and(|element| set.read(|crdt| crdt.contains(&element)))
+}
+
+fn elements<K, T: DeserializeOwned>(set: &Replicated<K>) -> Vec<T> {
+    set.read(|crdt| crdt.elements().iter().filter_map(|json| json.read().ok()).collect())
+}
+
+impl<K> Clone for Replicated<K> {
+    fn clone(&self) -> Self {
+        Self { follow: self.follow.clone(), kind: PhantomData }
+    }
+}
+
+impl<K> fmt::Debug for Replicated<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replicated").field("key", &self.key()).finish_non_exhaustive()
+    }
+}

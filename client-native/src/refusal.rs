@@ -1,0 +1,111 @@
+//! What the server would not take, told to whoever asks: [`Refusals`].
+
+use datasole_core::{CallError, CommandError, Payload, StreamId};
+use tokio::sync::broadcast::{self, error::RecvError};
+
+/// Refusals kept for a reader that is slow; the oldest go first.
+const KEPT: usize = 256;
+
+/// Something of ours that the server refused for good: it took no effect.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// Where it was sent: a CRDT, a presence room or a document.
+    pub stream: StreamId,
+    /// One of [`codes`](crate::codes).
+    pub code: i32,
+    /// For people.
+    pub message: String,
+    /// The operation or presence value as JSON; empty for a document's update.
+    pub payload: Payload,
+}
+
+/// What the server refuses from now on, from [`Client::refusals`](crate::Client::refusals).
+#[derive(Debug)]
+pub struct Refusals {
+    receiver: broadcast::Receiver<Refusal>,
+}
+
+impl Refusals {
+    /// The next refusal; `None` once the client is gone. A reader that falls 256 behind misses the oldest. Cancel safe.
+    pub async fn next(&mut self) -> Option<Refusal> {
+        loop {
+            match self.receiver.recv().await {
+                Ok(refusal) => return Some(refusal),
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+/// Where refusals go.
+#[derive(Debug)]
+pub(crate) struct Complaints {
+    sender: Option<broadcast::Sender<Refusal>>,
+}
+
+impl Complaints {
+    pub(crate) fn new() -> Self {
+        Self { sender: Some(broadcast::Sender::new(KEPT)) }
+    }
+
+    pub(crate) fn listen(&self) -> Refusals {
+        let receiver = match &self.sender {
+            Some(sender) => sender.subscribe(),
+            // Of a channel that has ended.
+            None => broadcast::Sender::new(1).subscribe(),
+        };
+        Refusals { receiver }
+    }
+
+    pub(crate) fn tell(&self, refusal: Refusal) {
+        tracing::debug!(code = refusal.code, kind = ?refusal.stream.kind, "refused");
+        if let Some(sender) = &self.sender {
+            // Nobody may be listening.
+            let _ = sender.send(refusal);
+        }
+    }
+
+    pub(crate) fn end(&mut self) {
+        self.sender = None;
+    }
+}
+
+/// How a submission fared.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// The server has it.
+    Taken,
+    /// Nobody knows; it is sent again once the stream is followed again.
+    Unknown,
+    /// To be sent again, so many milliseconds later.
+    Again(u64),
+    /// Never.
+    Never { code: i32, message: String },
+}
+
+/// What to wait where the server did not say, or did not answer.
+const SOON: u64 = 1_000;
+
+impl From<Result<Payload, CallError>> for Answer {
+    fn from(outcome: Result<Payload, CallError>) -> Self {
+        match outcome {
+            Ok(_) => Self::Taken,
+            Err(CallError::ConnectionLost { .. } | CallError::Closed | CallError::Cancelled) => Self::Unknown,
+            Err(CallError::Timeout { .. }) => Self::Again(SOON),
+            Err(CallError::Server { retry_after: Some(wait), .. }) => Self::Again(wait),
+            Err(CallError::Refused(refused)) => refused.into(),
+            Err(error) => Self::Never { code: error.code(), message: error.to_string() },
+        }
+    }
+}
+
+impl From<CommandError> for Answer {
+    fn from(refused: CommandError) -> Self {
+        match refused {
+            CommandError::NotConnected | CommandError::Closed => Self::Unknown,
+            CommandError::Limit { .. } => Self::Again(SOON),
+            _ => Self::Never { code: refused.code(), message: refused.to_string() },
+        }
+    }
+}

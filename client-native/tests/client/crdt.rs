@@ -1,0 +1,323 @@
+//! CRDTs against a scripted server.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use datasole_client::{Client, Counter, CrdtError, CrdtStorage, EditError, FollowError, Map, Set, SyncStatus, codes};
+use serde_json::{Value, json};
+
+use crate::fake::*;
+
+/// Answers the SUBSCRIBE that must come with a snapshot at 0 of a key that does not exist.
+async fn accept_new(peer: &mut Peer, key: &str) {
+    peer.accept_subscription("crdt", key, json!({"epoch": 1, "seq": 0, "recovered": false})).await;
+    peer.send(CRDT_STATE, 0, &json!({"key": key, "state": null, "epoch": 1, "seq": 0})).await;
+}
+
+/// A client with the counter `n`, which does not exist on the server.
+async fn counting(server: &Fake) -> (Client, Counter, Peer) {
+    let (client, mut peer) = server.pair().await;
+    let counter = client.crdt().counter("n").unwrap();
+    accept_new(&mut peer, "n").await;
+    counter.synced().await.unwrap();
+    assert!(counter.is_loaded());
+    (client, counter, peer)
+}
+
+/// The operation that must come next, and the correlation id of its answer.
+async fn expect_op(peer: &mut Peer, key: &str) -> (u32, Value) {
+    let (correlation, mut sent) = peer.expect(CRDT_OP).await;
+    assert_eq!(sent["key"], key);
+    (correlation, sent["op"].take())
+}
+
+async fn publish(peer: &mut Peer, key: &str, seq: u64, op: &Value) {
+    peer.send(CRDT_OP, 0, &json!({"key": key, "op": op, "epoch": 1, "seq": seq})).await;
+}
+
+fn other(counter: u64, op: &str, value: i64) -> Value {
+    json!({"type": "pn-counter", "nodeId": "other", "counter": counter, "timestamp": 1000 + counter, "op": op, "value": value})
+}
+
+/// Waits until the handle's value is this.
+async fn counts(counter: &Counter, value: i64) {
+    let mut changes = counter.changes();
+    while counter.value() != value {
+        changes.next().await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_edit_counts_at_once_and_once() {
+    let server = Fake::listen().await;
+    let (client, counter, mut peer) = counting(&server).await;
+    counter.increment(5).unwrap();
+    counter.decrement(2).unwrap();
+    counter.increment(0).unwrap();
+    assert_eq!((counter.value(), counter.status(), client.crdt().pending()), (3, SyncStatus::Pending(2), 2));
+    let (first, op) = expect_op(&mut peer, "n").await;
+    assert_eq!((&op["op"], &op["value"], &op["counter"]), (&json!("increment"), &json!(5), &json!(1)));
+    let (second, next) = expect_op(&mut peer, "n").await;
+    assert_eq!((&next["op"], &next["value"], &next["counter"]), (&json!("decrement"), &json!(2), &json!(2)));
+    assert_eq!(op["nodeId"], next["nodeId"]);
+
+    // The entry comes before its answer, and the other way round.
+    publish(&mut peer, "n", 1, &op).await;
+    peer.send_raw(ACK, first, &[1]).await;
+    peer.send_raw(ACK, second, &[2]).await;
+    counter.synced().await.unwrap();
+    assert_eq!(counter.value(), 3);
+    publish(&mut peer, "n", 2, &next).await;
+    publish(&mut peer, "n", 3, &other(1, "increment", 10)).await;
+    counts(&counter, 13).await;
+    assert_eq!((counter.status(), client.crdt().pending()), (SyncStatus::Synced, 0));
+}
+
+#[tokio::test]
+async fn no_more_than_64_are_unanswered_and_the_rest_follows_in_order() {
+    let server = Fake::listen().await;
+    let (client, counter, mut peer) = counting(&server).await;
+    for _ in 0..100 {
+        counter.increment(1).unwrap();
+    }
+    client.emit("mark", &()).await.unwrap();
+    let mut answers = Vec::new();
+    for number in 1..=64 {
+        let (correlation, op) = expect_op(&mut peer, "n").await;
+        assert_eq!(op["counter"], number);
+        answers.push(correlation);
+    }
+    peer.expect(EVENT_C2S).await;
+    for (number, correlation) in (65..=100).zip(answers) {
+        peer.send_raw(ACK, correlation, &[1]).await;
+        assert_eq!(expect_op(&mut peer, "n").await.1["counter"], number);
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_confirmed_is_sent_again_after_a_cut() {
+    let server = Fake::listen().await;
+    let (_client, counter, mut peer) = counting(&server).await;
+    counter.increment(1).unwrap();
+    counter.increment(2).unwrap();
+    let (_, stored) = expect_op(&mut peer, "n").await;
+    let (_, lost) = expect_op(&mut peer, "n").await;
+    drop(peer);
+    let mut peer = server.accept_v2().await;
+    counter.increment(4).unwrap();
+    assert_eq!(counter.value(), 7);
+
+    let answer = json!({"epoch": 1, "seq": 0, "recovered": false});
+    let (_, asked) = peer.accept_subscription("crdt", "n", answer).await;
+    assert_eq!(asked["since"], json!({"epoch": 1, "seq": 0}));
+    // The server has the first, in another life of the stream.
+    let node = stored["nodeId"].as_str().unwrap();
+    let state = json!({
+        "type": "pn-counter", "value": 1,
+        "metadata": {
+            "type": "pn-counter", "nodeId": node, "timestamp": stored["timestamp"], "version": 1,
+            "vector": {"increments": {node: 1}, "decrements": {}}, "seen": {node: [1, stored["timestamp"]]}
+        }
+    });
+    peer.send(CRDT_STATE, 0, &json!({"key": "n", "state": state, "epoch": 2, "seq": 9})).await;
+    let (_, again) = expect_op(&mut peer, "n").await;
+    assert_eq!((&again["counter"], &again["timestamp"]), (&lost["counter"], &lost["timestamp"]));
+    assert_eq!(expect_op(&mut peer, "n").await.1["counter"], 3);
+    assert_eq!(counter.value(), 7);
+}
+
+#[tokio::test]
+async fn a_refused_edit_is_undone_told_and_replaced() {
+    let server = Fake::listen().await;
+    let (client, counter, mut peer) = counting(&server).await;
+    let mut refusals = client.refusals();
+    counter.increment(5).unwrap();
+    counter.increment(7).unwrap();
+    let (first, _) = expect_op(&mut peer, "n").await;
+    let (second, _) = expect_op(&mut peer, "n").await;
+    peer.send(ERROR, first, &json!({"message": "not you", "code": codes::FORBIDDEN})).await;
+    let refusal = refusals.next().await.unwrap();
+    assert_eq!(
+        (refusal.code, refusal.message.as_str(), refusal.stream.key.as_str()),
+        (codes::FORBIDDEN, "not you", "n")
+    );
+    assert_eq!(serde_json::from_str::<Value>(refusal.payload.as_json().unwrap()).unwrap()["value"], 5);
+    assert_eq!(counter.value(), 7);
+    let (none, op) = expect_op(&mut peer, "n").await;
+    assert_eq!((&op["counter"], &op["op"]), (&json!(1), &json!("none")));
+    assert_eq!(client.crdt().pending(), 2);
+    peer.send_raw(ACK, none, &[1]).await;
+    peer.send_raw(ACK, second, &[2]).await;
+    client.crdt().synced().await.unwrap();
+    assert_eq!(counter.value(), 7);
+}
+
+#[tokio::test]
+async fn the_server_may_ask_to_wait() {
+    let server = Fake::listen().await;
+    let (_client, counter, mut peer) = counting(&server).await;
+    counter.increment(1).unwrap();
+    let (correlation, op) = expect_op(&mut peer, "n").await;
+    let wait = json!({"message": "slowly", "code": codes::LIMIT, "retryAfter": 20});
+    peer.send(ERROR, correlation, &wait).await;
+    let (_, again) = expect_op(&mut peer, "n").await;
+    assert_eq!(again, op);
+    assert_eq!(counter.value(), 1);
+}
+
+#[tokio::test]
+async fn maps_registers_and_sets_are_typed() {
+    let server = Fake::listen().await;
+    let (client, _peer) = server.pair().await;
+    let crdt = client.crdt();
+    let map: Map<u32> = crdt.map("map").unwrap();
+    map.insert("a", &1).unwrap();
+    map.insert("b", &2).unwrap();
+    crdt.map::<Value>("map").unwrap().insert("c", &json!("text")).unwrap();
+    assert_eq!((map.get("a").unwrap(), map.get("x").unwrap(), map.len()), (Some(1), None, 3));
+    assert!(matches!(map.get("c"), Err(CrdtError::Value(_))));
+    assert_eq!(map.iter().collect::<Vec<_>>(), [("a".to_owned(), 1), ("b".to_owned(), 2)]);
+    map.remove("a").unwrap();
+    map.remove("a").unwrap();
+    assert!(!map.contains_key("a") && map.contains_key("b") && !map.is_empty());
+    assert_eq!(map.to_json(), json!({"b": 2, "c": "text"}));
+
+    let register = crdt.register::<Vec<u8>>("register").unwrap();
+    assert_eq!(register.get().unwrap(), None);
+    register.set(&vec![1, 2]).unwrap();
+    assert_eq!(register.get().unwrap(), Some(vec![1, 2]));
+
+    let set: Set<String> = crdt.set("set").unwrap();
+    for element in ["b", "a", "b"] {
+        set.add(&element.into()).unwrap();
+    }
+    assert!(set.contains(&"a".into()));
+    set.remove(&"a".into()).unwrap();
+    assert_eq!(set.iter().collect::<Vec<_>>(), ["b"]);
+    let grows = crdt.g_set::<u8>("grows").unwrap();
+    grows.add(&3).unwrap();
+    assert!(grows.contains(&3) && grows.iter().eq([3]));
+    let up = crdt.g_counter("up").unwrap();
+    up.increment(2).unwrap();
+    assert_eq!((up.value(), up.clone().key()), (2, "up"));
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_an_error_and_changes_nothing() {
+    let server = Fake::listen().await;
+    let (client, _peer) = server.pair().await;
+    let crdt = client.crdt();
+    let counter = crdt.counter("n").unwrap();
+    let error = crdt.set::<u8>("n").unwrap_err();
+    assert!(matches!(error, CrdtError::Edit(EditError::WrongKind { .. })), "{error}");
+    assert!(matches!(crdt.counter(""), Err(CrdtError::Command(_))));
+    counter.increment((1 << 53) - 1).unwrap();
+    assert!(matches!(counter.increment(1), Err(CrdtError::Edit(EditError::Range))));
+    let error = crdt.register("big").unwrap().set(&"x".repeat(70_000)).unwrap_err();
+    assert_eq!(error.code(), codes::LOCAL_LIMIT, "{error}");
+    assert_eq!((counter.value(), client.crdt().pending()), ((1 << 53) - 1, 1));
+}
+
+#[tokio::test]
+async fn a_refused_key_says_why() {
+    let server = Fake::listen().await;
+    let (client, mut peer) = server.pair().await;
+    let counter = client.crdt().counter("secret").unwrap();
+    let mut changes = counter.changes();
+    let (id, _) = peer.expect(SUBSCRIBE).await;
+    peer.send(ERROR, id, &json!({"message": "not for you", "code": codes::FORBIDDEN})).await;
+    assert!(matches!(changes.next().await, Some(Err(FollowError::Refused { code: codes::FORBIDDEN, .. }))));
+    assert!(changes.next().await.is_none());
+    assert!(matches!(counter.increment(1), Err(CrdtError::Refused { .. })));
+    assert!(matches!(counter.synced().await, Err(CrdtError::Refused { .. })));
+}
+
+#[tokio::test]
+async fn handles_share_a_replica_and_the_last_leaves_once_all_is_stored() {
+    let server = Fake::listen().await;
+    let (client, counter, mut peer) = counting(&server).await;
+    let second = client.crdt().counter("n").unwrap();
+    second.increment(1).unwrap();
+    assert_eq!(counter.value(), 1);
+    let (correlation, _) = expect_op(&mut peer, "n").await;
+    drop((counter, second));
+    client.emit("between", &()).await.unwrap();
+    peer.expect(EVENT_C2S).await;
+    peer.send_raw(ACK, correlation, &[1]).await;
+    peer.expect(UNSUBSCRIBE).await;
+    assert_eq!(client.crdt().pending(), 0);
+}
+
+#[tokio::test]
+async fn closing_ends_what_waits() {
+    let server = Fake::listen().await;
+    let (client, peer) = server.pair().await;
+    let counter = client.crdt().counter("n").unwrap();
+    counter.increment(1).unwrap();
+    let (mut changes, crdt) = (counter.changes(), client.crdt());
+    drop(peer);
+    client.close().await;
+    assert!(changes.next().await.is_none());
+    assert!(matches!(counter.synced().await, Err(CrdtError::Closed)));
+    assert!(matches!(crdt.synced().await, Err(CrdtError::Closed)));
+    assert!(counter.increment(1).is_err());
+}
+
+#[derive(Clone, Default)]
+struct Memory(Arc<Mutex<HashMap<String, String>>>);
+
+impl CrdtStorage for Memory {
+    fn load(&self, key: &str) -> Option<String> {
+        self.0.lock().unwrap().get(key).cloned()
+    }
+
+    fn save(&self, key: &str, replica: Option<&str>) {
+        let mut saved = self.0.lock().unwrap();
+        match replica {
+            Some(replica) => drop(saved.insert(key.into(), replica.into())),
+            None => drop(saved.remove(key)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn unsent_edits_survive_a_restart() {
+    let server = Fake::listen().await;
+    let storage = Memory::default();
+    let (client, _peer) = server.pair_with(server.client().node_id("phone").crdt_storage(storage.clone())).await;
+    client.crdt().counter("n").unwrap().increment(3).unwrap();
+    drop(client);
+
+    let (client, mut peer) = server.pair_with(server.client().crdt_storage(storage.clone())).await;
+    let counter = client.crdt().counter("n").unwrap();
+    assert_eq!((counter.value(), client.crdt().pending()), (3, 1));
+    accept_new(&mut peer, "n").await;
+    let (correlation, op) = expect_op(&mut peer, "n").await;
+    assert!(op["nodeId"].as_str().unwrap().starts_with("phone."), "the same replica");
+    peer.send_raw(ACK, correlation, &[1]).await;
+    counter.synced().await.unwrap();
+    assert!(storage.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn version_1_takes_operations_without_an_answer() {
+    let server = Fake::listen().await;
+    let (client, mut peer) = tokio::join!(server.client().connect(), server.accept(Some("datasole.v1")));
+    let client = client.unwrap();
+    let counter = client.crdt().counter("n").unwrap();
+    counter.increment(2).unwrap();
+    let (_, op) = expect_op(&mut peer, "n").await;
+    assert_eq!((&op["op"], &op["value"], op.get("counter")), (&json!("increment"), &json!(2), None));
+    assert_eq!(client.crdt().pending(), 0);
+    let state = json!({
+        "type": "pn-counter", "value": 9,
+        "metadata": {
+            "type": "pn-counter", "nodeId": "x", "timestamp": 1, "version": 1,
+            "vector": {"increments": {op["nodeId"].as_str().unwrap(): 2, "x": 7}, "decrements": {}}
+        }
+    });
+    peer.send(CRDT_STATE, 0, &json!({"key": "n", "state": state})).await;
+    counts(&counter, 9).await;
+}
