@@ -3,6 +3,8 @@
 
 mod calls;
 mod crdt;
+#[cfg(feature = "docs")]
+mod doc;
 mod events;
 mod fake;
 mod lifecycle;
