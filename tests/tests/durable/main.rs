@@ -2,22 +2,20 @@
 //! comes back, and those who follow go on from where they were.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod streams;
+
 use std::{
     collections::BTreeSet,
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use datasole_client::{CallError, CallFailure, CallOptions, Client, Events, Reconnect, State};
 use datasole_core::frame::Opcode;
-use datasole_tests::{
-    peer::{Peer, Received},
-    proxy::Proxy,
-    random::Random,
-};
+use datasole_tests::{proxy::Proxy, random::Random};
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 use tokio::{
@@ -25,6 +23,9 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
+use yrs::Doc;
+
+use crate::streams::{Author, Follower, Work, document};
 
 const KILLS: usize = 50;
 const EDITORS: u64 = 4;
@@ -121,93 +122,6 @@ impl Editors {
     }
 }
 
-/// Follows a stream frame by frame, from one process to the next.
-struct Follower {
-    kind: &'static str,
-    key: &'static str,
-    /// Epoch and sequence.
-    at: Option<(u64, u64)>,
-    resumed: usize,
-}
-
-impl Follower {
-    fn new(kind: &'static str, key: &'static str) -> Self {
-        Self { kind, key, at: None, resumed: 0 }
-    }
-
-    /// Until the server is gone; tells when it has gone on from where it was. Only the first time there is a snapshot.
-    async fn follow(&mut self, address: SocketAddr, ready: mpsc::Sender<()>) {
-        let mut peer = Peer::v2(address).await;
-        let mut subscribe = json!({"kind": self.kind, "key": self.key});
-        if let Some((epoch, seq)) = self.at {
-            subscribe["since"] = json!({"epoch": epoch, "seq": seq});
-        }
-        peer.send(Opcode::Subscribe, 1, subscribe.to_string()).await;
-        loop {
-            let Received::Frame(opcode, _, payload) = peer.receive().await else { return };
-            let frame: Value = serde_json::from_slice(&payload).unwrap();
-            let at = (frame["epoch"].as_u64().unwrap(), frame["seq"].as_u64().unwrap());
-            match (opcode, self.at) {
-                (Opcode::Subscribed, since) => {
-                    ready.send(()).await.unwrap();
-                    if let Some(since) = since {
-                        assert_eq!((&frame["recovered"], at), (&Value::Bool(true), since), "{}", self.kind);
-                        self.resumed += 1;
-                    }
-                }
-                (Opcode::StateSnapshot | Opcode::CrdtState, None) => self.at = Some(at),
-                (Opcode::StateSnapshot | Opcode::StatePatch | Opcode::CrdtOp, Some((epoch, seq))) => {
-                    assert_eq!(at, (epoch, seq + 1), "{}: entries go on without a gap", self.kind);
-                    self.at = Some(at);
-                }
-                other => panic!("{other:?} {frame}"),
-            }
-        }
-    }
-}
-
-/// Counts, several at once, and sends again what was not acknowledged.
-struct Incrementer {
-    /// Operations begun.
-    begun: u32,
-    /// Those not acknowledged, by their number.
-    open: BTreeSet<u32>,
-}
-
-/// Operations under way at once.
-const AHEAD: usize = 4;
-
-impl Incrementer {
-    /// Until the server is gone or, where there shall be no more, all are acknowledged.
-    async fn count(&mut self, address: SocketAddr, ready: mpsc::Sender<()>, more: bool) {
-        let mut peer = Peer::v2(address).await;
-        for &number in &self.open {
-            peer.send(Opcode::CrdtOp, number, increment(number)).await;
-        }
-        // Nobody waits where there shall be no more.
-        let _ = ready.send(()).await;
-        while more || !self.open.is_empty() {
-            while more && self.open.len() < AHEAD {
-                self.begun += 1;
-                self.open.insert(self.begun);
-                peer.send(Opcode::CrdtOp, self.begun, increment(self.begun)).await;
-            }
-            match peer.receive().await {
-                Received::Frame(Opcode::Ack, number, _) => assert!(self.open.remove(&number)),
-                Received::End => return,
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-}
-
-fn increment(number: u32) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
-    let op =
-        json!({"type": "pn-counter", "nodeId": "incrementer", "counter": number, "timestamp": now, "op": "increment"});
-    json!({"key": "hits", "op": op}).to_string()
-}
-
 /// Whatever the client shows, the next value goes on from it. Returns with the last edit.
 async fn watch_log(mut log: State<Value>) -> Vec<u64> {
     let mut seen: Vec<u64> = Vec::new();
@@ -262,16 +176,15 @@ async fn lose_nothing() {
     }
     let feed = tokio::spawn(read_feed(feed));
     let mut editors = Editors::start(&editing);
-    // Each stream has begun: one that is empty has no life yet.
-    let mut incrementer = Incrementer { begun: 1, open: BTreeSet::from([1]) };
-    incrementer.count(process.address, mpsc::channel(1).0, false).await;
+    let mut counter = Author::start(Work::Counter, process.address).await;
+    let mut writer = Author::start(Work::Document(Doc::new()), process.address).await;
     let (mut states, mut operations) = (Follower::new("state", "log"), Follower::new("crdt", "hits"));
 
     for kill in 0..KILLS {
         let address = process.address;
-        let (ready, mut begun) = mpsc::channel(3);
+        let (ready, mut begun) = mpsc::channel(4);
         let edited = async {
-            for _ in 0..3 {
+            for _ in 0..4 {
                 begun.recv().await.unwrap();
             }
             editors.wait_for(random.magnitude(8) as usize).await;
@@ -280,7 +193,8 @@ async fn lose_nothing() {
         tokio::join!(
             states.follow(address, ready.clone()),
             operations.follow(address, ready.clone()),
-            incrementer.count(address, ready, true),
+            counter.work(address, ready.clone()),
+            writer.work(address, ready),
             edited
         );
         assert!(!log.is_finished() && !feed.is_finished(), "after kill {kill}");
@@ -290,30 +204,27 @@ async fn lose_nothing() {
     editors.wait_for(1).await;
     let acknowledged = editors.stop().await;
     editing.call::<_, u64>("edit", &LAST).await.unwrap();
-    incrementer.count(process.address, mpsc::channel(1).0, false).await;
+    counter.finish(process.address).await;
+    writer.finish(process.address).await;
     let (log, feed) = (log.await.unwrap(), feed.await.unwrap());
     assert_holds(&log, &acknowledged, "the state");
     assert_holds(&feed, &acknowledged, "the topic");
 
-    let data = newcomer(process.address, &states, Opcode::StateSnapshot).await["data"].take();
+    assert_eq!((states.resumed, operations.resumed), (KILLS - 1, KILLS - 1));
+
+    let data = states.newcomer(process.address, Opcode::StateSnapshot).await["data"].take();
     assert_eq!(data, json!(log), "a newcomer sees what the others do");
-    let state = newcomer(process.address, &operations, Opcode::CrdtState).await["state"].take();
-    assert_eq!(state["value"], incrementer.begun, "each increment counts once");
-    println!("{} edits of {} acknowledged, {} increments", acknowledged.len(), log.len(), incrementer.begun);
+    let state = operations.newcomer(process.address, Opcode::CrdtState).await["state"].take();
+    assert_eq!(state["value"], counter.made, "each increment counts once");
+    let written: String = (1..=writer.made).map(|number| format!("{number},")).collect();
+    assert!(document(process.address).await == written, "nothing written is lost, and nothing doubled");
+    println!(
+        "{} edits of {} acknowledged, {} increments, {} updates",
+        acknowledged.len(),
+        log.len(),
+        counter.made,
+        writer.made
+    );
     editing.close().await;
     following.close().await;
-}
-
-/// The snapshot that a newcomer gets where the follower went on fifty times.
-async fn newcomer(address: SocketAddr, follower: &Follower, opcode: Opcode) -> Value {
-    assert_eq!(follower.resumed, KILLS - 1);
-    let mut peer = Peer::v2(address).await;
-    let subscribe = json!({"kind": follower.kind, "key": follower.key}).to_string();
-    peer.send(Opcode::Subscribe, 1, subscribe).await;
-    peer.expect(Opcode::Subscribed, 1).await;
-    let snapshot = peer.expect(opcode, 0).await;
-    let (epoch, seq) = follower.at.unwrap();
-    assert_eq!(snapshot["epoch"], epoch, "one life");
-    assert!(snapshot["seq"].as_u64().unwrap() >= seq);
-    snapshot
 }
