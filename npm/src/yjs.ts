@@ -152,6 +152,10 @@ export class DatasoleProvider {
   #greet(): void {
     this.#begin(false);
     this.#channel.notify(message(SYNC, STATE_VECTOR, Y.encodeStateVector(this.doc)));
+    // The end of the last connection was announced with the next clock: be later than that.
+    const { clientID, meta } = this.awareness;
+    const own = meta.get(clientID);
+    if (own) own.clock += 2;
     this.#announce();
   }
 
@@ -241,9 +245,11 @@ export class DatasoleProvider {
   #statusChanged(state: ConnectionState): void {
     if (state !== 'connected') {
       this.#setSynced(false);
-      // Whoever is still there is announced again.
-      const { clientID, states } = this.awareness;
-      removeAwarenessStates(this.awareness, [...states.keys()].filter((id) => id !== clientID), this);
+      // Whoever is still there is announced again, maybe with the same clock.
+      const { clientID, states, meta } = this.awareness;
+      const others = [...states.keys()].filter((id) => id !== clientID);
+      removeAwarenessStates(this.awareness, others, this);
+      for (const id of others) meta.delete(id);
     }
     this.#emit('status', state);
   }

@@ -29,9 +29,10 @@ describe('the package', () => {
 
   it('has declarations that refer only to each other', () => {
     const dist = new URL('dist/', root);
-    for (const name of readdirSync(dist).filter((name) => name.endsWith('.d.ts'))) {
-      const text = readFileSync(new URL(name, dist), 'utf8');
-      for (const [, target] of text.matchAll(/from '\.\/(.*?)\.js'/g)) readFileSync(new URL(`${target}.d.ts`, dist));
+    for (const name of readdirSync(dist, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.d.ts'))) {
+      const file = new URL(name, dist);
+      const text = readFileSync(file, 'utf8');
+      for (const [, target] of text.matchAll(/from '(\.\.?\/.*?)\.js'/g)) readFileSync(new URL(`${target}.d.ts`, file));
       assert.doesNotMatch(text, /generated/, name);
     }
   });
@@ -62,6 +63,18 @@ describe('the package', () => {
     });
     assert.deepEqual([errors, warnings], [[], []]);
     assert.doesNotMatch(outputFiles[0]!.text, /require\(|from "node:|import\("node:/);
+  });
+
+  it('has CRDTs for both sides, and a provider for documents', () => {
+    const code = `
+      const { PNCounter, GCounter, LWWRegister, LWWMap, ORSet, GSet } = await import('datasole');
+      const { DatasoleProvider } = await import('datasole/yjs');
+      const [a, b] = [new PNCounter('a'), new PNCounter('b')];
+      b.apply(a.increment(5));
+      a.merge(b.state());
+      const types = [GCounter, LWWRegister, LWWMap, ORSet, GSet].map((Crdt) => new Crdt('a').type);
+      console.log(a.value(), b.value(), types.join(), typeof DatasoleProvider);`;
+    assert.equal(run(code), '5 5 g-counter,lww-register,lww-map,or-set,g-set function');
   });
 
   it('lets nothing remain of what is not used', async () => {
