@@ -161,6 +161,57 @@ describe('version 1', () => {
   });
 });
 
+describe('CRDTs and presence', () => {
+  it('are sent, acknowledged and received on version 2', async () => {
+    const { client, socket } = await connected('v2');
+    const votes = client.crdt.counter('votes');
+    const state = { type: 'pn-counter', value: 7, metadata: { type: 'pn-counter', nodeId: 'b', timestamp: 1, version: 1 } };
+    const own = { vector: { increments: { b: 7 }, decrements: {} }, seen: { b: [1, 1] } };
+    const metadata = { ...state.metadata, ...own };
+    await settled();
+    assert.deepEqual(sent(socket, OP.subscribe).at(-1)!.payload, { kind: 'crdt', key: 'votes' });
+    socket.frame(OP.crdtState, { key: 'votes', state: { ...state, metadata }, epoch: 1, seq: 3 });
+    await settled();
+    assert.equal(votes.value(), 7);
+    votes.increment(5);
+    await settled();
+    const [{ payload, correlation }] = sent(socket, OP.crdtOp) as any;
+    assert.deepEqual([payload.op.op, payload.op.counter, client.crdt.pending], ['increment', 1, 1]);
+    socket.frame(OP.crdtOp, { ...payload, epoch: 1, seq: 4 });
+    socket.frame(OP.ack, new Uint8Array([4]), correlation);
+    await settled();
+    assert.deepEqual([votes.value(), client.crdt.pending], [12, 0]);
+  });
+
+  it('takes part on version 1', async () => {
+    const { client, socket } = await connected('v1');
+    const votes = client.registerCrdt('app').register('votes', 'pn-counter');
+    votes.increment(5);
+    await settled();
+    const { key, op } = sent(socket, OP.crdtOp)[0]!.payload;
+    assert.deepEqual([key, op.type, op.op, op.value], ['votes', 'pn-counter', 'increment', 5]);
+    assert.equal(votes.pending, 0);
+    const metadata = { type: 'pn-counter', nodeId: 'b', timestamp: 1, version: 2 };
+    const vector = { increments: { [votes.nodeId]: 5, b: 1 }, decrements: { b: 2 } };
+    socket.frame(OP.crdtState, { key, state: { type: 'pn-counter', value: 4, metadata: { ...metadata, vector } } });
+    await settled();
+    assert.equal(votes.value(), 4);
+  });
+
+  it('joins a room and lists it', async () => {
+    const { client, socket } = await connected('v2');
+    const room = client.presence('lobby');
+    room.join({ name: 'Ann' });
+    await settled();
+    assert.deepEqual(sent(socket, OP.presence)[0]!.payload, { key: 'lobby', value: { name: 'Ann' } });
+    const members = [{ id: 'c1', userId: 'ann', value: { name: 'Ann' } }];
+    socket.frame(OP.presence, { key: 'lobby', members, whole: true, epoch: 1, seq: 3 });
+    await settled();
+    assert.deepEqual(room.members, [{ ...members[0], self: true }]);
+    assert.equal(client.presence('lobby'), room);
+  });
+});
+
 describe('version 2', () => {
   it('offers both versions and shows what HELLO says', async () => {
     const { client, socket } = await connected('v2');
