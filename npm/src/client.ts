@@ -16,8 +16,7 @@ import type {
   StateValue,
 } from './contract.js';
 import { Channels, type Channel, type ChannelHandlers, type ChannelKind } from './channel.js';
-import type { LWWMap, LWWRegister, ORSet, PNCounter } from './crdt/index.js';
-import { CrdtStore } from './crdt/store.js';
+import { byKey, CrdtStore, type Crdts } from './crdt/store.js';
 import { DatasoleError, ErrorCode, localError, report } from './errors.js';
 import { call, guarded, listen } from './handlers.js';
 import { watchPage } from './lifecycle.js';
@@ -55,22 +54,6 @@ export interface EmitOptions {
 /** Ends a subscription. */
 export interface Subscription {
   unsubscribe(): void;
-}
-
-/** The CRDTs of a client by key: always the same object for a key. See {@link DatasoleClient.crdt}. */
-export interface Crdts {
-  /** A number that everybody may change. */
-  counter(key: string): PNCounter;
-  /** Values by name. */
-  map<T = any>(key: string): LWWMap<T>;
-  /** A set of values. */
-  set<T = any>(key: string): ORSet<T>;
-  /** One value; `initial` is shown until it is written. */
-  register<T = any>(key: string, initial?: T): LWWRegister<T>;
-  /** How many operations the server has not confirmed. */
-  readonly pending: number;
-  /** Calls `handler` at once with {@link pending}, then when it changes. Returns what ends it. */
-  onPending(handler: (pending: number) => void): () => void;
 }
 
 /** A handler of events. */
@@ -324,17 +307,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
    * ```
    */
   get crdt(): Crdts {
-    const store = this.registerCrdt('web');
-    return {
-      counter: (key) => store.register(key, 'pn-counter'),
-      map: (key) => store.register(key, 'lww-map'),
-      set: (key) => store.register(key, 'or-set'),
-      register: (key, initial) => store.register(key, 'lww-register', initial),
-      get pending() {
-        return store.pending;
-      },
-      onPending: (handler) => store.onPending(handler),
-    };
+    return byKey(this.registerCrdt('web'));
   }
 
   /** The CRDTs, as a store; made once. Replicas are called `name` and something random, so that no two are the same. */

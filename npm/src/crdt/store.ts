@@ -105,6 +105,36 @@ export class CrdtStore {
   }
 }
 
+/** The CRDTs of a client by key: always the same object for a key. See `client.crdt`. */
+export interface Crdts {
+  /** A number that everybody may change. */
+  counter(key: string): PNCounter;
+  /** Values by name. */
+  map<T = any>(key: string): LWWMap<T>;
+  /** A set of values. */
+  set<T = any>(key: string): ORSet<T>;
+  /** One value; `initial` is shown until it is written. */
+  register<T = any>(key: string, initial?: T): LWWRegister<T>;
+  /** How many operations the server has not confirmed. */
+  readonly pending: number;
+  /** Calls `handler` at once with {@link pending}, then when it changes. Returns what ends it. */
+  onPending(handler: (pending: number) => void): () => void;
+}
+
+/** The store, in short. */
+export function byKey(store: CrdtStore): Crdts {
+  return {
+    counter: (key) => store.register(key, 'pn-counter'),
+    map: (key) => store.register(key, 'lww-map'),
+    set: (key) => store.register(key, 'or-set'),
+    register: (key, initial) => store.register(key, 'lww-register', initial),
+    get pending() {
+      return store.pending;
+    },
+    onPending: (handler) => store.onPending(handler),
+  };
+}
+
 const CLASSES = {
   'g-counter': GCounter,
   'pn-counter': PNCounter,
