@@ -232,7 +232,7 @@ impl Builder {
         self
     }
 
-    /// Where streams live; in memory by default.
+    /// Where streams live: in memory by default, and gone with the server; in `backend::Sqlite` they survive it.
     #[must_use]
     pub fn backend(mut self, backend: impl Backend) -> Self {
         self.backend = Arc::new(backend);

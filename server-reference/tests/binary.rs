@@ -32,6 +32,12 @@ impl Running {
         Self { child, address }
     }
 
+    #[cfg(unix)]
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").arg(signal).arg(self.child.id().to_string()).status().unwrap();
+        assert!(sent.success());
+    }
+
     /// The whole answer to a GET, headers in lower case.
     fn get(&self, path: &str, headers: &str) -> String {
         let mut socket = TcpStream::connect(&self.address).unwrap();
@@ -135,8 +141,7 @@ fn a_signal_ends_it_properly() {
     for signal in ["-TERM", "-INT"] {
         let mut server = Running::start(&[]);
         assert!(server.page("/__ds/health").starts_with("http/1.1 200"));
-        let sent = Command::new("kill").arg(signal).arg(server.child.id().to_string()).status().unwrap();
-        assert!(sent.success());
+        server.signal(signal);
         assert_eq!(server.child.wait().unwrap().code(), Some(0), "{signal}");
     }
 }
@@ -151,6 +156,18 @@ fn a_folder_of_data_is_one_servers() {
     let error = String::from_utf8(second.stderr).unwrap();
     assert!(error.starts_with("datasole-server: ") && error.contains("in use by another server"), "{error}");
     drop(server);
-    drop(Running::start(&["--data", text, "--sync"]));
+    #[cfg_attr(not(unix), expect(unused_mut))]
+    let mut third = Running::start(&["--data", text, "--sync"]);
+    #[cfg(unix)]
+    {
+        let connected = TcpStream::connect(&third.address).unwrap();
+        assert!(third.page("/__ds/health").starts_with("http/1.1 200"));
+        third.signal("-TERM");
+        assert_eq!(third.child.wait().unwrap().code(), Some(0));
+        let files: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|file| file.unwrap().file_name()).collect();
+        assert_eq!(files, ["datasole.sqlite"], "closed in order, it is one file");
+        drop(connected);
+    }
+    drop(third);
     std::fs::remove_dir_all(dir).unwrap();
 }

@@ -49,7 +49,7 @@ async fn run(backend: &impl Backend) -> Result<(), BackendError> {
     assert!(stored.entries.ends_with(&[entry("2"), entry("3")]), "the newest to be kept before it stay");
     assert_eq!(backend.read(&a, at(1)).await?, Some(vec![entry("2"), entry("3")]), "and can be read");
     backend.snapshot(&a, at(3), entry("s3"), 0).await?;
-    assert_eq!(held(backend, &a, 3, "s3").await?.since_snapshot(), [entry(""); 0], "a snapshot of the present");
+    assert!(held(backend, &a, 3, "s3").await?.since_snapshot().is_empty(), "a snapshot of the present");
     assert_eq!(backend.append(&a, at(3), entry("4")).await?, Appended::At(at(4)));
     assert_eq!(held(backend, &a, 3, "s3").await?.since_snapshot(), [entry("4")]);
 

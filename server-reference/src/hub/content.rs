@@ -103,7 +103,7 @@ impl Content {
                 Some(entry::snapshot(&id.key, text.as_deref(), position, compress_above))
             }
             Self::Crdt(crdt) => crdt::snapshot(id, crdt.as_deref(), position, protocol, compress_above),
-            Self::Room(room) => Some(entry::presence(&id.key, &*room.whole()?, true, position, compress_above)),
+            Self::Room(room) => Some(entry::presence(&id.key, &room.whole()?, true, position, compress_above)),
             Self::Topic => None,
             #[cfg(feature = "docs")]
             Self::Doc(_) => None,
