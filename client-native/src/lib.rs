@@ -22,11 +22,31 @@
 //! # }
 //! ```
 //!
+//! Data that several edit at once, online or not ([`Crdts`], [`Presence`], and with the feature `docs` `Document`):
+//!
+//! ```no_run
+//! # async fn example(client: datasole_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let likes = client.crdt().counter("likes")?;
+//! likes.increment(1)?;
+//! println!("{}, {}", likes.value(), likes.status());
+//!
+//! let room = client.presence::<String>("lobby")?;
+//! room.join(&"Ann".to_owned())?;
+//!
+//! client.crdt().synced().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # How it behaves
 //!
 //! - A [`Client`] is a handle; clone it freely. One task does the work. Dropping the last clone closes gracefully.
 //! - The connection is kept up: calls in flight when it is lost fail (they may have been carried out), subscriptions go
 //!   on. A [`State`] is right again after each reconnect; [`Events`] say so where something was missed.
+//! - Edits of CRDTs and documents count here at once, are sent when they can be, and again after a lost connection, until
+//!   the server has stored them; none counts twice. `status()` tells how many are pending, `synced()` waits until none is,
+//!   and what the server would not take comes from [`Client::refusals`]. With a [`CrdtStorage`] edits of CRDTs survive a
+//!   restart of the program; a document's are wherever the program keeps its `yrs::Doc`.
 //! - Everything is bounded ([`Limits`], [`Builder::event_buffer`]). A slow reader loses its oldest events and is told.
 //! - Each error has a `code()` and says with `retryable()` whether trying again makes sense.
 //!
@@ -38,6 +58,8 @@
 //!
 //! `rustls-native-roots` (default) and `rustls-webpki-roots` choose whose certificates `wss` trusts; with neither there
 //! is no TLS. With both, both are trusted.
+//!
+//! `docs`: documents that are shared with Yjs editors, through [yrs](https://docs.rs/yrs).
 
 mod builder;
 mod crdt;
