@@ -272,8 +272,8 @@ impl Change {
 }
 
 fn decode(bytes: &[u8]) -> Result<YrsUpdate, DocError> {
-    let decoded = catch_unwind(|| YrsUpdate::decode_v1(bytes)).map_err(|_| DocError::Damaged)?;
-    decoded.map_err(|_| DocError::Malformed("a value cannot be read"))
+    let decoded = catch_unwind(|| YrsUpdate::decode_v1(bytes).ok());
+    decoded.ok().flatten().ok_or(DocError::Malformed("a value cannot be read"))
 }
 
 fn integrate(transaction: &mut TransactionMut<'_>, update: YrsUpdate) -> Result<(), DocError> {

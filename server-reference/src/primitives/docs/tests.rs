@@ -310,10 +310,11 @@ fn hostile_updates_are_refused_before_they_cost_anything() {
     none(Raw(vec![2, 1, 1, 0, 0, 1, 1, 1, 1, 0, 1, 0]));
     // Neighbours in different lists.
     none(Raw::client(3, 1, 0).bytes(&[4, 1, 1, b't', 1, b'x', 4, 1, 1, b'u', 1, b'y', 0xc4, 1, 0, 1, 1, 1, b'z', 0]));
-    // Kinds that are not kept: old content, a document, a weak link.
+    // Kinds that are not kept: old content, a document, a weak link, an XML hook.
     none(Raw::client(1, 1, 0).bytes(&[2, 1, 1, b't', 1, 1, b'1', 0]));
     none(Raw::client(1, 1, 0).bytes(&[9, 1, 1, b't', 1, b'g', 118, 0, 0]));
     none(Raw::client(1, 1, 0).bytes(&[7, 1, 1, b't', 7, 0]));
+    none(Raw::client(1, 1, 0).bytes(&[7, 1, 1, b't', 5, 1, b'h', 0]));
 }
 
 #[test]

@@ -181,7 +181,8 @@ fn content(kind: u8, reader: &mut Reader<'_>) -> Result<(u32, Role), DocError> {
         7 => {
             match reader.byte().ok_or(CUT)? {
                 0 | 1 | 2 | 4 | 6 => {}
-                3 | 5 => drop(reader.string().ok_or(CUT)?),
+                3 => drop(reader.string().ok_or(CUT)?),
+                // Of an XML hook (5) yrs does not read the name.
                 _ => return Err(DocError::Unsupported("a type of this number")),
             }
             (1, Role::Type)
