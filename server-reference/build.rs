@@ -42,5 +42,10 @@ fn main() -> io::Result<()> {
         );
     }
     table += "]\n";
-    fs::write(Path::new(&out).join("assets.rs"), table)
+    fs::write(Path::new(&out).join("assets.rs"), table)?;
+    // The demo's script is no asset: only the binary has it.
+    let board = assets.join("board.js.gz");
+    let include =
+        if board.exists() { format!("Some(include_bytes!({:?}))", board.display().to_string()) } else { "None".into() };
+    fs::write(Path::new(&out).join("board.rs"), include)
 }

@@ -1,16 +1,16 @@
-//! What `--demo` adds: a page, the handlers it talks to, and a dashboard that never stands still.
+//! What `--demo` adds: two pages, the handlers they talk to, and a dashboard that never stands still.
 //!
 //! The fleet on the dashboard is made up; the server's own numbers are not. Everything lives in one [`Server`]'s memory
 //! and is gone with it: that is what a restart shows.
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
-use axum::{Router, routing::get};
-use datasole_server::{Builder, Context, Draft, Payload, Replay, RpcError, Server, StateError};
-use http::header;
+use axum::{Router, response::IntoResponse, routing::get};
+use datasole_server::{Builder, Context, CrdtKind, Draft, Payload, Replay, RpcError, Server, StateError, StreamKind};
+use http::{HeaderName, header};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
@@ -22,6 +22,11 @@ const DASHBOARD: &str = "dashboard";
 /// The last messages, for tabs that come later; a state that no page follows.
 const CHAT: &str = "chat";
 const MESSAGE: &str = "chat:message";
+/// What the board's tabs share, and the terminal client of `client-native`'s examples. Nothing else may be written.
+const COUNTERS: [&str; 2] = ["demo:likes", "demo:coffee"];
+const TODO: &str = "demo:todo";
+const NOTES: &str = "demo:notes";
+const ROOM: &str = "demo";
 
 /// How often the dashboard changes; each change is one patch.
 const BEAT: Duration = Duration::from_millis(250);
@@ -40,34 +45,62 @@ const MAX_SLOW: u64 = 60_000;
 /// The close code of a cut: any that clients come back after.
 const CUT: u16 = 4000;
 
-/// The page may load what this server serves, and nothing else.
+/// A page may load what this server serves, and nothing else.
 const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// The board's may have styles in attributes as well: others' cursors get their colours that way.
+const BOARD_POLICY: &str =
+    "default-src 'self'; style-src-attr 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-const FILES: [(&str, &str, &str); 4] = [
-    ("/", "text/html; charset=utf-8", include_str!("../demo/index.html")),
-    ("/demo.css", "text/css; charset=utf-8", include_str!("../demo/demo.css")),
-    ("/demo.js", "text/javascript; charset=utf-8", include_str!("../demo/demo.js")),
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const FILES: [(&str, &str, &str); 8] = [
+    ("/", HTML, include_str!("../demo/index.html")),
+    ("/board", HTML, include_str!("../demo/board.html")),
+    ("/demo.css", CSS, include_str!("../demo/demo.css")),
+    ("/dashboard.css", CSS, include_str!("../demo/dashboard.css")),
+    ("/board.css", CSS, include_str!("../demo/board.css")),
+    ("/connection.js", SCRIPT, include_str!("../demo/connection.js")),
+    ("/dashboard.js", SCRIPT, include_str!("../demo/dashboard.js")),
     ("/demo.svg", "image/svg+xml", include_str!("../demo/demo.svg")),
 ];
 
-/// The page and its files.
+/// The board's script with all that it needs, gzip; made by `cargo xtask build`.
+const BOARD: Option<&[u8]> = include!(concat!(env!("OUT_DIR"), "/board.rs"));
+/// What stands for it in a build without.
+const NO_BOARD: &str = "import('/connection.js').then(({ missing }) => missing());";
+
+/// The pages and their files.
 pub(crate) fn pages() -> Router {
-    FILES.iter().fold(Router::new(), |router, &(path, kind, body)| {
-        let headers = [
-            (header::CONTENT_TYPE, kind),
-            (header::CONTENT_SECURITY_POLICY, POLICY),
-            (header::CACHE_CONTROL, "no-cache"),
-            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-            (header::REFERRER_POLICY, "no-referrer"),
-        ];
-        router.route(path, get(async move || (headers, body)))
-    })
+    let router = FILES.iter().fold(Router::new(), |router, &(path, kind, body)| {
+        let policy = if path == "/board" { BOARD_POLICY } else { POLICY };
+        router.route(path, get(async move || (headers(kind, policy), body)))
+    });
+    router.route(
+        "/board.js",
+        get(async || match BOARD {
+            // As it is: browsers all read gzip.
+            Some(script) => (headers(SCRIPT, POLICY), [(header::CONTENT_ENCODING, "gzip")], script).into_response(),
+            None => (headers(SCRIPT, POLICY), NO_BOARD).into_response(),
+        }),
+    )
+}
+
+fn headers(kind: &'static str, policy: &'static str) -> [(HeaderName, &'static str); 5] {
+    [
+        (header::CONTENT_TYPE, kind),
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ]
 }
 
 /// The demo's part in one server's life.
 pub(crate) struct Demo {
     /// How many servers there were before.
     restarts: u64,
+    started: Instant,
     restart: Arc<Notify>,
 }
 
@@ -107,13 +140,22 @@ struct Message {
 
 impl Demo {
     pub(crate) fn new(restarts: u64) -> Self {
-        Self { restarts, restart: Arc::default() }
+        Self { restarts, started: Instant::now(), restart: Arc::default() }
     }
 
     /// Registers what the page calls.
     pub(crate) fn handlers(&self, builder: Builder) -> Builder {
         let restart = self.restart.clone();
-        builder
+        COUNTERS
+            .iter()
+            .fold(builder, |builder, key| builder.crdt(key, CrdtKind::PnCounter))
+            .crdt(TODO, CrdtKind::OrSet)
+            .client_crdts(false)
+            .authorize_write(|_, stream| match stream.kind {
+                StreamKind::Doc => stream.key == NOTES,
+                StreamKind::Presence => stream.key == ROOM,
+                _ => true,
+            })
             .topic(MESSAGE, Replay { entries: RECENT, ..Replay::default() })
             .rpc("add", async |_: Context, Add { a, b }: Add| Ok(json!({ "sum": a + b })))
             .rpc_raw("echo", async |_: Context, payload: Payload| Ok(payload))
@@ -139,20 +181,42 @@ impl Demo {
             })
     }
 
-    /// Puts in place what clients find when they connect.
+    /// Puts in place what clients find when they connect; what an earlier server left on disk goes on.
     pub(crate) async fn prepare(&self, server: &Server) -> Result<(), StateError> {
-        let rows: Vec<Value> = SERVICES.iter().flat_map(|name| REGIONS.map(|region| service(name, region))).collect();
-        let dashboard = json!({
-            // A tab tells by its identity whether it went on from where it was, or started from a snapshot.
-            "instance": { "number": self.restarts + 1, "startedAt": unix_millis() },
-            "beat": 0,
-            "server": numbers(server, 0),
-            "series": [total(&rows)],
-            "rows": rows,
-        });
-        server.state().set(DASHBOARD, &dashboard).await?;
-        server.state().set(CHAT, &json!([])).await?;
+        let state = server.state();
+        // Tells a tab which server it talks to.
+        let instance = json!({ "number": self.restarts + 1, "startedAt": unix_millis() });
+        if state.get(DASHBOARD).await?.is_some() {
+            state.update(DASHBOARD, |draft| draft.set("/instance", &instance)).await?;
+        } else {
+            let rows: Vec<Value> =
+                SERVICES.iter().flat_map(|name| REGIONS.map(|region| service(name, region))).collect();
+            let dashboard = json!({
+                "instance": instance,
+                // No patch touches it: a tab tells by its identity whether it went on from where it was, or started from
+                // a snapshot.
+                "regions": REGIONS,
+                "beat": 0,
+                "server": self.numbers(server),
+                "series": [total(&rows)],
+                "rows": rows,
+            });
+            state.set(DASHBOARD, &dashboard).await?;
+        }
+        if state.get(CHAT).await?.is_none() {
+            state.set(CHAT, &json!([])).await?;
+        }
         Ok(())
+    }
+
+    fn numbers(&self, server: &Server) -> Value {
+        let counted = server.metrics_snapshot();
+        json!({
+            "connections": counted.connections,
+            "messagesIn": counted.messages_in,
+            "bytesOut": counted.bytes_out,
+            "uptime": self.started.elapsed().as_secs(),
+        })
     }
 
     /// Keeps the dashboard moving until a restart is asked for.
@@ -164,7 +228,7 @@ impl Demo {
                 _ = beats.tick() => {}
                 () = self.restart.notified() => return,
             }
-            if let Err(error) = server.state().update(DASHBOARD, |draft| beat(draft, server)).await {
+            if let Err(error) = server.state().update(DASHBOARD, |draft| beat(draft, self.numbers(server))).await {
                 tracing::error!(%error, "the dashboard could not be changed");
             }
         }
@@ -177,9 +241,8 @@ fn service(name: &str, region: &str) -> Value {
 }
 
 /// One beat: a few cells, the curve, the server's numbers.
-fn beat(draft: &mut Draft<'_>, server: &Server) -> Result<(), StateError> {
+fn beat(draft: &mut Draft<'_>, numbers: Value) -> Result<(), StateError> {
     draft.add("/beat", 1)?;
-    let beats = draft.get("/beat").and_then(Value::as_u64).unwrap_or(0);
     for _ in 0..3 {
         let row = format!("/rows/{}", random(SERVICES.len() as u64 * REGIONS.len() as u64));
         if draft.get(&format!("{row}/on")).and_then(Value::as_bool) != Some(true) {
@@ -197,21 +260,10 @@ fn beat(draft: &mut Draft<'_>, server: &Server) -> Result<(), StateError> {
     if draft.get("/series").and_then(Value::as_array).is_some_and(|series| series.len() > POINTS) {
         draft.remove("/series/0")?;
     }
-    let numbers = numbers(server, beats);
     if draft.get("/server") != Some(&numbers) {
         draft.set("/server", numbers)?;
     }
     Ok(())
-}
-
-fn numbers(server: &Server, beats: u64) -> Value {
-    let counted = server.metrics_snapshot();
-    json!({
-        "connections": counted.connections,
-        "messagesIn": counted.messages_in,
-        "bytesOut": counted.bytes_out,
-        "uptime": beats / 4,
-    })
 }
 
 /// Requests per second of all services.

@@ -114,7 +114,9 @@ fn the_demo_page_is_in_the_binary_under_a_strict_policy() {
     for (path, kind) in [
         ("/", "text/html; charset=utf-8"),
         ("/demo.css", "text/css; charset=utf-8"),
-        ("/demo.js", "text/javascript; charset=utf-8"),
+        ("/dashboard.js", "text/javascript; charset=utf-8"),
+        ("/board", "text/html; charset=utf-8"),
+        ("/board.js", "text/javascript; charset=utf-8"),
         ("/demo.svg", "image/svg+xml"),
     ] {
         let page = server.page(path);

@@ -2,15 +2,13 @@
 // looks are kept as screenshots, for people to judge.
 
 import assert from 'node:assert/strict';
-import { mkdir } from 'node:fs/promises';
 
-import { ARTIFACTS, PATIENCE, Server, describeInBrowser, until } from './harness.mjs';
+import { NARROW, WIDE, describeDemo, keep, onDisk, story, visit as visitPage } from './demo.mjs';
+import { until } from './harness.mjs';
 
-const WIDE = { width: 1280, height: 1000 };
-const NARROW = { width: 390, height: 844 };
 const ROWS = 40;
 
-describeInBrowser((spec) => {
+describeDemo((spec) => {
   spec('two tabs of the demo stay in step', async (world) => {
     const tabs = [await visit(world), await visit(world)];
     const [first, second] = tabs;
@@ -73,6 +71,21 @@ describeInBrowser((spec) => {
     await heard(await visit(world), ['new']);
   });
 
+  spec('a restart of a demo with its data on disk is resumed', (world) =>
+    onDisk(world, async (world) => {
+      const tabs = [await visit(world), await visit(world)];
+      await say(tabs[0], 'old');
+      for (const tab of tabs) await heard(tab, ['old']);
+      await tabs[0].getByRole('button', { name: 'Restart the server' }).click();
+      for (const tab of tabs) {
+        await story(tab, /^Resumed: \d+ patch(es)? replayed$/);
+        await until(tab, () => document.querySelector('#instance').textContent.startsWith('no. 2,'));
+        assert.match(await tab.locator('#detail').textContent(), /^Another server went on/);
+      }
+      await say(tabs[1], 'new');
+      for (const tab of [...tabs, await visit(world)]) await heard(tab, ['old', 'new']);
+    }));
+
   spec('calls of the demo are answered, fail and can be cancelled', async (world) => {
     const page = await visit(world);
     const check = async (method, pattern) => {
@@ -102,41 +115,23 @@ describeInBrowser((spec) => {
     await answer(page, /boom/);
     await page.getByRole('button', { name: 'Cut this connection' }).click();
     await story(page, /^Cut$/);
-    await keep(page, 'cut', WIDE, 'light', false);
+    await keep(page, 'demo-cut', WIDE, 'light', false);
     await say(other, lines[2]);
     await story(page, /^Resumed/);
     await heard(page, lines);
     await until(page, () => Number(document.querySelector('#beat').textContent) > 36);
     for (const scheme of ['light', 'dark']) {
-      await keep(page, scheme, WIDE, scheme, true);
-      await keep(page, `narrow-${scheme}`, NARROW, scheme, true);
+      await keep(page, `demo-${scheme}`, WIDE, scheme, true);
+      await keep(page, `demo-narrow-${scheme}`, NARROW, scheme, true);
     }
   });
-}, () => Server.startBinary('--demo', '--log', 'warn'));
+});
 
-/** A tab whose dashboard is filled; whatever it complains about on the console fails the spec. */
-async function visit({ server, context, errors }) {
-  const page = await context.newPage();
-  await page.setViewportSize(WIDE);
-  await page.emulateMedia({ reducedMotion: 'reduce' });
-  page.setDefaultTimeout(PATIENCE);
-  page.on('pageerror', (error) => errors.push(error));
-  // Violations of the page's content security policy are among these.
-  page.on('console', (message) => message.type() === 'error' && errors.push(new Error(message.text())));
-  await page.goto(server.url);
-  await story(page, /^Connected$/);
+/** A tab whose dashboard is filled. */
+async function visit(world) {
+  const page = await visitPage(world, '/');
   await until(page, (rows) => document.querySelectorAll('#fleet tr').length === rows, ROWS);
   return page;
-}
-
-async function keep(page, name, size, colorScheme, fullPage) {
-  await page.setViewportSize(size);
-  await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' });
-  await page.evaluate(() => scrollTo(0, 0));
-  const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-  assert.ok(over <= 0, `${name}: ${over} px too wide`);
-  await mkdir(ARTIFACTS, { recursive: true });
-  await page.screenshot({ path: `${ARTIFACTS}/demo-${name}.png`, fullPage });
 }
 
 /** In the page: what the next beats look like, by their number. */
@@ -170,9 +165,4 @@ function heard(page, messages) {
 /** Waits for a call's line. */
 function answer(page, pattern) {
   return page.locator('#answers li', { hasText: pattern }).waitFor();
-}
-
-/** Waits until the page says that this has just happened. */
-function story(page, pattern) {
-  return page.locator('#story', { hasText: pattern }).waitFor();
 }

@@ -28,6 +28,9 @@ const SERVED: [&str; 7] = [
     "datasole.wasm",
 ];
 
+/// The demo's own script, for the binary: no asset, and as gzip only.
+const BOARD: &str = "board.js";
+
 /// The smallest in brotli of what was tried: less inlining makes the file longer and the compressed file shorter. The
 /// features are all that rustc lets LLVM emit for wasm32-unknown-unknown, and no more.
 const WASM_OPT: [&str; 13] = [
@@ -53,6 +56,7 @@ pub(crate) fn build() -> Result<()> {
     let raw = compile()?;
     bind(&raw)?;
     bundle()?;
+    board()?;
     pack()
 }
 
@@ -106,15 +110,28 @@ fn bundle() -> Result<()> {
     })
 }
 
+/// `npm/board.mjs`: the script of the demo's board into `npm/generated`.
+fn board() -> Result<()> {
+    let npm = project::npm();
+    let inputs = ["src", "board.mjs", "package.json", "package-lock.json", "../server-reference/demo"];
+    let output = project::generated().join(BOARD);
+    stamp::unless_fresh("board of the demo", "", &inputs.map(|name| npm.join(name)), &[output], || {
+        run(program("node").arg("board.mjs").current_dir(&npm))
+    })
+}
+
 /// The served files with their compressed siblings, for the server to embed.
 fn pack() -> Result<()> {
     let assets = project::server_assets();
     let sources = SERVED.map(|name| project::dist().join(name));
+    let board = (project::generated().join(BOARD), assets.join(format!("{BOARD}.gz")));
+    let inputs: Vec<PathBuf> = sources.iter().chain([&board.0]).cloned().collect();
     let outputs: Vec<PathBuf> = SERVED
         .iter()
         .flat_map(|name| ["", ".br", ".gz"].map(|suffix| assets.join(format!("{name}{suffix}"))))
+        .chain([board.1.clone()])
         .collect();
-    stamp::unless_fresh("compressed assets", "", &sources, &outputs, || {
+    stamp::unless_fresh("compressed assets", "", &inputs, &outputs, || {
         if assets.exists() {
             fs::remove_dir_all(&assets)?;
         }
@@ -125,6 +142,10 @@ fn pack() -> Result<()> {
             fs::write(assets.join(format!("{name}.gz")), gzip(&content)?)?;
             fs::write(assets.join(name), content)?;
         }
+        let script = fs::read(&board.0)?;
+        let packed = gzip(&script)?;
+        eprintln!("xtask: board of the demo: {} bytes, {} gzip", script.len(), packed.len());
+        fs::write(&board.1, packed)?;
         Ok(())
     })
 }

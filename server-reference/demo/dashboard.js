@@ -1,79 +1,36 @@
-// The demo page: a live dashboard, a chat and calls over one connection, and what becomes of them when it is lost.
-'use strict';
+// The dashboard: a live state, a chat and calls over one connection, and what becomes of them when it is lost.
+import { $, clock, count, make, missing, name, openConnection, tell } from './connection.js';
 
-(() => {
-  const $ = (id) => document.getElementById(id);
-  const still = matchMedia('(prefers-reduced-motion: reduce)');
+const still = matchMedia('(prefers-reduced-motion: reduce)');
 
-  if (!window.Datasole) {
-    tell('The client did not load', 'This server was built without its browser files: run `cargo xtask build` first.');
-    $('connection').dataset.state = 'disconnected';
-    $('state').textContent = 'disconnected';
-    return;
-  }
+if (window.Datasole) start(Datasole.DatasoleClient);
+else missing();
 
-  /** How long a tab stays away at least once its connection is lost, in milliseconds: time to see it, and to miss something. */
-  const AWAY = 1500;
-
-  const client = new Datasole.DatasoleClient({
-    url: location.origin,
-    reconnectInterval: 4000,
-    // Asked before every attempt. This server wants no token, but the client waits for one.
-    getToken: async () => {
-      const left = lost ? lost.at + AWAY - performance.now() : 0;
-      if (left > 0) await new Promise((resolve) => setTimeout(resolve, left));
-      return '';
-    },
-  });
-
-  // --- the connection ---
-
+function start(DatasoleClient) {
   /** The dashboard's last value. */
   let board;
   /** What this tab had seen when the connection was lost, until it has caught up. */
   let lost;
-  /** When the next attempt begins, and when waiting for it began. */
-  let wait;
   /** Messages that came between the return of the connection and having caught up. */
   let caught = 0;
 
-  client.onStatus((status) => {
-    const { state, reason } = status;
-    const connected = state === 'connected';
-    $('connection').dataset.state = state;
-    $('state').textContent = state;
-    $('protocol').textContent = connected ? `version ${status.protocol}` : '–';
-    $('connection-id').textContent = (connected && status.connectionId) || '–';
-    $('attempt').textContent = status.attempt ?? '–';
-    $('cut').disabled = $('restart').disabled = !connected;
-    $('retry').hidden = state !== 'reconnecting' && state !== 'disconnected';
-    $('retry').textContent = state === 'reconnecting' ? 'Try now' : 'Connect';
-    const now = performance.now();
-    wait = status.retryInMs === undefined ? undefined : { from: now, until: now + status.retryInMs };
-    countdown();
-
-    if (state === 'reconnecting' && !lost) {
-      lost = { board, at: now };
+  const client = openConnection(DatasoleClient, {
+    away: 1500,
+    cut: 'The server ended this connection, and goes on without it. What changes meanwhile is kept.',
+    lost() {
+      if (lost) return;
+      lost = { board };
       caught = 0;
-      tell(...cause(reason));
-    }
-    if (state === 'disconnected' && reason.kind !== 'idle') tell('Not connected', reason.message);
-    if (connected) {
+    },
+    connected(gone) {
       $('chat-note').textContent = '';
-      if (lost) void returned(lost);
+      if (gone) void returned(lost, gone);
       else tell('Connected', 'All of this page comes over one WebSocket. Open it in a second tab: both stay in step.');
-    }
+    },
   });
 
-  function cause({ code, kind, message }) {
-    if (code === 4000) return ['Cut', 'The server ended this connection, and goes on without it. What changes meanwhile is kept.'];
-    if (code === 1001) return ['The server went away', 'It said goodbye (close code 1001), and another takes its place with an empty memory.'];
-    return ['Connection lost', [code && `Close code ${code}`, message || kind].filter(Boolean).join(': ')];
-  }
-
   /** Says how the tab got from what it had seen to where it is. */
-  async function returned({ board: before, at }) {
-    const away = `${((performance.now() - at) / 1000).toFixed(1)} s`;
+  async function returned({ board: before }, gone) {
     try {
       // Answers never overtake what came before them: after this one, everything missed has arrived.
       await client.rpc('echo');
@@ -82,51 +39,22 @@
     }
     lost = undefined;
     const messages = caught ? ` and ${count(caught, 'chat message')}` : '';
-    if (!before || !board) return tell('Connected', `After ${away}.`);
-    if (board.instance.startedAt !== before.instance.startedAt) {
-      return tell('New epoch: fresh snapshot', `After ${away} this is another server. Its history cannot go on from the old one’s, so nothing was replayed: the state came whole.`);
-    }
+    if (!before || !board) return tell('Connected', `After ${gone}.`);
+    const another = board.instance.startedAt !== before.instance.startedAt;
     // What no patch has touched is still the same object, unless the whole value came anew.
-    if (board.instance !== before.instance) {
-      return tell('Resumed: fresh snapshot', `After ${away} the history did not reach back far enough, so the state came whole.`);
+    if (board.regions !== before.regions) {
+      return another
+        ? tell('New epoch: fresh snapshot', `After ${gone} this is another server. Its history cannot go on from the old one’s, so nothing was replayed: the state came whole.`)
+        : tell('Resumed: fresh snapshot', `After ${gone} the history did not reach back far enough, so the state came whole.`);
     }
     const patches = board.beat - before.beat;
     if (patches) bands.push({ from: before.beat, to: board.beat });
     draw();
-    tell(`Resumed: ${count(patches, 'patch', 'patches')}${messages} replayed`, `After ${away} this tab went on where it was. No snapshot was needed, and nothing was lost.`);
+    const who = another ? 'Another server went on with what the old one has on disk, and this tab' : 'This tab';
+    tell(`Resumed: ${count(patches, 'patch', 'patches')}${messages} replayed`, `${who} went on where it was, after ${gone}. No snapshot was needed, and nothing was lost.`);
   }
 
-  function count(n, one, many = `${one}s`) {
-    return `${n} ${n === 1 ? one : many}`;
-  }
-
-  /** The line that says what just happened; the one before it moves to the timeline. */
-  function tell(story, detail) {
-    const line = document.createElement('li');
-    const time = line.appendChild(document.createElement('time'));
-    time.textContent = clock(Date.now());
-    line.append(story);
-    $('timeline').prepend(line);
-    while ($('timeline').children.length > 6) $('timeline').lastElementChild.remove();
-    $('story').textContent = story;
-    $('detail').textContent = detail;
-  }
-
-  function countdown() {
-    const left = wait ? wait.until - performance.now() : 0;
-    const trying = $('connection').dataset.state === 'reconnecting';
-    $('retry-in').textContent = left > 0 ? `in ${(left / 1000).toFixed(1)} s` : trying ? 'under way' : '–';
-    $('wait').style.transform = `scaleX(${left > 0 ? left / (wait.until - wait.from) : 0})`;
-    if (left > 0) requestAnimationFrame(countdown);
-  }
-
-  $('cut').addEventListener('click', () => client.emit('demo:cut'));
   $('restart').addEventListener('click', () => client.emit('demo:restart'));
-  $('retry').addEventListener('click', connect);
-
-  function connect() {
-    client.connect().catch(() => {}); // told by the status
-  }
 
   // --- the dashboard ---
 
@@ -137,8 +65,7 @@
 
   client.subscribeState('dashboard', (value) => {
     if (!value) return;
-    const another = board?.instance.startedAt !== value.instance.startedAt;
-    if (another) bands = [];
+    if (board?.regions !== value.regions) bands = [];
     const { server, instance } = value;
     if (server !== board?.server) {
       $('connections').textContent = server.connections;
@@ -237,9 +164,7 @@
 
   const tab = sessionStorage.tab || (sessionStorage.tab = crypto.getRandomValues(new Uint32Array(2)).join('-'));
   const shown = new Set();
-  const NAMES = ['Heron', 'Lynx', 'Marten', 'Plover', 'Otter', 'Ibex', 'Swift', 'Vole'];
-  $('name').value = sessionStorage.name || NAMES[crypto.getRandomValues(new Uint8Array(1))[0] % NAMES.length];
-  $('name').addEventListener('change', () => (sessionStorage.name = $('name').value));
+  name();
 
   client.on('chat:message', ({ data }) => {
     const late = lost !== undefined && data.tab !== tab;
@@ -346,21 +271,9 @@
     return `${time.toFixed(time < 10 ? 1 : 0)} ms`;
   }
 
-  // --- parts ---
-
-  function make(tag, className, parent) {
-    const element = document.createElement(tag);
-    if (className) element.className = className;
-    return parent ? parent.appendChild(element) : element;
-  }
-
-  function clock(time) {
-    return new Date(time).toLocaleTimeString('en-GB');
-  }
-
   client
     .connect()
     .then(() => client.rpc('chat:recent'))
     .then((messages) => messages.forEach((message) => show(message, false)))
     .catch(() => {}); // told by the status
-})();
+}
