@@ -9,29 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
 use super::{
-    Applied, Change, Crdt, CrdtError, CrdtKind, CrdtLimits, Hlc, Json, Op,
+    Applied, Change, Crdt, CrdtError, CrdtKind, CrdtLimits, Edit, Hlc, Op,
     op::{RETIRED, V1_PREFIX},
     value::raw,
 };
-
-/// A change that a user makes.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Edit {
-    /// Counters; 1 to 2^53 − 1.
-    Increment(u64),
-    /// `pn-counter`; 1 to 2^53 − 1.
-    Decrement(u64),
-    /// `lww-register`.
-    Set(Value),
-    /// `lww-map`: an entry.
-    Put(String, Value),
-    /// `lww-map`: removes an entry.
-    Delete(String),
-    /// Sets.
-    Add(Value),
-    /// `or-set`.
-    Remove(Value),
-}
 
 /// A replica: one object in one running client, under a name that no other ever has. Edits count at once, and are
 /// pending until the server has confirmed them.

@@ -1,0 +1,103 @@
+//! States: merged with each other, and relieved of what nobody needs any more.
+
+use std::{cmp::Ordering, sync::Arc};
+
+use super::{Content, Crdt, CrdtError, MAX_INTEGER, seen::History};
+
+impl Crdt {
+    /// Merges another state of the same type.
+    ///
+    /// # Errors
+    ///
+    /// [`CrdtError::WrongKind`], and [`CrdtError::Range`] when a counter would leave its range; nothing has changed then.
+    pub fn merge(&mut self, other: &Self) -> Result<(), CrdtError> {
+        let mut merged = self.clone();
+        let (mine, theirs) =
+            (History { seen: &self.seen, floor: self.floor }, History { seen: &other.seen, floor: other.floor });
+        match (&mut merged.content, &other.content) {
+            (Content::GCounter(counter), Content::GCounter(other_counter))
+            | (Content::PnCounter(counter), Content::PnCounter(other_counter)) => {
+                let mut other_counter = other_counter.clone();
+                other_counter.drop_nodes(&mine.forgotten_of(&theirs));
+                counter.drop_nodes(&theirs.forgotten_of(&mine));
+                counter.merge(&other_counter, &self.seen, &other.seen);
+                counter.check()?;
+            }
+            (Content::Register(register), Content::Register(other)) => register.merge(other),
+            (Content::Map(map), Content::Map(entries)) => map.merge(entries, self.floor, other.floor),
+            (Content::GSet(set), Content::GSet(elements)) => set.merge(elements),
+            (Content::OrSet(set), Content::OrSet(elements)) => set.merge(elements, &mine, &theirs),
+            _ => return Err(CrdtError::WrongKind { expected: self.kind(), found: other.kind() }),
+        }
+        merged.forgotten = match self.floor.cmp(&other.floor) {
+            Ordering::Greater => self.forgotten,
+            Ordering::Less => other.forgotten,
+            Ordering::Equal => self.forgotten.max(other.forgotten),
+        };
+        merged.seen.retain(|node, seen| !theirs.has_forgotten(node, seen));
+        let mut seen = other.seen.clone();
+        seen.retain(|node, seen| !mine.has_forgotten(node, seen));
+        merged.seen.merge(&seen);
+        merged.floor = self.floor.max(other.floor);
+        merged.latest = self.latest.clone().max(other.latest.clone());
+        *self = merged;
+        Ok(())
+    }
+
+    /// For a client of a version 1 server: takes over its state, which does not say what it has seen. Totals of counters
+    /// only grow; of the rest, what was written here later than the state's stamp stands, and otherwise the server is
+    /// right.
+    ///
+    /// # Errors
+    ///
+    /// [`CrdtError::WrongKind`], [`CrdtError::Range`]; nothing has changed then.
+    pub fn adopt_v1(&mut self, state: &Self) -> Result<(), CrdtError> {
+        let time = state.stamp().timestamp;
+        match (&mut self.content, &state.content) {
+            (Content::GCounter(counter), Content::GCounter(totals))
+            | (Content::PnCounter(counter), Content::PnCounter(totals)) => {
+                let mut merged = counter.clone();
+                merged.merge_totals(totals);
+                merged.check()?;
+                *counter = merged;
+            }
+            (Content::Register(register), Content::Register(theirs)) => {
+                if register.stamp.timestamp <= time {
+                    register.clone_from(theirs);
+                }
+            }
+            (Content::Map(map), Content::Map(theirs)) => map.adopt(theirs, time),
+            (Content::GSet(set), Content::GSet(theirs)) => set.merge(theirs),
+            (Content::OrSet(set), Content::OrSet(theirs)) => set.clone_from(theirs),
+            _ => return Err(CrdtError::WrongKind { expected: self.kind(), found: state.kind() }),
+        }
+        self.latest = self.latest.clone().max(state.latest.clone());
+        Ok(())
+    }
+
+    /// Forgets what is from before `before` (Unix milliseconds): tombstones, and replicas that have been silent since;
+    /// what those contributed to a counter stays, under the name `retired`. Operations from before are refused from now
+    /// on. For the one who orders the operations, or when all replicas are known to have seen what is forgotten; a clock
+    /// that jumps back changes nothing.
+    pub fn collect(&mut self, before: u64) {
+        let before = before.min(MAX_INTEGER);
+        if before <= self.floor {
+            return;
+        }
+        self.floor = before;
+        let (mut silent, count) = (Vec::new(), self.seen.count());
+        self.seen.retain(|node, seen| {
+            let kept = seen.time >= before;
+            if !kept {
+                silent.push(Arc::from(node));
+            }
+            kept
+        });
+        self.forgotten = self.forgotten.saturating_add(count - self.seen.count()).min(MAX_INTEGER);
+        match &mut self.content {
+            Content::GCounter(counter) | Content::PnCounter(counter) => counter.retire(&silent),
+            Content::Map(map) => map.collect(before),
+            Content::Register(_) | Content::GSet(_) | Content::OrSet(_) => {}
+        }
+    }
+}
