@@ -2,6 +2,7 @@
 //! randomness.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+pub mod converge;
 pub mod peer;
 pub mod proxy;
 pub mod random;

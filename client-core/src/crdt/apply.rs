@@ -92,15 +92,14 @@ impl Crdt {
     /// Those of [`Op::parse`] and [`apply`](Self::apply).
     pub fn from_v1(&self, json: &str, now: u64, limits: &CrdtLimits) -> Result<Op, CrdtError> {
         let mut op = Op::parse_v1(json, limits, |node, timestamp| {
-            let counter = self.next_counter(node);
+            let (counter, done) = self.number(node, now);
             let time = self.seen.get(node).map_or(0, |seen| seen.time);
-            let ahead = timestamp > now.saturating_add(limits.max_drift);
-            let (timestamp, logical) = match timestamp {
-                _ if ahead => self.set_back(node, counter, now),
-                timestamp if timestamp == time => (timestamp, counter),
-                timestamp => (timestamp, 0),
+            let stamp = match timestamp {
+                _ if timestamp > now.saturating_add(limits.max_drift) => self.set_back(node, counter, now),
+                _ if timestamp == time => (timestamp, counter),
+                _ => (timestamp, 0),
             };
-            (counter, timestamp, logical)
+            ((counter, done), stamp)
         })?;
         if let Change::Add(value, dots) | Change::Remove(value, dots) = &mut op.change {
             *dots = self.dots(value);
@@ -205,7 +204,8 @@ impl Crdt {
 
     /// Applies an operation that is new.
     fn perform(&mut self, op: &Op) {
-        self.seen.mark(&op.node, op.counter, op.done, op.timestamp, op.effect());
+        let skipped = self.seen.mark(&op.node, op.counter, op.done, op.timestamp, op.effect());
+        self.forgotten -= i128::from(skipped);
         match (&mut self.content, &op.change) {
             (Content::GCounter(counter) | Content::PnCounter(counter), _) => counter.apply(&op.node, op.effect()),
             (Content::Register(register), Change::Set(value)) => {

@@ -40,8 +40,8 @@ impl Crdt {
         let mut clock = Hlc::new(u64::MAX);
         clock.observe((self.stamp().timestamp, self.stamp().logical), now);
         let (timestamp, logical) = clock.tick(now)?;
-        let (kind, counter) = (self.kind(), self.next_counter(node));
-        let op = Op { kind, node: node.into(), counter, timestamp, logical, done: 0, change }.check(limits)?;
+        let (kind, (counter, done)) = (self.kind(), self.number(node, now));
+        let op = Op { kind, node: node.into(), counter, timestamp, logical, done, change }.check(limits)?;
         self.plan(&op, limits)?;
         Ok(Some(op))
     }

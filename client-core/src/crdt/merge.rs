@@ -4,6 +4,9 @@ use std::{cmp::Ordering, sync::Arc};
 
 use super::{Content, Crdt, CrdtError, MAX_INTEGER, seen::History};
 
+/// How much longer than their operations replicas are remembered; milliseconds.
+const DAY: u64 = 24 * 3_600_000;
+
 impl Crdt {
     /// Merges another state of the same type.
     ///
@@ -75,10 +78,13 @@ impl Crdt {
         Ok(())
     }
 
-    /// Forgets what is from before `before` (Unix milliseconds): tombstones, and replicas that have been silent since;
-    /// what those contributed to a counter stays, under the name `retired`. Operations from before are refused from now
-    /// on. For the one who orders the operations, or when all replicas are known to have seen what is forgotten; a clock
-    /// that jumps back changes nothing.
+    /// Forgets what is from before `before` (Unix milliseconds): tombstones, and, a day later, replicas that have been
+    /// silent; what those contributed to a counter stays, under the name `retired`. Operations from before are refused from
+    /// now on. For the one who orders the operations, or when all replicas are known to have seen what is forgotten; a
+    /// clock that jumps back changes nothing.
+    ///
+    /// An operation that comes again when its replica has been forgotten (its answer was lost) is known by its stamp, which
+    /// a clock that is ahead may have made too late: hence the day.
     pub fn collect(&mut self, before: u64) {
         let before = before.min(MAX_INTEGER);
         if before <= self.floor {
@@ -87,13 +93,13 @@ impl Crdt {
         self.floor = before;
         let (mut silent, count) = (Vec::new(), self.seen.count());
         self.seen.retain(|node, seen| {
-            let kept = seen.time >= before;
+            let kept = seen.time >= before.saturating_sub(DAY);
             if !kept {
                 silent.push(Arc::from(node));
             }
             kept
         });
-        self.forgotten = self.forgotten.saturating_add(count - self.seen.count()).min(MAX_INTEGER);
+        self.forgotten += count - self.seen.count();
         match &mut self.content {
             Content::GCounter(counter) | Content::PnCounter(counter) => counter.retire(&silent),
             Content::Map(map) => map.collect(before),

@@ -165,8 +165,8 @@ pub struct Crdt {
     seen: Seen,
     /// Operations before this time are refused.
     floor: u64,
-    /// How many operations came from replicas that have been forgotten.
-    forgotten: u64,
+    /// How many operations came from replicas that have been forgotten, less those that count as seen and never came.
+    forgotten: i128,
     content: Content,
 }
 
@@ -209,9 +209,18 @@ impl Crdt {
         }
     }
 
-    /// The number of the next operation of a replica.
-    pub fn next_counter(&self, node: &str) -> u64 {
-        self.seen.get(node).map_or(0, seen::Node::last) + 1
+    /// The number of the latest operation of a replica.
+    fn last(&self, node: &str) -> u64 {
+        self.seen.get(node).map_or(0, seen::Node::last)
+    }
+
+    /// The number of the next operation of a replica that keeps no count of its own, and up to which its operations are
+    /// done. One that may have been forgotten goes on from the clock: nobody makes an operation in each millisecond.
+    fn number(&self, node: &str, now: u64) -> (u64, u64) {
+        match self.last(node) {
+            0 if self.floor > 0 => (now.max(1), now.max(1) - 1),
+            last => (last + 1, 0),
+        }
     }
 
     /// Whether an operation has been seen.
@@ -229,7 +238,8 @@ impl Crdt {
 
     /// How many operations have been seen.
     pub fn version(&self) -> u64 {
-        self.seen.count().saturating_add(self.forgotten).min(MAX_INTEGER)
+        let count = self.seen.count() + self.forgotten;
+        u64::try_from(count.max(0)).unwrap_or(MAX_INTEGER).min(MAX_INTEGER)
     }
 
     /// Operations from before this time (Unix milliseconds) are refused.

@@ -98,11 +98,11 @@ impl Op {
     }
 
     /// Reads an operation of version 1: without `counter`, and with increments that may be negative. `number` tells the
-    /// counter and the stamp's time and count, given the replica's name and the time the operation has.
+    /// counter, `done`, and the stamp's time and count, given the replica's name and the time the operation has.
     pub(super) fn parse_v1(
         json: &str,
         limits: &CrdtLimits,
-        number: impl FnOnce(&str, u64) -> (u64, u64, u64),
+        number: impl FnOnce(&str, u64) -> ((u64, u64), (u64, u64)),
     ) -> Result<Self, CrdtError> {
         let mut members: Members = serde_json::from_str(json)?;
         if let Some(value) = members.value.as_ref().and_then(Value::as_i64).filter(|value| *value < 0) {
@@ -117,9 +117,9 @@ impl Op {
         }
         members.dots = None;
         let node: Arc<str> = format!("{V1_PREFIX}{}", members.node_id).into();
-        let (counter, timestamp, logical) = number(&node, members.timestamp);
+        let ((counter, done), (timestamp, logical)) = number(&node, members.timestamp);
         let change = change(&members, limits)?;
-        Self { kind: members.r#type, node, counter, timestamp, logical, done: 0, change }.check(limits)
+        Self { kind: members.r#type, node, counter, timestamp, logical, done, change }.check(limits)
     }
 
     pub(super) fn check(self, limits: &CrdtLimits) -> Result<Self, CrdtError> {

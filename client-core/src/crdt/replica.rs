@@ -227,7 +227,11 @@ impl Replica {
     /// The server has this operation. It stays on top until it arrives as an entry, or within a snapshot.
     pub fn acked(&mut self, counter: u64) {
         if let Some(Pending { op, .. }) = self.index(counter).and_then(|index| self.outbox.remove(index)) {
-            self.arriving.insert(counter, op);
+            if self.confirmed.has_seen(&self.node, counter) {
+                self.rebuild();
+            } else {
+                self.arriving.insert(counter, op);
+            }
         }
     }
 
@@ -271,7 +275,7 @@ impl Replica {
             return Err(CrdtError::WrongKind { expected: self.kind(), found: state.kind() });
         }
         self.confirmed = state;
-        self.counter = self.counter.max(self.confirmed.next_counter(&self.node) - 1);
+        self.counter = self.counter.max(self.confirmed.last(&self.node));
         self.follow();
         self.settle();
         self.rebuild();
@@ -293,8 +297,16 @@ impl Replica {
             Some(sent) => there && sent.change == op.change && sent.stamp() == op.stamp(),
             None => self.current.apply(op, &self.limits).is_ok(),
         };
-        self.counter = self.counter.max(self.confirmed.next_counter(&self.node) - 1);
-        if !same {
+        self.counter = self.counter.max(self.confirmed.last(&self.node));
+        // An addition that was put off is done when its removal comes.
+        let removed = op.dots().iter().any(|(node, counter)| *node == self.node && self.is_pending(*counter));
+        if removed {
+            self.settle();
+        }
+        // What was refused here has never been there: `done` skips it.
+        let settled = self.outbox.is_empty() && self.arriving.is_empty();
+        let skipped = settled && self.current.forgotten != self.confirmed.forgotten;
+        if removed || skipped || !same {
             self.rebuild();
         }
         Ok(applied)
@@ -357,6 +369,10 @@ impl Replica {
     /// The operations on top.
     fn unconfirmed(&self) -> impl Iterator<Item = &Op> {
         self.arriving.values().chain(self.outbox.iter().map(|pending| &pending.op))
+    }
+
+    fn is_pending(&self, counter: u64) -> bool {
+        self.index(counter).is_some() || self.arriving.contains_key(&counter)
     }
 
     fn index(&self, counter: u64) -> Option<usize> {

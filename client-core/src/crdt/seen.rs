@@ -4,7 +4,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    MAX_INTEGER,
     op::{Dot, RETIRED},
     value::quoted_len,
 };
@@ -90,9 +89,8 @@ impl Seen {
     }
 
     /// How many operations.
-    pub(super) fn count(&self) -> u64 {
-        let count = |node: &Node| node.upto.saturating_add(node.ahead.len() as u64);
-        self.nodes.values().map(count).fold(0, u64::saturating_add).min(MAX_INTEGER)
+    pub(super) fn count(&self) -> i128 {
+        self.nodes.values().map(|node| i128::from(node.upto) + node.ahead.len() as i128).sum()
     }
 
     /// Upper bound of the JSON's bytes.
@@ -100,9 +98,12 @@ impl Seen {
         self.size
     }
 
-    /// Notes one operation. `done`: no operation up to this one is to come any more.
-    pub(super) fn mark(&mut self, node: &Arc<str>, counter: u64, done: u64, time: u64, effect: i64) {
+    /// Notes one operation. `done`: no operation up to this one is to come any more. Returns how many of those had not
+    /// been seen.
+    pub(super) fn mark(&mut self, node: &Arc<str>, counter: u64, done: u64, time: u64, effect: i64) -> u64 {
+        let mut skipped = 0;
         self.change(node, |seen| {
+            skipped = done.saturating_sub(seen.upto) - seen.ahead.range(..=done).count() as u64;
             seen.upto = seen.upto.max(done);
             seen.time = seen.time.max(time);
             if counter > seen.upto {
@@ -110,6 +111,7 @@ impl Seen {
             }
             seen.absorb();
         });
+        skipped
     }
 
     pub(super) fn merge(&mut self, other: &Self) {

@@ -208,7 +208,7 @@ fn read(state: State, limits: &CrdtLimits) -> Result<Crdt, CrdtError> {
     let mut crdt = Crdt::new(kind);
     crdt.floor = integer(metadata.floor)?;
     read_seen(&mut crdt, &metadata, limits)?;
-    crdt.forgotten = integer(metadata.version)?.saturating_sub(crdt.seen.count());
+    crdt.forgotten = i128::from(integer(metadata.version)?) - crdt.seen.count();
     let stamp = Stamp {
         timestamp: integer(metadata.timestamp)?,
         logical: integer(metadata.logical)?,
