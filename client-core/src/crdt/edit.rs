@@ -35,7 +35,7 @@ impl Crdt {
     /// # Errors
     ///
     /// Those of [`Op::parse`] and [`apply`](Self::apply), and [`CrdtError::Clock`].
-    pub fn edit(&self, node: &str, now: u64, edit: Edit, limits: &CrdtLimits) -> Result<Option<Op>, CrdtError> {
+    pub fn compose(&self, node: &str, now: u64, edit: Edit, limits: &CrdtLimits) -> Result<Option<Op>, CrdtError> {
         let Some(change) = self.change(edit, limits)? else { return Ok(None) };
         let mut clock = Hlc::new(u64::MAX);
         clock.observe((self.stamp().timestamp, self.stamp().logical), now);

@@ -57,55 +57,6 @@ struct Saved<'a> {
     pending: Vec<&'a RawValue>,
 }
 
-impl Crdt {
-    /// For a server: the operation that an edit of its own means, as the replica `node`, which nobody else uses. It is
-    /// later than everything that has been seen. An edit that would change nothing is none: `None`.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`apply`](Self::apply), and [`CrdtError::Malformed`] for what the type has not.
-    pub fn compose(&self, node: &str, now: u64, edit: Edit, limits: &CrdtLimits) -> Result<Option<Op>, CrdtError> {
-        let Some(change) = self.change(edit, limits)? else { return Ok(None) };
-        let mut clock = Hlc::new(u64::MAX);
-        clock.observe((self.stamp().timestamp, self.stamp().logical), now);
-        let (timestamp, logical) = clock.tick(now)?;
-        let (kind, node, counter) = (self.kind(), node.into(), self.next_counter(node));
-        let op = Op { kind, node, counter, timestamp, logical, done: counter - 1, change }.check(limits)?;
-        self.plan(&op, limits)?;
-        Ok(Some(op))
-    }
-
-    /// What an edit means here.
-    fn change(&self, edit: Edit, limits: &CrdtLimits) -> Result<Option<Change>, CrdtError> {
-        use CrdtKind::{GCounter, GSet, LwwMap, LwwRegister, OrSet, PnCounter};
-        let json = |value: &Value| Json::new(value, limits);
-        Ok(Some(match (self.kind(), edit) {
-            (GCounter | PnCounter, Edit::Increment(by)) => Change::Increment(by),
-            (PnCounter, Edit::Decrement(by)) => Change::Decrement(by),
-            (LwwRegister, Edit::Set(value)) => Change::Set(json(&value)?),
-            (LwwMap, Edit::Put(key, value)) => Change::Put(key.into(), Some(json(&value)?)),
-            (LwwMap, Edit::Delete(key)) => match self.get(&key) {
-                Some(_) => Change::Put(key.into(), None),
-                None => return Ok(None),
-            },
-            (GSet, Edit::Add(value)) => Change::Add(json(&value)?, Vec::new()),
-            (OrSet, Edit::Add(value)) => {
-                let value = json(&value)?;
-                let dots = self.dots(&value);
-                Change::Add(value, dots)
-            }
-            (OrSet, Edit::Remove(value)) => {
-                let value = json(&value)?;
-                match self.dots(&value) {
-                    dots if dots.is_empty() => return Ok(None),
-                    dots => Change::Remove(value, dots),
-                }
-            }
-            _ => return Err(CrdtError::Malformed("the type has no such op")),
-        }))
-    }
-}
-
 impl Replica {
     /// Most operations that may be pending.
     pub const MAX_PENDING: usize = 10_000;

@@ -114,7 +114,7 @@ impl World {
     fn edit_v1(&mut self) {
         let limits = CrdtLimits::default();
         let edit = edit(&mut self.random, self.kind);
-        let Some(op) = self.server.edit("old", self.now, edit, &limits).unwrap() else { return };
+        let Some(op) = self.server.compose("old", self.now, edit, &limits).unwrap() else { return };
         let op = self.server.from_v1(op.to_json_v1().get(), self.now, &limits).unwrap();
         assert_eq!(self.server.apply(&op, &limits), Ok(Applied::New));
         self.log.push(op);

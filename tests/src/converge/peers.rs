@@ -76,7 +76,7 @@ impl World {
         let (edit, limits) = (edit(&mut self.random, CrdtKind::ALL[which]), CrdtLimits::default());
         let peer = &mut self.peers[who];
         let state = &mut peer.states[which];
-        let Some(op) = state.edit(NODES[who], now, edit, &limits).unwrap() else { return };
+        let Some(op) = state.compose(NODES[who], now, edit, &limits).unwrap() else { return };
         assert_eq!(state.apply(&op, &limits), Ok(Applied::New));
         peer.disk[which] = state.to_json().get().to_owned();
         self.made[which].push((who, op.clone()));
