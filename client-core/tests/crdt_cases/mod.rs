@@ -125,20 +125,24 @@ fn edit(rng: &mut Rng, kind: CrdtKind) -> (Edit, Value) {
 /// What three replicas do that now and then hear of each other.
 fn history(rng: &mut Rng, kind: CrdtKind) -> Vec<Op> {
     let nodes = ["a", "\u{fb33}b", "😀"];
-    let mut replicas = nodes.map(|node| Replica::new(kind, node, CrdtLimits::default()).unwrap());
+    let (limits, mut replicas) = (CrdtLimits::default(), nodes.map(|_| Crdt::new(kind)));
     let (mut ops, mut heard): (Vec<Op>, [usize; 3]) = (Vec::new(), [0; 3]);
     let mut now = 1_000;
     for _ in 0..4 + rng.below(16) {
         let who = rng.below(3);
+        let replica = &mut replicas[who];
         if rng.chance(50) {
-            for op in ops[heard[who]..].iter().filter(|op| op.node() != nodes[who]) {
+            for op in &ops[heard[who]..] {
                 // Two amounts that fit on their own may not fit together.
-                let _ = replicas[who].remote(op);
+                let _ = replica.apply(op, &limits);
             }
             heard[who] = ops.len();
         }
         now += rng.below(3) as u64;
-        ops.extend(replicas[who].edit(now, edit(rng, kind).0).ok().flatten());
+        if let Ok(Some(op)) = replica.compose(nodes[who], now, edit(rng, kind).0, &limits) {
+            replica.apply(&op, &limits).unwrap();
+            ops.push(op);
+        }
     }
     ops
 }

@@ -247,6 +247,9 @@ export abstract class Crdt<V = any, Cell = any> {
     const seen = content.seen.get(stamp.nodeId);
     must(counter <= Math.max(upto, seen?.upto ?? 0) + 1 || (seen?.ahead.size ?? 0) < MAX_AHEAD, 'counter');
     this.note(operation);
+    // What counts as seen and never came is no operation: see `version`.
+    const { upto: before = 0, ahead = new Map<number, number>() } = content.seen.get(stamp.nodeId) ?? {};
+    content.forgotten -= Math.max(0, upto - before - [...ahead.keys()].filter((number) => number <= upto).length);
     this.see(stamp.nodeId, { upto, time: stamp.timestamp, ahead: new Map([[counter, change() || 0]]) });
     this.#changed(stamp);
     return true;

@@ -110,12 +110,17 @@ export class Replica implements Outbox {
 
   #replaced(state: CrdtState | null): void {
     if (!this.#confirmed.replace(state)) return;
+    this.#settle();
+    this.#flush();
+    this.#changed();
+  }
+
+  /** Drops what has been confirmed. */
+  #settle(): void {
     for (const own of [this.#pending, this.#arriving]) {
       for (const [id, operation] of own) if (this.#confirmed.knows(operation)) own.delete(id);
     }
     this.#rebuild();
-    this.#flush();
-    this.#changed();
   }
 
   #arrived(operation: CrdtOperation): void {
@@ -124,8 +129,11 @@ export class Replica implements Outbox {
     const own = this.#pending.get(key) ?? this.#arriving.get(key);
     this.#arriving.delete(key);
     if (this.#pending.delete(key)) this.#changed();
+    // An addition that was put off is done when its removal comes.
+    const unconfirmed = (id: string) => this.#pending.has(id) || this.#arriving.has(id);
+    if (operation.dots?.some(([nodeId, counter]) => unconfirmed(id({ nodeId, counter })))) this.#settle();
     // The server may have set a clock right.
-    if (own && canonical(own) !== canonical(operation)) this.#rebuild();
+    else if (own && canonical(own) !== canonical(operation)) this.#rebuild();
     else this.crdt.apply(operation);
   }
 
@@ -168,6 +176,7 @@ export class Replica implements Outbox {
     if (!operation) return;
     this.#pending.delete(id);
     if (this.#deaf) this.#confirmed.apply(operation);
+    else if (this.#confirmed.knows(operation)) this.#rebuild();
     else this.#arriving.set(id, operation);
     this.#changed();
   }
@@ -210,6 +219,6 @@ export class Replica implements Outbox {
   }
 }
 
-function id({ nodeId, counter }: CrdtOperation): string {
+function id({ nodeId, counter }: Pick<CrdtOperation, 'nodeId' | 'counter'>): string {
   return `${nodeId},${counter}`;
 }

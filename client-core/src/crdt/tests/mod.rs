@@ -48,19 +48,20 @@ fn edit(kind: CrdtKind, step: &Step) -> Edit {
 /// The operations of a history, in the order they were made.
 fn history(kind: CrdtKind, steps: &[Step]) -> Vec<Op> {
     let limits = CrdtLimits::default();
-    let mut replicas = NODES.map(|node| Replica::new(kind, node, limits).unwrap());
+    let mut replicas = NODES.map(|_| Crdt::new(kind));
     let (mut ops, mut heard): (Vec<Op>, [usize; 3]) = (Vec::new(), [0; 3]);
     for (now, step) in (1_000..).zip(steps) {
-        // With a step of 8 or more since it last listened a replica has missed something.
-        for op in &ops[heard[step.who]..] {
-            if step.from > 0 && op.node() != NODES[step.who] {
-                replicas[step.who].remote(op).unwrap();
-            }
-        }
+        let replica = &mut replicas[step.who];
         if step.from > 0 {
+            for op in &ops[heard[step.who]..] {
+                replica.apply(op, &limits).unwrap();
+            }
             heard[step.who] = ops.len();
         }
-        ops.extend(replicas[step.who].edit(now / 3 + step.later, edit(kind, step)).unwrap());
+        if let Some(op) = replica.compose(NODES[step.who], now / 3 + step.later, edit(kind, step), &limits).unwrap() {
+            replica.apply(&op, &limits).unwrap();
+            ops.push(op);
+        }
     }
     ops
 }
