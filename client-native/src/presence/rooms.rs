@@ -287,3 +287,27 @@ impl Rooms {
         self.rooms.values_mut().map(|room| &mut room.followers)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datasole_core::{Config, Seed};
+
+    #[test]
+    fn the_number_of_members_is_bounded() {
+        let mut core = Core::new(Config::new("ws://localhost/__ds"), Seed([1; 32]));
+        let mut rooms = Rooms::new(50);
+        rooms.follow(&mut core, Millis(0), "r").unwrap();
+        let mut check = |count: usize, kept: usize, whole| {
+            let members: Vec<_> = (0..count).map(|n| serde_json::json!({"id": n.to_string(), "value": n})).collect();
+            let payload = Payload::from_json(&Value::from(members).to_string()).unwrap();
+            rooms.entry("r", &payload, whole);
+            assert_eq!(rooms.members::<u32>("r").len(), kept);
+        };
+        check(MAX_MEMBERS - 1, MAX_MEMBERS - 1, true);
+        check(MAX_MEMBERS, MAX_MEMBERS, true);
+        check(MAX_MEMBERS + 1, MAX_MEMBERS, true);
+        check(MAX_MEMBERS + 5, MAX_MEMBERS, false);
+        check(1, 1, true);
+    }
+}

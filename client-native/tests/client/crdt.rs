@@ -321,3 +321,17 @@ async fn version_1_takes_operations_without_an_answer() {
     peer.send(CRDT_STATE, 0, &json!({"key": "n", "state": state})).await;
     counts(&counter, 9).await;
 }
+
+#[tokio::test]
+async fn a_history_that_cannot_be_read_is_asked_for_again_and_then_given_up() {
+    let server = Fake::listen().await;
+    let (_client, counter, mut peer) = counting(&server).await;
+    publish(&mut peer, "n", 1, &json!({"type": "g-set", "op": "add"})).await;
+    for seq in [5, 6] {
+        peer.expect(UNSUBSCRIBE).await;
+        peer.accept_subscription("crdt", "n", json!({"epoch": 1, "seq": seq, "recovered": false})).await;
+        peer.send(CRDT_STATE, 0, &json!({"key": "n", "state": "what", "epoch": 1, "seq": seq})).await;
+    }
+    peer.expect(UNSUBSCRIBE).await;
+    assert!(matches!(counter.synced().await, Err(CrdtError::Refused { code: codes::PARSE, .. })));
+}

@@ -128,3 +128,20 @@ async fn version_1_has_no_rooms() {
     let room = client.unwrap().presence::<u32>(ROOM);
     assert!(matches!(room.and_then(|room| room.join(&1)), Err(PresenceError::Command(_))));
 }
+
+#[tokio::test]
+async fn no_more_than_16_values_are_unanswered_and_the_newest_follows() {
+    let server = Fake::listen().await;
+    let (client, room, mut peer) = following(&server, json!([])).await;
+    for value in 1..=20 {
+        room.join(&value).unwrap();
+    }
+    client.emit("mark", &()).await.unwrap();
+    let (first, _) = peer.expect(PRESENCE).await;
+    for value in 2..=16 {
+        assert_eq!(peer.expect(PRESENCE).await.1["value"], value);
+    }
+    peer.expect(EVENT_C2S).await;
+    peer.send_raw(ACK, first, &[5]).await;
+    assert_eq!(peer.expect(PRESENCE).await.1["value"], 20);
+}
