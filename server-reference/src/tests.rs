@@ -14,6 +14,7 @@ use datasole_core::{
     Position, StreamId, StreamKind, codes,
     frame::{Opcode, decode},
     patch::Patch,
+    wire::split_varuint,
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use serde_json::{Value, json};
@@ -37,13 +38,13 @@ use crate::{
 /// Memory that can be shared between servers, and answers loads and appends only while it is open. What is appended is
 /// stored before the wait.
 #[derive(Clone)]
-struct Gated {
+pub(crate) struct Gated {
     memory: Arc<Memory>,
-    open: watch::Sender<bool>,
+    pub(crate) open: watch::Sender<bool>,
 }
 
 impl Gated {
-    fn new(open: bool) -> Self {
+    pub(crate) fn new(open: bool) -> Self {
         Self { memory: Arc::default(), open: watch::Sender::new(open) }
     }
 
@@ -115,18 +116,18 @@ impl Backend for Gated {
 }
 
 /// A client that is a session without a socket.
-struct Peer {
+pub(crate) struct Peer {
     server: Server,
     session: Session,
     out: Vec<u8>,
 }
 
 impl Peer {
-    fn new(server: &Server) -> Self {
+    pub(crate) fn new(server: &Server) -> Self {
         Self::of(server, Protocol::V2)
     }
 
-    fn of(server: &Server, protocol: Protocol) -> Self {
+    pub(crate) fn of(server: &Server, protocol: Protocol) -> Self {
         let connection = server.connection(protocol);
         assert!(server.welcome(&connection, Identity::user("ann")).is_none());
         let mut peer =
@@ -145,7 +146,7 @@ impl Peer {
         Self { server: server.clone(), session: Session::new(server.clone(), connection, upgrade), out: Vec::new() }
     }
 
-    fn send(&mut self, opcode: Opcode, correlation: u32, payload: &Value) -> Option<Task> {
+    pub(crate) fn send(&mut self, opcode: Opcode, correlation: u32, payload: &Value) -> Option<Task> {
         let payload = payload.to_string();
         let mut frame = vec![opcode as u8];
         frame.extend_from_slice(&correlation.to_be_bytes());
@@ -154,7 +155,13 @@ impl Peer {
         self.session.receive(&frame, &mut self.out)
     }
 
-    fn subscribe(&mut self, correlation: u32, kind: &str, key: &str, since: Option<Position>) -> Option<Task> {
+    pub(crate) fn subscribe(
+        &mut self,
+        correlation: u32,
+        kind: &str,
+        key: &str,
+        since: Option<Position>,
+    ) -> Option<Task> {
         let mut payload = json!({ "kind": kind, "key": key });
         if let Some(since) = since {
             payload["since"] = json!({ "epoch": since.epoch, "seq": since.seq });
@@ -163,37 +170,41 @@ impl Peer {
     }
 
     /// Everything that was sent to it since it last looked.
-    fn received(&mut self) -> Vec<(Opcode, u32, Value)> {
+    pub(crate) fn received(&mut self) -> Vec<(Opcode, u32, Value)> {
         self.session.connection().mailbox().drain(&mut self.out, usize::MAX);
         let mut socket = WebSocket::from_raw_socket(Cursor::new(std::mem::take(&mut self.out)), Role::Client, None);
         std::iter::from_fn(|| socket.read().ok())
             .map(|message| {
                 let Message::Binary(bytes) = message else { panic!("{message:?}") };
                 let frame = decode(&bytes, usize::MAX).unwrap();
-                (frame.opcode, frame.correlation, serde_json::from_slice(frame.payload).unwrap())
+                let payload = match frame.opcode {
+                    Opcode::Ack => split_varuint(frame.payload).unwrap().0.into(),
+                    _ => serde_json::from_slice(frame.payload).unwrap(),
+                };
+                (frame.opcode, frame.correlation, payload)
             })
             .collect()
     }
 
-    fn opcodes(&mut self) -> Vec<(Opcode, u32)> {
+    pub(crate) fn opcodes(&mut self) -> Vec<(Opcode, u32)> {
         self.received().into_iter().map(|(opcode, correlation, _)| (opcode, correlation)).collect()
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         transport::end(&self.server, self.session).await;
     }
 }
 
-fn spawn(task: Option<Task>) -> JoinHandle<()> {
+pub(crate) fn spawn(task: Option<Task>) -> JoinHandle<()> {
     tokio::spawn(task.unwrap())
 }
 
 /// Nothing is compressed, so that tests can read it.
-fn plain() -> Limits {
+pub(crate) fn plain() -> Limits {
     Limits { compress_above: usize::MAX, ..Limits::default() }
 }
 
-fn builder() -> Builder {
+pub(crate) fn builder() -> Builder {
     Server::builder().limits(plain())
 }
 

@@ -116,6 +116,7 @@ impl Stream {
     }
 
     /// What names a document in frames; 0 for the other kinds.
+    #[cfg(feature = "docs")]
     pub(crate) fn channel(&self) -> u32 {
         self.rules.channel
     }
@@ -157,6 +158,7 @@ impl Stream {
     }
 
     /// The same together with those who follow: what is handed to them here is in order with the entries.
+    #[cfg(feature = "docs")]
     pub(crate) fn with_followers<R>(&self, f: impl FnOnce(&mut Content, &Members) -> R) -> R {
         let mut inner = lock(&self.inner);
         let Inner { content, followers, .. } = &mut *inner;
@@ -336,8 +338,8 @@ impl Stream {
         due
     }
 
-    /// What the backend is to keep in place of the entries, if that can be told: where it was taken, and how many entries before it are still
-    /// promised to those who come back.
+    /// What the backend is to keep in place of the entries, if that can be told: where it was taken, and how many entries
+    /// before it are still promised to those who come back.
     pub(crate) fn stored(&self) -> Option<(Position, Bytes, u64)> {
         let mut inner = lock(&self.inner);
         let snapshot = inner.content.stored()?;
@@ -347,9 +349,7 @@ impl Stream {
     pub(crate) fn unsubscribe(&self, connection: &Connection) {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
-        if !inner.followers.remove(connection) {
-            return;
-        }
+        inner.followers.remove(connection);
         #[cfg(feature = "docs")]
         if let Content::Doc(document) = &mut inner.content
             && let Some(message) = document.leave(connection.serial())

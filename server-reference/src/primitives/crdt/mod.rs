@@ -4,6 +4,8 @@
 //! published and acknowledged. What it means is `datasole_core::crdt`'s.
 
 mod handles;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,
