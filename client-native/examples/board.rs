@@ -132,7 +132,8 @@ impl Board {
         const DIM: &str = "\x1b[2m";
         const PLAIN: &str = "\x1b[0m";
         let mut screen = format!("\x1b[H\x1b[2J{BOLD}datasole board{PLAIN}   {}\n\n", self.client.status());
-        let names: Vec<_> = self.room.members().iter().map(|member| member.value["name"].to_string()).collect();
+        let members = self.room.members();
+        let names: Vec<_> = members.iter().map(|member| member.value["name"].as_str().unwrap_or("somebody")).collect();
         screen += &format!("  here   {}\n", printable(&names.join(", ")));
         for (name, counter) in &self.counters {
             screen += &format!("  {name:<6} {BOLD}{}{PLAIN}   {DIM}{}{PLAIN}\n", counter.value(), counter.status());
