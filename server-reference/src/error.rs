@@ -239,6 +239,9 @@ pub enum DocError {
         /// [`Limits::max_doc`](crate::Limits::max_doc), bytes.
         limit: usize,
     },
+    /// Finding the places of what it inserts takes too long: many units are meant for one place.
+    #[error("the update takes too long to apply")]
+    TooSlow,
     /// There are too many awareness states, or one is too large.
     #[error("too many awareness states, or too large a one")]
     Crowded,

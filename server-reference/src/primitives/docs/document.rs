@@ -1,6 +1,9 @@
 //! One document: what yrs makes of the updates of many, none of whom is trusted.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use datasole_core::wire::push_varuint;
@@ -12,12 +15,16 @@ use yrs::{
 use super::{
     index::{Index, Mark},
     lib0::Reader,
-    update::{self, Update},
+    update::{self, PIECE, Update},
 };
 use crate::error::DocError;
 
 /// What a new block may take beyond its bytes in the update: it splits another, whose second part gets a head.
 const SPLIT: usize = 32;
+
+/// How long an update may take; longer by half for every 10,000 blocks. Where many units are meant for one place, yrs looks
+/// at all of them for each: for a hostile update of 1 MiB that takes hours.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A Yjs document, and the updates it is made of.
 ///
@@ -36,6 +43,7 @@ pub(crate) struct Document {
     size: usize,
     measured: bool,
     max_size: usize,
+    patience: Duration,
 }
 
 impl std::fmt::Debug for Document {
@@ -58,6 +66,7 @@ impl Document {
             size: usize::MAX,
             measured: false,
             max_size,
+            patience: PATIENCE,
         };
         let mut updates = Vec::new();
         for bytes in std::iter::once(&document.base).chain(&document.tail) {
@@ -74,15 +83,26 @@ impl Document {
     pub(crate) fn apply(&mut self, bytes: &[u8]) -> Result<Option<Bytes>, DocError> {
         let update = Update::parse(bytes)?;
         let mark = self.index.advance(&update)?;
-        let decoded = match self.admit(&mark).and_then(|()| decode(bytes)) {
+        let decoded = self.admit(&mark).and_then(|()| match mark.order.len() {
+            0..=PIECE => Ok(vec![decode(bytes)?]),
+            _ => update.pieces(&mark.order).iter().map(|piece| decode(piece)).collect(),
+        });
+        let decoded = match decoded {
             Ok(decoded) => decoded,
             Err(error) => {
                 self.index.go_back(mark);
                 return Err(error);
             }
         };
+        let blocks = u32::try_from(mark.order.len()).unwrap_or(u32::MAX);
+        let (begun, time) = (Instant::now(), self.patience + (self.patience / 20_000).saturating_mul(blocks));
         let outcome = self.transact(|transaction| {
-            integrate(transaction, decoded)?;
+            for piece in decoded {
+                if begun.elapsed() > time {
+                    return Err(DocError::TooSlow);
+                }
+                integrate(transaction, piece)?;
+            }
             Ok(Change::of(transaction))
         });
         outcome.and_then(|change| self.keep(change, mark)).or_else(|error| {
@@ -194,6 +214,11 @@ impl Document {
         Ok(snapshot)
     }
 
+    #[cfg(test)]
+    pub(super) fn hurry(&mut self) {
+        self.patience = Duration::ZERO;
+    }
+
     /// How many updates there are since the last snapshot, and how much is kept of the structure.
     #[cfg(test)]
     pub(super) fn held(&self) -> (usize, usize) {
@@ -202,7 +227,7 @@ impl Document {
 
     /// Whether there is room for what an update inserts.
     fn admit(&mut self, mark: &Mark) -> Result<(), DocError> {
-        if mark.blocks == 0 || self.size + mark.bytes + SPLIT * mark.blocks <= self.max_size {
+        if mark.order.is_empty() || self.size + mark.bytes + SPLIT * mark.order.len() <= self.max_size {
             return Ok(());
         }
         self.measure()?;
@@ -212,7 +237,7 @@ impl Document {
     /// Keeps what was changed as pending, unless that makes the document too large.
     fn keep(&mut self, change: Option<Change>, mark: Mark) -> Result<Option<Bytes>, DocError> {
         let Some(change) = change else { return Ok(None) };
-        self.size += change.update.len() + SPLIT * (mark.blocks + 2 * change.deletes);
+        self.size += change.update.len() + SPLIT * (mark.order.len() + 2 * change.deletes);
         self.measured = false;
         let bound = self.max_size + self.max_size / 8;
         if self.size > bound {

@@ -62,15 +62,16 @@ pub(crate) struct Mark {
     places: usize,
     /// Number of runs, and the end of the last one.
     clients: Vec<(u64, usize, u32)>,
-    /// What the new parts of the update take, in bytes, and how many they are.
+    /// What the new blocks of the update take; bytes.
     pub(crate) bytes: usize,
-    pub(crate) blocks: usize,
+    /// The new blocks, by the number of their client and their own, in the order in which they were placed.
+    pub(crate) order: Vec<(usize, usize)>,
 }
 
 impl Index {
     /// Takes note of what an update inserts, if all of it can be placed; else nothing changes.
     pub(crate) fn advance(&mut self, update: &Update<'_>) -> Result<Mark, DocError> {
-        let mut mark = Mark { places: self.places.len(), clients: Vec::new(), bytes: 0, blocks: 0 };
+        let mut mark = Mark { places: self.places.len(), clients: Vec::new(), bytes: 0, order: Vec::new() };
         for (client, _) in &update.clients {
             let runs = self.clients.get(client);
             mark.clients.push((*client, runs.map_or(0, Vec::len), self.known(*client)));
@@ -155,8 +156,8 @@ impl Index {
                     }
                     let unit = self.unit(*client, known, block)?;
                     self.push(*client, block.end, unit);
-                    mark.bytes += block.bytes;
-                    mark.blocks += 1;
+                    mark.bytes += block.bytes.len();
+                    mark.order.push((current, *next));
                 }
                 *next += 1;
             }

@@ -42,7 +42,7 @@ pub(crate) fn receive(request: Request, stream: Arc<Stream>, message: &[u8]) -> 
 fn refuse(request: &Request, error: &DocError) {
     let code = match error {
         DocError::Malformed(_) | DocError::Unsupported(_) | DocError::Missing => codes::INVALID_PARAMS,
-        DocError::TooLarge { .. } | DocError::Crowded => codes::LIMIT,
+        DocError::TooLarge { .. } | DocError::TooSlow | DocError::Crowded => codes::LIMIT,
         DocError::Forbidden => codes::FORBIDDEN,
         DocError::Backend(error) => return request.fail(error),
         DocError::Key { .. } | DocError::Panicked | DocError::Damaged => codes::INTERNAL,

@@ -339,6 +339,49 @@ fn types_nest_up_to_the_bound_and_no_deeper() {
 }
 
 #[test]
+fn updates_that_take_too_long_leave_nothing_behind() {
+    let units: u64 = 500;
+    let mut document = empty();
+    let text = Raw::client(1, 1, 0).bytes(&[4, 1, 1, b't']).number(units);
+    take(&mut document, &text.bytes(&[b'x'; 500]).bytes(&[0]).0).unwrap();
+    // Each is meant for the beginning, and for the place before another character: yrs looks at all between.
+    let mut raw = Raw::client(units, 2, 0);
+    for clock in 0..units {
+        raw = raw.bytes(&[0x44, 1]).number(clock).bytes(&[1, b'y']);
+    }
+    let hostile = raw.bytes(&[0]).0;
+    let (before, said) = (document.state_vector(), said_by(&document));
+    document.hurry();
+    assert!(matches!(document.apply(&hostile), Err(DocError::TooSlow)));
+    assert_eq!((document.state_vector(), said_by(&document)), (before, said));
+}
+
+#[test]
+fn updates_of_many_blocks_and_clients_are_one_change() {
+    let editors: Vec<Editor> = (1..=5).map(Editor::new).collect();
+    for round in 0..40 {
+        let writer = &editors[round % 5];
+        let update = writer.edit(|t| {
+            let text = t.get_or_insert_text("text");
+            let length = text.len(t);
+            text.insert(t, length / 2, &format!("<{round}>"));
+            text.remove_range(t, length / 3, 1);
+            t.get_or_insert_map("map").insert(t, (round % 7).to_string(), round as i64);
+        });
+        editors.iter().for_each(|editor| editor.hear(&update));
+    }
+    let mut document = empty();
+    let all = editors[0].all();
+    let new = take(&mut document, &all).unwrap().unwrap();
+    assert_eq!(said_by(&document), content(&editors[3].0.transact()));
+    assert_eq!(take(&mut document, &all).unwrap(), None);
+    let reader = Editor::new(9);
+    reader.hear(&new);
+    assert_eq!(content(&reader.0.transact()), said_by(&document));
+    assert_eq!(document.held().0, 1);
+}
+
+#[test]
 fn documents_are_bounded() {
     let limit = 4_096;
     let mut document = Document::load(None, Vec::new(), limit).unwrap();

@@ -1,6 +1,8 @@
 //! The structure of a Yjs update (encoding 1), read before anything is believed: who inserts what where, who deletes
 //! what. The format is that of `readClientsStructRefs` and `readDeleteSet` in Yjs, and of `Update::decode` in yrs.
 
+use datasole_core::wire::push_varuint;
+
 use super::lib0::Reader;
 use crate::error::DocError;
 
@@ -8,6 +10,9 @@ use crate::error::DocError;
 const MAX_CLOCK: u32 = i32::MAX as u32;
 /// Client ids are below this: JavaScript's integers.
 const MAX_CLIENT: u64 = 1 << 53;
+
+/// Blocks in a piece of an update.
+pub(crate) const PIECE: usize = 16;
 
 /// One unit of what one client has inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,14 +27,16 @@ pub(crate) struct Update<'a> {
     pub(crate) clients: Vec<(u64, Vec<Block<'a>>)>,
     /// Ranges of clocks: client, start, end.
     pub(crate) deletes: Vec<(u64, u32, u32)>,
+    /// The same as it was written.
+    encoded_deletes: &'a [u8],
 }
 
 /// Consecutive units of one client.
 pub(crate) struct Block<'a> {
     pub(crate) start: u32,
     pub(crate) end: u32,
-    /// What it takes in the update.
-    pub(crate) bytes: usize,
+    /// As it was written.
+    pub(crate) bytes: &'a [u8],
     pub(crate) content: Content<'a>,
 }
 
@@ -73,10 +80,10 @@ impl<'a> Update<'a> {
             let mut clock = clock(reader)?;
             let mut list = Vec::new();
             for _ in 0..blocks {
-                let before = reader.len();
+                let before = reader.rest();
                 let (length, content) = block(reader)?;
                 let end = end(clock, length)?;
-                let bytes = before - reader.len();
+                let bytes = before.get(..before.len() - reader.len()).unwrap_or_default();
                 // Units that were left out, and items without any, which old versions of yrs wrote, say nothing.
                 if let Some(content) = content.filter(|_| length > 0) {
                     list.push(Block { start: clock, end, bytes, content });
@@ -85,6 +92,7 @@ impl<'a> Update<'a> {
             }
             clients.push((client, list));
         }
+        let encoded_deletes = reader.rest();
         let mut deletes = Vec::new();
         let mut deleters = Vec::new();
         for _ in 0..count(reader, 2)? {
@@ -104,8 +112,38 @@ impl<'a> Update<'a> {
         }
         distinct(clients.iter().map(|(client, _)| *client).collect())?;
         distinct(deleters)?;
-        Ok(Self { clients, deletes })
+        Ok(Self { clients, deletes, encoded_deletes })
     }
+
+    /// The same as updates of a few blocks each, in an order in which each block finds those it refers to.
+    pub(crate) fn pieces(&self, order: &[(usize, usize)]) -> Vec<Vec<u8>> {
+        let mut pieces = Vec::new();
+        let mut order = order.iter().peekable();
+        while let Some(&(client, first)) = order.next() {
+            let Some((id, blocks)) = self.clients.get(client) else { continue };
+            let mut last = first;
+            while last - first + 1 < PIECE
+                && order.next_if(|next| **next == (client, last + 1) && follows(blocks, last)).is_some()
+            {
+                last += 1;
+            }
+            let blocks = blocks.get(first..=last).unwrap_or_default();
+            let mut piece = vec![1];
+            push_varuint(&mut piece, blocks.len() as u64);
+            push_varuint(&mut piece, *id);
+            push_varuint(&mut piece, blocks.first().map_or(0, |block| u64::from(block.start)));
+            blocks.iter().for_each(|block| piece.extend_from_slice(block.bytes));
+            piece.push(0);
+            pieces.push(piece);
+        }
+        pieces.push([&[0], self.encoded_deletes].concat());
+        pieces
+    }
+}
+
+/// Whether nothing was left out between a block and the next one.
+fn follows(blocks: &[Block<'_>], at: usize) -> bool {
+    matches!(blocks.get(at..at + 2), Some([block, next]) if block.end == next.start)
 }
 
 /// A number of things that follow and take at least `each` bytes.
