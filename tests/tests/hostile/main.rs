@@ -3,6 +3,7 @@
 
 mod auth;
 mod calls;
+mod crdt;
 mod http;
 mod life;
 mod streams;
