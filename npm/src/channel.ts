@@ -20,7 +20,7 @@ export interface ChannelHandlers {
    * duplicates are hidden and gaps repaired.
    */
   entry(data: unknown, whole: boolean): void;
-  /** The server refused: nothing is heard any more until another channel of the stream is opened, or a new connect. */
+  /** The server refused: nothing is heard until another channel of the stream is opened, or there is a new connection. */
   refused(error: DatasoleError): void;
 }
 
@@ -43,7 +43,7 @@ export interface Channel {
 interface Stream {
   kind: StreamKind;
   key: string;
-  /** The subscription. */
+  /** The subscription; 0 once it was refused. */
   id: number;
   handlers: Set<(tell: Tell) => void>;
 }
@@ -86,8 +86,17 @@ export class Channels {
     return !!stream;
   }
 
-  /** A core that knows nothing yet takes over. */
-  renew(): void {
-    for (const stream of this.#streams.values()) stream.id = this.#subscribe(stream.kind, stream.key);
+  /** {@link tell}s that a stream was refused. */
+  refuse(kind: string, key: string, error: DatasoleError): boolean {
+    const stream = this.#streams.get(`${kind} ${key}`);
+    if (stream) stream.id = 0;
+    return this.tell(kind, key, (handlers) => handlers.refused(error));
+  }
+
+  /** A core that knows nothing yet takes over; or, with a new connection, what was `refused` is asked for again. */
+  renew(refused = false): void {
+    for (const stream of this.#streams.values()) {
+      if (!refused || !stream.id) stream.id = this.#subscribe(stream.kind, stream.key);
+    }
   }
 }

@@ -451,7 +451,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
       case 'refused': {
         const { what, name, error } = message;
         const refusal = new DatasoleError({ ...error, message: `${what} ${name}: ${error.message}` });
-        if (!this.#channels.tell(what, name, (handlers) => handlers.refused(refusal))) report(refusal);
+        if (!this.#channels.refuse(what, name, refusal)) report(refusal);
         return;
       }
       case 'entry': {
@@ -473,6 +473,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
         this.#opening ??= deferred();
         if (status.serverTime) this.#ahead = status.serverTime - Date.now();
         this.#setStatus(status);
+        this.#channels.renew(true);
         return this.#opening?.resolve();
       case 'disconnected': {
         const reason = status.reason ?? { kind: 'unknown', message: '' };

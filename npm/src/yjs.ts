@@ -47,6 +47,9 @@ const UPDATE = 2;
 /** More updates wait for answers, and then go together. */
 const MAX_UNANSWERED = 32;
 
+/** Those of one client and key: the server tells a connection nothing of what it has said itself. */
+const siblings = new WeakMap<ChannelClient, Map<string, Set<DatasoleProvider>>>();
+
 /**
  * Keeps a `Y.Doc` equal to the server's document of that key, and to those of all others who have it open.
  *
@@ -69,6 +72,7 @@ export class DatasoleProvider {
   readonly #handlers = new Map<string, Set<(value: any) => void>>();
   readonly #open: () => Channel;
   readonly #ends: (() => void)[];
+  readonly #siblings: Set<DatasoleProvider>;
   #channel: Channel;
   #synced = false;
   /** The server has said what it lacks and is being told: updates may follow. */
@@ -101,12 +105,14 @@ export class DatasoleProvider {
         refused: (error) => this.#emit('error', error),
       });
     this.#channel = this.#open();
+    this.#siblings = join(client, key, this);
     doc.on('update', edited);
     doc.on('destroy', destroy);
     awareness.on('update', moved);
     this.#ends = [
       client.onStatus(({ state }) => this.#statusChanged(state)),
       hideWithPage(awareness),
+      () => this.#siblings.delete(this),
       () => doc.off('update', edited),
       () => doc.off('destroy', destroy),
       () => awareness.off('update', moved),
@@ -137,13 +143,22 @@ export class DatasoleProvider {
     this.#handlers.get(event)?.delete(handler);
   }
 
-  /** Leaves the document: for others the cursor vanishes. The `Y.Doc` stays as it is, for another provider. */
+  /**
+   * Leaves the document: for others the cursor vanishes, and nothing is heard of them any more. What is {@link pending}
+   * is still sent, now or when there is a connection. The `Y.Doc` stays as it is, for another provider.
+   */
   destroy(): void {
     const ends = this.#ends.splice(0);
     if (!ends.length) return;
     this.awareness.setLocalState(null);
     this.#announce();
     for (const end of ends) end();
+    this.#leave();
+  }
+
+  /** Once it has been destroyed, and has nothing more to send. */
+  #leave(): void {
+    if (this.#ends.length || this.pending) return;
     this.#begin(false);
     this.#channel.close();
   }
@@ -162,6 +177,7 @@ export class DatasoleProvider {
   #receive(received: Uint8Array): void {
     try {
       const [kind, step] = received;
+      if (!this.#ends.length && (kind !== SYNC || step !== STATE_VECTOR)) return;
       if (kind === AWARENESS) return applyAwarenessUpdate(this.awareness, content(received, 1), this);
       if (kind !== SYNC) return;
       if (step === STATE_VECTOR) {
@@ -212,7 +228,9 @@ export class DatasoleProvider {
       this.#unanswered--;
       this.#flush();
       this.#count();
+      this.#leave();
     };
+    for (const other of this.#siblings) if (other.doc !== this.doc) Y.applyUpdate(other.doc, update, other);
     this.#channel.submit(message(SYNC, step, update)).then(
       () => {
         if (round === this.#round) answered();
@@ -229,7 +247,7 @@ export class DatasoleProvider {
 
   /** Both sides ask again. */
   readonly #again = (): void => {
-    if (!this.#ends.length) return;
+    if (!this.#ends.length && !this.pending) return;
     this.#channel.close();
     this.#channel = this.#open();
   };
@@ -239,7 +257,11 @@ export class DatasoleProvider {
     const { clientID, meta } = this.awareness;
     // Nothing was ever said.
     if (!meta.has(clientID)) return;
-    this.#channel.notify(message(AWARENESS, encodeAwarenessUpdate(this.awareness, [clientID])));
+    const update = encodeAwarenessUpdate(this.awareness, [clientID]);
+    this.#channel.notify(message(AWARENESS, update));
+    for (const other of this.#siblings) {
+      if (other.awareness !== this.awareness) applyAwarenessUpdate(other.awareness, update, other);
+    }
   }
 
   #statusChanged(state: ConnectionState): void {
@@ -270,6 +292,14 @@ export class DatasoleProvider {
   #emit<E extends keyof DatasoleProviderEvents>(event: E, value: DatasoleProviderEvents[E]): void {
     call<any>(this.#handlers.get(event) ?? new Set(), value);
   }
+}
+
+/** Those that have the same document open, with one more. */
+function join(client: ChannelClient, key: string, provider: DatasoleProvider): Set<DatasoleProvider> {
+  const keys = siblings.get(client) ?? new Map<string, Set<DatasoleProvider>>();
+  const all = keys.get(key) ?? new Set<DatasoleProvider>();
+  siblings.set(client, keys.set(key, all.add(provider)));
+  return all;
 }
 
 /** A page in the back/forward cache is not there for others. */

@@ -181,6 +181,32 @@ describe('a channel', () => {
     assert.equal(sent(next, OP.subscribe).length, 1);
   });
 
+  it('is refused, and asked for again with a new connection', async () => {
+    let allowed = false;
+    const socket = await connect((socket) => {
+      serve(socket);
+      const { onframe } = socket;
+      socket.onframe = (frame) => {
+        if (frame.opcode === OP.subscribe && frame.payload.key === 'c' && !allowed) {
+          return socket.frame(OP.error, { message: 'no', code: -32603 }, frame.correlation);
+        }
+        onframe!(frame);
+      };
+    });
+    const crdt = noting();
+    client.openChannel('crdt', 'c', crdt);
+    await settled();
+    allowed = true;
+    socket.drop(1006);
+    while (client.getConnectionState() !== 'connected') await settled();
+    await settled();
+    assert.deepEqual(crdt.told, [
+      ['refused', -32603],
+      ['subscribed', false],
+      ['entry', { type: 'g-set' }, true],
+    ]);
+  });
+
   it('on version 1 is sent states, and its operations are done when they are sent', async () => {
     const handlers = noting();
     const channel = client.openChannel('crdt', 'c', handlers);

@@ -6,7 +6,7 @@ import * as Y from 'yjs';
 import type { Channel, ChannelHandlers } from '../src/channel.js';
 import { DatasoleError, ErrorCode } from '../src/errors.js';
 import type { Status } from '../src/status.js';
-import { DatasoleProvider, type DatasoleProviderOptions } from '../src/yjs.js';
+import { DatasoleProvider, type ChannelClient, type DatasoleProviderOptions } from '../src/yjs.js';
 
 /** A message as other implementations of the protocol write it; lengths here are below 128. */
 const message = (head: number[], content: Uint8Array) => Uint8Array.from([...head, ...varuint(content.length), ...content]);
@@ -34,6 +34,7 @@ class Server {
 class Client {
   readonly sent: Uint8Array[] = [];
   readonly errors: any[] = [];
+  readonly client: ChannelClient;
   readonly provider: DatasoleProvider;
   readonly unanswered: (() => void)[] = [];
   status!: (status: Status) => void;
@@ -50,13 +51,15 @@ class Client {
       handler({ state: 'connecting' });
       return () => {};
     };
-    this.provider = new DatasoleProvider({ openChannel: (_kind, _key, handlers) => this.#open(handlers), onStatus }, 'k', doc, options);
+    this.client = { openChannel: (_kind, _key, handlers) => this.#open(handlers), onStatus };
+    this.provider = new DatasoleProvider(this.client, 'k', doc, options);
     this.provider.on('error', (error) => this.errors.push(error));
     opened.push(this);
   }
 
   #open(handlers: ChannelHandlers): Channel {
-    this.handlers = handlers;
+    // Of the first provider: others on this client hear nothing from the server.
+    this.handlers ??= handlers;
     this.opened++;
     return {
       submit: async (data) => this.#submit(data as Uint8Array),
@@ -260,6 +263,48 @@ describe('DatasoleProvider', () => {
     const cursor = () => b.provider.awareness.getStates().get(a.doc.clientID)?.cursor;
     while (cursor() !== 99) await turn();
     assert.ok(a.sent.length <= 3, `${a.sent.length}`);
+  });
+
+  it('leaves once the server has what was typed before, and hears nothing meanwhile', async () => {
+    const server = new Server();
+    const [a, b, c] = [server.client(), server.client(), server.client()];
+    for (const client of [a, c]) client.connect();
+    await turn();
+    b.type('b');
+    b.provider.destroy();
+    server.answer = () => null;
+    for (let count = 0; count < 40; count++) a.type('a');
+    a.provider.destroy();
+    assert.deepEqual([a.provider.pending, b.provider.pending, server.members.has(a)], [40, 1, true]);
+    server.answer = () => undefined;
+    for (const answer of a.unanswered) answer();
+    b.connect();
+    c.type('c');
+    await turn();
+    assert.equal([...server.doc.getText('t').toString()].sort().join(''), `${'a'.repeat(40)}bc`);
+    assert.deepEqual([a.text.length, b.text, a.provider.pending, b.provider.pending], [40, 'b', 0, 0]);
+    assert.deepEqual([...server.members], [c]);
+  });
+
+  it('shares a document with others on the same client, which the server tells nothing of it', async () => {
+    const server = new Server();
+    const a = server.client({ awarenessThrottle: 0 });
+    const doc = new Y.Doc();
+    const b = new DatasoleProvider(a.client, 'k', doc, { awarenessThrottle: 0 });
+    const other = new DatasoleProvider(a.client, 'other', new Y.Doc());
+    a.type('a');
+    a.connect();
+    a.provider.awareness.setLocalStateField('user', 'ann');
+    await turn();
+    a.type('b');
+    await turn();
+    assert.equal(doc.getText('t').toString(), 'ab');
+    assert.equal(b.awareness.getStates().get(a.doc.clientID)?.user, 'ann');
+    assert.equal(other.doc.getText('t').toString(), '');
+    b.destroy();
+    other.destroy();
+    a.type('c');
+    assert.equal(doc.getText('t').toString(), 'ab');
   });
 
   it('takes an awareness that is there, and leaves it', () => {

@@ -65,6 +65,9 @@ export class Replica implements Outbox {
       refused: (error) => {
         this.#deaf = true;
         report(error);
+        // Who may not read may still write.
+        this.#sent.clear();
+        this.#flush();
       },
     });
     void this.#restore();
@@ -109,8 +112,8 @@ export class Replica implements Outbox {
   }
 
   #replaced(state: CrdtState | null): void {
-    if (!this.#confirmed.replace(state)) return;
-    this.#settle();
+    if (this.#confirmed.replace(state)) this.#settle();
+    else report(new TypeError(`${this.#key}: what the server has is no ${this.crdt.type}`));
     this.#flush();
     this.#changed();
   }
