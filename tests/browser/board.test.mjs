@@ -1,9 +1,13 @@
 // The counters, the list and the people of the demo's board: in step between tabs, whatever their connections do.
 
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 
 import { describeDemo, onDisk, story, visit as visitPage } from './demo.mjs';
 import { until } from './harness.mjs';
+
+const TERMINAL = process.env.TERMINAL ?? new URL('../../target/debug/examples/board', import.meta.url).pathname;
 
 describeDemo((spec) => {
   spec('everyone’s clicks add up, those of a tab that is cut as well', async (world) => {
@@ -95,6 +99,35 @@ describeDemo((spec) => {
     await closed;
   });
 
+  spec('two tabs and a terminal share the board', async (world) => {
+    const tabs = [await visit(world), await visit(world)];
+    await rename(tabs[0], 'Heron');
+    await rename(tabs[1], 'Marten');
+    const terminal = spawn(TERMINAL, ['--url', world.server.url, '--name', 'Otter'], { stdio: ['pipe', 'pipe', 'inherit'] });
+    try {
+      const showsInTerminal = watch(terminal);
+      for (const tab of tabs) await tab.locator('#people li', { hasText: 'Otter' }).waitFor();
+      await add(tabs[0], 'bread');
+      await clicks(tabs[1], 'like', 2);
+      await tabs[0].locator('.cm-content').focus();
+      await tabs[0].keyboard.type('From a tab');
+      await showsInTerminal(/here .*Heron.*likes .*\b2\b.*bread.*From a tab/s);
+
+      terminal.stdin.write('+ likes\n- coffee\ntodo soap\ndone bread\ntype , from a terminal\n');
+      for (const tab of tabs) {
+        await shows(tab, { likes: '3', coffee: '-1' });
+        await list(tab, ['soap']);
+        await until(tab, () => board.text.toString() === 'From a tab, from a terminal');
+      }
+      const exit = once(terminal, 'exit');
+      terminal.stdin.write('quit\n');
+      assert.deepEqual(await exit, [0, null]);
+      await people(tabs[0], ['Heron you', 'Marten']);
+    } finally {
+      terminal.kill('SIGKILL');
+    }
+  });
+
   spec('with its data on disk, the board outlives a server that is killed', (world) =>
     onDisk(world, async (world) => {
       const page = await visit(world);
@@ -139,6 +172,16 @@ function visit(world) {
 
 function saved(page) {
   return page.locator('#saved', { hasText: /^all saved$/ }).waitFor();
+}
+
+/** What waits until a terminal shows something, colours aside. */
+function watch({ stdout }) {
+  let written = '';
+  stdout.on('data', (chunk) => (written += chunk));
+  return async (pattern) => {
+    const screen = () => written.split('\x1b[2J').at(-1).replace(/\x1b\[\d*m/g, '');
+    while (!pattern.test(screen())) await once(stdout, 'data');
+  };
 }
 
 /** Clicks a button so many times. */

@@ -153,6 +153,7 @@ fn browser_command() -> Result<Command> {
     node.args(["--test", "--test-concurrency=1", "--test-reporter=tap"]).args(specs);
     node.env("CHROMIUM", tools::chromium()?);
     node.env("FIXTURE", project::example("debug", "fixture"));
+    node.env("TERMINAL", project::example("debug", "board"));
     node.env("DATASOLE_SERVER", project::binary("debug", "datasole-server"));
     node.env("ARTIFACTS", project::target().join("screenshots"));
     Ok(node)
