@@ -83,9 +83,13 @@ impl Document {
     pub(crate) fn apply(&mut self, bytes: &[u8]) -> Result<Option<Bytes>, DocError> {
         let update = Update::parse(bytes)?;
         let mark = self.index.advance(&update)?;
-        let decoded = self.admit(&mark).and_then(|()| match mark.order.len() {
-            0..=PIECE => Ok(vec![decode(bytes)?]),
-            _ => update.pieces(&mark.order).iter().map(|piece| decode(piece)).collect(),
+        // What is known already does not concern yrs.
+        let all: usize = update.clients.iter().map(|(_, blocks)| blocks.len()).sum();
+        let decoded = self.admit(&mark).and_then(|()| {
+            if mark.order.len() == all && all <= PIECE {
+                return Ok(vec![decode(bytes)?]);
+            }
+            update.pieces(&mark.order).iter().map(|piece| decode(piece)).collect()
         });
         let decoded = match decoded {
             Ok(decoded) => decoded,
