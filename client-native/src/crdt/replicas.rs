@@ -91,6 +91,7 @@ impl Replicas {
                 tracked.subscription = core.subscribe(now, StreamId::crdt(key))?;
             }
             tracked.handles += 1;
+            self.count(key);
             return Ok(());
         }
         let replica = self.replica(kind, key)?;
@@ -236,7 +237,7 @@ impl Replicas {
 
     /// Sums up what is pending, after something may have changed that.
     fn count(&mut self, key: &str) {
-        let Some(tracked) = self.open.get_mut(key) else { return };
+        let Some(tracked) = self.open.get_mut(key).filter(|tracked| tracked.refused.is_none()) else { return };
         let (before, after) = (tracked.pending, tracked.replica.pending());
         if before == after {
             return;
@@ -301,9 +302,14 @@ impl Replicas {
 
     /// The subscription was refused.
     pub(crate) fn refused(&mut self, key: &str, code: i32, message: &str) {
-        if let Some(tracked) = self.open.get_mut(key) {
-            tracked.refused = Some((code, message.to_owned()));
-            tracked.ready = false;
+        let Some(tracked) = self.open.get_mut(key) else { return };
+        tracked.refused = Some((code, message.to_owned()));
+        tracked.ready = false;
+        // Nobody is to wait for what will not be sent. It stays in the storage.
+        let unsent = std::mem::take(&mut tracked.pending);
+        self.pending.send_modify(|pending| *pending -= unsent);
+        if tracked.handles == 0 {
+            self.open.remove(key);
         }
     }
 
@@ -331,7 +337,7 @@ impl Replicas {
                     let message = error.to_string();
                     tracked.followers.end(&End::Refused { code: codes::PARSE, message: message.clone() });
                     core.unsubscribe(now, tracked.subscription);
-                    tracked.refused = Some((codes::PARSE, message));
+                    self.refused(key, codes::PARSE, &message);
                 }
                 return;
             }

@@ -235,6 +235,29 @@ async fn a_refused_key_says_why() {
 }
 
 #[tokio::test]
+async fn nobody_waits_for_what_a_refused_key_keeps_back() {
+    let server = Fake::listen().await;
+    let (client, counter, peer) = counting(&server).await;
+    counter.increment(1).unwrap();
+    assert_eq!(client.crdt().pending(), 1);
+    let mut changes = counter.changes();
+    drop(peer);
+    let mut peer = server.accept_v2().await;
+    let (id, _) = peer.expect(SUBSCRIBE).await;
+    peer.send(ERROR, id, &json!({"message": "no longer", "code": codes::FORBIDDEN})).await;
+    while !matches!(changes.next().await, Some(Err(FollowError::Refused { .. }))) {}
+    client.crdt().synced().await.unwrap();
+    assert_eq!((counter.value(), client.crdt().pending()), (1, 0));
+
+    let again = client.crdt().counter("n").unwrap();
+    assert_eq!((again.value(), client.crdt().pending()), (1, 1));
+    accept_new(&mut peer, "n").await;
+    let (correlation, _) = expect_op(&mut peer, "n").await;
+    peer.send_raw(ACK, correlation, &[1]).await;
+    client.crdt().synced().await.unwrap();
+}
+
+#[tokio::test]
 async fn handles_share_a_replica_and_the_last_leaves_once_all_is_stored() {
     let server = Fake::listen().await;
     let (client, counter, mut peer) = counting(&server).await;
