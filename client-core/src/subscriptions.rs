@@ -21,6 +21,9 @@ use crate::{
 /// many the server is not worth listening to.
 const GAPS: u8 = 3;
 
+/// Bytes of version 1 CRDTs' states that are kept for who follows them later.
+pub(crate) const MAX_KEPT: usize = 1024 * 1024;
+
 /// All subscriptions of a client.
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
@@ -33,6 +36,9 @@ pub(crate) struct Subscriptions {
     by_channel: Table<u32, SubscriptionId>,
     /// Version 1: how many entries of each state key have come. Kept over connections of that version.
     counted: Table<String, u64>,
+    /// Version 1: the latest states of CRDTs, followed or not, and their bytes.
+    kept: Table<String, Box<RawValue>>,
+    kept_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -296,11 +302,18 @@ impl Subscriptions {
     /// A connection of version 2 begins: what was counted on version 1 means nothing there.
     pub(crate) fn begin_v2(&mut self) {
         self.counted.clear();
+        self.forget_kept();
     }
 
     /// A connection of version 1 begins: what the host has will be changed by frames without positions.
     pub(crate) fn begin_v1(&mut self) {
         self.entries.values_mut().for_each(|entry| entry.position = None);
+        self.forget_kept();
+    }
+
+    fn forget_kept(&mut self) {
+        self.kept.clear();
+        self.kept_bytes = 0;
     }
 
     /// Version 1: counts an entry of a state key. `None` when the key is one too many, otherwise the position and
@@ -317,6 +330,22 @@ impl Subscriptions {
         }
         self.counted.insert(key.into(), 1);
         Some((Position { epoch: 0, seq: 1 }, true))
+    }
+
+    /// Version 1: keeps the state of a CRDT for who follows it later, if there is room; the server tells it again only
+    /// when it changes.
+    pub(crate) fn keep(&mut self, key: &str, state: &RawValue, limits: &Limits) {
+        self.kept_bytes -= self.kept.remove(key).map_or(0, |old| old.get().len());
+        let bytes = self.kept_bytes + state.get().len();
+        if bytes <= MAX_KEPT && self.kept.len() < limits.max_subscriptions && key.len() <= limits.max_name {
+            self.kept.insert(key.into(), state.to_owned());
+            self.kept_bytes = bytes;
+        }
+    }
+
+    /// Version 1: what was kept of a CRDT.
+    pub(crate) fn kept(&self, key: &str) -> Option<Box<RawValue>> {
+        self.kept.get(key).cloned()
     }
 
     /// Version 1: counts a state of a CRDT. `None` when nobody follows it.

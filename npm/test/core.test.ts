@@ -198,6 +198,17 @@ describe('CRDTs and presence', () => {
     assert.equal(votes.value(), 4);
   });
 
+  it('shows what a version 1 server said before anybody asked', async () => {
+    const { client, socket } = await connected('v1');
+    const metadata = { type: 'lww-register', nodeId: 'other', timestamp: 5, version: 1 };
+    socket.frame(OP.crdtState, { key: 'title', state: { type: 'lww-register', value: 'hello', metadata } });
+    await settled();
+    const title = client.crdt.register('title', 'none');
+    assert.equal(title.value(), 'none');
+    await settled();
+    assert.equal(title.value(), 'hello');
+  });
+
   it('joins a room and lists it', async () => {
     const { client, socket } = await connected('v2');
     const room = client.presence('lobby');

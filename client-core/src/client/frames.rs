@@ -269,6 +269,7 @@ impl Client {
     fn on_entry(&mut self, kind: StreamKind, payload: &[u8], body: &str) -> Result<(), Malformed> {
         let Entry { key, body, whole, epoch, seq } = Entry::read(payload, body).ok_or(MALFORMED)?;
         let at = if self.phase.open().is_some_and(|link| link.version == Version::V1) {
+            self.subscriptions.keep(&key, body, &self.config.limits);
             let Some(at) = self.subscriptions.count_crdt(&key) else { return Ok(()) };
             at
         } else {
@@ -300,7 +301,7 @@ impl Client {
         Ok(())
     }
 
-    fn entry(&mut self, stream: StreamId, payload: Payload, position: Position, whole: bool) {
+    pub(super) fn entry(&mut self, stream: StreamId, payload: Payload, position: Position, whole: bool) {
         self.event(Event::Entry { stream, payload, position, whole });
     }
 

@@ -420,7 +420,13 @@ impl Client {
             Some(Version::V2) => self.ask(id),
             Some(Version::V1) => {
                 if let Some(stream) = self.subscriptions.stream(id).cloned() {
-                    self.event(Event::Subscribed { subscription: id, stream, recovered: false });
+                    self.event(Event::Subscribed { subscription: id, stream: stream.clone(), recovered: false });
+                    if stream.kind == StreamKind::Crdt
+                        && let Some(state) = self.subscriptions.kept(&stream.key)
+                        && let Some(at) = self.subscriptions.count_crdt(&stream.key)
+                    {
+                        self.entry(stream, Payload::Json(state), at, true);
+                    }
                 }
             }
             None => {}

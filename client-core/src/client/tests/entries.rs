@@ -193,8 +193,6 @@ fn gap_after_gap_ends_the_connection() {
 fn a_version_1_server_sends_states_only() {
     let mut peer = Peer::v1(hasty());
     let state = r#"{"key":"c","state":{"type":"g-set"}}"#;
-    peer.send(Opcode::CrdtState, 0, state);
-    peer.check(&[]);
     peer.subscribe(StreamId::crdt("c"));
     peer.send(Opcode::CrdtState, 0, state);
     peer.send(Opcode::CrdtState, 0, r#"{"key":"c"}"#);
@@ -207,4 +205,49 @@ fn a_version_1_server_sends_states_only() {
     // What was counted is no position.
     reconnect(&mut peer);
     assert_eq!(peer.drain()[1], r#"> Subscribe 1 {"kind":"crdt","key":"c"}"#);
+}
+
+/// States of these lengths that come before anybody follows them, and whether the last is there for who does.
+fn check_kept(count: usize, bytes: usize, kept: bool) {
+    let mut peer = Peer::v1(hasty());
+    let state = format!("\"{}\"", "x".repeat(bytes - 2));
+    for number in 1..=count {
+        peer.send(Opcode::CrdtState, 0, format!(r#"{{"key":"c{number}","state":{state}}}"#));
+    }
+    peer.check(&[]);
+    peer.subscribe(StreamId::crdt(&format!("c{count}")));
+    assert_eq!(peer.drain().len(), 1 + usize::from(kept), "{count} of {bytes}");
+}
+
+#[test]
+fn version_1_states_wait_for_who_follows_them_later() {
+    let mut peer = Peer::v1(hasty());
+    for n in 0..3 {
+        peer.send(Opcode::CrdtState, 0, format!(r#"{{"key":"c","state":{n}}}"#));
+    }
+    peer.send(Opcode::CrdtState, 0, r#"{"key":"d","state":4}"#);
+    peer.subscribe(StreamId::crdt("c"));
+    peer.check(&["subscribed 1 c anew", "entry crdt c 0:1 whole 2"]);
+    peer.send(Opcode::CrdtState, 0, r#"{"key":"c","state":3}"#);
+    peer.check(&["entry crdt c 0:2 whole 3"]);
+    peer.client.unsubscribe(peer.now, SubscriptionId(1));
+    peer.subscribe(StreamId::crdt("c"));
+    peer.check(&["subscribed 2 c anew", "entry crdt c 0:1 whole 3"]);
+    // The next connection says everything again.
+    peer.close(1006);
+    peer.wait(0);
+    peer.drain();
+    peer.opened(None);
+    peer.drain();
+    peer.subscribe(StreamId::crdt("d"));
+    peer.check(&["subscribed 3 d anew"]);
+
+    let limit = hasty().limits.max_subscriptions;
+    for count in [limit - 1, limit, limit + 1] {
+        check_kept(count, 2, count <= limit);
+    }
+    let quarter = crate::subscriptions::MAX_KEPT / 4;
+    check_kept(4, quarter - 1, true);
+    check_kept(4, quarter, true);
+    check_kept(4, quarter + 1, false);
 }
