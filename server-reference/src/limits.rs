@@ -123,7 +123,9 @@ impl Limits {
 
     /// The bounds of a CRDT, whose state must fit in a frame with the longest key.
     pub(crate) fn crdt(&self) -> CrdtLimits {
-        let room = self.max_payload.saturating_sub(ENVELOPE + 6 * self.max_key);
+        // Every byte may be escaped. The latest stamp's name is not counted when an operation is admitted.
+        let names = self.max_key.saturating_add(self.crdt.max_node).saturating_mul(6);
+        let room = self.max_payload.saturating_sub(names.saturating_add(ENVELOPE));
         CrdtLimits { max_bytes: self.crdt.max_bytes.min(room), ..self.crdt }
     }
 }

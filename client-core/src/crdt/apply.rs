@@ -165,6 +165,9 @@ impl Crdt {
                 if !counter.admits(&op.node, op.effect()) {
                     return Err(CrdtError::Range);
                 }
+                if counter.has(&op.node, op.effect()) {
+                    return Ok(0);
+                }
                 (g_counter::TOTAL + quoted_len(&op.node)).cast_signed()
             }
             (Content::Register(register), Change::Set(value)) => {
@@ -186,6 +189,7 @@ impl Crdt {
                 }
                 set.growth(value, &op.node, dots)
             }
+            (Content::OrSet(set), Change::Remove(value, dots)) => -set.freed(value, dots).cast_signed(),
             _ => 0,
         })
     }

@@ -7,7 +7,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    op::RETIRED,
     seen::{Node, Seen},
     value::quoted_len,
 };
@@ -50,16 +49,6 @@ impl GCounter {
         self.sum = self.sum + u128::from(total) - u128::from(before.unwrap_or(0));
         let entry = TOTAL + quoted_len(node);
         self.size = self.size + usize::from(total > 0) * entry - usize::from(before.is_some()) * entry;
-    }
-
-    /// Moves what these replicas contributed to the one that stands for all that have been forgotten.
-    pub(super) fn retire<'a>(&mut self, nodes: impl Iterator<Item = &'a Arc<str>>) {
-        let mut retired = 0_u64;
-        for node in nodes {
-            retired = retired.saturating_add(self.get(node));
-            self.set(node, 0);
-        }
-        self.add(&RETIRED.into(), retired);
     }
 
     /// Merges what two states have seen. `sign`: of the effects that are counted here.

@@ -1,6 +1,6 @@
 //! States: merged with each other, and relieved of what nobody needs any more.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::cmp::Ordering;
 
 use super::{Content, Crdt, CrdtError, MAX_INTEGER, seen::History};
 
@@ -91,19 +91,19 @@ impl Crdt {
             return;
         }
         self.floor = before;
-        let (mut silent, count) = (Vec::new(), self.seen.count());
+        let (count, content) = (self.seen.count(), &mut self.content);
         self.seen.retain(|node, seen| {
-            let kept = seen.time >= before.saturating_sub(DAY);
-            if !kept {
-                silent.push(Arc::from(node));
-            }
-            kept
+            let silent = seen.time < before.saturating_sub(DAY);
+            let forgotten = silent
+                && match content {
+                    Content::GCounter(counter) | Content::PnCounter(counter) => counter.retire(node),
+                    _ => true,
+                };
+            !forgotten
         });
         self.forgotten += count - self.seen.count();
-        match &mut self.content {
-            Content::GCounter(counter) | Content::PnCounter(counter) => counter.retire(&silent),
-            Content::Map(map) => map.collect(before),
-            Content::Register(_) | Content::GSet(_) | Content::OrSet(_) => {}
+        if let Content::Map(map) = content {
+            map.collect(before);
         }
     }
 }

@@ -47,12 +47,13 @@ impl OrSet {
 
     /// By how much [`size`](Self::size) would grow.
     pub(super) fn growth(&self, value: &Json, node: &str, replaced: &[Dot]) -> isize {
-        let freed: usize = match self.elements.get(value.text()) {
-            None => 0,
-            Some(live) => replaced.iter().filter(|&dot| live.contains(dot)).map(size).sum(),
-        };
         let element = if self.contains(value) { 0 } else { ELEMENT + value.get().len() };
-        (element + DOT + quoted_len(node)).cast_signed() - freed.cast_signed()
+        (element + DOT + quoted_len(node)).cast_signed() - self.freed(value, replaced).cast_signed()
+    }
+
+    /// By how much [`size`](Self::size) would shrink without these additions: each counts once, however often it is named.
+    pub(super) fn freed(&self, value: &Json, removed: &[Dot]) -> usize {
+        self.dots(value).filter(|dot| removed.contains(dot)).map(size).sum()
     }
 
     pub(super) fn add(&mut self, text: &Arc<str>, dot: Dot) {

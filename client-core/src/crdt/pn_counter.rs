@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{CrdtError, MAX_INTEGER, g_counter::GCounter, g_counter::amount, seen::Seen};
+use super::{CrdtError, MAX_INTEGER, g_counter::GCounter, g_counter::amount, op::RETIRED, seen::Seen};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct PnCounter {
@@ -35,6 +35,12 @@ impl PnCounter {
             && value.is_some_and(|value| value.unsigned_abs() <= u128::from(MAX_INTEGER))
     }
 
+    /// Whether this replica has contributed in this direction.
+    pub(super) fn has(&self, node: &str, effect: i64) -> bool {
+        let half = if effect > 0 { &self.increments } else { &self.decrements };
+        half.get(node) > 0
+    }
+
     pub(super) fn apply(&mut self, node: &Arc<str>, effect: i64) {
         if effect > 0 {
             self.increments.add(node, amount(effect, 1));
@@ -61,9 +67,20 @@ impl PnCounter {
         self.decrements.merge_totals(&other.decrements);
     }
 
-    pub(super) fn retire(&mut self, nodes: &[Arc<str>]) {
-        self.increments.retire(nodes.iter());
-        self.decrements.retire(nodes.iter());
+    /// Moves what a replica contributed to the one that stands for all that have been forgotten, where only the difference
+    /// of the two halves counts. `false` when that would leave its range: then nothing has changed.
+    pub(super) fn retire(&mut self, node: &str) -> bool {
+        let together = |half: &GCounter| half.get(node) + half.get(RETIRED);
+        let (up, down) = (together(&self.increments), together(&self.decrements));
+        let both = up.min(down);
+        if up.max(down) - both > MAX_INTEGER {
+            return false;
+        }
+        for (half, total) in [(&mut self.increments, up), (&mut self.decrements, down)] {
+            half.set(&node.into(), 0);
+            half.set(&RETIRED.into(), total - both);
+        }
+        true
     }
 
     /// Drops what these replicas contributed: the other state of a merge has it under another name.

@@ -157,6 +157,7 @@ fn restore_crdt(id: &StreamId, stored: &Stored) -> Result<Option<Crdt>, BackendE
     let limits = CrdtLimits {
         max_bytes: NONE,
         max_value: NONE,
+        max_depth: NONE,
         max_entries: NONE,
         max_key: NONE,
         max_replicas: NONE,

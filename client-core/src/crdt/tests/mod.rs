@@ -1,5 +1,6 @@
 //! Histories of three replicas for the tests: every operation in them is one that a replica would make.
 
+mod hostile;
 mod laws;
 
 use proptest::{collection::vec, prelude::*};
