@@ -49,6 +49,9 @@ pub(crate) struct Connection {
     calls: Mutex<Calls>,
     /// CRDT keys that its operations have brought into being.
     pub(crate) crdt_keys: Arc<AtomicUsize>,
+    /// Documents that its updates have brought into being.
+    #[cfg(feature = "docs")]
+    pub(crate) docs: Arc<AtomicUsize>,
     /// Held while a stream is opened and its writer waited for, so that what the client sends stays in order.
     pub(crate) turn: tokio::sync::Mutex<()>,
 }
@@ -97,6 +100,8 @@ impl Connection {
             presence: Mutex::default(),
             calls: Mutex::default(),
             crdt_keys: Arc::default(),
+            #[cfg(feature = "docs")]
+            docs: Arc::default(),
             turn: tokio::sync::Mutex::default(),
         }
     }

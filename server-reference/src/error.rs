@@ -242,6 +242,13 @@ pub enum DocError {
     /// Finding the places of what it inserts takes too long: many units are meant for one place.
     #[error("the update takes too long to apply")]
     TooSlow,
+    /// There are as many documents as there may be: [`Limits::max_docs`](crate::Limits::max_docs) or
+    /// [`Limits::max_docs_per_connection`](crate::Limits::max_docs_per_connection).
+    #[error("more than {limit} documents")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
     /// There are too many awareness states, or one is too large.
     #[error("too many awareness states, or too large a one")]
     Crowded,

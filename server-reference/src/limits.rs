@@ -56,6 +56,10 @@ pub struct Limits {
     pub crdt_retention: Duration,
     /// Documents in memory beyond which those that nobody follows leave it. The backend keeps them.
     pub max_idle_docs: usize,
+    /// Documents that there may be for clients to create another.
+    pub max_docs: usize,
+    /// Documents that one connection may create.
+    pub max_docs_per_connection: usize,
     /// Longest document, encoded as one update; bytes. Deleting may take it beyond by an eighth, and all of it must fit in
     /// a frame.
     pub max_doc: usize,
@@ -97,6 +101,8 @@ impl Default for Limits {
             crdt: CrdtLimits::default(),
             crdt_retention: Duration::from_secs(30 * 24 * 3_600),
             max_idle_docs: 100,
+            max_docs: 10_000,
+            max_docs_per_connection: 100,
             max_doc: 896 * 1024,
             doc_compact_entries: 1_000,
             doc_compact_bytes: 256 * 1024,

@@ -94,6 +94,13 @@ impl Mailbox {
         self.insert(Item { weight: 0, message, stream: None });
     }
 
+    /// Queues something large that the client has asked for. It does not count either, unless another such waits: a client
+    /// closed for it would ask for the same again, and one that reads is not read from meanwhile.
+    #[cfg(feature = "docs")]
+    pub(crate) fn push_answer(&self, message: Bytes) {
+        if self.is_replaying() { self.push(message) } else { self.push_missed(message) }
+    }
+
     /// Orders the connection to end once what is queued has been sent. The first order stands.
     pub(crate) fn close(&self, code: u16, reason: impl Into<String>) {
         lock(&self.queue).close.get_or_insert_with(|| Close { code, reason: reason.into() });

@@ -86,6 +86,12 @@ impl Crdt {
     /// An operation that comes again when its replica has been forgotten (its answer was lost) is known by its stamp, which
     /// a clock that is ahead may have made too late: hence the day.
     pub fn collect(&mut self, before: u64) {
+        self.forget(before, DAY);
+    }
+
+    /// The same where there is a crowd of replicas: they are remembered no more than `longer` milliseconds longer.
+    pub fn forget(&mut self, before: u64, longer: u64) {
+        let longer = longer.min(DAY);
         let before = before.min(MAX_INTEGER);
         if before <= self.floor {
             return;
@@ -93,7 +99,7 @@ impl Crdt {
         self.floor = before;
         let (count, content) = (self.seen.count(), &mut self.content);
         self.seen.retain(|node, seen| {
-            let silent = seen.time < before.saturating_sub(DAY);
+            let silent = seen.time < before.saturating_sub(longer);
             let forgotten = silent
                 && match content {
                     Content::GCounter(counter) | Content::PnCounter(counter) => counter.retire(node),

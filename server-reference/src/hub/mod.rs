@@ -52,6 +52,9 @@ pub(crate) struct Hub {
     next_epoch: AtomicU64,
     /// Documents in memory are named from here.
     next_channel: AtomicU32,
+    /// How many documents exist; counted when first asked for.
+    #[cfg(feature = "docs")]
+    docs: tokio::sync::OnceCell<Arc<std::sync::atomic::AtomicUsize>>,
     /// By [`StreamKind`].
     streams: [Streams; 5],
     connections: RwLock<Members>,
@@ -81,6 +84,8 @@ impl Hub {
             may_write,
             next_epoch: AtomicU64::new(epoch),
             next_channel: AtomicU32::new(1),
+            #[cfg(feature = "docs")]
+            docs: tokio::sync::OnceCell::new(),
             streams: spare.map(Streams::new),
             connections: RwLock::default(),
             strangers: Mutex::default(),

@@ -268,7 +268,7 @@ impl Stream {
         #[cfg(feature = "docs")]
         if let Content::Doc(document) = &inner.content {
             for message in document.greeting() {
-                mailbox.push(entry::doc(self.rules.channel, 0, &message, above));
+                mailbox.push_answer(entry::doc(self.rules.channel, 0, &message, above));
             }
         }
         inner.followers.insert(connection);

@@ -192,6 +192,13 @@ impl Hub {
         Ok(keys)
     }
 
+    /// How many documents exist.
+    #[cfg(feature = "docs")]
+    pub(crate) async fn docs(&self) -> Result<&Arc<AtomicUsize>, BackendError> {
+        let count = async || Ok(Arc::new(AtomicUsize::new(self.keys(StreamKind::Doc).await?.len())));
+        self.docs.get_or_try_init(count).await
+    }
+
     /// The topic's stream, unless nobody follows it and remembering its position would be one too many.
     pub(crate) async fn topic_worth_having(&self, name: &str) -> Result<Option<Arc<Stream>>, BackendError> {
         let crowded = {

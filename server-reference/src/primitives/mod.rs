@@ -4,6 +4,7 @@ pub(crate) mod crdt;
 #[cfg(feature = "docs")]
 pub(crate) mod docs;
 pub(crate) mod events;
+mod place;
 pub(crate) mod presence;
 pub(crate) mod rpc;
 pub(crate) mod state;

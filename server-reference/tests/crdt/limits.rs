@@ -184,6 +184,13 @@ async fn hostile_operations_change_nothing() {
         assert_eq!((frames.len(), frames[0].0, frames[0].1), (1, Opcode::Error, correlation), "{payload}");
         assert_eq!(frames[0].2["code"], code, "{payload}");
     }
+    // The server's own replica is nobody else's to use up.
+    server.crdt().set("set").add(&1).await.unwrap();
+    let (_, shown) = client.follow("set", None);
+    let seen = shown[0]["state"]["metadata"]["seen"].as_object().unwrap();
+    let own = seen.keys().find(|node| node.starts_with("server-")).unwrap();
+    let last = op("or-set", own, now(), json!({ "counter": max, "done": max - 1, "op": "none" }));
+    assert_eq!(client.op("set", &last), Err(INVALID));
     // Claims to have seen, and removes, what is yet to come: it does not.
     let dots: Vec<_> = (1..=200).map(|n| json!(["victim", n])).collect();
     client

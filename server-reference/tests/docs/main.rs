@@ -415,3 +415,52 @@ async fn the_application_reads_edits_and_removes() {
     ann.follow("d", doc);
     assert_eq!(docs.text("d", "text").await.unwrap(), "from the server");
 }
+
+#[tokio::test]
+async fn documents_below_at_and_above_the_limit() {
+    let limits = Limits { max_docs: 3, max_docs_per_connection: 2, ..Limits::default() };
+    let server = Server::builder().limits(limits).build();
+    let (mut ann, mut bob) = (Client::new(&server, "ann"), Client::new(&server, "bob"));
+    for (at, key, outcome) in [(0, "1", Ok(1)), (1, "2", Ok(1)), (2, "3", Err(codes::LIMIT.into()))] {
+        ann.follow(key, Doc::new());
+        assert_eq!(ann.write(at, 0, "x"), outcome, "one client, {key}");
+    }
+    assert_eq!(ann.write(0, 0, "x"), Ok(2), "what there is can be edited");
+    bob.follow("3", Doc::new());
+    bob.follow("4", Doc::new());
+    assert_eq!(bob.write(0, 0, "x"), Ok(1), "there is room for others");
+    assert_eq!(bob.write(1, 0, "x"), Err(codes::LIMIT.into()), "but no more than the server has");
+    server.docs().edit("5", |t| t.get_or_insert_text("text").insert(t, 0, "x")).await.unwrap();
+    server.docs().remove("5").await.unwrap();
+    server.docs().remove("none").await.unwrap();
+    assert_eq!(
+        bob.ask(1, &change(&bob.draft(1, |t| t.get_or_insert_text("text").insert(t, 0, "y")))),
+        Err(codes::LIMIT.into())
+    );
+    server.docs().remove("1").await.unwrap();
+    let all = bob.open[1].doc.transact().encode_state_as_update_v1(&yrs::StateVector::default());
+    assert!(bob.ask(1, &change(&all)).is_ok(), "one that is gone makes room");
+    assert_eq!(server.docs().keys().await.unwrap(), ["2", "3", "4"]);
+}
+
+/// Whoever opens several large documents at once gets them all, and is not closed for falling behind.
+#[tokio::test]
+async fn several_large_documents_at_once() {
+    let limits = Limits { max_queue: 120_000, ..Limits::default() };
+    let server = Server::builder().limits(limits).build();
+    let mut random = 1_u64;
+    let text: String = std::iter::repeat_with(|| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'0' + (random >> 58) as u8)
+    })
+    .take(100_000)
+    .collect();
+    server.docs().edit("large", |t| t.get_or_insert_text("text").insert(t, 0, &text)).await.unwrap();
+    let mut ann = Client::following(&server, "ann", "large");
+    // Asks again, twice, before it has read the first answer.
+    ann.send(0, &[0, 0, 1, 0]);
+    ann.send(0, &[0, 0, 1, 0]);
+    ann.hear();
+    assert_eq!(ann.peer.closing(), None);
+    assert!(ann.text(0) == text);
+}

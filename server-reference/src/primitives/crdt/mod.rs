@@ -32,6 +32,7 @@ use crate::{
     error::EditError,
     hub::{Author, Content, Entry, Hub, Stream, Writer, entry, unix_millis},
     limits::{ENVELOPE, Limits},
+    primitives::place::Place,
     session::{Request, Task},
 };
 
@@ -102,11 +103,10 @@ impl Registry {
         if client.is_some() && !self.open {
             return Err(EditError::Unregistered(key.to_owned()));
         }
-        let mut place = Place(vec![self.unregistered(hub).await?.clone()]);
-        let total = place.0[0].fetch_add(1, Ordering::Relaxed);
+        let mut place = Place::default();
+        let total = place.take(self.unregistered(hub).await?);
         let Some(client) = client else { return Ok(Some(place)) };
-        place.0.push(client.crdt_keys.clone());
-        let own = client.crdt_keys.fetch_add(1, Ordering::Relaxed);
+        let own = place.take(&client.crdt_keys);
         if own >= self.max_keys_per_connection {
             return Err(EditError::Keys { limit: self.max_keys_per_connection });
         }
@@ -136,6 +136,9 @@ impl Registry {
             }
         };
         let planned = match wanted {
+            Wanted::Op(op) if op.node() == self.node => {
+                return Err(CrdtError::Malformed("nodeId is the server's own").into());
+            }
             Wanted::Op(op) => match crdt.admit(op.clone(), now, limits)? {
                 (op, Applied::New) => Some(op),
                 (_, Applied::Replay) => None,
@@ -291,23 +294,6 @@ async fn serve(request: Request, key: String, wanted: Wanted) {
     hub.release(stream).await;
 }
 
-/// Places for a key among those that exist, given back when dropped before it does.
-struct Place(Vec<Arc<AtomicUsize>>);
-
-impl Place {
-    fn keep(mut self) {
-        self.0.clear();
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        for count in &self.0 {
-            count.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
 /// A CRDT's stream holds nothing else.
 fn crdt(content: &mut Content) -> Option<&Crdt> {
     match content {
@@ -358,7 +344,7 @@ pub(crate) fn collected(crdt: &Crdt, now: u64, mut retention: Duration, limits: 
     let mut collected = Box::new(crdt.clone());
     loop {
         let age = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
-        collected.collect(now.saturating_sub(age));
+        collected.forget(now.saturating_sub(age), age);
         if !is_crowded(&collected) || retention <= RETENTION {
             break;
         }

@@ -137,7 +137,8 @@ fn check(limits: CrdtLimits, retention_minutes: u64, (silent, busy): (u64, u64),
 fn a_crowd_is_remembered_for_a_shorter_time() {
     let limits = CrdtLimits { max_replicas: 100, ..CrdtLimits::default() };
     check(limits, 120, (10, 10), None);
-    check(limits, 59, (10, 10), Some(10));
+    check(limits, 30, (10, 10), None);
+    check(limits, 29, (10, 10), Some(10));
     check(limits, 120, (40, 10), None);
     check(limits, 120, (41, 10), Some(10));
     check(limits, 120, (0, 60), None);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use datasole_core::wire::push_varuint;
-use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use super::{
     lib0::{Reader, push_bytes},
@@ -39,6 +39,8 @@ impl Awareness {
     pub(crate) fn apply(&mut self, owner: u64, bytes: &[u8]) -> Result<Option<Vec<u8>>, DocError> {
         let said = parse(bytes)?;
         let (mut news, mut crowded) = (Vec::new(), false);
+        // Counted once: an update may name many.
+        let mut own = self.of(owner).count();
         for (client, clock, text) in said {
             let known = self.states.get(&client);
             if known.is_some_and(|known| known.owner != owner) {
@@ -48,6 +50,7 @@ impl Awareness {
                 None => {
                     if known.is_some_and(|known| known.clock <= clock) {
                         self.forget(client);
+                        own -= 1;
                         news.push((client, clock, None));
                     }
                 }
@@ -56,11 +59,12 @@ impl Awareness {
                         continue;
                     }
                     let before = known.map_or(0, |known| known.text.len());
-                    let many = known.is_none() && self.of(owner).count() >= MAX_STATES;
+                    let many = known.is_none() && own >= MAX_STATES;
                     if many || self.bytes - before + text.len() > MAX_BYTES {
                         crowded = true;
                         continue;
                     }
+                    own += usize::from(known.is_none());
                     self.bytes = self.bytes - before + text.len();
                     self.states.insert(client, State { clock, text: text.into(), owner });
                     news.push((client, clock, Some(text)));
@@ -111,12 +115,12 @@ fn parse(bytes: &[u8]) -> Result<Vec<Said<'_>>, DocError> {
     for _ in 0..reader.varuint().ok_or(CUT)? {
         let (client, clock) = (update::client(reader)?, update::clock(reader)?);
         let text = reader.string().ok_or(CUT)?;
-        // Others parse it.
-        if serde_json::from_str::<IgnoredAny>(text).is_err() {
-            return Err(DocError::Malformed("an awareness state is no JSON"));
-        }
         if text.len() > MAX_STATE {
             return Err(DocError::Crowded);
+        }
+        // Others parse it, together with everybody else's: as strictly, and no deeper, than any of them.
+        if serde_json::from_str::<Value>(text).is_err() {
+            return Err(DocError::Malformed("an awareness state is no JSON, too deep or not Unicode"));
         }
         said.push((client, clock, (text.trim_ascii() != "null").then_some(text)));
     }
@@ -211,7 +215,8 @@ mod tests {
         for end in 0..whole.len() {
             assert!(Awareness::default().apply(ANN, &whole[..end]).is_err(), "cut to {end}");
         }
-        for text in ["", "{", "undefined", "1 2"] {
+        let deep = "[".repeat(128) + &"]".repeat(128);
+        for text in ["", "{", "undefined", "1 2", r#""\ud800""#, "1e999", &deep] {
             let awareness = &mut Awareness::default();
             assert!(awareness.apply(ANN, &said(&[(7, 1, Some(text))])).is_err(), "{text}");
             assert!(awareness.all().is_none());

@@ -134,6 +134,9 @@ impl Document {
         if self.index.lacks(&update) {
             return Ok(true);
         }
+        if update.deletes.is_empty() {
+            return Ok(false);
+        }
         let deleted = self.read(|transaction| transaction.snapshot().delete_set)?;
         Ok(update.deletes.iter().any(|(client, start, end)| {
             let ranges = deleted.get(&ClientID::new(*client));

@@ -17,7 +17,7 @@ mod shared;
 mod tests;
 mod update;
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 use datasole_core::{Position, StreamKind};
@@ -26,9 +26,11 @@ use yrs::{GetString, ReadTxn, Transaction, TransactionMut};
 use self::document::Document;
 pub(crate) use self::{request::receive, shared::Shared};
 use crate::{
+    connection::Connection,
     error::DocError,
     hub::{Author, Content, Entry, Hub, Stream, Writer},
     limits::Limits,
+    primitives::place::Place,
 };
 
 /// The server's documents; from [`Server::docs`](crate::Server::docs).
@@ -118,7 +120,10 @@ impl<'a> Docs<'a> {
         }
         let stream = self.hub.open(StreamKind::Doc, key).await?;
         let writer = stream.writer().await;
-        let outcome = commit(self.hub, &stream, writer, None, |document| document.edit(edit)).await;
+        let outcome = match admit(self.hub, &stream, self.limits, None).await {
+            Ok(place) => commit(self.hub, &stream, writer, None, place, |document| document.edit(edit)).await,
+            Err(error) => Err(error),
+        };
         self.hub.release(stream).await;
         outcome.map(|(result, _)| result)
     }
@@ -131,7 +136,12 @@ impl<'a> Docs<'a> {
     pub async fn remove(&self, key: &str) -> Result<(), DocError> {
         let Some(stream) = self.hub.find(StreamKind::Doc, key).await? else { return Ok(()) };
         let writer = stream.writer().await;
+        let count = self.hub.docs().await?;
+        let exists = stream.position().seq > 0;
         let removed = self.hub.remove(&stream, writer).await;
+        if removed.is_ok() && exists {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
         self.hub.release(stream).await;
         Ok(removed?)
     }
@@ -144,12 +154,35 @@ fn document(content: &mut Content) -> Result<&mut Document, DocError> {
     }
 }
 
+/// Takes a place for a document that is about to come into being, for which its writer waits; none where there is one.
+async fn admit(
+    hub: &Hub,
+    stream: &Stream,
+    limits: &Limits,
+    client: Option<&Connection>,
+) -> Result<Option<Place>, DocError> {
+    if stream.position().seq > 0 {
+        return Ok(None);
+    }
+    let mut place = Place::default();
+    let total = place.take(hub.docs().await?);
+    let Some(client) = client else { return Ok(Some(place)) };
+    let own = place.take(&client.docs);
+    for (taken, limit) in [(own, limits.max_docs_per_connection), (total, limits.max_docs)] {
+        if taken >= limit {
+            return Err(DocError::TooMany { limit });
+        }
+    }
+    Ok(Some(place))
+}
+
 /// Changes a document, stores what is new and publishes it; where that is in the stream, if anything is new.
 async fn commit<R>(
     hub: &Arc<Hub>,
     stream: &Arc<Stream>,
     mut writer: Writer,
     author: Option<Author>,
+    mut place: Option<Place>,
     change: impl FnOnce(&mut Document) -> Result<(R, Option<Bytes>), DocError>,
 ) -> Result<(R, Option<Position>), DocError> {
     let outcome = stream.with_content(|content| change(document(content)?));
@@ -158,7 +191,11 @@ async fn commit<R>(
     }
     let (result, mut new) = outcome?;
     while let Some(update) = new {
-        let settle = |content: &mut Content| drop(document(content).map(Document::settle));
+        let place = place.take();
+        let settle = |content: &mut Content| {
+            drop(document(content).map(Document::settle));
+            place.into_iter().for_each(Place::keep);
+        };
         let entry = Entry::Update(update.clone());
         if let Some(position) = hub.commit(stream, writer, entry, author.clone(), settle).await? {
             return Ok((result, Some(position)));

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use datasole_core::codes;
 use futures_util::FutureExt;
 
-use super::{commit, document::Document, message::Message};
+use super::{admit, commit, document::Document, message::Message};
 use crate::{
     error::DocError,
     hub::{Content, Members, Stream, entry},
@@ -42,7 +42,7 @@ pub(crate) fn receive(request: Request, stream: Arc<Stream>, message: &[u8]) -> 
 fn refuse(request: &Request, error: &DocError) {
     let code = match error {
         DocError::Malformed(_) | DocError::Unsupported(_) | DocError::Missing => codes::INVALID_PARAMS,
-        DocError::TooLarge { .. } | DocError::TooSlow | DocError::Crowded => codes::LIMIT,
+        DocError::TooLarge { .. } | DocError::TooSlow | DocError::TooMany { .. } | DocError::Crowded => codes::LIMIT,
         DocError::Forbidden => codes::FORBIDDEN,
         DocError::Backend(error) => return request.fail(error),
         DocError::Key { .. } | DocError::Panicked | DocError::Damaged => codes::INTERNAL,
@@ -74,7 +74,7 @@ async fn answer(request: &Request, stream: &Stream, state_vector: &[u8]) {
         let Content::Doc(shared) = content else { return Ok(()) };
         let update = shared.document.diff(state_vector)?;
         let message = entry::doc(stream.channel(), 0, &Message::Answer(&update).bytes(), above);
-        request.connection.mailbox().push(message);
+        request.connection.mailbox().push_answer(message);
         Ok(())
     });
     match outcome {
@@ -94,7 +94,15 @@ async fn change(request: &Request, stream: &Arc<Stream>, update: &Bytes) {
         // Who may only read answers what it is asked, too.
         if document.lacks(update)? { Err(DocError::Forbidden) } else { Ok(((), None)) }
     };
-    match commit(hub, stream, writer, request.author(), apply).await {
+    let place = match may_write {
+        true => admit(hub, stream, request.server.limits(), Some(&request.connection)).await,
+        false => Ok(None),
+    };
+    let place = match place {
+        Ok(place) => place,
+        Err(error) => return refuse(request, &error),
+    };
+    match commit(hub, stream, writer, request.author(), place, apply).await {
         // Published and acknowledged in one step.
         Ok(((), Some(_))) if request.correlation != 0 => {}
         Ok(_) => request.acknowledge(0),
