@@ -215,7 +215,7 @@ fn check_kept(count: usize, bytes: usize, kept: bool) {
         peer.send(Opcode::CrdtState, 0, format!(r#"{{"key":"c{number}","state":{state}}}"#));
     }
     peer.check(&[]);
-    peer.subscribe(StreamId::crdt(&format!("c{count}")));
+    peer.subscribe(StreamId::crdt(format!("c{count}")));
     assert_eq!(peer.drain().len(), 1 + usize::from(kept), "{count} of {bytes}");
 }
 
