@@ -2,6 +2,7 @@
 //! a promise is broken. They live here so that they compile on stable and run over the committed corpus in the tests;
 //! `fuzz/` only hands them to libFuzzer.
 
+mod crdt;
 mod host;
 
 use std::{borrow::Cow, collections::BTreeMap, fmt::Debug};
@@ -9,6 +10,7 @@ use std::{borrow::Cow, collections::BTreeMap, fmt::Debug};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
+pub use self::crdt::{operations as crdt_operation, states as crdt_state};
 use crate::{
     config::Limits,
     frame::{Codec, Frame, HEADER_LEN, Opcode, ZLIB_MARK},
@@ -216,6 +218,16 @@ mod tests {
     #[test]
     fn frame_corpus() {
         check("frame", super::frame, 40);
+    }
+
+    #[test]
+    fn crdt_operation_corpus() {
+        check("crdt_operation", super::crdt_operation, 20);
+    }
+
+    #[test]
+    fn crdt_state_corpus() {
+        check("crdt_state", super::crdt_state, 20);
     }
 
     #[test]

@@ -33,7 +33,8 @@ impl Crdt {
         if op.timestamp < self.floor && op.change != Change::None {
             return Err(CrdtError::Forgotten { floor: self.floor });
         }
-        let growth = self.note_growth(op, limits)? + self.content_growth(op, limits)?;
+        let name = quoted_len(&op.node).saturating_sub(quoted_len(&self.stamp().node));
+        let growth = self.note_growth(op, limits)? + self.content_growth(op, limits)? + name.cast_signed();
         if growth > 0 && self.size().saturating_add_signed(growth) > limits.max_bytes {
             return Err(CrdtError::Limit { what: "bytes of a CRDT", limit: limits.max_bytes });
         }

@@ -83,8 +83,8 @@ impl Crdt {
         raw(self.write(false))
     }
 
-    /// The state for clients of version 1: their own names are without prefix in `vector` and `nodeId`, and the other
-    /// replicas appear together as `server`.
+    /// The state for clients of version 1, without what they do not read: their own names are without prefix in `vector`
+    /// and `nodeId`, and the other replicas appear together as `server`.
     pub fn to_json_v1(&self) -> Box<RawValue> {
         raw(self.write(true))
     }
@@ -92,41 +92,24 @@ impl Crdt {
     fn write(&self, v1: bool) -> String {
         let mut out = String::with_capacity(self.size());
         out.push_str("{\"metadata\":{");
-        match &self.content {
-            Content::Map(map) => {
-                let mut entries: Vec<_> = map.iter().collect();
-                entries.sort_by(|(a, _), (b, _)| order(a, b));
-                out.push_str("\"entries\":");
-                list(&mut out, ('{', '}'), entries, |(key, entry), out| write_entry(key, entry, out));
-                out.push(',');
+        if !v1 {
+            self.write_content(&mut out);
+            if self.floor > 0 {
+                integers(format_args!("\"floor\":{},", self.floor), &mut out);
             }
-            Content::OrSet(set) => {
-                let mut elements: Vec<_> = set.iter().collect();
-                elements.sort_by(|(a, _), (b, _)| order(a, b));
-                out.push_str("\"dots\":");
-                list(&mut out, ('[', ']'), elements, |(_, dots), out| {
-                    let mut dots: Vec<_> = dots.iter().collect();
-                    dots.sort_by(|a, b| order(&a.0, &b.0).then(a.1.cmp(&b.1)));
-                    write_dots(dots, out);
-                });
-                out.push(',');
-            }
-            _ => {}
         }
-        if self.floor > 0 {
-            integers(format_args!("\"floor\":{},", self.floor), &mut out);
-        }
-        let stamp = self.stamp();
+        let (kind, stamp) = (self.kind(), self.stamp());
         if stamp.logical > 0 {
             integers(format_args!("\"logical\":{},", stamp.logical), &mut out);
         }
         out.push_str("\"nodeId\":");
         quote(if v1 { stamp.node.strip_prefix(V1_PREFIX).unwrap_or(&stamp.node) } else { &stamp.node }, &mut out);
-        let mut seen: Vec<_> = self.seen.iter().collect();
-        seen.sort_by(|(a, _), (b, _)| order(a, b));
-        out.push_str(",\"seen\":");
-        list(&mut out, ('{', '}'), seen, |(node, seen), out| write_seen(node, seen, out));
-        let kind = self.kind();
+        if !v1 {
+            let mut seen: Vec<_> = self.seen.iter().collect();
+            seen.sort_by(|(a, _), (b, _)| order(a, b));
+            out.push_str(",\"seen\":");
+            list(&mut out, ('{', '}'), seen, |(node, seen), out| write_seen(node, seen, out));
+        }
         integers(format_args!(",\"timestamp\":{},\"type\":\"{kind}\"", stamp.timestamp), &mut out);
         if let Content::GCounter(counter) | Content::PnCounter(counter) = &self.content {
             for (name, half) in [("vector\":{\"decrements", &counter.decrements), ("increments", &counter.increments)] {
@@ -139,6 +122,31 @@ impl Crdt {
         self.write_value(&mut out);
         out.push('}');
         out
+    }
+
+    /// What merging needs of maps and sets, beside the value.
+    fn write_content(&self, out: &mut String) {
+        match &self.content {
+            Content::Map(map) => {
+                let mut entries: Vec<_> = map.iter().collect();
+                entries.sort_by(|(a, _), (b, _)| order(a, b));
+                out.push_str("\"entries\":");
+                list(out, ('{', '}'), entries, |(key, entry), out| write_entry(key, entry, out));
+                out.push(',');
+            }
+            Content::OrSet(set) => {
+                let mut elements: Vec<_> = set.iter().collect();
+                elements.sort_by(|(a, _), (b, _)| order(a, b));
+                out.push_str("\"dots\":");
+                list(out, ('[', ']'), elements, |(_, dots), out| {
+                    let mut dots: Vec<_> = dots.iter().collect();
+                    dots.sort_by(|a, b| order(&a.0, &b.0).then(a.1.cmp(&b.1)));
+                    write_dots(dots, out);
+                });
+                out.push(',');
+            }
+            _ => {}
+        }
     }
 
     fn write_value(&self, out: &mut String) {
@@ -335,6 +343,7 @@ fn read_map(
             }
         }
     }
+    map.collect(crdt.floor);
     Ok(())
 }
 

@@ -2,6 +2,9 @@
 
 mod hostile;
 mod laws;
+mod limits;
+mod replica;
+mod server;
 
 use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json};

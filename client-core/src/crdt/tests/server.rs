@@ -1,0 +1,174 @@
+//! What a server does: it corrects clocks, speaks for version 1, and forgets.
+
+use super::*;
+
+const NOW: u64 = 1_700_000_000_000;
+const DAY: u64 = 24 * 3_600_000;
+
+fn limits() -> CrdtLimits {
+    CrdtLimits::default()
+}
+
+fn apply_v1(state: &mut Crdt, now: u64, members: Value) -> Result<(), CrdtError> {
+    let mut op = json!({"type": state.kind().name(), "nodeId": "old", "timestamp": NOW, "op": "set"});
+    for (name, member) in members.as_object().unwrap() {
+        op[name] = member.clone();
+    }
+    let op = state.from_v1(&op.to_string(), now, &limits())?;
+    assert_eq!(state.apply(&op, &limits()), Ok(Applied::New), "never a replay");
+    check(state);
+    Ok(())
+}
+
+#[test]
+fn version_1_counts_each_operation_and_both_directions() {
+    let mut state = Crdt::new(CrdtKind::PnCounter);
+    for (node, op, value) in [
+        ("a", "increment", 1),
+        ("a", "increment", 1),
+        ("b", "increment", 5),
+        ("b", "increment", -2),
+        ("b", "decrement", -1),
+    ] {
+        apply_v1(&mut state, NOW, json!({"nodeId": node, "op": op, "value": value})).unwrap();
+    }
+    assert_eq!((state.counter(), state.version()), (6, 5));
+    let text: Value = serde_json::from_str(state.to_json_v1().get()).unwrap();
+    assert_eq!(text["metadata"]["vector"], json!({"increments": {"a": 2, "b": 6}, "decrements": {"b": 2}}));
+    for value in [json!(0), json!(0.5), json!("NaN"), json!(-1e300)] {
+        assert!(apply_v1(&mut state, NOW, json!({"op": "increment", "value": value})).is_err(), "{value}");
+    }
+    assert_eq!(state.version(), 5);
+}
+
+#[test]
+fn version_1_has_the_later_arrival_win_within_one_millisecond_of_one_client_only() {
+    let mut state = Crdt::new(CrdtKind::LwwMap);
+    for value in ["z", "a", "m"] {
+        apply_v1(&mut state, NOW, json!({"key": "k", "value": value})).unwrap();
+    }
+    assert_eq!(state.get("k").map(Json::get), Some("\"m\""));
+    let mut texts = Vec::new();
+    for order in [["a", "b"], ["b", "a"]] {
+        let mut state = Crdt::new(CrdtKind::LwwRegister);
+        for node in order {
+            apply_v1(&mut state, NOW, json!({"nodeId": node, "value": node})).unwrap();
+        }
+        texts.push(state.to_json().get().to_owned());
+    }
+    assert_eq!(texts[0], texts[1], "equal timestamps end the same in both orders");
+}
+
+#[test]
+fn version_1_removes_what_the_server_has_seen() {
+    let mut state = Crdt::new(CrdtKind::OrSet);
+    for node in ["a", "b"] {
+        let op = state.compose(node, NOW, Edit::Add(json!([1])), &limits()).unwrap().unwrap();
+        state.apply(&op, &limits()).unwrap();
+    }
+    apply_v1(&mut state, NOW, json!({"op": "remove", "value": [1.0]})).unwrap();
+    assert_eq!(state.elements(), []);
+    let mut state = Crdt::new(CrdtKind::LwwMap);
+    apply_v1(&mut state, NOW, json!({"op": "remove", "key": "k"})).unwrap();
+    apply_v1(&mut state, NOW, json!({"timestamp": NOW - 1, "key": "k", "value": 1})).unwrap();
+    assert_eq!(state.get("k"), None, "a removal holds against an older set");
+}
+
+#[test]
+fn clocks_that_are_ahead_win_nothing_and_keep_their_order() {
+    let drift = limits().max_drift;
+    for (ahead, expected) in [(drift - 1, NOW + drift - 1), (drift, NOW + drift), (drift + 1, NOW), (DAY, NOW)] {
+        let mut state = Crdt::new(CrdtKind::LwwRegister);
+        let mut ann = Replica::new(CrdtKind::LwwRegister, "ann", limits()).unwrap();
+        for value in ["z", "a"] {
+            ann.edit(NOW + ahead, Edit::Set(value.into())).unwrap();
+        }
+        for op in ann.to_send(64) {
+            let (op, _) = state.admit(op, NOW, &limits()).unwrap();
+            state.apply(&op, &limits()).unwrap();
+            ann.remote(&op).unwrap();
+        }
+        assert_eq!((state.stamp().timestamp, state.value()), (expected, json!("a")), "{ahead}");
+        assert_eq!(ann.current(), &state);
+    }
+}
+
+#[test]
+fn nobody_can_make_what_others_have_yet_to_do_look_seen() {
+    let mut state = Crdt::new(CrdtKind::OrSet);
+    let dots = json!([["victim", 1], ["victim", 2], ["n", 1]]);
+    let op = json!({"type": "or-set", "nodeId": "n", "counter": 2, "timestamp": NOW, "op": "remove", "value": 1, "dots": dots});
+    let op = Op::parse(&op.to_string(), &limits()).unwrap();
+    let (op, _) = state.admit(op, NOW, &limits()).unwrap();
+    assert_eq!(op.dots(), [("n".into(), 1)], "but for what it has done itself");
+    state.apply(&op, &limits()).unwrap();
+    assert!(!state.has_seen("victim", 1) && state.has_seen("n", 1));
+    let op = Op { node: "v1:n".into(), ..op };
+    assert!(matches!(state.admit(op, NOW, &limits()), Err(CrdtError::Malformed(_))));
+}
+
+#[test]
+fn forgetting_does_not_show_and_who_was_forgotten_goes_on() {
+    for kind in CrdtKind::ALL {
+        let edit = |value: u64| match kind {
+            CrdtKind::GCounter | CrdtKind::PnCounter => Edit::Increment(value),
+            CrdtKind::LwwRegister => Edit::Set(value.into()),
+            CrdtKind::LwwMap => Edit::Put(value.to_string(), value.into()),
+            CrdtKind::GSet | CrdtKind::OrSet => Edit::Add(value.into()),
+        };
+        let mut state = Crdt::new(kind);
+        let mut ann = Replica::new(kind, "ann", limits()).unwrap();
+        let mut exchange = |state: &mut Crdt, now: u64, value: u64| {
+            ann.edit(now, edit(value)).unwrap();
+            for op in ann.to_send(64) {
+                let (op, _) = state.admit(op, now, &limits()).unwrap();
+                state.apply(&op, &limits()).unwrap();
+                ann.remote(&op).unwrap();
+            }
+            check(state);
+            assert_eq!(ann.value(), state.value());
+        };
+        exchange(&mut state, NOW, 1);
+        exchange(&mut state, NOW, 2);
+        let (op, before) = (state.compose("ann", NOW, edit(3), &limits()).unwrap().unwrap(), state.value());
+        state.collect(NOW + DAY);
+        assert_eq!((state.replicas(), state.version()), (1, 2), "{kind}: at the limit");
+        state.collect(NOW + DAY + 1);
+        assert_eq!((state.replicas(), state.version()), (0, 2), "{kind}: above");
+        assert_eq!(state.value(), before);
+        check(&state);
+        assert_eq!(state.plan(&op, &limits()), Err(CrdtError::Forgotten { floor: NOW + DAY + 1 }));
+        exchange(&mut state, NOW + 2 * DAY, 4);
+        assert_eq!((state.replicas(), state.version()), (1, 3), "{kind}");
+        assert!(state.has_seen("ann", 2) && !state.has_seen("ann", 4));
+        state.collect(0);
+        assert_eq!(state.floor(), NOW + DAY + 1, "a clock that jumps back changes nothing");
+    }
+}
+
+#[test]
+fn tombstones_are_forgotten_and_older_sets_refused() {
+    let mut state = Crdt::new(CrdtKind::LwwMap);
+    for (now, edit) in [(NOW, Edit::Put("k".into(), 1.into())), (NOW + 1, Edit::Delete("k".into()))] {
+        let op = state.compose("ann", now, edit, &limits()).unwrap().unwrap();
+        state.apply(&op, &limits()).unwrap();
+    }
+    let older = Op {
+        node: "bob".into(),
+        ..Crdt::new(CrdtKind::LwwMap).compose("bob", NOW, Edit::Put("k".into(), 2.into()), &limits()).unwrap().unwrap()
+    };
+    let mut kept = state.clone();
+    kept.apply(&older, &limits()).unwrap();
+    assert_eq!(kept.get("k"), None, "the tombstone holds");
+    state.collect(NOW + 1);
+    assert!(state.to_json().get().contains("removed"), "at the limit");
+    state.collect(NOW + 2);
+    assert!(!state.to_json().get().contains("removed"), "above");
+    assert!(matches!(state.apply(&older, &limits()), Err(CrdtError::Forgotten { .. })));
+    // Merging with who remembers more changes nothing.
+    let (mut ours, mut theirs) = (state.clone(), kept.clone());
+    ours.merge(&kept).unwrap();
+    theirs.merge(&state).unwrap();
+    assert_eq!(ours, theirs);
+    assert_eq!(ours.get("k"), None);
+}
