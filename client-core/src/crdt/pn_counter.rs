@@ -67,12 +67,13 @@ impl PnCounter {
         self.decrements.merge_totals(&other.decrements);
     }
 
-    /// Moves what a replica contributed to the one that stands for all that have been forgotten, where only the difference
-    /// of the two halves counts. `false` when that would leave its range: then nothing has changed.
+    /// Moves what a replica contributed to the one that stands for all that have been forgotten. Where that would leave its
+    /// range only the difference of the two halves is kept; otherwise both, as clients of version 1 expect totals to grow.
+    /// `false` when even the difference is too much: then nothing has changed.
     pub(super) fn retire(&mut self, node: &str) -> bool {
         let together = |half: &GCounter| half.get(node) + half.get(RETIRED);
         let (up, down) = (together(&self.increments), together(&self.decrements));
-        let both = up.min(down);
+        let both = if up.max(down) > MAX_INTEGER { up.min(down) } else { 0 };
         if up.max(down) - both > MAX_INTEGER {
             return false;
         }
