@@ -107,6 +107,7 @@ fn server(flags: &Flags) -> Server {
         .rpc("getState", |context: Context, GetState { key }: GetState| async move {
             Ok(context.server().state().get(&key).await?)
         })
+        .rpc("metrics", |context: Context, _: Value| async move { Ok(metrics(context.server())) })
         .rpc("bump", |context: Context, row: Option<Row>| async move { bump(&context, row).await })
         .on_raw("chat:message", |context: Context, message: Payload| async move {
             if let Err(error) = context.server().broadcast_payload("chat:message", message).await {
@@ -119,6 +120,17 @@ fn server(flags: &Flags) -> Server {
 /// Whole sums look whole, as they do in JavaScript.
 fn number(sum: f64) -> Value {
     if sum.fract() == 0.0 && sum.abs() < 9e15 { json!(sum as i64) } else { json!(sum) }
+}
+
+/// What the server has counted; `pid` tells where to look for the rest.
+fn metrics(server: &Server) -> Value {
+    let counted = server.metrics_snapshot();
+    json!({
+        "pid": std::process::id(),
+        "messagesIn": counted.messages_in,
+        "bytesIn": counted.bytes_in,
+        "bytesOut": counted.bytes_out,
+    })
 }
 
 async fn bump(context: &Context, row: Option<Row>) -> Result<Counts, RpcError> {

@@ -22,7 +22,7 @@ pub(crate) fn demo() -> Result<()> {
 /// Runs the fixture server until it is interrupted.
 pub(crate) fn fixture(args: &[String]) -> Result<()> {
     assets::build()?;
-    let fixture = build_example("fixture")?;
+    let fixture = build_example("datasole-server", "fixture")?;
     run_as_is(program(fixture).args(args))
 }
 
@@ -31,14 +31,17 @@ pub(crate) fn fixture(args: &[String]) -> Result<()> {
 pub(crate) fn bench(args: &[String]) -> Result<()> {
     let chromium = tools::chromium()?;
     assets::build()?;
-    let fixture = build_example("fixture")?;
+    let fixture = build_example("datasole-server", "fixture")?;
+    let trace = build_example("datasole-tests", "trace")?;
     let server = run_as_is(cargo(["bench", "--package", "datasole-tests", "--bench", "server", "--"]).args(args));
-    let browser = project::root().join("tests/browser/bench.mjs");
-    let browser = run_as_is(program("node").arg(browser).env("CHROMIUM", chromium).env("FIXTURE", fixture));
-    server.and(browser)
+    let browser = |script: &str| {
+        let script = project::root().join("tests/browser").join(script);
+        run_as_is(program("node").arg(script).env("CHROMIUM", &chromium).env("FIXTURE", &fixture).env("TRACE", &trace))
+    };
+    server.and(browser("bench.mjs")).and(browser("trace.mjs"))
 }
 
-fn build_example(name: &str) -> Result<PathBuf> {
-    run(&mut cargo(["build", "--release", "--package", "datasole-server", "--example", name]))?;
+fn build_example(package: &str, name: &str) -> Result<PathBuf> {
+    run(&mut cargo(["build", "--release", "--package", package, "--example", name]))?;
     Ok(project::example("release", name))
 }
