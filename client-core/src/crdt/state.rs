@@ -338,6 +338,8 @@ fn read_map(
             }
         }
         None => {
+            let named = check_node(&stamp.node, limits).is_ok();
+            let stamp = if named { stamp.clone() } else { Stamp { node: SERVER.into(), ..stamp.clone() } };
             for (key, value) in values {
                 put(key, stamp.clone(), Some(value))?;
             }
