@@ -154,7 +154,7 @@ fn browser_command() -> Result<Command> {
     node.env("CHROMIUM", tools::chromium()?);
     node.env("FIXTURE", project::example("debug", "fixture"));
     node.env("TERMINAL", project::example("debug", "board"));
-    node.env("DATASOLE_SERVER", project::binary("debug", "datasole-server"));
+    node.env("DATASOLE_SERVER", project::binary("debug", "datasole"));
     node.env("ARTIFACTS", project::target().join("screenshots"));
     Ok(node)
 }
