@@ -1,4 +1,4 @@
-//! Values instead of text, for callers without the facade. Costs several times the time of text (DESIGN, "Browser").
+//! Values instead of text, for callers without the facade, at several times the time of text (ARCHITECTURE, "Decisions").
 
 use serde::Serialize;
 use serde_json::Value;
