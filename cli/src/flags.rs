@@ -11,7 +11,7 @@ use datasole_server::{
 /// The flags of `datasole serve`; their comments are what `--help` prints.
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
-    /// Where to listen; port 0 takes a free one
+    /// Listen at this address; port 0 takes a free port
     #[arg(long, env = "DATASOLE_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:4000")]
     pub(crate) listen: String,
     /// Path of the endpoint; browser files and health are below it
@@ -20,10 +20,10 @@ pub(crate) struct Flags {
     /// Serve this folder beside the endpoint
     #[arg(long = "static", env = "DATASOLE_STATIC", value_name = "DIR")]
     pub(crate) folder: Option<PathBuf>,
-    /// Let pages of this origin connect, or of any with *; repeatable, or separated by commas
+    /// Let pages of this origin connect, or of every origin with *; repeatable, or separated by commas
     #[arg(long = "allow-origin", env = "DATASOLE_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     origins: Vec<String>,
-    /// Open connections, at most
+    /// Accept at most this many connections at a time
     #[arg(long, env = "DATASOLE_MAX_CONNECTIONS", value_name = "N", default_value_t = Limits::default().max_connections)]
     max_connections: usize,
     /// Admit only clients with one of these tokens, each as its user; repeatable, or separated by commas

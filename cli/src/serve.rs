@@ -4,7 +4,7 @@
 
 use std::{
     future::pending,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     pin::pin,
 };
 
@@ -24,7 +24,8 @@ use crate::{
 /// meanwhile wait in the listener's backlog.
 pub(crate) async fn run(flags: &Flags) -> io::Result<()> {
     let filter = EnvFilter::builder().parse(&flags.log).map_err(|error| io::Error::other(format!("--log: {error}")))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let colours = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(io::stderr).init();
     let storage = flags.storage().map_err(io::Error::other)?;
     let listener = listen(&flags.listen).await?;
     let mut interrupted = pin!(interrupted()?);
