@@ -1,4 +1,4 @@
-//! `datasole serve`: from flags to a [`Server`](datasole_server::Server), and through its life to a signal.
+//! `datasole serve`: from flags to a [`Server`], and through its life to a signal.
 //!
 //! The program has no handlers of its own beyond relaying events; those of `--demo` are [`demo`]'s.
 
