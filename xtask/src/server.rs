@@ -23,7 +23,8 @@ pub(crate) fn demo() -> Result<()> {
     assets::build()?;
     run(&mut cargo(["build", "--release", "--package", "datasole-cli", "--bin", "datasole"]))?;
     let mut command = program(project::binary("release", "datasole"));
-    let mut demo = command.args(["serve", "--demo", "--listen", DEMO]).stdout(Stdio::piped()).spawn()?;
+    let mut demo =
+        command.args(["serve", "--demo", "--listen", DEMO, "--log", "warn"]).stdout(Stdio::piped()).spawn()?;
     let mut stdout = BufReader::new(demo.stdout.take().context("the demo has no output")?);
     let mut line = String::new();
     stdout.read_line(&mut line)?;
