@@ -4,9 +4,13 @@
 //! Nothing here knows the server. A deterministic schedule pushes events into a [`History`]; a run against a real engine
 //! writes them as lines of JSON. [`check`] needs O(n log n) for n events. Each promise is a function of its own, in the
 //! module of what it is about; [`Violation`] names the events that show the breach, and its story prints them.
+//!
+//! `generate` makes correct histories and `forge` breaks them, which is how the checker itself is tested.
 
 mod digest;
 mod event;
+pub mod forge;
+pub mod generate;
 mod grants;
 mod index;
 mod jsonl;
