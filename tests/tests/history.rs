@@ -3,7 +3,7 @@
 use datasole_tests::history::forge::{FORGERIES, Forge, Forgery};
 use datasole_tests::history::generate;
 use datasole_tests::history::{
-    Counts, Event, Function, History, How, Id, Kind, Loss, Mark, Placed, Promises, Violation, check,
+    Counts, Digest, Event, Function, History, How, Id, Kind, Loss, Mark, Placed, Promises, Violation, check,
 };
 use datasole_tests::random::Random;
 
@@ -242,4 +242,102 @@ fn real_time_is_strict_and_holds_for_writes_in_doubt() {
     expect(&history(10, Kind::Ok), &Promises::default(), &[]);
     expect(&history(11, Kind::Ok), &Promises::default(), &[6]);
     expect(&history(11, Kind::Info), &Promises::default(), &[6]);
+}
+
+fn write(time: u64, id: u64, kind: Kind, at: Option<(u64, u64)>) -> (u64, Kind, Function) {
+    let mark = at.map(|(epoch, seq)| Mark { epoch, seq });
+    (time, kind, Function::Write { how: How::Append, id: Id(id), mark })
+}
+
+fn read(time: u64, entries: &[(u64, u64, u64)]) -> (u64, Kind, Function) {
+    let placed = |&(id, epoch, seq)| Placed { id: Id(id), mark: Some(Mark { epoch, seq }) };
+    (time, Kind::Ok, Function::ReadFinal { entries: entries.iter().map(placed).collect() })
+}
+
+#[test]
+fn a_generation_takes_no_entry_in_front_of_one_that_is_left() {
+    let run = |left| {
+        let begun = [write(0, 1, Kind::Invoke, None), write(0, 2, Kind::Invoke, None)];
+        let ended = [write(5, 1, Kind::Ok, Some((1, 1))), write(6, 2, Kind::Ok, Some((1, 2)))];
+        let rest = [(9, Kind::Info, Function::Generation), left];
+        told(&[begun, ended, rest].concat())
+    };
+    let any = Promises { loss: Loss::Any, ..Promises::default() };
+    expect(&run(read(10, &[(1, 1, 1)])), &any, &[]);
+    expect(&run(read(10, &[(2, 1, 2)])), &any, &[3]);
+}
+
+#[test]
+fn an_entry_seen_before_it_was_written_is_a_phantom() {
+    let seen = |time| (time, Kind::Ok, Function::Observe { id: Id(1), mark: Mark { epoch: 1, seq: 1 }, hash: None });
+    expect(&told(&[write(5, 1, Kind::Invoke, None), seen(5), read(9, &[(1, 1, 1)])]), &Promises::default(), &[]);
+    expect(&told(&[seen(4), write(5, 1, Kind::Invoke, None), read(9, &[(1, 1, 1)])]), &Promises::default(), &[5]);
+}
+
+#[test]
+fn a_subscription_goes_on_in_its_life_and_never_back() {
+    let subscribe = |recovered, epoch, seq| {
+        let (since, mark) = (Some(Mark { epoch: 1, seq: 3 }), Mark { epoch, seq });
+        told(&[(1, Kind::Ok, Function::Subscribe { since, recovered, mark, hash: None })])
+    };
+    let cases: [(_, _, _, &[u8]); 6] = [
+        (true, 1, 3, &[]),
+        (true, 1, 2, &[2]),
+        (true, 2, 0, &[2]),
+        (false, 1, 3, &[]),
+        (false, 1, 2, &[2]),
+        (false, 2, 0, &[]),
+    ];
+    for (recovered, epoch, seq, broken) in cases {
+        expect(&subscribe(recovered, epoch, seq), &Promises::default(), broken);
+    }
+}
+
+#[test]
+fn a_message_reaches_its_address_only_and_not_if_it_failed() {
+    let (send, receive) = (Function::Send { id: Id(1) }, Function::Receive { id: Id(1) });
+    let run = |kind| told(&[(0, Kind::Invoke, send.clone()), (1, kind, send.clone()), (2, Kind::Ok, receive.clone())]);
+    expect(&run(Kind::Info), &Promises::default(), &[]);
+    expect(&run(Kind::Fail), &Promises::default(), &[10]);
+    let mut strayed = run(Kind::Ok);
+    let key = strayed.key("another");
+    strayed.events[2].key = key;
+    expect(&strayed, &Promises::default(), &[10]);
+}
+
+#[test]
+fn the_last_life_begins_with_what_is_left() {
+    let base = Digest::default().after(How::Append, Id(1));
+    let behind = base.after(How::Append, Id(2));
+    let run = |left: Digest, value: Digest, entry: bool| {
+        let snapshot = |seq, value: Digest| Function::Snapshot { mark: Mark { epoch: 2, seq }, hash: value.hash() };
+        let mut events = vec![write(0, 1, Kind::Invoke, None), write(1, 1, Kind::Ok, Some((1, 1)))];
+        events.extend([(2, Kind::Info, Function::Generation), (3, Kind::Ok, snapshot(0, left))]);
+        if entry {
+            events.extend([write(4, 2, Kind::Invoke, None), write(5, 2, Kind::Ok, Some((2, 1)))]);
+            events.push((6, Kind::Ok, snapshot(1, value)));
+        }
+        events.push(read(9, if entry { &[(1, 1, 1), (2, 2, 1)] } else { &[(1, 1, 1)] }));
+        told(&events)
+    };
+    expect(&run(base, behind, false), &Promises::default(), &[]);
+    expect(&run(behind, behind, false), &Promises::default(), &[7]);
+    expect(&run(base, behind, true), &Promises::default(), &[]);
+    expect(&run(base, base, true), &Promises::default(), &[7]);
+    expect(&run(behind, behind, true), &Promises::default(), &[7]);
+}
+
+#[test]
+fn a_malformed_history_is_told_as_that_alone() {
+    let [begun, ended] = [write(0, 1, Kind::Invoke, None), write(1, 1, Kind::Ok, Some((1, 1)))];
+    let strict = Promises::default();
+    expect(&told(&[begun.clone(), ended.clone(), ended.clone()]), &strict, &[0]);
+    expect(&told(&[begun.clone(), begun.clone(), ended.clone()]), &strict, &[0]);
+    expect(&told(&[begun.clone(), write(1, 1, Kind::Fail, Some((1, 1)))]), &strict, &[0]);
+    expect(&told(&[write(2, 1, Kind::Invoke, None), ended.clone()]), &strict, &[0]);
+    expect(&told(std::slice::from_ref(&ended)), &strict, &[0]);
+    let mut strayed = told(&[begun, ended]);
+    let key = strayed.key("another");
+    strayed.events[1].key = key;
+    expect(&strayed, &strict, &[0]);
 }
