@@ -2,13 +2,15 @@
 //!
 //! `datasole.wasm` is served as it is now and revalidated; `datasole.HASH.wasm` never changes and is kept for a year.
 
+use std::sync::Arc;
+
 use axum::{
     extract::{Path, State},
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use crate::server::Server;
+use crate::protocol::Node;
 
 /// One file, with its precompressed forms.
 struct Asset {
@@ -25,14 +27,14 @@ static ASSETS: &[Asset] = include!(concat!(env!("OUT_DIR"), "/assets.rs"));
 /// The worker may compile wasm and connect, and do nothing else, whatever the page's own policy says.
 const WORKER_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src *";
 
-pub(crate) async fn handle(State(server): State<Server>, Path(name): Path<String>, headers: HeaderMap) -> Response {
+pub(crate) async fn handle(State(node): State<Arc<Node>>, Path(name): Path<String>, headers: HeaderMap) -> Response {
     let Some((asset, hashed)) = find(&name) else {
         let why = if ASSETS.is_empty() {
             "this datasole-server was built without browser assets: run `cargo xtask build` first\n"
         } else {
             "no such asset\n"
         };
-        tracing::debug!(name, path = server.path(), "no such asset");
+        tracing::debug!(name, path = node.path, "no such asset");
         return (StatusCode::NOT_FOUND, why).into_response();
     };
     let (encoding, body) = asset.negotiate(&headers);
@@ -136,7 +138,7 @@ mod tests {
 
     async fn get(name: &str, headers: &[(header::HeaderName, &str)]) -> Response {
         let headers = headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
-        handle(State(Server::builder().build()), Path(name.to_owned()), headers).await
+        handle(State(crate::Server::builder().build().node().clone()), Path(name.to_owned()), headers).await
     }
 
     fn text<'a>(response: &'a Response, name: &str) -> &'a str {

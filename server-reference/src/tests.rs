@@ -1,7 +1,6 @@
 //! What goes wrong only when things happen at the same time: sessions without sockets, over a backend that waits.
 
 use std::{
-    io::Cursor,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -9,6 +8,13 @@ use std::{
     time::Duration,
 };
 
+use crate::{
+    AuthRequest, Builder, Identity, Limits, Protocol, Replay, RpcError, Server,
+    backend::{Appended, Backend, BackendError, Memory, Stored, Wake},
+    message::Outgoing,
+    protocol::Session,
+    task::Task,
+};
 use bytes::Bytes;
 use datasole_core::{
     Position, StreamId, StreamKind, codes,
@@ -21,18 +27,6 @@ use serde_json::{Value, json};
 use tokio::{
     sync::{broadcast, watch},
     task::JoinHandle,
-};
-use tokio_tungstenite::tungstenite::{
-    Message,
-    protocol::{Role, WebSocket},
-};
-
-use crate::{
-    AuthRequest, Identity, Limits, Protocol, Replay, RpcError, Server,
-    backend::{Appended, Backend, BackendError, Memory, Stored, Wake},
-    builder::Builder,
-    session::{Session, Task},
-    transport,
 };
 
 /// Memory that can be shared between servers, and answers loads and appends only while it is open. What is appended is
@@ -118,8 +112,9 @@ impl Backend for Gated {
 /// A client that is a session without a socket.
 pub(crate) struct Peer {
     server: Server,
-    session: Session,
-    out: Vec<u8>,
+    pub(crate) session: Session,
+    out: Outgoing,
+    tasks: Vec<Task>,
 }
 
 impl Peer {
@@ -128,10 +123,9 @@ impl Peer {
     }
 
     pub(crate) fn of(server: &Server, protocol: Protocol) -> Self {
-        let connection = server.connection(protocol);
-        assert!(server.welcome(&connection, Identity::user("ann")).is_none());
-        let mut peer =
-            Self { server: server.clone(), session: Session::new(server.clone(), connection, None), out: Vec::new() };
+        let connection = server.node().connection(protocol, None);
+        assert!(server.node().welcome(&connection, Identity::user("ann")).is_none());
+        let mut peer = Self::with(server, Session::new(server.node().clone(), connection, None));
         if protocol == Protocol::V2 {
             assert_eq!(peer.received()[0].0, Opcode::Hello);
         }
@@ -140,19 +134,29 @@ impl Peer {
 
     /// One that has still to send AUTH.
     fn stranger(server: &Server) -> Self {
-        let connection = server.connection(Protocol::V2);
-        server.expect(&connection);
+        let connection = server.node().connection(Protocol::V2, None);
+        server.node().expect(&connection);
         let upgrade = Some(Box::new(AuthRequest::renewal()));
-        Self { server: server.clone(), session: Session::new(server.clone(), connection, upgrade), out: Vec::new() }
+        Self::with(server, Session::new(server.node().clone(), connection, upgrade))
+    }
+
+    fn with(server: &Server, session: Session) -> Self {
+        Self { server: server.clone(), session, out: Outgoing::new(length), tasks: Vec::new() }
     }
 
     pub(crate) fn send(&mut self, opcode: Opcode, correlation: u32, payload: &Value) -> Option<Task> {
-        let payload = payload.to_string();
-        let mut frame = vec![opcode as u8];
-        frame.extend_from_slice(&correlation.to_be_bytes());
-        frame.extend_from_slice(&u32::try_from(payload.len()).unwrap().to_be_bytes());
-        frame.extend_from_slice(payload.as_bytes());
-        self.session.receive(&frame, &mut self.out)
+        self.take(&frame(opcode, correlation, payload.to_string().as_bytes()))
+    }
+
+    /// Hands the session a message, and gives what it has to do, if it is one thing.
+    pub(crate) fn take(&mut self, message: &[u8]) -> Option<Task> {
+        let spawn = &mut |task| self.tasks.push(task);
+        self.session.receive(message, &mut self.out, spawn);
+        while self.session.is_busy() {
+            self.session.go_on(&mut self.out, spawn);
+        }
+        assert!(self.tasks.len() <= 1, "one message, one task");
+        self.tasks.pop()
     }
 
     pub(crate) fn subscribe(
@@ -171,12 +175,10 @@ impl Peer {
 
     /// Everything that was sent to it since it last looked.
     pub(crate) fn received(&mut self) -> Vec<(Opcode, u32, Value)> {
-        self.session.connection().mailbox().drain(&mut self.out, usize::MAX);
-        let mut socket = WebSocket::from_raw_socket(Cursor::new(std::mem::take(&mut self.out)), Role::Client, None);
-        std::iter::from_fn(|| socket.read().ok())
+        self.messages()
+            .into_iter()
             .map(|message| {
-                let Message::Binary(bytes) = message else { panic!("{message:?}") };
-                let frame = decode(&bytes, usize::MAX).unwrap();
+                let frame = decode(&message, usize::MAX).unwrap();
                 let payload = match frame.opcode {
                     Opcode::Ack => split_varuint(frame.payload).unwrap().0.into(),
                     _ => serde_json::from_slice(frame.payload).unwrap(),
@@ -190,9 +192,42 @@ impl Peer {
         self.received().into_iter().map(|(opcode, correlation, _)| (opcode, correlation)).collect()
     }
 
-    pub(crate) async fn end(self) {
-        transport::end(&self.server, self.session).await;
+    /// The same as messages.
+    pub(crate) fn messages(&mut self) -> Vec<Vec<u8>> {
+        self.session.connection().mailbox().drain(&mut self.out, usize::MAX);
+        split(&std::mem::take(&mut self.out.bytes))
     }
+
+    pub(crate) async fn end(mut self) {
+        if let Some(task) = self.server.node().part(&mut self.session).await {
+            task.await;
+        }
+    }
+}
+
+/// Writes the length of a message before it.
+pub(crate) fn length(out: &mut Vec<u8>, length: usize) {
+    out.extend_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
+}
+
+/// Messages that are behind their lengths.
+pub(crate) fn split(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut messages = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
+        let (message, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
+        messages.push(message.to_vec());
+        bytes = rest;
+    }
+    messages
+}
+
+/// A frame as it is sent uncompressed.
+pub(crate) fn frame(opcode: Opcode, correlation: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![opcode as u8];
+    frame.extend_from_slice(&correlation.to_be_bytes());
+    frame.extend_from_slice(&u32::try_from(payload.len()).unwrap().to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
 }
 
 pub(crate) fn spawn(task: Option<Task>) -> JoinHandle<()> {
@@ -223,7 +258,7 @@ async fn a_subscription_given_up_while_it_opens_leaves_nothing() {
     second.await.unwrap();
     assert_eq!(peer.opcodes(), [(Opcode::Subscribed, 2), (Opcode::StateSnapshot, 0)]);
     peer.end().await;
-    assert!(server.hub().known(StreamKind::State, "a").is_none());
+    assert!(server.node().hub.known(StreamKind::State, "a").is_none());
 }
 
 #[tokio::test]
@@ -266,7 +301,7 @@ async fn a_session_that_ends_while_it_authenticates_is_no_member() {
     open.send_replace(true);
     task.await.unwrap();
     assert_eq!(server.metrics_snapshot().connections, 0);
-    assert_eq!(server.to_user("ann").emit("hello", &1).unwrap(), 0);
+    assert!(server.node().hub.connection("ann").is_none());
 }
 
 #[tokio::test]
@@ -316,16 +351,16 @@ async fn states_that_nobody_needs_are_forgotten() {
         assert!(peer.subscribe(id, "state", &format!("key {id}"), None).is_none());
     }
     peer.end().await;
-    assert_eq!(server.hub().in_memory(StreamKind::State), 0);
+    assert_eq!(server.node().hub.in_memory(StreamKind::State), 0);
 
     // Removed, while a version 1 client has not read of it yet.
     for n in 0..10_000 {
         let key = format!("key {n}");
         server.state().set(&key, &n).await.unwrap();
         server.state().remove(&key).await.unwrap();
-        assert!(server.hub().in_memory(StreamKind::State) <= 4096);
+        assert!(server.node().hub.in_memory(StreamKind::State) <= 4096);
         if n % 1000 == 0 {
-            existing.session.connection().mailbox().drain(&mut Vec::new(), usize::MAX);
+            existing.session.connection().mailbox().drain(&mut Outgoing::new(length), usize::MAX);
         }
     }
     assert!(server.state().keys().await.unwrap().is_empty());
@@ -368,7 +403,7 @@ async fn a_topic_goes_on_after_others_have_published_on_it() {
     theirs.broadcast("talk", &3).await.unwrap();
     ours.broadcast("talk", &4).await.unwrap();
 
-    let epoch = ours.hub().open(StreamKind::Event, "talk").await.unwrap().position().epoch;
+    let epoch = ours.node().hub.open(StreamKind::Event, "talk").await.unwrap().position().epoch;
     let mut peer = Peer::new(&ours);
     assert!(peer.subscribe(1, "event", "talk", Some(Position { epoch, seq: 1 })).is_none());
     let received = peer.received();
@@ -386,7 +421,7 @@ async fn a_replay_longer_than_the_queue_closes_nobody() {
     for _ in 0..101 {
         server.broadcast("talk", &"x".repeat(1_000)).await.unwrap();
     }
-    let epoch = server.hub().open(StreamKind::Event, "talk").await.unwrap().position().epoch;
+    let epoch = server.node().hub.open(StreamKind::Event, "talk").await.unwrap().position().epoch;
     for (seq, missed) in [(0, 0), (1, 100)] {
         let mut peer = Peer::new(&server);
         assert!(peer.subscribe(1, "event", "talk", Some(Position { epoch, seq })).is_none());
@@ -415,7 +450,7 @@ async fn the_backend_is_not_left_with_more_than_the_replay() {
     // Another start finds the value, and what the topic promises.
     let again = builder().limits(Limits { replay, ..plain() }).backend(backend).topic("talk", replay).build();
     assert_eq!(again.state().get("n").await.unwrap(), Some(json!(99)));
-    let position = again.hub().open(StreamKind::Event, "talk").await.unwrap().position();
+    let position = again.node().hub.open(StreamKind::Event, "talk").await.unwrap().position();
     let mut peer = Peer::new(&again);
     assert!(peer.subscribe(1, "event", "talk", Some(Position { seq: 97, ..position })).is_none());
     assert_eq!(peer.received().len(), 1 + 3);

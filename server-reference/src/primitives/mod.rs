@@ -1,4 +1,4 @@
-//! What applications use: calls, events, live state, CRDTs, presence and documents, each on top of the hub.
+//! What applications use: calls, events, live states, CRDTs, presence and documents, each on top of the hub.
 
 pub(crate) mod crdt;
 #[cfg(feature = "docs")]
@@ -8,3 +8,6 @@ mod place;
 pub(crate) mod presence;
 pub(crate) mod rpc;
 pub(crate) mod state;
+mod table;
+
+pub(crate) use table::kinds;

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 /// Places for a key in one or more counts, given back when dropped before the key exists.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Place(Vec<Arc<AtomicUsize>>);
 
 impl Place {

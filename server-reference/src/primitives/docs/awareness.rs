@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use datasole_core::wire::push_varuint;
 use serde_json::Value;
 
+use super::error::DocError;
 use super::{
     lib0::{Reader, push_bytes},
     update,
 };
-use crate::error::DocError;
 
 /// States of one connection: a tab has one per document.
 const MAX_STATES: usize = 16;
