@@ -199,7 +199,7 @@ impl Peer {
     }
 
     pub(crate) async fn end(mut self) {
-        if let Some(task) = self.server.node().part(&mut self.session).await {
+        if let Some(task) = self.session.end().await {
             task.await;
         }
     }

@@ -8,7 +8,6 @@ use serde::Serialize;
 use serde_json::value::to_raw_value;
 use tokio::net::TcpListener;
 
-use super::Builder;
 #[cfg(feature = "docs")]
 use crate::primitives::docs::Docs;
 use crate::{
@@ -49,11 +48,6 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Starts putting a server together.
-    pub fn builder() -> Builder {
-        Builder::default()
-    }
-
     /// The live states.
     pub fn state(&self) -> State<'_> {
         State::new(&self.node.hub)

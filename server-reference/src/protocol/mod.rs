@@ -33,7 +33,6 @@ use crate::{
     auth::AuthRequest,
     connection::{Connection, Protocol},
     error::RpcError,
-    hub::Stream,
     message::{self, Outgoing},
     primitives::{
         presence::{Joined, Step},
@@ -120,12 +119,18 @@ impl Session {
         self.subscribe(arrival.wanted, spawn);
     }
 
-    /// Ends everything the session holds; the streams it followed are for the host to release.
-    pub(crate) fn end(&mut self) -> Vec<Arc<Stream>> {
+    /// Ends everything the session holds: the connection leaves every stream, room and group. The task lets the application
+    /// know.
+    pub(crate) async fn end(&mut self) -> Option<Task> {
         self.connection.end();
-        let mut streams = self.joined.end(&self.node.hub, &self.connection);
+        let hub = &self.node.hub;
+        let mut streams = self.joined.end(hub, &self.connection);
         streams.extend(self.followed.end(&self.connection));
-        streams
+        hub.leave(&self.connection);
+        for stream in streams {
+            hub.release(stream).await;
+        }
+        self.node.parted(&self.connection)
     }
 
     fn is_v2(&self) -> bool {
