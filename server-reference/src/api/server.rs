@@ -128,7 +128,7 @@ impl Server {
         self.node.metrics_snapshot()
     }
 
-    /// Closes every connection with 1001 and waits until all are gone, at most [`Limits::close_timeout`]. New ones are
+    /// Closes every connection with 1001 and waits until all are gone, at most [`Limits::close_timeout`](crate::Limits::close_timeout). New ones are
     /// refused from now on.
     pub async fn shutdown(&self) {
         self.node.shutdown().await;

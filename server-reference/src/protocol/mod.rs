@@ -169,7 +169,9 @@ impl Session {
             self.node.gate.malformed();
             return self.stranger();
         }
-        if self.is_v2() && matches!(error, FrameError::UnknownOpcode { opcode } if opcode >= LATER) {
+        // What is compressed twice is malformed.
+        let is_later = |opcode| opcode >= LATER && opcode != frame::ZLIB_MARK;
+        if self.is_v2() && matches!(error, FrameError::UnknownOpcode { opcode } if is_later(opcode)) {
             return;
         }
         let correlation = match (bytes.first(), bytes.get(1..5).and_then(|bytes| bytes.first_chunk::<4>())) {
