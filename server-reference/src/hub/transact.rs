@@ -83,6 +83,9 @@ impl Hub {
                 if applied.is_err() {
                     // What was planned does not fit: memory is not what the backend has.
                     self.reload(stream).await?;
+                    if let Some(Author { connection, correlation }) = author {
+                        connection.acknowledge(*correlation, position.seq);
+                    }
                 }
                 Ok(Some(applied.unwrap_or(position)))
             }

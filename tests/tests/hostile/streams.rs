@@ -374,6 +374,7 @@ async fn groups_users_and_connections() {
                 Ok(())
             })
             .rpc("id", |context: Context, _: Value| async move { Ok(context.connection_id()) })
+            .rpc("address", |context: Context, _: Value| async move { Ok(context.connection().remote_addr()) })
     })
     .await;
     let open = |query: &'static str, headers: &'static str| async move {
@@ -410,6 +411,8 @@ async fn groups_users_and_connections() {
         server.to_connection(unknown).emit("e", &7).await.unwrap();
         server.disconnect(unknown, 1000, "").await;
     }
+    let address = bob.call(3, "address", "null").await["result"].as_str().unwrap().to_owned();
+    assert!(address.starts_with("127.0.0.1:") && address != running.address.to_string(), "{address}");
     ann.call(3, "leave", "\"1\"").await;
     ann.call(3, "leave", "\"never entered\"").await;
     assert_eq!(ann.call(3, "join", "\"3\"").await.get("error"), None, "there is room again");

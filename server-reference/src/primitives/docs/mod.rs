@@ -144,7 +144,7 @@ impl<'a> Docs<'a> {
         let writer = stream.writer().await;
         let admission = Admission { total: self.count.get(self.hub).await?, limits: self.hub.limits(), client: None };
         let edit = |document: &mut Document| document.edit(edit);
-        let outcome = change(self.hub, &stream, writer, None, Some(&admission), edit).await;
+        let outcome = change(self.hub, &stream, writer, None, &admission, edit).await;
         self.hub.release(stream).await;
         outcome.map(|(result, _)| result)
     }
@@ -197,20 +197,19 @@ impl Admission<'_> {
     }
 }
 
-/// Changes a document, stores what is new and publishes it; where that is in the stream, if anything is new. Without an
-/// admission nothing can come into being.
+/// Changes a document, stores what is new and publishes it; where that is in the stream, if anything is new.
 async fn change<R>(
     hub: &Arc<Hub>,
     stream: &Arc<Stream>,
     writer: Writer,
     author: Option<Author>,
-    admission: Option<&Admission<'_>>,
+    admission: &Admission<'_>,
     change: impl FnOnce(&mut Document) -> Result<(R, Option<Bytes>), DocError>,
 ) -> Result<(R, Option<Position>), DocError> {
     let (mut change, mut result, mut update) = (Some(change), None, None);
     let plan = |content: &mut dyn Kind| {
         let shared = shared(content)?;
-        let reservation = admission.filter(|_| !shared.exists()).map(Admission::reserve).transpose()?;
+        let reservation = if shared.exists() { None } else { Some(admission.reserve()?) };
         let new = match (change.take(), &update) {
             (Some(change), _) => {
                 let (returned, new) = change(&mut shared.document)?;

@@ -86,6 +86,6 @@ async fn take(
     let client = Some(&*request.connection);
     let admission = Admission { total: count.get(hub).await?, limits: hub.limits(), client };
     let apply = |document: &mut Document| Ok(((), document.apply(update)?));
-    let ((), position) = change(hub, stream, writer, request.author(), Some(&admission), apply).await?;
+    let ((), position) = change(hub, stream, writer, request.author(), &admission, apply).await?;
     Ok(position.is_some())
 }
