@@ -47,7 +47,7 @@ impl Refusal {
     }
 }
 
-/// A frame that is answered by ACK or ERROR, while it is being served. It counts as under way until it is dropped.
+/// A frame that is answered by ACK or ERROR, while it is being served. The frame counts as under way until this is dropped.
 pub(crate) struct Request {
     pub(crate) connection: Arc<Connection>,
     pub(crate) identity: Arc<Identity>,
@@ -61,25 +61,25 @@ impl Request {
         Self { connection, identity, correlation, _busy: busy }
     }
 
-    /// It took effect as the stream's entry `seq`, or changed nothing (0). What becomes an entry is acknowledged as it is
-    /// published: see [`author`](Self::author).
+    /// Tells that the frame took effect as the stream's entry `seq`, or changed nothing (0). One that becomes an entry is
+    /// acknowledged as that is published: see [`author`](Self::author).
     pub(crate) fn acknowledge(&self, seq: u64) {
         self.connection.acknowledge(self.correlation, seq);
     }
 
-    /// It changed nothing.
+    /// Tells that the frame changed nothing.
     pub(crate) fn refuse(&self, refusal: &Refusal) {
         self.connection.refuse(self.correlation, refusal);
     }
 
-    /// Who gets the acknowledgement as the entry is published; `None` where no answer is wanted.
+    /// The author, who gets the acknowledgement as the entry is published; `None` where no answer is wanted.
     pub(crate) fn author(&self) -> Option<Author> {
         let (connection, correlation) = (self.connection.clone(), self.correlation);
         (correlation != 0).then_some(Author { connection, correlation })
     }
 }
 
-/// Whose frame an entry came in: it is acknowledged in the same step as the entry is published.
+/// The client whose frame becomes an entry; the frame is acknowledged in the step that publishes the entry.
 #[derive(Clone, Debug)]
 pub(crate) struct Author {
     pub(crate) connection: Arc<Connection>,

@@ -35,7 +35,7 @@ pub(crate) struct Connection {
     identity: Mutex<Option<Admitted>>,
     remote: Option<SocketAddr>,
     since: SystemTime,
-    /// What the application keeps beside it; made when first used.
+    /// Values and tags of the application; made when first used.
     own: OnceLock<Box<Own>>,
     /// The groups it is in.
     pub(crate) groups: Mutex<Vec<Arc<str>>>,
@@ -46,7 +46,7 @@ pub(crate) struct Connection {
     pub(crate) turn: tokio::sync::Mutex<()>,
 }
 
-/// What the application keeps beside a connection.
+/// Values and tags that the application keeps beside a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Own {
     /// Values of its own, one of each type.
@@ -168,7 +168,7 @@ impl Connection {
         lock(&self.identity).as_ref()?.expires
     }
 
-    /// What the application keeps beside it.
+    /// Values and tags of the application.
     pub(crate) fn own(&self) -> &Own {
         self.own.get_or_init(Box::default)
     }

@@ -34,12 +34,12 @@ impl Entry {
         (!bytes.is_empty()).then_some(Self(bytes))
     }
 
-    /// What kind of step it is.
+    /// The tag, which tells the kind of step.
     pub(crate) fn tag(&self) -> u8 {
         self.0.first().copied().unwrap_or_default()
     }
 
-    /// What follows the tag.
+    /// The bytes behind the tag.
     pub(crate) fn content(&self) -> &[u8] {
         self.0.get(1..).unwrap_or_default()
     }

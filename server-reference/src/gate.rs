@@ -1,4 +1,4 @@
-//! What every frame and subscription of a client passes: policies, limits, counters.
+//! The gate that every frame and subscription of a client passes: policies, limits, counters.
 
 use std::sync::Arc;
 

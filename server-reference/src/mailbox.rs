@@ -1,4 +1,4 @@
-//! What waits for one connection: a bounded queue that prefers conflating to closing.
+//! The queue of messages for one connection: bounded, and rather conflated than closed.
 //!
 //! Publishers push under their stream's lock; the connection's task drains. A mailbox never blocks anyone: when it is
 //! over its limit, the pending entries of its states, CRDTs and presence rooms are dropped and those marked stale, to be
@@ -72,7 +72,7 @@ struct Queue {
 #[derive(Debug)]
 struct Item {
     message: Bytes,
-    /// What it counts towards the limit; bytes.
+    /// Its share of the limit; bytes.
     weight: usize,
     /// The stream whose entry this is, if it may be conflated.
     stream: Option<Arc<dyn Conflate>>,
@@ -132,13 +132,13 @@ impl Mailbox {
         self.wake();
     }
 
-    /// Queues an entry of a topic that the client has missed. It does not count: the topic's log bounds and holds it, and
+    /// Queues an entry of a topic that the client has missed. The entry does not count: the topic's log bounds and holds it, and
     /// a client closed for falling behind would only ask for the same again.
     pub(crate) fn push_missed(&self, message: Bytes) {
         self.insert(Item { weight: 0, message, stream: None });
     }
 
-    /// Queues something large that the client has asked for. It does not count either, unless another such waits: a client
+    /// Queues something large that the client has asked for. The answer does not count either, unless another such waits: a client
     /// closed for it would ask for the same again, and one that reads is not read from meanwhile.
     pub(crate) fn push_answer(&self, message: Bytes) {
         if self.is_replaying() { self.push(message) } else { self.push_missed(message) }
@@ -505,7 +505,7 @@ mod tests {
         println!("{snapshots} snapshots");
     }
 
-    /// What is packed is what was queued, in as few messages as there are 64 KiB.
+    /// Packed messages are those that were queued, in as few batches as there are 64 KiB.
     #[test]
     fn messages_are_packed_for_who_reads_batches() {
         let check = |lengths: &[usize], expected: &[usize]| {

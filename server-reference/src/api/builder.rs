@@ -130,7 +130,7 @@ impl Builder {
     }
 
     /// Decides who may change which CRDT, document or presence room. Without it, everybody who is connected may. States
-    /// are changed by the server only. It says nothing about following: see [`authorize_read`](Self::authorize_read).
+    /// are changed by the server only. Following is another matter: see [`authorize_read`](Self::authorize_read).
     ///
     /// ```
     /// use datasole_server::{Server, StreamKind};
@@ -194,7 +194,7 @@ impl Builder {
     ///
     /// Publishing it again under the same name goes to clients only, never back to this handler.
     ///
-    /// A handler runs to its end, also when its client goes away meanwhile. It returns nothing, or a `Result`, whose error
+    /// A handler runs to its end, also when its client goes away meanwhile. The handler returns nothing, or a `Result`, whose error
     /// is logged and told to nobody.
     ///
     /// ```

@@ -13,7 +13,7 @@ use crate::{
     sync::lock,
 };
 
-/// What a handler knows of its caller, beside the parameters.
+/// The server, the connection and the user of a call or an event; a handler gets it beside the parameters.
 #[derive(Clone)]
 pub struct Context {
     server: Server,

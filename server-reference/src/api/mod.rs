@@ -1,4 +1,4 @@
-//! What applications hold: the server, how it is put together, and what handlers are given.
+//! The top floor: the server as applications hold it, how it is put together, and the context of handlers.
 
 mod builder;
 mod context;

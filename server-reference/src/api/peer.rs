@@ -1,6 +1,6 @@
 //! [`Peer`]: one client of the server, over a transport of the host's own.
 //!
-//! It does for any transport what `transport` does for WebSockets, without a socket and without waiting. Signs of life
+//! A peer does for any transport what `transport` does for WebSockets, without a socket and without waiting. Signs of life
 //! are the host's: a peer never grows tired of a silent client.
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered, task::noop_waker_ref};
@@ -95,7 +95,7 @@ impl Peer {
         self.run_tasks();
     }
 
-    /// The next message for the client. What it has not been given yet waits within
+    /// The next message for the client. Messages it has not been given yet wait within
     /// [`Limits::max_queue`](crate::Limits::max_queue).
     pub fn poll_message(&mut self) -> Option<Vec<u8>> {
         self.run_tasks();

@@ -123,7 +123,7 @@ impl Server {
         self.node.connection_count()
     }
 
-    /// What the server has counted since it started.
+    /// The server's counters since it started.
     pub fn metrics_snapshot(&self) -> MetricsSnapshot {
         self.node.metrics_snapshot()
     }

@@ -1,4 +1,4 @@
-//! Who is here: connections, their users, and the groups that the application has put them in.
+//! Connections, their users, and the groups that the application has put them in.
 
 use std::{borrow::Borrow, collections::HashMap, hash::Hash, sync::Arc};
 
@@ -11,7 +11,7 @@ use crate::{
     sync::{lock, read, write},
 };
 
-/// Whom a message that belongs to no stream is for.
+/// Receivers of a message that belongs to no stream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Audience<'a> {
     Group(&'a str),
@@ -59,7 +59,7 @@ impl Hub {
                 }
             }
         }
-        // It may have ended while its credentials were looked at: then it has left before it came.
+        // The connection may have ended while its credentials were checked: then it has left before it came.
         if connection.has_ended() {
             self.leave(connection);
         }

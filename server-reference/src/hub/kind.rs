@@ -25,13 +25,13 @@ pub(crate) trait Kind: Any + Debug + Send {
     /// Becomes what a backend holds.
     fn restore(&mut self, stored: &Stored) -> Result<(), BackendError>;
 
-    /// Takes the stream's next entry, whoever has made it. What is pending and not this entry is retracted before.
+    /// Takes the stream's next entry, whoever has made it. Another plan that is pending is retracted before.
     fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable>;
 
     /// Gives up what is pending.
     fn retract(&mut self) {}
 
-    /// What a backend may keep in place of the entries so far; `None` when it should keep them.
+    /// The snapshot that a backend may keep in place of the entries so far; `None` when it should keep those.
     fn snapshot(&mut self) -> Option<Bytes>;
 
     /// An entry that leaves out what is so old that it may be forgotten, if there is anything; it is pending then.
@@ -94,9 +94,9 @@ pub(crate) struct At<'a> {
 pub(crate) struct Rules {
     /// Whether the backend keeps it.
     pub(crate) stored: bool,
-    /// What it keeps for those who come back.
+    /// Entries that are kept for clients that resume.
     pub(crate) replay: Replay,
-    /// What may follow the backend's newest snapshot before it gets another.
+    /// Entries that may follow the backend's newest snapshot before it gets another.
     pub(crate) compaction: Replay,
     pub(crate) delivery: Delivery,
     pub(crate) v1: V1,
@@ -118,7 +118,7 @@ pub(crate) enum Delivery {
     Others,
 }
 
-/// What clients of version 1, who do not subscribe, get of a stream.
+/// The share of a stream that clients of version 1 get, who do not subscribe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum V1 {
     /// Nothing.

@@ -40,7 +40,7 @@ pub(crate) struct Hub {
     /// One for each line in the table of kinds.
     streams: Vec<Streams>,
     connections: RwLock<Members>,
-    /// Those that have yet to authenticate.
+    /// Connections that have yet to authenticate.
     strangers: Mutex<Members>,
     v1: RwLock<Members>,
     users: Mutex<HashMap<String, Members>>,

@@ -56,7 +56,7 @@ struct Inner {
     held: Held,
 }
 
-/// What the backend holds since its newest snapshot.
+/// Entries and bytes that the backend holds since its newest snapshot.
 #[derive(Clone, Copy, Debug, Default)]
 struct Held {
     entries: usize,
@@ -377,7 +377,7 @@ impl Stream {
         due
     }
 
-    /// What the backend is to keep in place of the entries, if that can be told: where it was taken, and how many entries
+    /// The snapshot for the backend, if there can be one: where it was taken, its bytes, and how many entries
     /// before it are still promised to those who come back.
     pub(crate) fn snapshot(&self) -> Option<(Position, Bytes, u64)> {
         let mut inner = lock(&self.inner);

@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl Hub {
-    /// What the backend has of a stream, where it `keeps` it.
+    /// The stream as the backend holds it, where it `keeps` it.
     pub(super) async fn stored(&self, id: &StreamId, keeps: bool) -> Result<Option<Stored>, BackendError> {
         if keeps { self.backend.load(id).await } else { Ok(None) }
     }
@@ -46,7 +46,7 @@ impl Hub {
             return self.reload(stream).await;
         }
         for entry in &entries {
-            // Who has written them lets the backend forget them.
+            // The writer of these entries lets the backend forget them.
             let _ = stream.note(entry.bytes().len());
         }
         Ok(())

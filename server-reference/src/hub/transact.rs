@@ -17,9 +17,9 @@ use crate::{
     task::to_the_end,
 };
 
-/// What came of an entry.
+/// Outcome of a commit.
 enum Committed {
-    /// It is stored and published.
+    /// The entry is stored and published.
     At(Position),
     /// Others were faster. Their entries have been applied and published.
     Conflict(Writer),
@@ -41,7 +41,7 @@ impl Hub {
         loop {
             let Some(entry) = stream.with_content(&mut plan)? else { return Ok(None) };
             let (hub, own, author) = (self.clone(), stream.clone(), author.clone());
-            // What was stored would be missing to the followers, were it dropped with its caller.
+            // A commit that were dropped with its caller would leave followers without an entry that is stored.
             let committed = to_the_end(async move { hub.commit(&own, writer, &entry, author.as_ref()).await });
             match committed.await? {
                 Committed::At(position) => return Ok(Some(position)),
@@ -63,7 +63,7 @@ impl Hub {
         if stream.note(entry.bytes().len())
             && let Err(error) = self.compact(stream).await
         {
-            // It is stored and published; the backend only holds more than it must.
+            // The entry is stored and published; the backend only holds more than it must.
             tracing::error!(%error, key = stream.id().key, "a stream could not be compacted");
         }
         Ok(Committed::At(position))
@@ -81,7 +81,7 @@ impl Hub {
             Ok(Appended::At(position)) => {
                 let applied = self.with_v1(stream, |v1| stream.publish(entry, unix_millis(), v1, author));
                 if applied.is_err() {
-                    // What was planned does not fit: memory is not what the backend has.
+                    // The plan does not fit: memory differs from the backend.
                     self.reload(stream).await?;
                     if let Some(Author { connection, correlation }) = author {
                         connection.acknowledge(*correlation, position.seq);

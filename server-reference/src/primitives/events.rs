@@ -34,7 +34,7 @@ pub(crate) fn kind(limits: &Arc<Limits>, histories: &Arc<HashMap<String, Replay>
 /// Topics come to nothing: what a topic has to say of its entries.
 #[derive(Debug)]
 struct Topic {
-    /// What the application wants to be kept.
+    /// The history that the application has declared.
     history: Option<Replay>,
 }
 
@@ -142,7 +142,7 @@ fn message(
 pub(crate) type Started = Result<BoxFuture<'static, Result<(), String>>, RpcError>;
 type EventHandler<C> = Box<dyn Fn(C, Incoming<'_>) -> Started + Send + Sync>;
 
-/// What an event handler may return: nothing, or a `Result` whose error is logged.
+/// A value that an event handler or a hook may return: nothing, or a `Result` whose error is logged.
 pub trait EventOutcome: Send {
     /// The error's text, if it is one.
     ///
@@ -203,7 +203,7 @@ impl<C: 'static> Handlers<C> {
     }
 }
 
-/// Whom an event is for; from [`Server::to_group`](crate::Server::to_group) and its like. Such an event belongs to no
+/// The receivers of an event; from [`Server::to_group`](crate::Server::to_group) and its like. Such an event belongs to no
 /// stream: it needs no subscription and is delivered at most once.
 #[derive(Clone, Copy)]
 pub struct Target<'a> {

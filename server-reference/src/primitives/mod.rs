@@ -1,4 +1,4 @@
-//! What applications use: calls, events, live states, CRDTs, presence and documents, each on top of the hub.
+//! The operations of applications: calls, events, live states, CRDTs, presence and documents, each on top of the hub.
 
 pub(crate) mod crdt;
 #[cfg(feature = "docs")]

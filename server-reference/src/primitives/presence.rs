@@ -24,7 +24,7 @@ use crate::{
     sync::lock,
 };
 
-/// Those in a room who changed: a JSON array.
+/// An entry: the members that changed, a JSON array.
 const MEMBERS: u8 = b'm';
 
 /// The line of presence rooms in the table of kinds. Rooms that nobody needs are nothing; none is spare.
@@ -32,7 +32,7 @@ pub(crate) fn kind() -> Spec {
     Spec { kind: StreamKind::Presence, spare: 0, v1_follows: false, make: Box::new(|_| Box::<Room>::default()) }
 }
 
-/// What the frame of a whole room needs beside key and members; bytes.
+/// Bytes that the frame of a whole room needs beside key and members.
 const ENVELOPE: usize = 128;
 
 /// A presence room, as the server sees it; from [`Server::presence`](crate::Server::presence). Who enters is up to the
@@ -59,7 +59,7 @@ pub struct Member {
     /// Its user's.
     #[serde(rename = "userId")]
     pub user_id: String,
-    /// What the client shows of itself.
+    /// The value that the client shows of itself.
     pub value: Value,
 }
 
@@ -83,7 +83,7 @@ impl<'a> Presence<'a> {
     }
 }
 
-/// Those in a room, by the serial number of their connection, each as it is shown to followers.
+/// Members of a room, by the serial number of their connection, each as it is shown to followers.
 #[derive(Debug, Default)]
 struct Room {
     members: BTreeMap<u64, Box<RawValue>>,
@@ -106,7 +106,7 @@ struct Shown<'a> {
 /// Why there is no entry.
 #[derive(Debug, PartialEq)]
 enum NoEntry {
-    /// It would be the same as before.
+    /// The room would be the same as before.
     Unchanged,
     /// The room would no longer fit in a frame.
     Full,
@@ -331,7 +331,7 @@ impl Joined {
         }
         if let Some(gone) = shown(connection, None) {
             for stream in &rooms {
-                // It is in every room listed.
+                // The connection is in every room listed.
                 let _ = publish(hub, stream, None, |room| room.leave(connection.serial(), &gone));
             }
         }

@@ -9,7 +9,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use crate::error::RpcError;
 
-/// What came with a call or an event, borrowed from the message.
+/// The data of a call or an event, borrowed from the message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Incoming<'a> {
     Json(&'a RawValue),

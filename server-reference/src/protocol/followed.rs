@@ -33,7 +33,7 @@ struct Book {
 enum Subscription {
     /// The backend is asked.
     Opening(StreamId),
-    /// The backend is asked, but the client no longer wants it. It counts until the answer comes: what a peer can make
+    /// The backend is asked, but the client no longer wants it. The slot counts until the answer comes: what a peer can make
     /// the backend do is bounded.
     Abandoned,
     Open(Arc<Stream>),

@@ -54,11 +54,11 @@ pub(crate) struct Session {
     held: Arc<Held>,
     /// The request whose token is to come in an AUTH frame.
     upgrade: Option<Box<AuthRequest>>,
-    /// What is left of a BATCH.
+    /// The rest of a BATCH that is being served.
     batch: Option<Box<Batch>>,
 }
 
-/// What a connection is part of.
+/// Subscriptions and rooms of a connection.
 #[derive(Default)]
 struct Held {
     followed: Followed,
@@ -169,7 +169,7 @@ impl Session {
             self.node.gate.malformed();
             return self.stranger();
         }
-        // What is compressed twice is malformed.
+        // A message that is compressed twice is malformed.
         let is_later = |opcode| opcode >= LATER && opcode != frame::ZLIB_MARK;
         if self.is_v2() && matches!(error, FrameError::UnknownOpcode { opcode } if is_later(opcode)) {
             return;
@@ -487,7 +487,7 @@ impl Session {
     }
 }
 
-/// What comes in one message.
+/// State of serving one message, or one portion of a BATCH.
 #[derive(Default)]
 struct Arrival {
     /// Whether it is one of a BATCH.

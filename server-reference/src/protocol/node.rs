@@ -34,7 +34,7 @@ use crate::{
     task::{Task, at_once},
 };
 
-/// What the server understands beyond version 2, as HELLO tells it.
+/// Features of this server beyond version 2, as HELLO tells them.
 const FEATURES: [&str; 1] = [wire::BATCH];
 
 /// One running server: what is registered, what is stored, and who is connected.
@@ -52,7 +52,7 @@ pub(crate) struct Node {
     pub(crate) data: Data,
     pub(crate) gate: Gate,
     pub(crate) hub: Arc<Hub>,
-    /// What is kept of topics for those who come back.
+    /// Histories of topics, for clients that resume.
     pub(crate) histories: Arc<HashMap<String, Replay>>,
     pub(crate) crdts: Registry,
     #[cfg(feature = "docs")]
@@ -64,7 +64,7 @@ pub(crate) struct Node {
     pub(crate) census: Census,
 }
 
-/// Who calls, or whose event it is.
+/// The client whose call or event a handler serves.
 #[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) node: Arc<Node>,
@@ -75,7 +75,7 @@ pub(crate) struct Caller {
 /// The application's own data, one of each type.
 pub(crate) type Data = HashMap<TypeId, Box<dyn Any + Send + Sync>>;
 
-/// What the application does as a connection comes or goes.
+/// A function of the application that runs as a connection comes or goes.
 pub(crate) type Hook = Box<dyn Fn(Caller) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// The connections by number.

@@ -154,7 +154,7 @@ async fn the_messages_of_a_batch_are_served_in_order() {
     assert_eq!(old.opcodes(), [], "version 1 has none");
 }
 
-/// What a BATCH asks for is held back as what it would be alone: no more is answered than is written.
+/// The answers to a BATCH are held back like those to single messages: no more is made than is written.
 #[tokio::test]
 async fn the_answers_to_a_batch_are_bounded() {
     let server = builder().rpc("fill", |_: Context, (): ()| async move { Ok("x".repeat(40_000)) }).build();

@@ -4,7 +4,7 @@ use datasole_core::{codes, crdt::CrdtError};
 
 use crate::{answer::Refusal, backend::BackendError, error::RpcError};
 
-/// Why a CRDT was not edited or read. It is as it was before.
+/// Why a CRDT was not edited or read. The CRDT is as it was before.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EditError {
@@ -46,7 +46,7 @@ pub enum EditError {
 }
 
 impl EditError {
-    /// What it is on the wire: see [`codes`].
+    /// The code of the error on the wire: see [`codes`].
     pub(crate) fn code(&self) -> i32 {
         match self {
             Self::Refused(CrdtError::Limit { .. }) | Self::Keys { .. } => codes::LIMIT,

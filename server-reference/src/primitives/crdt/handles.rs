@@ -129,7 +129,7 @@ impl fmt::Debug for Handle<'_> {
 }
 
 impl Handle<'_> {
-    /// What `f` makes of the CRDT; `None` when there is none.
+    /// The result of `f` on the CRDT; `None` when there is none.
     async fn read<R>(self, f: impl FnOnce(&Crdt) -> R) -> Result<Option<R>, EditError> {
         let hub = self.crdts.hub;
         let Some(stream) = hub.find(StreamKind::Crdt, self.key).await? else { return Ok(None) };

@@ -1,7 +1,7 @@
 //! CRDTs: data that several clients and the server change at once, and that ends the same for all.
 //!
 //! The server is the one who orders: an operation is planned on the CRDT, stored by the backend, and only then applied,
-//! published and acknowledged. What it means is `datasole_core::crdt`'s.
+//! published and acknowledged. Its meaning is `datasole_core::crdt`'s.
 
 mod content;
 mod error;
@@ -39,7 +39,7 @@ use crate::{
     primitives::reservation::Reservation,
 };
 
-/// What the server knows about CRDTs as a whole.
+/// Types, limits and counts of all CRDTs of the server.
 pub(crate) struct Registry {
     /// Types by registered key.
     kinds: HashMap<String, CrdtKind>,
@@ -95,7 +95,7 @@ impl Registry {
         let fresh;
         let crdt = match (crdt, wanted) {
             (Some(crdt), _) => crdt,
-            // It takes the place of what was refused, and there is nothing it could be missing to.
+            // `none` takes the place of an operation that was refused; where there is no CRDT, nothing misses it.
             (None, Wanted::Op(op)) if *op.change() == Change::None => return Ok(None),
             (None, _) => {
                 let kind = match (self.kinds.get(key), wanted) {
@@ -244,7 +244,7 @@ struct Admission<'a> {
     key: &'a str,
     /// How many keys exist that are not registered; `None` for one that is.
     total: Option<&'a Arc<AtomicUsize>>,
-    /// Who wants it, if it is not the server.
+    /// The client that wants it, if it is not the server.
     client: Option<&'a Connection>,
 }
 

@@ -56,7 +56,7 @@ impl Count {
 
 /// The server's documents; from [`Server::docs`](crate::Server::docs).
 ///
-/// They are read and edited through yrs' transactions. Positions in texts count UTF-16's units, as in JavaScript.
+/// Documents are read and edited through yrs' transactions. Positions in texts count UTF-16's units, as in JavaScript.
 ///
 /// ```
 /// # async fn example() -> Result<(), datasole_server::DocError> {
@@ -121,7 +121,7 @@ impl<'a> Docs<'a> {
             return Document::empty(self.hub.limits().max_doc).read(look);
         };
         let result = {
-            // What is about to be stored is not to be seen.
+            // A change that is about to be stored is not to be seen.
             let _writer = stream.writer().await;
             stream.with_content(|content| shared(content)?.document.read(look))
         };
@@ -129,7 +129,7 @@ impl<'a> Docs<'a> {
         result
     }
 
-    /// Edits a document, new or not. What the function does is one change: it is stored, and published to everybody who
+    /// Edits a document, new or not. All that the function does is one change: it is stored, and published to everybody who
     /// follows the document, before this returns. The function runs under the document's lock: it must be quick.
     ///
     /// # Errors
@@ -178,7 +178,7 @@ struct Admission<'a> {
     /// How many documents there are.
     total: &'a Arc<AtomicUsize>,
     limits: &'a Limits,
-    /// Who wants it, if it is not the server.
+    /// The client that wants it, if it is not the server.
     client: Option<&'a Connection>,
 }
 

@@ -79,7 +79,7 @@ async fn take(
 ) -> Result<bool, DocError> {
     let writer = stream.writer().await;
     if !may_write {
-        // Who may only read answers what it is asked, too.
+        // A client that may only read answers the question of the server, too.
         let lacks = stream.with_content(|content| shared(content)?.document.lacks(update))?;
         return if lacks { Err(DocError::Forbidden) } else { Ok(false) };
     }

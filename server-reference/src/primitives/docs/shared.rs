@@ -136,7 +136,7 @@ impl Kind for Shared {
 }
 
 impl Shared {
-    /// What a follower says of itself, as the others are told.
+    /// Takes what a follower says of itself: the message that the others get.
     pub(super) fn announce(&mut self, serial: u64, update: &[u8], at: &At<'_>) -> Result<Option<Bytes>, DocError> {
         let news = self.awareness.apply(serial, update)?;
         Ok(news.map(|news| message(0, &Message::Awareness(&news), at)))

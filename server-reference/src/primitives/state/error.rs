@@ -4,7 +4,7 @@ use datasole_core::{codes, patch::PatchError};
 
 use crate::{backend::BackendError, error::RpcError};
 
-/// Why a state was not changed. It is as it was before.
+/// Why a state was not changed. The state is as it was before.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
