@@ -174,7 +174,7 @@ impl Demo {
             .rpc("chat:recent", async |context: Context, _: Value| Ok(context.server().state().get(CHAT).await?))
             .on(MESSAGE, async |context: Context, said: Said| say(context.server(), said).await)
             .on("demo:cut", async |context: Context, _: Value| {
-                context.server().disconnect(&context.connection_id(), CUT, "cut by the demo");
+                context.server().disconnect(&context.connection_id(), CUT, "cut by the demo").await;
             })
             .on("demo:restart", move |_: Context, _: Value| {
                 restart.notify_one();

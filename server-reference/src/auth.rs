@@ -1,4 +1,4 @@
-//! Who is connecting: the request as the authentication hook sees it, and the identity it answers with.
+//! Authentication: the request as the hook sees it, and the identity it answers with.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, Uri, header};
 use serde_json::Value;
 
-/// What the hook decides on. When a token is renewed on an open connection, only `token` is there.
+/// The request that the hook decides on. When a token is renewed on an open connection, only `token` is there.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct AuthRequest {
@@ -38,7 +38,7 @@ impl AuthRequest {
     }
 }
 
-/// Who a connection belongs to.
+/// The user that a connection belongs to.
 ///
 /// ```
 /// use datasole_server::Identity;

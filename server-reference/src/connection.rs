@@ -1,28 +1,20 @@
-//! What the server knows of one client: identity, mailbox, rooms, pending handlers, the application's own data.
+//! One client as the server knows it: identity, mailbox, groups, handlers under way, the application's own data.
 //!
-//! No socket and no protocol state: those belong to the transport and the session.
+//! No socket, no subscriptions and no streams: those belong to the transport and the session.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
     sync::{Arc, Mutex, OnceLock, atomic::AtomicUsize},
+    time::SystemTime,
 };
 
-use datasole_core::{
-    Payload, codes,
-    frame::Opcode,
-    wire::{ErrorBody, RpcResponse, push_varuint},
-};
+use datasole_core::StreamKind;
 use futures_util::future::AbortHandle;
 use http::Extensions;
 use tokio::time::Instant;
 
-use crate::{
-    auth::Identity,
-    error::RpcError,
-    hub::{Stream, entry},
-    mailbox::{Mailbox, lock},
-    message,
-};
+use crate::{auth::Identity, mailbox::Mailbox, sync::lock};
 
 /// Which version a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,19 +33,25 @@ pub(crate) struct Connection {
     mailbox: Mailbox,
     compress_above: usize,
     identity: Mutex<Option<Admitted>>,
-    /// The application's own data; made when first used.
-    store: OnceLock<Mutex<Extensions>>,
-    pub(crate) rooms: Mutex<Vec<Arc<str>>>,
-    /// The presence rooms it is in.
-    pub(crate) presence: Mutex<Vec<Arc<Stream>>>,
+    remote: Option<SocketAddr>,
+    since: SystemTime,
+    /// Values and tags of the application; made when first used.
+    own: OnceLock<Box<Own>>,
+    /// The groups it is in.
+    pub(crate) groups: Mutex<Vec<Arc<str>>>,
     calls: Mutex<Calls>,
-    /// CRDT keys that its operations have brought into being.
-    pub(crate) crdt_keys: Arc<AtomicUsize>,
-    /// Documents that its updates have brought into being.
-    #[cfg(feature = "docs")]
-    pub(crate) docs: Arc<AtomicUsize>,
+    /// Streams of each kind that its frames have brought into being; made when first used.
+    created: OnceLock<Box<[Arc<AtomicUsize>; StreamKind::ALL.len()]>>,
     /// Held while a stream is opened and its writer waited for, so that what the client sends stays in order.
     pub(crate) turn: tokio::sync::Mutex<()>,
+}
+
+/// Values and tags that the application keeps beside a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Own {
+    /// Values of its own, one of each type.
+    pub(crate) values: Mutex<Extensions>,
+    pub(crate) tags: Mutex<BTreeMap<String, String>>,
 }
 
 #[derive(Debug)]
@@ -68,6 +66,8 @@ struct Calls {
     running: HashMap<u32, AbortHandle>,
     others: usize,
     ended: bool,
+    /// Whether the application has been told of the connection, and not yet of its end.
+    welcomed: bool,
 }
 
 impl Calls {
@@ -95,15 +95,40 @@ impl Connection {
             mailbox: Mailbox::new(max_queue, protocol),
             compress_above,
             identity: Mutex::default(),
-            store: OnceLock::new(),
-            rooms: Mutex::default(),
-            presence: Mutex::default(),
+            remote: None,
+            since: SystemTime::now(),
+            own: OnceLock::new(),
+            groups: Mutex::default(),
             calls: Mutex::default(),
-            crdt_keys: Arc::default(),
-            #[cfg(feature = "docs")]
-            docs: Arc::default(),
+            created: OnceLock::new(),
             turn: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// The same with the peer of its socket.
+    pub(crate) fn from(mut self, remote: Option<SocketAddr>) -> Self {
+        self.remote = remote;
+        self
+    }
+
+    /// The peer of its socket; a proxy's where there is one.
+    pub(crate) fn remote(&self) -> Option<SocketAddr> {
+        self.remote
+    }
+
+    /// When it was opened.
+    pub(crate) fn since(&self) -> SystemTime {
+        self.since
+    }
+
+    /// Frames longer than this are compressed; bytes.
+    pub(crate) fn compress_above(&self) -> usize {
+        self.compress_above
+    }
+
+    /// How many streams of a kind its frames have brought into being.
+    pub(crate) fn created(&self, kind: StreamKind) -> &Arc<AtomicUsize> {
+        &self.created.get_or_init(Box::default)[kind as usize]
     }
 
     pub(crate) fn serial(&self) -> u64 {
@@ -143,8 +168,9 @@ impl Connection {
         lock(&self.identity).as_ref()?.expires
     }
 
-    pub(crate) fn store(&self) -> &Mutex<Extensions> {
-        self.store.get_or_init(Mutex::default)
+    /// Values and tags of the application.
+    pub(crate) fn own(&self) -> &Own {
+        self.own.get_or_init(Box::default)
     }
 
     /// Whether a call may begin: `false` when its id is in use, or too many handlers are under way.
@@ -158,13 +184,9 @@ impl Connection {
         lock(&self.calls).running.insert(correlation, abort);
     }
 
-    /// Queues a call's answer, unless it was cancelled meanwhile.
-    pub(crate) fn end_call(&self, correlation: u32, outcome: &Result<Payload, RpcError>, max_payload: usize) {
-        if lock(&self.calls).running.remove(&correlation).is_some() {
-            let mut out = Vec::new();
-            self.answer(&mut out, correlation, outcome, max_payload);
-            self.mailbox.push(out.into());
-        }
+    /// Takes note of the end of a call: `false` when it was cancelled meanwhile.
+    pub(crate) fn ends_call(&self, correlation: u32) -> bool {
+        lock(&self.calls).running.remove(&correlation).is_some()
     }
 
     pub(crate) fn cancel_call(&self, correlation: u32) {
@@ -192,55 +214,19 @@ impl Connection {
         }
     }
 
-    /// Queues an ACK, if the frame asked for an answer: what it wanted is the stream's entry `seq`, or changed nothing
-    /// (0). Version 1 has none.
-    pub(crate) fn acknowledge(&self, correlation: u32, seq: u64) {
-        if self.protocol == Protocol::V2 && correlation != 0 {
-            let mut payload = Vec::with_capacity(10);
-            push_varuint(&mut payload, seq);
-            self.mailbox.push(message::shared(Opcode::Ack, correlation, &payload, self.compress_above));
-        }
+    /// The application is to be told of the connection: `false` when it has ended.
+    pub(crate) fn welcome(&self) -> bool {
+        let mut calls = lock(&self.calls);
+        calls.welcomed = !calls.ended;
+        calls.welcomed
     }
 
-    /// Queues an ERROR, which version 1 has not. `retry_after` is in milliseconds.
-    pub(crate) fn refuse(&self, correlation: u32, code: i32, message: &str, retry_after: Option<u64>) {
-        if self.protocol == Protocol::V2 {
-            let body = ErrorBody { message: message.into(), code: Some(code), retry_after };
-            self.mailbox.push(message::shared(Opcode::Error, correlation, &entry::json(&body), self.compress_above));
-        }
+    /// The application is to be told of its end: `false` when it was not told of the connection.
+    pub(crate) fn parts(&self) -> bool {
+        std::mem::take(&mut lock(&self.calls).welcomed)
     }
 
     pub(crate) fn has_ended(&self) -> bool {
         lock(&self.calls).ended
-    }
-
-    /// Writes a call's answer. One that is over the frame limit becomes an error, so that the caller never hangs.
-    pub(crate) fn answer(
-        &self,
-        out: &mut Vec<u8>,
-        correlation: u32,
-        outcome: &Result<Payload, RpcError>,
-        max_payload: usize,
-    ) {
-        if let (Ok(Payload::Binary(_)), Protocol::V1) = (outcome, self.protocol) {
-            let error = RpcError::new("the result is bytes, which protocol version 1 has not").code(codes::INTERNAL);
-            return self.answer(out, correlation, &Err(error), max_payload);
-        }
-        let body = |result, error| RpcResponse { correlation_id: correlation, result, error };
-        let (opcode, payload) = match outcome {
-            Ok(Payload::Empty) => (Opcode::RpcResponse, entry::json(&body(None, None))),
-            Ok(Payload::Json(result)) => (Opcode::RpcResponse, entry::json(&body(Some(result), None))),
-            Ok(Payload::Binary(bytes)) => {
-                let head = entry::json(&body(None, None));
-                (Opcode::RpcResponseBinary, datasole_core::wire::join_binary(&head, bytes))
-            }
-            Err(error) => (Opcode::RpcResponse, entry::json(&body(None, Some(error.body())))),
-        };
-        if payload.len() > max_payload {
-            let error = RpcError::too_large(payload.len(), max_payload);
-            let payload = entry::json(&body(None, Some(error.body())));
-            return message::write(out, Opcode::RpcResponse, correlation, &payload, self.compress_above);
-        }
-        message::write(out, opcode, correlation, &payload, self.compress_above);
     }
 }

@@ -11,9 +11,7 @@
 //! let server = Server::builder()
 //!     .rpc("add", |_: Context, (a, b): (i64, i64)| async move { Ok(a + b) })
 //!     .on("chat:message", |context: Context, message: serde_json::Value| async move {
-//!         if let Err(error) = context.server().broadcast("chat:message", &message).await {
-//!             eprintln!("{error}");
-//!         }
+//!         context.server().broadcast("chat:message", &message).await
 //!     })
 //!     .build();
 //! server.state().set("dashboard", &json!({"visitors": 0})).await?;
@@ -23,52 +21,53 @@
 //! # }
 //! ```
 //!
-//! Layers, each ignorant of the one above: `transport` (HTTP, WebSocket, one task per connection) → `session` (the
-//! protocol, without a socket) → `hub` (streams, fan-out) → `primitives` (calls, events, states) → [`backend`].
+//! Floors, each ignorant of those above: a base of connections, mailboxes and limits; [`backend`], where streams are
+//! stored; `hub`, streams and fan-out; `primitives`, what the entries of each kind mean; `gate`, what every frame passes;
+//! `protocol`, a client without a socket; `transport`, HTTP and WebSockets; and `api`, what applications hold.
 
+mod access;
+mod answer;
+mod api;
 mod assets;
 mod auth;
 pub mod backend;
-mod builder;
+mod clock;
 mod connection;
+mod entry;
 mod error;
+mod gate;
 mod hub;
 mod limits;
 mod mailbox;
 mod message;
 mod metrics;
 mod origin;
-mod peer;
 mod primitives;
-mod server;
-mod session;
+mod protocol;
+mod sync;
+mod task;
 #[cfg(test)]
 mod tests;
 mod transport;
 
+pub use api::{Builder, Connection, Context, Peer, Server};
 pub use auth::{AuthError, AuthRequest, Identity};
-pub use builder::Builder;
 pub use connection::Protocol;
 pub use datasole_core::crdt::{CrdtError, CrdtKind, CrdtLimits};
 pub use datasole_core::{Payload, Position, StreamId, StreamKind, codes, patch};
-#[cfg(feature = "docs")]
-pub use error::DocError;
-pub use error::{EditError, EventError, RpcError, StateError};
+pub use error::RpcError;
 pub use limits::{Limits, Replay};
 pub use metrics::MetricsSnapshot;
-pub use peer::Peer;
-#[cfg(feature = "docs")]
-pub use primitives::docs::Docs;
 #[cfg(all(feature = "docs", any(test, feature = "arbitrary")))]
 pub use primitives::docs::fuzz;
+#[cfg(feature = "docs")]
+pub use primitives::docs::{DocError, Docs};
 pub use primitives::{
-    crdt::{Counter, Crdts, Map, Register, Set},
-    events::Target,
+    crdt::{Counter, Crdts, EditError, Map, Register, Set},
+    events::{EventError, EventOutcome, Target},
     presence::{Member, Presence},
-    rpc::Context,
-    state::{Draft, State},
+    state::{Draft, State, StateError},
 };
-pub use server::Server;
 /// The library behind documents, for [`Docs::read`] and [`Docs::edit`].
 #[cfg(feature = "docs")]
 pub use yrs;

@@ -36,7 +36,9 @@ pub struct Limits {
     pub max_event_name: usize,
     /// Longest key of a stream; bytes.
     pub max_key: usize,
-    /// Rooms one connection may be in, and presence rooms.
+    /// Groups one connection may be in.
+    pub max_groups: usize,
+    /// Presence rooms one connection may be in.
     pub max_rooms: usize,
     /// Longest value that a connection shows in a presence room; bytes of JSON.
     pub max_presence: usize,
@@ -92,6 +94,7 @@ impl Default for Limits {
             max_pending: 1_024,
             max_event_name: 256,
             max_key: 256,
+            max_groups: 256,
             max_rooms: 256,
             max_presence: 4 * 1024,
             max_idle_topics: 10_000,

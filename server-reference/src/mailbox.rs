@@ -1,4 +1,4 @@
-//! What waits for one connection: a bounded queue that prefers conflating to closing.
+//! The queue of messages for one connection: bounded, and rather conflated than closed.
 //!
 //! Publishers push under their stream's lock; the connection's task drains. A mailbox never blocks anyone: when it is
 //! over its limit, the pending entries of its states, CRDTs and presence rooms are dropped and those marked stale, to be
@@ -7,21 +7,25 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     task::Waker,
 };
 
 use bytes::Bytes;
-use datasole_core::wire::CLOSE_FELL_BEHIND;
+use datasole_core::{
+    frame::Opcode,
+    wire::{CLOSE_FELL_BEHIND, push_varuint},
+};
 use futures_util::task::AtomicWaker;
 
-use crate::{connection::Protocol, hub::Stream};
+use crate::{connection::Protocol, message::Outgoing, sync::lock};
 
-/// Locks without regard to poisoning: no code here or in the hub panics between two states that matter.
-pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// A stream whose pending entries a snapshot can replace.
+pub(crate) trait Conflate: std::fmt::Debug + Send + Sync {
+    /// Hands the message that shows the stream's content to `f`, with no entry in between.
+    fn with_snapshot(&self, protocol: Protocol, f: &mut dyn FnMut(Option<Bytes>));
 }
 
 #[derive(Debug)]
@@ -30,8 +34,28 @@ pub(crate) struct Mailbox {
     /// Whether the queue holds anything: read without the lock.
     filled: AtomicBool,
     waker: AtomicWaker,
+    /// Whether messages are being gathered: nobody is woken until they all are here.
+    gathering: AtomicBool,
+    /// Whether the client reads BATCH.
+    packs: AtomicBool,
     limit: usize,
     protocol: Protocol,
+}
+
+/// Most bytes of messages in one BATCH.
+const BATCH: usize = 64 * 1024;
+
+/// Messages that are being gathered, until it is dropped.
+pub(crate) struct Gathering<'a>(&'a Mailbox);
+
+impl Drop for Gathering<'_> {
+    fn drop(&mut self) {
+        // In one order with those of `wake`: one of the two sees what the other has done.
+        self.0.gathering.swap(false, Ordering::SeqCst);
+        if self.0.filled.load(Ordering::SeqCst) {
+            self.0.waker.wake();
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -41,17 +65,17 @@ struct Queue {
     /// Items that do not count towards the limit.
     missed: usize,
     /// Streams whose entries were dropped; a snapshot is owed.
-    stale: Vec<Arc<Stream>>,
+    stale: Vec<Arc<dyn Conflate>>,
     close: Option<Close>,
 }
 
 #[derive(Debug)]
 struct Item {
     message: Bytes,
-    /// What it counts towards the limit; bytes.
+    /// Its share of the limit; bytes.
     weight: usize,
     /// The stream whose entry this is, if it may be conflated.
-    stream: Option<Arc<Stream>>,
+    stream: Option<Arc<dyn Conflate>>,
 }
 
 /// An order to end the connection.
@@ -63,7 +87,26 @@ pub(crate) struct Close {
 
 impl Mailbox {
     pub(crate) fn new(limit: usize, protocol: Protocol) -> Self {
-        Self { queue: Mutex::default(), filled: AtomicBool::new(false), waker: AtomicWaker::new(), limit, protocol }
+        Self {
+            queue: Mutex::default(),
+            filled: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+            gathering: AtomicBool::new(false),
+            packs: AtomicBool::new(false),
+            limit,
+            protocol,
+        }
+    }
+
+    /// Packs what waits at the same time into BATCH frames from now on: the client reads them.
+    pub(crate) fn pack(&self) {
+        self.packs.store(true, Ordering::Relaxed);
+    }
+
+    /// Gathers what is queued until the answer is dropped: the connection is woken once for all of it.
+    pub(crate) fn gather(&self) -> Gathering<'_> {
+        self.gathering.store(true, Ordering::Release);
+        Gathering(self)
     }
 
     /// Queues a message that must not be dropped.
@@ -72,31 +115,31 @@ impl Mailbox {
     }
 
     /// Queues an entry that a later snapshot may replace, or a snapshot. The caller holds the stream's lock.
-    pub(crate) fn push_entry(&self, message: Bytes, stream: &Arc<Stream>) {
+    pub(crate) fn push_entry(&self, message: Bytes, stream: &Arc<impl Conflate + 'static>) {
         self.insert(Item { weight: message.len(), message, stream: Some(stream.clone()) });
     }
 
     /// Owes the client a snapshot of the stream, once the queue has drained. The caller holds the stream's lock.
-    pub(crate) fn owe(&self, stream: &Arc<Stream>) {
+    pub(crate) fn owe(&self, stream: &Arc<impl Conflate + 'static>) {
+        let stream: Arc<dyn Conflate> = stream.clone();
         {
             let mut queue = lock(&self.queue);
-            if queue.close.is_some() || queue.is_stale(stream) {
+            if queue.close.is_some() || queue.is_stale(&stream) {
                 return;
             }
-            queue.stale.push(stream.clone());
+            queue.stale.push(stream);
         }
         self.wake();
     }
 
-    /// Queues an entry of a topic that the client has missed. It does not count: the topic's log bounds and holds it, and
+    /// Queues an entry of a topic that the client has missed. The entry does not count: the topic's log bounds and holds it, and
     /// a client closed for falling behind would only ask for the same again.
     pub(crate) fn push_missed(&self, message: Bytes) {
         self.insert(Item { weight: 0, message, stream: None });
     }
 
-    /// Queues something large that the client has asked for. It does not count either, unless another such waits: a client
+    /// Queues something large that the client has asked for. The answer does not count either, unless another such waits: a client
     /// closed for it would ask for the same again, and one that reads is not read from meanwhile.
-    #[cfg(feature = "docs")]
     pub(crate) fn push_answer(&self, message: Bytes) {
         if self.is_replaying() { self.push(message) } else { self.push_missed(message) }
     }
@@ -135,11 +178,11 @@ impl Mailbox {
     }
 
     /// Moves up to about `room` bytes of what waits to `out`, in order. Snapshots owed follow once the queue is empty.
-    pub(crate) fn drain(&self, out: &mut Vec<u8>, room: usize) {
+    pub(crate) fn drain(&self, out: &mut Outgoing, room: usize) {
         loop {
             let stale = {
                 let mut queue = lock(&self.queue);
-                queue.take(out, room);
+                queue.take(out, room, self.packs.load(Ordering::Relaxed));
                 if !queue.items.is_empty() {
                     return;
                 }
@@ -153,9 +196,9 @@ impl Mailbox {
                 }
             };
             // Under the stream's lock no entry can slip between the snapshot and the end of staleness.
-            stale.with_snapshot(self.protocol, |snapshot| {
+            stale.with_snapshot(self.protocol, &mut |snapshot| {
                 let mut queue = lock(&self.queue);
-                queue.stale.retain(|stream| !Arc::ptr_eq(stream, &stale));
+                queue.stale.retain(|stream| !is_same(stream, &stale));
                 if let Some(message) = snapshot {
                     queue.bytes += message.len();
                     queue.items.push_back(Item { weight: message.len(), message, stream: Some(stale.clone()) });
@@ -165,9 +208,9 @@ impl Mailbox {
     }
 
     /// Moves all that is queued to `out`, in order, however much; it is within the limit. Snapshots owed are not: they stay.
-    pub(crate) fn drain_queued(&self, out: &mut Vec<u8>) {
+    pub(crate) fn drain_queued(&self, out: &mut Outgoing) {
         let mut queue = lock(&self.queue);
-        queue.take(out, usize::MAX);
+        queue.take(out, usize::MAX, self.packs.load(Ordering::Relaxed));
         self.filled.store(queue.close.is_some() || !queue.stale.is_empty(), Ordering::Release);
     }
 
@@ -206,28 +249,52 @@ impl Mailbox {
 
     fn wake(&self) {
         // The first filler wakes; later ones find the task already on its way.
-        if !self.filled.swap(true, Ordering::AcqRel) {
+        if !self.filled.swap(true, Ordering::SeqCst) && !self.gathering.load(Ordering::SeqCst) {
             self.waker.wake();
         }
     }
 }
 
 impl Queue {
-    fn is_stale(&self, stream: &Arc<Stream>) -> bool {
-        self.stale.iter().any(|stale| Arc::ptr_eq(stale, stream))
+    fn is_stale(&self, stream: &Arc<dyn Conflate>) -> bool {
+        self.stale.iter().any(|stale| is_same(stale, stream))
     }
 
-    fn take(&mut self, out: &mut Vec<u8>, room: usize) {
-        while out.len() < room
-            && let Some(item) = self.items.pop_front()
-        {
-            self.bytes -= item.weight;
-            self.missed -= usize::from(item.weight == 0);
-            out.extend_from_slice(&item.message);
+    fn take(&mut self, out: &mut Outgoing, room: usize, packs: bool) {
+        while out.len() < room && !self.items.is_empty() {
+            let packed = if packs { self.packable() } else { (1, 0) };
+            if let (count @ 2.., payload) = packed {
+                let batch = out.begin(Opcode::Batch, payload);
+                for item in self.items.drain(..count) {
+                    push_varuint(batch, item.message.len() as u64);
+                    batch.extend_from_slice(&item.message);
+                    self.bytes -= item.weight;
+                    self.missed -= usize::from(item.weight == 0);
+                }
+            } else if let Some(item) = self.items.pop_front() {
+                self.bytes -= item.weight;
+                self.missed -= usize::from(item.weight == 0);
+                out.push(&item.message);
+            }
         }
         if self.items.is_empty() {
             self.items = VecDeque::new();
         }
+    }
+
+    /// How many of the first messages fit into one BATCH, and its payload; bytes.
+    fn packable(&self) -> (usize, usize) {
+        let (mut count, mut payload) = (0, 0);
+        for item in &self.items {
+            let length = item.message.len();
+            // Seven bits of a length to the byte.
+            let next = payload + length.checked_ilog2().map_or(1, |bits| bits as usize / 7 + 1) + length;
+            if next > BATCH {
+                break;
+            }
+            (count, payload) = (count + 1, next);
+        }
+        (count, payload)
     }
 
     fn conflate(&mut self) {
@@ -247,19 +314,24 @@ impl Queue {
     }
 }
 
+fn is_same(a: &Arc<dyn Conflate>, b: &Arc<dyn Conflate>) -> bool {
+    std::ptr::addr_eq(Arc::as_ptr(a), Arc::as_ptr(b))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{io::Cursor, sync::atomic::AtomicUsize, thread};
+    use std::{sync::atomic::AtomicUsize, thread};
 
-    use datasole_core::{Position, StreamId, frame};
-    use serde_json::{Value, json, value::to_raw_value};
-    use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
+    use datasole_core::{Position, frame, wire::split_varuint};
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::{
         Replay,
         connection::Connection,
-        hub::{Content, Entry},
+        hub::{Stream, testing::Numbers},
+        message::shared,
+        tests::{length, split},
     };
 
     #[derive(Default)]
@@ -301,7 +373,7 @@ mod tests {
             pushed.iter().for_each(|&length| mailbox.push(vec![0; length].into()));
             assert_eq!(mailbox.closing().is_some(), closes, "{missed} missed, {pushed:?}");
             if !closes {
-                let mut out = Vec::new();
+                let mut out = Outgoing::new(|_, _| {});
                 mailbox.drain(&mut out, usize::MAX);
                 assert_eq!(out.len(), 8 * missed + pushed.iter().sum::<usize>());
                 assert!(!mailbox.is_filled());
@@ -317,19 +389,13 @@ mod tests {
         check(100, &[5, 6], true);
     }
 
-    /// A state whose value is the number of its changes.
+    /// A stream whose content is the number of its changes.
     fn counter(key: &str) -> Arc<Stream> {
-        Arc::new(Stream::alone(StreamId::state(key), Position::default(), Replay::NONE))
+        Numbers::stream(key, Position::default(), Replay::NONE)
     }
 
     fn count(stream: &Arc<Stream>) {
-        let next = json!(stream.position().seq + 1);
-        let ops = to_raw_value(&json!([{"op": "replace", "path": "", "value": next}])).unwrap();
-        stream.publish(&Entry::Patch(ops), 0, &[], None, |content| {
-            if let Content::State(state) = content {
-                state.value = Some(next);
-            }
-        });
+        Numbers::count(stream);
     }
 
     /// A connection that follows these states and has read all there was.
@@ -344,23 +410,20 @@ mod tests {
 
     /// The payloads of what was queued.
     fn drained(connection: &Connection, room: usize) -> Vec<Value> {
-        let mut out = Vec::new();
+        let mut out = Outgoing::new(length);
         connection.mailbox().drain(&mut out, room);
-        let mut peer = WebSocket::from_raw_socket(Cursor::new(out), Role::Client, None);
-        let message = std::iter::from_fn(|| Some(peer.read().ok()?.into_data()));
-        message.map(|bytes| serde_json::from_slice(frame::decode(&bytes, 1 << 20).unwrap().payload).unwrap()).collect()
+        let payload = |message: &Vec<u8>| serde_json::from_slice(frame::decode(message, 1 << 20).unwrap().payload);
+        split(&out.bytes).iter().map(|message| payload(message).unwrap()).collect()
     }
 
     #[test]
     fn states_are_conflated_and_nothing_else() {
         let (a, b, quiet) = (counter("a"), counter("b"), counter("quiet"));
-        let connection = follower(1_000, &[&a, &b, &quiet]);
+        let connection = follower(900, &[&a, &b, &quiet]);
         let mut events = Vec::new();
         for n in 0..5 {
-            let mut event = Vec::new();
             let payload = json!({"event": n}).to_string();
-            crate::message::write(&mut event, frame::Opcode::ServerEvent, 0, payload.as_bytes(), usize::MAX);
-            connection.mailbox().push(event.into());
+            connection.mailbox().push(shared(Opcode::ServerEvent, 0, payload.as_bytes(), usize::MAX));
             events.push(json!({"event": n}));
             (0..50).for_each(|_| count(&a));
             (0..2).for_each(|_| count(&b));
@@ -381,7 +444,7 @@ mod tests {
         let state = counter("a");
         let ample = follower(1_000, &[&state]);
         count(&state);
-        let mut one = Vec::new();
+        let mut one = Outgoing::new(|_, _| {});
         ample.mailbox().drain(&mut one, usize::MAX);
         for (limit, snapshots) in [(3 * one.len() + 1, 0), (3 * one.len(), 0), (3 * one.len() - 1, 1)] {
             // As many digits as above, in every number.
@@ -440,5 +503,71 @@ mod tests {
         publisher.join().unwrap();
         assert!(!connection.mailbox().is_filled() || drained(&connection, usize::MAX).is_empty());
         println!("{snapshots} snapshots");
+    }
+
+    /// Packed messages are those that were queued, in as few batches as there are 64 KiB.
+    #[test]
+    fn messages_are_packed_for_who_reads_batches() {
+        let check = |lengths: &[usize], expected: &[usize]| {
+            let mailbox = Mailbox::new(usize::MAX, Protocol::V2);
+            let queue = || lengths.iter().for_each(|&length| mailbox.push(vec![7; length].into()));
+            let drained = || {
+                let mut out = Outgoing::new(length);
+                mailbox.drain(&mut out, usize::MAX);
+                split(&out.bytes)
+            };
+            queue();
+            let plain = drained();
+            assert_eq!(plain.len(), lengths.len(), "as they are");
+            mailbox.pack();
+            queue();
+            let mut packed = Vec::new();
+            let mut counts = Vec::new();
+            for message in drained() {
+                let before = packed.len();
+                match frame::decode(&message, usize::MAX) {
+                    Ok(batch) if batch.opcode == Opcode::Batch => {
+                        assert!(batch.payload.len() <= BATCH);
+                        let mut rest = batch.payload;
+                        while let Some((length, items)) = split_varuint(rest) {
+                            let (item, items) = items.split_at(length as usize);
+                            packed.push(item.to_vec());
+                            rest = items;
+                        }
+                        assert!(rest.is_empty());
+                    }
+                    _ => packed.push(message),
+                }
+                counts.push(packed.len() - before);
+            }
+            assert!(packed == plain, "{lengths:?}");
+            assert_eq!(counts, expected, "{lengths:?}");
+        };
+        check(&[], &[]);
+        check(&[100], &[1]);
+        check(&[100, 100], &[2]);
+        check(&[0, 127, 128, 16_383, 16_384], &[5]);
+        check(&[BATCH / 2 - 3, BATCH / 2 - 3, 1], &[2, 1]);
+        check(&[BATCH / 2 - 3, BATCH / 2 - 2, 1], &[1, 2]);
+        check(&[BATCH - 3, 1], &[1, 1]);
+        check(&[1, BATCH, BATCH + 1, 1, 1], &[1, 1, 1, 2]);
+        check(&[60; 3_000], &[1_074, 1_074, 852]);
+    }
+
+    #[test]
+    fn what_is_gathered_wakes_once() {
+        let mailbox = Mailbox::new(100, Protocol::V2);
+        let wakes = watched(&mailbox);
+        let gathering = mailbox.gather();
+        mailbox.push(Bytes::from_static(b"1"));
+        mailbox.push(Bytes::from_static(b"2"));
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 0);
+        drop(gathering);
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        let wakes = watched(&mailbox);
+        let gathering = mailbox.gather();
+        mailbox.close(1001, "an order does not wait");
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        drop(gathering);
     }
 }

@@ -1,17 +1,13 @@
-//! Outgoing messages: datasole frames inside WebSocket frames (RFC 6455, section 5.2; server frames carry no mask).
+//! Outgoing messages: datasole frames, known to no transport.
 //!
-//! A message for many connections is made once ([`shared`]) and its bytes are shared; an answer to one connection is
-//! written straight into its output buffer ([`write()`]).
+//! A message for many connections is made once ([`shared`]), and its bytes are shared; an answer to one connection is
+//! written straight into its output ([`Outgoing::write`]). The header of a transport is written as the message is gathered.
 
-use std::{cell::RefCell, ops::Range};
+use std::cell::RefCell;
 
 use bytes::Bytes;
 use datasole_core::frame::{Codec, HEADER_LEN, Opcode};
-
-/// FIN and the opcodes in use.
-const BINARY: u8 = 0x82;
-const CLOSE: u8 = 0x88;
-const PING: u8 = 0x89;
+use serde::Serialize;
 
 thread_local! {
     /// The zlib contexts are large: one per thread, not per connection.
@@ -23,102 +19,178 @@ pub(crate) fn with_codec<R>(f: impl FnOnce(&mut Codec) -> R) -> R {
     CODEC.with_borrow_mut(f)
 }
 
-/// A whole message to be shared between connections.
-pub(crate) fn shared(opcode: Opcode, correlation: u32, payload: &[u8], compress_above: usize) -> Bytes {
-    let mut out = Vec::with_capacity(10 + HEADER_LEN + payload.len().min(compress_above.max(1024)));
-    write(&mut out, opcode, correlation, payload, compress_above);
-    Bytes::from(out)
+/// Writes the header that a transport puts before a message of so many bytes.
+pub(crate) type Header = fn(&mut Vec<u8>, usize);
+
+/// Messages gathered for one connection, each behind its transport's header.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) bytes: Vec<u8>,
+    header: Header,
 }
 
-/// Appends a whole message to a connection's output.
-pub(crate) fn write(out: &mut Vec<u8>, opcode: Opcode, correlation: u32, payload: &[u8], compress_above: usize) {
-    let plain = HEADER_LEN + payload.len();
-    if plain > compress_above {
-        let message = with_codec(|codec| codec.encode(opcode, correlation, payload, compress_above));
-        header(out, BINARY, message.len());
-        out.extend_from_slice(&message);
-        return;
+impl Outgoing {
+    pub(crate) fn new(header: Header) -> Self {
+        Self { bytes: Vec::new(), header }
     }
-    header(out, BINARY, plain);
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Appends a message that has been made.
+    pub(crate) fn push(&mut self, message: &[u8]) {
+        (self.header)(&mut self.bytes, message.len());
+        self.bytes.extend_from_slice(message);
+    }
+
+    /// Begins a frame that is not compressed, whose payload, of exactly so many bytes, is to be written next.
+    pub(crate) fn begin(&mut self, opcode: Opcode, payload: usize) -> &mut Vec<u8> {
+        (self.header)(&mut self.bytes, HEADER_LEN + payload);
+        head(&mut self.bytes, opcode, 0, payload);
+        &mut self.bytes
+    }
+
+    /// Appends a frame, compressed when it is longer than `compress_above`.
+    pub(crate) fn write(&mut self, opcode: Opcode, correlation: u32, payload: &[u8], compress_above: usize) {
+        let plain = HEADER_LEN + payload.len();
+        if plain > compress_above {
+            let message = with_codec(|codec| codec.encode(opcode, correlation, payload, compress_above));
+            return self.push(&message);
+        }
+        (self.header)(&mut self.bytes, plain);
+        head(&mut self.bytes, opcode, correlation, payload.len());
+        self.bytes.extend_from_slice(payload);
+    }
+}
+
+/// A message to be shared between connections.
+pub(crate) fn shared(opcode: Opcode, correlation: u32, payload: &[u8], compress_above: usize) -> Bytes {
+    framed(opcode, correlation, payload.len(), compress_above, |out| out.extend_from_slice(payload))
+}
+
+/// A message to be shared between connections, whose payload, of about so many bytes, is written in place.
+pub(crate) fn framed(
+    opcode: Opcode,
+    correlation: u32,
+    about: usize,
+    compress_above: usize,
+    payload: impl FnOnce(&mut Vec<u8>),
+) -> Bytes {
+    let mut plain = Vec::with_capacity(HEADER_LEN + about);
+    head(&mut plain, opcode, correlation, 0);
+    payload(&mut plain);
+    let length = u32::try_from(plain.len() - HEADER_LEN).unwrap_or(u32::MAX);
+    plain[HEADER_LEN - 4..HEADER_LEN].copy_from_slice(&length.to_be_bytes());
+    if plain.len() <= compress_above {
+        return plain.into();
+    }
+    with_codec(|codec| codec.compress(plain, compress_above)).into()
+}
+
+fn head(out: &mut Vec<u8>, opcode: Opcode, correlation: u32, payload: usize) {
     out.push(opcode as u8);
     out.extend_from_slice(&correlation.to_be_bytes());
-    out.extend_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_be_bytes());
-    out.extend_from_slice(payload);
+    out.extend_from_slice(&u32::try_from(payload).unwrap_or(u32::MAX).to_be_bytes());
 }
 
-/// Appends a WebSocket close frame.
-pub(crate) fn close(out: &mut Vec<u8>, code: u16, reason: &str) {
-    let reason = &reason.as_bytes()[..reason.floor_char_boundary(123)];
-    header(out, CLOSE, 2 + reason.len());
-    out.extend_from_slice(&code.to_be_bytes());
-    out.extend_from_slice(reason);
+/// Writes a wire struct. Those hold strings, numbers and checked JSON text: writing them to memory cannot fail.
+pub(crate) fn json(body: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(body).unwrap_or_default()
 }
 
-/// Appends an empty WebSocket ping.
-pub(crate) fn ping(out: &mut Vec<u8>) {
-    header(out, PING, 0);
+/// A JSON object being written, with members whose JSON is there already.
+pub(crate) struct Object<'a> {
+    out: &'a mut Vec<u8>,
+    next: u8,
 }
 
-/// Where the body of the first of these messages lies, which are our own and whole; `None` when there is none.
-pub(crate) fn body(out: &[u8]) -> Option<Range<usize>> {
-    let number = |bytes: &[u8]| bytes.iter().fold(0, |number, &byte| number << 8 | usize::from(byte));
-    let (start, length) = match *out.get(1)? {
-        126 => (4, number(out.get(2..4)?)),
-        127 => (10, number(out.get(2..10)?)),
-        length => (2, usize::from(length)),
-    };
-    Some(start..start + length)
-}
+/// Bytes that an object needs beside its key, its content and the names of its members.
+pub(crate) const OBJECT: usize = 128;
 
-fn header(out: &mut Vec<u8>, first: u8, length: usize) {
-    out.push(first);
-    match length {
-        0..=125 => out.push(length as u8),
-        126..=0xffff => {
-            out.push(126);
-            out.extend_from_slice(&(length as u16).to_be_bytes());
-        }
-        _ => {
-            out.push(127);
-            out.extend_from_slice(&(length as u64).to_be_bytes());
-        }
+impl<'a> Object<'a> {
+    pub(crate) fn new(out: &'a mut Vec<u8>) -> Self {
+        Self { out, next: b'{' }
+    }
+
+    /// A member of this JSON.
+    pub(crate) fn raw(self, name: &str, json: &[u8]) -> Self {
+        let member = self.member(name);
+        member.out.extend_from_slice(json);
+        member
+    }
+
+    /// A member that is a text.
+    pub(crate) fn text(self, name: &str, text: &str) -> Self {
+        let member = self.member(name);
+        // Text can always be written to memory.
+        let _ = serde_json::to_writer(&mut *member.out, text);
+        member
+    }
+
+    /// A member that is a number.
+    pub(crate) fn number(self, name: &str, number: u64) -> Self {
+        let member = self.member(name);
+        let _ = serde_json::to_writer(&mut *member.out, &number);
+        member
+    }
+
+    /// The members that tell a stream's position.
+    pub(crate) fn position(self, position: datasole_core::Position) -> Self {
+        self.number("epoch", position.epoch).number("seq", position.seq)
+    }
+
+    pub(crate) fn end(self) {
+        self.out.push(b'}');
+    }
+
+    fn member(mut self, name: &str) -> Self {
+        self.out.push(self.next);
+        self.next = b',';
+        self.out.push(b'"');
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b"\":");
+        self
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
+    use datasole_core::{Position, frame};
 
     use super::*;
 
-    /// Reads our bytes with tungstenite: the framing must be right at every length class.
     #[test]
-    fn tungstenite_reads_what_we_frame() {
-        for length in [0, 1, 116, 117, 125, 126, 65_526, 65_527, 200_000] {
+    fn what_is_shared_and_what_is_written_are_the_same_frame() {
+        for (length, above) in [(0, 256), (247, 256), (248, 256), (70_000, 256), (70_000, usize::MAX)] {
             let payload = vec![b'x'; length];
-            let mut out = Vec::new();
-            write(&mut out, Opcode::RpcResponse, 3, &payload, usize::MAX);
-            close(&mut out, 4001, "fell behind");
-            let body = body(&out).unwrap();
-            assert_eq!(out[body.end], CLOSE);
-            let unframed = out[body].to_vec();
-            let mut peer = WebSocket::from_raw_socket(std::io::Cursor::new(out), Role::Client, None);
-            let message = peer.read().unwrap().into_data();
-            assert!(unframed == message);
+            let message = shared(Opcode::RpcResponse, 3, &payload, above);
+            let mut out = Outgoing::new(|out, length| out.extend_from_slice(&(length as u32).to_be_bytes()));
+            out.write(Opcode::RpcResponse, 3, &payload, above);
+            out.push(&message);
+            let (first, second) = out.bytes.split_at(out.len() / 2);
+            assert!(first == second && first[4..] == message[..]);
             let limits = datasole_core::Limits::default();
-            let frame = with_codec(|codec| {
-                let frame = codec.decode(&message, &limits).unwrap();
-                (frame.opcode, frame.correlation, frame.payload.to_vec())
-            });
-            assert!(frame == (Opcode::RpcResponse, 3, payload), "payload of {length} bytes");
-            assert!(peer.read().unwrap().is_close());
+            let read = with_codec(|codec| codec.decode(&message, &limits).map(|frame| frame.payload.to_vec()));
+            assert!(read.unwrap() == payload, "{length} bytes, compressed above {above}");
         }
     }
 
     #[test]
-    fn a_ping_is_empty() {
-        let mut out = Vec::new();
-        ping(&mut out);
-        assert_eq!(out, [0x89, 0]);
+    fn an_object_is_what_serde_would_have_written() {
+        let message = framed(Opcode::StatePatch, 0, 0, usize::MAX, |out| {
+            Object::new(out)
+                .text("key", "\"\u{1}é")
+                .raw("patches", b"[]")
+                .position(Position { epoch: 1, seq: 2 })
+                .end();
+        });
+        let body = datasole_core::wire::StatePatch {
+            key: "\"\u{1}é".into(),
+            patches: serde_json::from_str("[]").unwrap(),
+            epoch: Some(1),
+            seq: Some(2),
+        };
+        assert_eq!(frame::decode(&message, 1_000).unwrap().payload, json(&body));
     }
 }

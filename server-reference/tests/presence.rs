@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use datasole_core::frame::{Codec, Opcode};
-use datasole_server::{Identity, Limits, Peer, Protocol, Server, StreamKind, codes};
+use datasole_server::{Identity, Limits, Member, Peer, Protocol, Server, StreamKind, codes};
+use futures_util::FutureExt;
 use serde_json::{Value, json};
 
 /// A client that reads everything at once.
@@ -102,6 +103,15 @@ fn change(seq: u64, member: Value) -> Received {
     Frame(Opcode::Presence, json!({"key": "r", "members": [member], "seq": seq}))
 }
 
+/// How many are in a room, as the server tells.
+fn count(server: &Server, room: &str) -> usize {
+    server.presence(room).count().now_or_never().unwrap()
+}
+
+fn list(server: &Server, room: &str) -> Vec<Member> {
+    server.presence(room).list().now_or_never().unwrap()
+}
+
 fn server(limits: Limits) -> Server {
     Server::builder().limits(limits).build()
 }
@@ -120,10 +130,10 @@ fn followers_see_who_joins_changes_and_leaves() {
     assert_eq!(bob.join("r", &json!(2)), [change(3, bob.shown("bob", &json!(2))), Ack(3)], "one's own, too");
     assert_eq!(ann.received(), [], "those who do not follow see nothing");
 
-    let listed = server.presence("r").list();
+    let listed = list(&server, "r");
     let seen: Vec<_> = listed.iter().map(|m| (m.connection_id.as_str(), m.user_id.as_str(), &m.value)).collect();
     assert_eq!(seen, [(ann.id.as_str(), "ann", &Value::Null), (bob.id.as_str(), "bob", &json!(2))]);
-    assert_eq!((server.presence("r").count(), server.presence("other").count()), (2, 0));
+    assert_eq!((count(&server, "r"), count(&server, "other")), (2, 0));
 
     let mut late = Client::new(&server, "late");
     let members = json!([ann.shown("ann", &Value::Null), bob.shown("bob", &json!(2))]);
@@ -132,7 +142,7 @@ fn followers_see_who_joins_changes_and_leaves() {
     assert_eq!(ann.leave("r"), [Ack(4)]);
     assert_eq!(ann.leave("r"), [Ack(0)]);
     assert_eq!(late.received(), [change(4, ann.gone("ann"))]);
-    assert_eq!(server.presence("r").count(), 1);
+    assert_eq!(count(&server, "r"), 1);
 }
 
 #[test]
@@ -149,10 +159,10 @@ fn the_end_of_the_connection_leaves_every_room() {
     let gone = one.gone("ann");
     drop(one);
     assert_eq!(follower.received(), [change(3, gone)]);
-    assert_eq!((server.presence("r").count(), server.presence("unseen").count()), (1, 1));
+    assert_eq!((count(&server, "r"), count(&server, "unseen")), (1, 1));
     drop(other);
     assert_eq!(follower.received().len(), 1);
-    assert_eq!((server.presence("r").count(), server.presence("unseen").count()), (0, 0));
+    assert_eq!((count(&server, "r"), count(&server, "unseen")), (0, 0));
 }
 
 #[test]
@@ -166,7 +176,7 @@ fn policies_decide_who_sees_and_who_enters() {
     assert_eq!(writer.follow("r"), [forbidden()]);
     assert_eq!(reader.follow("r").len(), 2);
     assert_eq!(reader.join("r", &json!(1)), [forbidden()]);
-    assert_eq!(server.presence("r").count(), 0);
+    assert_eq!(count(&server, "r"), 0);
     assert_eq!(reader.received(), []);
     assert_eq!(writer.join("r", &json!(1)), [Ack(1)]);
     assert_eq!(reader.received(), [change(1, writer.shown("writer", &json!(1)))]);
@@ -182,7 +192,7 @@ fn values_below_at_and_above_the_limit() {
         let value = json!("x".repeat(bytes - 2));
         let fits = matches!(answer, Ack(_));
         assert_eq!(ann.join("r", &value), [answer], "{bytes} bytes");
-        assert_eq!(server.presence("r").list()[0].value == value, fits);
+        assert_eq!(list(&server, "r")[0].value == value, fits);
     }
 }
 
@@ -196,7 +206,7 @@ fn rooms_below_at_and_above_the_limit() {
     assert_eq!(ann.join("2", &json!(1)), [Ack(2)], "those it is in it may change");
     ann.leave("1");
     assert_eq!(ann.join("r", &json!(0)), [Ack(1)]);
-    assert_eq!(server.presence("1").count(), 0);
+    assert_eq!(count(&server, "1"), 0);
 }
 
 /// The snapshot of a room must fit in a frame, whatever its members.
@@ -217,11 +227,11 @@ fn a_room_below_at_and_above_the_frame_limit() {
         assert_eq!(one.join("r", &json!("")), [Ack(1)]);
         let answers = two.join("r", &json!("x".repeat(more)));
         assert_eq!(answers, [if fits { Ack(2) } else { Error(codes::LIMIT.into()) }], "{more} bytes");
-        assert_eq!(server.presence("r").count(), if fits { 2 } else { 1 });
+        assert_eq!(count(&server, "r"), if fits { 2 } else { 1 });
         // Whoever leaves makes room.
         one.leave("r");
         assert_eq!(two.join("r", &json!("y".repeat(more))).len(), 1);
-        assert_eq!(server.presence("r").count(), 1);
+        assert_eq!(count(&server, "r"), 1);
     }
 }
 
@@ -248,7 +258,7 @@ fn what_makes_no_sense_changes_nothing() {
         hostile.send(Opcode::Presence, payload);
         assert_eq!(hostile.received(), [Error(code.into())], "{payload}");
     }
-    assert_eq!(server.presence("r").count(), 0);
+    assert_eq!(count(&server, "r"), 0);
     assert_eq!(follower.received(), []);
     hostile.send(Opcode::Presence, &deep(120));
     assert_eq!(hostile.received(), [Ack(1)], "and goes on being served");
@@ -264,11 +274,11 @@ fn no_answer_where_none_is_wanted() {
     let mut ann = Client::new(&server, "ann");
     ann.peer.receive(&ann.codec.encode(Opcode::Presence, 0, br#"{"key":"r","value":1}"#, 256));
     assert_eq!(ann.received(), []);
-    assert_eq!(server.presence("r").count(), 1);
+    assert_eq!(count(&server, "r"), 1);
     // Version 1 has no such frame.
     let mut old = server.peer(Protocol::V1, Identity::user("old"));
     old.receive(&Codec::default().encode(Opcode::Presence, 1, br#"{"key":"r","value":1}"#, 256));
-    assert_eq!((old.poll_message(), server.presence("r").count()), (None, 1));
+    assert_eq!((old.poll_message(), count(&server, "r")), (None, 1));
 }
 
 #[test]
@@ -292,7 +302,7 @@ fn a_room_is_left_behind_by_the_last() {
         assert_eq!(ann.join("r", &json!(1)), [Ack(1)], "a new life each time");
         assert_eq!(bob.follow("r").len(), 2);
         bob.peer.receive(&bob.codec.encode(Opcode::Unsubscribe, bob.next, b"null", 256));
-        assert_eq!(server.presence("r").count(), 1);
+        assert_eq!(count(&server, "r"), 1);
         ann.leave("r");
     }
 }

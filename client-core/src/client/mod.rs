@@ -406,7 +406,7 @@ impl Client {
     }
 
     fn send_auth(&mut self) {
-        let payload = rpc::json(&Auth { token: self.token.as_deref().map(Into::into) });
+        let payload = rpc::json(&Auth { token: self.token.as_deref().map(Into::into), features: Vec::new() });
         let correlation = self.next_correlation();
         if let Some(link) = self.phase.link() {
             link.auth = Some(correlation);

@@ -27,23 +27,61 @@ pub fn apply_undoable(document: &mut Value, patch: &Patch, limits: &PatchLimits)
     if patch.operations().len() > limits.max_operations {
         return Err(PatchError::TooManyOperations { limit: limits.max_operations });
     }
-    let mut undo = Undo { log: Vec::new() };
-    let mut work = Work { limits, copied: 0, shifted: 0 };
-    for (operation, step) in patch.operations().iter().enumerate() {
-        match work.perform(document, step) {
-            Ok(inverse) => undo.log.extend(inverse),
-            Err((pointer, reason)) => {
-                let path = excerpt(pointer.as_str());
-                undo.revert(document);
-                return Err(PatchError::Refused { operation, path, reason });
-            }
+    let mut transaction = Transaction::default();
+    for operation in patch.operations() {
+        if let Err(error) = transaction.apply(document, operation, limits) {
+            transaction.into_undo().revert(document);
+            return Err(error);
         }
     }
-    Ok(undo)
+    Ok(transaction.into_undo())
+}
+
+/// Operations that are applied one after the other, and that the limits of one patch bound together.
+#[derive(Debug, Default)]
+pub struct Transaction {
+    operations: usize,
+    copied: usize,
+    shifted: usize,
+    undo: Undo,
+}
+
+impl Transaction {
+    /// Applies the next operation.
+    ///
+    /// # Errors
+    ///
+    /// [`PatchError`]; the document is then as the operations before left it, and the transaction goes on from there.
+    pub fn apply(
+        &mut self,
+        document: &mut Value,
+        operation: &Operation,
+        limits: &PatchLimits,
+    ) -> Result<(), PatchError> {
+        if self.operations >= limits.max_operations {
+            return Err(PatchError::TooManyOperations { limit: limits.max_operations });
+        }
+        let mut work = Work { limits, copied: self.copied, shifted: self.shifted };
+        match work.perform(document, operation) {
+            Ok(inverse) => self.undo.log.extend(inverse),
+            Err((pointer, reason)) => {
+                let path = excerpt(pointer.as_str());
+                return Err(PatchError::Refused { operation: self.operations, path, reason });
+            }
+        }
+        (self.copied, self.shifted) = (work.copied, work.shifted);
+        self.operations += 1;
+        Ok(())
+    }
+
+    /// Keeps what was applied, and what it takes to go back.
+    pub fn into_undo(self) -> Undo {
+        self.undo
+    }
 }
 
 /// The way back from an applied patch. Holds what was removed or replaced, and nothing else of the document.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[must_use = "drop it to keep the change"]
 pub struct Undo {
     log: Vec<Inverse>,
@@ -491,6 +529,36 @@ mod tests {
         let document = json!({"text": "x".repeat(1024 * 1024), "copies": []});
         let outcome = refusal(document, Value::from(vec![long; 100]), &limits);
         assert_eq!(outcome, Some(Refusal::TooMuchCopied { limit: limits.max_copied_bytes }));
+    }
+
+    #[test]
+    fn a_transaction_goes_on_after_a_refusal_and_is_bounded_as_one_patch() {
+        let limits = PatchLimits { max_operations: 3, max_shifted: 4, ..PatchLimits::default() };
+        let patch = Patch::parse(
+            &json!([
+                {"op": "add", "path": "/0", "value": 0},
+                {"op": "remove", "path": "/9"},
+                {"op": "add", "path": "/0", "value": 0},
+                {"op": "add", "path": "/-", "value": 4},
+                {"op": "add", "path": "/-", "value": 5},
+                {"op": "add", "path": "/-", "value": 6},
+            ])
+            .to_string(),
+            &PatchLimits::default(),
+        )
+        .unwrap();
+        let mut document = json!([1, 2, 3]);
+        let mut transaction = Transaction::default();
+        let outcomes: Vec<_> = patch
+            .operations()
+            .iter()
+            .map(|operation| transaction.apply(&mut document, operation, &limits).is_ok())
+            .collect();
+        // The third would shift four more than the first has; of those at the end the third is the fourth operation.
+        assert_eq!(outcomes, [true, false, false, true, true, false]);
+        assert_eq!(document, json!([0, 1, 2, 3, 4, 5]));
+        transaction.into_undo().revert(&mut document);
+        assert_eq!(document, json!([1, 2, 3]));
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod error;
 mod operation;
 mod pointer;
 
-pub use apply::{Undo, apply, apply_undoable};
+pub use apply::{Transaction, Undo, apply, apply_undoable};
 pub use diff::diff;
 #[cfg(feature = "mirror")]
 pub(crate) use diff::text_length;

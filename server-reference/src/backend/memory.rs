@@ -12,7 +12,7 @@ use futures_util::{FutureExt, future::BoxFuture, future::ready};
 use tokio::sync::broadcast;
 
 use super::{Appended, Backend, BackendError, Stored, Wake};
-use crate::mailbox::lock;
+use crate::sync::lock;
 
 /// The default backend.
 ///

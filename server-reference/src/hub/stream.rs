@@ -1,7 +1,7 @@
-//! One ordered stream: a position, a bounded log of recent messages, the followers and what the entries amount to.
+//! One ordered stream: a position, a bounded log of recent messages, the followers and what the entries come to.
 //!
 //! Everything that must agree is under one lock: a follower gets the past and joins the present in one step, and an
-//! entry is logged and handed to every mailbox in one step. Nothing is written to a socket under it.
+//! entry is applied, logged and handed to every mailbox in one step. Nothing is written to a socket under it.
 
 use std::{
     collections::VecDeque,
@@ -9,25 +9,32 @@ use std::{
 };
 
 use bytes::Bytes;
-use datasole_core::{Position, StreamId, StreamKind, frame::Opcode, wire::Subscribed};
+use datasole_core::{Position, StreamId, frame::Opcode, wire::Subscribed};
 use tokio::sync::OwnedMutexGuard;
 
 use super::{
-    content::Content,
-    entry::{self, Entry},
+    kind::{self, At, Delivery, Inapplicable, Kind, Rules, V1},
     members::Members,
 };
 use crate::{
+    answer::Author,
+    backend::Stored,
     connection::{Connection, Protocol},
+    entry::Entry,
     limits::Replay,
-    mailbox::lock,
+    mailbox::Conflate,
     message,
+    sync::lock,
 };
 
 #[derive(Debug)]
 pub(crate) struct Stream {
     id: StreamId,
     rules: Rules,
+    /// The number that names it in frames; 0 where it has none.
+    channel: u32,
+    /// Longer frames are compressed; bytes.
+    compress_above: usize,
     inner: Mutex<Inner>,
     /// Held by whoever appends to the backend, so that writers are linearised without holding `inner` meanwhile. Shared,
     /// because an append goes on when its caller is dropped.
@@ -37,31 +44,19 @@ pub(crate) struct Stream {
 /// The right to append to a stream.
 pub(crate) type Writer = OwnedMutexGuard<()>;
 
-/// What a stream goes by.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rules {
-    /// What it keeps for those who come back.
-    pub(crate) replay: Replay,
-    /// What may follow the backend's newest snapshot before it gets another.
-    pub(crate) compaction: Replay,
-    pub(crate) compress_above: usize,
-    /// What names a document in frames; 0 for the other kinds.
-    pub(crate) channel: u32,
-}
-
 #[derive(Debug)]
 struct Inner {
     position: Position,
     log: VecDeque<Logged>,
     log_bytes: usize,
     followers: Members,
-    content: Content,
+    content: Box<dyn Kind>,
     /// The message that shows the content to followers of either version, made when first asked for.
-    snapshots: [Option<Bytes>; 2],
+    shown: [Option<Bytes>; 2],
     held: Held,
 }
 
-/// What the backend holds since its newest snapshot.
+/// Entries and bytes that the backend holds since its newest snapshot.
 #[derive(Clone, Copy, Debug, Default)]
 struct Held {
     entries: usize,
@@ -79,35 +74,27 @@ struct Logged {
 #[derive(Debug)]
 pub(crate) struct Start {
     pub(crate) position: Position,
-    pub(crate) content: Content,
-    /// What the backend has kept, up to `position`.
-    pub(crate) entries: Vec<Bytes>,
-    /// How many of those follow its newest snapshot.
-    pub(crate) fresh: usize,
+    pub(crate) content: Box<dyn Kind>,
+    /// The backend's newest snapshot and the entries it has kept, up to `position`.
+    pub(crate) stored: Stored,
     /// Unix milliseconds.
     pub(crate) now: u64,
 }
 
-/// Whose frame an entry came in: it is acknowledged in the same step as the entry is published.
-#[derive(Clone, Debug)]
-pub(crate) struct Author {
-    pub(crate) connection: Arc<Connection>,
-    pub(crate) correlation: u32,
-}
-
 impl Stream {
-    pub(crate) fn new(id: StreamId, start: Start, rules: Rules) -> Self {
+    pub(crate) fn new(id: StreamId, start: Start, rules: Rules, channel: u32, compress_above: usize) -> Self {
+        let Start { position, content, stored, now } = start;
         let inner = Inner {
-            position: Position::default(),
+            position,
             log: VecDeque::new(),
             log_bytes: 0,
             followers: Members::default(),
-            content: Content::Topic,
-            snapshots: [None, None],
+            content,
+            shown: [None, None],
             held: Held::default(),
         };
-        let stream = Self { id, rules, inner: Mutex::new(inner), writer: Arc::default() };
-        stream.begin(&mut lock(&stream.inner), start);
+        let stream = Self { id, rules, channel, compress_above, inner: Mutex::new(inner), writer: Arc::default() };
+        stream.remember(&mut lock(&stream.inner), &stored, now);
         stream
     }
 
@@ -115,14 +102,21 @@ impl Stream {
         &self.id
     }
 
-    /// What names a document in frames; 0 for the other kinds.
-    #[cfg(feature = "docs")]
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// The number that names it in frames; 0 where it has none.
     pub(crate) fn channel(&self) -> u32 {
-        self.rules.channel
+        self.channel
     }
 
     pub(crate) fn position(&self) -> Position {
         lock(&self.inner).position
+    }
+
+    fn at(&self, position: Position) -> At<'_> {
+        At { key: &self.id.key, channel: self.channel, position, compress_above: self.compress_above }
     }
 
     /// Waits for the right to append.
@@ -130,20 +124,14 @@ impl Stream {
         self.writer.clone().lock_owned().await
     }
 
-    /// Whether nobody needs it in memory. What a state went through before it was removed is nothing: whoever comes back
-    /// learns from a snapshot that it is gone. Version 1 clients follow every state and CRDT, and miss none that does not
-    /// exist.
+    /// Whether nobody needs it in memory. Version 1 clients follow all streams of their kinds, and miss none that comes to
+    /// nothing: whoever comes back learns from a snapshot that it is gone.
     pub(crate) fn is_idle(&self) -> bool {
         let inner = lock(&self.inner);
-        match self.id.kind {
-            StreamKind::State | StreamKind::Crdt if inner.content.is_gone() => {
-                inner.followers.iter().all(|follower| follower.protocol() == Protocol::V1)
-            }
-            StreamKind::State => false,
-            StreamKind::Event => inner.followers.is_empty() && inner.log.is_empty(),
-            StreamKind::Crdt | StreamKind::Doc => inner.followers.is_empty(),
-            StreamKind::Presence => inner.followers.is_empty() && inner.content.is_gone(),
+        if inner.content.is_gone() {
+            return inner.followers.iter().all(|follower| follower.protocol() == Protocol::V1);
         }
+        self.rules.evictable && inner.followers.is_empty()
     }
 
     /// Whether it comes to nothing, so that dropping it would lose nothing but its position; where it is.
@@ -152,44 +140,52 @@ impl Stream {
         inner.content.is_gone().then_some(inner.position)
     }
 
-    /// Looks at the content, or changes it in a way that [`publish`](Self::publish) will follow.
-    pub(crate) fn with_content<R>(&self, f: impl FnOnce(&mut Content) -> R) -> R {
-        f(&mut lock(&self.inner).content)
+    /// Looks at the content, or plans on it.
+    pub(crate) fn with_content<R>(&self, f: impl FnOnce(&mut dyn Kind) -> R) -> R {
+        f(&mut *lock(&self.inner).content)
     }
 
-    /// The same together with those who follow: what is handed to them here is in order with the entries.
+    /// The same where the content is of this kind; else what `R` is by default.
+    pub(crate) fn with<K: Kind, R: Default>(&self, f: impl FnOnce(&mut K) -> R) -> R {
+        self.with_content(|content| kind::of(content).map_or_else(R::default, f))
+    }
+
+    /// The same together with where a message of the stream belongs: what is queued here is in order with the entries.
     #[cfg(feature = "docs")]
-    pub(crate) fn with_followers<R>(&self, f: impl FnOnce(&mut Content, &Members) -> R) -> R {
+    pub(crate) fn at_present<R>(&self, f: impl FnOnce(&mut dyn Kind, &At<'_>) -> R) -> R {
         let mut inner = lock(&self.inner);
-        let Inner { content, followers, .. } = &mut *inner;
-        f(content, followers)
+        let position = inner.position;
+        f(&mut *inner.content, &self.at(position))
     }
 
-    /// Makes `entry` the stream's next: `change` brings the content in step, under the same lock. The author of a
-    /// document's entry gets the acknowledgement in its place.
+    /// Applies `entry`, which the backend has at the next position, and hands it to the followers, to version 1 clients
+    /// `v1` and, as an acknowledgement, to its author.
     pub(crate) fn publish(
         self: &Arc<Self>,
         entry: &Entry,
         now: u64,
         v1: &[Arc<Connection>],
         author: Option<&Author>,
-        change: impl FnOnce(&mut Content),
-    ) -> Position {
+    ) -> Result<Position, Inapplicable> {
         let mut inner = lock(&self.inner);
-        change(&mut inner.content);
-        self.push(&mut inner, entry, now, v1, author)
+        inner.content.apply(entry)?;
+        Ok(self.push(&mut inner, entry, now, v1, author))
     }
 
-    /// The same with an entry that `plan` makes of the content, which it brings in step: for what is not stored.
+    /// The same with an entry that `plan` makes of the content, for what no backend keeps.
     pub(crate) fn publish_planned<E>(
         self: &Arc<Self>,
         now: u64,
+        v1: &[Arc<Connection>],
         author: Option<&Author>,
-        plan: impl FnOnce(&mut Content) -> Result<Entry, E>,
-    ) -> Result<Position, E> {
+        plan: impl FnOnce(&mut dyn Kind) -> Result<Entry, E>,
+    ) -> Result<Option<Position>, E> {
         let mut inner = lock(&self.inner);
-        let entry = plan(&mut inner.content)?;
-        Ok(self.push(&mut inner, &entry, now, &[], author))
+        let entry = plan(&mut *inner.content)?;
+        if inner.content.apply(&entry).is_err() {
+            return Ok(None);
+        }
+        Ok(Some(self.push(&mut inner, &entry, now, v1, author)))
     }
 
     fn push(
@@ -201,29 +197,25 @@ impl Stream {
         author: Option<&Author>,
     ) -> Position {
         inner.position.seq += 1;
-        let message = entry.message(&self.id, self.rules.channel, inner.position, self.rules.compress_above);
-        inner.snapshots = [None, None];
+        let message = inner.content.message(entry, &self.at(inner.position));
+        inner.shown = [None, None];
         inner.log_push(message.clone(), now, &self.rules.replay);
-        match self.id.kind {
-            StreamKind::State | StreamKind::Presence => {
-                for connection in inner.followers.iter() {
-                    connection.mailbox().push_entry(message.clone(), self);
-                }
-            }
-            StreamKind::Event => {
+        match self.rules.delivery {
+            Delivery::Each => {
+                let v1 = if !v1.is_empty() && inner.content.is_v1(entry) { v1 } else { &[] };
                 for connection in inner.followers.iter().chain(v1) {
                     connection.mailbox().push(message.clone());
                 }
             }
-            StreamKind::Crdt => {
+            Delivery::Conflated => {
                 for connection in inner.followers.iter() {
-                    match connection.protocol() {
-                        Protocol::V1 => connection.mailbox().owe(self),
-                        Protocol::V2 => connection.mailbox().push_entry(message.clone(), self),
+                    match (self.rules.v1, connection.protocol()) {
+                        (V1::Whole, Protocol::V1) => connection.mailbox().owe(self),
+                        _ => connection.mailbox().push_entry(message.clone(), self),
                     }
                 }
             }
-            StreamKind::Doc => {
+            Delivery::Others => {
                 let author = author.map(|author| author.connection.serial());
                 for connection in inner.followers.iter().filter(|follower| Some(follower.serial()) != author) {
                     connection.mailbox().push(message.clone());
@@ -236,6 +228,23 @@ impl Stream {
         inner.position
     }
 
+    /// Hands the followers, but for the connection `except`, a message that is no entry, in order with the entries.
+    #[cfg(feature = "docs")]
+    pub(crate) fn tell<E>(
+        &self,
+        except: u64,
+        message: impl FnOnce(&mut dyn Kind, &At<'_>) -> Result<Option<Bytes>, E>,
+    ) -> Result<(), E> {
+        let mut inner = lock(&self.inner);
+        let position = inner.position;
+        if let Some(message) = message(&mut *inner.content, &self.at(position))? {
+            for follower in inner.followers.iter().filter(|follower| follower.serial() != except) {
+                follower.mailbox().push(message.clone());
+            }
+        }
+        Ok(())
+    }
+
     /// Joins `connection` and queues, in this order: SUBSCRIBED (with `correlation`), what was missed or a snapshot.
     pub(crate) fn subscribe(
         self: &Arc<Self>,
@@ -244,32 +253,28 @@ impl Stream {
         since: Option<Position>,
         now: u64,
     ) {
-        let above = self.rules.compress_above;
         let mut inner = lock(&self.inner);
         inner.expire(now, &self.rules.replay);
-        // State vectors say better than positions what a document's follower has missed.
-        let missed = since.filter(|_| self.id.kind != StreamKind::Doc).and_then(|since| inner.missed(since));
+        let resumed = since.filter(|_| self.rules.delivery != Delivery::Others);
+        let missed = resumed.and_then(|since| inner.missed(since));
         let from = if missed.is_some() { since.unwrap_or_default() } else { inner.position };
-        let channel = Some(self.rules.channel).filter(|&channel| channel != 0);
+        let channel = Some(self.at(from).channel).filter(|&channel| channel != 0);
         let answer = Subscribed { epoch: from.epoch, seq: from.seq, recovered: missed.is_some(), channel };
         let mailbox = connection.mailbox();
-        mailbox.push(message::shared(Opcode::Subscribed, correlation, &entry::json(&answer), above));
+        mailbox.push(message::shared(Opcode::Subscribed, correlation, &message::json(&answer), self.compress_above));
         if let Some(missed) = missed {
             let at = inner.log.len() - missed;
             for logged in inner.log.range(at..) {
-                match self.id.kind {
-                    StreamKind::Event => mailbox.push_missed(logged.message.clone()),
-                    _ => mailbox.push_entry(logged.message.clone(), self),
+                match self.rules.delivery {
+                    Delivery::Each => mailbox.push_missed(logged.message.clone()),
+                    Delivery::Conflated | Delivery::Others => mailbox.push_entry(logged.message.clone(), self),
                 }
             }
-        } else if let Some(snapshot) = inner.snapshot(&self.id, connection.protocol(), above) {
+        } else if let Some(snapshot) = self.shown(&mut inner, connection.protocol()) {
             mailbox.push_entry(snapshot, self);
         }
-        #[cfg(feature = "docs")]
-        if let Content::Doc(document) = &inner.content {
-            for message in document.greeting() {
-                mailbox.push_answer(entry::doc(self.rules.channel, 0, &message, above));
-            }
+        for message in inner.content.greeting(&self.at(inner.position)) {
+            mailbox.push_answer(message);
         }
         inner.followers.insert(connection);
     }
@@ -279,49 +284,83 @@ impl Stream {
         let mut inner = lock(&self.inner);
         if inner.followers.insert(connection)
             && !inner.content.is_gone()
-            && let Some(snapshot) = inner.snapshot(&self.id, Protocol::V1, self.rules.compress_above)
+            && let Some(snapshot) = self.shown(&mut inner, Protocol::V1)
         {
             connection.mailbox().push_entry(snapshot, self);
         }
     }
 
-    /// Starts over from what the backend holds: another life, or entries that were appended elsewhere. Followers of what
-    /// has a snapshot get it; the others see a gap at the next entry, and ask for what they missed.
-    pub(crate) fn reset(self: &Arc<Self>, start: Start) {
+    /// Ends what [`subscribe`](Self::subscribe) began.
+    pub(crate) fn unsubscribe(&self, connection: &Connection) {
         let mut inner = lock(&self.inner);
-        self.begin(&mut inner, start);
         let inner = &mut *inner;
+        inner.followers.remove(connection);
+        if let Some(message) = inner.content.leave(connection.serial(), &self.at(inner.position)) {
+            inner.followers.iter().for_each(|follower| follower.mailbox().push(message.clone()));
+        }
+    }
+
+    /// Takes entries that others have appended right behind `since`, and hands them to the followers. Those that are here
+    /// already are passed over.
+    pub(crate) fn accept(
+        self: &Arc<Self>,
+        since: Position,
+        entries: &[Entry],
+        now: u64,
+        v1: &[Arc<Connection>],
+    ) -> Result<(), Inapplicable> {
+        let mut inner = lock(&self.inner);
+        for (seq, entry) in (since.seq + 1..).zip(entries) {
+            if inner.position.epoch != since.epoch || seq > inner.position.seq + 1 {
+                return Err(Inapplicable);
+            }
+            if seq == inner.position.seq + 1 {
+                if !inner.content.reads(entry) {
+                    return Err(Inapplicable);
+                }
+                inner.content.apply(entry)?;
+                let now = inner.content.time(entry).unwrap_or(now);
+                self.push(&mut inner, entry, now, v1, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts over from what the backend holds: another life, or so much that its entries are gone. Followers of what has
+    /// a snapshot get it; the others see a gap at the next entry, and ask for what they missed.
+    pub(crate) fn reset(self: &Arc<Self>, start: Start) {
+        let Start { position, content, stored, now } = start;
+        let mut inner = lock(&self.inner);
+        inner.position = position;
+        inner.content = content;
+        inner.shown = [None, None];
+        self.remember(&mut inner, &stored, now);
         for at in 0..inner.followers.len() {
             let Some(connection) = inner.followers.as_slice().get(at).cloned() else { break };
-            if let Some(snapshot) = inner.snapshot(&self.id, connection.protocol(), self.rules.compress_above) {
+            if let Some(snapshot) = self.shown(&mut inner, connection.protocol()) {
                 connection.mailbox().push_entry(snapshot, self);
             }
         }
     }
 
-    fn begin(&self, inner: &mut Inner, start: Start) {
-        let Start { position, content, entries, fresh, now } = start;
-        inner.position = position;
-        inner.content = content;
-        inner.snapshots = [None, None];
+    /// Fills the log with what the backend has kept.
+    fn remember(&self, inner: &mut Inner, stored: &Stored, now: u64) {
         inner.log_clear();
-        let since_snapshot = entries.len().saturating_sub(fresh)..;
-        let bytes = entries.get(since_snapshot).unwrap_or_default().iter().map(Bytes::len).sum();
-        inner.held = Held { entries: fresh, bytes };
+        let fresh = stored.since_snapshot();
+        inner.held = Held { entries: fresh.len(), bytes: fresh.iter().map(Bytes::len).sum() };
         // The rest would only be made to be dropped.
-        let skip = entries.len().saturating_sub(self.rules.replay.entries);
-        let first = position.seq.saturating_sub((entries.len() - skip) as u64);
-        for (seq, bytes) in (first + 1..).zip(&entries[skip..]) {
+        let skip = stored.entries.len().saturating_sub(self.rules.replay.entries);
+        let kept = &stored.entries[skip..];
+        let first = inner.position.seq.saturating_sub(kept.len() as u64);
+        for (seq, bytes) in (first + 1..).zip(kept) {
             // Behind an entry that cannot be read the log begins anew: it has no gaps.
-            let Some(entry) = &Entry::decode(bytes) else {
+            let Some(entry) = Entry::stored(bytes.clone()).filter(|entry| inner.content.reads(entry)) else {
                 inner.log_clear();
                 continue;
             };
-            // Only events are stored with their time.
-            let at = if let Entry::Event { timestamp, .. } = entry { *timestamp } else { now };
-            let position = Position { seq, ..position };
-            let message = entry.message(&self.id, self.rules.channel, position, self.rules.compress_above);
-            inner.log_push(message, at, &self.rules.replay);
+            let time = inner.content.time(&entry).unwrap_or(now);
+            let message = inner.content.message(&entry, &self.at(Position { seq, ..inner.position }));
+            inner.log_push(message, time, &self.rules.replay);
         }
     }
 
@@ -338,32 +377,27 @@ impl Stream {
         due
     }
 
-    /// What the backend is to keep in place of the entries, if that can be told: where it was taken, and how many entries
+    /// The snapshot for the backend, if there can be one: where it was taken, its bytes, and how many entries
     /// before it are still promised to those who come back.
-    pub(crate) fn stored(&self) -> Option<(Position, Bytes, u64)> {
+    pub(crate) fn snapshot(&self) -> Option<(Position, Bytes, u64)> {
         let mut inner = lock(&self.inner);
-        let snapshot = inner.content.stored()?;
+        let snapshot = inner.content.snapshot()?;
         Some((inner.position, snapshot, inner.log.len() as u64))
     }
 
-    pub(crate) fn unsubscribe(&self, connection: &Connection) {
-        let mut inner = lock(&self.inner);
-        let inner = &mut *inner;
-        inner.followers.remove(connection);
-        #[cfg(feature = "docs")]
-        if let Content::Doc(document) = &mut inner.content
-            && let Some(message) = document.leave(connection.serial())
-        {
-            let message = entry::doc(self.rules.channel, 0, &message, self.rules.compress_above);
-            inner.followers.iter().for_each(|follower| follower.mailbox().push(message.clone()));
+    fn shown(&self, inner: &mut Inner, protocol: Protocol) -> Option<Bytes> {
+        let at = usize::from(protocol == Protocol::V1 && self.rules.v1 == V1::Whole);
+        if inner.shown[at].is_none() {
+            inner.shown[at] = inner.content.show(protocol, &self.at(inner.position));
         }
+        inner.shown[at].clone()
     }
+}
 
-    /// Hands the message that shows the content to `f`, with no entry in between.
-    pub(crate) fn with_snapshot(&self, protocol: Protocol, f: impl FnOnce(Option<Bytes>)) {
+impl Conflate for Stream {
+    fn with_snapshot(&self, protocol: Protocol, f: &mut dyn FnMut(Option<Bytes>)) {
         let mut inner = lock(&self.inner);
-        let snapshot = inner.snapshot(&self.id, protocol, self.rules.compress_above);
-        f(snapshot);
+        f(self.shown(&mut inner, protocol));
     }
 }
 
@@ -407,40 +441,20 @@ impl Inner {
         let missed = usize::try_from(self.position.seq.checked_sub(since.seq)?).ok()?;
         (missed <= self.log.len()).then_some(missed)
     }
-
-    fn snapshot(&mut self, id: &StreamId, protocol: Protocol, compress_above: usize) -> Option<Bytes> {
-        let at = usize::from(protocol == Protocol::V1 && id.kind == StreamKind::Crdt);
-        if self.snapshots[at].is_none() {
-            self.snapshots[at] = self.content.snapshot(id, self.position, protocol, compress_above);
-        }
-        self.snapshots[at].clone()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use datasole_core::Payload;
-
     use super::*;
-    use crate::limits::Limits;
-
-    impl Stream {
-        /// One without a hub: empty, at a position, its messages uncompressed.
-        pub(crate) fn alone(id: StreamId, position: Position, replay: Replay) -> Self {
-            let content = Content::restore(&id, None, &Limits::default()).unwrap();
-            let start = Start { position, content, entries: Vec::new(), fresh: 0, now: 0 };
-            Self::new(id, start, Rules { replay, compaction: replay, compress_above: usize::MAX, channel: 0 })
-        }
-    }
+    use crate::hub::testing::{Numbers, number};
 
     /// A topic of one entry at each of these times, seen at `now`: how many of the newest can be had again.
     fn check(replay: Replay, times: &[u64], now: u64, kept: usize) {
-        let id = StreamId::event("t");
-        let topic = Arc::new(Stream::alone(id, Position { epoch: 9, seq: 100 }, replay));
+        let topic = Numbers::stream("t", Position { epoch: 9, seq: 100 }, replay);
         for &at in times {
-            topic.publish(&entry(), at, &[], None, |_| {});
+            topic.publish(&number(1), at, &[], None).unwrap();
         }
         let mut inner = lock(&topic.inner);
         inner.expire(now, &replay);
@@ -455,10 +469,6 @@ mod tests {
         assert_eq!(inner.log_bytes, inner.log.iter().map(|logged| logged.message.len()).sum::<usize>());
     }
 
-    fn entry() -> Entry {
-        Entry::Event { data: Payload::Empty, timestamp: 0 }
-    }
-
     #[test]
     fn the_replay_window_is_bounded_by_entries() {
         let replay = |entries| Replay { entries, ..Replay::default() };
@@ -470,7 +480,8 @@ mod tests {
 
     #[test]
     fn the_replay_window_is_bounded_by_bytes() {
-        let one = entry().message(&StreamId::event("t"), 0, Position { epoch: 9, seq: 101 }, usize::MAX).len();
+        let at = At { key: "t", channel: 0, position: Position { epoch: 9, seq: 101 }, compress_above: usize::MAX };
+        let one = Numbers::default().message(&number(1), &at).len();
         let replay = |bytes| Replay { bytes, ..Replay::default() };
         check(replay(3 * one + 1), &[0; 3], 0, 3);
         check(replay(3 * one), &[0; 3], 0, 3);

@@ -1,90 +1,234 @@
-//! Events: handlers for what clients send, and the ways to send to clients.
+//! Events: handlers for those that clients send, topics, and the ways to send to clients.
 
-use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc};
+use std::{collections::HashMap, fmt::Display, panic::AssertUnwindSafe, sync::Arc};
 
-use datasole_core::Payload;
+use bytes::Bytes;
+use datasole_core::{Payload, Position, StreamId, StreamKind, codes, frame::Opcode};
 use futures_util::{FutureExt, future::BoxFuture};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::value::to_raw_value;
+use serde_json::value::{RawValue, to_raw_value};
 
-use super::rpc::{Context, Incoming};
+use super::rpc::{Incoming, panicked};
 use crate::{
-    error::{EventError, RpcError},
-    hub::{Entry, Hub, entry, unix_millis},
-    limits::Limits,
+    backend::{BackendError, Stored},
+    clock::unix_millis,
+    entry::Entry,
+    error::RpcError,
+    hub::{At, Audience, Delivery, Hub, Inapplicable, Kind, Rules, Spec, V1},
+    limits::{Limits, Replay},
+    message::{OBJECT, Object, framed},
 };
 
-type EventHandler = Box<dyn Fn(Context, Incoming<'_>) -> Result<BoxFuture<'static, ()>, RpcError> + Send + Sync>;
+/// An event with JSON or without data: the time, as eight bytes big-endian, then the JSON.
+const EVENT: u8 = b'e';
+/// An event with bytes: the time, then the bytes.
+const BINARY: u8 = b'b';
 
-/// Handlers by event.
-#[derive(Default)]
-pub(crate) struct Handlers(HashMap<String, EventHandler>);
+/// The line of topics in the table of kinds.
+pub(crate) fn kind(limits: &Arc<Limits>, histories: &Arc<HashMap<String, Replay>>) -> Spec {
+    let histories = histories.clone();
+    let make = move |key: &str| -> Box<dyn Kind> { Box::new(Topic { history: histories.get(key).copied() }) };
+    Spec { kind: StreamKind::Event, spare: limits.max_idle_topics, v1_follows: false, make: Box::new(make) }
+}
 
-impl Handlers {
+/// Topics come to nothing: what a topic has to say of its entries.
+#[derive(Debug)]
+struct Topic {
+    /// The history that the application has declared.
+    history: Option<Replay>,
+}
+
+impl Kind for Topic {
+    fn rules(&self) -> Rules {
+        let replay = self.history.unwrap_or(Replay::NONE);
+        Rules {
+            stored: self.history.is_some(),
+            replay,
+            compaction: replay,
+            delivery: Delivery::Each,
+            v1: V1::Entries,
+            evictable: self.history.is_none(),
+            numbered: false,
+        }
+    }
+
+    fn restore(&mut self, _: &Stored) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
+        split(entry).map(drop).ok_or(Inapplicable)
+    }
+
+    fn snapshot(&mut self) -> Option<Bytes> {
+        Some(Bytes::new())
+    }
+
+    fn is_gone(&self) -> bool {
+        false
+    }
+
+    fn reads(&self, entry: &Entry) -> bool {
+        let json = |data: &[u8]| data.is_empty() || serde_json::from_slice::<&RawValue>(data).is_ok();
+        split(entry).is_some_and(|(_, data)| entry.tag() == BINARY || json(data))
+    }
+
+    fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes {
+        let (time, data) = split(entry).unwrap_or_default();
+        message(at.key, entry.tag() == BINARY, data, time, Some(at.position), at.compress_above)
+    }
+
+    fn is_v1(&self, entry: &Entry) -> bool {
+        entry.tag() != BINARY
+    }
+
+    fn time(&self, entry: &Entry) -> Option<u64> {
+        split(entry).map(|(time, _)| time)
+    }
+}
+
+/// An event's time and data.
+fn split(entry: &Entry) -> Option<(u64, &[u8])> {
+    if !matches!(entry.tag(), EVENT | BINARY) {
+        return None;
+    }
+    let (time, data) = entry.content().split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*time), data))
+}
+
+/// The bytes of an event's data, and whether they are no JSON.
+fn bytes_of(data: &Payload) -> (bool, &[u8]) {
+    match data {
+        Payload::Empty => (false, &[]),
+        Payload::Json(text) => (false, text.get().as_bytes()),
+        Payload::Binary(bytes) => (true, bytes),
+    }
+}
+
+/// The message of an event; without a position it belongs to no stream.
+fn message(
+    name: &str,
+    binary: bool,
+    data: &[u8],
+    time: u64,
+    position: Option<Position>,
+    compress_above: usize,
+) -> Bytes {
+    let json = |out: &mut Vec<u8>, data: &[u8]| {
+        let mut object = Object::new(out).text("event", name);
+        if !data.is_empty() {
+            object = object.raw("data", data);
+        }
+        object = object.number("timestamp", time);
+        match position {
+            Some(position) => object.position(position).end(),
+            None => object.end(),
+        }
+    };
+    let about = OBJECT + name.len() + data.len();
+    if !binary {
+        return framed(Opcode::ServerEvent, 0, about, compress_above, |out| json(out, data));
+    }
+    framed(Opcode::ServerEventBinary, 0, about, compress_above, |out| {
+        let mut head = Vec::with_capacity(OBJECT + name.len());
+        json(&mut head, &[]);
+        out.extend_from_slice(&u32::try_from(head.len()).unwrap_or(u32::MAX).to_be_bytes());
+        out.extend_from_slice(&head);
+        out.extend_from_slice(data);
+    })
+}
+
+/// A handler under way, or why its event is refused.
+pub(crate) type Started = Result<BoxFuture<'static, Result<(), String>>, RpcError>;
+type EventHandler<C> = Box<dyn Fn(C, Incoming<'_>) -> Started + Send + Sync>;
+
+/// A value that an event handler or a hook may return: nothing, or a `Result` whose error is logged.
+pub trait EventOutcome: Send {
+    /// The error's text, if it is one.
+    ///
+    /// # Errors
+    ///
+    /// When the handler failed.
+    fn report(self) -> Result<(), String>;
+}
+
+impl EventOutcome for () {
+    fn report(self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl<E: Display + Send> EventOutcome for Result<(), E> {
+    fn report(self) -> Result<(), String> {
+        self.map_err(|error| error.to_string())
+    }
+}
+
+/// Handlers by event. Each is given whose event it is, a `C`.
+pub(crate) struct Handlers<C>(HashMap<String, EventHandler<C>>);
+
+impl<C> Default for Handlers<C> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<C: 'static> Handlers<C> {
     pub(crate) fn typed<T, F, Fut>(&mut self, name: String, f: F)
     where
         T: DeserializeOwned,
-        F: Fn(Context, T) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = ()> + Send + 'static,
+        F: Fn(C, T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: EventOutcome> + Send + 'static,
     {
-        self.0.insert(name, Box::new(move |context, data| Ok(f(context, data.parse()?).boxed())));
+        self.0
+            .insert(name, Box::new(move |caller, data| Ok(f(caller, data.parse()?).map(EventOutcome::report).boxed())));
     }
 
     pub(crate) fn raw<F, Fut>(&mut self, name: String, f: F)
     where
-        F: Fn(Context, Payload) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = ()> + Send + 'static,
+        F: Fn(C, Payload) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: EventOutcome> + Send + 'static,
     {
-        self.0.insert(name, Box::new(move |context, data| Ok(f(context, data.to_payload()).boxed())));
+        self.0.insert(
+            name,
+            Box::new(move |caller, data| Ok(f(caller, data.to_payload()).map(EventOutcome::report).boxed())),
+        );
     }
 
     /// Starts a handler; `None` when nobody listens to that event.
-    pub(crate) fn start(
-        &self,
-        name: &str,
-        context: Context,
-        data: Incoming<'_>,
-    ) -> Option<Result<BoxFuture<'static, ()>, RpcError>> {
+    pub(crate) fn start(&self, name: &str, caller: C, data: Incoming<'_>) -> Option<Started> {
         let handler = self.0.get(name)?;
-        let started = std::panic::catch_unwind(AssertUnwindSafe(|| handler(context, data)));
-        Some(started.unwrap_or_else(|_| Err(super::rpc::panicked())))
+        let started = std::panic::catch_unwind(AssertUnwindSafe(|| handler(caller, data)));
+        Some(started.unwrap_or_else(|_| Err(panicked())))
     }
 }
 
-/// Whom an event is for; from [`Server::to_room`](crate::Server::to_room) and its like. Such an event belongs to no
+/// The receivers of an event; from [`Server::to_group`](crate::Server::to_group) and its like. Such an event belongs to no
 /// stream: it needs no subscription and is delivered at most once.
 #[derive(Clone, Copy)]
 pub struct Target<'a> {
-    hub: &'a Arc<Hub>,
-    limits: &'a Limits,
-    who: Who<'a>,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Who<'a> {
-    Room(&'a str),
-    User(&'a str),
-    Connection(&'a str),
+    hub: &'a Hub,
+    audience: Audience<'a>,
 }
 
 impl std::fmt::Debug for Target<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Target").field(&self.who).finish()
+        f.debug_tuple("Target").field(&self.audience).finish()
     }
 }
 
 impl<'a> Target<'a> {
-    pub(crate) fn new(hub: &'a Arc<Hub>, limits: &'a Limits, who: Who<'a>) -> Self {
-        Self { hub, limits, who }
+    pub(crate) fn new(hub: &'a Hub, audience: Audience<'a>) -> Self {
+        Self { hub, audience }
     }
 
-    /// Sends an event; how many connections it went to.
+    /// Sends an event to whoever is there.
     ///
     /// # Errors
     ///
     /// When it does not fit in a frame or cannot be written as JSON; nobody got it then.
-    pub fn emit(&self, event: &str, data: &impl Serialize) -> Result<usize, EventError> {
-        self.emit_payload(event, &Payload::Json(to_raw_value(data)?))
+    pub async fn emit(self, event: &str, data: &impl Serialize) -> Result<(), EventError> {
+        self.emit_payload(event, &Payload::Json(to_raw_value(data)?)).await
     }
 
     /// The same with JSON text or raw bytes. Version 1 clients do not get bytes.
@@ -92,37 +236,52 @@ impl<'a> Target<'a> {
     /// # Errors
     ///
     /// When it does not fit in a frame.
-    pub fn emit_payload(&self, event: &str, data: &Payload) -> Result<usize, EventError> {
-        check(self.limits, event, data)?;
-        let message = entry::event(event, data, unix_millis(), None, self.limits.compress_above);
-        let v2_only = matches!(data, Payload::Binary(_));
-        Ok(match self.who {
-            Who::Room(room) => self.hub.send_to_room(room, &message, v2_only),
-            Who::User(user) => self.hub.send_to_user(user, &message, v2_only),
-            Who::Connection(id) => self.hub.send_to_connection(id, &message, v2_only),
-        })
+    pub async fn emit_payload(self, event: &str, data: &Payload) -> Result<(), EventError> {
+        let limits = self.hub.limits();
+        check(limits, event, data)?;
+        let (binary, bytes) = bytes_of(data);
+        let message = message(event, binary, bytes, unix_millis(), None, limits.compress_above);
+        self.hub.send(self.audience, &message, binary);
+        Ok(())
     }
 }
 
 /// Publishes on a topic: to every subscriber, and to every version 1 client, unless it is bytes.
-pub(crate) async fn broadcast(hub: &Arc<Hub>, limits: &Limits, event: &str, data: Payload) -> Result<(), EventError> {
+pub(crate) async fn broadcast(
+    hub: &Arc<Hub>,
+    histories: &HashMap<String, Replay>,
+    event: &str,
+    data: Payload,
+) -> Result<(), EventError> {
+    let limits = hub.limits();
     check(limits, event, &data)?;
-    let Some(topic) = hub.topic_worth_having(event).await? else {
-        if matches!(data, Payload::Binary(_)) {
-            return Ok(());
+    let stored = histories.contains_key(event);
+    let known = hub.known(StreamKind::Event, event);
+    let (binary, bytes) = bytes_of(&data);
+    if known.is_none() && !stored && hub.in_memory(StreamKind::Event) >= limits.max_idle_topics {
+        // Nobody follows it, and remembering its position would be one too many.
+        if !binary {
+            let message = message(event, binary, bytes, unix_millis(), None, limits.compress_above);
+            hub.with_readers(&StreamId::event(event), |v1| {
+                v1.iter().for_each(|connection| connection.mailbox().push(message.clone()));
+            });
         }
-        let message = entry::event(event, &data, unix_millis(), None, limits.compress_above);
-        hub.with_v1(&datasole_core::StreamId::event(event), |v1| {
-            v1.iter().for_each(|connection| connection.mailbox().push(message.clone()));
-        });
         return Ok(());
+    }
+    let topic = match known {
+        Some(topic) => topic,
+        None => hub.open(StreamKind::Event, event).await?,
     };
-    let resumable = hub.history(event).is_some();
-    let writer = if resumable { Some(topic.writer().await) } else { None };
-    let entry = Entry::Event { data, timestamp: unix_millis() };
-    match writer {
-        Some(writer) => hub.commit(&topic, writer, entry, None, |_| {}).await.map(drop)?,
-        None => drop(hub.publish(&topic, &entry, None, |_| {})),
+    let entry = || {
+        let time = unix_millis().to_be_bytes();
+        Entry::of(if binary { BINARY } else { EVENT }, &[&time, bytes])
+    };
+    if stored {
+        let writer = topic.writer().await;
+        let entry = entry();
+        hub.transact::<BackendError>(&topic, writer, None, |_| Ok(Some(entry.clone()))).await?;
+    } else {
+        hub.publish::<EventError>(&topic, None, |_| Ok(entry()))?;
     }
     Ok(())
 }
@@ -137,4 +296,43 @@ fn check(limits: &Limits, event: &str, data: &Payload) -> Result<(), EventError>
         return Err(EventError::TooLarge { bytes, limit: limits.max_payload });
     }
     Ok(())
+}
+
+/// Why an event was not sent to anybody.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EventError {
+    /// The event does not fit in a frame.
+    #[error("event of {bytes} bytes exceeds the frame limit of {limit}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A name must have 1 to [`Limits::max_event_name`](crate::Limits::max_event_name) bytes.
+    #[error("an event name must have 1 to {limit} bytes, this has {bytes}")]
+    Name {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The data cannot be written as JSON.
+    #[error("not the JSON it should be: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The backend of a topic with history failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+impl From<EventError> for RpcError {
+    fn from(error: EventError) -> Self {
+        let code = match error {
+            EventError::TooLarge { .. } => codes::TOO_LARGE,
+            EventError::Name { .. } | EventError::Json(_) => codes::INVALID_PARAMS,
+            EventError::Backend(_) => codes::INTERNAL,
+        };
+        Self::new(error.to_string()).code(code)
+    }
 }

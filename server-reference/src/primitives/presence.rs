@@ -1,9 +1,12 @@
 //! Presence: who is in a room, and with what value. Nothing is stored; a member leaves with its connection.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 
-use datasole_core::{StreamId, StreamKind, codes, wire::ClientPresence};
-use futures_util::FutureExt;
+use bytes::Bytes;
+use datasole_core::{StreamId, StreamKind, codes, frame::Opcode, wire::ClientPresence};
 use serde::{Deserialize, Serialize};
 use serde_json::{
     Value,
@@ -11,14 +14,25 @@ use serde_json::{
 };
 
 use crate::{
-    connection::Connection,
-    hub::{Content, Entry, Hub, Stream, unix_millis},
-    mailbox::lock,
-    metrics::Metrics,
-    session::{RETRY_AFTER, Request, Task, at_once},
+    answer::{Author, Refusal, Request},
+    backend::{BackendError, Stored},
+    connection::{Connection, Protocol},
+    entry::Entry,
+    hub::{self, At, Delivery, Hub, Inapplicable, Kind, Rules, Spec, Stream, V1},
+    limits::{Limits, Replay},
+    message::{OBJECT, Object, framed},
+    sync::lock,
 };
 
-/// What the frame of a whole room needs beside key and members; bytes.
+/// An entry: the members that changed, a JSON array.
+const MEMBERS: u8 = b'm';
+
+/// The line of presence rooms in the table of kinds. Rooms that nobody needs are nothing; none is spare.
+pub(crate) fn kind() -> Spec {
+    Spec { kind: StreamKind::Presence, spare: 0, v1_follows: false, make: Box::new(|_| Box::<Room>::default()) }
+}
+
+/// Bytes that the frame of a whole room needs beside key and members.
 const ENVELOPE: usize = 128;
 
 /// A presence room, as the server sees it; from [`Server::presence`](crate::Server::presence). Who enters is up to the
@@ -45,7 +59,7 @@ pub struct Member {
     /// Its user's.
     #[serde(rename = "userId")]
     pub user_id: String,
-    /// What the client shows of itself.
+    /// The value that the client shows of itself.
     pub value: Value,
 }
 
@@ -55,29 +69,28 @@ impl<'a> Presence<'a> {
     }
 
     /// Everybody in the room, those longest connected first.
-    pub fn list(&self) -> Vec<Member> {
+    pub async fn list(self) -> Vec<Member> {
         self.look(|room| room.members.values().filter_map(|member| serde_json::from_str(member.get()).ok()).collect())
     }
 
     /// How many connections are in the room.
-    pub fn count(&self) -> usize {
+    pub async fn count(self) -> usize {
         self.look(|room| room.members.len())
     }
 
-    fn look<R: Default>(&self, f: impl FnOnce(&Room) -> R) -> R {
-        let stream = self.hub.known(StreamKind::Presence, self.room);
-        stream.map_or_else(R::default, |stream| {
-            stream.with_content(|content| if let Content::Room(room) = content { f(room) } else { R::default() })
-        })
+    fn look<R: Default>(self, f: impl FnOnce(&mut Room) -> R) -> R {
+        self.hub.known(StreamKind::Presence, self.room).map_or_else(R::default, |stream| stream.with(f))
     }
 }
 
-/// Those in a room, by the serial number of their connection, each as it is shown to followers.
+/// Members of a room, by the serial number of their connection, each as it is shown to followers.
 #[derive(Debug, Default)]
-pub(crate) struct Room {
+struct Room {
     members: BTreeMap<u64, Box<RawValue>>,
     /// Of all of them, with a comma each.
     bytes: usize,
+    /// The change that is about to be published: whose, and to what.
+    pending: Option<(Entry, u64, Option<Box<RawValue>>)>,
 }
 
 /// A member in a frame: without a value, it is gone.
@@ -93,48 +106,108 @@ struct Shown<'a> {
 /// Why there is no entry.
 #[derive(Debug, PartialEq)]
 enum NoEntry {
-    /// It would be the same as before.
+    /// The room would be the same as before.
     Unchanged,
     /// The room would no longer fit in a frame.
     Full,
 }
 
 impl Room {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.members.is_empty()
-    }
-
-    /// Everybody, as `members` of PRESENCE.
-    pub(crate) fn whole(&self) -> Option<Box<RawValue>> {
-        to_raw_value(&self.members.values().collect::<Vec<_>>()).ok()
-    }
-
-    /// Shows `member` as this from now on.
-    fn enter(&mut self, serial: u64, member: Box<RawValue>, limit: usize) -> Result<Entry, NoEntry> {
+    /// Plans to show `member` as this from now on.
+    fn enter(&mut self, serial: u64, member: &RawValue, limit: usize) -> Result<Entry, NoEntry> {
         let before = self.members.get(&serial);
         if before.is_some_and(|before| before.get() == member.get()) {
             return Err(NoEntry::Unchanged);
         }
-        let bytes = self.bytes - before.map_or(0, |before| before.get().len() + 1) + member.get().len() + 1;
-        if bytes > limit {
+        if self.bytes - before.map_or(0, |before| weight(before)) + weight(member) > limit {
             return Err(NoEntry::Full);
         }
-        let entry = changed(&member)?;
-        self.bytes = bytes;
-        self.members.insert(serial, member);
-        Ok(entry)
+        Ok(self.intend(serial, member, Some(member.to_owned())))
     }
 
+    /// Plans to show it as gone.
     fn leave(&mut self, serial: u64, gone: &RawValue) -> Result<Entry, NoEntry> {
-        let member = self.members.remove(&serial).ok_or(NoEntry::Unchanged)?;
-        self.bytes -= member.get().len() + 1;
-        changed(gone)
+        if !self.members.contains_key(&serial) {
+            return Err(NoEntry::Unchanged);
+        }
+        Ok(self.intend(serial, gone, None))
+    }
+
+    fn intend(&mut self, serial: u64, shown: &RawValue, member: Option<Box<RawValue>>) -> Entry {
+        let entry = Entry::of(MEMBERS, &[b"[", shown.get().as_bytes(), b"]"]);
+        self.pending = Some((entry.clone(), serial, member));
+        entry
     }
 }
 
-fn changed(member: &RawValue) -> Result<Entry, NoEntry> {
-    // JSON text can always be written.
-    to_raw_value(&[member]).map(Entry::Members).map_err(|_| NoEntry::Unchanged)
+/// The bytes of a member within the list of all, with a comma.
+fn weight(member: &RawValue) -> usize {
+    member.get().len() + 1
+}
+
+impl Kind for Room {
+    fn rules(&self) -> Rules {
+        Rules {
+            stored: false,
+            replay: Replay::NONE,
+            compaction: Replay::NONE,
+            delivery: Delivery::Conflated,
+            v1: V1::Nothing,
+            evictable: false,
+            numbered: false,
+        }
+    }
+
+    fn restore(&mut self, _: &Stored) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
+        let (_, serial, member) = self.pending.take().filter(|(own, ..)| own == entry).ok_or(Inapplicable)?;
+        let after = member.as_deref().map_or(0, weight);
+        let before = match member {
+            Some(member) => self.members.insert(serial, member),
+            None => self.members.remove(&serial),
+        };
+        self.bytes = self.bytes + after - before.map_or(0, |before| weight(&before));
+        Ok(())
+    }
+
+    fn retract(&mut self) {
+        self.pending = None;
+    }
+
+    fn snapshot(&mut self) -> Option<Bytes> {
+        Some(Bytes::new())
+    }
+
+    fn is_gone(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    fn reads(&self, entry: &Entry) -> bool {
+        entry.tag() == MEMBERS
+    }
+
+    fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes {
+        message(entry.content(), false, at)
+    }
+
+    fn show(&mut self, _: Protocol, at: &At<'_>) -> Option<Bytes> {
+        let members = serde_json::to_vec(&self.members.values().collect::<Vec<_>>()).ok()?;
+        Some(message(&members, true, at))
+    }
+}
+
+/// The message of those who changed, or of everybody.
+fn message(members: &[u8], whole: bool, at: &At<'_>) -> Bytes {
+    framed(Opcode::Presence, 0, OBJECT + at.key.len() + members.len(), at.compress_above, |out| {
+        let mut object = Object::new(out).text("key", at.key).raw("members", members);
+        if whole {
+            object = object.raw("whole", b"true");
+        }
+        object.position(at.position).end();
+    })
 }
 
 /// A connection as a member of a room; `None` for one that is nobody yet, which is in none.
@@ -143,111 +216,135 @@ fn shown(connection: &Connection, value: Option<&RawValue>) -> Option<Box<RawVal
     to_raw_value(&Shown { id: &connection.id(), user_id: &identity.user_id, value }).ok()
 }
 
-/// Serves a PRESENCE frame.
-pub(crate) fn receive(request: Request, payload: &[u8]) -> Option<Task> {
-    let Ok(frame) = serde_json::from_slice::<ClientPresence<'_>>(payload) else {
-        Metrics::add(&request.server.metrics().malformed, 1);
-        request.refuse(codes::PARSE, "the payload is not a presence", None);
-        return None;
-    };
-    let limits = request.server.limits();
-    if frame.key.is_empty() || frame.key.len() > limits.max_key {
-        request.refuse(codes::INVALID_REQUEST, "the room's key is too long or empty", None);
-        return None;
-    }
-    let id = StreamId { kind: StreamKind::Presence, key: frame.key.into_owned() };
-    let Some(value) = frame.value else {
-        return at_once(async move { leave_room(&request, &id).await }.boxed());
-    };
-    if !request.server.hub().may_write(&request.identity, &id) {
-        request.refuse(codes::FORBIDDEN, "not allowed to enter this room", None);
-        return None;
-    }
-    if value.get().len() > limits.max_presence {
-        let (bytes, limit) = (value.get().len(), limits.max_presence);
-        request.refuse(codes::LIMIT, &format!("a value of {bytes} bytes exceeds the limit of {limit}"), None);
-        return None;
-    }
-    let member = shown(&request.connection, Some(value))?;
-    // As deep as it will be in a frame: what no client can read is passed on to none.
-    if serde_json::from_str::<Value>(&format!("[[{member}]]")).is_err() {
-        request.refuse(codes::INVALID_PARAMS, "the value is nested too deeply, or not Unicode", None);
-        return None;
-    }
-    at_once(async move { enter_room(&request, &id, member).await }.boxed())
+/// A PRESENCE frame of a client.
+pub(crate) struct Step {
+    pub(crate) id: StreamId,
+    /// `None` leaves.
+    value: Option<Box<RawValue>>,
 }
 
-async fn enter_room(request: &Request, id: &StreamId, member: Box<RawValue>) {
-    let hub = request.server.hub();
-    let stream = match hub.open(id.kind, &id.key).await {
-        Ok(stream) => stream,
-        Err(error) => return request.fail(&error),
-    };
-    {
-        // A connection that ends leaves the rooms listed here: under the lock, it has ended or will find this one.
-        let mut rooms = lock(&request.connection.presence);
-        let is_in = rooms.iter().any(|room| Arc::ptr_eq(room, &stream));
-        let limits = request.server.limits();
-        if request.connection.has_ended() {
-            // Nobody waits for an answer.
-        } else if !is_in && rooms.len() >= limits.max_rooms {
-            request.refuse(codes::LIMIT, "in too many rooms", None);
-        } else {
-            // Every byte of the key may be escaped.
-            let limit = limits.max_payload.saturating_sub(ENVELOPE + 6 * id.key.len());
-            let serial = request.connection.serial();
-            match publish(request, &stream, |room| room.enter(serial, member, limit)) {
-                Ok(()) if !is_in => rooms.push(stream.clone()),
-                Ok(()) => {}
-                Err(NoEntry::Unchanged) => request.acknowledge(0),
-                Err(NoEntry::Full) => request.refuse(codes::LIMIT, "the room is full", Some(RETRY_AFTER)),
-            }
+impl Step {
+    /// Reads the payload of a frame.
+    pub(crate) fn read(payload: &[u8], limits: &Limits) -> Result<Self, Refusal> {
+        let frame: ClientPresence<'_> =
+            serde_json::from_slice(payload).map_err(|_| Refusal::new(codes::PARSE, "the payload is not a presence"))?;
+        if frame.key.is_empty() || frame.key.len() > limits.max_key {
+            return Err(Refusal::new(codes::INVALID_REQUEST, "the room's key is too long or empty"));
+        }
+        let id = StreamId { kind: StreamKind::Presence, key: frame.key.into_owned() };
+        Ok(Self { id, value: frame.value.map(ToOwned::to_owned) })
+    }
+
+    /// Whether it enters the room or changes what is shown there; leaving it is nobody's to forbid.
+    pub(crate) fn enters(&self) -> bool {
+        self.value.is_some()
+    }
+
+    /// The same as a member of the room, or `None` to leave it.
+    fn member(&self, connection: &Connection, limits: &Limits) -> Result<Option<Box<RawValue>>, Refusal> {
+        let Some(value) = &self.value else { return Ok(None) };
+        if value.get().len() > limits.max_presence {
+            let (bytes, limit) = (value.get().len(), limits.max_presence);
+            return Err(Refusal::new(codes::LIMIT, format!("a value of {bytes} bytes exceeds the limit of {limit}")));
+        }
+        let member = shown(connection, Some(value));
+        // As deep as it will be in a frame: what no client can read is passed on to none.
+        match member.filter(|member| serde_json::from_str::<Value>(&format!("[[{member}]]")).is_ok()) {
+            Some(member) => Ok(Some(member)),
+            None => Err(Refusal::new(codes::INVALID_PARAMS, "the value is nested too deeply, or not Unicode")),
         }
     }
-    hub.release(stream).await;
 }
 
-async fn leave_room(request: &Request, id: &StreamId) {
-    let connection = &request.connection;
-    let left = {
-        let mut rooms = lock(&connection.presence);
-        let at = rooms.iter().position(|room| *room.id() == *id);
-        at.map(|at| rooms.swap_remove(at))
-    };
-    let gone = shown(connection, None);
-    let (Some(stream), Some(gone)) = (left, gone) else { return request.acknowledge(0) };
-    if publish(request, &stream, |room| room.leave(connection.serial(), &gone)).is_err() {
-        request.acknowledge(0);
+/// The rooms that a connection is in.
+#[derive(Debug, Default)]
+pub(crate) struct Joined(Mutex<Vec<Arc<Stream>>>);
+
+impl Joined {
+    /// Serves a PRESENCE frame of the connection.
+    pub(crate) async fn serve(&self, hub: &Hub, request: &Request, step: Step) {
+        let served = match step.member(&request.connection, hub.limits()) {
+            Ok(Some(member)) => self.enter(hub, request, &step.id, &member).await,
+            Ok(None) => {
+                self.leave(hub, request, &step.id).await;
+                Ok(())
+            }
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = served {
+            request.refuse(&refusal);
+        }
     }
-    request.server.hub().release(stream).await;
+
+    async fn enter(&self, hub: &Hub, request: &Request, id: &StreamId, member: &RawValue) -> Result<(), Refusal> {
+        let stream = hub.open(id.kind, &id.key).await.map_err(|error| Refusal::failed(&error))?;
+        let entered = self.enter_room(hub, request, &stream, member);
+        hub.release(stream).await;
+        entered
+    }
+
+    fn enter_room(&self, hub: &Hub, request: &Request, stream: &Arc<Stream>, member: &RawValue) -> Result<(), Refusal> {
+        // A connection that ends leaves the rooms listed here: under the lock, it has ended or will find this one.
+        let mut rooms = lock(&self.0);
+        let is_in = rooms.iter().any(|room| Arc::ptr_eq(room, stream));
+        let limits = hub.limits();
+        if request.connection.has_ended() {
+            // Nobody waits for an answer.
+            return Ok(());
+        }
+        if !is_in && rooms.len() >= limits.max_rooms {
+            return Err(Refusal::new(codes::LIMIT, "in too many rooms"));
+        }
+        // Every byte of the key may be escaped.
+        let limit = limits.max_payload.saturating_sub(ENVELOPE + 6 * stream.id().key.len());
+        let serial = request.connection.serial();
+        match publish(hub, stream, request.author().as_ref(), |room| room.enter(serial, member, limit)) {
+            Ok(()) if !is_in => rooms.push(stream.clone()),
+            Ok(()) => {}
+            Err(NoEntry::Unchanged) => request.acknowledge(0),
+            Err(NoEntry::Full) => return Err(Refusal::busy("the room is full")),
+        }
+        Ok(())
+    }
+
+    async fn leave(&self, hub: &Hub, request: &Request, id: &StreamId) {
+        let connection = &request.connection;
+        let left = {
+            let mut rooms = lock(&self.0);
+            let at = rooms.iter().position(|room| *room.id() == *id);
+            at.map(|at| rooms.swap_remove(at))
+        };
+        let gone = shown(connection, None);
+        let (Some(stream), Some(gone)) = (left, gone) else { return request.acknowledge(0) };
+        let left = publish(hub, &stream, request.author().as_ref(), |room| room.leave(connection.serial(), &gone));
+        if left.is_err() {
+            request.acknowledge(0);
+        }
+        hub.release(stream).await;
+    }
+
+    /// The connection has ended: it leaves every room; those rooms, to be released.
+    pub(crate) fn end(&self, hub: &Hub, connection: &Connection) -> Vec<Arc<Stream>> {
+        let rooms = std::mem::take(&mut *lock(&self.0));
+        if rooms.is_empty() {
+            return rooms;
+        }
+        if let Some(gone) = shown(connection, None) {
+            for stream in &rooms {
+                // The connection is in every room listed.
+                let _ = publish(hub, stream, None, |room| room.leave(connection.serial(), &gone));
+            }
+        }
+        rooms
+    }
 }
 
 /// Publishes what `change` makes of the room, and acknowledges it.
 fn publish(
-    request: &Request,
+    hub: &Hub,
     stream: &Arc<Stream>,
+    author: Option<&Author>,
     change: impl FnOnce(&mut Room) -> Result<Entry, NoEntry>,
 ) -> Result<(), NoEntry> {
-    let author = request.author();
-    stream.publish_planned(unix_millis(), author.as_ref(), |content| in_room(content, change)).map(drop)
-}
-
-fn in_room(content: &mut Content, change: impl FnOnce(&mut Room) -> Result<Entry, NoEntry>) -> Result<Entry, NoEntry> {
-    if let Content::Room(room) = content { change(room) } else { Err(NoEntry::Unchanged) }
-}
-
-/// The connection has ended: it leaves every room; those rooms, to be released.
-pub(crate) fn leave(connection: &Connection) -> Vec<Arc<Stream>> {
-    let rooms = std::mem::take(&mut *lock(&connection.presence));
-    if rooms.is_empty() {
-        return rooms;
-    }
-    if let Some(gone) = shown(connection, None) {
-        for stream in &rooms {
-            let leave = |content: &mut Content| in_room(content, |room| room.leave(connection.serial(), &gone));
-            // It is in every room listed.
-            let _ = stream.publish_planned(unix_millis(), None, leave);
-        }
-    }
-    rooms
+    hub.publish(stream, author, |content| hub::of(content).map_or(Err(NoEntry::Unchanged), change))
 }

@@ -9,8 +9,8 @@ use datasole_core::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::{Registry, crdt, is_a};
-use crate::{error::EditError, hub::Hub};
+use super::{Content, EditError, Registry, is_a};
+use crate::hub::Hub;
 
 /// The server's CRDTs; from [`Server::crdt`](crate::Server::crdt).
 ///
@@ -86,7 +86,7 @@ impl<'a> Crdts<'a> {
     /// When the backend fails.
     pub async fn kind(self, key: &str) -> Result<Option<CrdtKind>, EditError> {
         let Some(stream) = self.hub.find(StreamKind::Crdt, key).await? else { return Ok(None) };
-        let kind = stream.with_content(|content| crdt(content).map(|crdt| crdt.kind()));
+        let kind = stream.with(|content: &mut Content| content.crdt().map(Crdt::kind));
         self.hub.release(stream).await;
         Ok(kind)
     }
@@ -129,18 +129,18 @@ impl fmt::Debug for Handle<'_> {
 }
 
 impl Handle<'_> {
-    /// What `f` makes of the CRDT; `None` when there is none.
+    /// The result of `f` on the CRDT; `None` when there is none.
     async fn read<R>(self, f: impl FnOnce(&Crdt) -> R) -> Result<Option<R>, EditError> {
         let hub = self.crdts.hub;
         let Some(stream) = hub.find(StreamKind::Crdt, self.key).await? else { return Ok(None) };
-        let read = stream.with_content(|content| match crdt(content) {
-            Some(crdt) if !is_a(crdt.kind(), self.kind) => {
-                Err(CrdtError::WrongKind { expected: crdt.kind(), found: self.kind })
-            }
-            crdt => Ok(crdt.map(f)),
+        let read = stream.with(|content: &mut Content| {
+            content.crdt().map(|crdt| match is_a(crdt.kind(), self.kind) {
+                true => Ok(f(crdt)),
+                false => Err(CrdtError::WrongKind { expected: crdt.kind(), found: self.kind }),
+            })
         });
         hub.release(stream).await;
-        Ok(read?)
+        Ok(read.transpose()?)
     }
 
     async fn edit(self, edit: Edit) -> Result<(), EditError> {

@@ -7,7 +7,7 @@ use datasole_core::{
 };
 use serde_json::{Value, json};
 
-use super::{RETENTION, collected};
+use super::content::{RETENTION, collected};
 use crate::{
     Limits, Protocol,
     tests::{Gated, Peer, builder, plain, spawn},
@@ -58,15 +58,15 @@ async fn what_is_stored_is_fetched_for_version_1() {
     }
     let again = builder().backend(backend.clone()).build();
     backend.open.send_replace(false);
-    let connection = again.connection(Protocol::V1);
-    let recall = spawn(again.welcome(&connection, crate::Identity::user("ann")));
+    let connection = again.node().connection(Protocol::V1, None);
+    let recall = spawn(again.node().welcome(&connection, crate::Identity::user("ann")));
     tokio::task::yield_now().await;
     connection.end();
-    again.hub().leave(&connection);
+    again.node().hub.leave(&connection);
     backend.open.send_replace(true);
     recall.await.unwrap();
-    assert!(again.hub().in_memory(StreamKind::State) <= 1, "it stopped where it was");
-    assert_eq!(again.hub().in_memory(StreamKind::Crdt), 0);
+    assert!(again.node().hub.in_memory(StreamKind::State) <= 1, "it stopped where it was");
+    assert_eq!(again.node().hub.in_memory(StreamKind::Crdt), 0);
     let mut peer = Peer::of(&again, Protocol::V1);
     let shown: Vec<_> = peer.opcodes().into_iter().map(|frame| frame.0).collect();
     assert_eq!(shown, [[Opcode::StateSnapshot; 3], [Opcode::CrdtState; 3]].concat());
@@ -79,11 +79,11 @@ async fn crdts_in_memory_that_nobody_follows_are_bounded() {
     assert!(peer.subscribe(1, "crdt", "followed", None).is_none());
     for (n, held) in [(1, 2), (2, 3), (3, 3), (4, 3)] {
         server.crdt().counter(&format!("n{n}")).increment(1).await.unwrap();
-        assert_eq!(server.hub().in_memory(StreamKind::Crdt), held, "after {n}");
+        assert_eq!(server.node().hub.in_memory(StreamKind::Crdt), held, "after {n}");
     }
-    let position = server.hub().known(StreamKind::Crdt, "followed").unwrap().position();
+    let position = server.node().hub.known(StreamKind::Crdt, "followed").unwrap().position();
     peer.end().await;
-    assert!(server.hub().known(StreamKind::Crdt, "followed").is_none(), "there was nothing to keep");
+    assert!(server.node().hub.known(StreamKind::Crdt, "followed").is_none(), "there was nothing to keep");
     let mut peer = Peer::new(&server);
     assert!(peer.subscribe(1, "crdt", "followed", Some(position)).is_none());
     assert_eq!(peer.opcodes(), [(Opcode::Subscribed, 1), (Opcode::CrdtState, 0)]);
@@ -95,7 +95,7 @@ async fn crdts_in_memory_that_nobody_follows_are_bounded() {
     }
     assert_eq!(old.opcodes(), []);
     old.end().await;
-    assert!(server.hub().in_memory(StreamKind::Crdt) <= 4);
+    assert!(server.node().hub.in_memory(StreamKind::Crdt) <= 4);
 }
 
 /// Servers that share a backend: an operation that was planned too early is planned again, and followers catch up.
@@ -112,7 +112,7 @@ async fn another_server_was_faster() {
     assert_eq!(ours.crdt().counter("n").value().await.unwrap(), 111);
     let frames = peer.received();
     let seqs: Vec<_> = frames.iter().map(|(opcode, _, body)| (*opcode, body["seq"].as_u64().unwrap_or(0))).collect();
-    assert_eq!(seqs[2..], [(Opcode::CrdtState, 2), (Opcode::CrdtOp, 3)]);
+    assert_eq!(seqs[2..], [(Opcode::CrdtOp, 2), (Opcode::CrdtOp, 3)]);
 }
 
 /// `silent` replicas of an hour ago and `busy` ones of now: how many are remembered.
@@ -157,7 +157,7 @@ async fn a_position_is_kept_while_the_key_is_opened_twice() {
     backend.open.send_replace(true);
     first.await.unwrap();
     slow.await.unwrap();
-    let position = server.hub().known(StreamKind::Crdt, "set").unwrap().position();
+    let position = server.node().hub.known(StreamKind::Crdt, "set").unwrap().position();
     assert_eq!(position.seq, 1);
     let seqs: Vec<_> = b.received().into_iter().filter_map(|frame| frame.2["seq"].as_u64()).collect();
     assert_eq!(seqs.last(), Some(&1), "a follower has all there is: {seqs:?}");

@@ -12,12 +12,12 @@ use yrs::{
     Update as YrsUpdate, updates::decoder::Decode,
 };
 
+use super::error::DocError;
 use super::{
     index::{Index, Mark},
     lib0::Reader,
     update::{self, PIECE, Update},
 };
-use crate::error::DocError;
 
 /// What a new block may take beyond its bytes in the update: it splits another, whose second part gets a head.
 const SPLIT: usize = 32;
@@ -53,21 +53,27 @@ impl std::fmt::Debug for Document {
 }
 
 impl Document {
+    /// One that nobody has written in.
+    pub(crate) fn empty(max_size: usize) -> Self {
+        let options = Options { offset_kind: OffsetKind::Utf16, cleanup_formatting: false, ..Options::default() };
+        Self {
+            doc: Doc::with_options(options),
+            index: Index::default(),
+            base: Bytes::from_static(YrsUpdate::EMPTY_V1),
+            tail: Vec::new(),
+            pending: None,
+            size: YrsUpdate::EMPTY_V1.len(),
+            measured: true,
+            max_size,
+            patience: PATIENCE,
+        }
+    }
+
     /// The document that a snapshot and the updates after it make. It takes at most `max_size` bytes encoded; deleting
     /// may take it beyond by an eighth, so that one can delete from a document that is full.
     pub(crate) fn load(base: Option<Bytes>, tail: Vec<Bytes>, max_size: usize) -> Result<Self, DocError> {
-        let options = Options { offset_kind: OffsetKind::Utf16, cleanup_formatting: false, ..Options::default() };
-        let mut document = Self {
-            doc: Doc::with_options(options),
-            index: Index::default(),
-            base: base.unwrap_or_else(|| Bytes::from_static(YrsUpdate::EMPTY_V1)),
-            tail,
-            pending: None,
-            size: usize::MAX,
-            measured: false,
-            max_size,
-            patience: PATIENCE,
-        };
+        let mut document = Self { tail, measured: false, ..Self::empty(max_size) };
+        document.base = base.unwrap_or(document.base);
         let mut updates = Vec::new();
         for bytes in std::iter::once(&document.base).chain(&document.tail) {
             document.index.advance(&Update::parse(bytes)?)?;
@@ -121,6 +127,11 @@ impl Document {
     /// What is pending has been stored.
     pub(crate) fn settle(&mut self) {
         self.tail.extend(self.pending.take().map(|(update, _)| update));
+    }
+
+    /// Whether this update is pending.
+    pub(crate) fn is_pending(&self, update: &[u8]) -> bool {
+        self.pending.as_ref().is_some_and(|(pending, _)| pending == update)
     }
 
     /// What is pending could not be stored: it never was.

@@ -10,8 +10,8 @@ use std::{
     sync::Arc,
 };
 
+use super::error::DocError;
 use super::update::{Block, Content, Id, Parent, Role, Update};
-use crate::error::DocError;
 
 /// How deep types may nest; deeper, those who read them overflow their stacks.
 const MAX_DEPTH: u16 = 100;

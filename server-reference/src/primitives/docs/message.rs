@@ -1,7 +1,7 @@
 //! The messages of y-protocols, as DOC frames carry them.
 
+use super::error::DocError;
 use super::lib0::{Reader, push_bytes};
-use crate::error::DocError;
 
 /// One message of the sync or the awareness protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,17 +36,22 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// What [`parse`](Self::parse) reads.
-    pub(crate) fn bytes(self) -> Vec<u8> {
+    /// The length of what it carries; bytes.
+    pub(crate) fn len(&self) -> usize {
+        let (Self::Ask(bytes) | Self::Answer(bytes) | Self::Change(bytes) | Self::Awareness(bytes)) = self;
+        bytes.len()
+    }
+
+    /// Writes what [`parse`](Self::parse) reads.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let (head, bytes): (&[u8], _) = match self {
             Self::Ask(bytes) => (&[0, 0], bytes),
             Self::Answer(bytes) => (&[0, 1], bytes),
             Self::Change(bytes) => (&[0, 2], bytes),
             Self::Awareness(bytes) => (&[1], bytes),
         };
-        let mut out = head.to_vec();
-        push_bytes(&mut out, bytes);
-        out
+        out.extend_from_slice(head);
+        push_bytes(out, bytes);
     }
 }
 
@@ -65,7 +70,8 @@ mod tests {
                 (Message::Awareness(bytes), &[1]),
             ];
             for (message, head) in messages {
-                let written = message.bytes();
+                let mut written = Vec::new();
+                message.write(&mut written);
                 assert!(written.starts_with(head));
                 assert_eq!(Message::parse(&written).unwrap(), message);
                 for end in 0..written.len() {

@@ -5,6 +5,7 @@
 
 mod awareness;
 mod document;
+mod error;
 #[cfg(any(test, feature = "arbitrary"))]
 #[expect(clippy::panic, reason = "what is broken shall be found")]
 pub mod fuzz;
@@ -17,25 +18,45 @@ mod shared;
 mod tests;
 mod update;
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use bytes::Bytes;
 use datasole_core::{Position, StreamKind};
+use tokio::sync::OnceCell;
 use yrs::{GetString, ReadTxn, Transaction, TransactionMut};
 
-use self::document::Document;
-pub(crate) use self::{request::receive, shared::Shared};
-use crate::{
-    connection::Connection,
-    error::DocError,
-    hub::{Author, Content, Entry, Hub, Stream, Writer},
-    limits::Limits,
-    primitives::place::Place,
+pub use self::error::DocError;
+use self::{document::Document, shared::Shared};
+pub(crate) use self::{
+    request::{Posted, serve},
+    shared::kind,
 };
+use crate::{
+    answer::Author,
+    backend::BackendError,
+    connection::Connection,
+    hub::{self, Hub, Kind, Stream, Writer},
+    limits::Limits,
+    primitives::reservation::Reservation,
+};
+
+/// How many documents there are; counted when first asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Count(OnceCell<Arc<AtomicUsize>>);
+
+impl Count {
+    async fn get(&self, hub: &Hub) -> Result<&Arc<AtomicUsize>, BackendError> {
+        let count = async || Ok(Arc::new(AtomicUsize::new(hub.keys(StreamKind::Doc).await?.len())));
+        self.0.get_or_try_init(count).await
+    }
+}
 
 /// The server's documents; from [`Server::docs`](crate::Server::docs).
 ///
-/// They are read and edited through yrs' transactions. Positions in texts count UTF-16's units, as in JavaScript.
+/// Documents are read and edited through yrs' transactions. Positions in texts count UTF-16's units, as in JavaScript.
 ///
 /// ```
 /// # async fn example() -> Result<(), datasole_server::DocError> {
@@ -58,7 +79,7 @@ use crate::{
 #[derive(Clone, Copy)]
 pub struct Docs<'a> {
     hub: &'a Arc<Hub>,
-    limits: &'a Limits,
+    count: &'a Count,
 }
 
 impl std::fmt::Debug for Docs<'_> {
@@ -68,8 +89,8 @@ impl std::fmt::Debug for Docs<'_> {
 }
 
 impl<'a> Docs<'a> {
-    pub(crate) fn new(hub: &'a Arc<Hub>, limits: &'a Limits) -> Self {
-        Self { hub, limits }
+    pub(crate) fn new(hub: &'a Arc<Hub>, count: &'a Count) -> Self {
+        Self { hub, count }
     }
 
     /// The keys of all documents that are stored, sorted.
@@ -77,7 +98,7 @@ impl<'a> Docs<'a> {
     /// # Errors
     ///
     /// When the backend fails.
-    pub async fn keys(&self) -> Result<Vec<String>, DocError> {
+    pub async fn keys(self) -> Result<Vec<String>, DocError> {
         Ok(self.hub.keys(StreamKind::Doc).await?)
     }
 
@@ -86,7 +107,7 @@ impl<'a> Docs<'a> {
     /// # Errors
     ///
     /// When the backend fails.
-    pub async fn text(&self, key: &str, name: &str) -> Result<String, DocError> {
+    pub async fn text(self, key: &str, name: &str) -> Result<String, DocError> {
         self.read(key, |read| read.get_text(name).map_or_else(String::new, |text| text.get_string(read))).await
     }
 
@@ -95,35 +116,35 @@ impl<'a> Docs<'a> {
     /// # Errors
     ///
     /// When the backend fails, or the function panics.
-    pub async fn read<R>(&self, key: &str, look: impl FnOnce(&Transaction<'_>) -> R) -> Result<R, DocError> {
+    pub async fn read<R>(self, key: &str, look: impl FnOnce(&Transaction<'_>) -> R) -> Result<R, DocError> {
         let Some(stream) = self.hub.find(StreamKind::Doc, key).await? else {
-            return Document::load(None, Vec::new(), self.limits.max_doc)?.read(look);
+            return Document::empty(self.hub.limits().max_doc).read(look);
         };
         let result = {
-            // What is about to be stored is not to be seen.
+            // A change that is about to be stored is not to be seen.
             let _writer = stream.writer().await;
-            stream.with_content(|content| document(content)?.read(look))
+            stream.with_content(|content| shared(content)?.document.read(look))
         };
         self.hub.release(stream).await;
         result
     }
 
-    /// Edits a document, new or not. What the function does is one change: it is stored, and published to everybody who
+    /// Edits a document, new or not. All that the function does is one change: it is stored, and published to everybody who
     /// follows the document, before this returns. The function runs under the document's lock: it must be quick.
     ///
     /// # Errors
     ///
     /// When the function panics, the document would become too large or the backend fails; nothing is changed then.
-    pub async fn edit<R>(&self, key: &str, edit: impl FnOnce(&mut TransactionMut<'_>) -> R) -> Result<R, DocError> {
-        if key.is_empty() || key.len() > self.limits.max_key {
-            return Err(DocError::Key { bytes: key.len(), limit: self.limits.max_key });
+    pub async fn edit<R>(self, key: &str, edit: impl FnOnce(&mut TransactionMut<'_>) -> R) -> Result<R, DocError> {
+        let Limits { max_key: limit, .. } = *self.hub.limits();
+        if key.is_empty() || key.len() > limit {
+            return Err(DocError::Key { bytes: key.len(), limit });
         }
         let stream = self.hub.open(StreamKind::Doc, key).await?;
         let writer = stream.writer().await;
-        let outcome = match admit(self.hub, &stream, self.limits, None).await {
-            Ok(place) => commit(self.hub, &stream, writer, None, place, |document| document.edit(edit)).await,
-            Err(error) => Err(error),
-        };
+        let admission = Admission { total: self.count.get(self.hub).await?, limits: self.hub.limits(), client: None };
+        let edit = |document: &mut Document| document.edit(edit);
+        let outcome = change(self.hub, &stream, writer, None, &admission, edit).await;
         self.hub.release(stream).await;
         outcome.map(|(result, _)| result)
     }
@@ -133,10 +154,10 @@ impl<'a> Docs<'a> {
     /// # Errors
     ///
     /// When the backend fails. A key that does not exist is no error.
-    pub async fn remove(&self, key: &str) -> Result<(), DocError> {
+    pub async fn remove(self, key: &str) -> Result<(), DocError> {
         let Some(stream) = self.hub.find(StreamKind::Doc, key).await? else { return Ok(()) };
         let writer = stream.writer().await;
-        let count = self.hub.docs().await?;
+        let count = self.count.get(self.hub).await?;
         let exists = stream.position().seq > 0;
         let removed = self.hub.remove(&stream, writer).await;
         if removed.is_ok() && exists {
@@ -147,62 +168,66 @@ impl<'a> Docs<'a> {
     }
 }
 
-fn document(content: &mut Content) -> Result<&mut Document, DocError> {
-    match content {
-        Content::Doc(shared) => Ok(&mut shared.document),
-        _ => Err(DocError::Damaged),
-    }
+/// A document's stream holds nothing else.
+fn shared(content: &mut dyn Kind) -> Result<&mut Shared, DocError> {
+    hub::of(content).ok_or(DocError::Damaged)
 }
 
-/// Takes a place for a document that is about to come into being, for which its writer waits; none where there is one.
-async fn admit(
-    hub: &Hub,
-    stream: &Stream,
-    limits: &Limits,
-    client: Option<&Connection>,
-) -> Result<Option<Place>, DocError> {
-    if stream.position().seq > 0 {
-        return Ok(None);
-    }
-    let mut place = Place::default();
-    let total = place.take(hub.docs().await?);
-    let Some(client) = client else { return Ok(Some(place)) };
-    let own = place.take(&client.docs);
-    for (taken, limit) in [(own, limits.max_docs_per_connection), (total, limits.max_docs)] {
-        if taken >= limit {
-            return Err(DocError::TooMany { limit });
+/// Whether a document may come into being.
+struct Admission<'a> {
+    /// How many documents there are.
+    total: &'a Arc<AtomicUsize>,
+    limits: &'a Limits,
+    /// The client that wants it, if it is not the server.
+    client: Option<&'a Connection>,
+}
+
+impl Admission<'_> {
+    fn reserve(&self) -> Result<Reservation, DocError> {
+        let mut reservation = Reservation::default();
+        let total = reservation.take(self.total);
+        let Some(client) = self.client else { return Ok(reservation) };
+        let own = reservation.take(client.created(StreamKind::Doc));
+        for (taken, limit) in [(own, self.limits.max_docs_per_connection), (total, self.limits.max_docs)] {
+            if taken >= limit {
+                return Err(DocError::TooMany { limit });
+            }
         }
+        Ok(reservation)
     }
-    Ok(Some(place))
 }
 
 /// Changes a document, stores what is new and publishes it; where that is in the stream, if anything is new.
-async fn commit<R>(
+async fn change<R>(
     hub: &Arc<Hub>,
     stream: &Arc<Stream>,
-    mut writer: Writer,
+    writer: Writer,
     author: Option<Author>,
-    mut place: Option<Place>,
+    admission: &Admission<'_>,
     change: impl FnOnce(&mut Document) -> Result<(R, Option<Bytes>), DocError>,
 ) -> Result<(R, Option<Position>), DocError> {
-    let outcome = stream.with_content(|content| change(document(content)?));
-    if let Err(DocError::Damaged) = outcome {
+    let (mut change, mut result, mut update) = (Some(change), None, None);
+    let plan = |content: &mut dyn Kind| {
+        let shared = shared(content)?;
+        let reservation = if shared.exists() { None } else { Some(admission.reserve()?) };
+        let new = match (change.take(), &update) {
+            (Some(change), _) => {
+                let (returned, new) = change(&mut shared.document)?;
+                result = Some(returned);
+                update.clone_from(&new);
+                new
+            }
+            // Another server was faster: the same on what it has made of the document.
+            (None, Some(update)) => shared.document.apply(update)?,
+            (None, None) => None,
+        };
+        Ok(new.map(|update| shared.intend(&update, reservation)))
+    };
+    let changed = hub.transact(stream, writer, author, plan).await;
+    if let Err(DocError::Damaged) = changed {
+        let _writer = stream.writer().await;
         hub.reload(stream).await?;
     }
-    let (result, mut new) = outcome?;
-    while let Some(update) = new {
-        let place = place.take();
-        let settle = |content: &mut Content| {
-            drop(document(content).map(Document::settle));
-            place.into_iter().for_each(Place::keep);
-        };
-        let entry = Entry::Update(update.clone());
-        if let Some(position) = hub.commit(stream, writer, entry, author.clone(), settle).await? {
-            return Ok((result, Some(position)));
-        }
-        // Another server was faster, and its changes have been loaded.
-        writer = stream.writer().await;
-        new = stream.with_content(|content| document(content)?.apply(&update))?;
-    }
-    Ok((result, None))
+    let position = changed?;
+    Ok((result.ok_or(DocError::Damaged)?, position))
 }

@@ -3,109 +3,89 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use datasole_core::codes;
-use futures_util::FutureExt;
 
-use super::{admit, commit, document::Document, message::Message};
+use super::{Admission, Count, change, document::Document, error::DocError, message::Message, shared, shared::message};
 use crate::{
-    error::DocError,
-    hub::{Content, Members, Stream, entry},
-    session::{Request, Task, at_once},
+    answer::Request,
+    hub::{Hub, Stream},
 };
 
-/// Serves a DOC frame of a follower. Frames of one document are served in the order in which they came: those that must
-/// wait have taken their place in the queue of its writers when this returns.
-pub(crate) fn receive(request: Request, stream: Arc<Stream>, message: &[u8]) -> Option<Task> {
-    match Message::parse(message) {
-        Ok(Message::Awareness(update)) => {
-            match announce(&request, &stream, update) {
-                Ok(()) => request.acknowledge(0),
-                Err(error) => refuse(&request, &error),
-            }
-            None
-        }
-        Ok(Message::Ask(state_vector)) => {
-            let state_vector = Bytes::copy_from_slice(state_vector);
-            at_once(async move { answer(&request, &stream, &state_vector).await }.boxed())
-        }
-        Ok(Message::Answer(update) | Message::Change(update)) => {
-            let update = Bytes::copy_from_slice(update);
-            at_once(async move { change(&request, &stream, &update).await }.boxed())
-        }
-        Err(error) => {
-            refuse(&request, &error);
-            None
-        }
+/// The message of a DOC frame.
+pub(crate) enum Posted {
+    Ask(Bytes),
+    Update(Bytes),
+    Awareness(Bytes),
+}
+
+impl Posted {
+    /// Reads a message of y-protocols.
+    pub(crate) fn read(message: &[u8]) -> Result<Self, DocError> {
+        Ok(match Message::parse(message)? {
+            Message::Ask(state_vector) => Self::Ask(Bytes::copy_from_slice(state_vector)),
+            Message::Answer(update) | Message::Change(update) => Self::Update(Bytes::copy_from_slice(update)),
+            Message::Awareness(update) => Self::Awareness(Bytes::copy_from_slice(update)),
+        })
     }
 }
 
-fn refuse(request: &Request, error: &DocError) {
-    let code = match error {
-        DocError::Malformed(_) | DocError::Unsupported(_) | DocError::Missing => codes::INVALID_PARAMS,
-        DocError::TooLarge { .. } | DocError::TooSlow | DocError::TooMany { .. } | DocError::Crowded => codes::LIMIT,
-        DocError::Forbidden => codes::FORBIDDEN,
-        DocError::Backend(error) => return request.fail(error),
-        DocError::Key { .. } | DocError::Panicked | DocError::Damaged => codes::INTERNAL,
+/// Serves a DOC frame of a follower. Frames of one document are served in the order in which they came: those that must
+/// wait have taken their place in the queue of its writers when this is first polled.
+pub(crate) async fn serve(
+    hub: &Arc<Hub>,
+    count: &Count,
+    request: &Request,
+    stream: &Arc<Stream>,
+    posted: Posted,
+    may_write: bool,
+) {
+    let served = match posted {
+        Posted::Awareness(update) => announce(request, stream, &update),
+        Posted::Ask(state_vector) => answer(request, stream, &state_vector).await,
+        Posted::Update(update) => take(hub, count, request, stream, &update, may_write).await,
     };
-    request.refuse(code, &error.to_string(), None);
+    match served {
+        // Published and acknowledged in one step.
+        Ok(true) if request.correlation != 0 => {}
+        Ok(_) => request.acknowledge(0),
+        Err(error) => request.refuse(&error.into()),
+    }
 }
 
 /// Tells the others what somebody says of itself.
-fn announce(request: &Request, stream: &Stream, update: &[u8]) -> Result<(), DocError> {
+fn announce(request: &Request, stream: &Stream, update: &[u8]) -> Result<bool, DocError> {
     let serial = request.connection.serial();
-    stream.with_followers(|content, followers: &Members| {
-        let Content::Doc(shared) = content else { return Ok(()) };
-        if let Some(news) = shared.awareness.apply(serial, update)? {
-            let above = request.server.limits().compress_above;
-            let message = entry::doc(stream.channel(), 0, &Message::Awareness(&news).bytes(), above);
-            for follower in followers.iter().filter(|follower| follower.serial() != serial) {
-                follower.mailbox().push(message.clone());
-            }
-        }
-        Ok(())
-    })
+    stream.tell(serial, |content, at| shared(content)?.announce(serial, update, at))?;
+    Ok(false)
 }
 
 /// Answers a question for what somebody has not got.
-async fn answer(request: &Request, stream: &Stream, state_vector: &[u8]) {
+async fn answer(request: &Request, stream: &Stream, state_vector: &[u8]) -> Result<bool, DocError> {
     let _writer = stream.writer().await;
-    let above = request.server.limits().compress_above;
-    let outcome = stream.with_content(|content| {
-        let Content::Doc(shared) = content else { return Ok(()) };
-        let update = shared.document.diff(state_vector)?;
-        let message = entry::doc(stream.channel(), 0, &Message::Answer(&update).bytes(), above);
-        request.connection.mailbox().push_answer(message);
-        Ok(())
-    });
-    match outcome {
-        Ok(()) => request.acknowledge(0),
-        Err(error) => refuse(request, &error),
-    }
+    stream.at_present(|content, at| {
+        let update = shared(content)?.document.diff(state_vector)?;
+        request.connection.mailbox().push_answer(message(0, &Message::Answer(&update), at));
+        Ok(false)
+    })
 }
 
-async fn change(request: &Request, stream: &Arc<Stream>, update: &Bytes) {
+/// Takes an update: whether anything in it was new.
+async fn take(
+    hub: &Arc<Hub>,
+    count: &Count,
+    request: &Request,
+    stream: &Arc<Stream>,
+    update: &Bytes,
+    may_write: bool,
+) -> Result<bool, DocError> {
     let writer = stream.writer().await;
-    let hub = request.server.hub();
-    let may_write = hub.may_write(&request.identity, stream.id());
-    let apply = |document: &mut Document| {
-        if may_write {
-            return Ok(((), document.apply(update)?));
-        }
-        // Who may only read answers what it is asked, too.
-        if document.lacks(update)? { Err(DocError::Forbidden) } else { Ok(((), None)) }
-    };
-    let place = match may_write {
-        true => admit(hub, stream, request.server.limits(), Some(&request.connection)).await,
-        false => Ok(None),
-    };
-    let place = match place {
-        Ok(place) => place,
-        Err(error) => return refuse(request, &error),
-    };
-    match commit(hub, stream, writer, request.author(), place, apply).await {
-        // Published and acknowledged in one step.
-        Ok(((), Some(_))) if request.correlation != 0 => {}
-        Ok(_) => request.acknowledge(0),
-        Err(error) => refuse(request, &error),
+    if !may_write {
+        // A client that may only read answers the question of the server, too.
+        let lacks = stream.with_content(|content| shared(content)?.document.lacks(update))?;
+        return if lacks { Err(DocError::Forbidden) } else { Ok(false) };
     }
+    let client = Some(&*request.connection);
+    let admission = Admission { total: count.get(hub).await?, limits: hub.limits(), client };
+    let apply = |document: &mut Document| Ok(((), document.apply(update)?));
+    let ((), position) = change(hub, stream, writer, request.author(), &admission, apply).await?;
+    Ok(position.is_some())
 }

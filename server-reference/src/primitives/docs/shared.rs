@@ -1,65 +1,152 @@
-//! What a document's stream holds: the document, and who is in it.
+//! [`Shared`]: what the entries of a document come to, and who is in it.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
+use datasole_core::{StreamKind, frame::Opcode, wire::push_varuint};
 
-use super::{awareness::Awareness, document::Document, message::Message};
+use super::{awareness::Awareness, document::Document, error::DocError, message::Message};
 use crate::{
     backend::{BackendError, Stored},
-    hub::Entry,
-    limits::Limits,
+    entry::Entry,
+    hub::{At, Delivery, Inapplicable, Kind, Rules, Spec, V1},
+    limits::{Limits, Replay},
+    message::framed,
+    primitives::reservation::Reservation,
 };
+
+/// A change of a document: a Yjs update.
+const UPDATE: u8 = b'u';
+
+/// The line of documents in the table of kinds.
+pub(crate) fn kind(limits: &Arc<Limits>) -> Spec {
+    let own = limits.clone();
+    let make = move |key: &str| -> Box<dyn Kind> { Box::new(Shared::new(key, own.clone())) };
+    Spec { kind: StreamKind::Doc, spare: limits.max_idle_docs, v1_follows: false, make: Box::new(make) }
+}
 
 /// A document in memory, with those who follow it.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    key: Box<str>,
     pub(super) document: Document,
     pub(super) awareness: Awareness,
+    /// Whether there is anything of it in the backend.
+    exists: bool,
+    /// A reservation for it, if what is pending brings it into being.
+    reservation: Option<Reservation>,
+    limits: Arc<Limits>,
 }
 
 impl Shared {
-    /// The document that a stored snapshot and entries amount to.
-    pub(crate) fn restore(key: &str, stored: Option<&Stored>, limits: &Limits) -> Result<Self, BackendError> {
-        let corrupt = || BackendError::Corrupt(format!("document {key:?}"));
-        let update = |bytes: &Bytes| match Entry::decode(bytes) {
-            Some(Entry::Update(update)) => Ok(update),
+    fn new(key: &str, limits: Arc<Limits>) -> Self {
+        let document = Document::empty(limits.max_doc);
+        Self { key: key.into(), document, awareness: Awareness::default(), exists: false, reservation: None, limits }
+    }
+
+    pub(super) fn exists(&self) -> bool {
+        self.exists
+    }
+
+    /// The entry of an update that is pending in the document.
+    pub(super) fn intend(&mut self, update: &[u8], reservation: Option<Reservation>) -> Entry {
+        self.reservation = reservation;
+        Entry::new(UPDATE, update)
+    }
+}
+
+impl Kind for Shared {
+    fn rules(&self) -> Rules {
+        let (entries, bytes) = (self.limits.doc_compact_entries, self.limits.doc_compact_bytes);
+        Rules {
+            stored: true,
+            replay: Replay::NONE,
+            compaction: Replay { entries, bytes, age: None },
+            delivery: Delivery::Others,
+            v1: V1::Nothing,
+            evictable: true,
+            numbered: true,
+        }
+    }
+
+    fn restore(&mut self, stored: &Stored) -> Result<(), BackendError> {
+        let corrupt = || BackendError::Corrupt(format!("document {:?}", self.key));
+        let update = |bytes: &Bytes| match Entry::stored(bytes.clone()) {
+            Some(entry) if entry.tag() == UPDATE => Ok(bytes.slice(1..)),
             _ => Err(corrupt()),
         };
-        let snapshot =
-            stored.and_then(|stored| stored.snapshot.as_ref()).map(|(_, bytes)| update(bytes)).transpose()?;
-        let fresh = stored.map(Stored::since_snapshot).unwrap_or_default();
-        let entries = fresh.iter().map(update).collect::<Result<Vec<Bytes>, BackendError>>()?;
-        let document = Document::load(snapshot, entries, limits.max_doc).map_err(|error| {
-            tracing::error!(%error, key, "a stored document cannot be read");
+        let snapshot = stored.snapshot.as_ref().map(|(_, bytes)| update(bytes)).transpose()?;
+        let entries = stored.since_snapshot().iter().map(update).collect::<Result<Vec<Bytes>, BackendError>>()?;
+        self.document = Document::load(snapshot, entries, self.limits.max_doc).map_err(|error| {
+            tracing::error!(%error, key = self.key, "a stored document cannot be read");
             corrupt()
         })?;
-        Ok(Self { document, awareness: Awareness::default() })
+        self.exists = stored.position.seq > 0;
+        Ok(())
     }
 
-    /// The whole document, for the backend; nothing when it cannot be written.
-    pub(crate) fn stored(&mut self) -> Option<Bytes> {
+    fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
+        if !self.document.is_pending(entry.content()) {
+            self.retract();
+            self.document.apply(entry.content()).map_err(|_| Inapplicable)?;
+        }
+        self.document.settle();
+        self.exists = true;
+        self.reservation.take().into_iter().for_each(Reservation::keep);
+        Ok(())
+    }
+
+    fn retract(&mut self) {
+        self.reservation = None;
+        if let Err(error) = self.document.retract() {
+            tracing::error!(%error, key = self.key, "a document cannot be restored");
+        }
+    }
+
+    /// The whole document; nothing when it cannot be written.
+    fn snapshot(&mut self) -> Option<Bytes> {
         let snapshot = self.document.compact();
         if let Err(error) = &snapshot {
-            tracing::error!(%error, "a document cannot be compacted");
+            tracing::error!(%error, key = self.key, "a document cannot be compacted");
         }
-        snapshot.ok().map(|snapshot| Entry::Update(snapshot).encode())
+        snapshot.ok().map(|snapshot| Entry::new(UPDATE, &snapshot).bytes().clone())
     }
 
-    /// What a new follower is sent first: messages of y-protocols.
-    pub(crate) fn greeting(&self) -> Vec<Vec<u8>> {
-        let asked = Message::Ask(&self.document.state_vector()).bytes();
-        let present = self.awareness.all().map(|all| Message::Awareness(&all).bytes());
+    fn is_gone(&self) -> bool {
+        false
+    }
+
+    fn reads(&self, entry: &Entry) -> bool {
+        entry.tag() == UPDATE
+    }
+
+    fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes {
+        message(at.position.seq, &Message::Change(entry.content()), at)
+    }
+
+    fn greeting(&self, at: &At<'_>) -> Vec<Bytes> {
+        let asked = message(0, &Message::Ask(&self.document.state_vector()), at);
+        let present = self.awareness.all().map(|all| message(0, &Message::Awareness(&all), at));
         std::iter::once(asked).chain(present).collect()
     }
 
-    /// A follower has gone: what the others are told.
-    pub(crate) fn leave(&mut self, serial: u64) -> Option<Vec<u8>> {
-        self.awareness.leave(serial).map(|gone| Message::Awareness(&gone).bytes())
+    fn leave(&mut self, serial: u64, at: &At<'_>) -> Option<Bytes> {
+        self.awareness.leave(serial).map(|gone| message(0, &Message::Awareness(&gone), at))
     }
+}
 
-    /// The update that was pending could not be stored.
-    pub(crate) fn retract(&mut self) {
-        if let Err(error) = self.document.retract() {
-            tracing::error!(%error, "a document cannot be restored");
-        }
+impl Shared {
+    /// Takes what a follower says of itself: the message that the others get.
+    pub(super) fn announce(&mut self, serial: u64, update: &[u8], at: &At<'_>) -> Result<Option<Bytes>, DocError> {
+        let news = self.awareness.apply(serial, update)?;
+        Ok(news.map(|news| message(0, &Message::Awareness(&news), at)))
     }
+}
+
+/// The message that carries one of y-protocols; `seq` is 0 for what is no entry.
+pub(super) fn message(seq: u64, message: &Message<'_>, at: &At<'_>) -> Bytes {
+    framed(Opcode::Doc, at.channel, 16 + message.len(), at.compress_above, |out| {
+        push_varuint(out, seq);
+        message.write(out);
+    })
 }

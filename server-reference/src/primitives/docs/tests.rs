@@ -9,7 +9,7 @@ use yrs::{
 };
 
 use super::document::Document;
-use crate::error::DocError;
+use super::error::DocError;
 
 const ROOM: usize = 1 << 20;
 

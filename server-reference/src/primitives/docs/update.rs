@@ -3,8 +3,8 @@
 
 use datasole_core::wire::push_varuint;
 
+use super::error::DocError;
 use super::lib0::Reader;
-use crate::error::DocError;
 
 /// Clocks end below this: yrs computes with signed numbers.
 const MAX_CLOCK: u32 = i32::MAX as u32;

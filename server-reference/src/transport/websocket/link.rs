@@ -1,6 +1,6 @@
 //! One connection's loop: drain what has come, answer it in one write, pass on what others have queued.
 //!
-//! tungstenite parses what comes in; what goes out is framed by [`message`](crate::message) and written in batches
+//! tungstenite parses what comes in; what goes out is framed by [`framing`] and written in batches
 //! straight to the stream. The two never interleave: nothing is read while a batch is partly written, and a pong that
 //! tungstenite owes is flushed before the next batch.
 
@@ -8,6 +8,7 @@ use std::{
     cell::Cell,
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -27,13 +28,12 @@ use tokio_tungstenite::{
     },
 };
 
-use super::heard::Heard;
+use super::{framing, heard::Heard};
 use crate::{
     mailbox::Close,
-    message,
+    message::Outgoing,
     metrics::Metrics,
-    server::{Place, Server},
-    session::Session,
+    protocol::{Node, Seat, Session},
 };
 
 /// Messages taken before their answers are written.
@@ -62,9 +62,9 @@ enum End {
 struct Link<S> {
     socket: WebSocketStream<Heard<S>>,
     session: Session,
-    server: Server,
+    node: Arc<Node>,
     /// Framed and not yet written.
-    out: Vec<u8>,
+    out: Outgoing,
     written: usize,
     /// The socket took no more: when it does again, the peer has read.
     blocked: bool,
@@ -77,50 +77,42 @@ struct Link<S> {
     /// Until when the first AUTH must have been accepted.
     auth_deadline: Option<Instant>,
     /// Given back when the connection is gone.
-    _place: Place,
+    _seat: Seat,
 }
 
 /// Serves one connection until it has ended. `read` is what came behind the upgrade request.
 ///
 /// These futures are most of an idle connection's memory, so what only its beginning and its end need is boxed by itself.
-pub(super) async fn run<S>(stream: S, read: Bytes, server: Server, session: Session, place: Place)
+pub(super) async fn run<S>(stream: S, read: Bytes, node: Arc<Node>, session: Session, seat: Seat)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut link = Box::pin(Link::open(stream, read, server, session, place)).await;
+    let mut link = Box::pin(Link::open(stream, read, node, session, seat)).await;
     let end = poll_fn(|cx| link.poll(cx)).await;
     Box::pin(link.finish(end)).await;
 }
 
-/// Ends a session: the connection leaves every stream and room.
-pub(crate) async fn end(server: &Server, mut session: Session) {
-    let streams = session.end();
-    server.hub().leave(session.connection());
-    for stream in streams {
-        server.hub().release(stream).await;
+/// Ends a session: the connection leaves every stream, room and group.
+pub(super) async fn end(mut session: Session) {
+    if let Some(task) = session.end().await {
+        tokio::spawn(task);
     }
 }
 
-/// Closes a socket for which there is no place.
-pub(super) async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, server: &Server) {
+/// Closes a socket for which there is no seat.
+pub(super) async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, node: &Node) {
     let mut out = Vec::new();
-    message::close(&mut out, 1013, "too many connections");
+    framing::close(&mut out, 1013, "too many connections");
     let goodbye = async {
         stream.write_all(&out).await?;
         drain(&mut stream).await
     };
-    if timeout(Duration::from_secs(1).min(server.limits().close_timeout), goodbye).await.is_err() {
+    if timeout(Duration::from_secs(1).min(node.limits.close_timeout), goodbye).await.is_err() {
         tracing::debug!("a peer that was turned away lingered");
     }
 }
 
-async fn goodbye<S>(
-    mut socket: WebSocketStream<S>,
-    end: End,
-    out: &[u8],
-    written: usize,
-    server: &Server,
-) -> io::Result<()>
+async fn goodbye<S>(mut socket: WebSocketStream<S>, end: End, out: &[u8], written: usize, node: &Node) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -129,14 +121,14 @@ where
         End::Goodbye => socket.flush().await.map_err(|error| io::Error::other(error.to_string())),
         End::Close(Close { code, reason }) => {
             if code == datasole_core::wire::CLOSE_FELL_BEHIND {
-                Metrics::add(&server.metrics().fell_behind, 1);
+                Metrics::add(&node.metrics.fell_behind, 1);
             }
             if written == 0 {
                 // Half a pong may have been written. What else fails here fails again below.
                 let _ = socket.flush().await;
             }
             let mut last = out[written..].to_vec();
-            message::close(&mut last, code, &reason);
+            framing::close(&mut last, code, &reason);
             let stream = socket.get_mut();
             stream.write_all(&last).await?;
             drain(stream).await
@@ -158,12 +150,12 @@ fn unauthorized(reason: &str) -> End {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
-    async fn open(stream: S, read: Bytes, server: Server, session: Session, place: Place) -> Box<Self> {
+    async fn open(stream: S, read: Bytes, node: Arc<Node>, session: Session, seat: Seat) -> Box<Self> {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
             .write_buffer_size(BUFFER)
-            .max_message_size(Some(server.limits().max_message))
-            .max_frame_size(Some(server.limits().max_message));
+            .max_message_size(Some(node.limits.max_message))
+            .max_frame_size(Some(node.limits.max_message));
         let (stream, read) = (Heard::new(stream), read.to_vec());
         let socket = if read.is_empty() {
             WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await
@@ -175,25 +167,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         Box::new(Self {
             socket,
             session,
-            out: Vec::new(),
+            out: Outgoing::new(framing::binary),
             written: 0,
             blocked: false,
             owes_pong: false,
             alive: now,
             pinged: false,
             timer: Box::pin(sleep_until(now)),
-            auth_deadline: deferred.then(|| now + server.limits().auth_timeout),
-            server,
-            _place: place,
+            auth_deadline: deferred.then(|| now + node.limits.auth_timeout),
+            node,
+            _seat: seat,
         })
     }
 
     /// Ends the session, says goodbye and waits a while for the peer's, as RFC 6455 wants it.
     async fn finish(self: Box<Self>, end: End) {
-        let Self { socket, session, server, out, written, _place, .. } = *self;
-        self::end(&server, session).await;
-        let goodbye = goodbye(socket, end, &out, written, &server);
-        match timeout(server.limits().close_timeout, goodbye).await {
+        let Self { socket, session, node, out, written, _seat, .. } = *self;
+        self::end(session).await;
+        let goodbye = goodbye(socket, end, &out.bytes, written, &node);
+        match timeout(node.limits.close_timeout, goodbye).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "a closing handshake failed"),
             Err(_) => tracing::debug!("a closing handshake took too long"),
@@ -201,12 +193,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        if self.out.capacity() == 0 {
-            self.out = SCRATCH.take();
+        if self.out.bytes.capacity() == 0 {
+            self.out.bytes = SCRATCH.take();
         }
         let polled = self.poll_loop(cx);
-        if self.out.is_empty() && polled.is_pending() {
-            SCRATCH.set(std::mem::take(&mut self.out));
+        if self.out.bytes.is_empty() && polled.is_pending() {
+            SCRATCH.set(std::mem::take(&mut self.out.bytes));
         }
         polled
     }
@@ -242,7 +234,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                     return Poll::Ready(End::Close(close));
                 }
             }
-            if self.out.is_empty() && !more {
+            if self.out.bytes.is_empty() && !more {
                 return self.poll_timer(cx);
             }
         }
@@ -250,7 +242,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
 
     /// Takes up to a batch of messages: ready when a whole batch was there, and there may be more.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let spawn = &mut |task| drop(tokio::spawn(task));
         for taken in 0..BATCH {
+            if self.session.is_busy() {
+                self.session.go_on(&mut self.out, spawn);
+                break;
+            }
             let received = match self.socket.poll_next_unpin(cx) {
                 Poll::Ready(received) => received,
                 Poll::Pending => {
@@ -271,9 +268,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             }
             match received {
                 Some(Ok(Message::Binary(bytes))) => {
-                    if let Some(task) = self.session.receive(&bytes, &mut self.out) {
-                        tokio::spawn(task);
-                    }
+                    self.session.receive(&bytes, &mut self.out, spawn);
                     if self.out.len() >= ROOM || self.session.connection().mailbox().is_replaying() {
                         break;
                     }
@@ -302,7 +297,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     }
 
     fn violation(&self, code: u16, reason: &str) -> End {
-        Metrics::add(&self.server.metrics().malformed, 1);
+        Metrics::add(&self.node.metrics.malformed, 1);
         End::Close(Close { code, reason: reason.to_owned() })
     }
 
@@ -313,12 +308,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             flushed.map_err(|error| io::Error::other(error.to_string()))?;
             self.owes_pong = false;
         }
-        if self.out.is_empty() {
+        if self.out.bytes.is_empty() {
             return Poll::Ready(Ok(()));
         }
         let mut stream = Pin::new(self.socket.get_mut());
         while self.written < self.out.len() {
-            let Poll::Ready(n) = stream.as_mut().poll_write(cx, &self.out[self.written..])? else {
+            let Poll::Ready(n) = stream.as_mut().poll_write(cx, &self.out.bytes[self.written..])? else {
                 self.blocked = true;
                 return Poll::Pending;
             };
@@ -331,11 +326,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             }
         }
         ready!(stream.poll_flush(cx))?;
-        Metrics::add(&self.server.metrics().bytes_out, self.out.len() as u64);
+        Metrics::add(&self.node.metrics.bytes_out, self.out.len() as u64);
         self.written = 0;
-        self.out.clear();
-        if self.out.capacity() > 4 * ROOM {
-            self.out = Vec::new();
+        self.out.bytes.clear();
+        if self.out.bytes.capacity() > 4 * ROOM {
+            self.out.bytes = Vec::new();
         }
         Poll::Ready(Ok(()))
     }
@@ -350,7 +345,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
             let now = Instant::now();
-            let heartbeat = self.server.limits().heartbeat;
+            let heartbeat = self.node.limits.heartbeat;
             if self.session.connection().identity().is_some() {
                 self.auth_deadline = None;
             } else if self.auth_deadline.is_some_and(|deadline| deadline <= now) {
@@ -363,9 +358,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 return Poll::Ready(End::Lost);
             }
             let quiet = self.alive + heartbeat <= now;
-            if quiet && !self.pinged && self.out.is_empty() {
+            if quiet && !self.pinged && self.out.bytes.is_empty() {
                 self.pinged = true;
-                message::ping(&mut self.out);
+                framing::ping(&mut self.out.bytes);
             }
             let mut next = self.alive + if quiet { heartbeat * 2 } else { heartbeat };
             if let Some(deadline) = self.auth_deadline {
@@ -375,7 +370,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 next = next.min(at);
             }
             self.timer.as_mut().reset(next);
-            if !self.out.is_empty() && self.written == 0 {
+            if !self.out.bytes.is_empty() && self.written == 0 {
                 match self.poll_write(cx) {
                     Poll::Ready(Ok(())) | Poll::Pending => {}
                     Poll::Ready(Err(_)) => return Poll::Ready(End::Lost),
@@ -392,7 +387,7 @@ mod tests {
     use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
     use super::*;
-    use crate::{AuthRequest, Identity, Limits, Protocol};
+    use crate::{AuthRequest, Identity, Limits, Protocol, Server};
 
     /// The server looks at the time once an hour: only the identity's own end can close this.
     #[tokio::test]
@@ -408,9 +403,10 @@ mod tests {
             .build();
         let (ours, theirs) = tokio::io::duplex(4096);
         let upgrade = Some(Box::new(AuthRequest::renewal()));
-        let session = Session::new(server.clone(), server.connection(Protocol::V2), upgrade);
-        let place = server.admit_socket().unwrap();
-        let served = tokio::spawn(run(ours, Bytes::new(), server, session, place));
+        let node = server.node().clone();
+        let session = Session::new(node.clone(), node.connection(Protocol::V2, None), upgrade);
+        let seat = node.seat().unwrap();
+        let served = tokio::spawn(run(ours, Bytes::new(), node, session, seat));
 
         let mut client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
         let token = json!({ "token": "x" }).to_string();

@@ -1,6 +1,6 @@
 //! From an HTTP request to a WebSocket, or to the status that says why not.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     extract::{ConnectInfo, Request, State},
@@ -19,18 +19,17 @@ use crate::{
     auth::{AuthError, AuthRequest},
     connection::Protocol,
     metrics::Metrics,
-    server::{Place, Server},
-    session::Session,
+    protocol::{Node, Seat, Session},
 };
 
 /// The one version of RFC 6455.
 const VERSION: &str = "13";
 
-pub(super) async fn handle(State(server): State<Server>, request: Request) -> Response {
-    match accept(&server, request).await {
+pub(crate) async fn handle(State(node): State<Arc<Node>>, request: Request) -> Response {
+    match accept(&node, request).await {
         Ok(response) => response,
         Err((status, why)) => {
-            Metrics::add(&server.metrics().refused, 1);
+            Metrics::add(&node.metrics.refused, 1);
             tracing::debug!(%status, why, "an upgrade was refused");
             let mut response = (status, why).into_response();
             if status == StatusCode::UPGRADE_REQUIRED {
@@ -44,12 +43,12 @@ pub(super) async fn handle(State(server): State<Server>, request: Request) -> Re
 
 type Refusal = (StatusCode, &'static str);
 
-async fn accept(server: &Server, mut request: Request) -> Result<Response, Refusal> {
+async fn accept(node: &Arc<Node>, mut request: Request) -> Result<Response, Refusal> {
     let key = handshake_key(&request)?;
-    if !server.origins().admit(request.headers()) {
+    if !node.origins.admit(request.headers()) {
         return Err((StatusCode::FORBIDDEN, "this origin may not connect"));
     }
-    if server.is_closing() {
+    if node.is_closing() {
         return Err((StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down"));
     }
     let on_upgrade = request
@@ -59,13 +58,13 @@ async fn accept(server: &Server, mut request: Request) -> Result<Response, Refus
     let (protocol, chosen) = negotiate(request.headers());
     let response = switching(&key, chosen);
 
-    // The place is taken before anything is asked of the authentication: it is what a flood would exhaust.
-    let Some(place) = server.admit_socket() else {
-        Metrics::add(&server.metrics().refused, 1);
-        let server = server.clone();
+    // The seat is taken before anything is asked of the authentication: it is what a flood would exhaust.
+    let Some(seat) = node.seat() else {
+        Metrics::add(&node.metrics.refused, 1);
+        let node = node.clone();
         tokio::spawn(async move {
             if let Ok(upgraded) = on_upgrade.await {
-                link::turn_away(TokioIo::new(upgraded), &server).await;
+                link::turn_away(TokioIo::new(upgraded), &node).await;
             }
         });
         return Ok(response);
@@ -74,37 +73,37 @@ async fn accept(server: &Server, mut request: Request) -> Result<Response, Refus
     let remote = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
     let (parts, _) = request.into_parts();
     let mut auth = AuthRequest::new(parts.uri, parts.headers, remote);
-    let connection = server.connection(protocol);
+    let connection = node.connection(protocol, remote);
     let deferred = protocol == Protocol::V2 && auth.query("auth").as_deref() == Some("frame");
     let upgrade = if deferred {
         auth.token = None;
-        server.expect(&connection);
+        node.expect(&connection);
         Some(Box::new(auth))
     } else {
-        let identity = server.identify(auth).await.map_err(refusal)?;
-        if let Some(task) = server.welcome(&connection, identity) {
+        let identity = node.identify(auth).await.map_err(refusal)?;
+        if let Some(task) = node.welcome(&connection, identity) {
             tokio::spawn(task);
         }
         None
     };
-    let session = Session::new(server.clone(), connection, upgrade);
-    tokio::spawn(serve(on_upgrade, server.clone(), session, place));
+    let session = Session::new(node.clone(), connection, upgrade);
+    tokio::spawn(serve(on_upgrade, node.clone(), session, seat));
     Ok(response)
 }
 
 /// Runs the connection to its end. The session is ended on every way out, also when the upgrade fails.
-async fn serve(on_upgrade: OnUpgrade, server: Server, session: Session, place: Place) {
+async fn serve(on_upgrade: OnUpgrade, node: Arc<Node>, session: Session, seat: Seat) {
     match on_upgrade.await {
-        Ok(upgraded) => run(upgraded, server, session, place).await,
+        Ok(upgraded) => run(upgraded, node, session, seat).await,
         Err(error) => {
             tracing::debug!(%error, "an upgrade failed");
-            Box::pin(link::end(&server, session)).await;
+            Box::pin(link::end(session)).await;
         }
     }
 }
 
 /// Boxed, because the task was allocated for what waits for the upgrade, which is much smaller.
-fn run(upgraded: Upgraded, server: Server, session: Session, place: Place) -> BoxFuture<'static, ()> {
+fn run(upgraded: Upgraded, node: Arc<Node>, session: Session, seat: Seat) -> BoxFuture<'static, ()> {
     // Straight on the socket where it is one: no indirection, no second buffer.
     match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => {
@@ -113,9 +112,9 @@ fn run(upgraded: Upgraded, server: Server, session: Session, place: Place) -> Bo
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "TCP_NODELAY");
             }
-            link::run(stream, parts.read_buf, server, session, place).boxed()
+            link::run(stream, parts.read_buf, node, session, seat).boxed()
         }
-        Err(upgraded) => link::run(TokioIo::new(upgraded), Bytes::new(), server, session, place).boxed(),
+        Err(upgraded) => link::run(TokioIo::new(upgraded), Bytes::new(), node, session, seat).boxed(),
     }
 }
 

@@ -1,17 +1,18 @@
 //! [`Peer`]: one client of the server, over a transport of the host's own.
 //!
-//! It does for any transport what `transport` does for WebSockets, without a socket and without waiting. Signs of life
+//! A peer does for any transport what `transport` does for WebSockets, without a socket and without waiting. Signs of life
 //! are the host's: a peer never grows tired of a silent client.
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered, task::noop_waker_ref};
 use tokio::time::Instant;
 
+use super::Server;
 use crate::{
     auth::Identity,
     connection::Protocol,
-    message,
-    server::{Place, Server},
-    session::{Session, Task},
+    message::Outgoing,
+    protocol::{Seat, Session},
+    task::Task,
 };
 
 /// One client of a [`Server`], over a transport of your own: pass what it sends to [`receive`](Self::receive), then send
@@ -39,16 +40,15 @@ use crate::{
 /// # Ok::<(), datasole_core::frame::FrameError>(())
 /// ```
 pub struct Peer {
-    server: Server,
     session: Session,
     /// Handlers under way.
     tasks: FuturesUnordered<Task>,
-    /// Messages framed for a WebSocket, as the session and its mailbox hand them out.
-    out: Vec<u8>,
+    /// Messages, each behind its length, as the session and its mailbox hand them out.
+    out: Outgoing,
     /// How much of `out` has been yielded.
     taken: usize,
     /// Given back when the connection is gone.
-    _place: Option<Place>,
+    _seat: Option<Seat>,
 }
 
 impl std::fmt::Debug for Peer {
@@ -62,23 +62,22 @@ impl Server {
     /// ([`Limits::max_connections`](crate::Limits::max_connections)) or the server is shutting down, it is told to close
     /// at once.
     pub fn peer(&self, protocol: Protocol, identity: Identity) -> Peer {
-        let connection = self.connection(protocol);
-        let place = self.admit_socket();
+        let node = self.node().clone();
+        let connection = node.connection(protocol, None);
+        let seat = node.seat();
         let mut tasks = FuturesUnordered::new();
-        if place.is_some() {
-            tasks.extend(self.welcome(&connection, identity));
+        if seat.is_some() {
+            tasks.extend(node.welcome(&connection, identity));
         } else {
             connection.mailbox().close(1013, "too many connections");
         }
-        Peer {
-            server: self.clone(),
-            session: Session::new(self.clone(), connection, None),
-            tasks,
-            out: Vec::new(),
-            taken: 0,
-            _place: place,
-        }
+        Peer { session: Session::new(node, connection, None), tasks, out: Outgoing::new(length), taken: 0, _seat: seat }
     }
+}
+
+/// Writes a length before each message.
+fn length(out: &mut Vec<u8>, length: usize) {
+    out.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
 }
 
 impl Peer {
@@ -88,25 +87,27 @@ impl Peer {
     /// The answers are not bounded by [`Limits::max_queue`](crate::Limits::max_queue): do not read on from a client that
     /// does not read them.
     pub fn receive(&mut self, message: &[u8]) {
-        if let Some(task) = self.session.receive(message, &mut self.out) {
-            self.tasks.push(task);
+        let spawn = &mut |task| self.tasks.push(task);
+        self.session.receive(message, &mut self.out, spawn);
+        while self.session.is_busy() {
+            self.session.go_on(&mut self.out, spawn);
         }
         self.run_tasks();
     }
 
-    /// The next message for the client. What it has not been given yet waits within
+    /// The next message for the client. Messages it has not been given yet wait within
     /// [`Limits::max_queue`](crate::Limits::max_queue).
     pub fn poll_message(&mut self) -> Option<Vec<u8>> {
         self.run_tasks();
         if self.taken == self.out.len() {
-            self.out.clear();
+            self.out.bytes.clear();
             self.taken = 0;
             // Room for one byte: one message. The rest stays where it can be conflated.
             self.session.connection().mailbox().drain(&mut self.out, 1);
         }
-        let body = message::body(&self.out[self.taken..])?;
-        let message = self.out[self.taken..][body.clone()].to_vec();
-        self.taken += body.end;
+        let (length, rest) = self.out.bytes[self.taken..].split_first_chunk::<4>()?;
+        let message = rest.get(..u32::from_be_bytes(*length) as usize)?.to_vec();
+        self.taken += 4 + message.len();
         Some(message)
     }
 
@@ -128,14 +129,8 @@ impl Peer {
     /// Ends the connection: it leaves every stream and room, and the handlers of its calls are dropped. Dropping the peer
     /// does the same, but does not wait for a backend that takes its time to let go of a stream.
     pub async fn end(mut self) {
-        self.leave().await;
-    }
-
-    async fn leave(&mut self) {
-        let streams = self.session.end();
-        self.server.hub().leave(self.session.connection());
-        for stream in streams {
-            self.server.hub().release(stream).await;
+        if let Some(task) = self.session.end().await {
+            task.await;
         }
     }
 
@@ -149,7 +144,7 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         // After `end` there is nothing left to let go of.
-        let _ = self.leave().now_or_never();
+        let _ = self.session.end().now_or_never();
     }
 }
 
@@ -167,7 +162,9 @@ mod tests {
     fn opcodes(peer: &mut Peer) -> Vec<Opcode> {
         std::iter::from_fn(|| peer.poll_message())
             .map(|message| {
-                message::with_codec(|codec| codec.decode(&message, &datasole_core::Limits::default()).unwrap().opcode)
+                crate::message::with_codec(|codec| {
+                    codec.decode(&message, &datasole_core::Limits::default()).unwrap().opcode
+                })
             })
             .collect()
     }
@@ -213,14 +210,14 @@ mod tests {
         let mut peer = server.peer(Protocol::V2, Identity::user("ann"));
         send(&mut peer, Opcode::Subscribe, 1, br#"{"kind":"state","key":"k"}"#);
         assert_eq!(opcodes(&mut peer), [Opcode::Hello, Opcode::Subscribed, Opcode::StateSnapshot]);
-        assert_eq!(server.to_user("ann").emit("note", &1).unwrap(), 1);
+        server.to_user("ann").emit("note", &1).now_or_never().unwrap().unwrap();
+        assert_eq!(opcodes(&mut peer), [Opcode::ServerEvent]);
         let surplus = server.peer(Protocol::V2, Identity::user("bob"));
         assert_eq!(surplus.closing(), Some((1013, "too many connections".into())));
         drop(surplus);
-        assert!(server.hub().known(StreamKind::State, "k").is_some());
+        assert!(server.node().hub.known(StreamKind::State, "k").is_some());
         drop(peer);
-        assert!(server.hub().known(StreamKind::State, "k").is_none());
-        assert_eq!(server.to_user("ann").emit("note", &1).unwrap(), 0);
+        assert!(server.node().hub.known(StreamKind::State, "k").is_none());
         assert_eq!(server.connection_count(), 0);
     }
 }

@@ -1,212 +1,18 @@
-//! What goes wrong only when things happen at the same time: sessions without sockets, over a backend that waits.
+//! What goes wrong only when things happen at the same time.
 
-use std::{
-    io::Cursor,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
-use datasole_core::{
-    Position, StreamId, StreamKind, codes,
-    frame::{Opcode, decode},
-    patch::Patch,
-    wire::split_varuint,
-};
-use futures_util::{FutureExt, future::BoxFuture};
+use datasole_core::{Position, StreamId, StreamKind, codes, frame::Opcode, patch::Patch};
+use futures_util::FutureExt;
 use serde_json::{Value, json};
-use tokio::{
-    sync::{broadcast, watch},
-    task::JoinHandle,
-};
-use tokio_tungstenite::tungstenite::{
-    Message,
-    protocol::{Role, WebSocket},
-};
+use tokio::sync::watch;
 
-use crate::{
-    AuthRequest, Identity, Limits, Protocol, Replay, RpcError, Server,
-    backend::{Appended, Backend, BackendError, Memory, Stored, Wake},
-    builder::Builder,
-    session::{Session, Task},
-    transport,
-};
-
-/// Memory that can be shared between servers, and answers loads and appends only while it is open. What is appended is
-/// stored before the wait.
-#[derive(Clone)]
-pub(crate) struct Gated {
-    memory: Arc<Memory>,
-    pub(crate) open: watch::Sender<bool>,
-}
-
-impl Gated {
-    pub(crate) fn new(open: bool) -> Self {
-        Self { memory: Arc::default(), open: watch::Sender::new(open) }
-    }
-
-    async fn pass(&self) {
-        self.open.subscribe().wait_for(|open| *open).await.unwrap();
-    }
-}
-
-impl Backend for Gated {
-    fn load<'a>(&'a self, stream: &'a StreamId) -> BoxFuture<'a, Result<Option<Stored>, BackendError>> {
-        self.pass().then(|()| self.memory.load(stream)).boxed()
-    }
-
-    fn append<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        at: Position,
-        entry: Bytes,
-    ) -> BoxFuture<'a, Result<Appended, BackendError>> {
-        async move {
-            let appended = self.memory.append(stream, at, entry).await;
-            self.pass().await;
-            appended
-        }
-        .boxed()
-    }
-
-    fn read<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        since: Position,
-    ) -> BoxFuture<'a, Result<Option<Vec<Bytes>>, BackendError>> {
-        self.memory.read(stream, since)
-    }
-
-    fn snapshot<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        at: Position,
-        snapshot: Bytes,
-        keep: u64,
-    ) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.memory.snapshot(stream, at, snapshot, keep)
-    }
-
-    fn remove<'a>(&'a self, stream: &'a StreamId, at: Position) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.memory.remove(stream, at)
-    }
-
-    fn keys(&self, kind: StreamKind) -> BoxFuture<'_, Result<Vec<String>, BackendError>> {
-        self.memory.keys(kind)
-    }
-
-    fn wakes(&self) -> broadcast::Receiver<Wake> {
-        self.memory.wakes()
-    }
-
-    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, BackendError>> {
-        self.memory.get(key)
-    }
-
-    fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Option<Duration>) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.memory.put(key, value, ttl)
-    }
-
-    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.memory.delete(key)
-    }
-}
-
-/// A client that is a session without a socket.
-pub(crate) struct Peer {
-    server: Server,
-    session: Session,
-    out: Vec<u8>,
-}
-
-impl Peer {
-    pub(crate) fn new(server: &Server) -> Self {
-        Self::of(server, Protocol::V2)
-    }
-
-    pub(crate) fn of(server: &Server, protocol: Protocol) -> Self {
-        let connection = server.connection(protocol);
-        assert!(server.welcome(&connection, Identity::user("ann")).is_none());
-        let mut peer =
-            Self { server: server.clone(), session: Session::new(server.clone(), connection, None), out: Vec::new() };
-        if protocol == Protocol::V2 {
-            assert_eq!(peer.received()[0].0, Opcode::Hello);
-        }
-        peer
-    }
-
-    /// One that has still to send AUTH.
-    fn stranger(server: &Server) -> Self {
-        let connection = server.connection(Protocol::V2);
-        server.expect(&connection);
-        let upgrade = Some(Box::new(AuthRequest::renewal()));
-        Self { server: server.clone(), session: Session::new(server.clone(), connection, upgrade), out: Vec::new() }
-    }
-
-    pub(crate) fn send(&mut self, opcode: Opcode, correlation: u32, payload: &Value) -> Option<Task> {
-        let payload = payload.to_string();
-        let mut frame = vec![opcode as u8];
-        frame.extend_from_slice(&correlation.to_be_bytes());
-        frame.extend_from_slice(&u32::try_from(payload.len()).unwrap().to_be_bytes());
-        frame.extend_from_slice(payload.as_bytes());
-        self.session.receive(&frame, &mut self.out)
-    }
-
-    pub(crate) fn subscribe(
-        &mut self,
-        correlation: u32,
-        kind: &str,
-        key: &str,
-        since: Option<Position>,
-    ) -> Option<Task> {
-        let mut payload = json!({ "kind": kind, "key": key });
-        if let Some(since) = since {
-            payload["since"] = json!({ "epoch": since.epoch, "seq": since.seq });
-        }
-        self.send(Opcode::Subscribe, correlation, &payload)
-    }
-
-    /// Everything that was sent to it since it last looked.
-    pub(crate) fn received(&mut self) -> Vec<(Opcode, u32, Value)> {
-        self.session.connection().mailbox().drain(&mut self.out, usize::MAX);
-        let mut socket = WebSocket::from_raw_socket(Cursor::new(std::mem::take(&mut self.out)), Role::Client, None);
-        std::iter::from_fn(|| socket.read().ok())
-            .map(|message| {
-                let Message::Binary(bytes) = message else { panic!("{message:?}") };
-                let frame = decode(&bytes, usize::MAX).unwrap();
-                let payload = match frame.opcode {
-                    Opcode::Ack => split_varuint(frame.payload).unwrap().0.into(),
-                    _ => serde_json::from_slice(frame.payload).unwrap(),
-                };
-                (frame.opcode, frame.correlation, payload)
-            })
-            .collect()
-    }
-
-    pub(crate) fn opcodes(&mut self) -> Vec<(Opcode, u32)> {
-        self.received().into_iter().map(|(opcode, correlation, _)| (opcode, correlation)).collect()
-    }
-
-    pub(crate) async fn end(self) {
-        transport::end(&self.server, self.session).await;
-    }
-}
-
-pub(crate) fn spawn(task: Option<Task>) -> JoinHandle<()> {
-    tokio::spawn(task.unwrap())
-}
-
-/// Nothing is compressed, so that tests can read it.
-pub(crate) fn plain() -> Limits {
-    Limits { compress_above: usize::MAX, ..Limits::default() }
-}
-
-pub(crate) fn builder() -> Builder {
-    Server::builder().limits(plain())
-}
+use super::{Gated, Peer, builder, length, plain, spawn};
+use crate::{Identity, Limits, Protocol, Replay, RpcError, backend::Backend, message::Outgoing};
 
 #[tokio::test]
 async fn a_subscription_given_up_while_it_opens_leaves_nothing() {
@@ -223,7 +29,7 @@ async fn a_subscription_given_up_while_it_opens_leaves_nothing() {
     second.await.unwrap();
     assert_eq!(peer.opcodes(), [(Opcode::Subscribed, 2), (Opcode::StateSnapshot, 0)]);
     peer.end().await;
-    assert!(server.hub().known(StreamKind::State, "a").is_none());
+    assert!(server.node().hub.known(StreamKind::State, "a").is_none());
 }
 
 #[tokio::test]
@@ -266,7 +72,7 @@ async fn a_session_that_ends_while_it_authenticates_is_no_member() {
     open.send_replace(true);
     task.await.unwrap();
     assert_eq!(server.metrics_snapshot().connections, 0);
-    assert_eq!(server.to_user("ann").emit("hello", &1).unwrap(), 0);
+    assert!(server.node().hub.connection("ann").is_none());
 }
 
 #[tokio::test]
@@ -316,16 +122,16 @@ async fn states_that_nobody_needs_are_forgotten() {
         assert!(peer.subscribe(id, "state", &format!("key {id}"), None).is_none());
     }
     peer.end().await;
-    assert_eq!(server.hub().in_memory(StreamKind::State), 0);
+    assert_eq!(server.node().hub.in_memory(StreamKind::State), 0);
 
     // Removed, while a version 1 client has not read of it yet.
     for n in 0..10_000 {
         let key = format!("key {n}");
         server.state().set(&key, &n).await.unwrap();
         server.state().remove(&key).await.unwrap();
-        assert!(server.hub().in_memory(StreamKind::State) <= 4096);
+        assert!(server.node().hub.in_memory(StreamKind::State) <= 4096);
         if n % 1000 == 0 {
-            existing.session.connection().mailbox().drain(&mut Vec::new(), usize::MAX);
+            existing.session.connection().mailbox().drain(&mut Outgoing::new(length), usize::MAX);
         }
     }
     assert!(server.state().keys().await.unwrap().is_empty());
@@ -368,7 +174,7 @@ async fn a_topic_goes_on_after_others_have_published_on_it() {
     theirs.broadcast("talk", &3).await.unwrap();
     ours.broadcast("talk", &4).await.unwrap();
 
-    let epoch = ours.hub().open(StreamKind::Event, "talk").await.unwrap().position().epoch;
+    let epoch = ours.node().hub.open(StreamKind::Event, "talk").await.unwrap().position().epoch;
     let mut peer = Peer::new(&ours);
     assert!(peer.subscribe(1, "event", "talk", Some(Position { epoch, seq: 1 })).is_none());
     let received = peer.received();
@@ -386,7 +192,7 @@ async fn a_replay_longer_than_the_queue_closes_nobody() {
     for _ in 0..101 {
         server.broadcast("talk", &"x".repeat(1_000)).await.unwrap();
     }
-    let epoch = server.hub().open(StreamKind::Event, "talk").await.unwrap().position().epoch;
+    let epoch = server.node().hub.open(StreamKind::Event, "talk").await.unwrap().position().epoch;
     for (seq, missed) in [(0, 0), (1, 100)] {
         let mut peer = Peer::new(&server);
         assert!(peer.subscribe(1, "event", "talk", Some(Position { epoch, seq })).is_none());
@@ -415,7 +221,7 @@ async fn the_backend_is_not_left_with_more_than_the_replay() {
     // Another start finds the value, and what the topic promises.
     let again = builder().limits(Limits { replay, ..plain() }).backend(backend).topic("talk", replay).build();
     assert_eq!(again.state().get("n").await.unwrap(), Some(json!(99)));
-    let position = again.hub().open(StreamKind::Event, "talk").await.unwrap().position();
+    let position = again.node().hub.open(StreamKind::Event, "talk").await.unwrap().position();
     let mut peer = Peer::new(&again);
     assert!(peer.subscribe(1, "event", "talk", Some(Position { seq: 97, ..position })).is_none());
     assert_eq!(peer.received().len(), 1 + 3);

@@ -1,41 +1,50 @@
 //! How a server is put together.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{any::TypeId, collections::HashMap, sync::Arc, time::Duration};
 
 use datasole_core::{Payload, StreamId, crdt::CrdtKind};
 use futures_util::FutureExt;
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::{Context, Server};
 use crate::{
+    access::Access,
     auth::{AuthError, AuthHook, AuthRequest, Identity},
     backend::{Backend, Memory},
+    clock::unix_millis,
     error::RpcError,
-    hub::Policy,
+    gate::Gate,
+    hub::Hub,
     limits::{Limits, Replay},
+    metrics::Metrics,
     origin::Origins,
     primitives::{
-        events::Handlers,
-        rpc::{Context, Methods},
+        crdt::Registry,
+        events::{EventOutcome, Handlers},
+        kinds,
+        rpc::Methods,
     },
-    server::Server,
+    protocol::{Caller, Census, Data, Hook, Node},
 };
 
 /// Collects handlers and options; from [`Server::builder`].
 pub struct Builder {
-    pub(crate) path: String,
-    pub(crate) limits: Limits,
-    pub(crate) origins: Origins,
-    pub(crate) auth: Option<AuthHook>,
-    pub(crate) may_read: Option<Policy>,
-    pub(crate) may_write: Option<Policy>,
-    pub(crate) methods: Methods,
-    pub(crate) handlers: Handlers,
-    pub(crate) histories: HashMap<String, Replay>,
-    pub(crate) crdts: HashMap<String, CrdtKind>,
-    pub(crate) client_crdts: bool,
-    pub(crate) backend: Arc<dyn Backend>,
-    pub(crate) reconnect_window: Option<Duration>,
-    pub(crate) epoch: Option<u64>,
+    path: String,
+    limits: Limits,
+    origins: Origins,
+    auth: Option<AuthHook>,
+    access: Access,
+    methods: Methods<Caller>,
+    handlers: Handlers<Caller>,
+    connected: Option<Hook>,
+    disconnected: Option<Hook>,
+    data: Data,
+    histories: HashMap<String, Replay>,
+    crdts: HashMap<String, CrdtKind>,
+    client_crdts: bool,
+    backend: Arc<dyn Backend>,
+    reconnect_window: Option<Duration>,
+    epoch: Option<u64>,
 }
 
 impl std::fmt::Debug for Builder {
@@ -51,10 +60,12 @@ impl Default for Builder {
             limits: Limits::default(),
             origins: Origins::default(),
             auth: None,
-            may_read: None,
-            may_write: None,
+            access: Access::default(),
             methods: Methods::default(),
             handlers: Handlers::default(),
+            connected: None,
+            disconnected: None,
+            data: Data::default(),
             histories: HashMap::new(),
             crdts: HashMap::new(),
             client_crdts: true,
@@ -62,6 +73,13 @@ impl Default for Builder {
             reconnect_window: None,
             epoch: None,
         }
+    }
+}
+
+impl Server {
+    /// Starts putting a server together.
+    pub fn builder() -> Builder {
+        Builder::default()
     }
 }
 
@@ -112,7 +130,7 @@ impl Builder {
     }
 
     /// Decides who may change which CRDT, document or presence room. Without it, everybody who is connected may. States
-    /// are changed by the server only. It says nothing about following: see [`authorize_read`](Self::authorize_read).
+    /// are changed by the server only. Following is another matter: see [`authorize_read`](Self::authorize_read).
     ///
     /// ```
     /// use datasole_server::{Server, StreamKind};
@@ -123,14 +141,14 @@ impl Builder {
     /// ```
     #[must_use]
     pub fn authorize_write(mut self, policy: impl Fn(&Identity, &StreamId) -> bool + Send + Sync + 'static) -> Self {
-        self.may_write = Some(Box::new(policy));
+        self.access.write = Some(Box::new(policy));
         self
     }
 
     /// Decides who may follow which stream. Without it, everybody may follow every stream.
     #[must_use]
     pub fn authorize_read(mut self, policy: impl Fn(&Identity, &StreamId) -> bool + Send + Sync + 'static) -> Self {
-        self.may_read = Some(Box::new(policy));
+        self.access.read = Some(Box::new(policy));
         self
     }
 
@@ -157,7 +175,7 @@ impl Builder {
         F: Fn(Context, P) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, RpcError>> + Send + 'static,
     {
-        self.methods.typed(method.to_owned(), handler);
+        self.methods.typed(method.to_owned(), move |caller: Caller, params| handler(caller.into(), params));
         self
     }
 
@@ -168,7 +186,7 @@ impl Builder {
         F: Fn(Context, Payload) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Payload, RpcError>> + Send + 'static,
     {
-        self.methods.raw(method.to_owned(), handler);
+        self.methods.raw(method.to_owned(), move |caller: Caller, params| handler(caller.into(), params));
         self
     }
 
@@ -176,15 +194,27 @@ impl Builder {
     ///
     /// Publishing it again under the same name goes to clients only, never back to this handler.
     ///
-    /// A handler runs to its end, also when its client goes away meanwhile.
+    /// A handler runs to its end, also when its client goes away meanwhile. The handler returns nothing, or a `Result`, whose error
+    /// is logged and told to nobody.
+    ///
+    /// ```
+    /// use datasole_server::{Context, EventError, Server};
+    /// let server = Server::builder()
+    ///     .on("chat:message", |context: Context, text: String| async move {
+    ///         context.server().broadcast("chat:message", &text).await?;
+    ///         Ok::<(), EventError>(())
+    ///     })
+    ///     .build();
+    /// # drop(server);
+    /// ```
     #[must_use]
     pub fn on<T, F, Fut>(mut self, event: &str, handler: F) -> Self
     where
         T: DeserializeOwned,
         F: Fn(Context, T) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = ()> + Send + 'static,
+        Fut: Future<Output: EventOutcome> + Send + 'static,
     {
-        self.handlers.typed(event.to_owned(), handler);
+        self.handlers.typed(event.to_owned(), move |caller: Caller, data| handler(caller.into(), data));
         self
     }
 
@@ -193,9 +223,53 @@ impl Builder {
     pub fn on_raw<F, Fut>(mut self, event: &str, handler: F) -> Self
     where
         F: Fn(Context, Payload) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = ()> + Send + 'static,
+        Fut: Future<Output: EventOutcome> + Send + 'static,
     {
-        self.handlers.raw(event.to_owned(), handler);
+        self.handlers.raw(event.to_owned(), move |caller: Caller, data| handler(caller.into(), data));
+        self
+    }
+
+    /// Runs as a connection has been authenticated, before any frame of it is served, as far as it comes without waiting.
+    ///
+    /// ```
+    /// use datasole_server::{Context, RpcError, Server};
+    /// let server = Server::builder()
+    ///     .on_connect(|context: Context| async move {
+    ///         context.connection().set_tag("plan", "free");
+    ///         context.join_group("everybody").await
+    ///     })
+    ///     .on_disconnect(|context: Context| async move {
+    ///         println!("{} has left", context.identity().user_id);
+    ///     })
+    ///     .build();
+    /// # drop(server);
+    /// ```
+    #[must_use]
+    pub fn on_connect<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: EventOutcome> + Send + 'static,
+    {
+        self.connected = Some(Box::new(move |caller| hook(caller.into()).map(EventOutcome::report).boxed()));
+        self
+    }
+
+    /// Runs as a connection that [`on_connect`](Self::on_connect) was told of has ended: it is in no group any more. What
+    /// waits in the latter may still be running.
+    #[must_use]
+    pub fn on_disconnect<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: EventOutcome> + Send + 'static,
+    {
+        self.disconnected = Some(Box::new(move |caller| hook(caller.into()).map(EventOutcome::report).boxed()));
+        self
+    }
+
+    /// Gives the application's own data to handlers, one of each type: see [`Context::data`].
+    #[must_use]
+    pub fn data<T: Send + Sync + 'static>(mut self, data: T) -> Self {
+        self.data.insert(TypeId::of::<T>(), Box::new(data));
         self
     }
 
@@ -256,6 +330,38 @@ impl Builder {
 
     /// The server, ready to be mounted or to serve.
     pub fn build(self) -> Server {
-        Server::new(self)
+        let epoch = self.epoch.unwrap_or_else(fresh_epoch);
+        let (limits, access) = (Arc::new(self.limits), Arc::new(self.access));
+        let (metrics, histories) = (Arc::<Metrics>::default(), Arc::new(self.histories));
+        let hub = Hub::new(self.backend, limits.clone(), access.clone(), kinds(&limits, &histories), epoch);
+        let window = self.reconnect_window.map(|window| u64::try_from(window.as_millis()).unwrap_or(u64::MAX));
+        Server::of(Arc::new(Node {
+            path: self.path,
+            codec_limits: limits.codec(),
+            origins: self.origins,
+            auth: self.auth,
+            methods: self.methods,
+            handlers: self.handlers,
+            connected: self.connected,
+            disconnected: self.disconnected,
+            data: self.data,
+            gate: Gate::new(access, limits.clone(), metrics.clone()),
+            hub: Arc::new(hub),
+            crdts: Registry::new(self.crdts, self.client_crdts, &limits, epoch),
+            #[cfg(feature = "docs")]
+            docs: Default::default(),
+            histories,
+            metrics,
+            epoch,
+            reconnect_window: window,
+            census: Census::default(),
+            limits,
+        }))
     }
+}
+
+/// Above every epoch of earlier starts is not needed, only different: 52 random bits.
+fn fresh_epoch() -> u64 {
+    let random = getrandom::u64().unwrap_or_else(|_| unix_millis());
+    (random >> 12) | 1
 }

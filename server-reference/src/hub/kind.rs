@@ -1,0 +1,150 @@
+//! [`Kind`]: what the entries of a stream come to, and the rules by which the stream goes.
+
+use std::{any::Any, fmt::Debug};
+
+use bytes::Bytes;
+use datasole_core::{Position, StreamKind};
+
+use crate::{
+    backend::{BackendError, Stored},
+    connection::Protocol,
+    entry::Entry,
+    limits::Replay,
+};
+
+/// The content of one stream: all that its entries come to. A kind of streams is one implementation, and a [`Spec`] in the
+/// table of kinds; the hub knows no other.
+///
+/// An entry is *planned* on the content, stored, and then applied. A plan may leave in the content what applying the
+/// entry will take, or has taken already: it is *pending* until the entry is applied, or the plan retracted. Nothing that is
+/// pending is shown, nor part of a snapshot.
+pub(crate) trait Kind: Any + Debug + Send {
+    /// The rules by which the stream goes; asked once, when it is empty.
+    fn rules(&self) -> Rules;
+
+    /// Becomes what a backend holds.
+    fn restore(&mut self, stored: &Stored) -> Result<(), BackendError>;
+
+    /// Takes the stream's next entry, whoever has made it. Another plan that is pending is retracted before.
+    fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable>;
+
+    /// Gives up what is pending.
+    fn retract(&mut self) {}
+
+    /// The snapshot that a backend may keep in place of the entries so far; `None` when it should keep those.
+    fn snapshot(&mut self) -> Option<Bytes>;
+
+    /// An entry that leaves out what is so old that it may be forgotten, if there is anything; it is pending then.
+    fn compact(&mut self, _now: u64) -> Option<Entry> {
+        None
+    }
+
+    /// Whether there is nothing: whoever comes back learns no more from it than from a stream that never was.
+    fn is_gone(&self) -> bool;
+
+    /// Whether an entry that a backend has returned is one of this kind.
+    fn reads(&self, entry: &Entry) -> bool;
+
+    /// The message that carries an entry, which can be read.
+    fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes;
+
+    /// Whether clients of version 1 understand that message.
+    fn is_v1(&self, _entry: &Entry) -> bool {
+        true
+    }
+
+    /// When an entry came into being, if it tells; Unix milliseconds.
+    fn time(&self, _entry: &Entry) -> Option<u64> {
+        None
+    }
+
+    /// The message that shows the whole to a follower; `None` for what is not followed in this way.
+    fn show(&mut self, _protocol: Protocol, _at: &At<'_>) -> Option<Bytes> {
+        None
+    }
+
+    /// Messages, no entries, that a new follower gets first.
+    fn greeting(&self, _at: &At<'_>) -> Vec<Bytes> {
+        Vec::new()
+    }
+
+    /// A follower, the connection of this serial number, has gone: the message that the others get.
+    fn leave(&mut self, _serial: u64, _at: &At<'_>) -> Option<Bytes> {
+        None
+    }
+}
+
+/// An entry that is not one of the stream, or does not fit its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inapplicable;
+
+/// Where a message belongs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At<'a> {
+    pub(crate) key: &'a str,
+    /// The number that names the stream in frames, where it has one.
+    pub(crate) channel: u32,
+    pub(crate) position: Position,
+    /// Longer frames are compressed; bytes.
+    pub(crate) compress_above: usize,
+}
+
+/// The rules by which a stream goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    /// Whether the backend keeps it.
+    pub(crate) stored: bool,
+    /// Entries that are kept for clients that resume.
+    pub(crate) replay: Replay,
+    /// Entries that may follow the backend's newest snapshot before it gets another.
+    pub(crate) compaction: Replay,
+    pub(crate) delivery: Delivery,
+    pub(crate) v1: V1,
+    /// Whether it may leave memory when nobody follows it, although it comes to something.
+    pub(crate) evictable: bool,
+    /// Whether a number names it in frames.
+    pub(crate) numbered: bool,
+}
+
+/// How entries reach those who follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// Each is delivered.
+    Each,
+    /// A snapshot may take the place of those that wait.
+    Conflated,
+    /// Each is delivered, but to its author, who gets the acknowledgement in its place. Followers learn what they have
+    /// missed from the greeting, not by their position.
+    Others,
+}
+
+/// The share of a stream that clients of version 1 get, who do not subscribe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum V1 {
+    /// Nothing.
+    Nothing,
+    /// Every entry whose message they understand.
+    Entries,
+    /// The whole when they connect, then every entry.
+    Followed,
+    /// The whole when they connect, and after each change.
+    Whole,
+}
+
+/// Makes the empty content of the stream of a key.
+pub(crate) type Make = Box<dyn Fn(&str) -> Box<dyn Kind> + Send + Sync>;
+
+/// A line in the table of kinds.
+pub(crate) struct Spec {
+    pub(crate) kind: StreamKind,
+    /// How many streams may be in memory before those that nobody follows, and may leave it, do.
+    pub(crate) spare: usize,
+    /// Whether clients of version 1 follow every stream of the kind.
+    pub(crate) v1_follows: bool,
+    pub(crate) make: Make,
+}
+
+/// The content as that of a certain kind, which its stream tells.
+pub(crate) fn of<K: Kind>(content: &mut dyn Kind) -> Option<&mut K> {
+    (content as &mut dyn Any).downcast_mut()
+}

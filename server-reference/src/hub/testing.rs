@@ -1,0 +1,96 @@
+//! A kind of streams for tests: their content is the latest number, their entries are numbers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use datasole_core::{Position, StreamId, frame::Opcode};
+
+use super::{
+    kind::{At, Delivery, Inapplicable, Kind, Rules, V1},
+    stream::{Start, Stream},
+};
+use crate::{
+    backend::{BackendError, Stored},
+    clock::unix_millis,
+    connection::Protocol,
+    entry::Entry,
+    limits::Replay,
+    message::{Object, framed},
+};
+
+/// The latest number. Its frames look like those of a state.
+#[derive(Debug, Default)]
+pub(crate) struct Numbers {
+    latest: u64,
+    replay: Option<Replay>,
+}
+
+/// An entry.
+pub(crate) fn number(number: u64) -> Entry {
+    Entry::new(b'n', number.to_string().as_bytes())
+}
+
+impl Numbers {
+    /// A stream without a hub, its messages uncompressed.
+    pub(crate) fn stream(key: &str, position: Position, replay: Replay) -> Arc<Stream> {
+        let content = Box::new(Self { latest: position.seq, replay: Some(replay) });
+        let rules = content.rules();
+        let start = Start { position, content, stored: Stored::default(), now: unix_millis() };
+        Arc::new(Stream::new(StreamId::state(key), start, rules, 0, usize::MAX))
+    }
+
+    /// Publishes the number of the next entry.
+    pub(crate) fn count(stream: &Arc<Stream>) {
+        stream.publish(&number(stream.position().seq + 1), 0, &[], None).unwrap();
+    }
+}
+
+impl Kind for Numbers {
+    fn rules(&self) -> Rules {
+        let replay = self.replay.unwrap_or(Replay::NONE);
+        Rules {
+            stored: false,
+            replay,
+            compaction: replay,
+            delivery: Delivery::Conflated,
+            v1: V1::Followed,
+            evictable: false,
+            numbered: false,
+        }
+    }
+
+    fn restore(&mut self, _: &Stored) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
+        self.latest = entry.text().parse().map_err(|_| Inapplicable)?;
+        Ok(())
+    }
+
+    fn snapshot(&mut self) -> Option<Bytes> {
+        Some(number(self.latest).bytes().clone())
+    }
+
+    fn is_gone(&self) -> bool {
+        self.latest == 0
+    }
+
+    fn reads(&self, entry: &Entry) -> bool {
+        entry.text().parse::<u64>().is_ok()
+    }
+
+    fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes {
+        framed(Opcode::StatePatch, 0, 0, at.compress_above, |out| {
+            let patches = format!(r#"[{{"op":"replace","path":"","value":{}}}]"#, entry.text());
+            Object::new(out).text("key", at.key).raw("patches", patches.as_bytes()).position(at.position).end();
+        })
+    }
+
+    fn show(&mut self, _: Protocol, at: &At<'_>) -> Option<Bytes> {
+        let latest = self.latest;
+        Some(framed(Opcode::StateSnapshot, 0, 0, at.compress_above, |out| {
+            Object::new(out).text("key", at.key).number("data", latest).position(at.position).end();
+        }))
+    }
+}

@@ -1,0 +1,260 @@
+//! [`Content`]: what the entries of a CRDT come to.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use datasole_core::{
+    StreamKind,
+    crdt::{Crdt, CrdtLimits, Op},
+    frame::Opcode,
+};
+use serde::de::IgnoredAny;
+
+use crate::{
+    backend::{BackendError, Stored},
+    connection::Protocol,
+    entry::Entry,
+    hub::{At, Delivery, Inapplicable, Kind, Rules, Spec, V1},
+    limits::{Limits, Replay},
+    message::{OBJECT, Object, framed},
+    primitives::reservation::Reservation,
+};
+
+/// An operation: its JSON.
+pub(super) const OPERATION: u8 = b'o';
+/// The CRDT has forgotten what is old: the JSON of its whole state.
+const STATE: u8 = b's';
+/// The CRDT was removed.
+const REMOVED: u8 = b'r';
+
+/// The line of CRDTs in the table of kinds.
+pub(crate) fn kind(limits: &Arc<Limits>) -> Spec {
+    let settings =
+        Arc::new(Settings { limits: limits.crdt(), retention: limits.crdt_retention, replay: limits.replay });
+    let make = move |_: &str| -> Box<dyn Kind> { Box::new(Content::new(settings.clone())) };
+    Spec { kind: StreamKind::Crdt, spare: limits.max_idle_crdts, v1_follows: true, make: Box::new(make) }
+}
+
+#[derive(Debug)]
+struct Settings {
+    limits: CrdtLimits,
+    /// How long what is silent is remembered.
+    retention: Duration,
+    replay: Replay,
+}
+
+/// A CRDT; nothing until its first operation.
+#[derive(Debug)]
+pub(crate) struct Content {
+    crdt: Option<Box<Crdt>>,
+    pending: Option<Pending>,
+    settings: Arc<Settings>,
+}
+
+/// A change that is being stored.
+#[derive(Debug)]
+struct Pending {
+    entry: Entry,
+    change: Change,
+}
+
+#[derive(Debug)]
+enum Change {
+    /// With the reservation of the key, if it comes into being.
+    Operation(Op, Option<Reservation>),
+    State(Box<Crdt>),
+    /// With the count that the key is part of.
+    Remove(Option<Arc<AtomicUsize>>),
+}
+
+impl Content {
+    fn new(settings: Arc<Settings>) -> Self {
+        Self { crdt: None, pending: None, settings }
+    }
+
+    /// The CRDT as it is stored.
+    pub(super) fn crdt(&self) -> Option<&Crdt> {
+        self.crdt.as_deref()
+    }
+
+    /// Plans the operation of an entry.
+    pub(super) fn intend(&mut self, entry: &Entry, op: Op, reservation: Option<Reservation>) {
+        self.pending = Some(Pending { entry: entry.clone(), change: Change::Operation(op, reservation) });
+    }
+
+    /// Plans to remove the CRDT, if there is one, and its part in a count.
+    pub(super) fn plan_remove(&mut self, counted: Option<Arc<AtomicUsize>>) -> Option<Entry> {
+        self.crdt.as_ref()?;
+        let entry = Entry::new(REMOVED, &[]);
+        self.pending = Some(Pending { entry: entry.clone(), change: Change::Remove(counted) });
+        Some(entry)
+    }
+
+    fn operate(&mut self, op: &Op, limits: &CrdtLimits) -> Result<(), Inapplicable> {
+        let crdt = self.crdt.get_or_insert_with(|| Box::new(Crdt::new(op.kind())));
+        crdt.apply(op, limits).map(drop).map_err(|_| Inapplicable)
+    }
+
+    fn take(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
+        let limits = unlimited();
+        match entry.tag() {
+            OPERATION => {
+                let op = Op::parse(entry.text(), &limits).map_err(|_| Inapplicable)?;
+                self.operate(&op, &limits)
+            }
+            STATE => {
+                let crdt = Crdt::from_json(entry.text(), &limits).map_err(|_| Inapplicable)?;
+                self.crdt = crdt.map(Box::new);
+                Ok(())
+            }
+            REMOVED => {
+                self.crdt = None;
+                Ok(())
+            }
+            _ => Err(Inapplicable),
+        }
+    }
+}
+
+impl Kind for Content {
+    fn rules(&self) -> Rules {
+        Rules {
+            stored: true,
+            replay: self.settings.replay,
+            compaction: self.settings.replay,
+            delivery: Delivery::Conflated,
+            v1: V1::Whole,
+            evictable: true,
+            numbered: false,
+        }
+    }
+
+    fn restore(&mut self, stored: &Stored) -> Result<(), BackendError> {
+        for bytes in stored.snapshot.iter().map(|(_, bytes)| bytes).chain(stored.since_snapshot()) {
+            let taken = Entry::stored(bytes.clone()).ok_or(Inapplicable).and_then(|entry| self.take(&entry));
+            taken.map_err(|_| BackendError::Corrupt("an entry of a CRDT".into()))?;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
+        match self.pending.take() {
+            Some(Pending { entry: own, change }) if own == *entry => match change {
+                Change::Operation(op, reservation) => {
+                    let limits = self.settings.limits;
+                    self.operate(&op, &limits)?;
+                    // From here on the key exists.
+                    reservation.into_iter().for_each(Reservation::keep);
+                }
+                Change::State(crdt) => self.crdt = Some(crdt),
+                Change::Remove(counted) => {
+                    self.crdt = None;
+                    if let Some(count) = counted {
+                        count.fetch_sub(1, Ordering::Relaxed);
+                    }
+                }
+            },
+            _ => return self.take(entry),
+        }
+        Ok(())
+    }
+
+    fn retract(&mut self) {
+        self.pending = None;
+    }
+
+    fn snapshot(&mut self) -> Option<Bytes> {
+        let entry = match &self.crdt {
+            Some(crdt) => Entry::new(STATE, crdt.to_json().get().as_bytes()),
+            None => Entry::new(REMOVED, &[]),
+        };
+        Some(entry.bytes().clone())
+    }
+
+    fn compact(&mut self, now: u64) -> Option<Entry> {
+        let crdt = collected(self.crdt()?, now, self.settings.retention, &self.settings.limits)?;
+        let entry = Entry::new(STATE, crdt.to_json().get().as_bytes());
+        self.pending = Some(Pending { entry: entry.clone(), change: Change::State(crdt) });
+        Some(entry)
+    }
+
+    fn is_gone(&self) -> bool {
+        self.crdt.is_none()
+    }
+
+    fn reads(&self, entry: &Entry) -> bool {
+        match entry.tag() {
+            OPERATION | STATE => serde_json::from_slice::<IgnoredAny>(entry.content()).is_ok(),
+            tag => tag == REMOVED,
+        }
+    }
+
+    fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes {
+        match entry.tag() {
+            OPERATION => message(Opcode::CrdtOp, "op", entry.content(), at),
+            STATE => message(Opcode::CrdtState, "state", entry.content(), at),
+            _ => message(Opcode::CrdtState, "state", b"null", at),
+        }
+    }
+
+    /// Version 1 has no message for a CRDT that does not exist.
+    fn show(&mut self, protocol: Protocol, at: &At<'_>) -> Option<Bytes> {
+        let state = match (&self.crdt, protocol) {
+            (Some(crdt), Protocol::V2) => crdt.to_json(),
+            (Some(crdt), Protocol::V1) => crdt.to_json_v1(),
+            (None, Protocol::V2) => return Some(message(Opcode::CrdtState, "state", b"null", at)),
+            (None, Protocol::V1) => return None,
+        };
+        Some(message(Opcode::CrdtState, "state", state.get().as_bytes(), at))
+    }
+}
+
+fn message(opcode: Opcode, member: &str, json: &[u8], at: &At<'_>) -> Bytes {
+    framed(opcode, 0, OBJECT + at.key.len() + json.len(), at.compress_above, |out| {
+        Object::new(out).text("key", at.key).raw(member, json).position(at.position).end();
+    })
+}
+
+/// Limits for what has been stored: it was within the limits once, which may have changed.
+fn unlimited() -> CrdtLimits {
+    // Nothing is longer; and what is added to it does not overflow.
+    const NONE: usize = usize::MAX / 2;
+    CrdtLimits {
+        max_bytes: NONE,
+        max_value: NONE,
+        max_depth: NONE,
+        max_entries: NONE,
+        max_key: NONE,
+        max_replicas: NONE,
+        max_ahead: NONE,
+        max_dots: NONE,
+        max_node: NONE,
+        ..CrdtLimits::default()
+    }
+}
+
+/// The least that a CRDT remembers.
+pub(super) const RETENTION: Duration = Duration::from_secs(10 * 60);
+
+/// The CRDT without what is older than the retention allows, if there is anything so old. Every page that was ever open
+/// is a replica: of a crowd, one that is half full remembers less.
+pub(super) fn collected(crdt: &Crdt, now: u64, mut retention: Duration, limits: &CrdtLimits) -> Option<Box<Crdt>> {
+    let is_crowded = |crdt: &Crdt| crdt.size() > limits.max_bytes / 2 || crdt.replicas() > limits.max_replicas / 2;
+    let mut collected = Box::new(crdt.clone());
+    loop {
+        let age = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
+        collected.forget(now.saturating_sub(age), age);
+        if !is_crowded(&collected) || retention <= RETENTION {
+            break;
+        }
+        retention = (retention / 2).max(RETENTION);
+    }
+    let forgot = collected.replicas() < crdt.replicas() || collected.size() < crdt.size();
+    forgot.then_some(collected)
+}

@@ -1,0 +1,75 @@
+//! The error of an edit of a CRDT.
+
+use datasole_core::{codes, crdt::CrdtError};
+
+use crate::{answer::Refusal, backend::BackendError, error::RpcError};
+
+/// Why a CRDT was not edited or read. The CRDT is as it was before.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EditError {
+    /// The CRDT refused: the edit is not for its type, would leave a counter's range, or exceed one of its limits.
+    #[error(transparent)]
+    Refused(#[from] CrdtError),
+    /// Clients may not create keys: see [`Builder::client_crdts`](crate::Builder::client_crdts).
+    #[error("no CRDT is registered as {0:?}")]
+    Unregistered(String),
+    /// There are as many keys as there may be: [`Limits::max_crdt_keys`](crate::Limits::max_crdt_keys) or
+    /// [`Limits::max_crdt_keys_per_connection`](crate::Limits::max_crdt_keys_per_connection).
+    #[error("more than {limit} CRDT keys")]
+    Keys {
+        /// The limit.
+        limit: usize,
+    },
+    /// The operation does not fit in a frame.
+    #[error("operation of {bytes} bytes exceeds the frame limit of {limit}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The value cannot be written as JSON, or not be read as the type asked for.
+    #[error("not the JSON it should be: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A key must have 1 to [`Limits::max_key`](crate::Limits::max_key) bytes.
+    #[error("a key must have 1 to {limit} bytes, this has {bytes}")]
+    Key {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The backend failed; whether the edit was stored is not known, and it was not sent to anybody.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+impl EditError {
+    /// The code of the error on the wire: see [`codes`].
+    pub(crate) fn code(&self) -> i32 {
+        match self {
+            Self::Refused(CrdtError::Limit { .. }) | Self::Keys { .. } => codes::LIMIT,
+            Self::Refused(_) | Self::Json(_) => codes::INVALID_PARAMS,
+            Self::Key { .. } => codes::INVALID_REQUEST,
+            Self::Unregistered(_) => codes::FORBIDDEN,
+            Self::TooLarge { .. } => codes::TOO_LARGE,
+            Self::Backend(_) => codes::INTERNAL,
+        }
+    }
+}
+
+impl From<EditError> for Refusal {
+    fn from(error: EditError) -> Self {
+        match error {
+            EditError::Backend(error) => Self::failed(&error),
+            error => Self::new(error.code(), error.to_string()),
+        }
+    }
+}
+
+impl From<EditError> for RpcError {
+    fn from(error: EditError) -> Self {
+        Self::new(error.to_string()).code(error.code())
+    }
+}

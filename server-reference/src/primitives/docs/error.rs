@@ -1,0 +1,74 @@
+//! The error of a change of a document.
+
+use datasole_core::codes;
+
+use crate::{answer::Refusal, backend::BackendError};
+
+/// Why a document was not changed, or not read.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DocError {
+    /// The key is empty or too long.
+    #[error("a key of {bytes} bytes: it must have 1 to {limit}")]
+    Key {
+        /// Its length.
+        bytes: usize,
+        /// [`Limits::max_key`](crate::Limits::max_key).
+        limit: usize,
+    },
+    /// It is not an update that Yjs could have made.
+    #[error("malformed: {0}")]
+    Malformed(&'static str),
+    /// It is an update of a kind that this server does not keep.
+    #[error("not supported: {0}")]
+    Unsupported(&'static str),
+    /// It refers to changes that the server has not got: synchronise first (send what the server's state vector lacks).
+    #[error("the update refers to changes that the server has not got")]
+    Missing,
+    /// The user may only read the document.
+    #[error("the document is read-only to this user")]
+    Forbidden,
+    /// The document would become too large. Deleting makes room.
+    #[error("the document would be larger than {limit} bytes")]
+    TooLarge {
+        /// [`Limits::max_doc`](crate::Limits::max_doc), bytes.
+        limit: usize,
+    },
+    /// Finding the places of what it inserts takes too long: many units are meant for one place.
+    #[error("the update takes too long to apply")]
+    TooSlow,
+    /// There are as many documents as there may be: [`Limits::max_docs`](crate::Limits::max_docs) or
+    /// [`Limits::max_docs_per_connection`](crate::Limits::max_docs_per_connection).
+    #[error("more than {limit} documents")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// There are too many awareness states, or one is too large.
+    #[error("too many awareness states, or too large a one")]
+    Crowded,
+    /// The function that was to read or edit it panicked; nothing was changed.
+    #[error("the function that was to read or edit the document panicked")]
+    Panicked,
+    /// yrs cannot go on with what is stored.
+    #[error("the document is damaged")]
+    Damaged,
+    /// The backend failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+impl From<DocError> for Refusal {
+    fn from(error: DocError) -> Self {
+        let code = match &error {
+            DocError::Malformed(_) | DocError::Unsupported(_) | DocError::Missing => codes::INVALID_PARAMS,
+            DocError::TooLarge { .. } | DocError::TooSlow | DocError::TooMany { .. } | DocError::Crowded => {
+                codes::LIMIT
+            }
+            DocError::Forbidden => codes::FORBIDDEN,
+            DocError::Backend(error) => return Self::failed(error),
+            DocError::Key { .. } | DocError::Panicked | DocError::Damaged => codes::INTERNAL,
+        };
+        Self::new(code, error.to_string())
+    }
+}

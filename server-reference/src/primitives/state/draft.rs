@@ -1,0 +1,98 @@
+//! [`Draft`]: a value while [`State::update`](super::State::update) changes it.
+
+use datasole_core::patch::{Operation, PatchError, PatchLimits, Pointer, PointerError, Transaction, Undo};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::StateError;
+
+/// A value being changed by [`State::update`](super::State::update). Pointers are RFC 6901: `""` is the whole value,
+/// `/rows/0/n` a part.
+pub struct Draft<'a> {
+    value: &'a mut Value,
+    operations: Vec<Operation>,
+    transaction: Transaction,
+}
+
+impl std::fmt::Debug for Draft<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Draft").field("operations", &self.operations).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(value: &'a mut Value) -> Self {
+        Self { value, operations: Vec::new(), transaction: Transaction::default() }
+    }
+
+    /// The operations that were applied, and the way back.
+    pub(super) fn end(self) -> (Vec<Operation>, Undo) {
+        (self.operations, self.transaction.into_undo())
+    }
+
+    /// The value at a pointer.
+    pub fn get(&self, pointer: &str) -> Option<&Value> {
+        self.value.pointer(pointer)
+    }
+
+    /// Sets a member, replaces an element, or replaces the whole. The container must exist.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such place, or the value cannot be written as JSON.
+    pub fn set(&mut self, pointer: &str, value: impl Serialize) -> Result<(), StateError> {
+        let value = serde_json::to_value(value)?;
+        let path = parse(pointer)?;
+        self.apply(if self.value.pointer(pointer).is_some() {
+            Operation::Replace { path, value }
+        } else {
+            Operation::Add { path, value }
+        })
+    }
+
+    /// Inserts an element before the one at the pointer; `-` as the last token appends.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such place, or the value cannot be written as JSON.
+    pub fn insert(&mut self, pointer: &str, value: impl Serialize) -> Result<(), StateError> {
+        self.apply(Operation::Add { path: parse(pointer)?, value: serde_json::to_value(value)? })
+    }
+
+    /// Removes a member or an element.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn remove(&mut self, pointer: &str) -> Result<(), StateError> {
+        self.apply(Operation::Remove { path: parse(pointer)? })
+    }
+
+    /// Adds to an integer.
+    ///
+    /// # Errors
+    ///
+    /// When there is no integer, or the sum is none.
+    pub fn add(&mut self, pointer: &str, amount: i64) -> Result<(), StateError> {
+        let sum = self.value.pointer(pointer).and_then(Value::as_i64).and_then(|value| value.checked_add(amount));
+        let sum = sum.ok_or_else(|| StateError::Rejected(format!("no integer at {pointer:?} to add {amount} to")))?;
+        self.set(pointer, sum)
+    }
+
+    /// Applies one RFC 6902 operation.
+    ///
+    /// # Errors
+    ///
+    /// When it does not fit the value, or exceeds what one patch may do together with those before it.
+    pub fn apply(&mut self, operation: Operation) -> Result<(), StateError> {
+        self.transaction.apply(self.value, &operation, &PatchLimits::default())?;
+        self.operations.push(operation);
+        Ok(())
+    }
+}
+
+fn parse(pointer: &str) -> Result<Pointer, StateError> {
+    Pointer::parse(pointer).map_err(|PointerError| {
+        StateError::Patch(PatchError::BadPointer { operation: 0, pointer: pointer.chars().take(120).collect() })
+    })
+}

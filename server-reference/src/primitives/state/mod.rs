@@ -1,0 +1,169 @@
+//! Live states: values by key that every client mirrors.
+//!
+//! Every change is planned on the value, stored by the backend, and only then published: subscribers never see what was
+//! not stored, and a change that is refused leaves no trace. Changes of one key are linearised by its stream's writer lock.
+
+mod draft;
+mod error;
+mod value;
+
+use std::sync::Arc;
+
+use datasole_core::{Position, StreamKind, patch::Patch};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, value::to_raw_value};
+
+use self::value::{Room, StateValue};
+pub use self::{draft::Draft, error::StateError};
+use crate::{
+    entry::Entry,
+    hub::{self, Hub, Spec},
+    limits::Limits,
+};
+
+/// The line of states in the table of kinds. States that nobody needs are nothing; none is spare.
+pub(crate) fn kind(limits: &Arc<Limits>) -> Spec {
+    let replay = limits.replay;
+    Spec {
+        kind: StreamKind::State,
+        spare: 0,
+        v1_follows: true,
+        make: Box::new(move |_| Box::new(StateValue::new(replay))),
+    }
+}
+
+/// The server's live states; from [`Server::state`](crate::Server::state).
+///
+/// ```
+/// # async fn example() -> Result<(), datasole_server::StateError> {
+/// use datasole_server::Server;
+/// use serde_json::json;
+/// let server = Server::builder().build();
+/// let state = server.state();
+/// state.set("dashboard", &json!({"visitors": 1, "rows": []})).await?;
+/// state.update("dashboard", |draft| draft.add("/visitors", 1)).await?;
+/// assert_eq!(state.get("dashboard").await?, Some(json!({"visitors": 2, "rows": []})));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy)]
+pub struct State<'a> {
+    hub: &'a Arc<Hub>,
+}
+
+impl std::fmt::Debug for State<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").finish_non_exhaustive()
+    }
+}
+
+impl<'a> State<'a> {
+    pub(crate) fn new(hub: &'a Arc<Hub>) -> Self {
+        Self { hub }
+    }
+
+    /// The value of `key`; `None` when it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// When the backend fails.
+    pub async fn get(self, key: &str) -> Result<Option<Value>, StateError> {
+        self.look(key, |value| value.cloned()).await
+    }
+
+    /// The value of `key` as a type of the application.
+    ///
+    /// # Errors
+    ///
+    /// When the backend fails, or the value is not of that type.
+    pub async fn get_as<T: DeserializeOwned>(self, key: &str) -> Result<Option<T>, StateError> {
+        Ok(self.look(key, |value| value.map(T::deserialize)).await?.transpose()?)
+    }
+
+    async fn look<R>(self, key: &str, f: impl FnOnce(Option<&Value>) -> Option<R>) -> Result<Option<R>, StateError> {
+        let Some(stream) = self.hub.find(StreamKind::State, key).await? else { return Ok(None) };
+        Ok(stream.with(|state: &mut StateValue| state.stored(f)))
+    }
+
+    /// The keys of all states that exist, sorted.
+    ///
+    /// # Errors
+    ///
+    /// When the backend fails.
+    pub async fn keys(self) -> Result<Vec<String>, StateError> {
+        Ok(self.hub.keys(StreamKind::State).await?)
+    }
+
+    /// Makes `value` the value of `key`: any JSON value. Clients get the difference, or the whole where that is shorter.
+    ///
+    /// # Errors
+    ///
+    /// A value that would not fit in a frame is refused and not stored.
+    pub async fn set(self, key: &str, value: &impl Serialize) -> Result<Position, StateError> {
+        let text = to_raw_value(value)?;
+        // Reading it back also refuses what is nested too deeply for any client.
+        let value: Value = serde_json::from_str(text.get())?;
+        self.room(key).check(text.get().len())?;
+        self.change(key, |state| state.plan_set(&value, &text)).await
+    }
+
+    /// Applies RFC 6902 operations, all or none, without looking at the rest of the value. A key that does not exist
+    /// starts from `null`.
+    ///
+    /// # Errors
+    ///
+    /// A patch that does not apply, or whose result would not fit in a frame, changes nothing.
+    pub async fn patch(self, key: &str, patch: &Patch) -> Result<Position, StateError> {
+        self.change(key, |state| state.plan_patch(self.room(key), patch)).await
+    }
+
+    /// Changes the value by a closure, whose changes are recorded as they are made: no comparison of whole values.
+    ///
+    /// The closure runs under the state's lock, so it must be quick; it runs again when another server was faster.
+    ///
+    /// # Errors
+    ///
+    /// The closure's own error ([`StateError::Rejected`] for reasons of the application) or a change that would not
+    /// fit; nothing is changed then.
+    pub async fn update<F>(self, key: &str, mut f: F) -> Result<Position, StateError>
+    where
+        F: FnMut(&mut Draft<'_>) -> Result<(), StateError> + Send,
+    {
+        self.change(key, |state| state.plan_update(self.room(key), &mut f)).await
+    }
+
+    /// Removes `key`. Clients see a state that does not exist.
+    ///
+    /// # Errors
+    ///
+    /// When the backend fails. A key that does not exist is no error.
+    pub async fn remove(self, key: &str) -> Result<(), StateError> {
+        if self.hub.find(StreamKind::State, key).await?.is_none() {
+            return Ok(());
+        }
+        self.change(key, |state| Ok(state.plan_remove())).await.map(drop)
+    }
+
+    /// Plans a change, stores and publishes it; plans again, when another server was faster. The position then.
+    async fn change(
+        self,
+        key: &str,
+        mut plan: impl FnMut(&mut StateValue) -> Result<Option<Entry>, StateError> + Send,
+    ) -> Result<Position, StateError> {
+        let Limits { max_key: limit, .. } = *self.hub.limits();
+        if key.is_empty() || key.len() > limit {
+            return Err(StateError::Key { bytes: key.len(), limit });
+        }
+        let stream = self.hub.open(StreamKind::State, key).await?;
+        let writer = stream.writer().await;
+        // A state's stream holds nothing else.
+        let outcome = self.hub.transact(&stream, writer, None, |content| hub::of(content).map_or(Ok(None), &mut plan));
+        let outcome = outcome.await.map(|changed| changed.unwrap_or_else(|| stream.position()));
+        self.hub.release(stream).await;
+        outcome
+    }
+
+    fn room(self, key: &str) -> Room<'_> {
+        Room { key, max_payload: self.hub.limits().max_payload }
+    }
+}

@@ -1,0 +1,317 @@
+//! [`StateValue`]: what the entries of a state come to.
+//!
+//! A patch is planned by applying it: the value is touched once, and the way back is kept until the entry is stored. Who
+//! looks at the value meanwhile is shown the one before.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use bytes::Bytes;
+use datasole_core::{
+    frame::Opcode,
+    patch::{Operation, Patch, PatchLimits, Undo, apply, apply_undoable, diff},
+};
+use serde::de::IgnoredAny;
+use serde_json::{Value, value::RawValue};
+
+use super::{Draft, StateError};
+use crate::{
+    backend::{BackendError, Stored},
+    connection::Protocol,
+    entry::Entry,
+    hub::{At, Delivery, Inapplicable, Kind, Rules, V1},
+    limits::{ENVELOPE, Replay},
+    message::{OBJECT, Object, framed},
+};
+
+/// The value was changed: a JSON array of RFC 6902 operations.
+const PATCH: u8 = b'p';
+/// The value was replaced: its JSON.
+const VALUE: u8 = b'v';
+/// The state was removed.
+const REMOVED: u8 = b'r';
+
+/// A state's value.
+#[derive(Debug)]
+pub(crate) struct StateValue {
+    value: Option<Value>,
+    /// An upper bound of its length as JSON text.
+    bound: usize,
+    pending: Option<Pending>,
+    replay: Replay,
+}
+
+/// A change that is being stored.
+#[derive(Debug)]
+struct Pending {
+    entry: Entry,
+    /// The bound of the value that it leads to.
+    bound: usize,
+    change: Change,
+}
+
+#[derive(Debug)]
+enum Change {
+    /// The value is to be replaced by this.
+    Replace(Option<Value>),
+    /// The value has been changed by this patch already; the way back.
+    Patched(Patch, Undo),
+}
+
+/// The room that a state has in a frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room<'a> {
+    pub(crate) key: &'a str,
+    pub(crate) max_payload: usize,
+}
+
+impl Room<'_> {
+    /// Whether a value of so many bytes of JSON text fits.
+    pub(crate) fn check(&self, length: usize) -> Result<(), StateError> {
+        // A key takes at most six bytes for each of its own, as \u00xx.
+        let bytes = length.saturating_add(ENVELOPE + 6 * self.key.len());
+        if bytes > self.max_payload {
+            return Err(StateError::TooLarge { key: self.key.to_owned(), bytes, limit: self.max_payload });
+        }
+        Ok(())
+    }
+}
+
+impl StateValue {
+    pub(crate) fn new(replay: Replay) -> Self {
+        Self { value: None, bound: 0, pending: None, replay }
+    }
+
+    /// Shows the value, as it is stored, to `f`.
+    pub(crate) fn stored<R>(&mut self, f: impl FnOnce(Option<&Value>) -> R) -> R {
+        let Some(Pending { entry, bound, change: Change::Patched(patch, undo) }) =
+            self.pending.take_if(|pending| matches!(pending.change, Change::Patched(..)))
+        else {
+            return f(self.value.as_ref());
+        };
+        self.revert(undo);
+        let result = f(self.value.as_ref());
+        if let Some(value) = &mut self.value
+            && let Ok(undo) = apply_undoable(value, &patch, &PatchLimits::default())
+        {
+            self.pending = Some(Pending { entry, bound, change: Change::Patched(patch, undo) });
+        }
+        result
+    }
+
+    /// Plans to replace the value by another, whose JSON text this is.
+    pub(crate) fn plan_set(&mut self, value: &Value, text: &RawValue) -> Result<Option<Entry>, StateError> {
+        let text = text.get();
+        let mut entry = None;
+        if let Some(old) = &self.value {
+            let patch = diff(old, value);
+            if patch.is_empty() {
+                return Ok(None);
+            }
+            // The patch, or the whole value where that is shorter.
+            entry = Some(Entry::json(PATCH, &patch)?).filter(|entry| entry.content().len() < text.len());
+        }
+        let entry = entry.unwrap_or_else(|| Entry::new(VALUE, text.as_bytes()));
+        Ok(Some(self.intend(entry, text.len(), Change::Replace(Some(value.clone())))))
+    }
+
+    /// Plans to remove the state.
+    pub(crate) fn plan_remove(&mut self) -> Option<Entry> {
+        self.value.as_ref()?;
+        Some(self.intend(Entry::new(REMOVED, &[]), 0, Change::Replace(None)))
+    }
+
+    /// Plans a patch. A state that does not exist starts from `null`.
+    pub(crate) fn plan_patch(&mut self, room: Room<'_>, patch: &Patch) -> Result<Option<Entry>, StateError> {
+        if patch.is_empty() {
+            return Ok(None);
+        }
+        let existed = self.value.is_some();
+        match apply_undoable(self.value.get_or_insert(Value::Null), patch, &PatchLimits::default()) {
+            Ok(undo) => self.propose(room, existed, patch.clone(), undo).map(Some),
+            Err(error) => {
+                self.back(existed, Undo::default());
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Plans what a function does to the value. A panic of it goes on, with the value as it was.
+    pub(crate) fn plan_update(
+        &mut self,
+        room: Room<'_>,
+        update: impl FnOnce(&mut Draft<'_>) -> Result<(), StateError>,
+    ) -> Result<Option<Entry>, StateError> {
+        let existed = self.value.is_some();
+        let mut draft = Draft::new(self.value.get_or_insert(Value::Null));
+        let outcome = catch_unwind(AssertUnwindSafe(|| update(&mut draft)));
+        let (operations, undo) = draft.end();
+        if !matches!(outcome, Ok(Ok(()))) || operations.is_empty() {
+            self.back(existed, undo);
+            return outcome.unwrap_or_else(|panic| resume_unwind(panic)).map(|()| None);
+        }
+        self.propose(room, existed, Patch::from_operations(operations), undo).map(Some)
+    }
+
+    /// Makes an entry of a patch that has been applied, or takes it back.
+    fn propose(&mut self, room: Room<'_>, existed: bool, patch: Patch, undo: Undo) -> Result<Entry, StateError> {
+        match self.weigh(room, existed, &patch) {
+            Ok((entry, bound)) => {
+                let change = if existed { Change::Patched(patch, undo) } else { Change::Replace(self.value.take()) };
+                Ok(self.intend(entry, bound, change))
+            }
+            Err(error) => {
+                self.back(existed, undo);
+                Err(error)
+            }
+        }
+    }
+
+    /// The entry of a patch that has been applied, and the bound of what it has led to, if that fits.
+    fn weigh(&self, room: Room<'_>, existed: bool, patch: &Patch) -> Result<(Entry, usize), StateError> {
+        let mut entry = Entry::json(PATCH, patch)?;
+        // Only a copy adds more than its own text: then nothing is known until the value is measured.
+        let copies = patch.operations().iter().any(|operation| matches!(operation, Operation::Copy { .. }));
+        let mut bound = if copies { usize::MAX } else { self.bound.saturating_add(entry.content().len()) };
+        // A subscriber of a key that did not exist has nothing to apply a patch to. Else, only where the bound says that
+        // it might be too long is the value measured.
+        if !existed || room.check(bound).is_err() {
+            let whole = Entry::json(VALUE, &self.value)?;
+            bound = whole.content().len();
+            room.check(bound)?;
+            if !existed || entry.content().len() > bound {
+                entry = whole;
+            }
+        }
+        Ok((entry, bound))
+    }
+
+    fn intend(&mut self, entry: Entry, bound: usize, change: Change) -> Entry {
+        self.pending = Some(Pending { entry: entry.clone(), bound, change });
+        entry
+    }
+
+    fn back(&mut self, existed: bool, undo: Undo) {
+        self.revert(undo);
+        if !existed {
+            self.value = None;
+        }
+    }
+
+    fn revert(&mut self, undo: Undo) {
+        if let Some(value) = &mut self.value {
+            undo.revert(value);
+        }
+    }
+
+    fn take(&mut self, entry: &Entry) -> Option<()> {
+        let limits = PatchLimits::default();
+        match entry.tag() {
+            VALUE => {
+                self.value = Some(serde_json::from_slice(entry.content()).ok()?);
+                self.bound = entry.content().len();
+            }
+            REMOVED => (self.value, self.bound) = (None, 0),
+            PATCH => {
+                let patch = Patch::parse(entry.text(), &limits).ok()?;
+                apply(self.value.get_or_insert(Value::Null), &patch, &limits).ok()?;
+                self.bound = usize::MAX;
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+impl Kind for StateValue {
+    fn rules(&self) -> Rules {
+        Rules {
+            stored: true,
+            replay: self.replay,
+            compaction: self.replay,
+            delivery: Delivery::Conflated,
+            v1: V1::Followed,
+            evictable: false,
+            numbered: false,
+        }
+    }
+
+    fn restore(&mut self, stored: &Stored) -> Result<(), BackendError> {
+        for bytes in stored.snapshot.iter().map(|(_, bytes)| bytes).chain(stored.since_snapshot()) {
+            let taken = Entry::stored(bytes.clone()).and_then(|entry| self.take(&entry));
+            taken.ok_or_else(|| BackendError::Corrupt("an entry of a state".into()))?;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
+        if self.pending.as_ref().is_some_and(|pending| pending.entry == *entry) {
+            if let Some(Pending { bound, change, .. }) = self.pending.take() {
+                self.bound = bound;
+                if let Change::Replace(value) = change {
+                    self.value = value;
+                }
+            }
+            return Ok(());
+        }
+        self.retract();
+        self.take(entry).ok_or(Inapplicable)
+    }
+
+    fn retract(&mut self) {
+        if let Some(Pending { change: Change::Patched(_, undo), .. }) = self.pending.take() {
+            self.revert(undo);
+        }
+    }
+
+    fn snapshot(&mut self) -> Option<Bytes> {
+        // A Value has string keys and finite numbers: it can always be written.
+        self.stored(|value| {
+            let whole = value.and_then(|value| Entry::json(VALUE, value).ok());
+            Some(whole.unwrap_or_else(|| Entry::new(REMOVED, &[])).bytes().clone())
+        })
+    }
+
+    fn is_gone(&self) -> bool {
+        self.value.is_none()
+    }
+
+    fn reads(&self, entry: &Entry) -> bool {
+        match entry.tag() {
+            PATCH | VALUE => serde_json::from_slice::<IgnoredAny>(entry.content()).is_ok(),
+            tag => tag == REMOVED,
+        }
+    }
+
+    fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes {
+        match entry.tag() {
+            PATCH => {
+                let about = OBJECT + at.key.len() + entry.content().len();
+                framed(Opcode::StatePatch, 0, about, at.compress_above, |out| {
+                    Object::new(out).text("key", at.key).raw("patches", entry.content()).position(at.position).end();
+                })
+            }
+            VALUE => whole(Some(entry.content()), at),
+            _ => whole(None, at),
+        }
+    }
+
+    fn show(&mut self, _: Protocol, at: &At<'_>) -> Option<Bytes> {
+        let text = self.stored(|value| value.and_then(|value| serde_json::to_vec(value).ok()));
+        if let Some(text) = &text {
+            self.bound = text.len();
+        }
+        Some(whole(text.as_deref(), at))
+    }
+}
+
+/// The message of a whole value, `None` when the key does not exist.
+fn whole(value: Option<&[u8]>, at: &At<'_>) -> Bytes {
+    let json = value.unwrap_or(b"null");
+    framed(Opcode::StateSnapshot, 0, OBJECT + at.key.len() + json.len(), at.compress_above, |out| {
+        let mut object = Object::new(out).text("key", at.key).number("version", at.position.seq).raw("data", json);
+        if value.is_none() {
+            object = object.raw("removed", b"true");
+        }
+        object.position(at.position).end();
+    })
+}

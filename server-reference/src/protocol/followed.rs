@@ -1,0 +1,140 @@
+//! [`Followed`]: the subscriptions of one connection.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex},
+};
+
+use datasole_core::{Position, StreamId, codes};
+use futures_util::future::join_all;
+
+use crate::{
+    answer::Refusal,
+    clock::unix_millis,
+    connection::Connection,
+    hub::{Hub, Stream},
+    sync::lock,
+};
+
+/// The subscriptions of one connection.
+#[derive(Default)]
+pub(super) struct Followed(Mutex<Option<Box<Book>>>);
+
+/// Made with the first subscription.
+#[derive(Default)]
+struct Book {
+    /// By the SUBSCRIBE's correlation id.
+    by_id: HashMap<u32, Subscription>,
+    streams: HashSet<StreamId>,
+    /// The streams that a number names in frames.
+    by_channel: HashMap<u32, Arc<Stream>>,
+}
+
+enum Subscription {
+    /// The backend is asked.
+    Opening(StreamId),
+    /// The backend is asked, but the client no longer wants it. The slot counts until the answer comes: what a peer can make
+    /// the backend do is bounded.
+    Abandoned,
+    Open(Arc<Stream>),
+}
+
+/// A SUBSCRIBE frame that has been admitted.
+pub(super) struct Wanted {
+    pub(super) correlation: u32,
+    pub(super) stream: StreamId,
+    pub(super) since: Option<Position>,
+}
+
+impl Followed {
+    /// Admits a subscription, or tells why not; `admit` is told how many others there are.
+    pub(super) fn want(
+        &self,
+        wanted: &Wanted,
+        admit: impl FnOnce(usize) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let mut book = lock(&self.0);
+        let book = book.get_or_insert_default();
+        let Wanted { correlation, stream, .. } = wanted;
+        if *correlation == 0 || book.by_id.contains_key(correlation) || book.streams.contains(stream) {
+            return Err(Refusal::new(codes::INVALID_REQUEST, "the id or the stream is subscribed already"));
+        }
+        admit(book.by_id.len())?;
+        book.streams.insert(stream.clone());
+        book.by_id.insert(*correlation, Subscription::Opening(stream.clone()));
+        Ok(())
+    }
+
+    /// Opens the streams that have been admitted, together, and answers in one go.
+    pub(super) async fn open(&self, hub: &Hub, connection: &Arc<Connection>, wanted: &[Wanted]) {
+        let opened = join_all(wanted.iter().map(|Wanted { stream, .. }| hub.open(stream.kind, &stream.key))).await;
+        {
+            // Under the lock: an UNSUBSCRIBE or the end of the session comes before or after, never between.
+            let mut book = lock(&self.0);
+            let book = book.get_or_insert_default();
+            let _gathered = connection.mailbox().gather();
+            for (Wanted { correlation, since, .. }, opened) in wanted.iter().zip(&opened) {
+                let Some(Subscription::Opening(id)) = book.by_id.remove(correlation) else { continue };
+                match opened {
+                    Ok(stream) => {
+                        stream.subscribe(connection, *correlation, *since, unix_millis());
+                        book.by_id.insert(*correlation, Subscription::Open(stream.clone()));
+                        if stream.channel() != 0 {
+                            book.by_channel.insert(stream.channel(), stream.clone());
+                        }
+                    }
+                    Err(error) => {
+                        book.streams.remove(&id);
+                        tracing::error!(%error, key = id.key, "a stream could not be opened");
+                        let why = "the stream could not be opened";
+                        connection.refuse(*correlation, &Refusal { message: why.into(), ..Refusal::failed(error) });
+                    }
+                }
+            }
+        }
+        for stream in opened.into_iter().flatten() {
+            hub.release(stream).await;
+        }
+    }
+
+    /// Ends a subscription; the stream, to be released.
+    pub(super) fn leave(&self, connection: &Connection, correlation: u32) -> Option<Arc<Stream>> {
+        let mut book = lock(&self.0);
+        let own = book.as_mut()?;
+        match own.by_id.remove(&correlation)? {
+            Subscription::Open(stream) => {
+                own.streams.remove(stream.id());
+                own.by_channel.remove(&stream.channel());
+                drop(book);
+                stream.unsubscribe(connection);
+                Some(stream)
+            }
+            Subscription::Opening(id) => {
+                own.streams.remove(&id);
+                own.by_id.insert(correlation, Subscription::Abandoned);
+                None
+            }
+            Subscription::Abandoned => {
+                own.by_id.insert(correlation, Subscription::Abandoned);
+                None
+            }
+        }
+    }
+
+    /// Ends all of them; the streams, to be released.
+    pub(super) fn end(&self, connection: &Connection) -> Vec<Arc<Stream>> {
+        let book = lock(&self.0).take();
+        let open =
+            book.into_iter().flat_map(|book| book.by_id.into_values()).filter_map(|subscription| match subscription {
+                Subscription::Open(stream) => Some(stream),
+                Subscription::Opening(_) | Subscription::Abandoned => None,
+            });
+        open.inspect(|stream| stream.unsubscribe(connection)).collect()
+    }
+
+    /// The stream that a number names in frames of this connection.
+    #[cfg(feature = "docs")]
+    pub(super) fn by_channel(&self, channel: u64) -> Option<Arc<Stream>> {
+        lock(&self.0).as_ref()?.by_channel.get(&u32::try_from(channel).ok()?).cloned()
+    }
+}

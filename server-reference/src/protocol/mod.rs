@@ -1,0 +1,512 @@
+//! The server's half of the protocol: one [`Session`] per connection, fed with messages, without a socket.
+//!
+//! Answers that are ready go to `out`; what reaches the client later goes through its mailbox. Handlers that do not
+//! finish at once come back as [`Task`]s for the host to run. Nothing here waits, and no message can make it fail.
+
+mod followed;
+mod node;
+
+use std::{
+    borrow::Cow,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use datasole_core::{
+    StreamId, codes,
+    frame::{self, Frame, FrameError, Opcode},
+    wire,
+};
+use futures_util::{
+    FutureExt,
+    future::{AbortHandle, Abortable},
+};
+use serde_json::value::RawValue;
+
+use self::followed::{Followed, Wanted};
+pub(crate) use self::node::{Caller, Census, Data, Hook, Node, Seat};
+#[cfg(feature = "docs")]
+use crate::primitives::docs;
+use crate::{
+    answer::{Refusal, Request},
+    auth::AuthRequest,
+    connection::{Connection, Protocol},
+    error::RpcError,
+    message::{self, Outgoing},
+    primitives::{
+        presence::{Joined, Step},
+        rpc::{Incoming, Outcome, panicked},
+    },
+    task::{Task, at_once},
+};
+
+/// Opcodes from here up that are unknown are ignored: they belong to later versions, and to plugins.
+const LATER: u8 = 0x30;
+
+/// The answers to the messages of one BATCH are written when there is so much of them; bytes.
+const ROOM: usize = 64 * 1024;
+
+pub(crate) struct Session {
+    node: Arc<Node>,
+    connection: Arc<Connection>,
+    /// Shared with what waits for the backend.
+    held: Arc<Held>,
+    /// The request whose token is to come in an AUTH frame.
+    upgrade: Option<Box<AuthRequest>>,
+    /// The rest of a BATCH that is being served.
+    batch: Option<Box<Batch>>,
+}
+
+/// Subscriptions and rooms of a connection.
+#[derive(Default)]
+struct Held {
+    followed: Followed,
+    joined: Joined,
+}
+
+/// The messages of a BATCH that are not served yet.
+struct Batch {
+    payload: Vec<u8>,
+    at: usize,
+}
+
+impl Session {
+    /// With `upgrade`, the client is nobody until its first AUTH frame has been accepted.
+    pub(crate) fn new(node: Arc<Node>, connection: Arc<Connection>, upgrade: Option<Box<AuthRequest>>) -> Self {
+        Self { node, connection, held: Arc::default(), upgrade, batch: None }
+    }
+
+    pub(crate) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// Takes one binary message.
+    pub(crate) fn receive(&mut self, bytes: &[u8], out: &mut Outgoing, spawn: &mut dyn FnMut(Task)) {
+        self.node.gate.message(bytes.len());
+        let mut arrival = Arrival::default();
+        self.message(bytes, out, spawn, &mut arrival);
+        self.subscribe(arrival.wanted, spawn);
+        self.go_on(out, spawn);
+    }
+
+    /// Whether a BATCH has not been served to its end: no other message can be taken before.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.batch.is_some()
+    }
+
+    /// Serves more of a BATCH, until there is enough to be written.
+    pub(crate) fn go_on(&mut self, out: &mut Outgoing, spawn: &mut dyn FnMut(Task)) {
+        let Some(mut batch) = self.batch.take() else { return };
+        let mut arrival = Arrival { batched: true, wanted: Vec::new() };
+        loop {
+            let rest = batch.payload.get(batch.at..).unwrap_or_default();
+            if rest.is_empty() {
+                break;
+            }
+            let item = wire::split_varuint(rest)
+                .and_then(|(length, rest)| Some((rest.len(), rest.get(..usize::try_from(length).ok()?)?)));
+            let Some((left, item)) = item else {
+                self.invalid(0, codes::INVALID_REQUEST, "a message of a batch is cut off");
+                break;
+            };
+            batch.at = batch.payload.len() - left + item.len();
+            self.message(item, out, spawn, &mut arrival);
+            if self.connection.mailbox().is_filled() {
+                self.connection.mailbox().drain_queued(out);
+            }
+            if self.connection.mailbox().closing().is_some() {
+                break;
+            }
+            if out.len() >= ROOM {
+                self.batch = Some(batch);
+                break;
+            }
+        }
+        self.subscribe(arrival.wanted, spawn);
+    }
+
+    /// Ends everything the session holds: the connection leaves every stream, room and group. The task lets the application
+    /// know.
+    pub(crate) async fn end(&mut self) -> Option<Task> {
+        self.connection.end();
+        let hub = &self.node.hub;
+        let mut streams = self.held.joined.end(hub, &self.connection);
+        streams.extend(self.held.followed.end(&self.connection));
+        hub.leave(&self.connection);
+        for stream in streams {
+            hub.release(stream).await;
+        }
+        self.node.parted(&self.connection)
+    }
+
+    fn is_v2(&self) -> bool {
+        self.connection.protocol() == Protocol::V2
+    }
+
+    fn message(&mut self, bytes: &[u8], out: &mut Outgoing, spawn: &mut dyn FnMut(Task), arrival: &mut Arrival) {
+        if bytes.first() == Some(&frame::ZLIB_MARK) {
+            // The codec is this thread's: it is given back before a handler runs.
+            let inflated = message::with_codec(|codec| {
+                let frame = codec.decode(bytes, &self.node.codec_limits)?;
+                Ok((frame.opcode, frame.correlation, frame.payload.to_vec()))
+            });
+            return match inflated {
+                Ok((opcode, correlation, payload)) => {
+                    self.frame(Frame { opcode, correlation, payload: &payload }, out, spawn, arrival);
+                }
+                Err(error) => self.malformed(bytes, error),
+            };
+        }
+        match frame::decode(bytes, self.node.codec_limits.max_payload) {
+            Ok(frame) => self.frame(frame, out, spawn, arrival),
+            Err(error) => self.malformed(bytes, error),
+        }
+    }
+
+    fn malformed(&mut self, bytes: &[u8], error: FrameError) {
+        if self.connection.identity().is_none() {
+            self.node.gate.malformed();
+            return self.stranger();
+        }
+        // A message that is compressed twice is malformed.
+        let is_later = |opcode| opcode >= LATER && opcode != frame::ZLIB_MARK;
+        if self.is_v2() && matches!(error, FrameError::UnknownOpcode { opcode } if is_later(opcode)) {
+            return;
+        }
+        let correlation = match (bytes.first(), bytes.get(1..5).and_then(|bytes| bytes.first_chunk::<4>())) {
+            (Some(&first), Some(id)) if first != frame::ZLIB_MARK => u32::from_be_bytes(*id),
+            _ => 0,
+        };
+        self.invalid(correlation, codes::INVALID_REQUEST, error.to_string());
+    }
+
+    /// Nothing is said to a client that is nobody yet.
+    fn stranger(&self) {
+        self.connection.mailbox().close(wire::CLOSE_UNAUTHORIZED, "AUTH must come first");
+    }
+
+    /// A frame that makes no sense has no effect.
+    fn invalid(&self, correlation: u32, code: i32, why: impl Into<Cow<'static, str>>) {
+        self.node.gate.malformed();
+        self.connection.refuse(correlation, &Refusal::new(code, why));
+    }
+
+    fn frame(&mut self, frame: Frame<'_>, out: &mut Outgoing, spawn: &mut dyn FnMut(Task), arrival: &mut Arrival) {
+        let Frame { opcode, correlation, payload } = frame;
+        if self.connection.identity().is_none() && opcode != Opcode::Auth {
+            return self.stranger();
+        }
+        let task = match opcode {
+            Opcode::Ping => {
+                self.connection.write(out, Opcode::Pong, correlation, b"null");
+                None
+            }
+            Opcode::RpcRequest => match serde_json::from_slice::<wire::RpcRequest<'_>>(payload) {
+                Ok(call) => {
+                    let params = Incoming::Json(call.params.unwrap_or(RawValue::NULL));
+                    self.call(correlation, &call.method, params, out)
+                }
+                Err(_) => self.invalid_call(correlation, out),
+            },
+            Opcode::RpcRequestBinary if self.is_v2() => match split::<wire::RpcRequest<'_>>(payload) {
+                Some((call, bytes)) => self.call(correlation, &call.method, Incoming::Binary(bytes), out),
+                None => self.invalid_call(correlation, out),
+            },
+            Opcode::ClientEvent => match serde_json::from_slice::<wire::ClientEvent<'_>>(payload) {
+                Ok(event) => {
+                    let data = Incoming::Json(event.data.unwrap_or(RawValue::NULL));
+                    self.event(correlation, event.event, data)
+                }
+                Err(_) => self.unreadable(correlation, "the payload is not an event"),
+            },
+            Opcode::ClientEventBinary if self.is_v2() => match split::<wire::ClientEvent<'_>>(payload) {
+                Some((event, bytes)) => self.event(correlation, event.event, Incoming::Binary(bytes)),
+                None => self.unreadable(correlation, "the payload is not an event"),
+            },
+            Opcode::Subscribe if self.is_v2() => match serde_json::from_slice::<wire::Subscribe<'_>>(payload) {
+                Ok(request) => {
+                    let stream = StreamId { kind: request.kind, key: request.key.into_owned() };
+                    self.want(Wanted { correlation, stream, since: request.since }, arrival);
+                    None
+                }
+                Err(_) => self.unreadable(correlation, "the payload is not a subscription"),
+            },
+            Opcode::CrdtOp => self.serve(correlation, |session, request| session.crdt(request, payload)),
+            Opcode::Presence if self.is_v2() => {
+                self.serve(correlation, |session, request| session.presence(request, payload))
+            }
+            #[cfg(feature = "docs")]
+            Opcode::Doc if self.is_v2() => self.doc(correlation, payload),
+            Opcode::Unsubscribe if self.is_v2() => self.unsubscribe(correlation),
+            Opcode::Cancel if self.is_v2() => {
+                self.connection.cancel_call(correlation);
+                None
+            }
+            Opcode::Auth if self.is_v2() => match serde_json::from_slice::<wire::Auth<'_>>(payload) {
+                Ok(auth) => {
+                    self.features(&auth.features);
+                    self.authenticate(correlation, auth.token.map(Cow::into_owned))
+                }
+                Err(_) => self.unreadable(correlation, "the payload is not a token"),
+            },
+            Opcode::Client if self.is_v2() => match serde_json::from_slice::<wire::ClientHello<'_>>(payload) {
+                Ok(client) => {
+                    self.features(&client.features);
+                    None
+                }
+                Err(_) => self.unreadable(correlation, "the payload is not a list of features"),
+            },
+            Opcode::Batch if self.is_v2() && !arrival.batched => {
+                self.batch = Some(Box::new(Batch { payload: payload.to_vec(), at: 0 }));
+                None
+            }
+            _ => {
+                self.invalid(correlation, codes::INVALID_REQUEST, "this frame is not for servers");
+                None
+            }
+        };
+        if let Some(task) = task {
+            spawn(task);
+        }
+    }
+
+    fn unreadable(&self, correlation: u32, why: &'static str) -> Option<Task> {
+        self.invalid(correlation, codes::PARSE, why);
+        None
+    }
+
+    /// The client tells what it understands.
+    fn features(&self, features: &[Cow<'_, str>]) {
+        if features.iter().any(|feature| feature == wire::BATCH) {
+            self.connection.mailbox().pack();
+        }
+    }
+
+    /// Serves a frame that is answered by ACK or ERROR.
+    fn serve(
+        &self,
+        correlation: u32,
+        serve: impl FnOnce(&Self, Request) -> Result<Option<Task>, (Request, Refusal)>,
+    ) -> Option<Task> {
+        let request = match self.node.gate.request(&self.connection, self.connection.identity()?, correlation) {
+            Ok(request) => request,
+            Err(refusal) => {
+                self.connection.refuse(correlation, &refusal);
+                return None;
+            }
+        };
+        serve(self, request).unwrap_or_else(|(request, refusal)| {
+            if refusal.code == codes::PARSE {
+                self.node.gate.malformed();
+            }
+            request.refuse(&refusal);
+            None
+        })
+    }
+
+    fn crdt(&self, request: Request, payload: &[u8]) -> Result<Option<Task>, (Request, Refusal)> {
+        let read = self.node.crdts.read(self.connection.protocol(), request.correlation, payload);
+        let admitted = read.and_then(|(id, op)| self.node.gate.change(&request.identity, &id).map(|()| (id, op)));
+        match admitted {
+            Ok((id, wanted)) => {
+                let node = self.node.clone();
+                Ok(at_once(async move { node.crdts.serve(&node.hub, &request, &id, wanted).await }.boxed()))
+            }
+            Err(refusal) => Err((request, refusal)),
+        }
+    }
+
+    fn presence(&self, request: Request, payload: &[u8]) -> Result<Option<Task>, (Request, Refusal)> {
+        let admitted = Step::read(payload, &self.node.limits).and_then(|step| {
+            if step.enters() {
+                self.node.gate.change(&request.identity, &step.id)?;
+            }
+            Ok(step)
+        });
+        match admitted {
+            Ok(step) => {
+                let (node, held) = (self.node.clone(), self.held.clone());
+                Ok(at_once(async move { held.joined.serve(&node.hub, &request, step).await }.boxed()))
+            }
+            Err(refusal) => Err((request, refusal)),
+        }
+    }
+
+    #[cfg(feature = "docs")]
+    fn doc(&self, correlation: u32, payload: &[u8]) -> Option<Task> {
+        let followed = wire::split_varuint(payload)
+            .and_then(|(channel, message)| Some((self.held.followed.by_channel(channel)?, message)));
+        let Some((stream, message)) = followed else {
+            self.invalid(correlation, codes::INVALID_REQUEST, "no document is followed on this channel");
+            return None;
+        };
+        self.serve(correlation, |session, request| match docs::Posted::read(message) {
+            Ok(posted) => {
+                let node = session.node.clone();
+                let may_write = node.gate.may_change(&request.identity, stream.id());
+                let served =
+                    async move { docs::serve(&node.hub, &node.docs, &request, &stream, posted, may_write).await };
+                Ok(at_once(served.boxed()))
+            }
+            Err(error) => Err((request, error.into())),
+        })
+    }
+
+    /// A call that cannot be read is answered on both versions: nobody shall wait for it.
+    fn invalid_call(&self, correlation: u32, out: &mut Outgoing) -> Option<Task> {
+        self.node.gate.malformed();
+        let error = RpcError::new("the payload is not a call").code(codes::PARSE);
+        self.answer(out, correlation, &Err(error));
+        None
+    }
+
+    fn answer(&self, out: &mut Outgoing, correlation: u32, outcome: &Outcome) {
+        self.connection.answer(out, correlation, outcome, self.node.limits.max_payload);
+    }
+
+    fn caller(&self) -> Option<Caller> {
+        let (node, connection) = (self.node.clone(), self.connection.clone());
+        let identity = connection.identity()?;
+        Some(Caller { node, connection, identity })
+    }
+
+    fn call(&mut self, correlation: u32, method: &str, params: Incoming<'_>, out: &mut Outgoing) -> Option<Task> {
+        if !self.node.gate.call(&self.connection, correlation) {
+            self.node.gate.call_failed();
+            let error = RpcError::new("too many calls under way, or the id is in use").code(codes::LIMIT);
+            self.answer(out, correlation, &Err(error));
+            return None;
+        }
+        let mut handler = AssertUnwindSafe(self.node.methods.call(method, self.caller()?, params)).catch_unwind();
+        // Most handlers are done at once: their answer joins this batch and costs no task.
+        if let Poll::Ready(outcome) = handler.poll_unpin(&mut Context::from_waker(Waker::noop())) {
+            let outcome = outcome.unwrap_or_else(|_| Err(panicked()));
+            if outcome.is_err() {
+                self.node.gate.call_failed();
+            }
+            self.answer(out, correlation, &outcome);
+            return None;
+        }
+        let (abort, registration) = AbortHandle::new_pair();
+        self.connection.begin_call(correlation, abort);
+        let (node, connection) = (self.node.clone(), self.connection.clone());
+        let task = async move {
+            let outcome = handler.await.unwrap_or_else(|_| Err(panicked()));
+            if outcome.is_err() {
+                node.gate.call_failed();
+            }
+            connection.end_call(correlation, &outcome, node.limits.max_payload);
+        };
+        Some(Abortable::new(task, registration).map(drop).boxed())
+    }
+
+    fn event(&mut self, correlation: u32, name: Cow<'_, str>, data: Incoming<'_>) -> Option<Task> {
+        let busy = match self.node.gate.event(&self.connection, &name) {
+            Ok(busy) => busy,
+            Err(refusal) => {
+                self.connection.refuse(correlation, &refusal);
+                return None;
+            }
+        };
+        // Where nobody listens, it is dropped.
+        match self.node.handlers.start(&name, self.caller()?, data)? {
+            Err(error) => {
+                let body = error.body();
+                self.connection.refuse(correlation, &Refusal::new(body.code, body.message.into_owned()));
+                None
+            }
+            Ok(handler) => {
+                let mut handler = AssertUnwindSafe(handler).catch_unwind();
+                match handler.poll_unpin(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(outcome) => {
+                        log(&name, outcome);
+                        None
+                    }
+                    Poll::Pending => {
+                        let name = name.into_owned();
+                        let task = async move {
+                            log(&name, handler.await);
+                            drop(busy);
+                        };
+                        Some(task.boxed())
+                    }
+                }
+            }
+        }
+    }
+
+    /// Admits a subscription, or refuses it.
+    fn want(&self, subscription: Wanted, arrival: &mut Arrival) {
+        let outcome = self.held.followed.want(&subscription, |open| {
+            if !self.node.hub.serves(subscription.stream.kind) {
+                return Err(Refusal::new(codes::NOT_FOUND, "this server has no such kind of stream"));
+            }
+            let identity = self.connection.identity();
+            let nobody = || Refusal::new(codes::FORBIDDEN, "not allowed to read this stream");
+            self.node.gate.subscription(&*identity.ok_or_else(nobody)?, &subscription.stream, open)
+        });
+        match outcome {
+            Ok(()) => arrival.wanted.push(subscription),
+            Err(refusal) => self.connection.refuse(subscription.correlation, &refusal),
+        }
+    }
+
+    /// Opens the streams that have been admitted.
+    fn subscribe(&self, wanted: Vec<Wanted>, spawn: &mut dyn FnMut(Task)) {
+        if !wanted.is_empty() {
+            let (node, connection, held) = (self.node.clone(), self.connection.clone(), self.held.clone());
+            let opening = async move { held.followed.open(&node.hub, &connection, &wanted).await };
+            at_once(opening.boxed()).into_iter().for_each(spawn);
+        }
+    }
+
+    fn unsubscribe(&mut self, correlation: u32) -> Option<Task> {
+        let stream = self.held.followed.leave(&self.connection, correlation)?;
+        let node = self.node.clone();
+        at_once(async move { node.hub.release(stream).await }.boxed())
+    }
+
+    fn authenticate(&mut self, correlation: u32, token: Option<String>) -> Option<Task> {
+        let mut request = match self.upgrade.take() {
+            Some(upgrade) => *upgrade,
+            None if self.connection.identity().is_some() => AuthRequest::renewal(),
+            // One is being decided already.
+            None => return None,
+        };
+        let busy = match self.node.gate.handler(&self.connection) {
+            Ok(busy) => busy,
+            Err(refusal) => {
+                self.connection.refuse(correlation, &refusal);
+                return None;
+            }
+        };
+        request.token = token;
+        let authentication = self.node.clone().authenticate(self.connection.clone(), correlation, request);
+        at_once(authentication.map(|()| drop(busy)).boxed())
+    }
+}
+
+/// State of serving one message, or one portion of a BATCH.
+#[derive(Default)]
+struct Arrival {
+    /// Whether it is one of a BATCH.
+    batched: bool,
+    /// Subscriptions, of all messages of a BATCH: they are opened and answered together.
+    wanted: Vec<Wanted>,
+}
+
+/// The two parts of a payload with bytes.
+fn split<'a, T: serde::Deserialize<'a>>(payload: &'a [u8]) -> Option<(T, &'a [u8])> {
+    let (head, bytes) = wire::split_binary(payload)?;
+    Some((serde_json::from_slice(head).ok()?, bytes))
+}
+
+/// Logs the failure of an event handler.
+fn log(event: &str, outcome: std::thread::Result<Result<(), String>>) {
+    match outcome {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(event, error, "an event handler failed"),
+        Err(_) => tracing::error!(event, "an event handler panicked"),
+    }
+}

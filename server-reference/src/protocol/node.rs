@@ -1,0 +1,310 @@
+//! [`Node`]: one running server, as its connections see it.
+
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    net::SocketAddr,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use datasole_core::{codes, frame::Opcode, wire};
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
+
+#[cfg(feature = "docs")]
+use crate::primitives::docs;
+use crate::{
+    auth::{AuthError, AuthHook, AuthRequest, Identity},
+    clock::unix_millis,
+    connection::{Connection, Protocol},
+    gate::Gate,
+    hub::Hub,
+    limits::{Limits, Replay},
+    message::{self, json},
+    metrics::{Metrics, MetricsSnapshot},
+    origin::Origins,
+    primitives::{crdt::Registry, events::Handlers, rpc::Methods},
+    task::{Task, at_once},
+};
+
+/// Features of this server beyond version 2, as HELLO tells them.
+const FEATURES: [&str; 1] = [wire::BATCH];
+
+/// One running server: what is registered, what is stored, and who is connected.
+pub(crate) struct Node {
+    /// Path of the endpoint.
+    pub(crate) path: String,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) codec_limits: datasole_core::Limits,
+    pub(crate) origins: Origins,
+    pub(crate) auth: Option<AuthHook>,
+    pub(crate) methods: Methods<Caller>,
+    pub(crate) handlers: Handlers<Caller>,
+    pub(crate) connected: Option<Hook>,
+    pub(crate) disconnected: Option<Hook>,
+    pub(crate) data: Data,
+    pub(crate) gate: Gate,
+    pub(crate) hub: Arc<Hub>,
+    /// Histories of topics, for clients that resume.
+    pub(crate) histories: Arc<HashMap<String, Replay>>,
+    pub(crate) crdts: Registry,
+    #[cfg(feature = "docs")]
+    pub(crate) docs: docs::Count,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) epoch: u64,
+    /// Milliseconds.
+    pub(crate) reconnect_window: Option<u64>,
+    pub(crate) census: Census,
+}
+
+/// The client whose call or event a handler serves.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    pub(crate) node: Arc<Node>,
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) identity: Arc<Identity>,
+}
+
+/// The application's own data, one of each type.
+pub(crate) type Data = HashMap<TypeId, Box<dyn Any + Send + Sync>>;
+
+/// A function of the application that runs as a connection comes or goes.
+pub(crate) type Hook = Box<dyn Fn(Caller) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// The connections by number.
+#[derive(Debug)]
+pub(crate) struct Census {
+    next_serial: AtomicU64,
+    /// Connections that count towards the limit, authenticated or not.
+    open: AtomicUsize,
+    closing: watch::Sender<bool>,
+    /// Notified whenever one is gone.
+    gone: Notify,
+}
+
+impl Default for Census {
+    fn default() -> Self {
+        Self {
+            next_serial: AtomicU64::new(1),
+            open: AtomicUsize::new(0),
+            closing: watch::Sender::new(false),
+            gone: Notify::new(),
+        }
+    }
+}
+
+impl Node {
+    /// Connections open now, those not yet authenticated included.
+    pub(crate) fn connection_count(&self) -> usize {
+        self.census.open.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn metrics_snapshot(&self) -> MetricsSnapshot {
+        self.metrics.snapshot(self.hub.connection_count())
+    }
+
+    /// Closes every connection and waits until all are gone, as long as closing may take.
+    pub(crate) async fn shutdown(&self) {
+        self.census.closing.send_replace(true);
+        self.hub.each_connection(|connection| connection.mailbox().close(1001, "server is shutting down"));
+        let all_gone = async {
+            loop {
+                let gone = self.census.gone.notified();
+                if self.connection_count() == 0 {
+                    return;
+                }
+                gone.await;
+            }
+        };
+        if timeout(self.limits.close_timeout, all_gone).await.is_err() {
+            tracing::warn!(connections = self.connection_count(), "connections outlived the shutdown");
+        }
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        *self.census.closing.borrow()
+    }
+
+    /// Becomes `true` when the server shuts down.
+    pub(crate) fn closing(&self) -> watch::Receiver<bool> {
+        self.census.closing.subscribe()
+    }
+
+    /// Takes a seat among the connections; `None` when all are taken.
+    pub(crate) fn seat(self: &Arc<Self>) -> Option<Seat> {
+        let seat = Seat { node: self.clone() };
+        let taken = self.census.open.fetch_add(1, Ordering::AcqRel);
+        (taken < self.limits.max_connections).then_some(seat)
+    }
+
+    /// A connection that is nobody yet; `remote` is the peer of its socket.
+    pub(crate) fn connection(&self, protocol: Protocol, remote: Option<SocketAddr>) -> Arc<Connection> {
+        let serial = self.census.next_serial.fetch_add(1, Ordering::Relaxed);
+        let Limits { max_queue, compress_above, .. } = *self.limits;
+        Arc::new(Connection::new(serial, self.epoch, protocol, max_queue, compress_above).from(remote))
+    }
+
+    /// Asks the authentication hook, within its time.
+    pub(crate) async fn identify(&self, request: AuthRequest) -> Result<Identity, AuthError> {
+        let Some(hook) = &self.auth else { return Ok(Identity::anonymous()) };
+        let guarded = AssertUnwindSafe(async { hook(request).await }).catch_unwind();
+        match timeout(self.limits.auth_timeout, guarded).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(AuthError::Failed("the hook panicked".into())),
+            Err(_) => Err(AuthError::TimedOut),
+        }
+    }
+
+    /// Makes an authenticated connection a member, and greets it. The task lets the application know, and fetches what a
+    /// version 1 client follows and is only stored.
+    #[must_use]
+    pub(crate) fn welcome(self: &Arc<Self>, connection: &Arc<Connection>, identity: Identity) -> Option<Task> {
+        let identity = connection.admit(identity);
+        Metrics::add(&self.metrics.accepted, 1);
+        if connection.protocol() == Protocol::V2 {
+            connection.mailbox().push(message::shared(
+                Opcode::Hello,
+                0,
+                &json(&self.hello(connection, &identity)),
+                self.limits.compress_above,
+            ));
+        }
+        self.hub.join(connection, &identity);
+        self.close_late(connection);
+        let hooked = self.connected.as_ref().filter(|_| connection.welcome());
+        let hooked = hooked.map(|hook| guarded(|| hook(self.caller(connection, &identity)), "connects"));
+        let recalls = connection.protocol() == Protocol::V1;
+        if hooked.is_none() && !recalls {
+            return None;
+        }
+        let (hub, connection) = (self.hub.clone(), connection.clone());
+        let task = async move {
+            if let Some(hooked) = hooked {
+                hooked.await;
+            }
+            if recalls {
+                hub.recall(&connection).await;
+            }
+        };
+        at_once(task.boxed())
+    }
+
+    fn hello<'a>(&self, connection: &Connection, identity: &'a Identity) -> wire::Hello<'a> {
+        let limits = &self.limits;
+        wire::Hello {
+            protocol: 2,
+            connection_id: connection.id().into(),
+            user_id: Some(identity.user_id.as_str().into()),
+            epoch: self.epoch,
+            time: Some(unix_millis()),
+            heartbeat: u64::try_from(limits.heartbeat.as_millis()).unwrap_or(u64::MAX),
+            limits: wire::HelloLimits {
+                max_payload: limits.max_payload,
+                compress_above: limits.compress_above,
+                max_subscriptions: limits.max_subscriptions,
+                max_pending_calls: limits.max_pending,
+                max_event_name: limits.max_event_name,
+            },
+            reconnect_window: self.reconnect_window,
+            features: FEATURES.map(Into::into).to_vec(),
+        }
+    }
+
+    fn caller(self: &Arc<Self>, connection: &Arc<Connection>, identity: &Arc<Identity>) -> Caller {
+        Caller { node: self.clone(), connection: connection.clone(), identity: identity.clone() }
+    }
+
+    /// Lets a connection that is yet to authenticate know of a shutdown.
+    pub(crate) fn expect(&self, connection: &Arc<Connection>) {
+        self.hub.expect(connection);
+        self.close_late(connection);
+    }
+
+    /// Closes a connection that has come while the shutdown went through those that were there.
+    fn close_late(&self, connection: &Connection) {
+        if self.is_closing() {
+            connection.mailbox().close(1001, "server is shutting down");
+        }
+    }
+
+    /// Lets the application know that a connection has ended, if it was told of it.
+    pub(super) fn parted(self: &Arc<Self>, connection: &Arc<Connection>) -> Option<Task> {
+        let hook = self.disconnected.as_ref().filter(|_| connection.parts())?;
+        let caller = self.caller(connection, &connection.identity()?);
+        at_once(guarded(|| hook(caller), "disconnects"))
+    }
+
+    /// Serves an AUTH frame: the first one opens the connection, later ones renew its identity.
+    pub(crate) async fn authenticate(
+        self: Arc<Self>,
+        connection: Arc<Connection>,
+        correlation: u32,
+        request: AuthRequest,
+    ) {
+        let refuse = |why: &str| connection.mailbox().close(wire::CLOSE_UNAUTHORIZED, why);
+        match self.identify(request).await {
+            Ok(mut identity) => {
+                let known = connection.identity();
+                if let Some(known) = &known {
+                    if identity.user_id.is_empty() {
+                        identity.user_id.clone_from(&known.user_id);
+                    }
+                    if identity.user_id != known.user_id {
+                        return refuse("the token is another user's");
+                    }
+                    connection.admit(identity.clone());
+                }
+                let user_id = Some(identity.user_id.as_str()).filter(|id| !id.is_empty()).map(Into::into);
+                let authed = json(&wire::Authed { user_id });
+                let above = self.limits.compress_above;
+                connection.mailbox().push(message::shared(Opcode::Authed, correlation, &authed, above));
+                if known.is_none()
+                    && let Some(task) = self.welcome(&connection, identity)
+                {
+                    task.await;
+                }
+            }
+            Err(AuthError::Failed(why)) => {
+                tracing::error!(why, code = codes::INTERNAL, "the auth hook failed");
+                connection.mailbox().close(1011, "authentication failed");
+            }
+            Err(error) => {
+                tracing::debug!(%error, "an AUTH was refused");
+                refuse("unauthorized");
+            }
+        }
+    }
+}
+
+/// Runs a hook of the application, whose failures are logged.
+fn guarded(hook: impl FnOnce() -> BoxFuture<'static, Result<(), String>>, when: &'static str) -> Task {
+    let Ok(running) = std::panic::catch_unwind(AssertUnwindSafe(hook)) else {
+        tracing::error!(when, "a hook panicked");
+        return std::future::ready(()).boxed();
+    };
+    let logged = AssertUnwindSafe(running).catch_unwind().map(move |outcome| match outcome {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(when, error, "a hook failed"),
+        Err(_) => tracing::error!(when, "a hook panicked"),
+    });
+    logged.boxed()
+}
+
+/// A seat among the connections, given back when dropped.
+pub(crate) struct Seat {
+    node: Arc<Node>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.node.census.open.fetch_sub(1, Ordering::AcqRel);
+        self.node.census.gone.notify_waiters();
+    }
+}

@@ -1,0 +1,8 @@
+//! WebSockets: the upgrade, and one [`link`] per connection.
+
+mod framing;
+mod heard;
+mod link;
+mod upgrade;
+
+pub(super) use upgrade::handle;
