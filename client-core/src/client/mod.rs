@@ -6,6 +6,7 @@
 
 mod frames;
 mod lifecycle;
+mod syncing;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,7 @@ use crate::{
     session::{Phase, Version},
     stream::{StreamId, StreamKind},
     subscriptions::Subscriptions,
+    sync::Streams,
     time::{Clock, Millis, TimerKind},
     wire::{Auth, ClientEvent, join_binary, push_varuint},
 };
@@ -48,6 +50,7 @@ pub struct Client {
     calls: Calls,
     outbox: Outbox,
     subscriptions: Subscriptions,
+    sync: Streams,
     #[cfg(feature = "mirror")]
     mirror: crate::mirror::Mirror,
     /// Two codecs, because a decoded frame borrows from the one that inflated it while answers are encoded.
@@ -74,6 +77,7 @@ impl Client {
             calls: Calls::default(),
             outbox: Outbox::default(),
             subscriptions: Subscriptions::default(),
+            sync: Streams::default(),
             #[cfg(feature = "mirror")]
             mirror: crate::mirror::Mirror::default(),
             decoder: Codec::default(),
@@ -228,6 +232,7 @@ impl Client {
     ///
     /// `NotConnected`, for a document also while it is not followed or the server has not answered that; `BadName`,
     /// `TooLarge`, `Limit`, `NeedsV2`, and `Unfit` for a payload of the wrong form.
+    #[doc(hidden)]
     pub fn submit(&mut self, now: Millis, stream: &StreamId, payload: Payload) -> Result<CallId, CommandError> {
         self.clock.advance(now);
         self.check_pending()?;
@@ -248,6 +253,7 @@ impl Client {
     /// # Errors
     ///
     /// As of [`submit`](Self::submit).
+    #[doc(hidden)]
     pub fn notify(&mut self, now: Millis, stream: &StreamId, payload: &Payload) -> Result<(), CommandError> {
         self.clock.advance(now);
         self.transmit(stream, payload, false).map(drop)

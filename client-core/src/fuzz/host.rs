@@ -206,7 +206,12 @@ impl Host {
                 }
             }
             Event::Entry { stream, payload, position, whole } => self.entry(stream, &payload, position, whole),
-            Event::Status(_) => {}
+            Event::Status(_)
+            | Event::Settled { .. }
+            | Event::Progress { .. }
+            | Event::Rejected { .. }
+            | Event::Ask { .. }
+            | Event::Awareness { .. } => {}
         }
     }
 
