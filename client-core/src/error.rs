@@ -157,7 +157,7 @@ pub enum CallError {
     /// [`Client::close`](crate::Client::close) was called, or the client gave up reconnecting.
     #[error("the client is closed")]
     Closed,
-    /// The call waited in the outbox and the connection that came could not carry it.
+    /// The call waited and the connection that came could not carry it.
     #[error(transparent)]
     Refused(#[from] CommandError),
 }

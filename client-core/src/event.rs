@@ -272,7 +272,16 @@ pub enum SyncPhase {
     Loading,
     /// The server's value is here and, of a document, both sides have compared what they have.
     Synced,
-    /// The server refused the stream.
+    /// The server refused to tell the stream: nothing of it is heard, on this connection. Edits are sent and values
+    /// announced all the same.
+    Unreadable {
+        /// One of [`codes`](crate::codes).
+        code: i32,
+        /// For people.
+        message: String,
+    },
+    /// The server refused the stream, reading and writing; or the stream does not fit what the host has. A CRDT's edits
+    /// have been settled as refused. Tried again with the next connection.
     Refused {
         /// One of [`codes`](crate::codes).
         code: i32,
@@ -380,7 +389,7 @@ pub struct Request {
     pub params: Payload,
     /// Its deadline in milliseconds; `None` takes [`Config::call_timeout`](crate::Config::call_timeout).
     pub timeout: Option<u64>,
-    /// Wait in the outbox when there is no connection, instead of being refused. The deadline runs meanwhile.
+    /// Wait in the queue when there is no connection, instead of being refused. The deadline runs meanwhile.
     pub queue: bool,
 }
 

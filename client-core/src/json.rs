@@ -44,6 +44,17 @@ pub(crate) fn first_element(array: &RawValue) -> Option<&RawValue> {
     value(array.get().strip_prefix('[')?).map(|(element, _)| element)
 }
 
+/// Calls `each` with every element of an array. `None` when this is no array, or when `each` says so.
+pub(crate) fn elements<'a>(array: &'a RawValue, each: &mut dyn FnMut(&'a RawValue) -> Option<()>) -> Option<()> {
+    let mut rest = trim(array.get().strip_prefix('[')?);
+    while !rest.starts_with(']') {
+        let (element, after) = value(rest)?;
+        each(element)?;
+        rest = trim(trim(after).trim_start_matches(','));
+    }
+    Some(())
+}
+
 /// A string's content.
 pub(crate) fn string(value: &RawValue) -> Option<Cow<'_, str>> {
     let text = value.get().strip_prefix('"')?.strip_suffix('"')?;
@@ -210,6 +221,27 @@ mod tests {
         }
         assert_eq!(members(b"{\"\xff\":1}", &mut |_, _| Some(())), None, "not UTF-8");
         assert_eq!(members(b"{\"a\":1}", &mut |_, _| None), None, "refused by the reader");
+    }
+
+    #[test]
+    fn elements_are_read_as_text() {
+        for (json, expected) in [
+            ("[]", Some(&[][..])),
+            ("[ ]", Some(&[][..])),
+            (r#"[1 , "a,]",[2,[3]], {"b":[]}]"#, Some(&["1", r#""a,]""#, "[2,[3]]", r#"{"b":[]}"#][..])),
+            ("{}", None),
+            ("1", None),
+            ("null", None),
+        ] {
+            let mut found = Vec::new();
+            let raw: &RawValue = serde_json::from_str(json).unwrap();
+            let read = elements(raw, &mut |element| {
+                found.push(element.get());
+                Some(())
+            });
+            assert_eq!(read.map(|()| &found[..]), expected, "{json}");
+            assert_eq!(elements(raw, &mut |_| None).is_some(), found.is_empty() && expected.is_some(), "{json}");
+        }
     }
 
     #[test]

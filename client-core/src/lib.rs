@@ -46,8 +46,8 @@ pub mod fuzz;
 mod json;
 #[cfg(feature = "mirror")]
 mod mirror;
-mod outbox;
 pub mod patch;
+mod queue;
 mod read;
 mod reconnect;
 mod rng;

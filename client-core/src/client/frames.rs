@@ -152,7 +152,11 @@ impl Client {
     fn on_refusal(&mut self, frame: &Frame<'_>) {
         let id = frame.correlation;
         if let Some((subscription, stream)) = self.subscriptions.refuse(id) {
-            let Refusal { code, message, .. } = Refusal::read(frame.payload);
+            let refusal = Refusal::read(frame.payload);
+            if self.streams.has(&stream) {
+                return self.stream_refused(&stream, refusal);
+            }
+            let Refusal { code, message, .. } = refusal;
             self.forget_value(&stream);
             return self.event(Event::Refused { subscription, stream, code, message });
         }
@@ -280,7 +284,7 @@ impl Client {
                 Receipt::Gap(id) => return self.repair(id),
             }
         };
-        self.entry(StreamId { kind, key: key.into_owned() }, json_payload(Some(body)), at, whole);
+        self.stream_entry(StreamId { kind, key: key.into_owned() }, json_payload(Some(body)), at, whole);
         Ok(())
     }
 
@@ -297,12 +301,8 @@ impl Client {
                 Receipt::Gap(id) => return self.repair(id),
             }
         }
-        self.entry(stream, Payload::Binary(message.to_vec()), at, false);
+        self.stream_entry(stream, Payload::Binary(message.to_vec()), at, false);
         Ok(())
-    }
-
-    pub(super) fn entry(&mut self, stream: StreamId, payload: Payload, position: Position, whole: bool) {
-        self.event(Event::Entry { stream, payload, position, whole });
     }
 
     // --- repairs ---
@@ -323,7 +323,7 @@ impl Client {
         match step {
             Step::None => {}
             Step::Answered { subscription, stream, recovered } => {
-                self.event(Event::Subscribed { subscription, stream, recovered });
+                self.answered(subscription, stream, recovered);
             }
             Step::Ask(id) => self.ask(id),
             Step::GiveUp(why) => return Err(why),

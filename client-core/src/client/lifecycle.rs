@@ -6,7 +6,7 @@ use crate::{
     error::CallError,
     event::{CloseVerdict, DisconnectReason, Event, Hint, Output, SocketClose, SocketId, Status},
     frame::Opcode,
-    outbox::Item,
+    queue::Item,
     read::Read,
     reconnect::STABLE_AFTER,
     session::{Link, Phase, Version},
@@ -115,14 +115,16 @@ impl Client {
 
     /// The connection is of use: subscriptions are renewed, then what has waited is sent.
     fn opened(&mut self, link: Link, connection_id: String, user_id: Option<String>, server_time: Option<u64>) {
-        let protocol = if link.version == Version::V2 { 2 } else { 1 };
+        let version = link.version;
+        let protocol = if version == Version::V2 { 2 } else { 1 };
         self.phase = Phase::Open(link);
         self.was_open = true;
         self.set_status(Status::Connected { protocol, connection_id, user_id, server_time });
+        self.streams_connected(version);
         for id in self.subscriptions.ids() {
             self.renew(id);
         }
-        while let Some(item) = self.outbox.pop() {
+        while let Some(item) = self.queue.pop() {
             match item {
                 Item::Event { event, data } => {
                     // Nobody waits for an event's fate; see `emit`.
@@ -198,6 +200,7 @@ impl Client {
         while let Some((call, pending)) = self.calls.take_any_sent() {
             self.done(call, Err(CallError::ConnectionLost { method: pending.method }));
         }
+        self.streams.lost(now);
 
         let policy = self.config.reconnect;
         let refused = verdict == CloseVerdict::RetryWithNewToken;
@@ -230,7 +233,7 @@ impl Client {
 
     /// Nothing is under way any more: what waits for a connection ends.
     pub(super) fn stop(&mut self, reason: DisconnectReason) {
-        self.outbox.clear();
+        self.queue.clear();
         while let Some(call) = self.calls.take_any() {
             self.done(call, Err(CallError::Closed));
         }
@@ -252,6 +255,7 @@ impl Client {
             self.abandon(pending.place);
             self.done(call, Err(CallError::Timeout { method: pending.method, millis: pending.timeout }));
         }
+        self.streams.run(now);
         match self.phase.deadline() {
             Some((deadline, kind)) if deadline <= now => self.on_deadline(kind),
             _ => {}
@@ -275,7 +279,7 @@ impl Client {
                 self.hang_up(1000, "heartbeat timeout");
                 self.lose(DisconnectReason::HalfOpen, CloseVerdict::Retry);
             }
-            TimerKind::Call => {}
+            TimerKind::Call | TimerKind::Stream => {}
         }
     }
 

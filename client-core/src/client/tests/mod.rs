@@ -229,6 +229,7 @@ fn line(event: &Event) -> String {
             let phase = match phase {
                 SyncPhase::Loading => "loading".into(),
                 SyncPhase::Synced => "synced".into(),
+                SyncPhase::Unreadable { code, message } => format!("unreadable ({code} {message})"),
                 SyncPhase::Refused { code, message } => format!("refused ({code} {message})"),
             };
             format!("progress {} {phase} {pending} {stored}", stream.key)
