@@ -150,6 +150,7 @@ fn read(payload: &[u8]) {
         wire::ErrorBody<'_>,
         wire::Hello<'_>,
         wire::Auth<'_>,
+        wire::ClientHello<'_>,
         wire::Authed<'_>,
         wire::Subscribe<'_>,
         wire::Subscribed,
@@ -173,6 +174,12 @@ fn read(payload: &[u8]) {
         again.extend_from_slice(rest);
         assert!(again.len() <= payload.len(), "longer than what it was read from");
         assert_eq!(wire::split_varuint(&again), Some((number, rest)));
+    }
+    if let Some((item, rest)) = wire::split_item(payload) {
+        let mut again = Vec::new();
+        wire::push_item(&mut again, item);
+        again.extend_from_slice(rest);
+        assert_eq!(wire::split_item(&again), Some((item, rest)));
     }
     if let Some((json, bytes)) = wire::split_binary(payload) {
         assert_eq!(wire::join_binary(json, bytes), payload);

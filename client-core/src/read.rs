@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use crate::{
-    json::{boolean, integer, members, optional, string, unsigned},
+    json::{boolean, elements, integer, members, optional, string, unsigned},
     wire::{
         ErrorBody, Hello, HelloLimits, RpcErrorBody, RpcResponse, ServerEvent, StatePatch, StateSnapshot, Subscribed,
     },
@@ -139,6 +139,7 @@ impl<'a> Read<'a> for Hello<'a> {
     fn read(json: &'a [u8]) -> Option<Self> {
         let (mut protocol, mut connection_id, mut user_id, mut epoch) = (None, None, None, 0);
         let (mut time, mut heartbeat, mut limits, mut reconnect_window) = (None, None, None, None);
+        let mut features = Vec::new();
         members(json, &mut |name, value| {
             match name {
                 "protocol" => protocol = Some(unsigned(value)?.try_into().ok()?),
@@ -149,6 +150,10 @@ impl<'a> Read<'a> for Hello<'a> {
                 "heartbeat" => heartbeat = Some(unsigned(value)?),
                 "limits" => limits = Some(HelloLimits::read(value.get().as_bytes())?),
                 "reconnectWindow" => reconnect_window = optional(value, unsigned)?,
+                "features" => elements(value, &mut |feature| {
+                    features.push(string(feature)?);
+                    Some(())
+                })?,
                 _ => {}
             }
             Some(())
@@ -162,6 +167,7 @@ impl<'a> Read<'a> for Hello<'a> {
             heartbeat: heartbeat?,
             limits: limits?,
             reconnect_window,
+            features,
         })
     }
 }
@@ -313,7 +319,8 @@ mod tests {
             r#"{"maxPayload":1,"compressAbove":2,"maxSubscriptions":3,"maxPendingCalls":4,"maxEventName":5}"#,
         );
         check::<Hello<'_>>(
-            r#"{"protocol":2,"connectionId":"c","userId":"u","epoch":1,"time":8,"heartbeat":9,"reconnectWindow":3,"limits":
+            r#"{"protocol":2,"connectionId":"c","userId":"u","epoch":1,"time":8,"heartbeat":9,"reconnectWindow":3,
+                "features":["batch","later"],"limits":
                 {"maxPayload":1,"compressAbove":2,"maxSubscriptions":3,"maxPendingCalls":4,"maxEventName":5}}"#,
         );
     }

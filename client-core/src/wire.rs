@@ -13,6 +13,9 @@ use crate::stream::{Position, StreamKind};
 /// The subprotocols a client offers, in this order: a server on `ws` echoes the first, ours picks the second.
 pub const SUBPROTOCOLS: &[&str; 2] = &["datasole.v1", "datasole.v2"];
 
+/// A feature of HELLO, CLIENT and AUTH: the peer reads [`Opcode::Batch`](crate::frame::Opcode::Batch).
+pub const BATCH: &str = "batch";
+
 /// Close code: fell behind.
 pub const CLOSE_FELL_BEHIND: u16 = 4001;
 /// Close code: unauthorized or expired.
@@ -239,6 +242,17 @@ pub struct Hello<'a> {
     /// The window in which clients spread their attempts when this server goes away; milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconnect_window: Option<u64>,
+    /// What the server can do beyond version 2; absent where it can do nothing more.
+    #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<Cow<'a, str>>,
+}
+
+/// [`Opcode::Client`](crate::frame::Opcode::Client).
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ClientHello<'a> {
+    /// What the client can do beyond version 2.
+    #[serde(borrow, default)]
+    pub features: Vec<Cow<'a, str>>,
 }
 
 /// The limits of a [`Hello`].
@@ -263,6 +277,9 @@ pub struct Auth<'a> {
     /// The token; `null` for none.
     #[serde(borrow, default)]
     pub token: Option<Cow<'a, str>>,
+    /// As of [`ClientHello`], where AUTH comes first and CLIENT is left out.
+    #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<Cow<'a, str>>,
 }
 
 /// [`Opcode::Authed`](crate::frame::Opcode::Authed).
@@ -357,6 +374,29 @@ pub fn split_varuint(bytes: &[u8]) -> Option<(u64, &[u8])> {
         }
     }
     None
+}
+
+/// Appends one message to the payload of a [`Opcode::Batch`](crate::frame::Opcode::Batch): its length as a varuint, and the
+/// message as it would be sent alone.
+pub fn push_item(payload: &mut Vec<u8>, message: &[u8]) {
+    push_varuint(payload, message.len() as u64);
+    payload.extend_from_slice(message);
+}
+
+/// The first message in the payload of a [`Opcode::Batch`](crate::frame::Opcode::Batch), and what follows; `None` when it is
+/// cut off, or there is none.
+///
+/// ```
+/// use datasole_core::wire::{push_item, split_item};
+/// let mut payload = Vec::new();
+/// push_item(&mut payload, b"one");
+/// push_item(&mut payload, b"");
+/// assert_eq!(split_item(&payload), Some((&b"one"[..], &[0][..])));
+/// assert_eq!(split_item(&payload[..3]), None);
+/// ```
+pub fn split_item(payload: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = split_varuint(payload)?;
+    rest.split_at_checked(usize::try_from(length).ok()?)
 }
 
 /// `null` is a value, not an absence: serde's `Option` would lose the difference.

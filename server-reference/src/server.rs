@@ -314,6 +314,7 @@ impl Server {
                     max_event_name: limits.max_event_name,
                 },
                 reconnect_window: self.inner.reconnect_window,
+                features: Vec::new(),
             };
             let hello = message::shared(Opcode::Hello, 0, &entry::json(&hello), limits.compress_above);
             connection.mailbox().push(hello);

@@ -16,7 +16,7 @@ use crate::{
     session::{Phase, Version},
     stream::{Position, StreamId, StreamKind},
     subscriptions::{Receipt, Step, first_value},
-    wire::{ServerEvent, StatePatch, StateSnapshot, Subscribed, split_binary, split_varuint},
+    wire::{self, ServerEvent, StatePatch, StateSnapshot, Subscribed, split_binary, split_varuint},
 };
 
 /// Epochs and sequence numbers are below 2^53, so that JavaScript numbers hold them.
@@ -39,9 +39,10 @@ impl Client {
         };
         let mut decoder = std::mem::take(&mut self.decoder);
         let read = match decoder.decode(bytes, &self.config.limits) {
+            Err(error) if error.is_ignorable() => Ok(()),
             Err(_) => Err("malformed frame"),
             Ok(frame) if version == Version::V1 => self.on_v1_frame(&frame),
-            Ok(frame) if matches!(self.phase, Phase::Greeting { .. }) => self.on_greeting_frame(&frame),
+            Ok(Frame { opcode: Opcode::Batch, payload, .. }) => self.on_batch(socket, payload),
             Ok(frame) => self.on_v2_frame(&frame),
         };
         self.decoder = decoder;
@@ -49,6 +50,28 @@ impl Client {
             Err(why) if version == Version::V2 => self.violation(why),
             _ => {}
         }
+    }
+
+    /// Takes the messages of a batch one after the other, as long as the connection lasts.
+    fn on_batch(&mut self, socket: SocketId, mut payload: &[u8]) -> Result<(), Malformed> {
+        let mut unpacker = std::mem::take(&mut self.unpacker);
+        let mut read = Ok(());
+        while read.is_ok() && !payload.is_empty() && self.phase.socket() == Some(socket) {
+            read = match wire::split_item(payload) {
+                None => Err(MALFORMED),
+                Some((message, rest)) => {
+                    payload = rest;
+                    match unpacker.decode(message, &self.config.limits) {
+                        Err(error) if error.is_ignorable() => Ok(()),
+                        Err(_) => Err("malformed frame"),
+                        Ok(Frame { opcode: Opcode::Batch, .. }) => Err("a batch in a batch"),
+                        Ok(frame) => self.on_v2_frame(&frame),
+                    }
+                }
+            };
+        }
+        self.unpacker = unpacker;
+        read
     }
 
     fn on_v1_frame(&mut self, frame: &Frame<'_>) -> Result<(), Malformed> {
@@ -85,6 +108,9 @@ impl Client {
     }
 
     fn on_v2_frame(&mut self, frame: &Frame<'_>) -> Result<(), Malformed> {
+        if matches!(self.phase, Phase::Greeting { .. }) {
+            return self.on_greeting_frame(frame);
+        }
         match frame.opcode {
             Opcode::RpcResponse | Opcode::RpcResponseBinary | Opcode::Error | Opcode::Ack => self.on_answer(frame)?,
             Opcode::CrdtOp => self.on_entry(StreamKind::Crdt, frame.payload, "op")?,

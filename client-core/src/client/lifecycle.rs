@@ -1,6 +1,6 @@
 //! From idle to open and back: attempts, tokens, greetings, losses, timers, hints.
 
-use super::Client;
+use super::{Client, features};
 use crate::{
     config::TokenVia,
     error::CallError,
@@ -9,9 +9,10 @@ use crate::{
     queue::Item,
     read::Read,
     reconnect::STABLE_AFTER,
+    rpc,
     session::{Link, Phase, Version},
     time::{Millis, TimerKind},
-    wire::{CLOSE_INVALID, Hello, SUBPROTOCOLS},
+    wire::{CLOSE_INVALID, ClientHello, Hello, SUBPROTOCOLS},
 };
 
 impl Client {
@@ -81,12 +82,12 @@ impl Client {
             Version::V1 if by_frame => self.refuse("the server speaks version 1, which takes no token in a frame"),
             Version::V1 => {
                 self.subscriptions.begin_v1();
-                self.opened(link, String::new(), None, None);
+                self.opened(link, false, String::new(), None, None);
             }
             Version::V2 => {
                 self.phase = Phase::Greeting { link, deadline };
                 if by_frame {
-                    self.send_auth();
+                    self.send_auth(true);
                 }
             }
         }
@@ -110,20 +111,31 @@ impl Client {
         self.subscriptions.begin_v2();
         #[cfg(feature = "mirror")]
         self.mirror.retain(|key| self.subscriptions.find(crate::stream::StreamKind::State, key).is_some());
-        self.opened(link, hello.connection_id.into_owned(), hello.user_id.map(Into::into), hello.time);
+        let announces = !hello.features.is_empty() && self.config.token_via != TokenVia::Frame;
+        let (connection, user) = (hello.connection_id.into_owned(), hello.user_id.map(Into::into));
+        self.opened(link, announces, connection, user, hello.time);
     }
 
-    /// The connection is of use: subscriptions are renewed, then what has waited is sent.
-    fn opened(&mut self, link: Link, connection_id: String, user_id: Option<String>, server_time: Option<u64>) {
+    /// The connection is of use: the client `announces` what it can do, subscriptions are renewed, then what has waited is
+    /// sent.
+    fn opened(
+        &mut self,
+        link: Link,
+        announces: bool,
+        connection_id: String,
+        user_id: Option<String>,
+        server_time: Option<u64>,
+    ) {
         let version = link.version;
         let protocol = if version == Version::V2 { 2 } else { 1 };
         self.phase = Phase::Open(link);
         self.was_open = true;
         self.set_status(Status::Connected { protocol, connection_id, user_id, server_time });
-        self.streams_connected(version);
-        for id in self.subscriptions.ids() {
-            self.renew(id);
+        if announces {
+            self.send(Opcode::Client, 0, &rpc::json(&ClientHello { features: features() }));
         }
+        self.streams_connected(version);
+        self.renew_all();
         while let Some(item) = self.queue.pop() {
             match item {
                 Item::Event { event, data } => {

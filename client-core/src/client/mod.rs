@@ -10,7 +10,7 @@ mod syncing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::{borrow::Cow, collections::VecDeque};
 
 use crate::{
     config::Config,
@@ -26,8 +26,11 @@ use crate::{
     subscriptions::Subscriptions,
     sync::Streams,
     time::{Clock, Millis, TimerKind},
-    wire::{Auth, ClientEvent, join_binary, push_varuint},
+    wire::{self, Auth, BATCH, ClientEvent, join_binary, push_item, push_varuint},
 };
+
+/// Most bytes of the payload of a batch that is sent.
+const MAX_BATCH: usize = 64 * 1024;
 
 /// One client. See the [crate documentation](crate) for the drive loop.
 #[derive(Debug)]
@@ -53,9 +56,11 @@ pub struct Client {
     streams: Streams,
     #[cfg(feature = "mirror")]
     mirror: crate::mirror::Mirror,
-    /// Two codecs, because a decoded frame borrows from the one that inflated it while answers are encoded.
+    /// Several codecs, because a decoded frame borrows from the one that inflated it while answers are encoded.
     decoder: Codec,
     encoder: Codec,
+    /// For what is inside a batch, which itself may have been inflated.
+    unpacker: Codec,
     outputs: VecDeque<Output>,
 }
 
@@ -82,6 +87,7 @@ impl Client {
             mirror: crate::mirror::Mirror::default(),
             decoder: Codec::default(),
             encoder: Codec::default(),
+            unpacker: Codec::default(),
             outputs: VecDeque::new(),
             config,
         }
@@ -263,7 +269,7 @@ impl Client {
         self.clock.advance(now);
         self.token = token;
         if self.phase.open().is_some_and(|link| link.version == Version::V2) {
-            self.send_auth();
+            self.send_auth(false);
         }
     }
 
@@ -421,8 +427,10 @@ impl Client {
         Ok(())
     }
 
-    fn send_auth(&mut self) {
-        let payload = rpc::json(&Auth { token: self.token.as_deref().map(Into::into) });
+    /// Sends AUTH: the first one of a connection with the features of this client.
+    fn send_auth(&mut self, first: bool) {
+        let features = if first { features() } else { Vec::new() };
+        let payload = rpc::json(&Auth { token: self.token.as_deref().map(Into::into), features });
         let correlation = self.next_correlation();
         if let Some(link) = self.phase.link() {
             link.auth = Some(correlation);
@@ -464,6 +472,42 @@ impl Client {
             self.send(Opcode::Unsubscribe, old, b"null");
         }
         self.send(Opcode::Subscribe, correlation, &payload);
+    }
+
+    /// Subscribes on a new connection to everything that is followed: in batches where the server reads them.
+    fn renew_all(&mut self) {
+        let batches = self.phase.open().filter(|link| link.batches).map(|link| link.max_payload.min(MAX_BATCH));
+        let (mut batch, mut last) = (Vec::new(), Vec::new());
+        for id in self.subscriptions.ids() {
+            let Some(limit) = batches else {
+                self.renew(id);
+                continue;
+            };
+            let correlation = self.next_correlation();
+            let Some((payload, _)) = self.subscriptions.ask(id, correlation) else { continue };
+            let message = self.encoder.encode(Opcode::Subscribe, correlation, &payload, usize::MAX);
+            // With its length, of at most five bytes.
+            if batch.len() + message.len() + 5 > limit {
+                self.send_batch(std::mem::take(&mut batch), std::mem::take(&mut last));
+            }
+            push_item(&mut batch, &message);
+            last = message;
+        }
+        self.send_batch(batch, last);
+    }
+
+    /// Sends a batch; `last` alone where there is nothing else in it.
+    fn send_batch(&mut self, batch: Vec<u8>, last: Vec<u8>) {
+        let alone = wire::split_item(&batch).is_none_or(|(_, rest)| rest.is_empty());
+        match (alone, self.phase.link()) {
+            (false, _) => self.send(Opcode::Batch, 0, &batch),
+            (true, Some(link)) if !last.is_empty() => {
+                link.sent(self.clock.now());
+                let message = self.encoder.compress(last, link.compress_above);
+                self.outputs.push_back(Output::Send { socket: link.socket, message });
+            }
+            _ => {}
+        }
     }
 
     /// Nobody waits for a call any more: takes it out of the queue, or tells a version 2 server.
@@ -514,6 +558,11 @@ impl Client {
 
     #[cfg(not(feature = "mirror"))]
     fn forget_value(&mut self, _stream: &StreamId) {}
+}
+
+/// What this client can do beyond version 2.
+fn features() -> Vec<Cow<'static, str>> {
+    vec![BATCH.into()]
 }
 
 /// The frame of an event.

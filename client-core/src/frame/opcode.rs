@@ -1,4 +1,5 @@
-//! What a frame is. Version 1 has 0x01–0x0b; version 2 keeps those and adds 0x10–0x2f.
+//! What a frame is. Version 1 has 0x01–0x0b; version 2 keeps those and adds 0x10–0x2f. From 0x30 up
+//! unknown ones are ignored: 0x60–0x6f are reserved for plugins, and 0x78 ([`ZLIB_MARK`](super::ZLIB_MARK)) is never one.
 
 /// A frame's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,6 +51,10 @@ pub enum Opcode {
     Presence = 0x1a,
     /// Both ways: a document's sync message, binary.
     Doc = 0x1b,
+    /// C→S: the client's features; its first frame after a HELLO that has features.
+    Client = 0x1c,
+    /// Both ways: several messages in one; where both sides have the feature `batch`.
+    Batch = 0x1d,
     /// C→S: [`Opcode::RpcRequest`] with raw bytes.
     RpcRequestBinary = 0x20,
     /// S→C: [`Opcode::RpcResponse`] with raw bytes.
@@ -87,6 +92,8 @@ impl Opcode {
             0x19 => Self::ProposeResult,
             0x1a => Self::Presence,
             0x1b => Self::Doc,
+            0x1c => Self::Client,
+            0x1d => Self::Batch,
             0x20 => Self::RpcRequestBinary,
             0x21 => Self::RpcResponseBinary,
             0x22 => Self::ClientEventBinary,
@@ -112,7 +119,7 @@ mod tests {
         for &byte in &known {
             assert_eq!(Opcode::from_byte(byte).map(|opcode| opcode as u8), Some(byte));
         }
-        assert_eq!(known.len(), 27);
+        assert_eq!(known.len(), 29);
         assert!(!known.contains(&ZLIB_MARK), "a compressed message must not look like a frame");
     }
 }

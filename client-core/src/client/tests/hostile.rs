@@ -32,7 +32,7 @@ fn on_version_2_what_cannot_be_read_ends_the_connection() {
         peer.send(opcode, 0, &payload);
         assert_eq!(peer.drain(), ["close 4004", "waiting 1: Protocol"], "{opcode:?} {payload:?}");
     }
-    for bytes in [&b""[..], b"\x02\0\0", b"\xff\0\0\0\0\0\0\0\0", b"\x78\x9cgarbage", b"\x05\0\0\0\0\0\0\0\x09null"] {
+    for bytes in [&b""[..], b"\x02\0\0", b"\x2f\0\0\0\0\0\0\0\0", b"\x78\x9cgarbage", b"\x05\0\0\0\0\0\0\0\x09null"] {
         let mut peer = Peer::v2(config());
         peer.bytes(bytes);
         assert_eq!(peer.drain(), ["close 4004", "waiting 1: Protocol"], "{bytes:?}");

@@ -4,6 +4,7 @@
 mod calls;
 mod connecting;
 mod entries;
+mod features;
 mod heartbeat;
 mod hostile;
 mod losing;
