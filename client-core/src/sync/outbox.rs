@@ -163,9 +163,11 @@ impl Outbox {
                 self.in_flight -= 1;
                 let item = &mut self.items[at];
                 (item.stage, item.void) = (Stage::Waiting, true);
+                // One that was stored, and lost by the server, is on top in the host.
+                self.unsettled -= usize::from(!std::mem::replace(&mut item.settled, true));
                 news.push(News::Rejected(refused.clone(), item.text.get().to_owned()));
                 let Refused { code, message } = refused;
-                self.settle(at, EditOutcome::Refused { code, message }, news);
+                news.push(News::Settled(item.edit, EditOutcome::Refused { code, message }));
             }
         }
     }
