@@ -12,7 +12,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SocketId(pub u64);
 
-/// A call, from [`Client::call`](crate::Client::call) or [`Client::submit`](crate::Client::submit) to its one [`Event::CallDone`].
+/// A call, from [`Client::call`](crate::Client::call) to its one [`Event::CallDone`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
 
@@ -115,7 +115,7 @@ pub enum Output {
 pub enum Event {
     /// The connection's status changed.
     Status(Status),
-    /// A call, or something that was submitted, ended.
+    /// A call ended.
     CallDone {
         /// Which.
         call: CallId,
