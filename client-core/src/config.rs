@@ -29,6 +29,11 @@ pub struct Config {
     pub heartbeat: u64,
     /// Offer version 2 beside version 1. Off, the client speaks version 1 to any server.
     pub offer_v2: bool,
+    /// Between two announcements in a presence room or of a document's awareness, where [`Client::open`] names no other
+    /// time; milliseconds.
+    ///
+    /// [`Client::open`]: crate::Client::open
+    pub presence_throttle: u64,
     /// Keep a document per subscribed state key inside the core (needs the feature `mirror`).
     pub mirror: bool,
     /// Bounds of everything a peer or a caller could make grow.
@@ -49,6 +54,7 @@ impl Config {
             call_timeout: 30_000,
             heartbeat: 25_000,
             offer_v2: true,
+            presence_throttle: 50,
             mirror: false,
             limits: Limits::default(),
         }

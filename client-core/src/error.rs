@@ -85,6 +85,20 @@ pub enum CommandError {
         /// The stream's kind.
         what: &'static str,
     },
+    /// The stream is not open.
+    #[error("the {what} stream is not open")]
+    NotOpen {
+        /// The stream's kind.
+        what: &'static str,
+    },
+    /// The server refused the stream.
+    #[error("{message}")]
+    Refused {
+        /// One of [`codes`].
+        code: i32,
+        /// The server's words.
+        message: String,
+    },
     /// The peer speaks version 1, which has no frame for this.
     #[error("{what} needs protocol version 2, the server speaks version 1")]
     NeedsV2 {
@@ -101,7 +115,8 @@ impl CommandError {
             Self::Closed => codes::CLOSED,
             Self::TooLarge { .. } => codes::TOO_LARGE,
             Self::Limit { .. } | Self::BadName { .. } => codes::LOCAL_LIMIT,
-            Self::NeedsV2 { .. } | Self::Unfit { .. } => codes::INVALID_REQUEST,
+            Self::NeedsV2 { .. } | Self::Unfit { .. } | Self::NotOpen { .. } => codes::INVALID_REQUEST,
+            Self::Refused { code, .. } => *code,
         }
     }
 }
@@ -142,7 +157,7 @@ pub enum CallError {
     /// [`Client::close`](crate::Client::close) was called, or the client gave up reconnecting.
     #[error("the client is closed")]
     Closed,
-    /// The call waited in the outbox and the connection that came could not carry it.
+    /// The call waited and the connection that came could not carry it.
     #[error(transparent)]
     Refused(#[from] CommandError),
 }

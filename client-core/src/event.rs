@@ -12,7 +12,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SocketId(pub u64);
 
-/// A call, from [`Client::call`](crate::Client::call) or [`Client::submit`](crate::Client::submit) to its one [`Event::CallDone`].
+/// A call, from [`Client::call`](crate::Client::call) to its one [`Event::CallDone`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
 
@@ -115,7 +115,7 @@ pub enum Output {
 pub enum Event {
     /// The connection's status changed.
     Status(Status),
-    /// A call, or something that was submitted, ended.
+    /// A call ended.
     CallDone {
         /// Which.
         call: CallId,
@@ -131,11 +131,11 @@ pub enum Event {
         /// The server's clock; Unix milliseconds.
         timestamp: u64,
     },
-    /// A subscription (first or renewed) was answered.
+    /// A subscription (first or renewed) to a state or a topic was answered. Open streams tell their
+    /// [`Progress`](Event::Progress) instead.
     ///
     /// `recovered` is `false` when entries were or may have been missed. For a state the next event is then a
-    /// [`Event::Snapshot`], for a CRDT or a room an [`Event::Entry`] that is `whole`; for an event topic the missed events
-    /// are lost and this is how the user learns of it. A document's holder asks the server for what is missing.
+    /// [`Event::Snapshot`]; for an event topic the missed events are lost, and this is how the user learns of it.
     Subscribed {
         /// Which.
         subscription: SubscriptionId,
@@ -144,7 +144,7 @@ pub enum Event {
         /// Whether the stream goes on exactly where this client had left it.
         recovered: bool,
     },
-    /// The server refused a subscription; it is gone.
+    /// The server refused a subscription to a state or a topic; the subscription is gone.
     Refused {
         /// Which.
         subscription: SubscriptionId,
@@ -175,21 +175,141 @@ pub enum Event {
         /// Where the stream is after it.
         position: Position,
     },
-    /// An entry of a CRDT, a presence room or a document: an operation or, `whole`, a state as JSON; members as JSON; a
-    /// message as bytes.
+    /// An entry of an open CRDT, presence room or document.
     ///
-    /// Consecutive by construction, as patches are, but for a document's messages that are no entries (answers,
-    /// awareness): they come with the position there is.
+    /// A CRDT's payload is an operation or, `whole`, its state (JSON; `null`: there is none). A room's is a JSON array of
+    /// members `{id, userId, value}`, one without `value` is gone; at most 10,000 members of a room are ever told. A
+    /// document's is one Yjs update (bytes), `whole` never. Entries of CRDTs and rooms are consecutive, as patches are.
     Entry {
         /// The stream.
         stream: StreamId,
-        /// What the server sent.
+        /// The entry's content.
         payload: Payload,
-        /// Where the stream is after it.
+        /// Where the stream is after the entry.
         position: Position,
-        /// It replaces everything before it.
+        /// The entry replaces everything before it.
         whole: bool,
     },
+    /// An edit of a CRDT has its outcome; comes exactly once for each edit that was queued. In one case another follows: a
+    /// stored edit that was to return was lost by the server, sent again, and is refused then.
+    Settled {
+        /// The CRDT.
+        stream: StreamId,
+        /// The number that the host gave the edit.
+        edit: u64,
+        /// How the edit fared.
+        outcome: EditOutcome,
+    },
+    /// An open stream's progress has changed. Changes that one command or input causes come as one.
+    Progress {
+        /// The stream.
+        stream: StreamId,
+        /// The progress.
+        progress: Progress,
+    },
+    /// The server refused something of ours for good, and it took no effect: told once each.
+    Rejected {
+        /// Where it was sent.
+        stream: StreamId,
+        /// One of [`codes`](crate::codes).
+        code: i32,
+        /// For people.
+        message: String,
+        /// The operation or the presence value as JSON; empty for a document's update.
+        payload: Payload,
+    },
+    /// The core asks the host about an open document. Questions of a document are answered in their order, by
+    /// [`Client::answer`](crate::Client::answer); [`Question::Awareness`] by [`Client::aware`](crate::Client::aware).
+    Ask {
+        /// The document's key.
+        document: String,
+        /// The question.
+        question: Question,
+    },
+    /// The awareness of another client in an open document.
+    Awareness {
+        /// The document's key.
+        document: String,
+        /// An awareness update, as y-protocols encodes it.
+        update: Vec<u8>,
+    },
+}
+
+/// How an edit of a CRDT fared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EditOutcome {
+    /// The server has stored the edit.
+    Stored {
+        /// `true`: the edit has come back as an entry, or will; the host keeps it on top until the confirmed value
+        /// contains it. `false`: the edit will not come back, and the host counts it as confirmed.
+        returns: bool,
+    },
+    /// The server refused the edit for good: the host undoes it. An [`Event::Rejected`] tells the operation.
+    Refused {
+        /// One of [`codes`](crate::codes).
+        code: i32,
+        /// For people.
+        message: String,
+    },
+}
+
+/// How far an open CRDT, presence room or document is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// How much of the server's value is known.
+    pub phase: SyncPhase,
+    /// Edits (of a CRDT or document) that have not been settled.
+    pub pending: usize,
+    /// Documents: every edit up to this number is stored.
+    pub stored: u64,
+}
+
+/// How much is known of the server's value of an open stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SyncPhase {
+    /// On this connection, nothing yet; or there is no connection.
+    #[default]
+    Loading,
+    /// The server's value is here and, of a document, both sides have compared what they have.
+    Synced,
+    /// The server refused to tell the stream: nothing of it is heard, on this connection. Edits are sent and values
+    /// announced all the same.
+    Unreadable {
+        /// One of [`codes`](crate::codes).
+        code: i32,
+        /// For people.
+        message: String,
+    },
+    /// The server refused the stream, reading and writing; or the stream does not fit what the host has. A CRDT's edits
+    /// have been settled as refused. Tried again with the next connection.
+    Refused {
+        /// One of [`codes`](crate::codes).
+        code: i32,
+        /// For people.
+        message: String,
+    },
+}
+
+/// A question of the core about a document; Yjs encodings of version 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// The document's state vector.
+    StateVector,
+    /// One update of all that a peer with this state vector lacks. Every edit that was handed to
+    /// [`Client::edit`](crate::Client::edit) before the answer is contained in the answer.
+    Difference {
+        /// The peer's state vector.
+        theirs: Vec<u8>,
+    },
+    /// These updates merged into one.
+    Merge {
+        /// At most 64 updates, of 128 KiB together unless there is only one.
+        updates: Vec<Vec<u8>>,
+    },
+    /// The client's own awareness, through [`Client::aware`](crate::Client::aware), with a clock at least 2 later than the
+    /// last one announced: after a reconnect, and when 20 s have passed without an announcement.
+    Awareness,
 }
 
 /// The connection, as the user sees it.
@@ -270,7 +390,7 @@ pub struct Request {
     pub params: Payload,
     /// Its deadline in milliseconds; `None` takes [`Config::call_timeout`](crate::Config::call_timeout).
     pub timeout: Option<u64>,
-    /// Wait in the outbox when there is no connection, instead of being refused. The deadline runs meanwhile.
+    /// Wait in the queue when there is no connection, instead of being refused. The deadline runs meanwhile.
     pub queue: bool,
 }
 

@@ -150,6 +150,7 @@ fn read(payload: &[u8]) {
         wire::ErrorBody<'_>,
         wire::Hello<'_>,
         wire::Auth<'_>,
+        wire::ClientHello<'_>,
         wire::Authed<'_>,
         wire::Subscribe<'_>,
         wire::Subscribed,
@@ -173,6 +174,12 @@ fn read(payload: &[u8]) {
         again.extend_from_slice(rest);
         assert!(again.len() <= payload.len(), "longer than what it was read from");
         assert_eq!(wire::split_varuint(&again), Some((number, rest)));
+    }
+    if let Some((item, rest)) = wire::split_item(payload) {
+        let mut again = Vec::new();
+        wire::push_item(&mut again, item);
+        again.extend_from_slice(rest);
+        assert_eq!(wire::split_item(&again), Some((item, rest)));
     }
     if let Some((json, bytes)) = wire::split_binary(payload) {
         assert_eq!(wire::join_binary(json, bytes), payload);
@@ -255,7 +262,7 @@ mod tests {
             (include_bytes!("../../fuzz/corpus/payload/v2-crdt-gap"), StreamId::crdt("c"), 4),
             (include_bytes!("../../fuzz/corpus/payload/v2-crdt-submitted"), StreamId::crdt("c"), 3),
             (include_bytes!("../../fuzz/corpus/payload/v2-room"), StreamId::presence("r"), 7),
-            (include_bytes!("../../fuzz/corpus/payload/v2-document"), StreamId::doc("d"), 6),
+            (include_bytes!("../../fuzz/corpus/payload/v2-document"), StreamId::doc("d"), 7),
             (include_bytes!("../../fuzz/corpus/payload/v2-document-gap"), StreamId::doc("d"), 10),
         ] {
             let mut host = super::host::Host::new("datasole.v2", super::LIMITS);
@@ -263,6 +270,22 @@ mod tests {
                 host.perform(&frame);
             }
             assert_eq!(host.position(&stream), Some(Position { epoch: 5, seq }), "{stream:?}");
+        }
+    }
+
+    #[test]
+    fn the_host_is_told_what_came_of_its_edits() {
+        for (data, unsettled) in [
+            (&include_bytes!("../../fuzz/corpus/payload/v2-crdt-submitted")[..], 0),
+            (include_bytes!("../../fuzz/corpus/payload/v2-crdt-settled-by-a-state"), 1),
+            (include_bytes!("../../fuzz/corpus/payload/v2-crdt-neither-read-nor-written"), 0),
+            (include_bytes!("../../fuzz/corpus/payload/v2-crdt-put-off"), 1),
+        ] {
+            let mut host = super::host::Host::new("datasole.v2", super::LIMITS);
+            for frame in super::frames(data) {
+                host.perform(&frame);
+            }
+            assert_eq!(host.unsettled(), unsettled);
         }
     }
 

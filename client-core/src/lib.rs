@@ -46,8 +46,8 @@ pub mod fuzz;
 mod json;
 #[cfg(feature = "mirror")]
 mod mirror;
-mod outbox;
 pub mod patch;
+mod queue;
 mod read;
 mod reconnect;
 mod rng;
@@ -55,6 +55,7 @@ mod rpc;
 mod session;
 mod stream;
 mod subscriptions;
+mod sync;
 mod table;
 mod time;
 pub mod wire;
@@ -63,8 +64,8 @@ pub use client::Client;
 pub use config::{Config, Limits, Reconnect, TokenVia};
 pub use error::{CallError, CommandError, codes};
 pub use event::{
-    CallId, CloseVerdict, DisconnectReason, Event, Hint, Input, Output, Payload, Request, SocketClose, SocketId,
-    Status, SubscriptionId,
+    CallId, CloseVerdict, DisconnectReason, EditOutcome, Event, Hint, Input, Output, Payload, Progress, Question,
+    Request, SocketClose, SocketId, Status, SubscriptionId, SyncPhase,
 };
 pub use rng::Seed;
 pub use stream::{Position, StreamId, StreamKind};

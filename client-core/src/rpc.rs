@@ -1,6 +1,6 @@
 //! Calls: from a [`CallId`] of ours to a correlation id on the wire and to the one end that every call has.
 //!
-//! Knows neither sockets nor the outbox: it keeps the books, and reads and writes the payloads.
+//! Knows neither sockets nor the queue: it keeps the books, and reads and writes the payloads.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -38,7 +38,7 @@ pub(crate) struct Pending {
 /// Where a call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// In the outbox, under this number.
+    /// In the queue, under this number.
     Queued(u64),
     /// Sent, under this correlation id.
     Sent(u32),
@@ -79,7 +79,7 @@ impl Calls {
         self.pending.get(&call).map(|pending| pending.method.as_str())
     }
 
-    /// The call leaves the outbox under `correlation`.
+    /// The call leaves the queue under `correlation`.
     pub(crate) fn sent(&mut self, call: CallId, correlation: u32) {
         if let Some(pending) = self.pending.get_mut(&call) {
             pending.place = Place::Sent(correlation);

@@ -6,7 +6,7 @@ use crate::{
     config::Config,
     event::SocketId,
     time::{Millis, TimerKind},
-    wire::Hello,
+    wire::{BATCH, Hello},
 };
 
 /// How long a probe waits for a sign of life, when the host says that the network may have changed; milliseconds. Also
@@ -89,6 +89,8 @@ pub(crate) struct Link {
     pub(crate) opened: Millis,
     pub(crate) max_payload: usize,
     pub(crate) compress_above: usize,
+    /// The server reads batches.
+    pub(crate) batches: bool,
     /// What HELLO announced as `reconnectWindow`.
     pub(crate) window: Option<u64>,
     heartbeat: u64,
@@ -110,6 +112,7 @@ impl Link {
             opened: now,
             max_payload: config.limits.max_payload,
             compress_above: config.limits.compress_above,
+            batches: false,
             window: None,
             heartbeat: believed(config.heartbeat),
             sent: now,
@@ -124,6 +127,7 @@ impl Link {
         self.opened = now;
         self.max_payload = self.max_payload.min(hello.limits.max_payload);
         self.compress_above = hello.limits.compress_above;
+        self.batches = hello.features.iter().any(|feature| feature == BATCH);
         self.window = hello.reconnect_window;
         self.heartbeat = believed(hello.heartbeat);
     }

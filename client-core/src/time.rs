@@ -69,6 +69,8 @@ pub enum TimerKind {
     Silence,
     /// An RPC's deadline.
     Call,
+    /// Something is due on an open stream: an announcement, or another try.
+    Stream,
     /// The host has not answered [`Output::NeedToken`](crate::Output::NeedToken).
     Token,
 }

@@ -113,6 +113,12 @@ impl Batch {
     pub(crate) fn event(&mut self, event: Event) {
         match event {
             Event::Status(_) | Event::CallDone { .. } => {}
+            // Of streams that are open, and none is here.
+            Event::Settled { .. }
+            | Event::Progress { .. }
+            | Event::Rejected { .. }
+            | Event::Ask { .. }
+            | Event::Awareness { .. } => {}
             Event::Message { event, payload, timestamp } => {
                 self.begin("event");
                 self.string("event", &event);

@@ -16,7 +16,7 @@ use crate::{
     session::{Phase, Version},
     stream::{Position, StreamId, StreamKind},
     subscriptions::{Receipt, Step, first_value},
-    wire::{ServerEvent, StatePatch, StateSnapshot, Subscribed, split_binary, split_varuint},
+    wire::{self, ServerEvent, StatePatch, StateSnapshot, Subscribed, split_binary, split_varuint},
 };
 
 /// Epochs and sequence numbers are below 2^53, so that JavaScript numbers hold them.
@@ -39,9 +39,10 @@ impl Client {
         };
         let mut decoder = std::mem::take(&mut self.decoder);
         let read = match decoder.decode(bytes, &self.config.limits) {
+            Err(error) if error.is_ignorable() => Ok(()),
             Err(_) => Err("malformed frame"),
             Ok(frame) if version == Version::V1 => self.on_v1_frame(&frame),
-            Ok(frame) if matches!(self.phase, Phase::Greeting { .. }) => self.on_greeting_frame(&frame),
+            Ok(Frame { opcode: Opcode::Batch, payload, .. }) => self.on_batch(socket, payload),
             Ok(frame) => self.on_v2_frame(&frame),
         };
         self.decoder = decoder;
@@ -49,6 +50,28 @@ impl Client {
             Err(why) if version == Version::V2 => self.violation(why),
             _ => {}
         }
+    }
+
+    /// Takes the messages of a batch one after the other, as long as the connection lasts.
+    fn on_batch(&mut self, socket: SocketId, mut payload: &[u8]) -> Result<(), Malformed> {
+        let mut unpacker = std::mem::take(&mut self.unpacker);
+        let mut read = Ok(());
+        while read.is_ok() && !payload.is_empty() && self.phase.socket() == Some(socket) {
+            read = match wire::split_item(payload) {
+                None => Err(MALFORMED),
+                Some((message, rest)) => {
+                    payload = rest;
+                    match unpacker.decode(message, &self.config.limits) {
+                        Err(error) if error.is_ignorable() => Ok(()),
+                        Err(_) => Err("malformed frame"),
+                        Ok(Frame { opcode: Opcode::Batch, .. }) => Err("a batch in a batch"),
+                        Ok(frame) => self.on_v2_frame(&frame),
+                    }
+                }
+            };
+        }
+        self.unpacker = unpacker;
+        read
     }
 
     fn on_v1_frame(&mut self, frame: &Frame<'_>) -> Result<(), Malformed> {
@@ -85,6 +108,9 @@ impl Client {
     }
 
     fn on_v2_frame(&mut self, frame: &Frame<'_>) -> Result<(), Malformed> {
+        if matches!(self.phase, Phase::Greeting { .. }) {
+            return self.on_greeting_frame(frame);
+        }
         match frame.opcode {
             Opcode::RpcResponse | Opcode::RpcResponseBinary | Opcode::Error | Opcode::Ack => self.on_answer(frame)?,
             Opcode::CrdtOp => self.on_entry(StreamKind::Crdt, frame.payload, "op")?,
@@ -152,7 +178,11 @@ impl Client {
     fn on_refusal(&mut self, frame: &Frame<'_>) {
         let id = frame.correlation;
         if let Some((subscription, stream)) = self.subscriptions.refuse(id) {
-            let Refusal { code, message, .. } = Refusal::read(frame.payload);
+            let refusal = Refusal::read(frame.payload);
+            if self.streams.has(&stream) {
+                return self.stream_refused(&stream, refusal);
+            }
+            let Refusal { code, message, .. } = refusal;
             self.forget_value(&stream);
             return self.event(Event::Refused { subscription, stream, code, message });
         }
@@ -280,7 +310,7 @@ impl Client {
                 Receipt::Gap(id) => return self.repair(id),
             }
         };
-        self.entry(StreamId { kind, key: key.into_owned() }, json_payload(Some(body)), at, whole);
+        self.stream_entry(StreamId { kind, key: key.into_owned() }, json_payload(Some(body)), at, whole);
         Ok(())
     }
 
@@ -297,12 +327,8 @@ impl Client {
                 Receipt::Gap(id) => return self.repair(id),
             }
         }
-        self.entry(stream, Payload::Binary(message.to_vec()), at, false);
+        self.stream_entry(stream, Payload::Binary(message.to_vec()), at, false);
         Ok(())
-    }
-
-    pub(super) fn entry(&mut self, stream: StreamId, payload: Payload, position: Position, whole: bool) {
-        self.event(Event::Entry { stream, payload, position, whole });
     }
 
     // --- repairs ---
@@ -323,7 +349,7 @@ impl Client {
         match step {
             Step::None => {}
             Step::Answered { subscription, stream, recovered } => {
-                self.event(Event::Subscribed { subscription, stream, recovered });
+                self.answered(subscription, stream, recovered);
             }
             Step::Ask(id) => self.ask(id),
             Step::GiveUp(why) => return Err(why),

@@ -1,17 +1,18 @@
 //! From idle to open and back: attempts, tokens, greetings, losses, timers, hints.
 
-use super::Client;
+use super::{Client, renewal::features};
 use crate::{
     config::TokenVia,
     error::CallError,
     event::{CloseVerdict, DisconnectReason, Event, Hint, Output, SocketClose, SocketId, Status},
     frame::Opcode,
-    outbox::Item,
+    queue::Item,
     read::Read,
     reconnect::STABLE_AFTER,
+    rpc,
     session::{Link, Phase, Version},
     time::{Millis, TimerKind},
-    wire::{CLOSE_INVALID, Hello, SUBPROTOCOLS},
+    wire::{CLOSE_INVALID, ClientHello, Hello, SUBPROTOCOLS},
 };
 
 impl Client {
@@ -81,12 +82,12 @@ impl Client {
             Version::V1 if by_frame => self.refuse("the server speaks version 1, which takes no token in a frame"),
             Version::V1 => {
                 self.subscriptions.begin_v1();
-                self.opened(link, String::new(), None, None);
+                self.opened(link, false, String::new(), None, None);
             }
             Version::V2 => {
                 self.phase = Phase::Greeting { link, deadline };
                 if by_frame {
-                    self.send_auth();
+                    self.send_auth(true);
                 }
             }
         }
@@ -110,19 +111,32 @@ impl Client {
         self.subscriptions.begin_v2();
         #[cfg(feature = "mirror")]
         self.mirror.retain(|key| self.subscriptions.find(crate::stream::StreamKind::State, key).is_some());
-        self.opened(link, hello.connection_id.into_owned(), hello.user_id.map(Into::into), hello.time);
+        let announces = !hello.features.is_empty() && self.config.token_via != TokenVia::Frame;
+        let (connection, user) = (hello.connection_id.into_owned(), hello.user_id.map(Into::into));
+        self.opened(link, announces, connection, user, hello.time);
     }
 
-    /// The connection is of use: subscriptions are renewed, then what has waited is sent.
-    fn opened(&mut self, link: Link, connection_id: String, user_id: Option<String>, server_time: Option<u64>) {
-        let protocol = if link.version == Version::V2 { 2 } else { 1 };
+    /// The connection is of use: the client `announces` what it can do, subscriptions are renewed, then what has waited is
+    /// sent.
+    fn opened(
+        &mut self,
+        link: Link,
+        announces: bool,
+        connection_id: String,
+        user_id: Option<String>,
+        server_time: Option<u64>,
+    ) {
+        let version = link.version;
+        let protocol = if version == Version::V2 { 2 } else { 1 };
         self.phase = Phase::Open(link);
         self.was_open = true;
         self.set_status(Status::Connected { protocol, connection_id, user_id, server_time });
-        for id in self.subscriptions.ids() {
-            self.renew(id);
+        if announces {
+            self.send(Opcode::Client, 0, &rpc::json(&ClientHello { features: features() }));
         }
-        while let Some(item) = self.outbox.pop() {
+        self.streams_connected(version);
+        self.renew_all();
+        while let Some(item) = self.queue.pop() {
             match item {
                 Item::Event { event, data } => {
                     // Nobody waits for an event's fate; see `emit`.
@@ -198,6 +212,7 @@ impl Client {
         while let Some((call, pending)) = self.calls.take_any_sent() {
             self.done(call, Err(CallError::ConnectionLost { method: pending.method }));
         }
+        self.streams.lost(now);
 
         let policy = self.config.reconnect;
         let refused = verdict == CloseVerdict::RetryWithNewToken;
@@ -230,7 +245,7 @@ impl Client {
 
     /// Nothing is under way any more: what waits for a connection ends.
     pub(super) fn stop(&mut self, reason: DisconnectReason) {
-        self.outbox.clear();
+        self.queue.clear();
         while let Some(call) = self.calls.take_any() {
             self.done(call, Err(CallError::Closed));
         }
@@ -252,6 +267,7 @@ impl Client {
             self.abandon(pending.place);
             self.done(call, Err(CallError::Timeout { method: pending.method, millis: pending.timeout }));
         }
+        self.streams.run(now);
         match self.phase.deadline() {
             Some((deadline, kind)) if deadline <= now => self.on_deadline(kind),
             _ => {}
@@ -275,7 +291,7 @@ impl Client {
                 self.hang_up(1000, "heartbeat timeout");
                 self.lose(DisconnectReason::HalfOpen, CloseVerdict::Retry);
             }
-            TimerKind::Call => {}
+            TimerKind::Call | TimerKind::Stream => {}
         }
     }
 

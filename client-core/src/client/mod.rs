@@ -1,28 +1,32 @@
 //! [`Client`]: commands and inputs in, outputs out.
 //!
 //! The parts keep the books ([`session`](crate::session), [`rpc`](crate::rpc),
-//! [`subscriptions`](crate::subscriptions), [`outbox`](crate::outbox)); here they are joined: `lifecycle` moves between
+//! [`subscriptions`](crate::subscriptions), [`queue`](crate::queue)); here they are joined: `lifecycle` moves between
 //! idle and open, `frames` reads what the server sends.
 
 mod frames;
 mod lifecycle;
+mod renewal;
+mod syncing;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
 
+use self::renewal::features;
 use crate::{
     config::Config,
     error::{CallError, CommandError},
     event::{CallId, DisconnectReason, Event, Input, Output, Payload, Request, Status, SubscriptionId},
     frame::{Codec, Opcode},
-    outbox::{Item, Outbox},
+    queue::{Item, Queue},
     reconnect::Backoff,
     rng::{Rng, Seed},
     rpc::{self, Calls, Place},
     session::{Phase, Version},
     stream::{StreamId, StreamKind},
     subscriptions::Subscriptions,
+    sync::Streams,
     time::{Clock, Millis, TimerKind},
     wire::{Auth, ClientEvent, join_binary, push_varuint},
 };
@@ -46,13 +50,16 @@ pub struct Client {
     /// `NeedToken` has not been answered.
     token_asked: bool,
     calls: Calls,
-    outbox: Outbox,
+    queue: Queue,
     subscriptions: Subscriptions,
+    streams: Streams,
     #[cfg(feature = "mirror")]
     mirror: crate::mirror::Mirror,
-    /// Two codecs, because a decoded frame borrows from the one that inflated it while answers are encoded.
+    /// Several codecs, because a decoded frame borrows from the one that inflated it while answers are encoded.
     decoder: Codec,
     encoder: Codec,
+    /// For what is inside a batch, which itself may have been inflated.
+    unpacker: Codec,
     outputs: VecDeque<Output>,
 }
 
@@ -72,12 +79,14 @@ impl Client {
             token: config.token.clone(),
             token_asked: false,
             calls: Calls::default(),
-            outbox: Outbox::default(),
+            queue: Queue::default(),
             subscriptions: Subscriptions::default(),
+            streams: Streams::default(),
             #[cfg(feature = "mirror")]
             mirror: crate::mirror::Mirror::default(),
             decoder: Codec::default(),
             encoder: Codec::default(),
+            unpacker: Codec::default(),
             outputs: VecDeque::new(),
             config,
         }
@@ -110,6 +119,8 @@ impl Client {
         self.phase = Phase::Idle;
         self.subscriptions.detach();
         self.stop(DisconnectReason::ClosedByUser);
+        self.streams.lost(self.clock.now());
+        self.drive();
     }
 
     /// Makes a call; its one `CallDone` follows. Ids of calls are the client's own, not the wire's.
@@ -134,7 +145,7 @@ impl Client {
             // The longest correlation id, so that what is accepted here still fits when it is sent.
             self.check_size(rpc::request(&method, &params, u32::MAX).1.len())?;
             let call = self.calls.next_id();
-            let number = self.outbox.push(Item::Call { call, params }, &self.config.limits)?;
+            let number = self.queue.push(Item::Call { call, params }, &self.config.limits)?;
             self.calls.insert(call, method, self.clock.now(), timeout, Place::Queued(number));
             Ok(call)
         }
@@ -150,7 +161,7 @@ impl Client {
         true
     }
 
-    /// Sends an event. With `queue`, waits in the outbox when there is no connection.
+    /// Sends an event. With `queue`, waits in the queue when there is no connection.
     ///
     /// A queued event that the connection cannot carry when it comes (raw bytes on version 1, larger than the server
     /// takes) is dropped.
@@ -166,7 +177,7 @@ impl Client {
         }
         self.check_queue(queue)?;
         self.check_size(event_frame(event, &data).1.len())?;
-        self.outbox.push(Item::Event { event: event.into(), data }, &self.config.limits).map(drop)
+        self.queue.push(Item::Event { event: event.into(), data }, &self.config.limits).map(drop)
     }
 
     /// Follows a stream; renewed on every connection. Following the same stream twice yields the same id and counts:
@@ -228,19 +239,17 @@ impl Client {
     ///
     /// `NotConnected`, for a document also while it is not followed or the server has not answered that; `BadName`,
     /// `TooLarge`, `Limit`, `NeedsV2`, and `Unfit` for a payload of the wrong form.
+    #[doc(hidden)]
     pub fn submit(&mut self, now: Millis, stream: &StreamId, payload: Payload) -> Result<CallId, CommandError> {
         self.clock.advance(now);
         self.check_pending()?;
-        let call = self.calls.next_id();
         let (correlation, document) = self.transmit(stream, &payload, true)?;
         if correlation == 0 {
+            let call = self.calls.next_id();
             self.done(call, Ok(Payload::Empty));
-        } else {
-            let name = stream.kind.name().to_owned() + " " + &stream.key;
-            let place = Place::Submitted(correlation, document);
-            self.calls.insert(call, name, self.clock.now(), self.config.call_timeout, place);
+            return Ok(call);
         }
-        Ok(call)
+        Ok(self.await_answer(stream, correlation, document))
     }
 
     /// Sends a document's message that needs no answer (awareness).
@@ -248,6 +257,7 @@ impl Client {
     /// # Errors
     ///
     /// As of [`submit`](Self::submit).
+    #[doc(hidden)]
     pub fn notify(&mut self, now: Millis, stream: &StreamId, payload: &Payload) -> Result<(), CommandError> {
         self.clock.advance(now);
         self.transmit(stream, payload, false).map(drop)
@@ -258,7 +268,7 @@ impl Client {
         self.clock.advance(now);
         self.token = token;
         if self.phase.open().is_some_and(|link| link.version == Version::V2) {
-            self.send_auth();
+            self.send_auth(false);
         }
     }
 
@@ -275,6 +285,7 @@ impl Client {
             Input::Token(answer) => self.on_token(answer),
             Input::Timeout => self.run_timers(),
         }
+        self.drive();
     }
 
     // --- outputs: drain after every call above ---
@@ -312,7 +323,8 @@ impl Client {
     fn next_deadline(&self) -> Option<(Millis, TimerKind)> {
         let call = self.calls.deadline().map(|deadline| (deadline, TimerKind::Call));
         // Ties go to the call, which `run_timers` also serves first.
-        [call, self.phase.deadline()].into_iter().flatten().min_by_key(|&(deadline, _)| deadline)
+        let stream = self.streams.deadline().map(|deadline| (deadline, TimerKind::Stream));
+        [call, stream, self.phase.deadline()].into_iter().flatten().min_by_key(|&(deadline, _)| deadline)
     }
 
     fn check_name(&self, name: &str) -> Result<(), CommandError> {
@@ -397,6 +409,15 @@ impl Client {
         Ok((correlation, document))
     }
 
+    /// Counts what was sent to a stream as a call, until its answer comes.
+    fn await_answer(&mut self, stream: &StreamId, correlation: u32, document: Option<SubscriptionId>) -> CallId {
+        let call = self.calls.next_id();
+        let name = stream.kind.name().to_owned() + " " + &stream.key;
+        let place = Place::Submitted(correlation, document);
+        self.calls.insert(call, name, self.clock.now(), self.config.call_timeout, place);
+        call
+    }
+
     fn send_event(&mut self, event: &str, data: &Payload) -> Result<(), CommandError> {
         self.check_binary(data, "an event with raw bytes")?;
         let (opcode, payload) = event_frame(event, data);
@@ -405,8 +426,10 @@ impl Client {
         Ok(())
     }
 
-    fn send_auth(&mut self) {
-        let payload = rpc::json(&Auth { token: self.token.as_deref().map(Into::into), features: Vec::new() });
+    /// Sends AUTH: the first one of a connection with the features of this client.
+    fn send_auth(&mut self, first: bool) {
+        let features = if first { features() } else { Vec::new() };
+        let payload = rpc::json(&Auth { token: self.token.as_deref().map(Into::into), features });
         let correlation = self.next_correlation();
         if let Some(link) = self.phase.link() {
             link.auth = Some(correlation);
@@ -414,39 +437,10 @@ impl Client {
         self.send(Opcode::Auth, correlation, &payload);
     }
 
-    /// Subscribes on the connection there is: version 2 is asked, on version 1 there is nothing to ask.
-    fn renew(&mut self, id: SubscriptionId) {
-        match self.phase.open().map(|link| link.version) {
-            Some(Version::V2) => self.ask(id),
-            Some(Version::V1) => {
-                if let Some(stream) = self.subscriptions.stream(id).cloned() {
-                    self.event(Event::Subscribed { subscription: id, stream: stream.clone(), recovered: false });
-                    if stream.kind == StreamKind::Crdt
-                        && let Some(state) = self.subscriptions.kept(&stream.key)
-                        && let Some(at) = self.subscriptions.count_crdt(&stream.key)
-                    {
-                        self.entry(stream, Payload::Json(state), at, true);
-                    }
-                }
-            }
-            None => {}
-        }
-    }
-
-    /// Sends SUBSCRIBE, and UNSUBSCRIBE for the correlation id it had before.
-    fn ask(&mut self, id: SubscriptionId) {
-        let correlation = self.next_correlation();
-        let Some((payload, old)) = self.subscriptions.ask(id, correlation) else { return };
-        if let Some(old) = old {
-            self.send(Opcode::Unsubscribe, old, b"null");
-        }
-        self.send(Opcode::Subscribe, correlation, &payload);
-    }
-
-    /// Nobody waits for a call any more: takes it out of the outbox, or tells a version 2 server.
+    /// Nobody waits for a call any more: takes it out of the queue, or tells a version 2 server.
     fn abandon(&mut self, place: Place) {
         match place {
-            Place::Queued(number) => self.outbox.remove(number),
+            Place::Queued(number) => self.queue.remove(number),
             Place::Submitted(..) => {}
             Place::Sent(correlation) => {
                 if self.phase.open().is_some_and(|link| link.version == Version::V2) {
@@ -473,7 +467,9 @@ impl Client {
     }
 
     fn done(&mut self, call: CallId, outcome: Result<Payload, CallError>) {
-        self.event(Event::CallDone { call, outcome });
+        if let Some(outcome) = self.answer_stream(call, outcome) {
+            self.event(Event::CallDone { call, outcome });
+        }
     }
 
     fn event(&mut self, event: Event) {

@@ -13,6 +13,7 @@ use super::{
     op::{RETIRED, V1_PREFIX},
     value::raw,
 };
+use crate::event::EditOutcome;
 
 /// A replica: one object in one running client, under a name that no other ever has. Edits count at once, and are
 /// pending until the server has confirmed them.
@@ -201,6 +202,37 @@ impl Replica {
         Some(refused)
     }
 
+    /// An edit has its outcome ([`Event::Settled`](crate::Event::Settled)). A stored one stays on top until what the server
+    /// confirmed contains it or, where it does not come back, is confirmed herewith; a refused one is undone.
+    pub fn settled(&mut self, counter: u64, outcome: &EditOutcome) {
+        match outcome {
+            EditOutcome::Stored { returns: true } => self.acked(counter),
+            EditOutcome::Stored { returns: false } => {
+                if let Some(op) = self.drop_own(counter) {
+                    // One that does not fit is left to the server.
+                    let _ = self.confirmed.apply(&op, &self.limits);
+                    self.rebuild();
+                }
+            }
+            EditOutcome::Refused { .. } => {
+                if self.drop_own(counter).is_some() {
+                    self.rebuild();
+                }
+            }
+        }
+    }
+
+    /// The own operations that what the server confirmed does not contain, by number: to be queued anew after
+    /// [`restore`](Self::restore).
+    pub fn own(&self) -> impl Iterator<Item = &Op> {
+        self.unconfirmed()
+    }
+
+    fn drop_own(&mut self, counter: u64) -> Option<Op> {
+        let waiting = self.index(counter).and_then(|index| self.outbox.remove(index));
+        waiting.map(|pending| pending.op).or_else(|| self.arriving.remove(&counter))
+    }
+
     /// The server may take this operation later: it will be sent again.
     pub fn retry(&mut self, counter: u64) {
         if let Some(index) = self.index(counter) {
@@ -245,7 +277,11 @@ impl Replica {
         let on_top = self.current.seen.get(&op.node);
         let there = on_top.is_some_and(|seen| seen.upto >= op.done && seen.contains(op.counter));
         let same = match self.take(op) {
+            // What it shows of a replica that had been forgotten depends on when it is applied.
+            Some(_) if self.confirmed.floor > 0 && !op.dots().is_empty() => false,
             Some(sent) => there && sent.change == op.change && sent.stamp() == op.stamp(),
+            // The `none` of an operation that was refused: one on top may have shown its number as done.
+            None if op.node == self.node => false,
             None => self.current.apply(op, &self.limits).is_ok(),
         };
         self.counter = self.counter.max(self.confirmed.last(&self.node));
@@ -313,8 +349,7 @@ impl Replica {
         if op.node != self.node {
             return None;
         }
-        let waiting = self.index(op.counter).and_then(|index| self.outbox.remove(index));
-        waiting.map(|pending| pending.op).or_else(|| self.arriving.remove(&op.counter))
+        self.drop_own(op.counter)
     }
 
     /// The operations on top.

@@ -86,3 +86,20 @@ pub enum FrameError {
     #[error("broken zlib stream")]
     BrokenZlib,
 }
+
+/// The first opcode that peers of a later version may use without asking.
+const LATER: u8 = 0x30;
+
+impl FrameError {
+    /// Whether an endpoint of version 2 ignores the message: its opcode is unknown and from 0x30 up, so that it is a later
+    /// version's. Every other error is a malformed message.
+    ///
+    /// ```
+    /// use datasole_core::{Limits, frame::Codec};
+    /// let refused = |opcode| Codec::default().decode(&[opcode, 0, 0, 0, 0, 0, 0, 0, 0], &Limits::default()).unwrap_err();
+    /// assert!(refused(0x30).is_ignorable() && refused(0x6f).is_ignorable() && !refused(0x2f).is_ignorable());
+    /// ```
+    pub fn is_ignorable(&self) -> bool {
+        matches!(self, Self::UnknownOpcode { opcode: LATER.. } if *self != Self::UnknownOpcode { opcode: ZLIB_MARK })
+    }
+}

@@ -35,6 +35,12 @@ impl Router {
                 }
             }
             Event::Entry { stream, payload, whole, .. } => self.route_entry(now, &stream, payload, whole),
+            // Of streams that are open, and none is here.
+            Event::Settled { .. }
+            | Event::Progress { .. }
+            | Event::Rejected { .. }
+            | Event::Ask { .. }
+            | Event::Awareness { .. } => {}
         }
     }
 

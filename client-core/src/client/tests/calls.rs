@@ -261,7 +261,7 @@ fn what_was_queued_may_be_too_large_for_the_server_that_comes() {
 }
 
 #[test]
-fn the_outbox_is_bounded() {
+fn the_queue_is_bounded() {
     let limits = Limits { max_queued: 2, ..Limits::default() };
     let mut peer = Peer::new(Config { limits, ..config() });
     peer.emit("e", true);

@@ -4,11 +4,14 @@
 mod calls;
 mod connecting;
 mod entries;
+mod features;
 mod heartbeat;
 mod hostile;
 mod losing;
 #[cfg(feature = "mirror")]
 mod mirror;
+mod open;
+mod settling;
 mod streams;
 mod submitting;
 mod tokens;
@@ -19,7 +22,10 @@ use serde_json::value::RawValue;
 use super::Client;
 use crate::{
     config::{Config, Limits, Reconnect},
-    event::{CallId, Event, Hint, Input, Output, Payload, Request, SocketClose, SocketId, Status, SubscriptionId},
+    event::{
+        CallId, EditOutcome, Event, Hint, Input, Output, Payload, Progress, Request, SocketClose, SocketId, Status,
+        SubscriptionId, SyncPhase,
+    },
     frame::{Codec, Opcode},
     rng::Seed,
     stream::{Position, StreamId},
@@ -216,6 +222,26 @@ fn line(event: &Event) -> String {
             let (kind, whole) = (stream.kind.name(), if *whole { " whole" } else { "" });
             format!("entry {kind} {} {epoch}:{seq}{whole} {}", stream.key, text(payload))
         }
+        Event::Settled { stream, edit, outcome: EditOutcome::Stored { returns } } => {
+            format!("settled {} {edit} {}", stream.key, if *returns { "returns" } else { "stored" })
+        }
+        Event::Settled { stream, edit, outcome: EditOutcome::Refused { code, message } } => {
+            format!("settled {} {edit} {code} {message}", stream.key)
+        }
+        Event::Progress { stream, progress: Progress { phase, pending, stored } } => {
+            let phase = match phase {
+                SyncPhase::Loading => "loading".into(),
+                SyncPhase::Synced => "synced".into(),
+                SyncPhase::Unreadable { code, message } => format!("unreadable ({code} {message})"),
+                SyncPhase::Refused { code, message } => format!("refused ({code} {message})"),
+            };
+            format!("progress {} {phase} {pending} {stored}", stream.key)
+        }
+        Event::Rejected { stream, code, message, payload } => {
+            format!("rejected {} {code} {message} {}", stream.key, text(payload))
+        }
+        Event::Ask { document, question } => format!("ask {document} {question:?}"),
+        Event::Awareness { document, update } => format!("awareness {document} {update:?}"),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
 
 /// Ordered by the number each item was given, so that one that ends early is taken out without a scan.
 #[derive(Debug, Default)]
-pub(crate) struct Outbox {
+pub(crate) struct Queue {
     last: u64,
     items: Table<u64, Item>,
     bytes: usize,
@@ -30,7 +30,7 @@ impl Item {
     }
 }
 
-impl Outbox {
+impl Queue {
     /// Queues an item and returns its number.
     pub(crate) fn push(&mut self, item: Item, limits: &Limits) -> Result<u64, CommandError> {
         if self.items.len() >= limits.max_queued {
@@ -77,17 +77,17 @@ mod tests {
     #[test]
     fn number_and_bytes_are_bounded_and_given_back() {
         let limits = Limits { max_queued: 3, max_queued_bytes: 10, ..Limits::default() };
-        let mut outbox = Outbox::default();
-        assert!(outbox.push(event(11), &limits).is_err(), "above the byte limit");
-        let first = outbox.push(event(4), &limits).unwrap();
-        assert!(outbox.push(event(7), &limits).is_err(), "above");
-        outbox.push(event(5), &limits).unwrap();
-        outbox.push(event(1), &limits).unwrap();
-        assert!(outbox.push(event(0), &limits).is_err(), "a fourth item");
-        outbox.remove(first);
-        outbox.remove(first);
-        outbox.push(event(4), &limits).unwrap();
-        assert_eq!((0..3).filter_map(|_| outbox.pop()).map(|item| item.bytes()).collect::<Vec<_>>(), [5, 1, 4]);
-        assert!(outbox.pop().is_none() && outbox.bytes == 0);
+        let mut queue = Queue::default();
+        assert!(queue.push(event(11), &limits).is_err(), "above the byte limit");
+        let first = queue.push(event(4), &limits).unwrap();
+        assert!(queue.push(event(7), &limits).is_err(), "above");
+        queue.push(event(5), &limits).unwrap();
+        queue.push(event(1), &limits).unwrap();
+        assert!(queue.push(event(0), &limits).is_err(), "a fourth item");
+        queue.remove(first);
+        queue.remove(first);
+        queue.push(event(4), &limits).unwrap();
+        assert_eq!((0..3).filter_map(|_| queue.pop()).map(|item| item.bytes()).collect::<Vec<_>>(), [5, 1, 4]);
+        assert!(queue.pop().is_none() && queue.bytes == 0);
     }
 }

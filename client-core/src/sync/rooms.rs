@@ -1,0 +1,223 @@
+//! [`OpenRoom`]: what this client shows in a presence room, and which members it has been told of.
+
+use serde_json::value::RawValue;
+
+use super::{
+    Context,
+    answer::{Answer, Refused},
+};
+use crate::{
+    error::CommandError,
+    event::{Event, Payload, SyncPhase},
+    json::{elements, members, string, whole as one_value},
+    session::Version,
+    stream::Position,
+    table::Table,
+    time::Millis,
+};
+
+/// Members of a room that are told of; more are not shown.
+pub(crate) const MAX_MEMBERS: usize = 10_000;
+
+/// Announcements that may be without an answer: the next waits, and the newest is sent.
+pub(crate) const MAX_UNANSWERED: usize = 16;
+
+/// One room that is open.
+#[derive(Debug)]
+pub(crate) struct OpenRoom {
+    /// Milliseconds between two announcements.
+    throttle: u64,
+    members: Table<String, ()>,
+    loaded: bool,
+    unreadable: Option<Refused>,
+    refused: Option<Refused>,
+    /// The value that this client shows, and its number.
+    value: Option<Payload>,
+    version: u64,
+    /// The server has been told something on this connection, and so has something to forget.
+    announced: bool,
+    unsent: bool,
+    /// Nothing is sent before.
+    not_before: Millis,
+    /// Announcements without an answer, by number: the value's number, and the value.
+    unanswered: Table<u64, (u64, Option<Payload>)>,
+    /// The number of the latest announcement.
+    sent: u64,
+}
+
+impl OpenRoom {
+    pub(crate) fn new(throttle: u64) -> Self {
+        Self {
+            throttle,
+            members: Table::default(),
+            loaded: false,
+            unreadable: None,
+            refused: None,
+            value: None,
+            version: 0,
+            announced: false,
+            unsent: false,
+            not_before: Millis(0),
+            unanswered: Table::default(),
+            sent: 0,
+        }
+    }
+
+    pub(crate) fn phase(&self) -> SyncPhase {
+        match (&self.refused, &self.unreadable) {
+            (Some(refused), _) => SyncPhase::Refused { code: refused.code, message: refused.message.clone() },
+            (None, Some(refused)) => SyncPhase::Unreadable { code: refused.code, message: refused.message.clone() },
+            (None, None) if self.loaded => SyncPhase::Synced,
+            (None, None) => SyncPhase::Loading,
+        }
+    }
+
+    pub(crate) fn deadline(&self, version: Option<Version>) -> Option<Millis> {
+        let due = self.unsent && version == Some(Version::V2) && self.unanswered.len() < MAX_UNANSWERED;
+        due.then_some(self.not_before)
+    }
+
+    pub(crate) fn show(&mut self, cx: &mut Context<'_>, value: Option<Payload>, at_once: bool) {
+        self.unsent = value.is_some() || self.announced;
+        self.value = value;
+        self.version += 1;
+        if at_once {
+            self.not_before = cx.now;
+        }
+        self.flush(cx);
+    }
+
+    /// Sends the newest value, if it is time.
+    pub(crate) fn flush(&mut self, cx: &mut Context<'_>) {
+        if self.deadline(cx.version).is_none_or(|due| cx.now < due) {
+            return;
+        }
+        self.unsent = false;
+        self.announced = self.value.is_some();
+        self.not_before = cx.now + self.throttle;
+        self.sent += 1;
+        self.unanswered.insert(self.sent, (self.version, self.value.clone()));
+        cx.submit(self.sent, self.value.clone().unwrap_or_default());
+    }
+
+    /// Withdraws the value that is shown, whatever waits.
+    pub(crate) fn withdraw(&mut self, cx: &mut Context<'_>) {
+        self.value = None;
+        self.unsent = false;
+        if std::mem::take(&mut self.announced) && cx.version == Some(Version::V2) {
+            // Nobody is left to be told of the answer.
+            cx.submit(0, Payload::Empty);
+        }
+    }
+
+    pub(crate) fn connected(&mut self, cx: &mut Context<'_>) {
+        self.unsent = self.value.is_some();
+        self.not_before = cx.now;
+        self.flush(cx);
+    }
+
+    pub(crate) fn subscribed(&mut self, cx: &mut Context<'_>, recovered: bool) {
+        self.unreadable = None;
+        self.refused = None;
+        self.loaded = recovered;
+        if cx.version == Some(Version::V1) {
+            self.refused = Some(CommandError::NeedsV2 { what: "presence" }.into());
+        }
+    }
+
+    /// The room may be entered all the same.
+    pub(crate) fn unreadable(&mut self, refused: Refused) {
+        self.unreadable = Some(refused);
+        self.loaded = false;
+    }
+
+    /// Members came.
+    pub(crate) fn entry(&mut self, cx: &mut Context<'_>, payload: Payload, position: Position, whole: bool) {
+        let Some(payload) = self.bounded(payload, whole) else { return };
+        self.loaded |= whole;
+        cx.tell(Event::Entry { stream: cx.stream.clone(), payload, position, whole });
+    }
+
+    /// The members without those that are too many; nothing when it is no array.
+    fn bounded(&mut self, payload: Payload, whole: bool) -> Option<Payload> {
+        let Payload::Json(list) = &payload else { return None };
+        if whole && list.get().starts_with('[') {
+            self.members.clear();
+        }
+        let (mut kept, mut all) = (Vec::new(), true);
+        elements(list, &mut |member| {
+            if self.admit(member) {
+                kept.push(member.get());
+            } else {
+                all = false;
+            }
+            Some(())
+        })?;
+        if all {
+            return Some(payload);
+        }
+        let text = format!("[{}]", kept.join(","));
+        one_value(&text).map(|list| Payload::Json(list.to_owned()))
+    }
+
+    /// Counts a member that came or went; `false` when there are too many, or it has no id.
+    fn admit(&mut self, member: &RawValue) -> bool {
+        let (mut id, mut here) = (None, false);
+        let read = members(member.get().as_bytes(), &mut |name, value| {
+            match name {
+                "id" => id = Some(string(value)?.into_owned()),
+                "value" => here = true,
+                _ => {}
+            }
+            Some(())
+        });
+        let Some(id) = id.filter(|_| read.is_some()) else { return false };
+        if !here {
+            self.members.remove(&id);
+            return true;
+        }
+        if self.members.contains_key(&id) {
+            return true;
+        }
+        let room = self.members.len() < MAX_MEMBERS;
+        if room {
+            self.members.insert(id, ());
+        }
+        room
+    }
+
+    pub(crate) fn answered(&mut self, cx: &mut Context<'_>, number: u64, answer: Answer) {
+        let Some((version, value)) = self.unanswered.remove(&number) else { return };
+        match answer {
+            Answer::Taken | Answer::Unknown => {}
+            Answer::Again(wait) => {
+                self.unsent = true;
+                self.not_before = self.not_before.max(cx.now + wait);
+            }
+            Answer::Never(Refused { code, message }) => {
+                if version == self.version {
+                    self.value = None;
+                }
+                let payload = value.unwrap_or_default();
+                cx.tell(Event::Rejected { stream: cx.stream.clone(), code, message, payload });
+            }
+        }
+        self.flush(cx);
+    }
+
+    pub(crate) fn refuse(&mut self, refused: Refused) {
+        self.refused = Some(refused);
+        self.loaded = false;
+    }
+
+    pub(crate) fn start_over(&mut self) {
+        self.loaded = false;
+    }
+
+    /// The value that is shown stays: it is announced on the next connection.
+    pub(crate) fn lost(&mut self) {
+        (self.unreadable, self.refused) = (None, None);
+        (self.loaded, self.announced) = (false, false);
+        self.unanswered.clear();
+    }
+}
