@@ -2,7 +2,7 @@
 //!
 //! No error holds the URL or a token, so that they can be logged.
 
-use datasole_core::{CallError as CallFailure, CommandError, DisconnectReason, codes, crdt};
+use datasole_core::{CallError as CallFailure, CommandError, DisconnectReason, codes, crdt::CrdtError};
 
 use crate::status;
 
@@ -267,13 +267,13 @@ impl StateError {
     }
 }
 
-/// Why a CRDT could not be opened, read or edited.
+/// Why a CRDT could not be opened, read or edited through its handle.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum CrdtError {
+pub enum EditError {
     /// The edit cannot be made, or the key is of another type. Nothing has changed.
     #[error(transparent)]
-    Edit(#[from] crdt::CrdtError),
+    Crdt(#[from] CrdtError),
     /// Closed, over a limit, or a bad key.
     #[error(transparent)]
     Command(#[from] CommandError),
@@ -297,12 +297,12 @@ pub enum CrdtError {
     Closed,
 }
 
-impl CrdtError {
+impl EditError {
     /// One of [`codes`].
     pub fn code(&self) -> i32 {
         match self {
-            Self::Edit(crdt::CrdtError::Limit { .. }) => codes::LOCAL_LIMIT,
-            Self::Edit(_) => codes::INVALID_PARAMS,
+            Self::Crdt(CrdtError::Limit { .. }) => codes::LOCAL_LIMIT,
+            Self::Crdt(_) => codes::INVALID_PARAMS,
             Self::Command(refused) => refused.code(),
             Self::Value(_) => codes::PARSE,
             Self::Disconnected(_) => codes::NOT_CONNECTED,
@@ -313,11 +313,11 @@ impl CrdtError {
 
     /// Whether the same may succeed later.
     pub fn retryable(&self) -> bool {
-        matches!(self, Self::Disconnected(_) | Self::Edit(crdt::CrdtError::Limit { .. }))
+        matches!(self, Self::Disconnected(_) | Self::Crdt(CrdtError::Limit { .. }))
     }
 }
 
-impl From<FollowError> for CrdtError {
+impl From<FollowError> for EditError {
     fn from(error: FollowError) -> Self {
         match error {
             FollowError::Disconnected(reason) => Self::Disconnected(reason),

@@ -85,14 +85,14 @@ pub use crdt::{Counter, CrdtStorage, Crdts, GCounter, GSet, Map, Register, Repli
 pub use datasole_core::{
     CallError as CallFailure, CommandError, DisconnectReason, Hint, Limits, Payload, Reconnect, SocketClose, TokenVia,
     codes,
-    crdt::{CrdtError as EditError, CrdtLimits},
+    crdt::{CrdtError, CrdtLimits},
 };
 #[cfg(feature = "docs")]
 pub use doc::{Awareness, Document};
 #[cfg(feature = "docs")]
 pub use error::DocError;
 pub use error::{
-    CallError, ConnectError, CrdtError, DecodeError, EmitError, EventError, FollowError, PresenceError, StateError,
+    CallError, ConnectError, DecodeError, EditError, EmitError, EventError, FollowError, PresenceError, StateError,
 };
 pub use events::{Event, Events};
 pub use follow::Changes;

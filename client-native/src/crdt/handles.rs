@@ -8,7 +8,7 @@ use serde_json::{Value, to_value};
 
 use super::SyncStatus;
 use crate::{
-    error::{CrdtError, FollowError},
+    error::{EditError, FollowError},
     follow::{Changes, Follow},
 };
 
@@ -95,14 +95,14 @@ impl<K> Replicated<K> {
     ///
     /// # Errors
     ///
-    /// [`CrdtError::Disconnected`] when the client gives up reconnecting, [`CrdtError::Refused`] and
-    /// [`CrdtError::Closed`].
-    pub async fn synced(&self) -> Result<(), CrdtError> {
+    /// [`EditError::Disconnected`] when the client gives up reconnecting, [`EditError::Refused`] and
+    /// [`EditError::Closed`].
+    pub async fn synced(&self) -> Result<(), EditError> {
         let mut changes = self.changes();
         loop {
             match self.status() {
                 SyncStatus::Synced => return Ok(()),
-                SyncStatus::Refused { code, message } => return Err(CrdtError::Refused { code, message }),
+                SyncStatus::Refused { code, message } => return Err(EditError::Refused { code, message }),
                 SyncStatus::Loading | SyncStatus::Pending(_) => {}
             }
             match changes.next().await {
@@ -122,14 +122,14 @@ impl<K> Replicated<K> {
         self.follow.shared().router().replicas().read(self.key(), read).unwrap_or_default()
     }
 
-    fn edit(&self, edit: Edit) -> Result<(), CrdtError> {
+    fn edit(&self, edit: Edit) -> Result<(), EditError> {
         let key = self.key();
         self.follow.shared().command(|router, now| router.edit(now, key, edit))
     }
 }
 
-// For all of the edits below: `CrdtError::Edit` when the edit cannot be made, among others because 10,000 are pending,
-// `CrdtError::Value` when the value cannot be written as JSON, `CrdtError::Refused` and `CrdtError::Closed`.
+// For all of the edits below: `EditError::Crdt` when the edit cannot be made, among others because 10,000 are pending,
+// `EditError::Value` when the value cannot be written as JSON, `EditError::Refused` and `EditError::Closed`.
 
 impl Counter {
     /// The sum.
@@ -141,8 +141,8 @@ impl Counter {
     ///
     /// # Errors
     ///
-    /// [`CrdtError`]; then nothing has changed.
-    pub fn increment(&self, by: u64) -> Result<(), CrdtError> {
+    /// [`EditError`]; then nothing has changed.
+    pub fn increment(&self, by: u64) -> Result<(), EditError> {
         if by == 0 { Ok(()) } else { self.edit(Edit::Increment(by)) }
     }
 
@@ -150,8 +150,8 @@ impl Counter {
     ///
     /// # Errors
     ///
-    /// [`CrdtError`]; then nothing has changed.
-    pub fn decrement(&self, by: u64) -> Result<(), CrdtError> {
+    /// [`EditError`]; then nothing has changed.
+    pub fn decrement(&self, by: u64) -> Result<(), EditError> {
         if by == 0 { Ok(()) } else { self.edit(Edit::Decrement(by)) }
     }
 }
@@ -166,8 +166,8 @@ impl GCounter {
     ///
     /// # Errors
     ///
-    /// [`CrdtError`]; then nothing has changed.
-    pub fn increment(&self, by: u64) -> Result<(), CrdtError> {
+    /// [`EditError`]; then nothing has changed.
+    pub fn increment(&self, by: u64) -> Result<(), EditError> {
         if by == 0 { Ok(()) } else { self.edit(Edit::Increment(by)) }
     }
 }
@@ -177,9 +177,9 @@ impl<T: DeserializeOwned> Register<T> {
     ///
     /// # Errors
     ///
-    /// [`CrdtError::Value`] when it is not a `T`.
-    pub fn get(&self) -> Result<Option<T>, CrdtError> {
-        self.read(|crdt| crdt.register().map(|json| json.read())).transpose().map_err(CrdtError::Value)
+    /// [`EditError::Value`] when it is not a `T`.
+    pub fn get(&self) -> Result<Option<T>, EditError> {
+        self.read(|crdt| crdt.register().map(|json| json.read())).transpose().map_err(EditError::Value)
     }
 }
 
@@ -188,8 +188,8 @@ impl<T: Serialize> Register<T> {
     ///
     /// # Errors
     ///
-    /// [`CrdtError`]; then nothing has changed.
-    pub fn set(&self, value: &T) -> Result<(), CrdtError> {
+    /// [`EditError`]; then nothing has changed.
+    pub fn set(&self, value: &T) -> Result<(), EditError> {
         self.edit(Edit::Set(json(value)?))
     }
 }
@@ -214,8 +214,8 @@ impl<V> Map<V> {
     ///
     /// # Errors
     ///
-    /// [`CrdtError`]; then nothing has changed.
-    pub fn remove(&self, key: &str) -> Result<(), CrdtError> {
+    /// [`EditError`]; then nothing has changed.
+    pub fn remove(&self, key: &str) -> Result<(), EditError> {
         self.edit(Edit::Delete(key.to_owned()))
     }
 }
@@ -225,10 +225,10 @@ impl<V: DeserializeOwned> Map<V> {
     ///
     /// # Errors
     ///
-    /// [`CrdtError::Value`] when it is not a `V`.
-    pub fn get(&self, key: &str) -> Result<Option<V>, CrdtError> {
+    /// [`EditError::Value`] when it is not a `V`.
+    pub fn get(&self, key: &str) -> Result<Option<V>, EditError> {
         let entry = self.read(|crdt| crdt.get(key).map(|json| json.read()));
-        entry.transpose().map_err(CrdtError::Value)
+        entry.transpose().map_err(EditError::Value)
     }
 
     /// All entries. Those that are not a `V` are left out, so that one client's mistake does not hide what others wrote.
@@ -247,8 +247,8 @@ impl<V: Serialize> Map<V> {
     ///
     /// # Errors
     ///
-    /// [`CrdtError`]; then nothing has changed.
-    pub fn insert(&self, key: &str, value: &V) -> Result<(), CrdtError> {
+    /// [`EditError`]; then nothing has changed.
+    pub fn insert(&self, key: &str, value: &V) -> Result<(), EditError> {
         self.edit(Edit::Put(key.to_owned(), json(value)?))
     }
 }
@@ -258,8 +258,8 @@ impl<T: Serialize> Set<T> {
     ///
     /// # Errors
     ///
-    /// [`CrdtError`]; then nothing has changed.
-    pub fn add(&self, element: &T) -> Result<(), CrdtError> {
+    /// [`EditError`]; then nothing has changed.
+    pub fn add(&self, element: &T) -> Result<(), EditError> {
         self.edit(Edit::Add(json(element)?))
     }
 
@@ -267,8 +267,8 @@ impl<T: Serialize> Set<T> {
     ///
     /// # Errors
     ///
-    /// [`CrdtError`]; then nothing has changed.
-    pub fn remove(&self, element: &T) -> Result<(), CrdtError> {
+    /// [`EditError`]; then nothing has changed.
+    pub fn remove(&self, element: &T) -> Result<(), EditError> {
         self.edit(Edit::Remove(json(element)?))
     }
 
@@ -290,8 +290,8 @@ impl<T: Serialize> GSet<T> {
     ///
     /// # Errors
     ///
-    /// [`CrdtError`]; then nothing has changed.
-    pub fn add(&self, element: &T) -> Result<(), CrdtError> {
+    /// [`EditError`]; then nothing has changed.
+    pub fn add(&self, element: &T) -> Result<(), EditError> {
         self.edit(Edit::Add(json(element)?))
     }
 
@@ -308,8 +308,8 @@ impl<T: DeserializeOwned> GSet<T> {
     }
 }
 
-fn json(value: &(impl Serialize + ?Sized)) -> Result<Value, CrdtError> {
-    to_value(value).map_err(CrdtError::Value)
+fn json(value: &(impl Serialize + ?Sized)) -> Result<Value, EditError> {
+    to_value(value).map_err(EditError::Value)
 }
 
 fn contains<K>(set: &Replicated<K>, element: &impl Serialize) -> bool {

@@ -13,7 +13,7 @@ use std::{fmt, sync::Arc};
 
 use datasole_core::{StreamId, crdt::CrdtKind};
 
-use crate::{error::CrdtError, follow::Follow, router::Shared};
+use crate::{error::EditError, follow::Follow, router::Shared};
 
 /// What the server has of what was edited here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,9 +110,9 @@ impl Crdts {
     ///
     /// # Errors
     ///
-    /// For this and the others: [`CrdtError`] when the client is closed, the key is bad or open with another type, too
+    /// For this and the others: [`EditError`] when the client is closed, the key is bad or open with another type, too
     /// much is followed, or what the storage has cannot be read.
-    pub fn counter(&self, key: &str) -> Result<Counter, CrdtError> {
+    pub fn counter(&self, key: &str) -> Result<Counter, EditError> {
         self.open(CrdtKind::PnCounter, key)
     }
 
@@ -121,7 +121,7 @@ impl Crdts {
     /// # Errors
     ///
     /// As for [`counter`](Self::counter).
-    pub fn g_counter(&self, key: &str) -> Result<GCounter, CrdtError> {
+    pub fn g_counter(&self, key: &str) -> Result<GCounter, EditError> {
         self.open(CrdtKind::GCounter, key)
     }
 
@@ -130,7 +130,7 @@ impl Crdts {
     /// # Errors
     ///
     /// As for [`counter`](Self::counter).
-    pub fn register<T>(&self, key: &str) -> Result<Register<T>, CrdtError> {
+    pub fn register<T>(&self, key: &str) -> Result<Register<T>, EditError> {
         self.open(CrdtKind::LwwRegister, key)
     }
 
@@ -139,7 +139,7 @@ impl Crdts {
     /// # Errors
     ///
     /// As for [`counter`](Self::counter).
-    pub fn map<V>(&self, key: &str) -> Result<Map<V>, CrdtError> {
+    pub fn map<V>(&self, key: &str) -> Result<Map<V>, EditError> {
         self.open(CrdtKind::LwwMap, key)
     }
 
@@ -148,7 +148,7 @@ impl Crdts {
     /// # Errors
     ///
     /// As for [`counter`](Self::counter).
-    pub fn set<T>(&self, key: &str) -> Result<Set<T>, CrdtError> {
+    pub fn set<T>(&self, key: &str) -> Result<Set<T>, EditError> {
         self.open(CrdtKind::OrSet, key)
     }
 
@@ -157,11 +157,11 @@ impl Crdts {
     /// # Errors
     ///
     /// As for [`counter`](Self::counter).
-    pub fn g_set<T>(&self, key: &str) -> Result<GSet<T>, CrdtError> {
+    pub fn g_set<T>(&self, key: &str) -> Result<GSet<T>, EditError> {
         self.open(CrdtKind::GSet, key)
     }
 
-    fn open<K>(&self, kind: CrdtKind, key: &str) -> Result<Replicated<K>, CrdtError> {
+    fn open<K>(&self, kind: CrdtKind, key: &str) -> Result<Replicated<K>, EditError> {
         self.shared.command(|router, now| router.open_replica(now, kind, key))?;
         Ok(Replicated::new(Follow::new(&self.shared, StreamId::crdt(key))))
     }
@@ -176,14 +176,14 @@ impl Crdts {
     ///
     /// # Errors
     ///
-    /// [`CrdtError::Closed`].
-    pub async fn synced(&self) -> Result<(), CrdtError> {
+    /// [`EditError::Closed`].
+    pub async fn synced(&self) -> Result<(), EditError> {
         let mut pending = self.shared.router().replicas().pending();
         let stored = async { pending.wait_for(|pending| *pending == 0).await.is_ok() };
         tokio::select! {
             biased;
             true = stored => Ok(()),
-            () = self.shared.wait_finished() => Err(CrdtError::Closed),
+            () = self.shared.wait_finished() => Err(EditError::Closed),
         }
     }
 }

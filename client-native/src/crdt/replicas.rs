@@ -9,13 +9,13 @@ use std::{
 
 use datasole_core::{
     CallError, CallId, Client as Core, Millis, Payload, StreamId, SubscriptionId, codes,
-    crdt::{Crdt, CrdtError as EditError, CrdtKind, CrdtLimits, Edit, Op, Replica},
+    crdt::{Crdt, CrdtError, CrdtKind, CrdtLimits, Edit, Op, Replica},
 };
 use tokio::sync::watch;
 
 use super::{CrdtStorage, SyncStatus};
 use crate::{
-    error::CrdtError,
+    error::EditError,
     refusal::{Answer, Complaints, Refusal},
     signal::{End, Followers},
 };
@@ -81,11 +81,11 @@ impl Replicas {
 
     // --- the program ---
 
-    pub(crate) fn open(&mut self, core: &mut Core, now: Millis, kind: CrdtKind, key: &str) -> Result<(), CrdtError> {
+    pub(crate) fn open(&mut self, core: &mut Core, now: Millis, kind: CrdtKind, key: &str) -> Result<(), EditError> {
         if let Some(tracked) = self.open.get_mut(key) {
             let expected = tracked.replica.kind();
             if expected != kind {
-                return Err(EditError::WrongKind { expected, found: kind }.into());
+                return Err(CrdtError::WrongKind { expected, found: kind }.into());
             }
             if tracked.refused.take().is_some() {
                 tracked.subscription = core.subscribe(now, StreamId::crdt(key))?;
@@ -113,13 +113,13 @@ impl Replicas {
     }
 
     /// The one that the storage has, or a new one.
-    fn replica(&mut self, kind: CrdtKind, key: &str) -> Result<Replica, CrdtError> {
+    fn replica(&mut self, kind: CrdtKind, key: &str) -> Result<Replica, EditError> {
         let Policy { node, limits, storage } = &self.policy;
         if let Some(saved) = storage.as_ref().and_then(|storage| storage.load(key)) {
             let replica = Replica::restore(&saved, *limits)?;
             let found = replica.kind();
             if found != kind {
-                return Err(EditError::WrongKind { expected: kind, found }.into());
+                return Err(CrdtError::WrongKind { expected: kind, found }.into());
             }
             return Ok(replica);
         }
@@ -185,11 +185,11 @@ impl Replicas {
         key: &str,
         edit: Edit,
         complaints: &Complaints,
-    ) -> Result<(), CrdtError> {
+    ) -> Result<(), EditError> {
         let time = self.time();
-        let Some(tracked) = self.open.get_mut(key) else { return Err(CrdtError::Closed) };
+        let Some(tracked) = self.open.get_mut(key) else { return Err(EditError::Closed) };
         if let Some((code, message)) = tracked.refused.clone() {
-            return Err(CrdtError::Refused { code, message });
+            return Err(EditError::Refused { code, message });
         }
         if tracked.replica.edit(time, edit)?.is_none() {
             return Ok(());
@@ -370,7 +370,7 @@ impl Replicas {
 }
 
 impl Tracked {
-    fn take(&mut self, json: &str, whole: bool, silent: bool, limits: &CrdtLimits) -> Result<(), EditError> {
+    fn take(&mut self, json: &str, whole: bool, silent: bool, limits: &CrdtLimits) -> Result<(), CrdtError> {
         if !whole {
             return self.replica.remote(&Op::parse(json, limits)?).map(drop);
         }

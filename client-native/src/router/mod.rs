@@ -25,7 +25,7 @@ use tokio::{
 use crate::doc::{Documents, Link};
 use crate::{
     crdt::Replicas,
-    error::CrdtError,
+    error::EditError,
     events::{Inbox, InboxLimits},
     presence::Rooms,
     refusal::Complaints,
@@ -276,7 +276,7 @@ impl Router {
         self.rooms.follow(&mut self.core, now, key)
     }
 
-    pub(crate) fn open_replica(&mut self, now: Millis, kind: CrdtKind, key: &str) -> Result<(), CrdtError> {
+    pub(crate) fn open_replica(&mut self, now: Millis, kind: CrdtKind, key: &str) -> Result<(), EditError> {
         self.check_open()?;
         self.replicas.open(&mut self.core, now, kind, key)
     }
@@ -285,7 +285,7 @@ impl Router {
         &self.replicas
     }
 
-    pub(crate) fn edit(&mut self, now: Millis, key: &str, edit: Edit) -> Result<(), CrdtError> {
+    pub(crate) fn edit(&mut self, now: Millis, key: &str, edit: Edit) -> Result<(), EditError> {
         self.check_open()?;
         self.replicas.edit(&mut self.core, now, key, edit, &self.complaints)
     }

@@ -177,7 +177,7 @@ async fn maps_registers_and_sets_are_typed() {
     map.insert("b", &2).unwrap();
     crdt.map::<Value>("map").unwrap().insert("c", &json!("text")).unwrap();
     assert_eq!((map.get("a").unwrap(), map.get("x").unwrap(), map.len()), (Some(1), None, 3));
-    assert!(matches!(map.get("c"), Err(CrdtError::Value(_))));
+    assert!(matches!(map.get("c"), Err(EditError::Value(_))));
     assert_eq!(map.iter().collect::<Vec<_>>(), [("a".to_owned(), 1), ("b".to_owned(), 2)]);
     map.remove("a").unwrap();
     map.remove("a").unwrap();
@@ -211,10 +211,10 @@ async fn what_cannot_be_is_an_error_and_changes_nothing() {
     let crdt = client.crdt();
     let counter = crdt.counter("n").unwrap();
     let error = crdt.set::<u8>("n").unwrap_err();
-    assert!(matches!(error, CrdtError::Edit(EditError::WrongKind { .. })), "{error}");
-    assert!(matches!(crdt.counter(""), Err(CrdtError::Command(_))));
+    assert!(matches!(error, EditError::Crdt(CrdtError::WrongKind { .. })), "{error}");
+    assert!(matches!(crdt.counter(""), Err(EditError::Command(_))));
     counter.increment((1 << 53) - 1).unwrap();
-    assert!(matches!(counter.increment(1), Err(CrdtError::Edit(EditError::Range))));
+    assert!(matches!(counter.increment(1), Err(EditError::Crdt(CrdtError::Range))));
     let error = crdt.register("big").unwrap().set(&"x".repeat(70_000)).unwrap_err();
     assert_eq!(error.code(), codes::LOCAL_LIMIT, "{error}");
     assert_eq!((counter.value(), client.crdt().pending()), ((1 << 53) - 1, 1));
@@ -230,8 +230,8 @@ async fn a_refused_key_says_why() {
     peer.send(ERROR, id, &json!({"message": "not for you", "code": codes::FORBIDDEN})).await;
     assert!(matches!(changes.next().await, Some(Err(FollowError::Refused { code: codes::FORBIDDEN, .. }))));
     assert!(changes.next().await.is_none());
-    assert!(matches!(counter.increment(1), Err(CrdtError::Refused { .. })));
-    assert!(matches!(counter.synced().await, Err(CrdtError::Refused { .. })));
+    assert!(matches!(counter.increment(1), Err(EditError::Refused { .. })));
+    assert!(matches!(counter.synced().await, Err(EditError::Refused { .. })));
 }
 
 #[tokio::test]
@@ -283,8 +283,8 @@ async fn closing_ends_what_waits() {
     drop(peer);
     client.close().await;
     assert!(changes.next().await.is_none());
-    assert!(matches!(counter.synced().await, Err(CrdtError::Closed)));
-    assert!(matches!(crdt.synced().await, Err(CrdtError::Closed)));
+    assert!(matches!(counter.synced().await, Err(EditError::Closed)));
+    assert!(matches!(crdt.synced().await, Err(EditError::Closed)));
     assert!(counter.increment(1).is_err());
 }
 
@@ -356,5 +356,5 @@ async fn a_history_that_cannot_be_read_is_asked_for_again_and_then_given_up() {
         peer.send(CRDT_STATE, 0, &json!({"key": "n", "state": "what", "epoch": 1, "seq": seq})).await;
     }
     peer.expect(UNSUBSCRIBE).await;
-    assert!(matches!(counter.synced().await, Err(CrdtError::Refused { code: codes::PARSE, .. })));
+    assert!(matches!(counter.synced().await, Err(EditError::Refused { code: codes::PARSE, .. })));
 }
