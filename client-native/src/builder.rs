@@ -9,8 +9,8 @@ use crate::{
     crdt::{CrdtStorage, Policy, Replicas},
     driver::{Driver, TokenProvider},
     error::ConnectError,
-    events::InboxLimits,
     handle::Client,
+    inbox::InboxLimits,
     presence::Rooms,
     router::Shared,
     socket::Dialer,
@@ -45,8 +45,15 @@ pub struct Builder {
     tls: Option<Arc<rustls::ClientConfig>>,
 }
 
+impl Client {
+    /// A client of the server at `url`: `http`, `https`, `ws` or `wss`, with or without a trailing slash.
+    pub fn builder(url: &str) -> Builder {
+        Builder::new(url)
+    }
+}
+
 impl Builder {
-    pub(crate) fn new(url: &str) -> Self {
+    fn new(url: &str) -> Self {
         Self {
             url: url.into(),
             path: "/__ds".into(),

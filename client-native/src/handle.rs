@@ -8,7 +8,6 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::to_raw_value;
 
 use crate::{
-    builder::Builder,
     crdt::Crdts,
     error::{CallError, DecodeError, EmitError, PresenceError},
     events::{Events, decode_json},
@@ -61,11 +60,6 @@ impl CallOptions {
 }
 
 impl Client {
-    /// A client of the server at `url`: `http`, `https`, `ws` or `wss`, with or without a trailing slash.
-    pub fn builder(url: &str) -> Builder {
-        Builder::new(url)
-    }
-
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { owner: Arc::new(Owner { shared }) }
     }

@@ -70,6 +70,7 @@ mod error;
 mod events;
 mod follow;
 mod handle;
+mod inbox;
 mod presence;
 mod refusal;
 mod router;
@@ -81,7 +82,7 @@ mod status;
 mod tls;
 
 pub use builder::Builder;
-pub use crdt::{Counter, CrdtStorage, Crdts, GCounter, GSet, Map, Register, Replicated, Set, SyncStatus, kinds};
+pub use crdt::{Counter, CrdtStorage, Crdts, GCounter, GSet, Map, Register, Replicated, Set, kinds};
 pub use datasole_core::{
     CallError as CallFailure, CommandError, DisconnectReason, Hint, Limits, Payload, Reconnect, SocketClose, TokenVia,
     codes,
@@ -102,6 +103,6 @@ pub use refusal::{Refusal, Refusals};
 #[cfg(feature = "__tls")]
 pub use rustls;
 pub use state::State;
-pub use status::Status;
+pub use status::{Status, SyncStatus};
 #[cfg(feature = "docs")]
 pub use yrs;

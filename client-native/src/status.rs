@@ -113,6 +113,35 @@ pub(crate) fn is_passing(reason: &DisconnectReason) -> bool {
     }
 }
 
+/// What the server has of what was edited here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SyncStatus {
+    /// The server has not told its value yet; nothing is pending.
+    Loading,
+    /// So many edits are not stored by the server yet.
+    Pending(usize),
+    /// The server has everything.
+    Synced,
+    /// The server refused; nothing more is sent.
+    Refused {
+        /// One of [`codes`](crate::codes).
+        code: i32,
+        /// For people.
+        message: String,
+    },
+}
+
+impl fmt::Display for SyncStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loading => f.write_str("loading"),
+            Self::Pending(count) => write!(f, "{count} pending"),
+            Self::Synced => f.write_str("synced"),
+            Self::Refused { message, .. } => write!(f, "refused: {message}"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

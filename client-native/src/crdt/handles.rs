@@ -6,10 +6,10 @@ use datasole_core::crdt::{Crdt, Edit};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, to_value};
 
-use super::SyncStatus;
 use crate::{
     error::{EditError, FollowError},
     follow::{Changes, Follow},
+    status::SyncStatus,
 };
 
 /// The types, as parameters of [`Replicated`].

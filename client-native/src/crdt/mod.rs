@@ -15,35 +15,6 @@ use datasole_core::{StreamId, crdt::CrdtKind};
 
 use crate::{error::EditError, follow::Follow, router::Shared};
 
-/// What the server has of what was edited here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SyncStatus {
-    /// The server has not told its value yet; nothing is pending.
-    Loading,
-    /// So many edits are not stored by the server yet.
-    Pending(usize),
-    /// The server has everything.
-    Synced,
-    /// The server refused; nothing more is sent.
-    Refused {
-        /// One of [`codes`](crate::codes).
-        code: i32,
-        /// For people.
-        message: String,
-    },
-}
-
-impl fmt::Display for SyncStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Loading => f.write_str("loading"),
-            Self::Pending(count) => write!(f, "{count} pending"),
-            Self::Synced => f.write_str("synced"),
-            Self::Refused { message, .. } => write!(f, "refused: {message}"),
-        }
-    }
-}
-
 /// Keeps what is not sent yet across restarts of the program, from [`Builder::crdt_storage`](crate::Builder).
 ///
 /// Both are called under the client's lock: keep them short, and call nothing of the client in them. `save` comes after

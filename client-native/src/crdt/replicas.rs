@@ -13,11 +13,12 @@ use datasole_core::{
 };
 use tokio::sync::watch;
 
-use super::{CrdtStorage, SyncStatus};
+use super::CrdtStorage;
 use crate::{
     error::EditError,
     refusal::{Answer, Complaints, Refusal},
     signal::{End, Followers},
+    status::SyncStatus,
 };
 
 /// Operations on a key that may be without an answer (`docs/protocol.md`, *CRDTs*).

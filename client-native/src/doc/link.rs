@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use yrs::Doc;
 
 use super::awareness::Table;
-use crate::{crdt::SyncStatus, refusal::Answer};
+use crate::{refusal::Answer, status::SyncStatus};
 
 /// Received and not applied yet, above which it is dropped and asked for again; messages and bytes.
 const MAX_RECEIVED: usize = 10_000;

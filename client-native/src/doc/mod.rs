@@ -14,7 +14,7 @@ use yrs::Doc;
 pub(crate) use link::{Documents, Link};
 use provider::{ORIGIN, Provider};
 
-use crate::{crdt::SyncStatus, error::DocError, router::Shared};
+use crate::{error::DocError, router::Shared, status::SyncStatus};
 
 /// What a client of a document shows of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -26,7 +26,7 @@ use crate::doc::{Documents, Link};
 use crate::{
     crdt::Replicas,
     error::EditError,
-    events::{Inbox, InboxLimits},
+    inbox::{Inbox, InboxLimits},
     presence::Rooms,
     refusal::Complaints,
     signal::{End, Followers, Signal},

@@ -8,7 +8,7 @@ use datasole_core::{
 
 use super::Router;
 use crate::{
-    events::{Item, Message},
+    inbox::{Item, Message},
     signal::End,
     status::Status,
 };
