@@ -276,7 +276,7 @@ pub enum EditError {
     Crdt(#[from] CrdtError),
     /// Closed, over a limit, or a bad key.
     #[error(transparent)]
-    Command(#[from] CommandError),
+    Command(CommandError),
     /// The value cannot be written as JSON, or is not of the expected type.
     #[error("value: {0}")]
     Value(#[source] serde_json::Error),
@@ -284,7 +284,8 @@ pub enum EditError {
     /// [`Client::reconnect`](crate::Client::reconnect).
     #[error("{}", status::describe(.0))]
     Disconnected(DisconnectReason),
-    /// The server refused the subscription; open the key again to try again.
+    /// The server refused the key, for reading or altogether. Asked again with the next connection, and when the key is
+    /// opened again.
     #[error("{message}")]
     Refused {
         /// One of [`codes`].
@@ -323,6 +324,15 @@ impl From<FollowError> for EditError {
             FollowError::Disconnected(reason) => Self::Disconnected(reason),
             FollowError::Refused { code, message } => Self::Refused { code, message },
             FollowError::Closed => Self::Closed,
+        }
+    }
+}
+
+impl From<CommandError> for EditError {
+    fn from(refused: CommandError) -> Self {
+        match refused {
+            CommandError::Refused { code, message } => Self::Refused { code, message },
+            refused => Self::Command(refused),
         }
     }
 }
@@ -374,6 +384,10 @@ pub enum DocError {
     /// The awareness cannot be written as JSON.
     #[error("value: {0}")]
     Value(#[source] serde_json::Error),
+    /// The client has given up reconnecting. The document is compared after
+    /// [`Client::reconnect`](crate::Client::reconnect).
+    #[error("{}", status::describe(.0))]
+    Disconnected(DisconnectReason),
     /// The server does not show the document, or does not take what was made here, as of one that is read-only.
     #[error("{message}")]
     Refused {
@@ -396,6 +410,7 @@ impl DocError {
             Self::NoRuntime => codes::HOST,
             Self::Open | Self::Busy => codes::INVALID_REQUEST,
             Self::Value(_) => codes::INVALID_PARAMS,
+            Self::Disconnected(_) => codes::NOT_CONNECTED,
             Self::Refused { code, .. } => *code,
             Self::Closed => codes::CLOSED,
         }
@@ -403,6 +418,17 @@ impl DocError {
 
     /// Whether the same may succeed later.
     pub fn retryable(&self) -> bool {
-        matches!(self, Self::Busy | Self::Command(CommandError::Limit { .. }))
+        matches!(self, Self::Busy | Self::Disconnected(_) | Self::Command(CommandError::Limit { .. }))
+    }
+}
+
+#[cfg(feature = "docs")]
+impl From<FollowError> for DocError {
+    fn from(error: FollowError) -> Self {
+        match error {
+            FollowError::Disconnected(reason) => Self::Disconnected(reason),
+            FollowError::Refused { code, message } => Self::Refused { code, message },
+            FollowError::Closed => Self::Closed,
+        }
     }
 }

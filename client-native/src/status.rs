@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use datasole_core::{CloseVerdict, DisconnectReason, Millis, SocketClose, Status as CoreStatus};
+use datasole_core::{CloseVerdict, DisconnectReason, Millis, SocketClose, Status as CoreStatus, SyncPhase};
 use tokio::time::{Duration, Instant};
 
 /// The connection, as the program sees it.
@@ -116,19 +116,32 @@ pub(crate) fn is_passing(reason: &DisconnectReason) -> bool {
 /// What the server has of what was edited here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SyncStatus {
-    /// The server has not told its value yet; nothing is pending.
+    /// On this connection the server has not told its value yet, or there is no connection; nothing is pending.
     Loading,
     /// So many edits are not stored by the server yet.
     Pending(usize),
     /// The server has everything.
     Synced,
-    /// The server refused; nothing more is sent.
+    /// The server refused to tell the value, or to take edits as well. Asked again with the next connection, and when the
+    /// key is opened again.
     Refused {
         /// One of [`codes`](crate::codes).
         code: i32,
         /// For people.
         message: String,
     },
+}
+
+impl SyncStatus {
+    pub(crate) fn new(phase: &SyncPhase, pending: usize) -> Self {
+        match phase {
+            SyncPhase::Refused { code, message } => Self::Refused { code: *code, message: message.clone() },
+            _ if pending > 0 => Self::Pending(pending),
+            SyncPhase::Unreadable { code, message } => Self::Refused { code: *code, message: message.clone() },
+            SyncPhase::Synced => Self::Synced,
+            SyncPhase::Loading => Self::Loading,
+        }
+    }
 }
 
 impl fmt::Display for SyncStatus {

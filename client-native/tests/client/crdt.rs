@@ -147,7 +147,7 @@ async fn a_refused_edit_is_undone_told_and_replaced() {
     assert_eq!(counter.value(), 7);
     let (none, op) = expect_op(&mut peer, "n").await;
     assert_eq!((&op["counter"], &op["op"]), (&json!(1), &json!("none")));
-    assert_eq!(client.crdt().pending(), 2);
+    assert_eq!(client.crdt().pending(), 1, "what was refused is settled");
     peer.send_raw(ACK, none, &[1]).await;
     peer.send_raw(ACK, second, &[2]).await;
     client.crdt().synced().await.unwrap();
@@ -230,12 +230,27 @@ async fn a_refused_key_says_why() {
     peer.send(ERROR, id, &json!({"message": "not for you", "code": codes::FORBIDDEN})).await;
     assert!(matches!(changes.next().await, Some(Err(FollowError::Refused { code: codes::FORBIDDEN, .. }))));
     assert!(changes.next().await.is_none());
-    assert!(matches!(counter.increment(1), Err(EditError::Refused { .. })));
     assert!(matches!(counter.synced().await, Err(EditError::Refused { .. })));
+    assert!(matches!(counter.changes().next().await, Some(Err(FollowError::Refused { .. }))), "later readers, too");
+
+    // Who may not read may still write, unless that is refused as well.
+    let mut refusals = client.refusals();
+    counter.increment(1).unwrap();
+    assert_eq!((counter.value(), counter.status()), (1, SyncStatus::Pending(1)));
+    let (correlation, op) = expect_op(&mut peer, "secret").await;
+    peer.send(ERROR, correlation, &json!({"message": "nor for you", "code": codes::FORBIDDEN})).await;
+    let refusal = refusals.next().await.unwrap();
+    assert_eq!((refusal.code, refusal.message.as_str()), (codes::FORBIDDEN, "nor for you"));
+    assert_eq!(serde_json::from_str::<Value>(refusal.payload.as_json().unwrap()).unwrap(), op);
+    client.crdt().synced().await.unwrap();
+    assert_eq!(counter.value(), 0);
+    let error = counter.increment(1).unwrap_err();
+    assert!(matches!(&error, EditError::Refused { code: codes::FORBIDDEN, message } if message == "nor for you"));
+    assert_eq!((counter.value(), client.crdt().pending()), (0, 0));
 }
 
 #[tokio::test]
-async fn nobody_waits_for_what_a_refused_key_keeps_back() {
+async fn edits_of_a_key_that_may_not_be_read_any_more_are_sent() {
     let server = Fake::listen().await;
     let (client, counter, peer) = counting(&server).await;
     counter.increment(1).unwrap();
@@ -246,15 +261,17 @@ async fn nobody_waits_for_what_a_refused_key_keeps_back() {
     let (id, _) = peer.expect(SUBSCRIBE).await;
     peer.send(ERROR, id, &json!({"message": "no longer", "code": codes::FORBIDDEN})).await;
     while !matches!(changes.next().await, Some(Err(FollowError::Refused { .. }))) {}
-    client.crdt().synced().await.unwrap();
-    assert_eq!((counter.value(), client.crdt().pending()), (1, 0));
-
-    let again = client.crdt().counter("n").unwrap();
-    assert_eq!((again.value(), client.crdt().pending()), (1, 1));
-    accept_new(&mut peer, "n").await;
     let (correlation, _) = expect_op(&mut peer, "n").await;
     peer.send_raw(ACK, correlation, &[1]).await;
     client.crdt().synced().await.unwrap();
+    assert_eq!((counter.value(), client.crdt().pending()), (1, 0));
+    assert!(matches!(counter.status(), SyncStatus::Refused { code: codes::FORBIDDEN, .. }));
+
+    // Opening the key again asks again.
+    let again = client.crdt().counter("n").unwrap();
+    accept_new(&mut peer, "n").await;
+    again.synced().await.unwrap();
+    assert_eq!((again.value(), counter.value()), (0, 0), "the server has lost what it had");
 }
 
 #[tokio::test]

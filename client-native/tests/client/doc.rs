@@ -192,6 +192,10 @@ async fn more_than_is_kept_is_compared_instead() {
         push(document.yrs_doc(), "x");
     }
     assert_eq!(document.pending(), 5_000);
+    // As many as may be without an answer were sent before there were too many.
+    for _ in 0..32 {
+        side.expect_update().await;
+    }
     side.peer.expect(UNSUBSCRIBE).await;
     side.accept_again().await;
     document.synced().await.unwrap();
