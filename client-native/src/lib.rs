@@ -80,6 +80,8 @@ mod state;
 mod status;
 #[cfg(feature = "__tls")]
 mod tls;
+#[cfg(all(test, feature = "docs"))]
+mod transcripts;
 
 pub use builder::Builder;
 pub use crdt::{Counter, CrdtStorage, Crdts, GCounter, GSet, Map, Register, Replicated, Set, kinds};
