@@ -154,16 +154,20 @@ impl Document {
     }
 }
 
-#[cfg(test)]
-impl Document {
-    /// A task as this document's, for a test that lets only this one do something.
-    pub(crate) fn keeper(&self, shared: &Arc<Shared>) -> Keeper {
-        Keeper { shared: shared.clone(), link: (*self.follow).clone(), applied: false }
-    }
-}
-
 impl fmt::Debug for Document {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Document").field("key", &self.key()).field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Document {
+        /// A task as this document's, for a test that lets only this one do something.
+        pub(crate) fn keeper(&self, shared: &Arc<Shared>) -> Keeper {
+            Keeper { shared: shared.clone(), link: (*self.follow).clone(), applied: false }
+        }
     }
 }

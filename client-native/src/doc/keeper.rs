@@ -3,8 +3,6 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use datasole_core::{Client as Core, Millis, Question};
-#[cfg(test)]
-use futures_util::FutureExt;
 use yrs::{
     AsyncTransact, ReadTxn, StateVector, Update, merge_updates_v1,
     updates::{decoder::Decode, encoder::Encode},
@@ -85,21 +83,27 @@ impl Keeper {
     }
 }
 
-#[cfg(test)]
-impl Keeper {
-    /// Works up to the next question, for a test that answers one after the other.
-    pub(crate) fn answer_next(&mut self) {
-        let mut notes = self.link.take_notes().unwrap_or_default();
-        let upto = notes.iter().position(|note| matches!(note, Note::Question(_))).map_or(notes.len(), |at| at + 1);
-        let rest = notes.split_off(upto);
-        self.work(notes).now_or_never().unwrap_or_else(|| panic!("nobody holds the document"));
-        rest.into_iter().for_each(|note| self.link.local().note(note));
-    }
-}
-
 impl Drop for Keeper {
     /// Also when the runtime shuts down, or an observer of the program's panics: whoever waits is told.
     fn drop(&mut self) {
         self.link.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    impl Keeper {
+        /// Works up to the next question, for a test that answers one after the other.
+        pub(crate) fn answer_next(&mut self) {
+            let mut notes = self.link.take_notes().unwrap_or_default();
+            let upto = notes.iter().position(|note| matches!(note, Note::Question(_))).map_or(notes.len(), |at| at + 1);
+            let rest = notes.split_off(upto);
+            self.work(notes).now_or_never().unwrap_or_else(|| panic!("nobody holds the document"));
+            rest.into_iter().for_each(|note| self.link.local().note(note));
+        }
     }
 }

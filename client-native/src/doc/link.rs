@@ -103,7 +103,9 @@ impl Link {
         shared.command(|router, now| {
             let mut local = self.local();
             let edit = local.made + 1;
-            if router.open_core().is_ok_and(|core| core.edit(now, &self.stream, edit, update).is_ok()) {
+            // After the end another link may follow the same document.
+            let core = router.open_core().ok().filter(|_| !local.ended);
+            if core.is_some_and(|core| core.edit(now, &self.stream, edit, update).is_ok()) {
                 local.made = edit;
             }
         });

@@ -5,7 +5,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use datasole_client::{Client, Counter, CrdtError, CrdtStorage, EditError, FollowError, Map, Set, SyncStatus, codes};
+use datasole_client::{
+    Client, CommandError, Counter, CrdtError, CrdtStorage, EditError, FollowError, Map, Set, SyncStatus, codes,
+};
 use serde_json::{Value, json};
 
 use crate::fake::*;
@@ -339,6 +341,30 @@ async fn unsent_edits_survive_a_restart() {
     peer.send_raw(ACK, correlation, &[1]).await;
     counter.synced().await.unwrap();
     assert!(storage.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_edit_that_cannot_be_queued_is_undone_and_not_saved() {
+    let server = Fake::listen().await;
+    let storage = Memory::default();
+    let (client, _peer) = server.pair_with(server.client().crdt_storage(storage.clone())).await;
+    let register = client.crdt().register::<String>("r").unwrap();
+    let values = (0..).map(|n| format!("{n}{}", "x".repeat(60_000)));
+    let mut last = None;
+    for value in values {
+        match register.set(&value) {
+            Ok(()) => last = Some(value),
+            Err(error) => {
+                assert!(matches!(error, EditError::Command(CommandError::Limit { .. })), "{error}");
+                break;
+            }
+        }
+    }
+    // 4 MiB of operations.
+    assert_eq!(client.crdt().pending(), 69);
+    assert_eq!(register.get().unwrap(), last);
+    let saved: Value = serde_json::from_str(&storage.load("r").unwrap()).unwrap();
+    assert_eq!(saved["pending"].as_array().unwrap().len(), 69);
 }
 
 #[tokio::test]
