@@ -110,7 +110,8 @@ pub(crate) struct Followers {
     phase: SyncPhase,
     /// A refusal does not end the readers.
     lasting: bool,
-    /// Told to readers that come from now on, too.
+    /// Told to readers that come from now on, too: that the client has given up reconnecting, and the end.
+    gone: Option<DisconnectReason>,
     end: Option<End>,
     signals: Vec<Arc<Signal>>,
 }
@@ -121,6 +122,9 @@ impl Followers {
         let signal = Arc::new(Signal::default());
         if self.loaded {
             signal.change();
+        }
+        if let Some(reason) = &self.gone {
+            signal.disconnect(reason.clone());
         }
         if let Some(end) = &self.end {
             signal.end(end.clone());
@@ -182,6 +186,14 @@ impl Followers {
 
     pub(crate) fn disconnect(&self, reason: &DisconnectReason) {
         self.signals.iter().for_each(|signal| signal.disconnect(reason.clone()));
+    }
+
+    /// The client has given up reconnecting, or has not, or not any more.
+    pub(crate) fn give_up(&mut self, reason: Option<DisconnectReason>) {
+        self.gone = reason;
+        if let Some(reason) = &self.gone {
+            self.disconnect(reason);
+        }
     }
 
     pub(crate) fn end(&mut self, end: End) {

@@ -199,6 +199,7 @@ impl Router {
     pub(crate) fn reconnect(&mut self, now: Millis) {
         if !self.closed {
             self.core.connect(now);
+            self.streams.give_up(None);
         }
     }
 

@@ -90,10 +90,12 @@ impl Router {
                     inbox.push(Item::Disconnected(reason.clone()));
                 }
                 self.states.values().for_each(|followers| followers.disconnect(reason));
-                self.streams.lost(Some(reason));
+                self.streams.lost();
+                self.streams.give_up(Some(reason));
             }
             CoreStatus::Connecting | CoreStatus::Reconnecting { .. } | CoreStatus::Waiting { .. } => {
-                self.streams.lost(None);
+                self.streams.lost();
+                self.streams.give_up(None);
             }
         }
         tracing::debug!(?status);

@@ -55,6 +55,8 @@ pub(crate) enum Notice {
 #[derive(Default)]
 pub(crate) struct Streams {
     open: HashMap<StreamId, Open>,
+    /// The client has given up reconnecting.
+    gone: Option<DisconnectReason>,
 }
 
 struct Open {
@@ -90,6 +92,9 @@ impl Streams {
             follower.opened(core, now);
         }
         let mut followers = follower.feed().followers();
+        if new {
+            followers.give_up(self.gone.clone());
+        }
         if *followers.phase() != SyncPhase::Synced {
             followers.enter(SyncPhase::Loading);
         }
@@ -145,13 +150,16 @@ impl Streams {
         }
     }
 
-    /// There is no connection; with a reason, there will be none before the program asks for it.
-    pub(super) fn lost(&self, given_up: Option<&DisconnectReason>) {
-        for Open { follower, .. } in self.open.values() {
-            follower.lost();
-            if let Some(reason) = given_up {
-                follower.feed().followers().disconnect(reason);
-            }
+    /// There is no connection.
+    pub(super) fn lost(&self) {
+        self.open.values().for_each(|open| open.follower.lost());
+    }
+
+    /// The client has given up reconnecting, or tries.
+    pub(super) fn give_up(&mut self, reason: Option<&DisconnectReason>) {
+        self.gone = reason.cloned();
+        for open in self.open.values() {
+            open.follower.feed().followers().give_up(self.gone.clone());
         }
     }
 

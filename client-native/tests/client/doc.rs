@@ -1,7 +1,7 @@
 //! Documents against a scripted server that is a `yrs::Doc` itself.
 
 use datasole_client::{
-    Client, DocError, Document, SyncStatus, codes,
+    Client, DocError, Document, EditError, SyncStatus, codes,
     yrs::{
         Doc, GetString, ReadTxn, StateVector, Text, Transact, Update,
         sync::{Message, SyncMessage},
@@ -273,10 +273,13 @@ async fn giving_up_is_told_and_reconnecting_goes_on() {
     let close = CloseFrame { code: 1008.into(), reason: "".into() };
     peer.stream.close(Some(close)).await.unwrap();
     assert!(matches!(document.synced().await, Err(DocError::Disconnected(_))));
+    assert!(matches!(document.synced().await, Err(DocError::Disconnected(_))), "it still holds");
+    assert!(matches!(client.crdt().counter("n").unwrap().synced().await, Err(EditError::Disconnected(_))));
     assert_eq!(document.status(), SyncStatus::Pending(1));
     client.reconnect();
-    let side = Side::accept(doc, server.accept_v2().await).await;
-    document.synced().await.unwrap();
+    let again = async { Side::accept(doc, server.accept_v2().await).await };
+    let (synced, side) = tokio::join!(document.synced(), again);
+    synced.unwrap();
     assert_eq!(text(&side.doc), "x");
 }
 
