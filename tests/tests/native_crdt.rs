@@ -198,6 +198,7 @@ async fn presence() {
     while !here.members().iter().any(|member| member.own && member.value == json!(["ann", 9])) {
         changes.next().await.unwrap().unwrap();
     }
+    drop(changes);
     there.leave();
     shows(&watched, &[json!(["ann", 9])]).await;
     drop(here);
