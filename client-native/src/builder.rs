@@ -9,9 +9,8 @@ use crate::{
     crdt::{CrdtStorage, Policy, Replicas},
     driver::{Driver, TokenProvider},
     error::ConnectError,
-    events::InboxLimits,
     handle::Client,
-    presence::Rooms,
+    inbox::InboxLimits,
     router::Shared,
     socket::Dialer,
 };
@@ -40,13 +39,19 @@ pub struct Builder {
     headers: Result<HeaderMap, String>,
     event_buffer: usize,
     replicas: Policy,
-    presence_throttle: Duration,
     #[cfg(feature = "__tls")]
     tls: Option<Arc<rustls::ClientConfig>>,
 }
 
+impl Client {
+    /// A client of the server at `url`: `http`, `https`, `ws` or `wss`, with or without a trailing slash.
+    pub fn builder(url: &str) -> Builder {
+        Builder::new(url)
+    }
+}
+
 impl Builder {
-    pub(crate) fn new(url: &str) -> Self {
+    fn new(url: &str) -> Self {
         Self {
             url: url.into(),
             path: "/__ds".into(),
@@ -55,7 +60,6 @@ impl Builder {
             headers: Ok(HeaderMap::new()),
             event_buffer: 1_024,
             replicas: Policy { node: "native".into(), limits: CrdtLimits::default(), storage: None },
-            presence_throttle: Duration::from_millis(50),
             #[cfg(feature = "__tls")]
             tls: None,
         }
@@ -161,9 +165,10 @@ impl Builder {
         self
     }
 
-    /// The least time between two [updates](crate::Presence::update) sent to a presence room; 50 ms unless given.
+    /// The least time between two [updates](crate::Presence::update) sent to a presence room, or of what is shown in a
+    /// document; 50 ms unless given.
     pub fn presence_throttle(mut self, throttle: Duration) -> Self {
-        self.presence_throttle = throttle;
+        self.config.presence_throttle = millis(throttle);
         self
     }
 
@@ -209,10 +214,9 @@ impl Builder {
         let Policy { node, limits, storage } = self.replicas;
         let node = format!("{node}.{:016x}", u64::from_be_bytes(replica));
         let replicas = Replicas::new(Policy { node, limits, storage });
-        let rooms = Rooms::new(millis(self.presence_throttle));
         let inboxes = InboxLimits { items: self.event_buffer, bytes: EVENT_BUFFER_BYTES };
-        let shared = Arc::new(Shared::new(core, inboxes, replicas, rooms));
-        let client = Client::new(shared.clone());
+        let shared = Arc::new(Shared::new(core, inboxes));
+        let client = Client::new(shared.clone(), replicas);
         let opened = shared.command(|router, now| router.open(now));
         runtime.spawn(Driver::new(shared, dialer, self.provider).run());
         match opened.await {

@@ -2,7 +2,7 @@
 //!
 //! No error holds the URL or a token, so that they can be logged.
 
-use datasole_core::{CallError as CallFailure, CommandError, DisconnectReason, codes, crdt};
+use datasole_core::{CallError as CallFailure, CommandError, DisconnectReason, codes, crdt::CrdtError};
 
 use crate::status;
 
@@ -267,16 +267,16 @@ impl StateError {
     }
 }
 
-/// Why a CRDT could not be opened, read or edited.
+/// Why a CRDT could not be opened, read or edited through its handle.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum CrdtError {
+pub enum EditError {
     /// The edit cannot be made, or the key is of another type. Nothing has changed.
     #[error(transparent)]
-    Edit(#[from] crdt::CrdtError),
+    Crdt(#[from] CrdtError),
     /// Closed, over a limit, or a bad key.
     #[error(transparent)]
-    Command(#[from] CommandError),
+    Command(CommandError),
     /// The value cannot be written as JSON, or is not of the expected type.
     #[error("value: {0}")]
     Value(#[source] serde_json::Error),
@@ -284,7 +284,8 @@ pub enum CrdtError {
     /// [`Client::reconnect`](crate::Client::reconnect).
     #[error("{}", status::describe(.0))]
     Disconnected(DisconnectReason),
-    /// The server refused the subscription; open the key again to try again.
+    /// The server refused the key, for reading or altogether. Asked again with the next connection, and when the key is
+    /// opened again.
     #[error("{message}")]
     Refused {
         /// One of [`codes`].
@@ -297,12 +298,12 @@ pub enum CrdtError {
     Closed,
 }
 
-impl CrdtError {
+impl EditError {
     /// One of [`codes`].
     pub fn code(&self) -> i32 {
         match self {
-            Self::Edit(crdt::CrdtError::Limit { .. }) => codes::LOCAL_LIMIT,
-            Self::Edit(_) => codes::INVALID_PARAMS,
+            Self::Crdt(CrdtError::Limit { .. }) => codes::LOCAL_LIMIT,
+            Self::Crdt(_) => codes::INVALID_PARAMS,
             Self::Command(refused) => refused.code(),
             Self::Value(_) => codes::PARSE,
             Self::Disconnected(_) => codes::NOT_CONNECTED,
@@ -313,16 +314,25 @@ impl CrdtError {
 
     /// Whether the same may succeed later.
     pub fn retryable(&self) -> bool {
-        matches!(self, Self::Disconnected(_) | Self::Edit(crdt::CrdtError::Limit { .. }))
+        matches!(self, Self::Disconnected(_) | Self::Crdt(CrdtError::Limit { .. }))
     }
 }
 
-impl From<FollowError> for CrdtError {
+impl From<FollowError> for EditError {
     fn from(error: FollowError) -> Self {
         match error {
             FollowError::Disconnected(reason) => Self::Disconnected(reason),
             FollowError::Refused { code, message } => Self::Refused { code, message },
             FollowError::Closed => Self::Closed,
+        }
+    }
+}
+
+impl From<CommandError> for EditError {
+    fn from(refused: CommandError) -> Self {
+        match refused {
+            CommandError::Refused { code, message } => Self::Refused { code, message },
+            refused => Self::Command(refused),
         }
     }
 }
@@ -374,6 +384,10 @@ pub enum DocError {
     /// The awareness cannot be written as JSON.
     #[error("value: {0}")]
     Value(#[source] serde_json::Error),
+    /// The client has given up reconnecting. The document is compared after
+    /// [`Client::reconnect`](crate::Client::reconnect).
+    #[error("{}", status::describe(.0))]
+    Disconnected(DisconnectReason),
     /// The server does not show the document, or does not take what was made here, as of one that is read-only.
     #[error("{message}")]
     Refused {
@@ -396,6 +410,7 @@ impl DocError {
             Self::NoRuntime => codes::HOST,
             Self::Open | Self::Busy => codes::INVALID_REQUEST,
             Self::Value(_) => codes::INVALID_PARAMS,
+            Self::Disconnected(_) => codes::NOT_CONNECTED,
             Self::Refused { code, .. } => *code,
             Self::Closed => codes::CLOSED,
         }
@@ -403,6 +418,17 @@ impl DocError {
 
     /// Whether the same may succeed later.
     pub fn retryable(&self) -> bool {
-        matches!(self, Self::Busy | Self::Command(CommandError::Limit { .. }))
+        matches!(self, Self::Busy | Self::Disconnected(_) | Self::Command(CommandError::Limit { .. }))
+    }
+}
+
+#[cfg(feature = "docs")]
+impl From<FollowError> for DocError {
+    fn from(error: FollowError) -> Self {
+        match error {
+            FollowError::Disconnected(reason) => Self::Disconnected(reason),
+            FollowError::Refused { code, message } => Self::Refused { code, message },
+            FollowError::Closed => Self::Closed,
+        }
     }
 }

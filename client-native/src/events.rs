@@ -1,23 +1,21 @@
-//! Event subscriptions: a bounded inbox per subscriber, filled by the driver and emptied by an [`Events`] stream.
-//!
-//! A slow subscriber never slows the connection down or another subscriber: its oldest items are discarded, and it is
-//! told how many. Data is decoded where it is read, not in the driver.
+//! Event subscriptions: an [`Events`] stream empties its subscriber's inbox. Data is decoded where it is read, not in the
+//! driver.
 
 use std::{
-    collections::VecDeque,
     fmt,
     future::poll_fn,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
-use datasole_core::{DisconnectReason, Payload, SubscriptionId};
-use futures_util::{Stream, task::AtomicWaker};
+use datasole_core::{Payload, SubscriptionId};
+use futures_util::Stream;
 use serde::de::DeserializeOwned;
 
 use crate::{
     error::{DecodeError, EventError},
+    inbox::{Inbox, Item, Message},
     router::Shared,
 };
 
@@ -104,174 +102,5 @@ pub(crate) fn decode_json<T: DeserializeOwned>(payload: Payload) -> Result<T, De
     match payload.as_json() {
         Some(json) => Ok(serde_json::from_str(json)?),
         None => Err(DecodeError::Binary { bytes: payload.len() }),
-    }
-}
-
-/// An event's content, shared by the inboxes it is in.
-#[derive(Clone, Debug)]
-pub(crate) struct Message {
-    pub(crate) payload: Payload,
-    pub(crate) timestamp: u64,
-}
-
-/// What a subscriber is told, in order.
-#[derive(Debug)]
-pub(crate) enum Item {
-    Message(Arc<Message>),
-    Missed,
-    Lagged(u64),
-    Disconnected(DisconnectReason),
-    Refused { code: i32, message: String },
-}
-
-impl Item {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Message(message) => message.payload.len(),
-            Self::Missed | Self::Lagged(_) | Self::Disconnected(_) | Self::Refused { .. } => 0,
-        }
-    }
-}
-
-/// How much an [`Inbox`] holds. One event is always held, whatever its size.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct InboxLimits {
-    pub(crate) items: usize,
-    pub(crate) bytes: usize,
-}
-
-/// One subscriber's items, the oldest discarded when there are too many.
-#[derive(Debug)]
-pub(crate) struct Inbox {
-    limits: InboxLimits,
-    queue: Mutex<Queue>,
-    waker: AtomicWaker,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    items: VecDeque<Item>,
-    bytes: usize,
-    discarded: u64,
-    ended: bool,
-}
-
-impl Inbox {
-    pub(crate) fn new(limits: InboxLimits) -> Self {
-        Self { limits, queue: Mutex::default(), waker: AtomicWaker::new() }
-    }
-
-    pub(crate) fn push(&self, item: Item) {
-        let mut queue = self.queue();
-        queue.bytes += item.bytes();
-        queue.items.push_back(item);
-        while queue.items.len() > self.limits.items.max(1) || (queue.bytes > self.limits.bytes && queue.items.len() > 1)
-        {
-            let Some(oldest) = queue.items.pop_front() else { break };
-            queue.bytes -= oldest.bytes();
-            queue.discarded += 1;
-        }
-        drop(queue);
-        self.waker.wake();
-    }
-
-    /// Nothing comes after what is in it.
-    pub(crate) fn end(&self) {
-        self.queue().ended = true;
-        self.waker.wake();
-    }
-
-    fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
-        // Before looking, so that a push after looking is not overlooked.
-        self.waker.register(cx.waker());
-        let mut queue = self.queue();
-        if queue.discarded > 0 {
-            return Poll::Ready(Some(Item::Lagged(std::mem::take(&mut queue.discarded))));
-        }
-        match queue.items.pop_front() {
-            Some(item) => {
-                queue.bytes -= item.bytes();
-                Poll::Ready(Some(item))
-            }
-            None if queue.ended => Poll::Ready(None),
-            None => Poll::Pending,
-        }
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use futures_util::task::noop_waker;
-
-    const LIMITS: InboxLimits = InboxLimits { items: 4, bytes: 100 };
-
-    /// Pushes events of these sizes (event `n` has the timestamp `n`) and reads everything back.
-    fn check(sizes: &[usize], read: &[&str]) {
-        let inbox = Inbox::new(LIMITS);
-        for (timestamp, &size) in (0..).zip(sizes) {
-            inbox.push(Item::Message(Arc::new(Message { payload: Payload::Binary(vec![0; size]), timestamp })));
-        }
-        inbox.end();
-        assert_eq!(take_all(&inbox), read, "{sizes:?}");
-        assert_eq!(inbox.queue().bytes, 0);
-    }
-
-    fn take_all(inbox: &Inbox) -> Vec<String> {
-        let waker = noop_waker();
-        let mut cx = Context::from_waker(&waker);
-        let mut read = Vec::new();
-        while let Poll::Ready(Some(item)) = inbox.poll_take(&mut cx) {
-            read.push(match item {
-                Item::Message(message) => message.timestamp.to_string(),
-                other => format!("{other:?}"),
-            });
-        }
-        read
-    }
-
-    #[test]
-    fn the_count_of_items_is_bounded() {
-        check(&[1; 3], &["0", "1", "2"]);
-        check(&[1; 4], &["0", "1", "2", "3"]);
-        check(&[1; 5], &["Lagged(1)", "1", "2", "3", "4"]);
-        check(&[1; 9], &["Lagged(5)", "5", "6", "7", "8"]);
-    }
-
-    #[test]
-    fn their_bytes_are_bounded() {
-        check(&[50, 49], &["0", "1"]);
-        check(&[50, 50], &["0", "1"]);
-        check(&[50, 51], &["Lagged(1)", "1"]);
-        check(&[40, 40, 101], &["Lagged(2)", "2"]);
-        check(&[101], &["0"]);
-    }
-
-    #[test]
-    fn reading_makes_room_and_order_is_kept() {
-        let inbox = Inbox::new(LIMITS);
-        for _ in 0..4 {
-            inbox.push(Item::Missed);
-        }
-        assert_eq!(take_all(&inbox), ["Missed"; 4]);
-        inbox.push(Item::Disconnected(DisconnectReason::HalfOpen));
-        inbox.push(Item::Missed);
-        assert_eq!(take_all(&inbox), ["Disconnected(HalfOpen)", "Missed"]);
-    }
-
-    #[test]
-    fn what_is_in_it_comes_before_the_end() {
-        let inbox = Inbox::new(LIMITS);
-        let waker = noop_waker();
-        let mut cx = Context::from_waker(&waker);
-        assert!(inbox.poll_take(&mut cx).is_pending());
-        inbox.push(Item::Missed);
-        inbox.end();
-        assert!(matches!(inbox.poll_take(&mut cx), Poll::Ready(Some(Item::Missed))));
-        assert!(matches!(inbox.poll_take(&mut cx), Poll::Ready(None)));
     }
 }

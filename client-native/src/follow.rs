@@ -1,28 +1,39 @@
-//! What the handles of CRDTs and rooms share: [`Follow`], one subscription for all clones, and [`Changes`].
+//! What the handles of CRDTs, rooms and documents share: [`Follow`], one open stream for all clones, and [`Changes`].
 
 use std::{
     fmt,
-    future::poll_fn,
+    ops::Deref,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use datasole_core::StreamId;
+use datasole_core::{CommandError, StreamId};
 use futures_util::Stream;
 
-use crate::{error::FollowError, router::Shared, signal::Signal};
+use crate::{
+    error::FollowError,
+    router::{Follower, Shared},
+    signal::Reader,
+    status::SyncStatus,
+};
 
-/// A stream that is followed for as long as this lives.
-pub(crate) struct Follow {
+/// A stream that is open for as long as this lives, and what follows it.
+pub(crate) struct Follow<F> {
     shared: Arc<Shared>,
     stream: StreamId,
+    follower: Arc<F>,
 }
 
-impl Follow {
-    /// Of a stream that the router has been told to follow.
-    pub(crate) fn new(shared: &Arc<Shared>, stream: StreamId) -> Arc<Self> {
-        Arc::new(Self { shared: shared.clone(), stream })
+impl<F: Follower> Follow<F> {
+    /// Opens a stream; where it is not open, it is followed by what `make` makes.
+    pub(crate) fn open<E: From<CommandError>>(
+        shared: &Arc<Shared>,
+        stream: StreamId,
+        make: impl FnOnce() -> Result<Arc<F>, E>,
+    ) -> Result<Arc<Self>, E> {
+        let follower = shared.command(|router, now| router.open_stream(now, &stream, make))?;
+        Ok(Arc::new(Self { shared: shared.clone(), stream, follower }))
     }
 
     pub(crate) fn shared(&self) -> &Shared {
@@ -32,33 +43,69 @@ impl Follow {
     pub(crate) fn key(&self) -> &str {
         &self.stream.key
     }
-}
 
-impl Drop for Follow {
-    fn drop(&mut self) {
-        self.shared.command(|router, now| router.unfollow(now, &self.stream));
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.feed().followers().is_loaded()
+    }
+
+    /// Waits until `status` tells that everything is done, or refused.
+    pub(crate) async fn reach(&self, status: impl Fn(&F) -> SyncStatus) -> Result<(), FollowError> {
+        let mut reader = Reader::new(self.feed());
+        while !self.feed().followers().is_closed() {
+            match status(&self.follower) {
+                SyncStatus::Synced => return Ok(()),
+                SyncStatus::Refused { code, message } => return Err(FollowError::Refused { code, message }),
+                SyncStatus::Loading | SyncStatus::Pending(_) => {}
+            }
+            reader.next().await.unwrap_or(Err(FollowError::Closed))?;
+        }
+        Err(FollowError::Closed)
+    }
+
+    pub(crate) fn changes(self: &Arc<Self>) -> Changes {
+        Changes { reader: Reader::new(self.feed()), follow: self.clone() }
     }
 }
 
-/// The news of a CRDT or a presence room: an item once its value is known, and then after changes of the value or of
-/// what is pending, also those made here. Several may be reported as one; read the value from the handle.
+impl<F> Deref for Follow<F> {
+    type Target = Arc<F>;
+
+    fn deref(&self) -> &Arc<F> {
+        &self.follower
+    }
+}
+
+impl<F> Drop for Follow<F> {
+    fn drop(&mut self) {
+        self.shared.command(|router, now| router.leave(now, &self.stream));
+    }
+}
+
+/// What a [`Follow`] is to [`Changes`], whatever it follows.
+trait Kept: Send + Sync {
+    fn stream(&self) -> &StreamId;
+}
+
+impl<F: Follower> Kept for Follow<F> {
+    fn stream(&self) -> &StreamId {
+        &self.stream
+    }
+}
+
+/// The news of a CRDT or a presence room: an item once its value is known, and then after changes of the value, of what
+/// is pending, or of the status, also those made here. Several may be reported as one; read the value from the handle.
 ///
 /// [`FollowError::Disconnected`] comes once when the client gives up reconnecting; the stream ends when the client is
 /// closed, or after [`FollowError::Refused`]. The key is followed for as long as this lives.
 pub struct Changes {
-    follow: Arc<Follow>,
-    signal: Arc<Signal>,
+    reader: Reader,
+    follow: Arc<dyn Kept>,
 }
 
 impl Changes {
-    pub(crate) fn new(follow: &Arc<Follow>) -> Self {
-        let signal = follow.shared.router().join_follow(&follow.stream);
-        Self { follow: follow.clone(), signal }
-    }
-
     /// The next item; `None` after the end. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<(), FollowError>> {
-        poll_fn(|cx| self.signal.poll_item(cx)).await
+        self.reader.next().await
     }
 }
 
@@ -66,18 +113,12 @@ impl Stream for Changes {
     type Item = Result<(), FollowError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.signal.poll_item(cx)
-    }
-}
-
-impl Drop for Changes {
-    fn drop(&mut self) {
-        self.follow.shared.router().leave_follow(&self.follow.stream, &self.signal);
+        self.reader.poll_item(cx)
     }
 }
 
 impl fmt::Debug for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Changes").field("stream", &self.follow.stream).finish_non_exhaustive()
+        f.debug_struct("Changes").field("stream", self.follow.stream()).finish_non_exhaustive()
     }
 }

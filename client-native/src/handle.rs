@@ -8,8 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::to_raw_value;
 
 use crate::{
-    builder::Builder,
-    crdt::Crdts,
+    crdt::{Crdts, Replicas},
     error::{CallError, DecodeError, EmitError, PresenceError},
     events::{Events, decode_json},
     presence::Presence,
@@ -61,13 +60,8 @@ impl CallOptions {
 }
 
 impl Client {
-    /// A client of the server at `url`: `http`, `https`, `ws` or `wss`, with or without a trailing slash.
-    pub fn builder(url: &str) -> Builder {
-        Builder::new(url)
-    }
-
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { owner: Arc::new(Owner { shared }) }
+    pub(crate) fn new(shared: Arc<Shared>, replicas: Replicas) -> Self {
+        Self { owner: Arc::new(Owner { shared, replicas: Arc::new(replicas) }) }
     }
 
     /// Calls `method` and waits for its result. Dropping the future cancels the call, on the server too.
@@ -201,7 +195,7 @@ impl Client {
 
     /// The CRDTs: counters, registers, maps and sets that several clients edit at once.
     pub fn crdt(&self) -> Crdts {
-        Crdts::new(self.owner.shared.clone())
+        Crdts::new(&self.owner.shared, &self.owner.replicas)
     }
 
     /// Follows the presence room `room`, without entering it: that is [`Presence::join`]. Needs a server of version 2.
@@ -210,7 +204,7 @@ impl Client {
     ///
     /// [`PresenceError::Command`]: closed, too many subscriptions, or a bad key.
     pub fn presence<T>(&self, room: &str) -> Result<Presence<T>, PresenceError> {
-        Presence::new(&self.owner.shared, room)
+        Presence::open(&self.owner.shared, room)
     }
 
     /// Opens the document `key`: the one that is open here, or an empty one that is filled with what the server has.
@@ -231,7 +225,7 @@ impl Client {
     /// As for [`doc`](Self::doc), and [`DocError::Open`] and [`DocError::Busy`].
     #[cfg(feature = "docs")]
     pub fn open_doc(&self, key: &str, doc: yrs::Doc) -> Result<Document, DocError> {
-        Document::open(&self.owner.shared, key, Some(doc))
+        Document::open(&self.owner.shared, key, Some(&doc))
     }
 
     /// What the server refuses, from now on, of what is sent in the background: operations on CRDTs, presence, and
@@ -275,7 +269,7 @@ impl Client {
 
     /// Sends what waits, closes, and returns once the server has agreed, or after 5 s. Pending calls end, streams end.
     pub async fn close(&self) {
-        self.owner.shared.command(|router, now| router.close(now));
+        drop(self.owner.shared.command(|router, now| router.close(now)));
         self.owner.shared.wait_finished().await;
     }
 }
@@ -289,11 +283,12 @@ impl fmt::Debug for Client {
 /// Shared by the clones; the driver, streams and states hold [`Shared`] alone.
 struct Owner {
     shared: Arc<Shared>,
+    replicas: Arc<Replicas>,
 }
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.shared.command(|router, now| router.close(now));
+        drop(self.shared.command(|router, now| router.close(now)));
     }
 }
 

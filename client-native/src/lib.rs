@@ -70,6 +70,7 @@ mod error;
 mod events;
 mod follow;
 mod handle;
+mod inbox;
 mod presence;
 mod refusal;
 mod router;
@@ -79,20 +80,22 @@ mod state;
 mod status;
 #[cfg(feature = "__tls")]
 mod tls;
+#[cfg(all(test, feature = "docs"))]
+mod transcripts;
 
 pub use builder::Builder;
-pub use crdt::{Counter, CrdtStorage, Crdts, GCounter, GSet, Map, Register, Replicated, Set, SyncStatus, kinds};
+pub use crdt::{Counter, CrdtStorage, Crdts, GCounter, GSet, Map, Register, Replicated, Set, kinds};
 pub use datasole_core::{
     CallError as CallFailure, CommandError, DisconnectReason, Hint, Limits, Payload, Reconnect, SocketClose, TokenVia,
     codes,
-    crdt::{CrdtError as EditError, CrdtLimits},
+    crdt::{CrdtError, CrdtLimits},
 };
 #[cfg(feature = "docs")]
 pub use doc::{Awareness, Document};
 #[cfg(feature = "docs")]
 pub use error::DocError;
 pub use error::{
-    CallError, ConnectError, CrdtError, DecodeError, EmitError, EventError, FollowError, PresenceError, StateError,
+    CallError, ConnectError, DecodeError, EditError, EmitError, EventError, FollowError, PresenceError, StateError,
 };
 pub use events::{Event, Events};
 pub use follow::Changes;
@@ -102,6 +105,6 @@ pub use refusal::{Refusal, Refusals};
 #[cfg(feature = "__tls")]
 pub use rustls;
 pub use state::State;
-pub use status::Status;
+pub use status::{Status, SyncStatus};
 #[cfg(feature = "docs")]
 pub use yrs;

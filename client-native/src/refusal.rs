@@ -1,6 +1,6 @@
 //! What the server would not take, told to whoever asks: [`Refusals`].
 
-use datasole_core::{CallError, CommandError, Payload, StreamId};
+use datasole_core::{Payload, StreamId};
 use tokio::sync::broadcast::{self, error::RecvError};
 
 /// Refusals kept for a reader that is slow; the oldest go first.
@@ -68,44 +68,5 @@ impl Complaints {
 
     pub(crate) fn end(&mut self) {
         self.sender = None;
-    }
-}
-
-/// How a submission fared.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    /// The server has it.
-    Taken,
-    /// Nobody knows; it is sent again once the stream is followed again.
-    Unknown,
-    /// To be sent again, so many milliseconds later.
-    Again(u64),
-    /// Never.
-    Never { code: i32, message: String },
-}
-
-/// What to wait where the server did not say, or did not answer.
-const SOON: u64 = 1_000;
-
-impl From<Result<Payload, CallError>> for Answer {
-    fn from(outcome: Result<Payload, CallError>) -> Self {
-        match outcome {
-            Ok(_) => Self::Taken,
-            Err(CallError::ConnectionLost { .. } | CallError::Closed | CallError::Cancelled) => Self::Unknown,
-            Err(CallError::Timeout { .. }) => Self::Again(SOON),
-            Err(CallError::Server { retry_after: Some(wait), .. }) => Self::Again(wait),
-            Err(CallError::Refused(refused)) => refused.into(),
-            Err(error) => Self::Never { code: error.code(), message: error.to_string() },
-        }
-    }
-}
-
-impl From<CommandError> for Answer {
-    fn from(refused: CommandError) -> Self {
-        match refused {
-            CommandError::NotConnected | CommandError::Closed => Self::Unknown,
-            CommandError::Limit { .. } => Self::Again(SOON),
-            _ => Self::Never { code: refused.code(), message: refused.to_string() },
-        }
     }
 }

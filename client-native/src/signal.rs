@@ -1,12 +1,16 @@
-//! What tells a handle that there is news: [`Signal`], one per reader, and [`Followers`], the readers of one stream.
+//! News of a stream: [`Signal`], what one reader has not been told yet; [`Followers`], the readers of a stream; [`Feed`] and
+//! [`Reader`], the same for streams whose value has a lock of its own.
 
 use std::{
+    future::poll_fn,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
 };
 
-use datasole_core::DisconnectReason;
+use datasole_core::{DisconnectReason, SyncPhase};
 use futures_util::task::AtomicWaker;
+#[cfg(feature = "docs")]
+use futures_util::{Stream, stream};
 
 use crate::error::FollowError;
 
@@ -103,6 +107,12 @@ impl Signal {
 #[derive(Debug, Default)]
 pub(crate) struct Followers {
     loaded: bool,
+    phase: SyncPhase,
+    /// A refusal does not end the readers.
+    lasting: bool,
+    /// Told to readers that come from now on, too: that the client has given up reconnecting, and the end.
+    gone: Option<DisconnectReason>,
+    end: Option<End>,
     signals: Vec<Arc<Signal>>,
 }
 
@@ -112,6 +122,12 @@ impl Followers {
         let signal = Arc::new(Signal::default());
         if self.loaded {
             signal.change();
+        }
+        if let Some(reason) = &self.gone {
+            signal.disconnect(reason.clone());
+        }
+        if let Some(end) = &self.end {
+            signal.end(end.clone());
         }
         self.signals.push(signal.clone());
         signal
@@ -129,6 +145,10 @@ impl Followers {
         self.loaded
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self.end, Some(End::Closed))
+    }
+
     /// There is something to read, without news of it.
     pub(crate) fn load(&mut self) {
         self.loaded = true;
@@ -140,16 +160,103 @@ impl Followers {
     }
 
     /// Something changed here, whatever the server has told.
-    pub(crate) fn news(&self) {
+    pub(crate) fn tell(&self) {
         self.signals.iter().for_each(|signal| signal.tell());
+    }
+
+    pub(crate) fn phase(&self) -> &SyncPhase {
+        &self.phase
+    }
+
+    /// The stream is in another phase: that is news, and a refusal the end of the readers.
+    pub(crate) fn enter(&mut self, phase: SyncPhase) {
+        if self.phase == phase {
+            return;
+        }
+        self.end = None;
+        match &phase {
+            SyncPhase::Unreadable { code, message } | SyncPhase::Refused { code, message } if !self.lasting => {
+                self.end(End::Refused { code: *code, message: message.clone() });
+            }
+            SyncPhase::Synced => self.change(),
+            _ => self.tell(),
+        }
+        self.phase = phase;
     }
 
     pub(crate) fn disconnect(&self, reason: &DisconnectReason) {
         self.signals.iter().for_each(|signal| signal.disconnect(reason.clone()));
     }
 
-    pub(crate) fn end(&self, end: &End) {
+    /// The client has given up reconnecting, or has not, or not any more.
+    pub(crate) fn give_up(&mut self, reason: Option<DisconnectReason>) {
+        self.gone = reason;
+        if let Some(reason) = &self.gone {
+            self.disconnect(reason);
+        }
+    }
+
+    pub(crate) fn end(&mut self, end: End) {
         self.signals.iter().for_each(|signal| signal.end(end.clone()));
+        self.end = Some(end);
+    }
+}
+
+/// The readers of an open stream, shared by what takes its events and by its handles.
+#[derive(Debug, Default)]
+pub(crate) struct Feed(Mutex<Followers>);
+
+impl Feed {
+    /// A feed whose readers outlast a refusal.
+    #[cfg(feature = "docs")]
+    pub(crate) fn lasting() -> Self {
+        Self(Mutex::new(Followers { lasting: true, ..Followers::default() }))
+    }
+
+    pub(crate) fn followers(&self) -> MutexGuard<'_, Followers> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One reader of a feed, for as long as this lives.
+pub(crate) struct Reader {
+    feed: Arc<Feed>,
+    signal: Arc<Signal>,
+}
+
+impl Reader {
+    /// A reader whose first item comes at once when there is something to read.
+    pub(crate) fn new(feed: &Arc<Feed>) -> Self {
+        Self { feed: feed.clone(), signal: feed.followers().join() }
+    }
+
+    /// A reader whose first item comes at once.
+    #[cfg(feature = "docs")]
+    pub(crate) fn told(feed: &Arc<Feed>) -> Self {
+        let reader = Self::new(feed);
+        reader.signal.tell();
+        reader
+    }
+
+    /// The next item; `None` after the end. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<Result<(), FollowError>> {
+        poll_fn(|cx| self.poll_item(cx)).await
+    }
+
+    pub(crate) fn poll_item(&self, cx: &mut Context<'_>) -> Poll<Option<Result<(), FollowError>>> {
+        self.signal.poll_item(cx)
+    }
+
+    /// The items whatever they say, until the end.
+    #[cfg(feature = "docs")]
+    pub(crate) fn into_stream(self) -> impl Stream<Item = ()> + Send + Unpin {
+        stream::poll_fn(move |cx| self.poll_item(cx).map(|item| item.map(drop)))
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.feed.followers().leave(&self.signal);
     }
 }
 

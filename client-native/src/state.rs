@@ -64,7 +64,7 @@ impl<T> State<T> {
 
     /// Looks at the value without copying or decoding it; `None` as for [`get`](Self::get).
     ///
-    /// `look` runs under the client's lock: keep it short, and call nothing of this client in it.
+    /// `look` runs under the client's lock: keep it short, call nothing of this client and edit none of its documents in it.
     pub fn with_value<R>(&self, look: impl FnOnce(Option<&Value>) -> R) -> R {
         look(self.shared.router().core().state(&self.key))
     }

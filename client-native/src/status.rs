@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use datasole_core::{CloseVerdict, DisconnectReason, Millis, SocketClose, Status as CoreStatus};
+use datasole_core::{CloseVerdict, DisconnectReason, Millis, SocketClose, Status as CoreStatus, SyncPhase};
 use tokio::time::{Duration, Instant};
 
 /// The connection, as the program sees it.
@@ -110,6 +110,48 @@ pub(crate) fn is_passing(reason: &DisconnectReason) -> bool {
         }
         DisconnectReason::ConnectTimeout | DisconnectReason::HalfOpen | DisconnectReason::Offline => true,
         _ => false,
+    }
+}
+
+/// What the server has of what was edited here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SyncStatus {
+    /// On this connection the server has not told its value yet, or there is no connection; nothing is pending.
+    Loading,
+    /// So many edits are not stored by the server yet.
+    Pending(usize),
+    /// The server has everything.
+    Synced,
+    /// The server refused to tell the value, or to take edits as well. Asked again with the next connection, and when the
+    /// key is opened again.
+    Refused {
+        /// One of [`codes`](crate::codes).
+        code: i32,
+        /// For people.
+        message: String,
+    },
+}
+
+impl SyncStatus {
+    pub(crate) fn new(phase: &SyncPhase, pending: usize) -> Self {
+        match phase {
+            SyncPhase::Refused { code, message } => Self::Refused { code: *code, message: message.clone() },
+            _ if pending > 0 => Self::Pending(pending),
+            SyncPhase::Unreadable { code, message } => Self::Refused { code: *code, message: message.clone() },
+            SyncPhase::Synced => Self::Synced,
+            SyncPhase::Loading => Self::Loading,
+        }
+    }
+}
+
+impl fmt::Display for SyncStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loading => f.write_str("loading"),
+            Self::Pending(count) => write!(f, "{count} pending"),
+            Self::Synced => f.write_str("synced"),
+            Self::Refused { message, .. } => write!(f, "refused: {message}"),
+        }
     }
 }
 

@@ -247,6 +247,23 @@ impl Replica {
         self.outbox.extend(ops.into_values().map(|op| Pending { op, sent: false }));
     }
 
+    /// Takes an entry of the stream as the server sent it: an operation or, `whole`, the state that takes the place of what
+    /// was confirmed (`null`: there is none). A plain state, of a version 1 server, is adopted instead.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Op::parse`] and [`remote`](Self::remote), of [`Crdt::from_json`] and [`snapshot`](Self::snapshot); nothing
+    /// has changed then.
+    pub fn entry(&mut self, json: &str, whole: bool) -> Result<(), CrdtError> {
+        if !whole {
+            return self.remote(&Op::parse(json, &self.limits)?).map(drop);
+        }
+        match Crdt::from_any(json, &self.limits)? {
+            Some((state, true)) => self.remote_v1_state(&state),
+            state => self.snapshot(state.map(|(state, _)| state)),
+        }
+    }
+
     /// A snapshot of the stream takes the place of what was confirmed; `None`: there is no such CRDT, yet.
     ///
     /// # Errors

@@ -39,7 +39,7 @@ struct Metadata {
     vector: Option<Vector>,
     entries: Option<BTreeMap<String, EntryRow>>,
     dots: Option<Vec<Vec<(String, u64)>>>,
-    seen: BTreeMap<String, SeenRow>,
+    seen: Option<BTreeMap<String, SeenRow>>,
     floor: u64,
 }
 
@@ -72,10 +72,17 @@ impl Crdt {
     ///
     /// [`CrdtError::Json`], [`CrdtError::Malformed`], [`CrdtError::Range`], [`CrdtError::Limit`].
     pub fn from_json(json: &str, limits: &CrdtLimits) -> Result<Option<Self>, CrdtError> {
+        Ok(Self::from_any(json, limits)?.map(|(state, _)| state))
+    }
+
+    /// The same, and whether the state is a plain one.
+    pub(super) fn from_any(json: &str, limits: &CrdtLimits) -> Result<Option<(Self, bool)>, CrdtError> {
         if json.len() > limits.max_bytes {
             return Err(CrdtError::Limit { what: "bytes of a CRDT", limit: limits.max_bytes });
         }
-        serde_json::from_str::<Option<State>>(json)?.map(|state| read(state, limits)).transpose()
+        let Some(state) = serde_json::from_str::<Option<State>>(json)? else { return Ok(None) };
+        let plain = state.metadata.seen.is_none();
+        Ok(Some((read(state, limits)?, plain)))
     }
 
     /// The state as JSON: canonical, so that equal states are equal texts.
@@ -243,10 +250,11 @@ fn read(state: State, limits: &CrdtLimits) -> Result<Crdt, CrdtError> {
 }
 
 fn read_seen(crdt: &mut Crdt, metadata: &Metadata, limits: &CrdtLimits) -> Result<(), CrdtError> {
-    if metadata.seen.len() > limits.max_replicas {
+    let Some(rows) = &metadata.seen else { return Ok(()) };
+    if rows.len() > limits.max_replicas {
         return Err(CrdtError::Limit { what: "replicas", limit: limits.max_replicas });
     }
-    for (node, SeenRow(upto, time, ahead)) in &metadata.seen {
+    for (node, SeenRow(upto, time, ahead)) in rows {
         check_node(node, limits)?;
         if ahead.len() > limits.max_ahead {
             return Err(CrdtError::Limit { what: "operations after a gap", limit: limits.max_ahead });

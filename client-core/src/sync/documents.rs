@@ -337,8 +337,14 @@ impl OpenDocument {
         self.again = self.again.max(Some(cx.now + wait));
     }
 
+    /// Both sides are to compare anew, refused before or not.
+    pub(crate) fn reopen(&mut self) {
+        self.halt();
+        self.refused = None;
+    }
+
     /// Nothing more is exchanged until both sides have compared again.
-    pub(crate) fn halt(&mut self) {
+    fn halt(&mut self) {
         self.stage = Stage::Away;
         self.told = false;
         self.round += 1;

@@ -427,7 +427,7 @@ impl Stream {
         match &mut self.body {
             Body::Crdt(crdt) => crdt.start_over(),
             Body::Room(room) => room.start_over(),
-            Body::Document(document) => document.halt(),
+            Body::Document(document) => document.reopen(),
         }
     }
 }

@@ -123,13 +123,13 @@ impl OpenCrdt {
         tell(cx, news);
     }
 
-    /// The value here is not to be trusted: the state follows.
+    /// The value here is not to be trusted, nor a refusal: the state follows.
     pub(crate) fn start_over(&mut self) {
+        (self.unreadable, self.refused) = (None, None);
         (self.ready, self.loaded) = (false, false);
     }
 
     pub(crate) fn lost(&mut self) {
-        (self.unreadable, self.refused) = (None, None);
         self.start_over();
         self.outbox.lost();
     }

@@ -211,13 +211,14 @@ impl OpenRoom {
     }
 
     pub(crate) fn start_over(&mut self) {
+        (self.unreadable, self.refused) = (None, None);
         self.loaded = false;
     }
 
     /// The value that is shown stays: it is announced on the next connection.
     pub(crate) fn lost(&mut self) {
-        (self.unreadable, self.refused) = (None, None);
-        (self.loaded, self.announced) = (false, false);
+        self.start_over();
+        self.announced = false;
         self.unanswered.clear();
     }
 }

@@ -6,10 +6,11 @@ use datasole_core::crdt::{Crdt, Edit};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, to_value};
 
-use super::SyncStatus;
+use super::replicas::Tracked;
 use crate::{
-    error::{CrdtError, FollowError},
+    error::EditError,
     follow::{Changes, Follow},
+    status::SyncStatus,
 };
 
 /// The types, as parameters of [`Replicated`].
@@ -34,6 +35,20 @@ pub mod kinds {
     /// `g-set` of `T`.
     #[derive(Debug)]
     pub struct GSet<T>(PhantomData<fn() -> T>);
+
+    /// The sets: [`OrSet`] and [`GSet`].
+    pub trait Elements {
+        /// What is in them.
+        type Element;
+    }
+
+    impl<T> Elements for OrSet<T> {
+        type Element = T;
+    }
+
+    impl<T> Elements for GSet<T> {
+        type Element = T;
+    }
 }
 
 /// A counter that goes up and down.
@@ -56,12 +71,12 @@ pub type GSet<T> = Replicated<kinds::GSet<T>>;
 /// still to be sent. Edits return at once and are sent in order, again after the connection was lost, until the server
 /// has stored them; none counts twice.
 pub struct Replicated<K> {
-    follow: Arc<Follow>,
+    follow: Arc<Follow<Tracked>>,
     kind: PhantomData<fn() -> K>,
 }
 
 impl<K> Replicated<K> {
-    pub(super) fn new(follow: Arc<Follow>) -> Self {
+    pub(super) fn new(follow: Arc<Follow<Tracked>>) -> Self {
         Self { follow, kind: PhantomData }
     }
 
@@ -72,17 +87,17 @@ impl<K> Replicated<K> {
 
     /// The value changed, or what is pending.
     pub fn changes(&self) -> Changes {
-        Changes::new(&self.follow)
+        self.follow.changes()
     }
 
     /// Whether the server has told its value.
     pub fn is_loaded(&self) -> bool {
-        self.follow.shared().router().replicas().is_loaded(self.key())
+        self.follow.is_loaded()
     }
 
     /// What the server has of the edits made here.
     pub fn status(&self) -> SyncStatus {
-        self.follow.shared().router().replicas().status(self.key())
+        self.follow.status()
     }
 
     /// How many edits the server has not stored yet.
@@ -95,54 +110,37 @@ impl<K> Replicated<K> {
     ///
     /// # Errors
     ///
-    /// [`CrdtError::Disconnected`] when the client gives up reconnecting, [`CrdtError::Refused`] and
-    /// [`CrdtError::Closed`].
-    pub async fn synced(&self) -> Result<(), CrdtError> {
-        let mut changes = self.changes();
-        loop {
-            match self.status() {
-                SyncStatus::Synced => return Ok(()),
-                SyncStatus::Refused { code, message } => return Err(CrdtError::Refused { code, message }),
-                SyncStatus::Loading | SyncStatus::Pending(_) => {}
-            }
-            match changes.next().await {
-                Some(Ok(())) => {}
-                Some(Err(error)) => return Err(error.into()),
-                None => return Err(FollowError::Closed.into()),
-            }
-        }
+    /// [`EditError::Disconnected`] when the client gives up reconnecting, [`EditError::Refused`] and
+    /// [`EditError::Closed`].
+    pub async fn synced(&self) -> Result<(), EditError> {
+        Ok(self.follow.reach(Tracked::status).await?)
     }
 
     /// The value as JSON: a number, any value, an object or an array.
     pub fn to_json(&self) -> Value {
-        self.read(Crdt::value)
+        self.follow.read(Crdt::value)
     }
 
-    fn read<R: Default>(&self, read: impl FnOnce(&Crdt) -> R) -> R {
-        self.follow.shared().router().replicas().read(self.key(), read).unwrap_or_default()
-    }
-
-    fn edit(&self, edit: Edit) -> Result<(), CrdtError> {
-        let key = self.key();
-        self.follow.shared().command(|router, now| router.edit(now, key, edit))
+    fn edit(&self, edit: Edit) -> Result<(), EditError> {
+        self.follow.shared().command(|router, now| self.follow.edit(router, now, edit))
     }
 }
 
-// For all of the edits below: `CrdtError::Edit` when the edit cannot be made, among others because 10,000 are pending,
-// `CrdtError::Value` when the value cannot be written as JSON, `CrdtError::Refused` and `CrdtError::Closed`.
+// For all of the edits below: `EditError::Crdt` when the edit cannot be made, among others because 10,000 are pending,
+// `EditError::Value` when the value cannot be written as JSON, `EditError::Refused` and `EditError::Closed`.
 
 impl Counter {
     /// The sum.
     pub fn value(&self) -> i64 {
-        self.read(Crdt::counter)
+        self.follow.read(Crdt::counter)
     }
 
     /// Counts up; by at most 2^53 − 1.
     ///
     /// # Errors
     ///
-    /// [`CrdtError`]; then nothing has changed.
-    pub fn increment(&self, by: u64) -> Result<(), CrdtError> {
+    /// [`EditError`]; then nothing has changed.
+    pub fn increment(&self, by: u64) -> Result<(), EditError> {
         if by == 0 { Ok(()) } else { self.edit(Edit::Increment(by)) }
     }
 
@@ -150,8 +148,8 @@ impl Counter {
     ///
     /// # Errors
     ///
-    /// [`CrdtError`]; then nothing has changed.
-    pub fn decrement(&self, by: u64) -> Result<(), CrdtError> {
+    /// [`EditError`]; then nothing has changed.
+    pub fn decrement(&self, by: u64) -> Result<(), EditError> {
         if by == 0 { Ok(()) } else { self.edit(Edit::Decrement(by)) }
     }
 }
@@ -159,15 +157,15 @@ impl Counter {
 impl GCounter {
     /// The sum.
     pub fn value(&self) -> u64 {
-        u64::try_from(self.read(Crdt::counter)).unwrap_or(0)
+        u64::try_from(self.follow.read(Crdt::counter)).unwrap_or(0)
     }
 
     /// Counts up; by at most 2^53 − 1.
     ///
     /// # Errors
     ///
-    /// [`CrdtError`]; then nothing has changed.
-    pub fn increment(&self, by: u64) -> Result<(), CrdtError> {
+    /// [`EditError`]; then nothing has changed.
+    pub fn increment(&self, by: u64) -> Result<(), EditError> {
         if by == 0 { Ok(()) } else { self.edit(Edit::Increment(by)) }
     }
 }
@@ -177,9 +175,9 @@ impl<T: DeserializeOwned> Register<T> {
     ///
     /// # Errors
     ///
-    /// [`CrdtError::Value`] when it is not a `T`.
-    pub fn get(&self) -> Result<Option<T>, CrdtError> {
-        self.read(|crdt| crdt.register().map(|json| json.read())).transpose().map_err(CrdtError::Value)
+    /// [`EditError::Value`] when it is not a `T`.
+    pub fn get(&self) -> Result<Option<T>, EditError> {
+        self.follow.read(|crdt| crdt.register().map(|json| json.read())).transpose().map_err(EditError::Value)
     }
 }
 
@@ -188,8 +186,8 @@ impl<T: Serialize> Register<T> {
     ///
     /// # Errors
     ///
-    /// [`CrdtError`]; then nothing has changed.
-    pub fn set(&self, value: &T) -> Result<(), CrdtError> {
+    /// [`EditError`]; then nothing has changed.
+    pub fn set(&self, value: &T) -> Result<(), EditError> {
         self.edit(Edit::Set(json(value)?))
     }
 }
@@ -197,12 +195,12 @@ impl<T: Serialize> Register<T> {
 impl<V> Map<V> {
     /// Whether there is such an entry.
     pub fn contains_key(&self, key: &str) -> bool {
-        self.read(|crdt| crdt.get(key).is_some())
+        self.follow.read(|crdt| crdt.get(key).is_some())
     }
 
     /// The number of entries.
     pub fn len(&self) -> usize {
-        self.read(|crdt| crdt.entries().count())
+        self.follow.read(|crdt| crdt.entries().count())
     }
 
     /// Whether there are none.
@@ -214,8 +212,8 @@ impl<V> Map<V> {
     ///
     /// # Errors
     ///
-    /// [`CrdtError`]; then nothing has changed.
-    pub fn remove(&self, key: &str) -> Result<(), CrdtError> {
+    /// [`EditError`]; then nothing has changed.
+    pub fn remove(&self, key: &str) -> Result<(), EditError> {
         self.edit(Edit::Delete(key.to_owned()))
     }
 }
@@ -225,15 +223,15 @@ impl<V: DeserializeOwned> Map<V> {
     ///
     /// # Errors
     ///
-    /// [`CrdtError::Value`] when it is not a `V`.
-    pub fn get(&self, key: &str) -> Result<Option<V>, CrdtError> {
-        let entry = self.read(|crdt| crdt.get(key).map(|json| json.read()));
-        entry.transpose().map_err(CrdtError::Value)
+    /// [`EditError::Value`] when it is not a `V`.
+    pub fn get(&self, key: &str) -> Result<Option<V>, EditError> {
+        self.follow.read(|crdt| crdt.get(key).map(|json| json.read())).transpose().map_err(EditError::Value)
     }
 
     /// All entries. Those that are not a `V` are left out, so that one client's mistake does not hide what others wrote.
     pub fn value(&self) -> BTreeMap<String, V> {
-        self.read(|crdt| crdt.entries().filter_map(|(key, json)| Some((key.to_owned(), json.read().ok()?))).collect())
+        self.follow
+            .read(|crdt| crdt.entries().filter_map(|(key, json)| Some((key.to_owned(), json.read().ok()?))).collect())
     }
 
     /// [`value`](Self::value), one by one, in the order of the keys.
@@ -247,77 +245,50 @@ impl<V: Serialize> Map<V> {
     ///
     /// # Errors
     ///
-    /// [`CrdtError`]; then nothing has changed.
-    pub fn insert(&self, key: &str, value: &V) -> Result<(), CrdtError> {
+    /// [`EditError`]; then nothing has changed.
+    pub fn insert(&self, key: &str, value: &V) -> Result<(), EditError> {
         self.edit(Edit::Put(key.to_owned(), json(value)?))
     }
 }
 
-impl<T: Serialize> Set<T> {
-    /// Adds an element.
+impl<S: kinds::Elements<Element: Serialize>> Replicated<S> {
+    /// Adds an element; to a [`GSet`] for good.
     ///
     /// # Errors
     ///
-    /// [`CrdtError`]; then nothing has changed.
-    pub fn add(&self, element: &T) -> Result<(), CrdtError> {
+    /// [`EditError`]; then nothing has changed.
+    pub fn add(&self, element: &S::Element) -> Result<(), EditError> {
         self.edit(Edit::Add(json(element)?))
     }
 
+    /// Whether it has the element.
+    pub fn contains(&self, element: &S::Element) -> bool {
+        to_value(element).is_ok_and(|element| self.follow.read(|crdt| crdt.contains(&element)))
+    }
+}
+
+impl<S: kinds::Elements<Element: DeserializeOwned>> Replicated<S> {
+    /// The elements, in the order of their JSON texts. Those that are not an element's type are left out.
+    pub fn iter(&self) -> impl Iterator<Item = S::Element> + use<S> {
+        let elements: Vec<_> =
+            self.follow.read(|crdt| crdt.elements().iter().filter_map(|json| json.read().ok()).collect());
+        elements.into_iter()
+    }
+}
+
+impl<T: Serialize> Set<T> {
     /// Removes an element as far as it is known here: an addition elsewhere at the same time stays.
     ///
     /// # Errors
     ///
-    /// [`CrdtError`]; then nothing has changed.
-    pub fn remove(&self, element: &T) -> Result<(), CrdtError> {
+    /// [`EditError`]; then nothing has changed.
+    pub fn remove(&self, element: &T) -> Result<(), EditError> {
         self.edit(Edit::Remove(json(element)?))
     }
-
-    /// Whether it has the element.
-    pub fn contains(&self, element: &T) -> bool {
-        contains(self, element)
-    }
 }
 
-impl<T: DeserializeOwned> Set<T> {
-    /// The elements, in the order of their JSON texts. Those that are not a `T` are left out.
-    pub fn iter(&self) -> impl Iterator<Item = T> + use<T> {
-        elements(self).into_iter()
-    }
-}
-
-impl<T: Serialize> GSet<T> {
-    /// Adds an element, for good.
-    ///
-    /// # Errors
-    ///
-    /// [`CrdtError`]; then nothing has changed.
-    pub fn add(&self, element: &T) -> Result<(), CrdtError> {
-        self.edit(Edit::Add(json(element)?))
-    }
-
-    /// Whether it has the element.
-    pub fn contains(&self, element: &T) -> bool {
-        contains(self, element)
-    }
-}
-
-impl<T: DeserializeOwned> GSet<T> {
-    /// The elements, in the order of their JSON texts. Those that are not a `T` are left out.
-    pub fn iter(&self) -> impl Iterator<Item = T> + use<T> {
-        elements(self).into_iter()
-    }
-}
-
-fn json(value: &(impl Serialize + ?Sized)) -> Result<Value, CrdtError> {
-    to_value(value).map_err(CrdtError::Value)
-}
-
-fn contains<K>(set: &Replicated<K>, element: &impl Serialize) -> bool {
-    to_value(element).is_ok_and(|element| set.read(|crdt| crdt.contains(&element)))
-}
-
-fn elements<K, T: DeserializeOwned>(set: &Replicated<K>) -> Vec<T> {
-    set.read(|crdt| crdt.elements().iter().filter_map(|json| json.read().ok()).collect())
+fn json(value: &(impl Serialize + ?Sized)) -> Result<Value, EditError> {
+    to_value(value).map_err(EditError::Value)
 }
 
 impl<K> Clone for Replicated<K> {

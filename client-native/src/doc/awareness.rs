@@ -8,99 +8,79 @@ use datasole_core::wire::{push_varuint, split_varuint};
 const MAX_CLIENTS: usize = 10_000;
 
 #[derive(Debug, Default)]
-pub(crate) struct Table {
-    clients: BTreeMap<u64, Shown>,
-    own: Own,
-}
-
-#[derive(Debug)]
-struct Shown {
-    clock: u64,
-    json: String,
-}
-
-#[derive(Debug, Default)]
-struct Own {
+pub(super) struct Table {
+    /// This client.
+    own: u64,
     clock: u64,
     json: Option<String>,
-    unsent: bool,
+    /// The clock and the JSON of each other client.
+    others: BTreeMap<u64, (u64, String)>,
 }
 
 impl Table {
-    /// What this client shows from now on.
-    pub(crate) fn set_own(&mut self, json: Option<String>) {
-        self.own =
-            Own { clock: self.own.clock.saturating_add(1), unsent: json.is_some() || self.own.json.is_some(), json };
+    pub(super) fn new(own: u64) -> Self {
+        Self { own, ..Self::default() }
     }
 
-    pub(crate) fn has_own(&self) -> bool {
-        self.own.json.is_some()
+    /// Shows this from now on; the awareness update that announces it.
+    pub(super) fn show(&mut self, json: Option<String>) -> Vec<u8> {
+        self.json = json;
+        self.announce(1)
     }
 
-    pub(crate) fn is_unsent(&self) -> bool {
-        self.own.unsent
+    /// The announcement once more, for others who may take it for outdated or gone; `None` where nothing is shown.
+    pub(super) fn renew(&mut self) -> Option<Vec<u8>> {
+        self.json.is_some().then(|| self.announce(2))
     }
 
-    /// To be sent again, so that others do not take it for outdated.
-    pub(crate) fn renew(&mut self) {
-        if let Some(json) = self.own.json.take() {
-            self.set_own(Some(json));
-        }
+    fn announce(&mut self, later: u64) -> Vec<u8> {
+        self.clock = self.clock.saturating_add(later);
+        encode(self.own, self.clock, self.json.as_deref().unwrap_or("null"))
     }
 
-    /// What is to be sent: an awareness update with this client's state.
-    pub(crate) fn announce(&mut self, own: u64) -> Vec<u8> {
-        self.own.unsent = false;
-        encode(own, self.own.clock, self.own.json.as_deref().unwrap_or("null"))
-    }
-
-    /// Takes an awareness update, as far as it can be read; `true` when something changed.
-    pub(crate) fn apply(&mut self, own: u64, update: &[u8]) -> bool {
-        let mut changed = false;
-        let Some((count, mut rest)) = split_varuint(update) else { return false };
+    /// Takes an awareness update, as far as it can be read: whether others show something else now, and the announcement of
+    /// this client where the update contradicts it.
+    pub(super) fn apply(&mut self, update: &[u8]) -> (bool, Option<Vec<u8>>) {
+        let (mut changed, mut contradicted) = (false, false);
+        let Some((count, mut rest)) = split_varuint(update) else { return (false, None) };
         for _ in 0..count {
             let Some((id, clock, json, after)) = read_entry(rest) else { break };
             rest = after;
-            changed |= self.apply_entry(own, id, clock, Some(json).filter(|json| *json != "null"));
+            let json = Some(json).filter(|json| *json != "null");
+            if id == self.own {
+                // Somebody took us for gone, or this client's state of an earlier connection is about.
+                contradicted |= clock >= self.clock && json != self.json.as_deref();
+                self.clock = self.clock.max(clock);
+            } else {
+                changed |= self.apply_other(id, clock, json);
+            }
         }
-        changed
+        (changed, contradicted.then(|| self.announce(1)))
     }
 
-    fn apply_entry(&mut self, own: u64, id: u64, clock: u64, json: Option<&str>) -> bool {
-        if id == own {
-            // Somebody took us for gone, or this client's state of an earlier connection is about.
-            if clock >= self.own.clock && json != self.own.json.as_deref() {
-                self.own.clock = clock.saturating_add(1);
-                self.own.unsent = true;
-            }
-            return false;
+    fn apply_other(&mut self, id: u64, clock: u64, json: Option<&str>) -> bool {
+        let known = self.others.get(&id).map(|(known, _)| *known);
+        let change = match json {
+            None => known.is_some_and(|known| clock >= known),
+            Some(_) => known.map_or(self.others.len() < MAX_CLIENTS, |known| clock > known),
+        };
+        match json.filter(|_| change) {
+            Some(json) => drop(self.others.insert(id, (clock, json.to_owned()))),
+            None if change => drop(self.others.remove(&id)),
+            None => {}
         }
-        let known = self.clients.get(&id).map(|shown| shown.clock);
-        match json {
-            None if known.is_some_and(|known| clock >= known) => {
-                self.clients.remove(&id);
-                true
-            }
-            Some(json) if known.map_or(self.clients.len() < MAX_CLIENTS, |known| clock > known) => {
-                self.clients.insert(id, Shown { clock, json: json.to_owned() });
-                true
-            }
-            _ => false,
-        }
+        change
     }
 
     /// Without a connection nobody is known to be there; `true` when somebody was.
-    pub(crate) fn forget_others(&mut self) -> bool {
-        self.own.unsent = self.own.json.is_some();
-        let changed = !self.clients.is_empty();
-        self.clients.clear();
-        changed
+    pub(super) fn forget_others(&mut self) -> bool {
+        !std::mem::take(&mut self.others).is_empty()
     }
 
     /// Everybody, this client included, as JSON texts.
-    pub(crate) fn all(&self, own: u64) -> impl Iterator<Item = (u64, &str)> {
-        let others = self.clients.iter().map(|(id, shown)| (*id, shown.json.as_str()));
-        others.chain(self.own.json.as_deref().map(|json| (own, json)))
+    pub(super) fn all(&self) -> impl Iterator<Item = (u64, &str)> {
+        let others = self.others.iter().map(|(id, (_, json))| (*id, json.as_str()));
+        others.chain(self.json.as_deref().map(|json| (self.own, json)))
     }
 }
 
@@ -130,11 +110,11 @@ mod tests {
 
     /// Applies updates of client 2; what is shown of it.
     fn check(updates: &[(u64, &str)], shown: Option<&str>) {
-        let mut table = Table::default();
+        let mut table = Table::new(OWN);
         for &(clock, json) in updates {
-            table.apply(OWN, &encode(2, clock, json));
+            table.apply(&encode(2, clock, json));
         }
-        assert_eq!(table.all(OWN).next().map(|(_, json)| json), shown, "{updates:?}");
+        assert_eq!(table.all().next().map(|(_, json)| json), shown, "{updates:?}");
     }
 
     #[test]
@@ -148,35 +128,35 @@ mod tests {
 
     #[test]
     fn the_number_of_clients_is_bounded() {
-        let mut table = Table::default();
+        let mut table = Table::new(OWN);
         for id in 0..=MAX_CLIENTS as u64 {
-            assert_eq!(table.apply(OWN, &encode(10 + id, 1, "0")), id < MAX_CLIENTS as u64);
+            assert_eq!(table.apply(&encode(10 + id, 1, "0")), (id < MAX_CLIENTS as u64, None));
         }
-        assert!(table.apply(OWN, &encode(10, 2, "1")), "who is known can change");
+        assert_eq!(table.apply(&encode(10, 2, "1")), (true, None), "who is known can change");
     }
 
     #[test]
     fn nobody_else_removes_our_own() {
-        let mut table = Table::default();
-        table.set_own(Some("1".into()));
-        let sent = table.announce(OWN);
-        table.apply(OWN, &sent);
-        assert!(!table.is_unsent(), "an echo");
-        let clock = table.own.clock;
-        table.apply(OWN, &encode(OWN, clock + 1, "null"));
-        assert!(table.is_unsent());
-        assert_eq!(table.announce(OWN), encode(OWN, clock + 2, "1"));
+        let mut table = Table::new(OWN);
+        assert_eq!(table.renew(), None);
+        let sent = table.show(Some("1".into()));
+        assert_eq!(table.apply(&sent), (false, None), "an echo");
+        assert_eq!(table.apply(&encode(OWN, 0, "null")), (false, None), "older");
+        assert_eq!(table.apply(&encode(OWN, 2, "null")), (false, Some(encode(OWN, 3, "1"))));
+        assert_eq!(table.renew(), Some(encode(OWN, 5, "1")));
+        assert_eq!(table.show(None), encode(OWN, 6, "null"));
+        assert_eq!(table.renew(), None);
     }
 
     #[test]
     fn what_cannot_be_read_is_left() {
         let whole = encode(2, 1, "[1]");
         for len in 0..whole.len() {
-            assert!(!Table::default().apply(OWN, &whole[..len]), "{len}");
+            assert_eq!(Table::new(OWN).apply(&whole[..len]), (false, None), "{len}");
         }
-        assert!(Table::default().apply(OWN, &whole));
+        assert_eq!(Table::new(OWN).apply(&whole), (true, None));
         let mut many = whole.clone();
         many[0] = 0x7f;
-        assert!(Table::default().apply(OWN, &many), "fewer than announced");
+        assert_eq!(Table::new(OWN).apply(&many), (true, None), "fewer than announced");
     }
 }

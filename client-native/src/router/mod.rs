@@ -1,37 +1,36 @@
-//! The core and who waits for what of it: calls for their answers, inboxes for events, signals for states, the books
-//! of CRDTs, rooms and documents for everything of theirs.
+//! The core and who waits for what of it: calls for their answers, inboxes for events, signals for states, followers for
+//! CRDTs, rooms and documents.
 //!
 //! One lock around all of it, held for as long as one input or command takes and never across an `await`. It performs
 //! no output; that is the driver's.
 
 mod routes;
+mod streams;
+
+pub(crate) use streams::{Follower, Notice};
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use datasole_core::{
     CallError, CallId, Client as Core, CommandError, DisconnectReason, Hint, Input, Millis, Output, Payload, Request,
-    StreamId, StreamKind, SubscriptionId,
-    crdt::{CrdtKind, Edit},
+    Status as CoreStatus, StreamId, SubscriptionId,
 };
 use tokio::{
     sync::{Notify, oneshot, watch},
     time::Instant,
 };
 
-#[cfg(feature = "docs")]
-use crate::doc::{Documents, Link};
 use crate::{
-    crdt::Replicas,
-    error::CrdtError,
-    events::{Inbox, InboxLimits},
-    presence::Rooms,
+    inbox::{Inbox, InboxLimits},
     refusal::Complaints,
     signal::{End, Followers, Signal},
     status::Status,
 };
+use streams::Streams;
 
 /// Encoded messages waiting for the network, above which calls and events wait for room; bytes.
 pub(crate) const MAX_UNSENT: usize = 4 * 1024 * 1024;
@@ -48,10 +47,13 @@ pub(crate) struct Shared {
     finished: watch::Sender<bool>,
     /// The instant of `Millis(0)`.
     pub(crate) started: Instant,
+    /// The time as a test sets it, from which on no other passes.
+    #[cfg(test)]
+    pub(crate) fixed: Mutex<Option<Millis>>,
 }
 
 impl Shared {
-    pub(crate) fn new(core: Core, inbox_limits: InboxLimits, replicas: Replicas, rooms: Rooms) -> Self {
+    pub(crate) fn new(core: Core, inbox_limits: InboxLimits) -> Self {
         let started = Instant::now();
         let router = Router {
             core,
@@ -60,10 +62,8 @@ impl Shared {
             calls: HashMap::new(),
             topics: HashMap::new(),
             states: HashMap::new(),
-            replicas,
-            rooms,
-            #[cfg(feature = "docs")]
-            documents: Documents::default(),
+            streams: Streams::default(),
+            ahead: 0,
             complaints: Complaints::new(),
             opening: None,
             status: watch::Sender::new(Status::Disconnected(DisconnectReason::Idle)),
@@ -71,10 +71,22 @@ impl Shared {
             closed: false,
         };
         let finished = watch::Sender::new(false);
-        Self { router: Mutex::new(router), wake: Notify::new(), room: Notify::new(), finished, started }
+        Self {
+            router: Mutex::new(router),
+            wake: Notify::new(),
+            room: Notify::new(),
+            finished,
+            started,
+            #[cfg(test)]
+            fixed: Mutex::default(),
+        }
     }
 
     pub(crate) fn now(&self) -> Millis {
+        #[cfg(test)]
+        if let Some(fixed) = *self.fixed.lock().unwrap_or_else(PoisonError::into_inner) {
+            return fixed;
+        }
         Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
@@ -114,7 +126,7 @@ impl Shared {
     /// The driver ends: whatever still waits is told that the client is closed.
     pub(crate) fn finish(&self) {
         let mut router = self.router();
-        router.close(self.now());
+        let closed = router.close(self.now());
         let now = self.now();
         while let Some(output) = router.core.poll_output() {
             if let Output::Event(event) = output {
@@ -124,6 +136,7 @@ impl Shared {
         router.calls.clear();
         router.complaints.end();
         drop(router);
+        drop(closed);
         self.room.notify_waiters();
         self.finished.send_replace(true);
     }
@@ -143,10 +156,9 @@ pub(crate) struct Router {
     calls: HashMap<CallId, oneshot::Sender<Result<Payload, CallError>>>,
     topics: HashMap<String, Topic>,
     states: HashMap<String, Followers>,
-    replicas: Replicas,
-    rooms: Rooms,
-    #[cfg(feature = "docs")]
-    documents: Documents,
+    streams: Streams,
+    /// The server's clock minus ours; milliseconds.
+    ahead: i64,
     complaints: Complaints,
     opening: Option<oneshot::Sender<Result<(), DisconnectReason>>>,
     status: watch::Sender<Status>,
@@ -187,6 +199,7 @@ impl Router {
     pub(crate) fn reconnect(&mut self, now: Millis) {
         if !self.closed {
             self.core.connect(now);
+            self.streams.give_up(None);
         }
     }
 
@@ -196,17 +209,18 @@ impl Router {
         }
     }
 
-    /// Closes for good. Streams end after what they hold; the answers to calls are the core's to give.
-    pub(crate) fn close(&mut self, now: Millis) {
+    /// Closes for good. Streams end after what they hold; the answers to calls are the core's to give. What is given back
+    /// is to be dropped without the lock.
+    pub(crate) fn close(&mut self, now: Millis) -> Vec<Arc<dyn Follower>> {
         self.core.close(now);
         self.closed = true;
         for inbox in self.topics.drain().flat_map(|(_, topic)| topic.inboxes) {
             inbox.end();
         }
-        self.all_followers().for_each(|followers| followers.end(&End::Closed));
-        self.states.clear();
-        #[cfg(feature = "docs")]
-        self.documents.close();
+        for (_, mut followers) in self.states.drain() {
+            followers.end(End::Closed);
+        }
+        self.streams.close()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -271,108 +285,38 @@ impl Router {
 
     // --- CRDTs, rooms and documents ---
 
-    pub(crate) fn join_room(&mut self, now: Millis, key: &str) -> Result<(), CommandError> {
-        self.check_open()?;
-        self.rooms.follow(&mut self.core, now, key)
-    }
-
-    pub(crate) fn open_replica(&mut self, now: Millis, kind: CrdtKind, key: &str) -> Result<(), CrdtError> {
-        self.check_open()?;
-        self.replicas.open(&mut self.core, now, kind, key)
-    }
-
-    pub(crate) fn replicas(&self) -> &Replicas {
-        &self.replicas
-    }
-
-    pub(crate) fn edit(&mut self, now: Millis, key: &str, edit: Edit) -> Result<(), CrdtError> {
-        self.check_open()?;
-        self.replicas.edit(&mut self.core, now, key, edit, &self.complaints)
-    }
-
-    pub(crate) fn unfollow(&mut self, now: Millis, stream: &StreamId) {
-        match stream.kind {
-            StreamKind::Presence => self.rooms.unfollow(&mut self.core, now, &stream.key),
-            StreamKind::Crdt => self.replicas.unfollow(&mut self.core, now, &stream.key),
-            StreamKind::State | StreamKind::Event | StreamKind::Doc => {}
-        }
-    }
-
-    #[cfg(feature = "docs")]
-    pub(crate) fn documents(&mut self) -> &mut Documents {
-        &mut self.documents
-    }
-
-    /// Another handle of a document, if it is open.
-    #[cfg(feature = "docs")]
-    pub(crate) fn join_document(&mut self, key: &str) -> Result<Option<Arc<Link>>, CommandError> {
-        self.check_open()?;
-        Ok(self.documents.join(key))
-    }
-
-    /// Follows a document; the one that is open under its key, if there is one.
-    #[cfg(feature = "docs")]
-    pub(crate) fn add_document(&mut self, now: Millis, link: &Arc<Link>) -> Result<Option<Arc<Link>>, CommandError> {
-        if let Some(other) = self.join_document(link.key())? {
-            return Ok(Some(other));
-        }
-        let subscription = self.core.subscribe(now, StreamId::doc(link.key()))?;
-        self.documents.add(link.clone(), subscription);
-        Ok(None)
-    }
-
-    #[cfg(feature = "docs")]
-    pub(crate) fn release_document(&mut self, now: Millis, key: &str) {
-        if let Some(subscription) = self.documents.release(key) {
-            self.core.unsubscribe(now, subscription);
-        }
-    }
-
-    /// Another reader of the news of a CRDT or room.
-    pub(crate) fn join_follow(&mut self, stream: &StreamId) -> Arc<Signal> {
-        let closed = self.closed;
-        match self.followers(stream) {
-            Some(followers) if !closed => followers.join(),
-            _ => {
-                let ended = Arc::new(Signal::default());
-                ended.end(End::Closed);
-                ended
-            }
-        }
-    }
-
-    pub(crate) fn leave_follow(&mut self, stream: &StreamId, signal: &Arc<Signal>) {
-        if let Some(followers) = self.followers(stream) {
-            followers.leave(signal);
-        }
-    }
-
-    fn followers(&mut self, stream: &StreamId) -> Option<&mut Followers> {
-        match stream.kind {
-            StreamKind::State => self.states.get_mut(&stream.key),
-            StreamKind::Crdt => self.replicas.followers(&stream.key),
-            StreamKind::Presence => self.rooms.followers(&stream.key),
-            StreamKind::Event | StreamKind::Doc => None,
-        }
-    }
-
-    fn all_followers(&mut self) -> impl Iterator<Item = &mut Followers> {
-        self.states.values_mut().chain(self.replicas.all_followers()).chain(self.rooms.all_followers())
-    }
-
-    pub(crate) fn rooms(&self) -> &Rooms {
-        &self.rooms
-    }
-
-    pub(crate) fn announce(
+    /// Counts a handle of a stream, and returns what follows it: made now, unless the stream is open.
+    pub(crate) fn open_stream<F: Follower, E: From<CommandError>>(
         &mut self,
         now: Millis,
-        room: &str,
-        value: Option<Payload>,
-        at_once: bool,
-    ) -> Result<(), CommandError> {
+        stream: &StreamId,
+        make: impl FnOnce() -> Result<Arc<F>, E>,
+    ) -> Result<Arc<F>, E> {
         self.check_open()?;
-        self.rooms.announce(&mut self.core, now, room, value, at_once)
+        self.streams.open(&mut self.core, now, stream, make)
+    }
+
+    pub(crate) fn leave(&mut self, now: Millis, stream: &StreamId) {
+        self.streams.leave(&mut self.core, now, stream);
+    }
+
+    /// The core, unless the client is closed.
+    pub(crate) fn open_core(&mut self) -> Result<&mut Core, CommandError> {
+        self.check_open()?;
+        Ok(&mut self.core)
+    }
+
+    /// This connection's id, while there is one.
+    pub(crate) fn connection(&self) -> Option<&str> {
+        match self.core.status() {
+            CoreStatus::Connected { connection_id, .. } => Some(connection_id),
+            _ => None,
+        }
+    }
+
+    /// Unix milliseconds by the server's clock, as far as it is known.
+    pub(crate) fn server_time(&self) -> u64 {
+        unix_time().saturating_add_signed(self.ahead)
     }
 
     pub(crate) fn complaints(&self) -> &Complaints {
@@ -381,14 +325,11 @@ impl Router {
 
     /// When to call [`run_timers`](Self::run_timers) at the latest.
     pub(crate) fn poll_timeout(&self) -> Option<Millis> {
-        let deadlines = [self.core.poll_timeout(), self.rooms.deadline(), self.replicas.deadline()];
-        deadlines.into_iter().flatten().min()
+        self.core.poll_timeout()
     }
 
     pub(crate) fn run_timers(&mut self, now: Millis) {
         self.core.handle_input(now, Input::Timeout);
-        self.rooms.run(&mut self.core, now, &self.complaints);
-        self.replicas.run(&mut self.core, now, &self.complaints);
     }
 
     /// Takes what the socket still has to send; `true` when there is room for more.
@@ -406,18 +347,21 @@ impl Router {
     }
 }
 
+/// Unix milliseconds by our clock.
+fn unix_time() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    u64::try_from(now).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crdt::Policy;
-    use datasole_core::{Config, Seed, crdt::CrdtLimits};
+    use datasole_core::{Config, Seed};
     use futures_util::FutureExt;
 
     fn shared() -> Shared {
         let core = Core::new(Config::new("ws://localhost/__ds"), Seed([1; 32]));
-        let policy = Policy { node: "test".into(), limits: CrdtLimits::default(), storage: None };
-        let limits = InboxLimits { items: 1, bytes: 1 };
-        Shared::new(core, limits, Replicas::new(policy), Rooms::new(50))
+        Shared::new(core, InboxLimits { items: 1, bytes: 1 })
     }
 
     #[tokio::test]

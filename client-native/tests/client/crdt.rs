@@ -5,7 +5,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use datasole_client::{Client, Counter, CrdtError, CrdtStorage, EditError, FollowError, Map, Set, SyncStatus, codes};
+use datasole_client::{
+    Client, CommandError, Counter, CrdtError, CrdtStorage, EditError, FollowError, Map, Set, SyncStatus, codes,
+};
 use serde_json::{Value, json};
 
 use crate::fake::*;
@@ -147,7 +149,7 @@ async fn a_refused_edit_is_undone_told_and_replaced() {
     assert_eq!(counter.value(), 7);
     let (none, op) = expect_op(&mut peer, "n").await;
     assert_eq!((&op["counter"], &op["op"]), (&json!(1), &json!("none")));
-    assert_eq!(client.crdt().pending(), 2);
+    assert_eq!(client.crdt().pending(), 1, "what was refused is settled");
     peer.send_raw(ACK, none, &[1]).await;
     peer.send_raw(ACK, second, &[2]).await;
     client.crdt().synced().await.unwrap();
@@ -177,7 +179,7 @@ async fn maps_registers_and_sets_are_typed() {
     map.insert("b", &2).unwrap();
     crdt.map::<Value>("map").unwrap().insert("c", &json!("text")).unwrap();
     assert_eq!((map.get("a").unwrap(), map.get("x").unwrap(), map.len()), (Some(1), None, 3));
-    assert!(matches!(map.get("c"), Err(CrdtError::Value(_))));
+    assert!(matches!(map.get("c"), Err(EditError::Value(_))));
     assert_eq!(map.iter().collect::<Vec<_>>(), [("a".to_owned(), 1), ("b".to_owned(), 2)]);
     map.remove("a").unwrap();
     map.remove("a").unwrap();
@@ -211,10 +213,10 @@ async fn what_cannot_be_is_an_error_and_changes_nothing() {
     let crdt = client.crdt();
     let counter = crdt.counter("n").unwrap();
     let error = crdt.set::<u8>("n").unwrap_err();
-    assert!(matches!(error, CrdtError::Edit(EditError::WrongKind { .. })), "{error}");
-    assert!(matches!(crdt.counter(""), Err(CrdtError::Command(_))));
+    assert!(matches!(error, EditError::Crdt(CrdtError::WrongKind { .. })), "{error}");
+    assert!(matches!(crdt.counter(""), Err(EditError::Command(_))));
     counter.increment((1 << 53) - 1).unwrap();
-    assert!(matches!(counter.increment(1), Err(CrdtError::Edit(EditError::Range))));
+    assert!(matches!(counter.increment(1), Err(EditError::Crdt(CrdtError::Range))));
     let error = crdt.register("big").unwrap().set(&"x".repeat(70_000)).unwrap_err();
     assert_eq!(error.code(), codes::LOCAL_LIMIT, "{error}");
     assert_eq!((counter.value(), client.crdt().pending()), ((1 << 53) - 1, 1));
@@ -230,12 +232,27 @@ async fn a_refused_key_says_why() {
     peer.send(ERROR, id, &json!({"message": "not for you", "code": codes::FORBIDDEN})).await;
     assert!(matches!(changes.next().await, Some(Err(FollowError::Refused { code: codes::FORBIDDEN, .. }))));
     assert!(changes.next().await.is_none());
-    assert!(matches!(counter.increment(1), Err(CrdtError::Refused { .. })));
-    assert!(matches!(counter.synced().await, Err(CrdtError::Refused { .. })));
+    assert!(matches!(counter.synced().await, Err(EditError::Refused { .. })));
+    assert!(matches!(counter.changes().next().await, Some(Err(FollowError::Refused { .. }))), "later readers, too");
+
+    // Who may not read may still write, unless that is refused as well.
+    let mut refusals = client.refusals();
+    counter.increment(1).unwrap();
+    assert_eq!((counter.value(), counter.status()), (1, SyncStatus::Pending(1)));
+    let (correlation, op) = expect_op(&mut peer, "secret").await;
+    peer.send(ERROR, correlation, &json!({"message": "nor for you", "code": codes::FORBIDDEN})).await;
+    let refusal = refusals.next().await.unwrap();
+    assert_eq!((refusal.code, refusal.message.as_str()), (codes::FORBIDDEN, "nor for you"));
+    assert_eq!(serde_json::from_str::<Value>(refusal.payload.as_json().unwrap()).unwrap(), op);
+    client.crdt().synced().await.unwrap();
+    assert_eq!(counter.value(), 0);
+    let error = counter.increment(1).unwrap_err();
+    assert!(matches!(&error, EditError::Refused { code: codes::FORBIDDEN, message } if message == "nor for you"));
+    assert_eq!((counter.value(), client.crdt().pending()), (0, 0));
 }
 
 #[tokio::test]
-async fn nobody_waits_for_what_a_refused_key_keeps_back() {
+async fn edits_of_a_key_that_may_not_be_read_any_more_are_sent() {
     let server = Fake::listen().await;
     let (client, counter, peer) = counting(&server).await;
     counter.increment(1).unwrap();
@@ -246,15 +263,17 @@ async fn nobody_waits_for_what_a_refused_key_keeps_back() {
     let (id, _) = peer.expect(SUBSCRIBE).await;
     peer.send(ERROR, id, &json!({"message": "no longer", "code": codes::FORBIDDEN})).await;
     while !matches!(changes.next().await, Some(Err(FollowError::Refused { .. }))) {}
-    client.crdt().synced().await.unwrap();
-    assert_eq!((counter.value(), client.crdt().pending()), (1, 0));
-
-    let again = client.crdt().counter("n").unwrap();
-    assert_eq!((again.value(), client.crdt().pending()), (1, 1));
-    accept_new(&mut peer, "n").await;
     let (correlation, _) = expect_op(&mut peer, "n").await;
     peer.send_raw(ACK, correlation, &[1]).await;
     client.crdt().synced().await.unwrap();
+    assert_eq!((counter.value(), client.crdt().pending()), (1, 0));
+    assert!(matches!(counter.status(), SyncStatus::Refused { code: codes::FORBIDDEN, .. }));
+
+    // Opening the key again asks again.
+    let again = client.crdt().counter("n").unwrap();
+    accept_new(&mut peer, "n").await;
+    again.synced().await.unwrap();
+    assert_eq!((again.value(), counter.value()), (0, 0), "the server has lost what it had");
 }
 
 #[tokio::test]
@@ -283,8 +302,8 @@ async fn closing_ends_what_waits() {
     drop(peer);
     client.close().await;
     assert!(changes.next().await.is_none());
-    assert!(matches!(counter.synced().await, Err(CrdtError::Closed)));
-    assert!(matches!(crdt.synced().await, Err(CrdtError::Closed)));
+    assert!(matches!(counter.synced().await, Err(EditError::Closed)));
+    assert!(matches!(crdt.synced().await, Err(EditError::Closed)));
     assert!(counter.increment(1).is_err());
 }
 
@@ -325,6 +344,30 @@ async fn unsent_edits_survive_a_restart() {
 }
 
 #[tokio::test]
+async fn an_edit_that_cannot_be_queued_is_undone_and_not_saved() {
+    let server = Fake::listen().await;
+    let storage = Memory::default();
+    let (client, _peer) = server.pair_with(server.client().crdt_storage(storage.clone())).await;
+    let register = client.crdt().register::<String>("r").unwrap();
+    let values = (0..).map(|n| format!("{n}{}", "x".repeat(60_000)));
+    let mut last = None;
+    for value in values {
+        match register.set(&value) {
+            Ok(()) => last = Some(value),
+            Err(error) => {
+                assert!(matches!(error, EditError::Command(CommandError::Limit { .. })), "{error}");
+                break;
+            }
+        }
+    }
+    // 4 MiB of operations.
+    assert_eq!(client.crdt().pending(), 69);
+    assert_eq!(register.get().unwrap(), last);
+    let saved: Value = serde_json::from_str(&storage.load("r").unwrap()).unwrap();
+    assert_eq!(saved["pending"].as_array().unwrap().len(), 69);
+}
+
+#[tokio::test]
 async fn version_1_takes_operations_without_an_answer() {
     let server = Fake::listen().await;
     let (client, mut peer) = tokio::join!(server.client().connect(), server.accept(Some("datasole.v1")));
@@ -356,5 +399,5 @@ async fn a_history_that_cannot_be_read_is_asked_for_again_and_then_given_up() {
         peer.send(CRDT_STATE, 0, &json!({"key": "n", "state": "what", "epoch": 1, "seq": seq})).await;
     }
     peer.expect(UNSUBSCRIBE).await;
-    assert!(matches!(counter.synced().await, Err(CrdtError::Refused { code: codes::PARSE, .. })));
+    assert!(matches!(counter.synced().await, Err(EditError::Refused { code: codes::PARSE, .. })));
 }

@@ -1,7 +1,7 @@
 //! Documents against a scripted server that is a `yrs::Doc` itself.
 
 use datasole_client::{
-    Client, DocError, Document, SyncStatus, codes,
+    Client, DocError, Document, EditError, SyncStatus, codes,
     yrs::{
         Doc, GetString, ReadTxn, StateVector, Text, Transact, Update,
         sync::{Message, SyncMessage},
@@ -11,6 +11,7 @@ use datasole_client::{
 };
 use futures_util::StreamExt;
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::fake::*;
 
@@ -192,6 +193,10 @@ async fn more_than_is_kept_is_compared_instead() {
         push(document.yrs_doc(), "x");
     }
     assert_eq!(document.pending(), 5_000);
+    // As many as may be without an answer were sent before there were too many.
+    for _ in 0..32 {
+        side.expect_update().await;
+    }
     side.peer.expect(UNSUBSCRIBE).await;
     side.accept_again().await;
     document.synced().await.unwrap();
@@ -257,6 +262,46 @@ async fn awareness_is_shown_and_forgotten_with_the_connection() {
         changes.next().await.unwrap();
     }
     assert!(document.awareness::<Value>()[0].own);
+}
+
+#[tokio::test]
+async fn giving_up_is_told_and_reconnecting_goes_on() {
+    let server = Fake::listen().await;
+    let (client, document, side) = open(&server, "").await;
+    let Side { doc, mut peer, .. } = side;
+    push(document.yrs_doc(), "x");
+    let close = CloseFrame { code: 1008.into(), reason: "".into() };
+    peer.stream.close(Some(close)).await.unwrap();
+    assert!(matches!(document.synced().await, Err(DocError::Disconnected(_))));
+    assert!(matches!(document.synced().await, Err(DocError::Disconnected(_))), "it still holds");
+    assert!(matches!(client.crdt().counter("n").unwrap().synced().await, Err(EditError::Disconnected(_))));
+    assert_eq!(document.status(), SyncStatus::Pending(1));
+    client.reconnect();
+    let again = async { Side::accept(doc, server.accept_v2().await).await };
+    let (synced, side) = tokio::join!(document.synced(), again);
+    synced.unwrap();
+    assert_eq!(text(&side.doc), "x");
+}
+
+#[tokio::test]
+async fn a_document_that_is_left_ends_its_streams() {
+    let server = Fake::listen().await;
+    let (client, document, mut side) = open(&server, "").await;
+    let (mut statuses, mut changes) = (document.statuses(), document.awareness_changes());
+    assert_eq!(statuses.next().await, Some(SyncStatus::Synced));
+    assert_eq!(changes.next().await, Some(()));
+    let doc = document.yrs_doc().clone();
+    drop(document);
+    side.peer.expect(UNSUBSCRIBE).await;
+    assert_eq!(statuses.next().await, None);
+    assert_eq!(changes.next().await, None);
+    // Another link of the same document, which the first no longer observes.
+    let document = client.open_doc("notes", doc).unwrap();
+    let mut side = Side::accept(side.doc, side.peer).await;
+    push(document.yrs_doc(), "x");
+    assert_eq!(document.pending(), 1);
+    side.expect_update().await;
+    assert_eq!(text(&side.doc), "x");
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! A client's side: what it sends, when, and what it shows meanwhile.
 
+use serde_json::Map;
+
 use super::*;
 use crate::event::EditOutcome;
 
@@ -219,4 +221,34 @@ fn a_version_1_server_is_believed_but_for_what_is_later() {
         me.remote_v1_state(&state(json!({"type": "lww-map", "value": value, "metadata": metadata}))).unwrap();
         assert_eq!(me.value(), expected, "{timestamp}");
     }
+}
+
+#[test]
+fn entries_are_operations_states_or_plain_states() {
+    let mut me = replica(CrdtKind::PnCounter);
+    let op = |counter: u64| json!({"type": "pn-counter", "nodeId": "you", "counter": counter, "timestamp": 1, "op": "increment", "value": 2});
+    let state = |value: i64, seen: &str| {
+        let vector = json!({"increments": {"it": value}, "decrements": {}});
+        let mut state = json!({"type": "pn-counter", "value": value, "metadata": {"vector": vector, "version": 0}});
+        state["metadata"].as_object_mut().unwrap().extend(serde_json::from_str::<Map<String, Value>>(seen).unwrap());
+        state.to_string()
+    };
+    for (json, whole, value) in [
+        (op(1).to_string(), false, 2),
+        (op(2).to_string(), false, 4),
+        // One that says what it has seen is all there is; a plain one joins what is here.
+        (state(3, r#"{"seen": {"it": [1, 1]}}"#), true, 3),
+        (op(1).to_string(), false, 5),
+        (state(7, "{}"), true, 9),
+        ("null".into(), true, 0),
+    ] {
+        me.entry(&json, whole).unwrap();
+        assert_eq!(me.value(), json!(value), "{json}");
+    }
+    let set = json!({"type": "g-set", "nodeId": "you", "counter": 1, "timestamp": 1, "op": "add", "value": 1});
+    for (json, whole) in [("{}", false), ("null", false), (&*set.to_string(), false), ("[]", true), ("\"what\"", true)]
+    {
+        assert!(me.entry(json, whole).is_err(), "{json}");
+    }
+    assert_eq!(me.value(), json!(0));
 }

@@ -1,0 +1,111 @@
+//! [`Presence`], the handle of a room.
+
+use std::{fmt, marker::PhantomData, sync::Arc};
+
+use datasole_core::{Payload, StreamId};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, value::to_raw_value};
+
+use super::room::{Member, Room};
+use crate::{
+    error::PresenceError,
+    follow::{Changes, Follow},
+    router::Shared,
+};
+
+/// A room, from [`Client::presence`](crate::Client::presence). Clones are the same room; when the last one is dropped
+/// the client leaves it.
+///
+/// ```no_run
+/// # async fn example(client: &datasole_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+/// use serde_json::{Value, json};
+///
+/// let room = client.presence::<Value>("lobby")?;
+/// room.join(&json!({"name": "Ann"}))?;
+/// let mut changes = room.changes();
+/// while changes.next().await.is_some() {
+///     for member in room.members() {
+///         println!("{}: {}", member.id, member.value);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Presence<T = Value> {
+    follow: Arc<Follow<Room>>,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T> Presence<T> {
+    pub(crate) fn open(shared: &Arc<Shared>, room: &str) -> Result<Self, PresenceError> {
+        let follow = Follow::open::<PresenceError>(shared, StreamId::presence(room), || Ok(Arc::default()))?;
+        Ok(Self { follow, value: PhantomData })
+    }
+
+    /// The room's key.
+    pub fn key(&self) -> &str {
+        self.follow.key()
+    }
+
+    /// Leaves the room, which is followed on.
+    pub fn leave(&self) {
+        // Leaving is not refused: where it cannot be sent, the connection's end has the same effect.
+        let _ = self.announce(None, true);
+    }
+
+    /// Somebody came, went or changed.
+    pub fn changes(&self) -> Changes {
+        self.follow.changes()
+    }
+
+    /// Whether the server has told who is in the room.
+    pub fn is_loaded(&self) -> bool {
+        self.follow.is_loaded()
+    }
+
+    fn announce(&self, value: Option<Payload>, at_once: bool) -> Result<(), PresenceError> {
+        Ok(self.follow.shared().command(|router, now| router.open_core()?.show(now, self.key(), value, at_once))?)
+    }
+}
+
+impl<T: Serialize> Presence<T> {
+    /// Enters the room, to be seen with this value. Without a connection, as soon as there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`PresenceError`]. What the server refuses later comes as a [`Refusal`](crate::Refusal).
+    pub fn join(&self, value: &T) -> Result<(), PresenceError> {
+        self.announce(Some(Payload::Json(to_raw_value(value).map_err(PresenceError::Value)?)), true)
+    }
+
+    /// Shows another value, at most once per [`presence_throttle`](crate::Builder::presence_throttle): of values that
+    /// come faster the last is sent. Joins where that has not been done.
+    ///
+    /// # Errors
+    ///
+    /// As for [`join`](Self::join).
+    pub fn update(&self, value: &T) -> Result<(), PresenceError> {
+        self.announce(Some(Payload::Json(to_raw_value(value).map_err(PresenceError::Value)?)), false)
+    }
+}
+
+impl<T: DeserializeOwned> Presence<T> {
+    /// Who is in the room as far as the server has told, this client included, in the order of their ids. Members
+    /// whose value is not a `T` are left out.
+    pub fn members(&self) -> Vec<Member<T>> {
+        let connection = self.follow.shared().router().connection().map(str::to_owned);
+        self.follow.members(connection.as_deref())
+    }
+}
+
+impl<T> Clone for Presence<T> {
+    fn clone(&self) -> Self {
+        Self { follow: self.follow.clone(), value: PhantomData }
+    }
+}
+
+impl<T> fmt::Debug for Presence<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Presence").field("key", &self.key()).finish_non_exhaustive()
+    }
+}
