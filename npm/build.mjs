@@ -102,7 +102,7 @@ function siblings() {
 /** Of what the package shows; the worker's script shows nothing. */
 async function declarations() {
   execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json'], { stdio: 'inherit' });
-  const shown = ['channel', 'client', 'contract', 'errors', 'index', 'options', 'presence', 'status', 'yjs'].map(
+  const shown = ['client', 'contract', 'errors', 'index', 'options', 'presence', 'status', 'yjs'].map(
     (name) => `${name}.d.ts`,
   );
   const made = (await readdir('dist')).filter((name) => name.endsWith('.d.ts'));

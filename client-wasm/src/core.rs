@@ -123,16 +123,57 @@ impl Core {
         self.pump();
     }
 
-    /// Sends something to a stream; its one `done` follows. With the `id` 0 nobody waits for an answer or an error.
-    /// Either `json` (a JSON text) or `bytes` or neither.
-    pub fn submit(&mut self, id: u32, kind: &str, key: String, json: Option<String>, bytes: Option<Vec<u8>>) {
-        let (stream, payload) = (stream(kind, key), payload(json, bytes));
-        if id == 0 {
-            let _ = self.client.notify(now(), &stream, &payload);
-        } else {
-            let submitted = self.client.submit(now(), &stream, payload);
-            self.called(id, submitted);
+    // --- open streams: CRDTs (`crdt`), rooms (`presence`) and documents (`doc`) ---
+
+    /// Opens a stream; `progress` messages follow. `throttle`: milliseconds between two announcements.
+    pub fn open(&mut self, kind: &str, key: String, throttle: Option<f64>) {
+        let stream = stream(kind, key);
+        let throttle = throttle.map(|millis| millis as u64);
+        if let Err(refused) = self.client.open(now(), stream.clone(), throttle) {
+            self.batch.open_refused(&stream, &refused);
         }
+        self.pump();
+    }
+
+    /// Leaves a stream; what was handed to `edit` before is still sent.
+    pub fn leave(&mut self, kind: &str, key: String) {
+        self.client.leave(now(), &stream(kind, key));
+        self.pump();
+    }
+
+    /// Queues the edit `id` of a CRDT (an operation as JSON text) or a document (a Yjs update). A CRDT's is `settled` once.
+    pub fn edit(&mut self, kind: &str, key: String, id: f64, json: Option<String>, bytes: Option<Vec<u8>>) {
+        let (stream, id, payload) = (stream(kind, key), id as u64, payload(json, bytes));
+        if let Err(refused) = self.client.edit(now(), &stream, id, payload) {
+            self.batch.edit_refused(&stream, id, &refused);
+        }
+        self.pump();
+    }
+
+    /// Shows a value (a JSON text) in a room; without one, nothing any more. `at_once` skips the throttle.
+    pub fn show(&mut self, key: String, json: Option<String>, at_once: bool) {
+        let value = json.as_deref().and_then(Payload::from_json);
+        if let Err(refused) = self.client.show(now(), &key, value, at_once) {
+            self.batch.rejected(&StreamId::presence(key), refused.code(), &refused.to_string(), Payload::Empty);
+        }
+        self.pump();
+    }
+
+    /// Announces the awareness of a document's own clients; without one, nothing any more.
+    pub fn aware(&mut self, key: &str, update: Option<Vec<u8>>) {
+        self.client.aware(now(), key, update);
+        self.pump();
+    }
+
+    /// Answers the oldest unanswered `ask` of a document.
+    pub fn answer(&mut self, key: &str, bytes: Vec<u8>) {
+        self.client.answer(now(), key, bytes);
+        self.pump();
+    }
+
+    /// The last entry of a stream could not be applied; `applied`: one was since the last time this was said.
+    pub fn unfit(&mut self, kind: &str, key: String, applied: bool) {
+        self.client.unfit(now(), &stream(kind, key), applied);
         self.pump();
     }
 

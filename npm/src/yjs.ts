@@ -5,10 +5,12 @@
  */
 import { applyAwarenessUpdate, Awareness, encodeAwarenessUpdate, removeAwarenessStates } from 'y-protocols/awareness';
 import * as Y from 'yjs';
-import type { Channel, DatasoleClient } from './client.js';
-import { refused, type DatasoleError } from './errors.js';
-import { call, throttled } from './handlers.js';
+import type { DatasoleClient } from './client.js';
+import { report } from './errors.js';
+import { call } from './handlers.js';
+import type { StreamMessage } from './protocol.js';
 import type { ConnectionState } from './status.js';
+import type { Port, Stream } from './streams.js';
 
 /** Options of a {@link DatasoleProvider}. */
 export interface DatasoleProviderOptions {
@@ -17,9 +19,6 @@ export interface DatasoleProviderOptions {
   /** Changes of this client's awareness leave at most this often, the last one always. Default 50 ms. */
   awarenessThrottle?: number;
 }
-
-/** The part of a client that a provider needs. */
-export type ChannelClient = Pick<DatasoleClient, 'openChannel' | 'onStatus'>;
 
 /** What a {@link DatasoleProvider} tells, by event. */
 export interface DatasoleProviderEvents {
@@ -35,20 +34,6 @@ export interface DatasoleProviderEvents {
 
 /** A handler of an event. */
 export type DatasoleProviderHandler<E extends keyof DatasoleProviderEvents> = (value: DatasoleProviderEvents[E]) => void;
-
-/** The first bytes of messages. */
-const SYNC = 0;
-const AWARENESS = 1;
-/** The second byte of those that begin with `SYNC`. */
-const STATE_VECTOR = 0;
-const DIFFERENCE = 1;
-const UPDATE = 2;
-
-/** More updates wait for answers, and then go together. */
-const MAX_UNANSWERED = 32;
-
-/** Those of one client and key: the server tells a connection nothing of what it has said itself. */
-const siblings = new WeakMap<ChannelClient, Map<string, Set<DatasoleProvider>>>();
 
 /**
  * Keeps a `Y.Doc` equal to the server's document of that key, and to those of all others who have it open.
@@ -70,65 +55,33 @@ export class DatasoleProvider {
   /** Cursors and names of all who have it open. */
   readonly awareness: Awareness;
   readonly #handlers = new Map<string, Set<(value: any) => void>>();
-  readonly #open: () => Channel;
+  readonly #shared: SharedDoc;
   readonly #ends: (() => void)[];
-  readonly #siblings: Set<DatasoleProvider>;
-  #channel: Channel;
-  #synced = false;
-  /** The server has said what it lacks and is being told: updates may follow. */
-  #ready = false;
-  /** Begins anew with every answer to that. What was under way before does not count: the answer has it too. */
-  #round = 0;
-  #unanswered = 0;
-  /** Local changes: on their way, and not. */
-  #sent = 0;
-  #unsent = 0;
-  /** The latter, where they may follow. */
-  #waiting: Uint8Array[] = [];
-  #shown = 0;
 
-  constructor(client: ChannelClient, key: string, doc: Y.Doc, options: DatasoleProviderOptions = {}) {
+  constructor(client: DatasoleClient<any>, key: string, doc: Y.Doc, options: DatasoleProviderOptions = {}) {
     this.doc = doc;
-    const awareness = (this.awareness = options.awareness ?? new Awareness(doc));
-    const announce = throttled(() => this.#announce(), options.awarenessThrottle ?? 50);
-    const edited = (update: Uint8Array, origin: unknown) => {
-      if (origin !== this) this.#edited(update);
-    };
-    const moved = (_: unknown, origin: unknown) => {
-      if (origin !== this) announce();
-    };
+    this.awareness = options.awareness ?? new Awareness(doc);
+    const shared = (this.#shared = SharedDoc.of(client, key, options.awarenessThrottle));
     const destroy = () => this.destroy();
-    this.#open = () =>
-      client.openChannel('doc', key, {
-        subscribed: () => this.#greet(),
-        entry: (message) => this.#receive(message as Uint8Array),
-        refused: (error) => this.#emit('error', error),
-      });
-    this.#channel = this.#open();
-    this.#siblings = join(client, key, this);
-    doc.on('update', edited);
     doc.on('destroy', destroy);
-    awareness.on('update', moved);
+    shared.join(this);
     this.#ends = [
-      client.onStatus(({ state }) => this.#statusChanged(state)),
-      hideWithPage(awareness),
-      () => this.#siblings.delete(this),
-      () => doc.off('update', edited),
+      hideWithPage(this.awareness),
       () => doc.off('destroy', destroy),
-      () => awareness.off('update', moved),
+      () => shared.leave(this),
       // One made for this provider has an interval, which ends.
-      () => options.awareness || awareness.destroy(),
+      () => options.awareness || this.awareness.destroy(),
     ];
   }
 
-  /** Whether all that the server had when this connection began is here. */
+  /** Whether all that the server had when this connection began is here, and what was here there. */
   get synced(): boolean {
-    return this.#synced;
+    return this.#shared.synced;
   }
 
   /** How many local changes the server has not confirmed. */
   get pending(): number {
-    return this.#sent + this.#unsent;
+    return this.#shared.pending;
   }
 
   /** Calls `handler` for every event of that name. */
@@ -148,158 +101,192 @@ export class DatasoleProvider {
    * is still sent, now or when there is a connection. The `Y.Doc` stays as it is, for another provider.
    */
   destroy(): void {
-    const ends = this.#ends.splice(0);
-    if (!ends.length) return;
-    this.awareness.setLocalState(null);
-    this.#announce();
-    for (const end of ends) end();
-    this.#leave();
+    for (const end of this.#ends.splice(0)) end();
   }
 
-  /** Once it has been destroyed, and has nothing more to send. */
-  #leave(): void {
-    if (this.#ends.length || this.pending) return;
-    this.#begin(false);
-    this.#channel.close();
-  }
-
-  /** Asks what the server has beyond this. It asks the same. */
-  #greet(): void {
-    this.#begin(false);
-    this.#channel.notify(message(SYNC, STATE_VECTOR, Y.encodeStateVector(this.doc)));
-    // The end of the last connection was announced with the next clock: be later than that.
-    const { clientID, meta } = this.awareness;
-    const own = meta.get(clientID);
-    if (own) own.clock += 2;
-    this.#announce();
-  }
-
-  #receive(received: Uint8Array): void {
-    try {
-      const [kind, step] = received;
-      if (!this.#ends.length && (kind !== SYNC || step !== STATE_VECTOR)) return;
-      if (kind === AWARENESS) return applyAwarenessUpdate(this.awareness, content(received, 1), this);
-      if (kind !== SYNC) return;
-      if (step === STATE_VECTOR) {
-        this.#begin(true);
-        return this.#submit(DIFFERENCE, Y.encodeStateAsUpdate(this.doc, content(received, 2)));
-      }
-      Y.applyUpdate(this.doc, content(received, 2), this);
-      if (step === DIFFERENCE) this.#setSynced(true);
-    } catch (error) {
-      this.#emit('error', error);
-    }
-  }
-
-  /** Nothing is on its way any more. */
-  #begin(ready: boolean): void {
-    this.#ready = ready;
-    this.#round++;
-    this.#unsent += this.#sent;
-    this.#sent = this.#unanswered = 0;
-    this.#waiting = [];
-  }
-
-  #edited(update: Uint8Array): void {
-    this.#unsent++;
-    if (this.#ready) {
-      this.#waiting.push(update);
-      this.#flush();
-    }
-    this.#count();
-  }
-
-  /** What could not go alone goes together. */
-  #flush(): void {
-    const waiting = this.#waiting;
-    if (!waiting.length || this.#unanswered >= MAX_UNANSWERED) return;
-    this.#waiting = [];
-    this.#submit(UPDATE, waiting.length > 1 ? Y.mergeUpdates(waiting) : waiting[0]!);
-  }
-
-  #submit(step: number, update: Uint8Array): void {
-    const round = this.#round;
-    const changes = this.#unsent;
-    this.#sent += changes;
-    this.#unsent = 0;
-    this.#unanswered++;
-    const answered = () => {
-      this.#sent -= changes;
-      this.#unanswered--;
-      this.#flush();
-      this.#count();
-      this.#leave();
-    };
-    for (const other of this.#siblings) if (other.doc !== this.doc) Y.applyUpdate(other.doc, update, other);
-    this.#channel.submit(message(SYNC, step, update)).then(
-      () => {
-        if (round === this.#round) answered();
-      },
-      (error: DatasoleError) => {
-        if (round !== this.#round) return;
-        if (!refused(error, this.#again)) return this.#begin(false);
-        answered();
-        // A reader's answer may hold deletions that all have.
-        if (changes || update[0]) this.#emit('error', error);
-      },
-    );
-  }
-
-  /** Both sides ask again. */
-  readonly #again = (): void => {
-    if (!this.#ends.length && !this.pending) return;
-    this.#channel.close();
-    this.#channel = this.#open();
-  };
-
-  /** To the others, where this client is. */
-  #announce(): void {
-    const { clientID, meta } = this.awareness;
-    // Nothing was ever said.
-    if (!meta.has(clientID)) return;
-    const update = encodeAwarenessUpdate(this.awareness, [clientID]);
-    this.#channel.notify(message(AWARENESS, update));
-    for (const other of this.#siblings) {
-      if (other.awareness !== this.awareness) applyAwarenessUpdate(other.awareness, update, other);
-    }
-  }
-
-  #statusChanged(state: ConnectionState): void {
-    if (state !== 'connected') {
-      this.#setSynced(false);
-      // Whoever is still there is announced again, maybe with the same clock.
-      const { clientID, states, meta } = this.awareness;
-      const others = [...states.keys()].filter((id) => id !== clientID);
-      removeAwarenessStates(this.awareness, others, this);
-      for (const id of others) meta.delete(id);
-    }
-    this.#emit('status', state);
-  }
-
-  #setSynced(synced: boolean): void {
-    if (synced === this.#synced) return;
-    this.#synced = synced;
-    this.#emit('synced', synced);
-  }
-
-  #count(): void {
-    const { pending } = this;
-    if (pending === this.#shown) return;
-    this.#shown = pending;
-    this.#emit('pending', pending);
-  }
-
-  #emit<E extends keyof DatasoleProviderEvents>(event: E, value: DatasoleProviderEvents[E]): void {
+  /** @internal */
+  emit<E extends keyof DatasoleProviderEvents>(event: E, value: DatasoleProviderEvents[E]): void {
     call<any>(this.#handlers.get(event) ?? new Set(), value);
   }
 }
 
-/** Those that have the same document open, with one more. */
-function join(client: ChannelClient, key: string, provider: DatasoleProvider): Set<DatasoleProvider> {
-  const keys = siblings.get(client) ?? new Map<string, Set<DatasoleProvider>>();
-  const all = keys.get(key) ?? new Set<DatasoleProvider>();
-  siblings.set(client, keys.set(key, all.add(provider)));
-  return all;
+/** A document that is open: one for all providers of a client and key. */
+class SharedDoc implements Stream {
+  static readonly #all = new WeakMap<object, Map<string, SharedDoc>>();
+  readonly #providers = new Set<DatasoleProvider>();
+  readonly #port: Port;
+  readonly #ends: (() => void)[];
+  /** Own clients of the awareness, and those that have left. */
+  readonly #clients = new Set<number>();
+  /** Answers the core: a provider's or, once all have left, what the last one left behind. */
+  #doc?: Y.Doc;
+  /** Local changes, those that have an outcome, and what was told of both. */
+  #made = 0;
+  #settled = 0;
+  #pending = 0;
+  synced = false;
+
+  /** The one that is open, or a new one. */
+  static of(client: DatasoleClient<any>, key: string, throttle?: number): SharedDoc {
+    const all = SharedDoc.#all.get(client) ?? new Map<string, SharedDoc>();
+    SharedDoc.#all.set(client, all);
+    return all.get(key) ?? new SharedDoc(client, key, throttle, all);
+  }
+
+  constructor(client: DatasoleClient<any>, key: string, throttle: number | undefined, all: Map<string, SharedDoc>) {
+    all.set(key, this);
+    this.#port = client.streams.open({ kind: 'doc', key }, this, throttle);
+    const end = client.onStatus(({ state }) => {
+      if (state !== 'connected') this.#lost();
+      this.#tell('status', state);
+    });
+    this.#ends = [end, () => all.delete(key), () => this.#port.close()];
+  }
+
+  get pending(): number {
+    return this.#made - this.#settled;
+  }
+
+  /** Keeps a provider's document and awareness in step with the server's and those of the other providers. */
+  join(provider: DatasoleProvider): void {
+    const { doc, awareness } = provider;
+    const other = this.#doc;
+    if (other && !this.#providers.size) this.#port.send({ t: 'open' });
+    this.#doc = doc;
+    this.#providers.add(provider);
+    // Several providers of one document have one listener: the function is the same.
+    doc.on('update', this.#edited);
+    awareness.on('update', this.#moved);
+    this.#announce();
+    if (!other || other === doc) return;
+    Y.applyUpdate(other, Y.encodeStateAsUpdate(doc, Y.encodeStateVector(other)));
+    Y.applyUpdate(doc, Y.encodeStateAsUpdate(other, Y.encodeStateVector(doc)), provider);
+  }
+
+  leave(provider: DatasoleProvider): void {
+    const { doc, awareness } = provider;
+    awareness.setLocalState(null);
+    this.#providers.delete(provider);
+    const rest = [...this.#providers];
+    if (!rest.some((one) => one.doc === doc)) doc.off('update', this.#edited);
+    if (!rest.some((one) => one.awareness === awareness)) awareness.off('update', this.#moved);
+    this.#doc = rest[0]?.doc;
+    if (this.#doc) return;
+    this.#port.send({ t: 'leave' });
+    if (!this.pending) return this.#close();
+    // What is made there from here on is not for others.
+    this.#doc = new Y.Doc();
+    Y.applyUpdate(this.#doc, Y.encodeStateAsUpdate(doc));
+    this.#doc.on('update', this.#edited);
+  }
+
+  renew(): void {
+    // What was made before is in the document, and is found when the two are compared.
+    if (this.pending) this.#port.send({ t: 'edit', id: this.#made, bytes: new Uint8Array(2) });
+    if (this.#providers.size) this.#announce();
+    else this.#port.send({ t: 'leave' });
+  }
+
+  progress({ phase, stored }: StreamMessage & { t: 'progress' }): void {
+    this.#settled = phase === 'refused' ? this.#made : Math.max(this.#settled, stored);
+    this.#setSynced(phase === 'synced');
+    this.#count();
+    if (!this.#providers.size && !this.pending) this.#close();
+  }
+
+  entry(_: unknown, [update]: Uint8Array[]): void {
+    for (const [doc, provider] of this.#docs()) Y.applyUpdate(doc, update!, provider);
+  }
+
+  awareness(_: unknown, [update]: Uint8Array[]): void {
+    for (const one of this.#providers) applyAwarenessUpdate(one.awareness, update!, one);
+  }
+
+  ask({ what }: StreamMessage & { t: 'ask' }, given: Uint8Array[]): void {
+    const doc = this.#doc!;
+    const answer = (bytes: Uint8Array) => this.#port.send({ t: 'answer', bytes });
+    if (what === 'stateVector') return answer(Y.encodeStateVector(doc));
+    if (what === 'difference') return answer(difference(doc, given[0]!));
+    if (what === 'merge') return answer(Y.mergeUpdates(given));
+    // Others may have been told that this client is gone, with the next clock.
+    for (const { awareness } of this.#providers) {
+      const own = awareness.meta.get(awareness.clientID);
+      if (own) own.clock += 2;
+    }
+    this.#announce();
+  }
+
+  failed(error: unknown): void {
+    if (this.#providers.size) this.#tell('error', error);
+    else report(error);
+  }
+
+  readonly #edited = (update: Uint8Array, origin: unknown, from: Y.Doc): void => {
+    if (this.#providers.has(origin as DatasoleProvider)) return;
+    this.#port.send({ t: 'edit', id: ++this.#made, bytes: update.slice() });
+    for (const [doc, provider] of this.#docs()) if (doc !== from) Y.applyUpdate(doc, update, provider);
+    this.#count();
+  };
+
+  readonly #moved = (_: unknown, origin: unknown): void => {
+    if (!this.#providers.has(origin as DatasoleProvider)) this.#announce();
+  };
+
+  /** Tells the core, and the providers each other. */
+  #announce(): void {
+    for (const { awareness } of this.#providers) {
+      const { clientID, meta } = awareness;
+      // Nothing was ever said.
+      if (!meta.has(clientID)) continue;
+      const update = encodeAwarenessUpdate(awareness, [clientID]);
+      this.#clients.add(clientID);
+      for (const one of this.#providers) if (one.awareness !== awareness) applyAwarenessUpdate(one.awareness, update, one);
+    }
+    const [first] = this.#providers;
+    const clients = [...this.#clients].filter((id) => first?.awareness.meta.has(id));
+    if (clients.length) this.#port.send({ t: 'aware', bytes: encodeAwarenessUpdate(first!.awareness, clients) });
+  }
+
+  /** Whoever is still there is announced again, maybe with the same clock. */
+  #lost(): void {
+    this.#setSynced(false);
+    for (const one of this.#providers) {
+      const { states, meta } = one.awareness;
+      const others = [...states.keys()].filter((id) => !this.#clients.has(id));
+      removeAwarenessStates(one.awareness, others, one);
+      for (const id of others) meta.delete(id);
+    }
+  }
+
+  #setSynced(synced: boolean): void {
+    if (synced !== this.synced) this.#tell('synced', (this.synced = synced));
+  }
+
+  #count(): void {
+    if (this.pending !== this.#pending) this.#tell('pending', (this.#pending = this.pending));
+  }
+
+  #tell<E extends keyof DatasoleProviderEvents>(event: E, value: DatasoleProviderEvents[E]): void {
+    for (const one of this.#providers) one.emit(event, value);
+  }
+
+  /** Each document once, with a provider. */
+  #docs(): Map<Y.Doc, DatasoleProvider> {
+    return new Map([...this.#providers].map((one) => [one.doc, one]));
+  }
+
+  #close(): void {
+    for (const end of this.#ends.splice(0)) end();
+  }
+}
+
+/** What a state vector lacks; of one that makes no sense, everything. */
+function difference(doc: Y.Doc, theirs: Uint8Array): Uint8Array {
+  try {
+    return Y.encodeStateAsUpdate(doc, theirs);
+  } catch {
+    return Y.encodeStateAsUpdate(doc);
+  }
 }
 
 /** A page in the back/forward cache is not there for others. */
@@ -318,29 +305,4 @@ function hideWithPage(awareness: Awareness): () => void {
   );
   addEventListener('pageshow', () => state && awareness.setLocalState(state), { signal });
   return () => end.abort();
-}
-
-/** Leading bytes, and the last part with its length. */
-function message(...parts: [...kind: number[], content: Uint8Array]): Uint8Array {
-  const content = parts.pop() as Uint8Array;
-  const head = parts as number[];
-  let length = content.length;
-  for (; length > 127; length = Math.floor(length / 128)) head.push((length % 128) | 128);
-  head.push(length);
-  const bytes = new Uint8Array(head.length + content.length);
-  bytes.set(head);
-  bytes.set(content, head.length);
-  return bytes;
-}
-
-/** What comes after a length. Throws where there is less. */
-function content(message: Uint8Array, at: number): Uint8Array {
-  let length = 0;
-  for (let scale = 1; ; scale *= 128) {
-    const byte = message[at++] ?? 0;
-    length += (byte % 128) * scale;
-    if (byte < 128) break;
-  }
-  if (at + length > message.length) throw new RangeError('a message is shorter than it says');
-  return message.subarray(at, at + length);
 }

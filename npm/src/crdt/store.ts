@@ -49,10 +49,9 @@ export class CrdtStore {
     if (!replica) {
       must(Object.hasOwn(CLASSES, type), `type: ${type}`);
       const make = () => new CLASSES[type](this.#nodeId, initial);
-      replica = new Replica(key, make(), make(), this.#host, {
-        added: (op) => call(this.#opsHandlers, { key, op }),
-        changed: () => call(this.#pendingHandlers, this.pending),
-      });
+      const tell = (op?: CrdtOperation) =>
+        op ? call(this.#opsHandlers, { key, op }) : call(this.#pendingHandlers, this.pending);
+      replica = new Replica(key, make, this.#host, tell);
       this.#replicas.set(key, replica);
     }
     must(replica.crdt.type === type, `type for ${key}: it is a ${replica.crdt.type}`);
