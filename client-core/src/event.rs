@@ -190,7 +190,8 @@ pub enum Event {
         /// The entry replaces everything before it.
         whole: bool,
     },
-    /// An edit of a CRDT has its outcome; comes exactly once for each edit that was queued.
+    /// An edit of a CRDT has its outcome; comes exactly once for each edit that was queued. In one case another follows: a
+    /// stored edit that was to return was lost by the server, sent again, and is refused then.
     Settled {
         /// The CRDT.
         stream: StreamId,
