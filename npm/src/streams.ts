@@ -4,7 +4,7 @@ import type { StreamCommand, StreamMessage, StreamName, ToWorker } from './proto
 
 /** The values of an open stream: what becomes of each message. `false`, or an error: an entry does not fit. */
 export type Stream = {
-  [T in StreamMessage['t']]?: (message: Extract<StreamMessage, { t: T }>, bytes: Uint8Array[]) => boolean | void;
+  [T in StreamMessage['t']]?: (message: StreamMessage & { t: T }, bytes: Uint8Array[]) => boolean | void;
 } & {
   /** A core that knows nothing has opened the stream: hands over what has no outcome yet. */
   renew(): void;
@@ -13,10 +13,7 @@ export type Stream = {
 };
 
 /** Sends to the core; without one, what is sent is dropped. `close`: nothing is heard any more. */
-export interface Port {
-  send(command: StreamCommand): void;
-  close(): void;
-}
+export type Port = { send(command: StreamCommand): void; close(): void };
 
 /** The open streams of a client. */
 export class Streams {
@@ -27,11 +24,15 @@ export class Streams {
   open(name: StreamName, stream: Stream, throttle?: number): Port {
     const id = `${name.kind} ${name.key}`;
     const send = (command: StreamCommand) => this.send({ ...name, ...command });
-    const port = { send, close: () => this.#open.delete(id) };
     const start = () => send({ t: 'open', throttle });
+    const port = { send, close: () => this.#open.delete(id) };
     this.#open.set(id, { stream, start, port });
     start();
     return port;
+  }
+
+  find(kind: StreamName['kind'], key: string): Stream | undefined {
+    return this.#open.get(`${kind} ${key}`)?.stream;
   }
 
   /** A core that knows nothing takes over. */
@@ -48,17 +49,18 @@ export class Streams {
     const error = message.t === 'rejected' || message.t === 'progress' ? message.error : undefined;
     if (message.t === 'progress') open.refused = error?.message;
     // Progress is told again whenever it changes.
-    if (error && (message.t === 'rejected' || error.message !== refused)) failed(new DatasoleError({ ...error, message: `${name}: ${error.message}` }));
-    const bins = 'bins' in message ? message.bins : 'bin' in message ? [message.bin] : [];
-    const bytes = bins?.map((bin) => binaries[bin!]!) ?? [];
+    const known = message.t === 'progress' && error?.message === refused;
+    if (error && !known) failed(new DatasoleError({ ...error, message: `${name}: ${error.message}` }));
+    const bins = 'bins' in message ? message.bins : 'bin' in message ? [message.bin!] : [];
     let fits: boolean | void = false;
     try {
-      fits = (stream[message.t] as Stream['entry'])?.call(stream, message as any, bytes);
+      fits = (stream[message.t] as Stream['entry'])?.call(stream, message as any, bins!.map((bin) => binaries[bin]!));
     } catch (error) {
       failed(error);
     }
-    if (message.t !== 'entry') return;
-    open.applied = fits !== false;
-    if (!open.applied) port.send({ t: 'unfit', applied });
+    if (message.t === 'entry') open.applied = fits !== false;
+    if (message.t === 'entry' && fits === false) port.send({ t: 'unfit', applied });
+    // The core waits; the server will not understand this either.
+    if (message.t === 'ask' && fits === false) port.send({ t: 'answer', bytes: new Uint8Array() });
   }
 }

@@ -7,7 +7,7 @@ import type { Port, Stream, Streams } from '../streams.js';
 import type { Crdt, CrdtOperation, CrdtState, Dot, Outbox } from './crdt.js';
 import { canonical } from './json.js';
 
-/** What replicas stand on. */
+/** What a replica stands on. */
 export interface ReplicaHost {
   streams: Streams;
   /** The server's clock as far as it is known; Unix milliseconds. */
@@ -16,60 +16,52 @@ export interface ReplicaHost {
 }
 
 /** An operation that what the server has does not contain; `stored`: it will. */
-interface Own {
-  edit: number;
-  operation: CrdtOperation;
-  stored?: boolean;
-}
+type Own = { edit: number; operation: CrdtOperation; stored?: boolean };
 
 /** See the module. */
 export class Replica implements Outbox, Stream {
   readonly crdt: Crdt;
-  readonly now: () => number;
   readonly #confirmed: Crdt;
-  readonly #tell: (made?: CrdtOperation) => void;
-  readonly #save: () => void;
   readonly #port: Port;
   /** By the operations' ids, in the order of the edits. */
   readonly #own = new Map<string, Own>();
   #edits = 0;
-  #pending = 0;
+  pending = 0;
   #telling = false;
 
   /** `tell` is called with each operation that is made, and without one when {@link pending} may have changed. */
-  constructor(key: string, make: () => Crdt, host: ReplicaHost, tell: (made?: CrdtOperation) => void) {
+  constructor(
+    private readonly key: string,
+    make: () => Crdt,
+    private readonly host: ReplicaHost,
+    private readonly tell: (made?: CrdtOperation) => void,
+  ) {
     this.crdt = make();
     this.crdt.outbox = this;
     this.#confirmed = make();
-    this.now = host.now;
-    this.#tell = tell;
-    this.#save = () => {
-      const rest = Array.from(this.#own.values(), ({ operation }) => operation);
-      host.storage?.save(key, rest.length ? JSON.stringify(rest) : undefined);
-    };
     this.#port = host.streams.open({ kind: 'crdt', key }, this);
-    void this.#restore(() => host.storage?.load(key));
+    void this.#restore();
   }
 
-  get pending(): number {
-    return this.#pending;
+  now(): number {
+    return this.host.now();
   }
 
+  /** Those that are pending. */
   get operations(): CrdtOperation[] {
     return [...this.#own.values()].filter(({ stored }) => !stored).map(({ operation }) => operation);
   }
 
   done({ nodeId, counter }: Pick<CrdtOperation, 'nodeId' | 'counter'>): number | undefined {
     for (const { operation, stored } of this.#own.values()) {
-      if (!stored && operation.nodeId === nodeId) counter = Math.min(operation.counter, counter);
-      if (!stored) break;
+      if (!stored && operation.nodeId === nodeId) return operation.counter - 1 || undefined;
     }
     return counter - 1 || undefined;
   }
 
   add(operation: CrdtOperation): void {
     this.#queue(operation);
-    this.#tell(operation);
+    this.tell(operation);
   }
 
   renew(): void {
@@ -77,39 +69,37 @@ export class Replica implements Outbox, Stream {
   }
 
   entry({ data, whole }: StreamMessage & { t: 'entry' }): boolean {
-    if (!whole) return this.#arrived(data as CrdtOperation);
-    const applied = this.#confirmed.replace(data as CrdtState | null);
-    if (applied) this.#rebuild();
-    return applied;
+    const fits = whole ? this.#confirmed.replace(data as CrdtState | null) : this.#confirmed.apply(data as CrdtOperation);
+    if (fits && (whole || !this.#arrived(data as CrdtOperation))) this.#rebuild();
+    return fits || (!whole && !!data && this.#confirmed.knows(data as CrdtOperation));
   }
 
+  /** Shows an operation, too, that has been confirmed; whether that was all there is to do. */
   #arrived(operation: CrdtOperation): boolean {
-    const [crdt, confirmed] = [this.crdt, this.#confirmed];
-    if (!confirmed.apply(operation) && !(operation && confirmed.knows(operation))) return false;
+    const [crdt, confirmed] = [this.crdt.content, this.#confirmed.content];
     const { nodeId, counter, dots = [], done = 0 } = operation;
     const own = this.#own.get(id([nodeId, counter]));
-    const shown = crdt.knows(operation) && crdt.content.seen.get(nodeId)!.upto >= done;
+    const shown = this.crdt.knows(operation) && crdt.seen.get(nodeId)!.upto >= done;
     if (own) this.#forget(own);
-    // The server may have set a clock right.
-    const same = own ? shown && alike(own.operation, operation) : crdt.apply(operation) || crdt.knows(operation);
-    // An addition that was put off is done when its removal comes.
-    const removed = dots.some((dot) => this.#own.has(id(dot)));
-    // What was refused has never been there: `done` skips it.
-    const skipped = !this.#own.size && crdt.content.forgotten !== confirmed.content.forgotten;
-    if (!same || removed || skipped) this.#rebuild();
-    return true;
+    // The server may have set a clock right. What is shown of a forgotten replica depends on when it is applied. The
+    // `none` in place of something refused: it may have been shown as done.
+    const same = own
+      ? shown && !(confirmed.floor && dots.length) && alike(own.operation, operation)
+      : nodeId !== this.crdt.nodeId && this.crdt.apply(operation);
+    // An addition that was put off is done when its removal comes; what was refused has never been there: `done` skips it.
+    const skipped = !this.#own.size && crdt.forgotten !== confirmed.forgotten;
+    return same && !skipped && !dots.some((dot) => this.#own.has(id(dot)));
   }
 
   settled({ id: edit, returns, error }: StreamMessage & { t: 'settled' }): void {
     for (const own of this.#own.values()) {
       if (own.edit !== edit) continue;
-      if (returns) {
-        this.#pending -= +!own.stored;
-        own.stored = true;
-        return this.#changed();
-      }
-      this.#forget(own);
-      return error ? this.#rebuild() : void this.#confirmed.apply(own.operation);
+      if (!returns) this.#forget(own);
+      else if (!own.stored) this.pending--;
+      own.stored = true;
+      if (error) this.#rebuild();
+      else if (!returns) this.#confirmed.apply(own.operation);
+      return this.#changed();
     }
   }
 
@@ -125,7 +115,7 @@ export class Replica implements Outbox, Stream {
   #queue(operation: CrdtOperation): void {
     const own = { edit: ++this.#edits, operation };
     this.#own.set(id([operation.nodeId, operation.counter]), own);
-    this.#pending++;
+    this.pending++;
     this.#send(own);
     this.#changed();
   }
@@ -136,7 +126,7 @@ export class Replica implements Outbox, Stream {
 
   #forget({ operation, stored }: Own): void {
     this.#own.delete(id([operation.nodeId, operation.counter]));
-    this.#pending -= +!stored;
+    this.pending -= +!stored;
     this.#changed();
   }
 
@@ -146,14 +136,15 @@ export class Replica implements Outbox, Stream {
     this.#telling = true;
     queueMicrotask(() => {
       this.#telling = false;
-      guarded(this.#save);
-      this.#tell();
+      const rest = Array.from(this.#own.values(), ({ operation }) => operation);
+      guarded(() => this.host.storage?.save(this.key, rest.length ? JSON.stringify(rest) : undefined));
+      this.tell();
     });
   }
 
-  async #restore(load: () => ReturnType<CrdtStorage['load']>): Promise<void> {
+  async #restore(): Promise<void> {
     try {
-      for (const operation of JSON.parse((await load()) || '[]') as CrdtOperation[]) {
+      for (const operation of JSON.parse((await this.host.storage?.load(this.key)) || '[]') as CrdtOperation[]) {
         if (this.crdt.apply(operation)) this.#queue(operation);
       }
     } catch (error) {
