@@ -58,7 +58,7 @@ enum Stage {
     Arriving,
 }
 
-/// What the host is told.
+/// News for the host.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum News {
     /// An edit is settled.
@@ -291,7 +291,7 @@ mod tests {
         let limit = Err(CommandError::Limit { what: "operations waiting", limit: MAX_OPERATIONS });
         assert_eq!(outbox.push(above, operation("me", above, 0)), limit);
         assert_eq!(send(&mut outbox, 0), (1..=WINDOW as u64).collect::<Vec<_>>());
-        // What is acknowledged and has not come back counts; what has come back does not.
+        // An acknowledged operation counts until it has come back.
         assert_eq!(answer(&mut outbox, 1, Answer::Taken).len(), 1);
         assert_eq!((outbox.push(above, operation("me", above, 0)), outbox.pending()), (limit, MAX_OPERATIONS - 1));
         let mut news = Vec::new();

@@ -1,4 +1,4 @@
-//! What holds of edits whatever a server does: each is settled exactly once, they are sent in order, and what is refused
+//! Laws of edits, whatever a server does: each is settled exactly once, they are sent in order, and a refusal
 //! is told.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -16,7 +16,7 @@ enum Step {
     Take(usize),
     Refuse(usize),
     PutOff(usize),
-    /// What was stored is told, up to so many entries.
+    /// The server tells what it has stored, up to so many entries.
     Publish(usize),
     Snapshot,
     Disconnect,
@@ -138,7 +138,7 @@ impl Run {
             }
             Step::Refuse(skip) => {
                 if let Some((id, number, none)) = self.frames.remove(skip) {
-                    // What the server has, it acknowledges.
+                    // The server acknowledges an operation that it has.
                     if self.log.contains(&number) && !none {
                         return self.peer.send(Opcode::Ack, id, [0]);
                     }

@@ -1,6 +1,7 @@
 //! A client's side: what it sends, when, and what it shows meanwhile.
 
 use super::*;
+use crate::event::EditOutcome;
 
 fn replica(kind: CrdtKind) -> Replica {
     Replica::new(kind, "me", CrdtLimits::default()).unwrap()
@@ -89,6 +90,52 @@ fn numbers_go_on_after_a_restart_even_when_the_disk_is_behind() {
     }
     let other = early.get().replace("\"node\":\"me\"", "\"node\":\"you\"");
     assert!(Replica::restore(&other, limits).is_err(), "operations of another replica");
+}
+
+/// The numbers of the own operations that are not confirmed.
+fn own(me: &Replica) -> Vec<u64> {
+    me.own().map(Op::counter).collect()
+}
+
+#[test]
+fn an_edit_that_is_settled_stays_on_top_until_it_is_confirmed() {
+    let returns = |returns| EditOutcome::Stored { returns };
+    let mut me = replica(CrdtKind::PnCounter);
+    let ops: Vec<_> = (1..=3).map(|by| me.edit(by, Edit::Increment(by)).unwrap().unwrap()).collect();
+    me.settled(1, &returns(true));
+    assert_eq!((own(&me), me.pending(), me.value()), (vec![1, 2, 3], 2, json!(6)));
+    me.remote(&ops[0]).unwrap();
+    // In the other order, too; and twice, or one that there never was, change nothing.
+    me.remote(&ops[1]).unwrap();
+    me.settled(2, &returns(true));
+    me.settled(2, &returns(false));
+    me.settled(9, &returns(false));
+    assert_eq!((own(&me), me.pending(), me.value(), me.confirmed().counter()), (vec![3], 1, json!(6), 3));
+    me.settled(3, &returns(false));
+    assert_eq!((own(&me), me.pending(), me.confirmed().counter()), (vec![], 0, 6), "it counts as confirmed");
+    assert_eq!(me.current(), me.confirmed());
+}
+
+#[test]
+fn an_edit_that_is_refused_is_undone_stored_or_not() {
+    let refused = EditOutcome::Refused { code: -1, message: "no".into() };
+    let mut me = replica(CrdtKind::LwwMap);
+    for value in 1..=3 {
+        me.edit(value, Edit::Put("a".into(), value.into())).unwrap();
+    }
+    me.settled(3, &refused);
+    assert_eq!((own(&me), me.pending(), me.value()), (vec![1, 2], 2, json!({"a": 2})));
+    // Stored, then lost by the server, and refused when it came again.
+    me.settled(2, &EditOutcome::Stored { returns: true });
+    me.settled(2, &refused);
+    assert_eq!((own(&me), me.value()), (vec![1], json!({"a": 1})));
+    // The `none` in its place comes as an entry; numbers go on.
+    let none = json!({"type": "lww-map", "nodeId": "me", "counter": 2, "timestamp": 2, "op": "none"});
+    me.remote(&Op::parse(&none.to_string(), &CrdtLimits::default()).unwrap()).unwrap();
+    assert_eq!((own(&me), me.value(), me.confirmed().value()), (vec![1], json!({"a": 1}), json!({})));
+    assert_eq!(me.edit(9, Edit::Put("b".into(), 1.into())).unwrap().unwrap().counter(), 4);
+    let again = Replica::restore(me.save().get(), CrdtLimits::default()).unwrap();
+    assert_eq!((own(&again), again.value()), (vec![1, 4], json!({"a": 1, "b": 1})));
 }
 
 #[test]
