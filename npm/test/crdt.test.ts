@@ -88,38 +88,68 @@ it('agrees with Rust on generated cases', async () => {
 async function replay({ kind, node, steps }: any): Promise<void> {
   let now = 0;
   let saved: string | undefined;
-  let edits: { id: number; op: CrdtOperation }[] = [];
-  let streams!: Streams;
-  const make = () => new CLASSES[kind]!(node);
-  const crdt = make();
   const storage = { load: () => saved, save: (_: string, text?: string) => void (saved = text) };
+  /** What the core has: edits without an acknowledgement, and those that have not come back. */
+  let outbox: { id: number; op: CrdtOperation }[] = [];
+  let arriving: typeof outbox = [];
+  let streams!: Streams;
+  let confirmed!: Crdt;
+  const crdt = new CLASSES[kind]!(node);
+  const inOrder = () => outbox.sort((a, b) => a.op.counter - b.op.counter);
   const open = () => {
-    edits = [];
+    [outbox, arriving] = [[], []];
     streams = new Streams((message: ToWorker) => {
       assert.notEqual(message.t, 'unfit');
-      if (message.t === 'edit') edits.push({ id: message.id, op: JSON.parse(message.json!) });
+      if (message.t === 'edit') outbox.push({ id: message.id, op: JSON.parse(message.json!) });
     });
-    const confirmed = make();
+    confirmed = new CLASSES[kind]!(node);
     crdt.copy(confirmed);
-    // The same object after a restart, too: Rust saves which numbers have been given away, here every page has its own name.
+    // The same object after a restart, too: Rust saves which numbers have been given away; here every page has its own name.
     const made = [crdt, confirmed];
     return new Replica('k', () => made.shift()!, { streams, now: () => now, storage }, () => {});
   };
   let replica = open();
-  const receive = (message: object) => streams.receive({ kind: 'crdt', key: 'k', rev: 0, ...message } as StreamMessage, []);
-  const settle = (counter: number, outcome: object) => {
-    const edit = edits.filter(({ op }) => op.counter === counter).at(-1);
-    if (edit) receive({ t: 'settled', id: edit.id, ...outcome });
+  const receive = (message: object) => {
+    streams.receive({ kind: 'crdt', key: 'k', rev: 0, ...message } as StreamMessage, []);
+    const unknown = ({ op }: { op: CrdtOperation }) => !confirmed.knows(op);
+    [outbox, arriving] = [outbox.filter(unknown), arriving.filter(unknown)];
+  };
+  const ids = new Map<number, number>();
+  const answered = (counter: number, refused: boolean, none: boolean) => {
+    const index = outbox.findIndex(({ op }) => op.counter === counter);
+    const [edit] = index < 0 ? [] : outbox.splice(index, 1);
+    if (none) return;
+    const outcome = refused ? { error: { code: ErrorCode.InvalidParams, message: '', retryable: false } } : { returns: true };
+    streams.receive({ t: 'settled', kind: 'crdt', key: 'k', id: ids.get(counter)!, ...outcome }, []);
+    if (!edit) return;
+    const { type, nodeId, done, timestamp, logical } = edit.op;
+    if (refused) outbox.splice(index, 0, { ...edit, op: { type, nodeId, counter, done, timestamp, logical, op: 'none' } });
+    else arriving.push(edit);
   };
   for (const step of steps) {
-    if (step.restart) replica = open();
+    if (step.restart) {
+      replica = open();
+      for (let turn = 0; turn < 4; turn++) await null;
+      inOrder();
+    }
     if (step.edit) {
       now = step.now;
       if (step.error) assert.throws(() => edit(crdt, step.edit));
       else if (step.op) assert.equal(canonical(edit(crdt, step.edit)), canonical(step.op));
     }
-    if (step.acked) settle(step.acked, { returns: true });
-    if (step.refused) settle(step.refused, { error: { code: ErrorCode.InvalidParams, message: '', retryable: false } });
+    for (const { id, op } of outbox) ids.set(op.counter, id);
+    for (const op of step.ops ?? []) {
+      const at = outbox.findIndex(({ op: { counter } }) => counter === op.counter);
+      assert.ok(at >= 0 && at < step.send);
+      const written = { ...outbox[at]!.op, done: outbox[0]!.op.counter - 1 || undefined };
+      assert.equal(canonical(JSON.parse(JSON.stringify(written))), canonical(op));
+    }
+    if (step.acked) answered(step.acked, false, !!step.none);
+    if (step.refused) answered(step.refused, true, !!step.none);
+    if (step.detached) {
+      outbox.push(...arriving.splice(0));
+      inOrder();
+    }
     if (step.remote) receive({ t: 'entry', data: step.remote });
     if (step.snapshot !== undefined) receive({ t: 'entry', data: step.snapshot, whole: true });
     for (let turn = 0; turn < 4; turn++) await null;
