@@ -125,55 +125,44 @@ impl Core {
 
     // --- open streams: CRDTs (`crdt`), rooms (`presence`) and documents (`doc`) ---
 
-    /// Opens a stream; `progress` messages follow. `throttle`: milliseconds between two announcements.
-    pub fn open(&mut self, kind: &str, key: String, throttle: Option<f64>) {
-        let stream = stream(kind, key);
-        let throttle = throttle.map(|millis| millis as u64);
-        if let Err(refused) = self.client.open(now(), stream.clone(), throttle) {
-            self.batch.open_refused(&stream, &refused);
+    /// A command on an open stream: `open`, `leave`, `edit`, `show`, `aware`, `answer` or `unfit` (`npm/src/protocol.ts` says
+    /// what they do). `number`: the throttle of `open`, the id of `edit`, and not zero for the `now` of `show` and the
+    /// `applied` of `unfit`. One method for all: each has a price in bytes.
+    pub fn stream(
+        &mut self,
+        command: &str,
+        kind: &str,
+        key: String,
+        number: Option<f64>,
+        json: Option<String>,
+        bytes: Option<Vec<u8>>,
+    ) {
+        let (now, stream) = (now(), stream(kind, key));
+        let number = number.map(|number| number as u64);
+        let flag = number.is_some_and(|number| number > 0);
+        match command {
+            "open" => {
+                if let Err(refused) = self.client.open(now, stream.clone(), number) {
+                    self.batch.open_refused(&stream, &refused);
+                }
+            }
+            "leave" => self.client.leave(now, &stream),
+            "edit" => {
+                let id = number.unwrap_or_default();
+                if let Err(refused) = self.client.edit(now, &stream, id, payload(json, bytes)) {
+                    self.batch.edit_refused(&stream, id, &refused);
+                }
+            }
+            "show" => {
+                let value = json.as_deref().and_then(Payload::from_json);
+                if let Err(refused) = self.client.show(now, &stream.key, value, flag) {
+                    self.batch.rejected(&stream, refused.code(), &refused.to_string(), Payload::Empty);
+                }
+            }
+            "aware" => self.client.aware(now, &stream.key, bytes),
+            "answer" => self.client.answer(now, &stream.key, bytes.unwrap_or_default()),
+            _ => self.client.unfit(now, &stream, flag),
         }
-        self.pump();
-    }
-
-    /// Leaves a stream; what was handed to `edit` before is still sent.
-    pub fn leave(&mut self, kind: &str, key: String) {
-        self.client.leave(now(), &stream(kind, key));
-        self.pump();
-    }
-
-    /// Queues the edit `id` of a CRDT (an operation as JSON text) or a document (a Yjs update). A CRDT's is `settled` once.
-    pub fn edit(&mut self, kind: &str, key: String, id: f64, json: Option<String>, bytes: Option<Vec<u8>>) {
-        let (stream, id, payload) = (stream(kind, key), id as u64, payload(json, bytes));
-        if let Err(refused) = self.client.edit(now(), &stream, id, payload) {
-            self.batch.edit_refused(&stream, id, &refused);
-        }
-        self.pump();
-    }
-
-    /// Shows a value (a JSON text) in a room; without one, nothing any more. `at_once` skips the throttle.
-    pub fn show(&mut self, key: String, json: Option<String>, at_once: bool) {
-        let value = json.as_deref().and_then(Payload::from_json);
-        if let Err(refused) = self.client.show(now(), &key, value, at_once) {
-            self.batch.rejected(&StreamId::presence(key), refused.code(), &refused.to_string(), Payload::Empty);
-        }
-        self.pump();
-    }
-
-    /// Announces the awareness of a document's own clients; without one, nothing any more.
-    pub fn aware(&mut self, key: &str, update: Option<Vec<u8>>) {
-        self.client.aware(now(), key, update);
-        self.pump();
-    }
-
-    /// Answers the oldest unanswered `ask` of a document.
-    pub fn answer(&mut self, key: &str, bytes: Vec<u8>) {
-        self.client.answer(now(), key, bytes);
-        self.pump();
-    }
-
-    /// The last entry of a stream could not be applied; `applied`: one was since the last time this was said.
-    pub fn unfit(&mut self, kind: &str, key: String, applied: bool) {
-        self.client.unfit(now(), &stream(kind, key), applied);
         self.pump();
     }
 

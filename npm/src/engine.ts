@@ -203,19 +203,18 @@ export function perform(core: Core, message: ToWorker): void {
     case 'resync':
       return core.resync(message.key);
     case 'open':
-      return core.open(message.kind, message.key, message.throttle);
+      return core.stream(message.t, message.kind, message.key, message.throttle);
     case 'leave':
-      return core.leave(message.kind, message.key);
+      return core.stream(message.t, message.kind, message.key);
     case 'edit':
-      return core.edit(message.kind, message.key, message.id, message.json, message.bytes);
+      return core.stream(message.t, message.kind, message.key, message.id, message.json, message.bytes);
     case 'show':
-      return core.show(message.key, message.json, message.now);
+      return core.stream(message.t, message.kind, message.key, +message.now, message.json);
     case 'aware':
-      return core.aware(message.key, message.bytes);
     case 'answer':
-      return core.answer(message.key, message.bytes);
+      return core.stream(message.t, message.kind, message.key, undefined, undefined, message.bytes);
     case 'unfit':
-      return core.unfit(message.kind, message.key, message.applied);
+      return core.stream(message.t, message.kind, message.key, +message.applied);
     case 'hint':
       return core.hint(message.kind);
     case 'token':
