@@ -279,10 +279,10 @@ impl Streams {
 
     pub(crate) fn unfit(&mut self, now: Millis, id: &StreamId, applied: bool) {
         self.with(now, id, |stream, cx| {
-            stream.unfit = if applied { 1 } else { stream.unfit + 1 };
             if !stream.followed {
                 return;
             }
+            stream.unfit = if applied { 1 } else { stream.unfit + 1 };
             if stream.unfit < MAX_UNFIT {
                 stream.start_over();
                 return cx.resync();

@@ -77,16 +77,29 @@ fn the_largest_position_has_no_successor() {
 enum Step {
     Connect,
     Close,
-    Call { queue: bool, timeout: u64 },
+    Call {
+        queue: bool,
+        timeout: u64,
+    },
     Cancel(u64),
     Emit(bool),
     Submit(u8),
     Subscribe(u8),
     Unsubscribe(u32),
     Resync(u8),
+    /// A command on an open stream.
+    Stream {
+        what: u8,
+        index: u8,
+        number: u8,
+    },
     Refresh,
     Opened(u8),
-    Frame { opcode: u8, correlation: u32, payload: String },
+    Frame {
+        opcode: u8,
+        correlation: u32,
+        payload: String,
+    },
     Bytes(Vec<u8>),
     Closed(u16),
     Hint(u8),
@@ -102,6 +115,13 @@ fn step() -> impl Strategy<Value = Step> {
             r#"{{"epoch":{epoch},"seq":{seq},"recovered":{recovered},"whole":{recovered},"channel":{epoch},
                 "key":"k0","event":"k1","patches":[],"data":1,"op":1,"state":1,"members":1}}"#
         )),
+        (0..4_u64, 0..6_u64).prop_map(|(epoch, seq)| format!(
+            r#"{{"key":"k0","epoch":{epoch},"seq":{seq},"op":{{"nodeId":"n","counter":{seq},"dots":[["n",{epoch}]]}},
+                "state":{{"metadata":{{"seen":{{"n":[{epoch},0,[[{seq},0]]]}}}}}},"members":[{{"id":"{seq}","value":1}}]}}"#
+        )),
+        Just("\0\0\0\x01\0".to_owned()),
+        Just(r#"{"message":"later","code":-32004,"retryAfter":5}"#.to_owned()),
+        Just(r#"{"message":"no","code":-32602}"#.to_owned()),
         Just(r#"{"message":"no","code":-32001}"#.to_owned()),
         Just(r#"{"key":"k0","patches":[]}"#.to_owned()),
         (0..6_u8).prop_map(|seq| char::from(seq).to_string()),
@@ -129,6 +149,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..7_u8).prop_map(Step::Subscribe),
         1 => (0..5_u32).prop_map(Step::Unsubscribe),
         1 => (0..7_u8).prop_map(Step::Resync),
+        8 => (0..8_u8, 4..7_u8, any::<u8>()).prop_map(|(what, index, number)| Step::Stream { what, index, number }),
         1 => Just(Step::Refresh),
         4 => (0..3_u8).prop_map(Step::Opened),
         12 => (opcode, 0..6_u32, payload).prop_map(|(opcode, correlation, payload)| Step::Frame { opcode, correlation, payload }),
@@ -170,6 +191,20 @@ impl Peer {
             Step::Subscribe(index) => drop(self.client.subscribe(now, stream(index))),
             Step::Unsubscribe(id) => drop(self.client.unsubscribe(now, SubscriptionId(*id))),
             Step::Resync(index) => drop(self.client.resync(now, &stream(index))),
+            Step::Stream { what, index, number } => {
+                let (stream, bytes, few) = (stream(index), vec![*number; 3], number % 2 == 0);
+                let operation = || json(&format!(r#"{{"nodeId":"n","counter":{},"dots":[["n",1]]}}"#, number % 8));
+                match what {
+                    0 => drop(self.client.open(now, stream, Some((*number).into()))),
+                    1 => self.client.leave(now, &stream),
+                    2 => drop(self.client.edit(now, &stream, (*number).into(), operation())),
+                    3 => drop(self.client.edit(now, &stream, (*number).into(), Payload::Binary(bytes))),
+                    4 => drop(self.client.show(now, "k0", few.then(operation), number % 3 == 0)),
+                    5 => self.client.aware(now, "k0", few.then_some(bytes)),
+                    6 => self.client.answer(now, "k0", bytes),
+                    _ => (0..=*number).for_each(|_| self.client.unfit(now, &stream, few)),
+                }
+            }
             Step::Refresh => self.client.refresh_token(now, Some("t".into())),
             Step::Opened(version) => {
                 self.opened([None, Some("datasole.v1"), Some("datasole.v2")][usize::from(*version)]);
