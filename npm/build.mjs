@@ -106,6 +106,7 @@ async function declarations() {
     (name) => `${name}.d.ts`,
   );
   const made = (await readdir('dist')).filter((name) => name.endsWith('.d.ts'));
-  await Promise.all(made.filter((name) => !shown.includes(name)).map((name) => rm(`dist/${name}`)));
+  const hidden = [...made.filter((name) => !shown.includes(name)), 'crdt/replica.d.ts'];
+  await Promise.all(hidden.map((name) => rm(`dist/${name}`)));
   await writeFile('dist/worker.d.ts', 'export {};\n');
 }
