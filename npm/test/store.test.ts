@@ -109,6 +109,10 @@ describe('a store', () => {
     core.say('settled', { id: 3, returns: true });
     core.say('settled', { id: 2, returns: false });
     assert.deepEqual([votes.value(), store.pending], [1111, 0]);
+    // What is shown is made anew.
+    votes.increment(7);
+    core.say('settled', { id: 4, error: REFUSED });
+    assert.deepEqual([votes.value(), store.pending], [1111, 0]);
     core.say('entry', { data: one!.op });
     await turn();
     assert.deepEqual([votes.value(), store.pending, saved.at(-1)], [1111, 0, undefined]);

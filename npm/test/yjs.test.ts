@@ -125,6 +125,10 @@ class User {
     let admit!: () => void;
     FakeSocket.serve = (socket) => (admit = () => serve(socket));
     members.delete(this.socket);
+    // Gone, with the next clock.
+    const clock = this.provider.awareness.meta.get(this.doc.clientID)!.clock + 1;
+    const gone = Uint8Array.from([1, ...varuint(this.doc.clientID), ...varuint(clock), 4, ...Buffer.from('null')]);
+    for (const other of members.keys()) tell(other, [1], gone);
     this.socket.drop();
     while (!admit) await settled();
     FakeSocket.serve = serve;
@@ -262,8 +266,9 @@ describe('DatasoleProvider', () => {
     const back = await b!.lose();
     assert.deepEqual(names(), []);
     await back();
-    // As a server does.
-    await (await a!.lose())();
+    const again = await a!.lose();
+    assert.deepEqual(names(), []);
+    await again();
     assert.deepEqual(names(), ['ann']);
     a!.provider.destroy();
     await settled();
@@ -393,5 +398,20 @@ describe('several providers of one client and key', () => {
     await settled();
     assert.deepEqual([[...typed()].sort().join(''), text(doc), text(user.doc)], ['abc', typed(), 'a']);
     assert.equal(second.pending, 0);
+  });
+
+  it('open a document again that is only left once everything is stored', async () => {
+    const [user] = await connected(new User());
+    answer = () => null;
+    type(user!.doc, 'a');
+    user!.provider.destroy();
+    await settled();
+    const second = user!.provide(new Y.Doc());
+    answer = () => undefined;
+    for (const take of owed.splice(0)) take();
+    await settled();
+    type(second.doc, 'b');
+    await settled();
+    assert.deepEqual([typed(), text(second.doc), second.pending, members.has(user!.socket)], ['ab', 'ab', 0, true]);
   });
 });
