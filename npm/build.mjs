@@ -102,10 +102,11 @@ function siblings() {
 /** Of what the package shows; the worker's script shows nothing. */
 async function declarations() {
   execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json'], { stdio: 'inherit' });
-  const shown = ['channel', 'client', 'contract', 'errors', 'index', 'options', 'presence', 'status', 'yjs'].map(
+  const shown = ['client', 'contract', 'errors', 'index', 'options', 'presence', 'status', 'yjs'].map(
     (name) => `${name}.d.ts`,
   );
   const made = (await readdir('dist')).filter((name) => name.endsWith('.d.ts'));
-  await Promise.all(made.filter((name) => !shown.includes(name)).map((name) => rm(`dist/${name}`)));
+  const hidden = [...made.filter((name) => !shown.includes(name)), 'crdt/replica.d.ts'];
+  await Promise.all(hidden.map((name) => rm(`dist/${name}`)));
   await writeFile('dist/worker.d.ts', 'export {};\n');
 }

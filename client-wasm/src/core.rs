@@ -123,15 +123,45 @@ impl Core {
         self.pump();
     }
 
-    /// Sends something to a stream; its one `done` follows. With the `id` 0 nobody waits for an answer or an error.
-    /// Either `json` (a JSON text) or `bytes` or neither.
-    pub fn submit(&mut self, id: u32, kind: &str, key: String, json: Option<String>, bytes: Option<Vec<u8>>) {
-        let (stream, payload) = (stream(kind, key), payload(json, bytes));
-        if id == 0 {
-            let _ = self.client.notify(now(), &stream, &payload);
-        } else {
-            let submitted = self.client.submit(now(), &stream, payload);
-            self.called(id, submitted);
+    // --- open streams: CRDTs (`crdt`), rooms (`presence`) and documents (`doc`) ---
+
+    /// A command on an open stream: `open`, `leave`, `edit`, `show`, `aware`, `answer` or `unfit` (`npm/src/protocol.ts` says
+    /// what they do). `number`: the throttle of `open`, the id of `edit`, and not zero for the `now` of `show` and the
+    /// `applied` of `unfit`. One method for all: each has a price in bytes.
+    pub fn stream(
+        &mut self,
+        command: &str,
+        kind: &str,
+        key: String,
+        number: Option<f64>,
+        json: Option<String>,
+        bytes: Option<Vec<u8>>,
+    ) {
+        let (now, stream) = (now(), stream(kind, key));
+        let number = number.map(|number| number as u64);
+        let flag = number.is_some_and(|number| number > 0);
+        match command {
+            "open" => {
+                if let Err(refused) = self.client.open(now, stream.clone(), number) {
+                    self.batch.open_refused(&stream, &refused);
+                }
+            }
+            "leave" => self.client.leave(now, &stream),
+            "edit" => {
+                let id = number.unwrap_or_default();
+                if let Err(refused) = self.client.edit(now, &stream, id, payload(json, bytes)) {
+                    self.batch.edit_refused(&stream, id, &refused);
+                }
+            }
+            "show" => {
+                let value = json.as_deref().and_then(Payload::from_json);
+                if let Err(refused) = self.client.show(now, &stream.key, value, flag) {
+                    self.batch.rejected(&stream, refused.code(), &refused.to_string(), Payload::Empty);
+                }
+            }
+            "aware" => self.client.aware(now, &stream.key, bytes),
+            "answer" => self.client.answer(now, &stream.key, bytes.unwrap_or_default()),
+            _ => self.client.unfit(now, &stream, flag),
         }
         self.pump();
     }

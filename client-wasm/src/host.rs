@@ -18,6 +18,8 @@ export interface CoreOptions {
   reconnectInterval?: number;
   maxReconnectAttempts?: number;
   connectTimeout?: number;
+  /** The deadline of what is sent without one of its own. */
+  callTimeout?: number;
   /** Keep trying when the very first attempt fails. */
   retryFirst?: boolean;
 }
@@ -67,6 +69,8 @@ extern "C" {
     fn max_reconnect_attempts(this: &Options) -> Option<f64>;
     #[wasm_bindgen(method, getter, js_name = connectTimeout)]
     fn connect_timeout(this: &Options) -> Option<f64>;
+    #[wasm_bindgen(method, getter, js_name = callTimeout)]
+    fn call_timeout(this: &Options) -> Option<f64>;
     #[wasm_bindgen(method, getter, js_name = retryFirst)]
     fn retry_first(this: &Options) -> Option<bool>;
 
@@ -118,6 +122,9 @@ impl Options {
         };
         if let Some(millis) = self.connect_timeout() {
             config.connect_timeout = millis as u64;
+        }
+        if let Some(millis) = self.call_timeout() {
+            config.call_timeout = millis as u64;
         }
         config
     }

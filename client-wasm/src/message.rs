@@ -3,7 +3,10 @@
 //! Written by hand around payloads that are JSON already, so that nothing is parsed or escaped twice. Bytes travel
 //! beside the text; a message refers to them by index (`bin`).
 
-use datasole_core::{CallError, CommandError, DisconnectReason, Event, Millis, Payload, Status};
+use datasole_core::{
+    CallError, CommandError, DisconnectReason, EditOutcome, Event, Millis, Payload, Progress, Question, Status,
+    StreamId, SyncPhase,
+};
 
 /// Messages on their way to the other side, in order. Order is meaning.
 #[derive(Debug, Default)]
@@ -18,7 +21,7 @@ impl Batch {
         self.text.is_empty()
     }
 
-    /// Whether somebody waits for it: anything but what the server pushes.
+    /// Whether somebody waits for the batch: it has more than what the server pushes, and what became of edits.
     pub(crate) fn is_urgent(&self) -> bool {
         self.urgent
     }
@@ -113,12 +116,6 @@ impl Batch {
     pub(crate) fn event(&mut self, event: Event) {
         match event {
             Event::Status(_) | Event::CallDone { .. } => {}
-            // Of streams that are open, and none is here.
-            Event::Settled { .. }
-            | Event::Progress { .. }
-            | Event::Rejected { .. }
-            | Event::Ask { .. }
-            | Event::Awareness { .. } => {}
             Event::Message { event, payload, timestamp } => {
                 self.begin("event");
                 self.string("event", &event);
@@ -127,9 +124,7 @@ impl Batch {
                 self.end();
             }
             Event::Subscribed { stream, recovered, .. } => {
-                self.begin("subscribed");
-                self.string("kind", stream.kind.name());
-                self.string("key", &stream.key);
+                self.of("subscribed", &stream);
                 self.raw("recovered", if recovered { "true" } else { "false" });
                 self.end();
             }
@@ -153,9 +148,7 @@ impl Batch {
                 self.end();
             }
             Event::Entry { stream, payload, position, whole } => {
-                self.begin("entry");
-                self.string("kind", stream.kind.name());
-                self.string("key", &stream.key);
+                self.of("entry", &stream);
                 self.number("rev", position.seq);
                 self.payload("data", payload);
                 if whole {
@@ -163,7 +156,95 @@ impl Batch {
                 }
                 self.end();
             }
+            Event::Settled { stream, edit, outcome } => self.settled(&stream, edit, outcome),
+            Event::Progress { stream, progress } => self.progress(&stream, progress),
+            Event::Rejected { stream, code, message, payload } => self.rejected(&stream, code, &message, payload),
+            Event::Ask { document, question } => self.ask(&document, question),
+            Event::Awareness { document, update } => {
+                self.begin("awareness");
+                self.string("key", &document);
+                self.binary(update);
+                self.end();
+            }
         }
+    }
+
+    /// `settled{kind, key, id, …}`: an edit has its outcome.
+    fn settled(&mut self, stream: &StreamId, edit: u64, outcome: EditOutcome) {
+        self.of("settled", stream);
+        self.number("id", edit);
+        match outcome {
+            EditOutcome::Stored { returns } => self.raw("returns", if returns { "true" } else { "false" }),
+            EditOutcome::Refused { code, message } => self.error(code, &message, false),
+        }
+        self.end();
+    }
+
+    fn progress(&mut self, stream: &StreamId, progress: Progress) {
+        self.of("progress", stream);
+        let (phase, error) = match progress.phase {
+            SyncPhase::Loading => ("loading", None),
+            SyncPhase::Synced => ("synced", None),
+            SyncPhase::Unreadable { code, message } => ("unreadable", Some((code, message))),
+            SyncPhase::Refused { code, message } => ("refused", Some((code, message))),
+        };
+        self.string("phase", phase);
+        self.number("pending", progress.pending as u64);
+        self.number("stored", progress.stored);
+        if let Some((code, message)) = error {
+            self.error(code, &message, false);
+        }
+        self.end();
+    }
+
+    pub(crate) fn rejected(&mut self, stream: &StreamId, code: i32, message: &str, payload: Payload) {
+        self.of("rejected", stream);
+        self.error(code, message, false);
+        self.payload("data", payload);
+        self.end();
+    }
+
+    fn ask(&mut self, document: &str, question: Question) {
+        let (what, binaries) = match question {
+            Question::StateVector => ("stateVector", Vec::new()),
+            Question::Difference { theirs } => ("difference", vec![theirs]),
+            Question::Merge { updates } => ("merge", updates),
+            Question::Awareness => ("awareness", Vec::new()),
+        };
+        self.begin("ask");
+        self.string("key", document);
+        self.string("what", what);
+        if !binaries.is_empty() {
+            self.key("bins");
+            for (index, bytes) in binaries.into_iter().enumerate() {
+                self.text.push(if index == 0 { '[' } else { ',' });
+                self.text.push_str(&self.binaries.len().to_string());
+                self.binaries.push(bytes);
+            }
+            self.text.push(']');
+        }
+        self.end();
+    }
+
+    /// What became of an edit that the core did not queue: undone, and told.
+    pub(crate) fn edit_refused(&mut self, stream: &StreamId, edit: u64, refused: &CommandError) {
+        let (code, message) = (refused.code(), refused.to_string());
+        self.rejected(stream, code, &message, Payload::Empty);
+        self.settled(stream, edit, EditOutcome::Refused { code, message });
+    }
+
+    /// A stream that could not be opened.
+    pub(crate) fn open_refused(&mut self, stream: &StreamId, refused: &CommandError) {
+        let mut progress = Progress::default();
+        progress.phase = SyncPhase::Refused { code: refused.code(), message: refused.to_string() };
+        self.progress(stream, progress);
+    }
+
+    /// Begins a message about an open stream.
+    fn of(&mut self, tag: &str, stream: &StreamId) {
+        self.begin(tag);
+        self.string("kind", stream.kind.name());
+        self.string("key", &stream.key);
     }
 
     fn refusal(&mut self, what: &str, name: &str, code: i32, message: &str, retryable: bool) {
@@ -212,15 +293,18 @@ impl Batch {
         match payload {
             Payload::Empty => {}
             Payload::Json(json) => self.raw(name, json.get()),
-            Payload::Binary(bytes) => {
-                self.number("bin", self.binaries.len() as u64);
-                self.binaries.push(bytes);
-            }
+            Payload::Binary(bytes) => self.binary(bytes),
         }
     }
 
+    fn binary(&mut self, bytes: Vec<u8>) {
+        self.number("bin", self.binaries.len() as u64);
+        self.binaries.push(bytes);
+    }
+
     fn begin(&mut self, tag: &str) {
-        self.urgent |= !matches!(tag, "event" | "patch" | "snapshot" | "entry");
+        let patient = ["event", "patch", "snapshot", "entry", "settled", "progress", "awareness"];
+        self.urgent |= !patient.contains(&tag);
         self.text.push(if self.text.is_empty() { '[' } else { ',' });
         self.text.push('{');
         self.string("t", tag);
@@ -347,26 +431,71 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_crdts_rooms_and_documents() {
+    fn what_comes_of_open_streams() {
         let entry =
             |stream, payload, seq, whole| Event::Entry { stream, payload, position: Position { epoch: 7, seq }, whole };
+        let settled = |edit, outcome| Event::Settled { stream: StreamId::crdt("c"), edit, outcome };
+        let (code, message) = (-32002, "no".to_owned());
+        let mut progress = Progress::default();
         let mut batch = Batch::default();
         batch.event(entry(StreamId::crdt("c"), Payload::Json(raw("null")), 0, true));
-        batch.event(entry(StreamId::crdt("c"), Payload::Json(raw(r#"{"op":"add"}"#)), 1, false));
-        batch.event(entry(StreamId::presence("r"), Payload::Json(raw("[]")), 2, true));
+        batch.event(entry(StreamId::presence("r"), Payload::Json(raw("[]")), 2, false));
         batch.event(entry(StreamId::doc("d"), Payload::Binary(vec![0, 2, 0]), 3, false));
+        batch.event(settled(1, EditOutcome::Stored { returns: true }));
+        batch.event(settled(2, EditOutcome::Refused { code, message: message.clone() }));
+        batch.event(Event::Progress { stream: StreamId::doc("d"), progress: progress.clone() });
+        progress.phase = SyncPhase::Unreadable { code, message: message.clone() };
+        (progress.pending, progress.stored) = (2, 1);
+        batch.event(Event::Progress { stream: StreamId::doc("d"), progress });
+        batch.event(Event::Awareness { document: "d".into(), update: vec![1] });
         assert!(!batch.is_urgent());
+        let payload = Payload::Json(raw(r#"{"op":"add"}"#));
+        batch.event(Event::Rejected { stream: StreamId::crdt("c"), code, message, payload });
+        batch.event(Event::Ask { document: "d".into(), question: Question::StateVector });
+        batch.event(Event::Ask { document: "d".into(), question: Question::Difference { theirs: vec![2] } });
+        batch.event(Event::Ask { document: "d".into(), question: Question::Merge { updates: vec![vec![3], vec![4]] } });
+        batch.event(Event::Ask { document: "d".into(), question: Question::Awareness });
+        assert!(batch.is_urgent());
         let (text, binaries) = batch.take();
         assert_eq!(
             text,
             concat!(
                 r#"[{"t":"entry","kind":"crdt","key":"c","rev":0,"data":null,"whole":true},"#,
-                r#"{"t":"entry","kind":"crdt","key":"c","rev":1,"data":{"op":"add"}},"#,
-                r#"{"t":"entry","kind":"presence","key":"r","rev":2,"data":[],"whole":true},"#,
-                r#"{"t":"entry","kind":"doc","key":"d","rev":3,"bin":0}]"#,
+                r#"{"t":"entry","kind":"presence","key":"r","rev":2,"data":[]},"#,
+                r#"{"t":"entry","kind":"doc","key":"d","rev":3,"bin":0},"#,
+                r#"{"t":"settled","kind":"crdt","key":"c","id":1,"returns":true},"#,
+                r#"{"t":"settled","kind":"crdt","key":"c","id":2,"error":{"code":-32002,"message":"no","retryable":false}},"#,
+                r#"{"t":"progress","kind":"doc","key":"d","phase":"loading","pending":0,"stored":0},"#,
+                r#"{"t":"progress","kind":"doc","key":"d","phase":"unreadable","pending":2,"stored":1,"#,
+                r#""error":{"code":-32002,"message":"no","retryable":false}},"#,
+                r#"{"t":"awareness","key":"d","bin":1},"#,
+                r#"{"t":"rejected","kind":"crdt","key":"c","error":{"code":-32002,"message":"no","retryable":false},"#,
+                r#""data":{"op":"add"}},"#,
+                r#"{"t":"ask","key":"d","what":"stateVector"},"#,
+                r#"{"t":"ask","key":"d","what":"difference","bins":[2]},"#,
+                r#"{"t":"ask","key":"d","what":"merge","bins":[3,4]},"#,
+                r#"{"t":"ask","key":"d","what":"awareness"}]"#,
             )
         );
-        assert_eq!(binaries, [vec![0, 2, 0]]);
+        assert_eq!(binaries, [vec![0, 2, 0], vec![1], vec![2], vec![3], vec![4]]);
+    }
+
+    #[test]
+    fn what_the_core_did_not_take_is_told_as_any_refusal() {
+        let refused = CommandError::NotConnected;
+        let error = r#""error":{"code":-32103,"message":"not connected","retryable":false}"#;
+        check(
+            |batch| batch.edit_refused(&StreamId::crdt("c"), 3, &refused),
+            &format!(
+                r#"[{{"t":"rejected","kind":"crdt","key":"c",{error}}},{{"t":"settled","kind":"crdt","key":"c","id":3,{error}}}]"#
+            ),
+        );
+        check(
+            |batch| batch.open_refused(&StreamId::presence("r"), &refused),
+            &format!(
+                r#"[{{"t":"progress","kind":"presence","key":"r","phase":"refused","pending":0,"stored":0,{error}}}]"#
+            ),
+        );
     }
 
     #[test]

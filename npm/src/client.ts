@@ -15,7 +15,6 @@ import type {
   StateKeyName,
   StateValue,
 } from './contract.js';
-import { Channels, type Channel, type ChannelHandlers, type ChannelKind } from './channel.js';
 import { byKey, CrdtStore, type Crdts } from './crdt/store.js';
 import { DatasoleError, ErrorCode, localError, report } from './errors.js';
 import { call, guarded, listen } from './handlers.js';
@@ -23,11 +22,11 @@ import { watchPage } from './lifecycle.js';
 import { Link } from './link.js';
 import { CONNECT_TIMEOUT, resolve, type DatasoleClientOptions } from './options.js';
 import { Room, type PresenceOptions } from './presence.js';
-import type { Encoded, FromWorker, StreamKind, ToWorker } from './protocol.js';
+import type { Encoded, FollowedKind, FromWorker, ToWorker } from './protocol.js';
 import type { ConnectionState, Status, StatusReason } from './status.js';
 import { Store } from './store.js';
+import { Streams, type Stream } from './streams.js';
 
-export type { Channel, ChannelHandlers, ChannelKind } from './channel.js';
 export type * from './contract.js';
 export * from './crdt/index.js';
 export { DatasoleError, ErrorCode } from './errors.js';
@@ -74,8 +73,11 @@ interface Opening {
 }
 
 interface Topic {
+  /** The subscription; 0 once it was refused. */
+  id: number;
   handlers: Set<EventHandler<unknown>>;
-  close(): void;
+  /** Events may have been missed. */
+  followed: boolean;
 }
 
 /** Set by `npm/build.mjs`: whether CRDTs are in this script. */
@@ -110,7 +112,8 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   readonly #calls = new Map<number, Call>();
   readonly #topics = new Map<string, Topic>();
   readonly #store: Store;
-  readonly #channels: Channels;
+  /** @internal */
+  readonly streams: Streams;
   readonly #rooms = new Map<string, Room>();
   #crdts?: CrdtStore;
   /** How far the server's clock is ahead. */
@@ -130,11 +133,10 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   /** Makes a client; has no effect on anything else. */
   constructor(options: DatasoleClientOptions) {
     this.#options = options;
-    const unsubscribe = (id: number) => this.#send({ t: 'unsubscribe', id });
-    this.#channels = new Channels((kind, key) => this.#subscribe(kind, key), unsubscribe);
+    this.streams = new Streams((message) => this.#send(message));
     this.#store = new Store({
       subscribe: (key) => this.#subscribe('state', key),
-      unsubscribe,
+      unsubscribe: (id) => this.#send({ t: 'unsubscribe', id }),
       resync: (key) => this.#send({ t: 'resync', key }),
       unasked: () => this.#status.protocol === 1,
     });
@@ -239,7 +241,10 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
    */
   on<E extends EventName<C>>(event: E, handler: EventHandler<EventData<C, E>>): void {
     let topic = this.#topics.get(event);
-    if (!topic) this.#topics.set(event, (topic = this.#follow(event)));
+    if (!topic) {
+      topic = { id: this.#subscribe('event', event), handlers: new Set(), followed: false };
+      this.#topics.set(event, topic);
+    }
     topic.handlers.add(handler);
   }
 
@@ -248,7 +253,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     const topic = this.#topics.get(event);
     if (topic?.handlers.delete(handler) && !topic.handlers.size) {
       this.#topics.delete(event);
-      topic.close();
+      this.#send({ t: 'unsubscribe', id: topic.id });
     }
   }
 
@@ -314,10 +319,9 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   registerCrdt(name: string): CrdtStore {
     if (!CRDTS) throw new Error('CRDTs are in datasole.full.iife.min.js');
     else {
-      const open = (key: string, handlers: ChannelHandlers) => this.openChannel('crdt', key, handlers);
       const now = () => Date.now() + this.#ahead;
-      const plain = () => this.#status.protocol === 1;
-      return (this.#crdts ??= new CrdtStore({ open, now, plain, storage: this.#options.crdtStorage }, name));
+      const { streams } = this;
+      return (this.#crdts ??= new CrdtStore({ streams, now, storage: this.#options.crdtStorage }, name));
     }
   }
 
@@ -330,30 +334,11 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   presence<T = any>(room: string, options?: PresenceOptions): Room<T> {
     let found = this.#rooms.get(room);
     if (!found) {
-      const open = (handlers: ChannelHandlers) => this.openChannel('presence', room, handlers);
-      this.#rooms.set(room, (found = new Room({ open, self: () => this.#status.connectionId }, options)));
+      const name = { kind: 'presence', key: room } as const;
+      const open = (stream: Stream) => this.streams.open(name, stream, options?.throttle);
+      this.#rooms.set(room, (found = new Room(open, () => this.#status.connectionId)));
     }
     return found;
-  }
-
-  /**
-   * Follows a stream of operations, presence or a document's messages, and writes to it: the low level on which CRDTs,
-   * presence and `datasole/yjs` stand. A stream may have several channels, each with a handlers object of its own; they
-   * outlive connections.
-   */
-  openChannel(kind: ChannelKind, key: string, handlers: ChannelHandlers): Channel {
-    return {
-      submit: (data) =>
-        new Promise((resolve, reject) => {
-          const encoded = encode(data);
-          if (!this.#link) throw notConnected();
-          const id = ++this.#lastId;
-          this.#calls.set(id, { resolve: resolve as Call['resolve'], reject });
-          this.#send({ t: 'submit', id, kind, key, ...encoded });
-        }),
-      notify: (data) => this.#send({ t: 'submit', id: 0, kind, key, ...encode(data) }),
-      close: this.#channels.open(kind, key, handlers),
-    };
   }
 
   /** Starts a core host, and lets it follow what is followed. */
@@ -377,7 +362,8 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     this.#link = link;
     this.#unwatch = watchPage((kind) => this.#send({ t: 'hint', kind }));
     this.#store.renew();
-    this.#channels.renew();
+    this.#renewTopics();
+    this.streams.renew();
   }
 
   /** Ends the host and all that waits for it. */
@@ -431,10 +417,12 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
         return;
       }
       case 'event': {
-        const { event, timestamp } = message;
-        const payload = { event, data: content(message, binaries), timestamp };
-        this.#channels.tell('event', event, (handlers) => handlers.entry(payload, false));
-        return;
+        const { event, data, bin, timestamp } = message;
+        const topic = this.#topics.get(event);
+        if (!topic) return;
+        // In order: first what changed before the event.
+        this.#store.settle();
+        return call(topic.handlers, { event, data: bin === undefined ? data : binaries[bin], timestamp });
       }
       case 'patch':
         return this.#store.patch(message.key, message.rev, message.ops);
@@ -444,25 +432,27 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
         this.#store.settle();
         return this.#statusArrived(message);
       case 'subscribed': {
-        const { kind, key, recovered } = message;
-        this.#channels.tell(kind, key, (handlers) => handlers.subscribed(recovered));
+        const topic = message.kind === 'event' && this.#topics.get(message.key);
+        if (!topic) return;
+        if (topic.followed && !message.recovered) call(this.#missedHandlers, message.key);
+        topic.followed = true;
         return;
       }
       case 'refused': {
         const { what, name, error } = message;
-        const refusal = new DatasoleError({ ...error, message: `${what} ${name}: ${error.message}` });
-        if (!this.#channels.refuse(what, name, refusal)) report(refusal);
-        return;
-      }
-      case 'entry': {
-        const { kind, key, whole } = message;
-        const data = content(message, binaries);
-        this.#channels.tell(kind, key, (handlers) => handlers.entry(data, !!whole));
-        return;
+        const topic = what === 'event' && this.#topics.get(name);
+        if (topic) topic.id = 0;
+        return report(new DatasoleError({ ...error, message: `${what} ${name}: ${error.message}` }));
       }
       case 'token':
-        void this.#answerToken();
-        return;
+        return void this.#answerToken();
+      case 'entry':
+      case 'settled':
+      case 'progress':
+      case 'rejected':
+      case 'ask':
+      case 'awareness':
+        return this.streams.receive(message, binaries);
     }
   }
 
@@ -473,7 +463,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
         this.#opening ??= deferred();
         if (status.serverTime) this.#ahead = status.serverTime - Date.now();
         this.#setStatus(status);
-        this.#channels.renew(true);
+        this.#renewTopics(true);
         return this.#opening?.resolve();
       case 'disconnected': {
         const reason = status.reason ?? { kind: 'unknown', message: '' };
@@ -505,27 +495,15 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     call(this.#statusHandlers, status);
   }
 
-  /** Follows an event topic. */
-  #follow(event: string): Topic {
-    const handlers: Topic['handlers'] = new Set();
-    let followed = false;
-    const close = this.#channels.open('event', event, {
-      subscribed: (recovered) => {
-        if (followed && !recovered) call(this.#missedHandlers, event);
-        followed = true;
-      },
-      entry: (payload) => {
-        // In order: first what changed before the event.
-        this.#store.settle();
-        call(handlers, payload as EventPayload);
-      },
-      refused: report,
-    });
-    return { handlers, close };
+  /** A core that knows nothing follows all topics; with a new connection, what was `refused` is asked for again. */
+  #renewTopics(refused = false): void {
+    for (const [event, topic] of this.#topics) {
+      if (!refused || !topic.id) topic.id = this.#subscribe('event', event);
+    }
   }
 
   /** Follows now, or when a host starts. */
-  #subscribe(kind: StreamKind, key: string): number {
+  #subscribe(kind: FollowedKind, key: string): number {
     const id = ++this.#lastId;
     this.#send({ t: 'subscribe', id, kind, key });
     return id;
@@ -539,11 +517,6 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
 function encode(value: unknown): Encoded {
   // A copy: it is sent later, and then transferred.
   return value instanceof Uint8Array ? { bytes: value.slice() } : { json: JSON.stringify(value) };
-}
-
-/** What a message carries: JSON, or the bytes beside the batch. */
-function content({ data, bin }: { data?: unknown; bin?: number }, binaries: Uint8Array[]): unknown {
-  return bin === undefined ? data : binaries[bin];
 }
 
 function notConnected(): DatasoleError {

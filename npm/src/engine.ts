@@ -64,36 +64,9 @@ class WasmEngine implements Engine {
   }
 
   #perform(core: Core | undefined, message: ToWorker): void {
-    if (message.t === 'init') {
-      void this.#start(message).catch((error) => this.#fail(describe(error)));
-      return;
-    }
-    if (!core) return;
-    switch (message.t) {
-      case 'connect':
-        return core.connect();
-      case 'close':
-        core.close();
-        return this.#end();
-      case 'call':
-        return core.call(message.id, message.method, message.json, message.bytes, message.timeout, message.queue);
-      case 'cancel':
-        return core.cancel(message.id);
-      case 'emit':
-        return core.emit(message.event, message.json, message.bytes, message.queue);
-      case 'subscribe':
-        return core.follow(message.id, message.kind, message.key);
-      case 'unsubscribe':
-        return core.unfollow(message.id);
-      case 'resync':
-        return core.resync(message.key);
-      case 'submit':
-        return core.submit(message.id, message.kind, message.key, message.json, message.bytes);
-      case 'hint':
-        return core.hint(message.kind);
-      case 'token':
-        return core.token(message.token, message.error);
-    }
+    if (message.t === 'init') void this.#start(message).catch((error) => this.#fail(describe(error)));
+    else if (core) perform(core, message);
+    if (message.t === 'close' && core) this.#end();
   }
 
   async #start({ v, options, wasm, wasmUrl }: ToWorker & { t: 'init' }): Promise<void> {
@@ -207,6 +180,45 @@ class WasmEngine implements Engine {
 
   #say(message: FromWorker): void {
     this.#post(JSON.stringify([message]), []);
+  }
+}
+
+/** Hands a message to a core that runs. */
+export function perform(core: Core, message: ToWorker): void {
+  switch (message.t) {
+    case 'connect':
+      return core.connect();
+    case 'close':
+      return core.close();
+    case 'call':
+      return core.call(message.id, message.method, message.json, message.bytes, message.timeout, message.queue);
+    case 'cancel':
+      return core.cancel(message.id);
+    case 'emit':
+      return core.emit(message.event, message.json, message.bytes, message.queue);
+    case 'subscribe':
+      return core.follow(message.id, message.kind, message.key);
+    case 'unsubscribe':
+      return core.unfollow(message.id);
+    case 'resync':
+      return core.resync(message.key);
+    case 'open':
+      return core.stream(message.t, message.kind, message.key, message.throttle);
+    case 'leave':
+      return core.stream(message.t, message.kind, message.key);
+    case 'edit':
+      return core.stream(message.t, message.kind, message.key, message.id, message.json, message.bytes);
+    case 'show':
+      return core.stream(message.t, message.kind, message.key, +message.now, message.json);
+    case 'aware':
+    case 'answer':
+      return core.stream(message.t, message.kind, message.key, undefined, undefined, message.bytes);
+    case 'unfit':
+      return core.stream(message.t, message.kind, message.key, +message.applied);
+    case 'hint':
+      return core.hint(message.kind);
+    case 'token':
+      return core.token(message.token, message.error);
   }
 }
 

@@ -97,18 +97,3 @@ export function report(error: unknown): void {
   if (typeof reportError === 'function') reportError(error);
   else console.error(error);
 }
-
-/** For what may be submitted again without limit: after this many milliseconds, unless the server says otherwise. */
-const RETRY_MS = 1_000;
-
-/**
- * Whether something that was submitted in vain was refused for good. Otherwise it is tried `again` later, or, where the
- * connection was lost, when the next one is heard of.
- *
- * @internal
- */
-export function refused({ code, retryAfter }: DatasoleError, again: () => void): boolean {
-  const later = retryAfter !== undefined || code === ErrorCode.Timeout || code === ErrorCode.LocalLimit;
-  if (later) setTimeout(again, retryAfter ?? RETRY_MS);
-  return !later && (code > ErrorCode.ConnectionLost || code < ErrorCode.Host);
-}

@@ -22,17 +22,3 @@ export function listen<T>(handlers: Set<(value: T) => void>, handler: (value: T)
   handlers.add(own);
   return () => handlers.delete(own);
 }
-
-/** Does it at once; what is asked for within `millis` after that, once at the end of them. */
-export function throttled(action: () => void, millis: number): () => void {
-  let timer: unknown;
-  let late = false;
-  return function ask() {
-    if ((late = !!timer)) return;
-    action();
-    timer = setTimeout(() => {
-      timer = undefined;
-      if (late) ask();
-    }, millis);
-  };
-}

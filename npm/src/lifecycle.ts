@@ -17,3 +17,12 @@ export function watchPage(hint: (kind: Hint) => void): () => void {
   }
   return () => end.abort();
 }
+
+/** Calls `hide` when the page goes into the back/forward cache, `show` when it comes back. Returns what ends it. */
+export function whileCached(hide: () => void, show: () => void): () => void {
+  if (typeof addEventListener !== 'function') return () => {};
+  const end = new AbortController();
+  addEventListener('pagehide', hide, { signal: end.signal });
+  addEventListener('pageshow', show, { signal: end.signal });
+  return () => end.abort();
+}

@@ -1,5 +1,4 @@
 /** What a client is made with, and what the host of its core is told of it. */
-import type { CrdtStorage } from './crdt/replica.js';
 import type { SocketConstructor } from './engine.js';
 import type { LinkOptions } from './link.js';
 
@@ -52,6 +51,17 @@ export interface DatasoleClientOptions {
   crdtStorage?: CrdtStorage;
   /** How long loading and an attempt to connect may take, each. Default 10,000 ms. */
   connectTimeout?: number;
+}
+
+/**
+ * Keeps operations that the server has not confirmed, so that they survive a reload: `sessionStorage`, say. Not shared by
+ * tabs: each would overwrite what the others have left.
+ */
+export interface CrdtStorage {
+  /** What was saved for a key. */
+  load(key: string): string | null | undefined | Promise<string | null | undefined>;
+  /** Saves it; `undefined`: there is nothing left. */
+  save(key: string, text: string | undefined): void;
 }
 
 /** How long an attempt may take. @internal */

@@ -1,7 +1,7 @@
 /** Presence: what the connections in a room say of themselves. */
-import type { Channel, ChannelHandlers } from './channel.js';
-import { refused, report } from './errors.js';
-import { call, guarded, listen, throttled } from './handlers.js';
+import { call, guarded, listen } from './handlers.js';
+import type { StreamMessage } from './protocol.js';
+import type { Port, Stream } from './streams.js';
 
 /** What somebody in a room says. */
 export interface Member<T = any> {
@@ -19,13 +19,6 @@ export interface PresenceOptions {
   throttle?: number;
 }
 
-/** What a room stands on. @internal */
-export interface RoomHost {
-  open(handlers: ChannelHandlers): Channel;
-  /** This connection. */
-  self(): string | undefined;
-}
-
 /**
  * A room, of which this client may be a member. Nothing is stored: a value lasts as long as its connection, and after a
  * new one this client joins again by itself.
@@ -38,19 +31,20 @@ export interface RoomHost {
  * ```
  */
 export class Room<T = any> {
-  readonly #host: RoomHost;
-  readonly #announce: () => void;
+  readonly #open: (room: Stream) => Port;
+  /** This connection. */
+  readonly #self: () => string | undefined;
   readonly #all = new Map<string, Member<T>>();
   readonly #handlers = new Set<(members: readonly Member<T>[]) => void>();
   #members: readonly Member<T>[] = [];
-  #channel?: Channel;
+  #port?: Port;
   /** What this client says, in a box; none outside the room. */
   #own?: { value: T };
 
   /** @internal */
-  constructor(host: RoomHost, { throttle = 50 }: PresenceOptions = {}) {
-    this.#host = host;
-    this.#announce = throttled(() => this.#own && this.#send(), throttle);
+  constructor(open: (room: Stream) => Port, self: () => string | undefined) {
+    this.#open = open;
+    this.#self = self;
   }
 
   /** Who is there; a new array after each change. Up to date while this client is a member or somebody subscribes. */
@@ -65,16 +59,17 @@ export class Room<T = any> {
 
   /** Replaces the value; of those in quick succession, the last one is sent. */
   update(value: T): void {
+    const joins = !this.#own;
     this.#own = { value };
     this.#follow();
-    this.#announce();
+    this.#show(joins);
   }
 
   /** Leaves the room. */
   leave(): void {
     if (!this.#own) return;
     this.#own = undefined;
-    this.#send();
+    this.#show(true);
     this.#follow();
   }
 
@@ -83,41 +78,36 @@ export class Room<T = any> {
     const end = listen(this.#handlers, handler);
     guarded(() => handler(this.#members));
     this.#follow();
-    return {
-      unsubscribe: () => {
-        end();
-        this.#follow();
-      },
-    };
+    return { unsubscribe: () => (end(), this.#follow()) };
   }
 
-  /** Hears of the room as long as that is wanted. */
-  #follow(): void {
-    if (!this.#own && !this.#handlers.size) {
-      this.#channel?.close();
-      this.#channel = undefined;
-    }
-    else this.#channel ??= this.#host.open({
-      subscribed: this.#announce,
-      entry: (data, whole) => this.#entry(data as Omit<Member<T>, 'self'>[], whole),
-      refused: report,
-    });
+  /** @internal */
+  renew(): void {
+    if (this.#own) this.#show(true);
   }
 
-  #entry(members: Omit<Member<T>, 'self'>[], whole: boolean): void {
+  /** @internal */
+  entry({ data, whole }: StreamMessage & { t: 'entry' }): void {
     if (whole) this.#all.clear();
-    for (const { id, userId, value } of members) {
+    for (const { id, userId, value } of data as Member<T>[]) {
       if (value === undefined) this.#all.delete(id);
-      else this.#all.set(id, { id, userId, value, self: id === this.#host.self() });
+      else this.#all.set(id, { id, userId, value, self: id === this.#self() });
     }
     this.#members = [...this.#all.values()];
     call(this.#handlers, this.#members);
   }
 
-  #send(): void {
-    const value = this.#own && (this.#own.value ?? null);
-    this.#channel?.submit(value).catch((error) => {
-      if (refused(error, this.#announce)) report(error);
-    });
+  /** Has the room open as long as that is wanted. */
+  #follow(): void {
+    if (this.#own || this.#handlers.size) this.#port ??= this.#open(this);
+    else if (this.#port) {
+      this.#port.send({ t: 'leave' });
+      this.#port.close();
+      this.#port = undefined;
+    }
+  }
+
+  #show(now: boolean): void {
+    this.#port?.send({ t: 'show', now, json: this.#own && JSON.stringify(this.#own.value ?? null) });
   }
 }

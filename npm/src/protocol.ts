@@ -3,15 +3,15 @@
  *
  * Order: `here` → `init` → `ready`, then anything. Both sides post arrays; order is meaning. Towards main an array is
  * one JSON text ({@link Batch}): wasm writes it around payloads that are JSON already, so one `JSON.parse` reads all.
- * Main allocates the ids of calls and subscriptions (u32); every call gets exactly one `done`.
+ * Main allocates the ids of calls and subscriptions (u32); every call gets exactly one `done`. Streams that are open are
+ * named by kind and key; main numbers the edits of each, and every edit of a CRDT gets exactly one `settled`.
  */
 import type { CoreOptions } from '../generated/datasole_wasm.js';
-import type { ChannelKind } from './channel.js';
 import type { ErrorBody } from './errors.js';
 import type { Status } from './status.js';
 
 /** Both sides must have the same. */
-export const PROTOCOL_VERSION = 1;
+export const PROTOCOL_VERSION = 2;
 
 /** JSON text, or raw bytes, or neither. */
 export interface Encoded {
@@ -29,18 +29,40 @@ export type ToWorker =
   | ({ t: 'call'; id: number; method: string; timeout?: number; queue: boolean } & Encoded)
   | { t: 'cancel'; id: number }
   | ({ t: 'emit'; event: string; queue: boolean } & Encoded)
-  | { t: 'subscribe'; id: number; kind: StreamKind; key: string }
+  | { t: 'subscribe'; id: number; kind: FollowedKind; key: string }
   | { t: 'unsubscribe'; id: number }
   /** Main's mirror of a state has lost step. */
   | { t: 'resync'; key: string }
-  /** An operation, a presence value or a document's message; answered by `done` unless the id is 0. */
-  | ({ t: 'submit'; id: number; kind: StreamKind; key: string } & Encoded)
+  | (StreamName & StreamCommand)
   | { t: 'hint'; kind: Hint }
   /** Answers `token`. */
   | { t: 'token'; token?: string; error?: string };
 
-/** What the entries of a stream are. */
-export type StreamKind = 'state' | 'event' | ChannelKind;
+/** Streams that are followed. */
+export type FollowedKind = 'state' | 'event';
+
+/** A stream that is open: the core keeps what is sent to it until that has an outcome. */
+export interface StreamName {
+  kind: 'crdt' | 'presence' | 'doc';
+  key: string;
+}
+
+/** What main does with a stream that is open. */
+export type StreamCommand =
+  /** Opens it; presence and awareness leave at most every `throttle` milliseconds. */
+  | { t: 'open'; throttle?: number }
+  /** Leaves it; edits are still sent. */
+  | { t: 'leave' }
+  /** A CRDT's operation or a document's update; `id` is greater than that of the stream's last edit. */
+  | ({ t: 'edit'; id: number } & Encoded)
+  /** What is shown in a room; without JSON, nothing any more. `now` skips the throttle. */
+  | { t: 'show'; now: boolean; json?: string }
+  /** The awareness of a document's own clients; without bytes, nothing any more. */
+  | { t: 'aware'; bytes?: Uint8Array }
+  /** Answers the oldest `ask` of a document, but those for awareness. */
+  | { t: 'answer'; bytes: Uint8Array }
+  /** The last `entry` could not be applied; `applied`: one could since the last time this was said. */
+  | { t: 'unfit'; applied: boolean };
 
 /** What the page noticed. */
 export type Hint = 'online' | 'offline' | 'visible' | 'hidden';
@@ -62,12 +84,32 @@ export type FromWorker =
   | { t: 'snapshot'; key: string; rev: number; value?: unknown }
   /** RFC 6902 operations that lead from `rev - 1` to `rev`. */
   | { t: 'patch'; key: string; rev: number; ops: unknown[] }
-  /** A CRDT's operation, a room's members or a document's message; `whole` replaces everything before it. */
-  | { t: 'entry'; kind: string; key: string; rev: number; data?: unknown; bin?: number; whole?: true }
+  | StreamMessage
   /** A token is needed. */
   | { t: 'token' }
   /** The host is unusable and must be replaced. */
   | { t: 'fatal'; message: string };
+
+/** About a stream that is open; without a `kind`, a document. */
+export type StreamMessage =
+  /** A CRDT's operation, a room's members or a document's update; `whole` replaces everything before it. */
+  | { t: 'entry'; kind: string; key: string; rev: number; data?: unknown; bin?: number; whole?: true }
+  /** The outcome of an edit: refused for good, or stored; `returns`: it comes, or has come, as an entry. */
+  | { t: 'settled'; kind: string; key: string; id: number; returns?: boolean; error?: ErrorBody }
+  /** How far a stream is. `pending` edits have no outcome; of a document every edit up to `stored` is stored. */
+  | { t: 'progress'; kind: string; key: string; phase: SyncPhase; pending: number; stored: number; error?: ErrorBody }
+  /** The server refused something of ours for good: an operation, a presence value (`data`) or an update. */
+  | { t: 'rejected'; kind: string; key: string; error: ErrorBody; data?: unknown }
+  /** The core needs a part of the document; `bins` are indices as `bin` is. */
+  | { t: 'ask'; key: string; what: Question; bins?: number[] }
+  /** The awareness of others. */
+  | { t: 'awareness'; key: string; bin: number };
+
+/** What is known of the server's value; `unreadable`: it is not told, but takes what is sent. */
+export type SyncPhase = 'loading' | 'synced' | 'unreadable' | 'refused';
+
+/** Of a document: its state vector, what a peer with such a vector lacks, updates as one, its own awareness. */
+export type Question = 'stateVector' | 'difference' | 'merge' | 'awareness';
 
 /** Messages to main in one piece: their JSON array as text or UTF-8, and after it the bytes they refer to. */
 export type Batch = BatchText | [BatchText, ...Uint8Array[]];

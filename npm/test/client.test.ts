@@ -489,7 +489,15 @@ describe('a worker that fails', () => {
       const seen: unknown[] = [];
       client.subscribeState('k', (value) => seen.push(value));
       client.on('chat', () => {});
+      const votes = client.crdt.counter('votes');
+      for (const by of [1, 10, 100]) votes.increment(by);
+      client.presence('lobby').join('ann');
+      await settled();
+      const [first] = worker.of('edit');
       worker.say({ t: 'snapshot', key: 'k', rev: 5, value: 'before' });
+      const about = { kind: 'crdt', key: 'votes' };
+      worker.say({ t: 'settled', ...about, id: first!.id, returns: true }, { t: 'entry', ...about, rev: 1, data: JSON.parse(first!.json!) });
+      assert.equal(client.crdt.pending, 2);
       const call = client.rpc('m');
       fail(worker);
       await assert.rejects(call, { name: 'DatasoleError', code: -32106 });
@@ -502,8 +510,10 @@ describe('a worker that fails', () => {
       assert.equal(next.of('init')[0]!.options.retryFirst, true);
       assert.deepEqual(
         next.received.map(({ t }) => t),
-        ['init', 'subscribe', 'subscribe', 'connect', 'connect'],
+        ['init', 'subscribe', 'subscribe', 'open', 'edit', 'edit', 'open', 'show', 'connect', 'connect'],
       );
+      assert.deepEqual(next.of('edit'), worker.of('edit').slice(1));
+      assert.deepEqual([votes.value(), client.crdt.pending], [111, 2]);
       next.say({ t: 'status', state: 'connecting' });
       await settled();
       assert.deepEqual([client.getConnectionState(), back], ['reconnecting', false]);

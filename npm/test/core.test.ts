@@ -232,6 +232,34 @@ describe('version 2', () => {
     assert.deepEqual(seen, [{ state: 'connected', protocol: 2, connectionId: 'c1', userId: 'ann' }]);
   });
 
+  it("tells the server's clock", async () => {
+    FakeSocket.serve = (socket) => {
+      socket.accept('datasole.v2');
+      socket.frame(OP.hello, { ...HELLO, time: 1_700_000_000_000 });
+    };
+    const client = makeClient();
+    await client.connect();
+    let serverTime: number | undefined;
+    client.onStatus((status) => (serverTime = status.serverTime));
+    assert.equal(serverTime, 1_700_000_000_000);
+  });
+
+  it('asks again for a topic that was refused, with a new connection', async () => {
+    const { client, socket } = await connected('v2', { reconnectInterval: 1 });
+    const consoleError = console.error;
+    console.error = () => {};
+    socket.onframe = ({ opcode, correlation }) => {
+      if (opcode === OP.subscribe) socket.frame(OP.error, { message: 'no', code: -32603 }, correlation);
+    };
+    client.on('chat', () => {});
+    await settled();
+    console.error = consoleError;
+    socket.drop(1006);
+    while (client.getConnectionState() !== 'connected') await settled();
+    await settled();
+    assert.deepEqual(sent(FakeSocket.all.at(-1)!, OP.subscribe).map((frame) => frame.payload), [{ kind: 'event', key: 'chat' }]);
+  });
+
   it('carries raw bytes both ways, in calls and events', async () => {
     const { client, socket } = await connected('v2');
     const { onframe } = socket;
@@ -513,7 +541,7 @@ describe('connecting', () => {
     FakeSocket.serve = (socket) => {
       socket.onframe = ({ opcode, correlation, payload }) => {
         if (opcode !== OP.auth) return;
-        assert.deepEqual(payload, { token: 'secret' });
+        assert.deepEqual(payload, { token: 'secret', features: ['batch'] });
         socket.frame(OP.authed, { userId: 'ann' }, correlation);
         socket.frame(OP.hello, HELLO);
       };

@@ -25,6 +25,8 @@ export const OP = {
   ack: 0x17,
   presence: 0x1a,
   doc: 0x1b,
+  client: 0x1c,
+  batch: 0x1d,
   requestBinary: 0x20,
   responseBinary: 0x21,
   eventBinary: 0x23,
@@ -38,6 +40,11 @@ export interface Frame {
   opcode: number;
   correlation: number;
   payload: any;
+}
+
+/** A frame that was read, and its payload's bytes. */
+export interface Decoded extends Frame {
+  raw: Uint8Array;
 }
 
 export class FakeSocket {
@@ -114,13 +121,13 @@ export function encode({ opcode, correlation, payload }: Frame): Uint8Array {
 }
 
 /** The payload is parsed where it is JSON, else the bytes. */
-export function decode(message: Uint8Array): Frame {
+export function decode(message: Uint8Array): Decoded {
   const bytes = Buffer.from(message[0] === 0x78 ? inflateSync(message) : message);
-  const raw = bytes.subarray(9, 9 + bytes.readUInt32BE(5));
+  const raw = new Uint8Array(bytes.subarray(9, 9 + bytes.readUInt32BE(5)));
   const opcode = bytes.readUInt8(0);
-  const binary = opcode >= 0x20 || opcode === OP.doc;
-  const payload = binary ? new Uint8Array(raw) : JSON.parse(raw.toString('utf8'));
-  return { opcode, correlation: bytes.readUInt32BE(1), payload };
+  const binary = opcode >= 0x20 || opcode === OP.doc || opcode === OP.batch;
+  const payload = binary ? raw : JSON.parse(Buffer.from(raw).toString('utf8'));
+  return { opcode, correlation: bytes.readUInt32BE(1), payload, raw };
 }
 
 export function hex(text: string): Uint8Array {

@@ -1,58 +1,46 @@
-// CRDTs and presence on channels whose other end is the test.
+// CRDTs and presence on streams whose other end is the test.
 import assert from 'node:assert/strict';
-import { before, describe, it, mock } from 'node:test';
-import type { Channel, ChannelHandlers } from '../src/channel.js';
+import { before, describe, it } from 'node:test';
 import { PNCounter, type CrdtOperation, type CrdtState } from '../src/crdt/index.js';
 import { CrdtStore } from '../src/crdt/store.js';
-import { DatasoleError, ErrorCode } from '../src/errors.js';
+import { ErrorCode } from '../src/errors.js';
 import { Room } from '../src/presence.js';
+import type { StreamCommand, StreamMessage, StreamName, ToWorker } from '../src/protocol.js';
+import { Streams } from '../src/streams.js';
 
-/** What was submitted, and how to answer it. */
-interface Submitted {
-  data: any;
-  done(): void;
-  fail(code: number, retryAfter?: number): void;
-}
+/** Streams, and what was sent to the core. */
+class FakeCore {
+  sent: (StreamName & StreamCommand)[] = [];
+  readonly streams = new Streams((message: ToWorker) => this.sent.push(message as StreamName & StreamCommand));
 
-class FakeChannel implements Channel {
-  readonly submitted: Submitted[] = [];
-  closed = false;
+  constructor(readonly name: StreamName) {}
 
-  constructor(readonly handlers: ChannelHandlers) {}
-
-  submit(data?: unknown): Promise<void> {
-    return new Promise((resolve, reject) => {
-      const fail = (code: number, retryAfter?: number) =>
-        reject(new DatasoleError({ code, message: 'no', retryable: false, retryAfter }));
-      this.submitted.push({ data: structuredClone(data), done: resolve, fail });
-    });
+  /** What was sent since the last look. */
+  take(): (StreamName & StreamCommand)[] {
+    return this.sent.splice(0);
   }
 
-  notify(): void {}
-
-  close(): void {
-    this.closed = true;
+  /** The operations among them, and their numbers. */
+  edits(): { id: number; op: CrdtOperation }[] {
+    return this.take().flatMap((one) => (one.t === 'edit' ? [{ id: one.id, op: JSON.parse(one.json!) }] : []));
   }
 
-  /** What was submitted since the last look. */
-  take(): Submitted[] {
-    return this.submitted.splice(0);
+  /** As it comes from the worker. */
+  say(t: StreamMessage['t'], members: object): void {
+    this.streams.receive(JSON.parse(JSON.stringify({ t, ...this.name, rev: 0, ...members })), []);
   }
 }
 
-/** A store, and the channel of the last key that was registered. */
-function makeStore(options: { plain?: boolean; saved?: string } = {}) {
-  const channels: FakeChannel[] = [];
+/** A store, and the core of the key `k`. */
+function makeStore(options: { saved?: string } = {}) {
+  const core = new FakeCore({ kind: 'crdt', key: 'k' });
   const saved: (string | undefined)[] = [];
-  const open = (_: string, handlers: ChannelHandlers) => {
-    channels.push(new FakeChannel(handlers));
-    return channels.at(-1)!;
-  };
   const storage = { load: () => options.saved, save: (_: string, text?: string) => void saved.push(text) };
-  const store = new CrdtStore({ open, now: () => 1000, plain: () => !!options.plain, storage }, 'app');
-  return { store, saved, channel: () => channels.at(-1)! };
+  const store = new CrdtStore({ streams: core.streams, now: () => 1000, storage }, 'app');
+  return { store, saved, core };
 }
 
+const REFUSED = { code: ErrorCode.Forbidden, message: 'no', retryable: false };
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 let reported: any[] = [];
 
@@ -77,114 +65,141 @@ describe('a store', () => {
     assert.equal(store.get('x'), undefined);
   });
 
-  it('sends operations by itself, tells of them, and does not mind being told to', async () => {
-    const { store, channel } = makeStore();
+  it('hands operations over by itself, tells of them, and does not mind being told to', async () => {
+    const { store, core } = makeStore();
     const [ops, pending]: [unknown[], number[]] = [[], []];
     store.onOps((one) => ops.push(one));
     store.onPending((count) => pending.push(count));
-    const votes = store.register('votes', 'pn-counter');
+    const votes = store.register('k', 'pn-counter');
     const op = votes.increment(5);
     store.queueOperation(op);
     assert.deepEqual([votes.value(), votes.pending, store.pending], [5, 1, 1]);
-    assert.deepEqual(ops, [{ key: 'votes', op }]);
-    assert.equal(store.drainPendingOps().length, 1);
-    const sent = channel().take();
-    assert.deepEqual(sent.map(({ data }) => data.counter), [1]);
-    sent[0]!.done();
+    assert.deepEqual(ops, [{ key: 'k', op }]);
+    assert.deepEqual(store.drainPendingOps(), [{ key: 'k', op }]);
+    const name = { kind: 'crdt', key: 'k' };
+    assert.deepEqual(core.take(), [
+      { ...name, t: 'open', throttle: undefined },
+      { ...name, t: 'edit', id: 1, json: JSON.stringify(op) },
+    ]);
+    await turn();
+    core.say('settled', { id: 1, returns: true });
     await turn();
     assert.deepEqual([votes.value(), store.pending], [5, 0]);
     assert.deepEqual(pending, [0, 1, 0]);
   });
 
-  it('keeps 64 operations under way, in order', async () => {
-    const { store, channel } = makeStore();
-    const votes = store.register('votes', 'pn-counter');
-    for (let count = 0; count < 100; count++) votes.increment();
-    const sent = channel().take();
-    assert.equal(sent.length, 64);
-    sent[0]!.done();
-    await turn();
-    assert.deepEqual(channel().take().map(({ data }) => data.counter), [65]);
-  });
-
-  it('sends again what the server has not, after its state', async () => {
-    const { store, channel } = makeStore();
-    const votes = store.register('votes', 'pn-counter');
-    const ops = [votes.increment(1), votes.increment(10), votes.increment(100)];
-    for (const { fail } of channel().take()) fail(ErrorCode.ConnectionLost);
-    await turn();
-    assert.deepEqual(channel().take(), []);
-    channel().handlers.subscribed(false);
-    assert.deepEqual(channel().take(), []);
+  it('is pending until everything is settled, and keeps on top what has still to come', async () => {
+    const { store, core, saved } = makeStore();
+    const votes = store.register('k', 'pn-counter');
+    for (const by of [1, 10, 100]) votes.increment(by);
+    assert.equal(store.pending, 3);
+    const [one, , three] = core.edits();
+    core.say('settled', { id: 1, returns: true });
+    core.say('settled', { id: 1, returns: true });
+    assert.equal(store.pending, 2);
     const server = new PNCounter('server');
     server.increment(1000);
-    server.apply(ops[0]!);
-    channel().handlers.entry(JSON.parse(JSON.stringify(server.state())), true);
-    assert.deepEqual(channel().take().map(({ data }) => [data.counter, data.done]), [[2, 1], [3, 1]]);
-    assert.deepEqual([votes.value(), votes.pending], [1111, 2]);
+    core.say('entry', { data: server.state(), whole: true });
+    assert.deepEqual([votes.value(), store.pending], [1111, 2]);
+    await turn();
+    assert.equal(JSON.parse(saved.at(-1)!).length, 3);
+    // The entry before its outcome, and an outcome without an entry.
+    core.say('entry', { data: three!.op });
+    assert.deepEqual([votes.value(), store.pending], [1111, 1]);
+    core.say('settled', { id: 3, returns: true });
+    core.say('settled', { id: 2, returns: false });
+    assert.deepEqual([votes.value(), store.pending], [1111, 0]);
+    // What is shown is made anew.
+    votes.increment(7);
+    core.say('settled', { id: 4, error: REFUSED });
+    assert.deepEqual([votes.value(), store.pending], [1111, 0]);
+    core.say('entry', { data: one!.op });
+    await turn();
+    assert.deepEqual([votes.value(), store.pending, saved.at(-1)], [1111, 0, undefined]);
   });
 
   it('counts nothing twice, whatever comes again', async () => {
-    const { store, channel } = makeStore();
-    const votes = store.register('votes', 'pn-counter');
+    const { store, core } = makeStore();
+    const votes = store.register('k', 'pn-counter');
     const op = votes.increment(5);
-    const [sent] = channel().take();
-    for (let times = 0; times < 3; times++) channel().handlers.entry(structuredClone(op), false);
-    sent!.done();
-    await turn();
+    for (let times = 0; times < 3; times++) core.say('entry', { data: op });
+    core.say('settled', { id: 1, returns: true });
     assert.deepEqual([votes.value(), votes.pending], [5, 0]);
+    assert.deepEqual(core.take().map(({ t }) => t), ['open', 'edit']);
   });
 
-  it('takes a refused operation back, tells why, and fills its place', async () => {
-    const { store, channel } = makeStore();
-    const votes = store.register('votes', 'pn-counter');
+  it('takes a refused operation back, and tells why', () => {
+    const { store, core } = makeStore();
+    const votes = store.register('k', 'pn-counter');
     votes.increment(5);
     votes.increment(1);
     reported = [];
-    channel().take()[0]!.fail(ErrorCode.Forbidden);
-    await turn();
-    assert.equal(votes.value(), 1);
-    assert.equal(reported[0].code, ErrorCode.Forbidden);
-    const [none] = channel().take();
-    assert.deepEqual([none!.data.op, none!.data.counter], ['none', 1]);
-    none!.fail(ErrorCode.Forbidden);
-    await turn();
-    assert.equal(store.pending, 1);
+    core.say('rejected', { error: REFUSED });
+    core.say('settled', { id: 1, error: REFUSED });
+    assert.deepEqual([votes.value(), votes.pending], [1, 1]);
+    assert.deepEqual(reported.map(({ code, message }) => [code, message]), [[ErrorCode.Forbidden, 'crdt k: no']]);
   });
 
-  it('tries again what the server has no room for now', async () => {
-    const { store, channel } = makeStore();
-    const votes = store.register('votes', 'pn-counter');
-    votes.increment(5);
-    mock.timers.enable({ apis: ['setTimeout'] });
-    channel().take()[0]!.fail(ErrorCode.Limit, 200);
-    await turn();
-    mock.timers.tick(199);
-    assert.deepEqual(channel().take(), []);
-    mock.timers.tick(1);
-    assert.equal(channel().take().length, 1);
-    mock.timers.reset();
+  it('tells once that it is refused', () => {
+    const { store, core } = makeStore();
+    store.register('k', 'pn-counter');
+    reported = [];
+    const progress = { phase: 'unreadable', pending: 0, stored: 0, error: REFUSED };
+    core.say('progress', progress);
+    core.say('progress', { ...progress, pending: 1 });
+    assert.equal(reported.length, 1);
+    core.say('progress', { ...progress, phase: 'synced', error: undefined });
+    core.say('progress', progress);
+    assert.equal(reported.length, 2);
+  });
+
+  it('says when an entry does not fit, and whether one did before', () => {
+    const { store, core } = makeStore();
+    const votes = store.register('k', 'pn-counter');
+    const op = votes.increment(5);
+    core.take();
+    for (const data of [null, 1, {}, { ...op, nodeId: 'other', type: 'g-set' }]) core.say('entry', { data });
+    core.say('entry', { data: op });
+    core.say('entry', { data: { type: 'lww-map' }, whole: true });
+    assert.deepEqual(
+      core.take().map((one) => one.t === 'unfit' && one.applied),
+      [false, false, false, false, true],
+    );
     assert.equal(votes.value(), 5);
   });
 
   it('follows the server where it corrects a clock', () => {
-    const { store, channel } = makeStore();
-    const title = store.register('title', 'lww-register');
+    const { store, core } = makeStore();
+    const title = store.register('k', 'lww-register');
     const op = title.set('mine', 9_000_000);
-    channel().handlers.entry({ ...op, timestamp: 2000 }, false);
-    channel().handlers.entry({ ...op, nodeId: 'other', timestamp: 3000, value: 'theirs' }, false);
+    core.say('entry', { data: { ...op, timestamp: 2000 } });
+    core.say('entry', { data: { ...op, nodeId: 'other', timestamp: 3000, value: 'theirs' } });
     assert.equal(title.value(), 'theirs');
   });
 
+  it('hands everything that is not settled to a new core', () => {
+    const { store, core } = makeStore();
+    const votes = store.register('k', 'pn-counter');
+    votes.increment(1);
+    votes.increment(10);
+    core.say('settled', { id: 1, returns: true });
+    core.take();
+    core.streams.renew();
+    const [open, ...edits] = core.take();
+    assert.deepEqual([open!.t, edits.map((one) => one.t === 'edit' && one.id)], ['open', [1, 2]]);
+    core.say('settled', { id: 1, returns: true });
+    assert.equal(votes.pending, 1);
+  });
+
   it('is not harmed by what makes no sense', () => {
-    const { store, channel } = makeStore();
-    const votes = store.register('votes', 'pn-counter');
+    const { store, core } = makeStore();
+    const votes = store.register('k', 'pn-counter');
     const op = votes.increment(5);
     const other = { ...op, nodeId: 'other' };
     const bad = [{ value: NaN }, { value: 1e300 }, { value: '1' }, { counter: 0 }, { type: 'g-set' }, { op: 'set' }];
     for (const part of bad) assert.equal(votes.apply({ ...other, ...part } as CrdtOperation), false);
     for (const state of [{}, { type: 'pn-counter' }, { ...votes.state(), metadata: 1 }, []]) {
-      channel().handlers.entry(state, true);
+      core.say('entry', { data: state, whole: true });
       assert.equal(votes.merge(state as CrdtState), false);
     }
     assert.equal(votes.value(), 5);
@@ -211,30 +226,32 @@ describe('a store', () => {
 
   it('saves what was not sent, and sends it after a reload', async () => {
     const before = makeStore();
-    before.store.register('votes', 'pn-counter').increment(5);
+    before.store.register('k', 'pn-counter').increment(5);
     await turn();
-    const { store, saved, channel } = makeStore({ saved: before.saved.at(-1) });
-    const votes = store.register('votes', 'pn-counter');
+    const { store, saved, core } = makeStore({ saved: before.saved.at(-1) });
+    const votes = store.register('k', 'pn-counter');
+    votes.increment(1);
     await turn();
-    assert.deepEqual([votes.value(), votes.pending], [5, 1]);
-    const [sent] = channel().take();
-    channel().handlers.entry(sent!.data, false);
-    sent!.done();
+    assert.deepEqual([votes.value(), votes.pending], [6, 2]);
+    const edits = core.edits();
+    assert.deepEqual(edits.map(({ id, op }) => [id, op.counter, op.nodeId === votes.nodeId]), [[1, 1, true], [2, 1, false]]);
+    for (const { id, op } of edits) {
+      core.say('entry', { data: op });
+      core.say('settled', { id, returns: true });
+    }
     await turn();
-    assert.deepEqual([votes.value(), votes.pending, saved.at(-1)], [5, 0, undefined]);
+    assert.deepEqual([votes.value(), votes.pending, saved.at(-1)], [6, 0, undefined]);
   });
 
-  it('takes the word of a version 1 server, and keeps what is later', async () => {
-    const { store, channel } = makeStore({ plain: true });
-    const votes = store.register('votes', 'pn-counter');
+  it('takes the word of a version 1 server, and keeps what is later', () => {
+    const { store, core } = makeStore();
+    const votes = store.register('k', 'pn-counter');
     votes.increment(5);
-    channel().handlers.subscribed(false);
-    for (const { done } of channel().take()) done();
-    await turn();
+    core.say('settled', { id: 1, returns: false });
     assert.deepEqual([votes.value(), votes.pending], [5, 0]);
     const metadata = { type: 'pn-counter', nodeId: 'b', timestamp: 1, version: 1 };
     const vector = { increments: { b: 3, [votes.nodeId]: 5 }, decrements: { b: 1 } };
-    channel().handlers.entry({ type: 'pn-counter', value: 7, metadata: { ...metadata, vector } }, true);
+    core.say('entry', { data: { type: 'pn-counter', value: 7, metadata: { ...metadata, vector } }, whole: true });
     assert.equal(votes.value(), 7);
   });
 
@@ -255,62 +272,57 @@ describe('a store', () => {
 
 describe('a room', () => {
   function makeRoom() {
-    const channels: FakeChannel[] = [];
-    const open = (handlers: ChannelHandlers) => {
-      channels.push(new FakeChannel(handlers));
-      return channels.at(-1)!;
-    };
-    return { room: new Room({ open, self: () => 'c1' }, { throttle: 50 }), channel: () => channels.at(-1)!, channels };
+    const core = new FakeCore({ kind: 'presence', key: 'r' });
+    const room = new Room((room) => core.streams.open(core.name, room, 20), () => 'c1');
+    /** What was sent, in short. */
+    const sent = () => core.take().map((one) => (one.t === 'show' ? [one.json, one.now] : one.t));
+    return { room, core, sent };
   }
 
-  const values = (channel: FakeChannel) => channel.take().map(({ data }) => data);
-
-  it('announces at once, then at most once in a while, the last value always', () => {
-    mock.timers.enable({ apis: ['setTimeout'] });
-    const { room, channel } = makeRoom();
-    room.join(1);
-    room.update(2);
-    room.update(3);
-    assert.deepEqual(values(channel()), [1]);
-    mock.timers.tick(50);
-    assert.deepEqual(values(channel()), [3]);
-    mock.timers.tick(50);
-    assert.deepEqual(values(channel()), []);
-    room.update(4);
-    assert.deepEqual(values(channel()), [4]);
-    room.update(5);
+  it('is open while this client is a member or somebody listens, and shows values', () => {
+    const { room, sent } = makeRoom();
+    room.join(null);
+    assert.deepEqual(sent(), ['open', ['null', true]]);
+    room.update({ name: 'Ann' });
+    assert.deepEqual(sent(), [['{"name":"Ann"}', false]]);
+    const { unsubscribe } = room.subscribe(() => {});
     room.leave();
-    mock.timers.tick(100);
-    assert.deepEqual(values(channel()), [undefined]);
-    mock.timers.reset();
+    room.leave();
+    assert.deepEqual(sent(), [[undefined, true]]);
+    room.join(1);
+    unsubscribe();
+    assert.deepEqual(sent(), [['1', true]]);
+    room.leave();
+    assert.deepEqual(sent(), [[undefined, true], 'leave']);
+    room.join(undefined);
+    assert.deepEqual(sent(), ['open', ['null', true]]);
   });
 
-  it('joins again on every connection', () => {
-    mock.timers.enable({ apis: ['setTimeout'] });
-    const { room, channel } = makeRoom();
-    room.join(null);
-    mock.timers.tick(50);
-    channel().handlers.subscribed(false);
-    assert.deepEqual(values(channel()), [null, null]);
+  it('is entered again in a new core', () => {
+    const { room, core, sent } = makeRoom();
+    room.join(1);
+    room.update(2);
+    sent();
+    core.streams.renew();
+    assert.deepEqual(sent(), ['open', ['2', true]]);
     room.leave();
-    mock.timers.tick(50);
-    assert.ok(channel().closed);
-    mock.timers.reset();
+    sent();
+    core.streams.renew();
+    assert.deepEqual(sent(), []);
   });
 
   it('lists who is there', () => {
-    const { room, channel, channels } = makeRoom();
+    const { room, core } = makeRoom();
     const seen: unknown[] = [];
     const { unsubscribe } = room.subscribe((members) => seen.push(members.map(({ id, value, self }) => [id, value, self])));
     const [ann, bob] = [{ id: 'c1', userId: 'ann', value: 1 }, { id: 'c2', userId: 'bob', value: null }];
-    channel().handlers.entry([ann, bob], true);
-    channel().handlers.entry([{ id: 'c1', userId: 'ann' }], false);
-    channel().handlers.entry([ann], true);
+    core.say('entry', { data: [ann, bob], whole: true });
+    core.say('entry', { data: [{ id: 'c1', userId: 'ann' }] });
+    core.say('entry', { data: [ann], whole: true });
     assert.deepEqual(seen, [[], [['c1', 1, true], ['c2', null, false]], [['c2', null, false]], [['c1', 1, true]]]);
     assert.equal(room.members.length, 1);
     unsubscribe();
-    assert.ok(channel().closed);
-    room.subscribe(() => {});
-    assert.equal(channels.length, 2);
+    core.say('entry', { data: [], whole: true });
+    assert.equal(room.members.length, 1, 'nobody keeps it up to date');
   });
 });

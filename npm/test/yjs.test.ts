@@ -1,16 +1,20 @@
-// The provider for Yjs documents, on a channel whose other end is a server made of the test's own Y.Doc.
+// The provider for Yjs documents on the real wasm core, in-thread, with a server made of the test's own Y.Doc.
 import assert from 'node:assert/strict';
-import { afterEach, describe, it } from 'node:test';
+import { afterEach, beforeEach, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import * as awarenessProtocol from 'y-protocols/awareness';
 import * as Y from 'yjs';
-import type { Channel, ChannelHandlers } from '../src/channel.js';
-import { DatasoleError, ErrorCode } from '../src/errors.js';
-import type { Status } from '../src/status.js';
-import { DatasoleProvider, type ChannelClient, type DatasoleProviderOptions } from '../src/yjs.js';
+import { DatasoleClient } from '../src/client.js';
+import { ErrorCode } from '../src/errors.js';
+import { DatasoleProvider, type DatasoleProviderOptions } from '../src/yjs.js';
+import { FakeSocket, HELLO, OP, settled, type Frame } from './fake-socket.js';
 
-/** A message as other implementations of the protocol write it; lengths here are below 128. */
-const message = (head: number[], content: Uint8Array) => Uint8Array.from([...head, ...varuint(content.length), ...content]);
+const wasmUrl = fileURLToPath(new URL('../../../npm/generated/datasole_wasm_bg.wasm', import.meta.url));
+const CHANNEL = 7;
+
 const varuint = (n: number): number[] => (n < 128 ? [n] : [(n % 128) | 128, ...varuint(Math.floor(n / 128))]);
+/** A message as other implementations of the protocol write it. */
+const message = (head: number[], content: Uint8Array) => [...head, ...varuint(content.length), ...content];
 
 /** What follows the head and the length. */
 function content(message: Uint8Array, head: number): Uint8Array {
@@ -19,302 +23,395 @@ function content(message: Uint8Array, head: number): Uint8Array {
   return message.subarray(at + 1);
 }
 
-/** Documents, clients and what goes between them. */
-class Server {
-  readonly doc = new Y.Doc();
-  readonly members = new Set<Client>();
-  /** Answers to submissions: undefined is an acknowledgement, null none at all. */
-  answer: (bytes: Uint8Array) => DatasoleError | undefined | null = () => undefined;
+/** What the server does with an update: acknowledges, refuses, or nothing. */
+type Answer = undefined | null | { code: number; retryAfter?: number };
 
-  client(options?: DatasoleProviderOptions, doc = new Y.Doc()): Client {
-    return new Client(this, doc, options);
-  }
-}
+let seq = 0;
+let server: Y.Doc;
+/** Who has the document open, and the messages that came of them. */
+let members: Map<FakeSocket, Uint8Array[]>;
+let answer: (step: number) => Answer;
+/** Answers that are owed. */
+let owed: (() => void)[];
+let ends: (() => void)[];
 
-class Client {
-  readonly sent: Uint8Array[] = [];
-  readonly errors: any[] = [];
-  readonly client: ChannelClient;
-  readonly provider: DatasoleProvider;
-  readonly unanswered: (() => void)[] = [];
-  status!: (status: Status) => void;
-  handlers!: ChannelHandlers;
-  opened = 0;
-
-  constructor(
-    readonly server: Server,
-    readonly doc: Y.Doc,
-    options?: DatasoleProviderOptions,
-  ) {
-    const onStatus = (handler: (status: Status) => void) => {
-      this.status = handler;
-      handler({ state: 'connecting' });
-      return () => {};
-    };
-    this.client = { openChannel: (_kind, _key, handlers) => this.#open(handlers), onStatus };
-    this.provider = new DatasoleProvider(this.client, 'k', doc, options);
-    this.provider.on('error', (error) => this.errors.push(error));
-    opened.push(this);
-  }
-
-  #open(handlers: ChannelHandlers): Channel {
-    // Of the first provider: others on this client hear nothing from the server.
-    this.handlers ??= handlers;
-    this.opened++;
-    return {
-      submit: async (data) => this.#submit(data as Uint8Array),
-      notify: (data) => this.#notify(data),
-      close: () => this.server.members.delete(this),
-    };
-  }
-
-  get text(): string {
-    return this.doc.getText('t').toString();
-  }
-
-  type(text: string): void {
-    const all = this.doc.getText('t');
-    all.insert(all.length, text);
-  }
-
-  connect(): void {
-    this.server.members.add(this);
-    this.status({ state: 'connected' });
-    this.handlers.subscribed(false);
-    this.#hear([0, 0], Y.encodeStateVector(this.server.doc));
-  }
-
-  disconnect(): void {
-    this.server.members.delete(this);
-    this.status({ state: 'reconnecting' });
-  }
-
-  #hear(head: number[], bytes: Uint8Array): void {
-    this.handlers.entry(message(head, bytes), false);
-  }
-
-  #notify(data: Uint8Array): void {
-    if (!this.server.members.has(this)) return;
-    this.sent.push(data);
-    if (data[0] === 1) {
-      for (const other of this.server.members) if (other !== this) other.handlers.entry(data, false);
-    } else {
-      this.#hear([0, 1], Y.encodeStateAsUpdate(this.server.doc, content(data, 2)));
-    }
-  }
-
-  async #submit(data: Uint8Array): Promise<void> {
-    if (!this.server.members.has(this)) throw failure(ErrorCode.NotConnected);
-    this.sent.push(data);
-    const answer = this.server.answer(data);
-    if (answer) throw answer;
-    if (answer === null) await new Promise<void>((resolve) => this.unanswered.push(resolve));
-    const update = content(data, 2);
-    Y.applyUpdate(this.server.doc, update);
-    for (const other of this.server.members) if (other !== this) other.#hear([0, 2], update);
-  }
-}
-
-const opened: Client[] = [];
-const failure = (code: number, retryAfter?: number) => new DatasoleError({ code, message: 'no', retryable: false, retryAfter });
-const turn = () => new Promise((resolve) => setImmediate(resolve));
+beforeEach(() => {
+  [server, members, answer, owed, ends] = [new Y.Doc(), new Map(), () => undefined, [], []];
+  FakeSocket.all = [];
+  FakeSocket.serve = serve;
+  (globalThis as any).WebSocket = FakeSocket;
+});
 
 afterEach(() => {
-  for (const client of opened.splice(0)) {
-    client.provider.destroy();
-    client.provider.awareness.destroy();
-  }
+  for (const end of ends) end();
 });
+
+function serve(socket: FakeSocket): void {
+  socket.onframe = (frame) => receive(socket, frame);
+  socket.accept('datasole.v2');
+  socket.frame(OP.hello, HELLO);
+}
+
+function receive(socket: FakeSocket, { opcode, correlation, payload }: Frame): void {
+  if (opcode === OP.unsubscribe) members.delete(socket);
+  if (opcode === OP.subscribe && payload.key === 'k') {
+    members.set(socket, members.get(socket) ?? []);
+    socket.frame(OP.subscribed, { epoch: 1, seq, recovered: false, channel: CHANNEL }, correlation);
+    tell(socket, [0, 0], Y.encodeStateVector(server));
+  }
+  if (opcode !== OP.doc || !members.has(socket)) return;
+  const said = (payload as Uint8Array).subarray(1);
+  members.get(socket)!.push(said);
+  const [kind, step] = said;
+  if (kind === 1) {
+    for (const other of members.keys()) if (other !== socket) tell(other, [1], content(said, 1));
+  } else if (step === 0) {
+    tell(socket, [0, 1], Y.encodeStateAsUpdate(server, content(said, 2)));
+  } else {
+    const outcome = answer(step!);
+    if (outcome) return socket.frame(OP.error, { message: 'no', ...outcome }, correlation);
+    const take = () => {
+      const update = content(said, 2);
+      Y.applyUpdate(server, update);
+      seq++;
+      socket.frame(OP.ack, Uint8Array.from(varuint(seq)), correlation);
+      for (const other of members.keys()) if (other !== socket) tell(other, [0, 2], update, seq);
+    };
+    if (outcome === null) owed.push(take);
+    else take();
+  }
+}
+
+function tell(socket: FakeSocket, head: number[], bytes: Uint8Array, at = 0): void {
+  socket.frame(OP.doc, Uint8Array.from([...varuint(at), ...message(head, bytes)]), CHANNEL);
+}
+
+const text = (doc: Y.Doc) => doc.getText('t').toString();
+const type = (doc: Y.Doc, letters: string) => doc.getText('t').insert(doc.getText('t').length, letters);
+const typed = () => text(server);
+
+/** A user with a client and one provider. */
+class User {
+  readonly client = new DatasoleClient({ url: 'http://localhost:1', wasmUrl, reconnectInterval: 1 });
+  readonly provider: DatasoleProvider;
+  readonly errors: any[] = [];
+  socket!: FakeSocket;
+
+  constructor(
+    options?: DatasoleProviderOptions,
+    readonly doc = new Y.Doc(),
+  ) {
+    this.provider = this.provide(doc, options);
+    this.provider.on('error', (error) => this.errors.push(error));
+    ends.push(() => void this.client.disconnect());
+  }
+
+  /** One more provider. */
+  provide(doc: Y.Doc, options: DatasoleProviderOptions = { awarenessThrottle: 0 }): DatasoleProvider {
+    const provider = new DatasoleProvider(this.client, 'k', doc, options);
+    ends.push(() => provider.destroy());
+    return provider;
+  }
+
+  async connect(): Promise<this> {
+    await this.client.connect();
+    this.socket = FakeSocket.all.at(-1)!;
+    await settled();
+    return this;
+  }
+
+  /** Until the next connection, which has to be let in. */
+  async lose(): Promise<() => Promise<void>> {
+    let admit!: () => void;
+    FakeSocket.serve = (socket) => (admit = () => serve(socket));
+    members.delete(this.socket);
+    // Gone, with the next clock.
+    const clock = this.provider.awareness.meta.get(this.doc.clientID)!.clock + 1;
+    const gone = Uint8Array.from([1, ...varuint(this.doc.clientID), ...varuint(clock), 4, ...Buffer.from('null')]);
+    for (const other of members.keys()) tell(other, [1], gone);
+    this.socket.drop();
+    while (!admit) await settled();
+    FakeSocket.serve = serve;
+    return async () => {
+      admit();
+      this.socket = FakeSocket.all.at(-1)!;
+      await settled();
+      await settled();
+    };
+  }
+
+  /** The updates it has sent. */
+  get updates(): number[][] {
+    return (members.get(this.socket) ?? []).filter(([kind, step]) => kind === 0 && step === 2).map((said) => [...said]);
+  }
+}
+
+/** One after the other, so that each knows its socket. */
+async function connected(...users: User[]): Promise<User[]> {
+  for (const user of users) await user.connect();
+  return users;
+}
 
 describe('DatasoleProvider', () => {
   it('brings documents together, with what was there before and without a connection', async () => {
-    const server = new Server();
-    const [a, b] = [server.client(), server.client()];
-    a.type('a');
+    const [a, b] = [new User(), new User()];
+    type(a.doc, 'a');
     assert.deepEqual([a.provider.pending, a.provider.synced], [1, false]);
-    a.connect();
-    b.connect();
-    await turn();
-    assert.deepEqual([a.text, b.text, a.provider.pending, a.provider.synced], ['a', 'a', 0, true]);
-    a.disconnect();
+    await connected(a);
+    await connected(b);
+    assert.deepEqual([text(a.doc), text(b.doc), a.provider.pending, a.provider.synced], ['a', 'a', 0, true]);
+    const back = await a.lose();
     assert.equal(a.provider.synced, false);
-    for (const letter of 'xyz') a.type(letter);
-    b.type('b');
-    await turn();
+    for (const letter of 'xyz') type(a.doc, letter);
+    type(b.doc, 'b');
+    await settled();
     assert.equal(a.provider.pending, 3);
-    a.connect();
-    await turn();
-    assert.deepEqual([a.text, a.provider.pending], [b.text, 0]);
-    assert.equal([...a.text].sort().join(''), 'abxyz');
+    await back();
+    assert.deepEqual([text(a.doc), a.provider.pending, a.provider.synced], [text(b.doc), 0, true]);
+    assert.equal([...text(a.doc)].sort().join(''), 'abxyz');
     assert.deepEqual([...a.errors, ...b.errors], []);
   });
 
   it('adds little to a single character', async () => {
-    const client = new Server().client();
-    client.connect();
-    await turn();
+    const [user] = await connected(new User());
     const updates: Uint8Array[] = [];
-    client.doc.on('update', (update: Uint8Array) => updates.push(update));
-    for (const letter of 'hello') client.type(letter);
-    const frames = client.sent.slice(-5);
+    user!.doc.on('update', (update: Uint8Array) => updates.push(update));
+    for (const letter of 'hello') type(user!.doc, letter);
+    await settled();
+    assert.equal(user!.updates.length, 5);
     // Header and channel.
-    frames.forEach((frame, index) => assert.ok(9 + 1 + frame.length <= 1.3 * (9 + updates[index]!.length)));
+    user!.updates.forEach((said, at) => assert.ok(9 + 1 + said.length <= 1.3 * (9 + updates[at]!.length)));
   });
 
   it('lets undo take back only own edits', async () => {
-    const server = new Server();
-    const [a, b] = [server.client(), server.client()];
-    a.connect();
-    b.connect();
-    const undo = new Y.UndoManager(a.doc.getText('t'));
-    a.type('mine');
-    await turn();
-    b.type('theirs');
-    await turn();
+    const [a, b] = await connected(new User(), new User());
+    const undo = new Y.UndoManager(a!.doc.getText('t'));
+    type(a!.doc, 'mine');
+    await settled();
+    type(b!.doc, 'theirs');
+    await settled();
     undo.undo();
-    await turn();
-    assert.deepEqual([a.text, b.text], ['theirs', 'theirs']);
+    await settled();
+    assert.deepEqual([text(a!.doc), text(b!.doc)], ['theirs', 'theirs']);
   });
 
-  it('has at most 32 updates under way, and the rest in one', async () => {
-    const server = new Server();
-    const client = server.client();
-    client.connect();
-    await turn();
-    client.sent.length = 0;
-    server.answer = () => null;
-    for (let count = 0; count < 100; count++) client.type('x');
-    assert.deepEqual([client.sent.length, client.provider.pending], [32, 100]);
-    server.answer = () => undefined;
-    for (const answer of client.unanswered) answer();
-    await turn();
-    assert.deepEqual([client.sent.length, client.provider.pending], [33, 0]);
-    assert.equal(server.doc.getText('t').length, 100);
+  it('has at most 32 updates under way, and the rest in few', async () => {
+    const [user] = await connected(new User());
+    answer = () => null;
+    const pending: number[] = [];
+    user!.provider.on('pending', (count) => pending.push(count));
+    for (let count = 0; count < 100; count++) type(user!.doc, 'x');
+    await settled();
+    assert.deepEqual([user!.updates.length, user!.provider.pending], [32, 100]);
+    answer = () => undefined;
+    for (const take of owed.splice(0)) take();
+    await settled();
+    assert.ok(user!.updates.length <= 40, `${user!.updates.length}`);
+    assert.deepEqual([user!.provider.pending, typed().length, pending.at(-1)], [0, 100, 0]);
   });
 
   it('tells what was refused', async () => {
-    const server = new Server();
-    const client = server.client();
-    server.answer = () => failure(ErrorCode.Forbidden);
-    client.connect();
-    await turn();
-    assert.deepEqual(client.errors, [], 'a reader has nothing to say');
-    client.type('x');
-    await turn();
-    assert.deepEqual([client.errors.map(({ code }) => code), client.provider.pending], [[ErrorCode.Forbidden], 0]);
+    answer = () => ({ code: ErrorCode.Forbidden });
+    server.getText('t').insert(0, 'abc');
+    server.getText('t').delete(0, 1);
+    const [user] = await connected(new User());
+    assert.deepEqual([user!.errors, text(user!.doc)], [[], 'bc'], 'a reader has nothing to say');
+    type(user!.doc, 'x');
+    await settled();
+    assert.ok(user!.errors.length > 0);
+    for (const { code } of user!.errors) assert.equal(code, ErrorCode.Forbidden);
+    assert.equal(user!.provider.pending, 0);
   });
 
-  it('asks again after a limit, with everything', async () => {
-    const server = new Server();
-    const client = server.client();
-    client.connect();
-    await turn();
-    server.answer = (bytes) => (bytes[1] === 2 ? failure(ErrorCode.Limit, 1) : undefined);
-    client.type('x');
-    client.type('y');
-    await turn();
-    assert.deepEqual([client.provider.pending, client.errors], [2, []]);
-    while (client.opened < 2) await turn();
-    client.connect();
-    await turn();
-    assert.deepEqual([server.doc.getText('t').toString(), client.provider.pending], ['xy', 0]);
+  it('sends everything again after a limit', async () => {
+    const [user] = await connected(new User());
+    answer = (step) => (step === 2 ? { code: ErrorCode.Limit, retryAfter: 1 } : undefined);
+    type(user!.doc, 'x');
+    type(user!.doc, 'y');
+    while (user!.provider.pending) await settled();
+    assert.deepEqual([typed(), user!.errors], ['xy', []]);
   });
 
-  it('is not harmed by what makes no sense', async () => {
-    const client = new Server().client();
-    client.connect();
-    for (const bytes of [[], [0], [0, 2], [0, 2, 5, 1], [0, 2, 1, 255], [0, 0, 1, 255], [1, 1, 9], [7, 7]]) {
-      client.handlers.entry(Uint8Array.from(bytes), false);
-    }
-    client.type('x');
-    await turn();
-    assert.ok(client.errors.length > 0);
-    assert.deepEqual([client.text, client.provider.pending], ['x', 0]);
+  it('tells what makes no sense, and goes on', async () => {
+    const [user] = await connected(new User());
+    tell(user!.socket, [0, 2], Uint8Array.of(255), ++seq);
+    tell(user!.socket, [1], Uint8Array.of(9));
+    await settled();
+    assert.equal(user!.errors.length, 2);
+    type(user!.doc, 'x');
+    while (user!.provider.pending) await settled();
+    assert.deepEqual([text(user!.doc), typed()], ['x', 'x']);
+  });
+
+  it('answers a state vector that makes no sense with nothing, and compares anew', async () => {
+    const [user] = await connected(new User());
+    type(user!.doc, 'x');
+    await settled();
+    answer = (step) => (step === 1 ? { code: ErrorCode.InvalidParams } : undefined);
+    tell(user!.socket, [0, 0], Uint8Array.of(255));
+    await settled();
+    assert.deepEqual([[...members.get(user!.socket)!.at(-1)!], user!.errors.length], [[0, 1, 0], 1]);
+    answer = () => undefined;
+    type(user!.doc, 'y');
+    while (user!.provider.pending) await settled();
+    assert.deepEqual([typed(), user!.provider.synced, user!.errors.length], ['xy', true, 1]);
   });
 
   it('shows cursors to others, again after a reconnect, and not after it has ended', async () => {
-    const server = new Server();
-    const [a, b] = [server.client({ awarenessThrottle: 0 }), server.client({ awarenessThrottle: 0 })];
-    const names = () => [...b.provider.awareness.getStates().values()].map(({ user }) => user).filter(Boolean);
-    a.connect();
-    b.connect();
-    a.provider.awareness.setLocalStateField('user', 'ann');
+    const [a, b] = await connected(new User(), new User());
+    const names = () => [...b!.provider.awareness.getStates().values()].map(({ user }) => user).filter(Boolean);
+    a!.provider.awareness.setLocalStateField('user', 'ann');
+    await settled();
     assert.deepEqual(names(), ['ann']);
-    b.disconnect();
+    const back = await b!.lose();
     assert.deepEqual(names(), []);
-    b.connect();
-    a.disconnect();
-    a.connect();
+    await back();
+    const again = await a!.lose();
+    assert.deepEqual(names(), []);
+    await again();
     assert.deepEqual(names(), ['ann']);
-    a.provider.destroy();
-    assert.deepEqual(names(), []);
-    a.type('unheard');
-    await turn();
-    assert.equal(b.text, '');
+    a!.provider.destroy();
+    await settled();
+    assert.deepEqual([names(), members.has(a!.socket)], [[], false]);
+    type(a!.doc, 'unheard');
+    await settled();
+    assert.equal(text(b!.doc), '');
   });
 
   it('announces the last of many cursors', async () => {
-    const server = new Server();
-    const [a, b] = [server.client({ awarenessThrottle: 5 }), server.client()];
-    a.connect();
-    b.connect();
-    a.sent.length = 0;
-    for (let at = 0; at < 100; at++) a.provider.awareness.setLocalStateField('cursor', at);
-    const cursor = () => b.provider.awareness.getStates().get(a.doc.clientID)?.cursor;
-    while (cursor() !== 99) await turn();
-    assert.ok(a.sent.length <= 3, `${a.sent.length}`);
+    const [a, b] = await connected(new User({ awarenessThrottle: 5 }), new User());
+    const before = members.get(a!.socket)!.length;
+    for (let at = 0; at < 100; at++) a!.provider.awareness.setLocalStateField('cursor', at);
+    const cursor = () => b!.provider.awareness.getStates().get(a!.doc.clientID)?.cursor;
+    while (cursor() !== 99) await settled();
+    assert.ok(members.get(a!.socket)!.length - before <= 3);
   });
 
   it('leaves once the server has what was typed before, and hears nothing meanwhile', async () => {
-    const server = new Server();
-    const [a, b, c] = [server.client(), server.client(), server.client()];
-    for (const client of [a, c]) client.connect();
-    await turn();
-    b.type('b');
+    const [a, b, c] = [new User(), new User(), new User()];
+    await connected(a, c);
+    type(b.doc, 'b');
     b.provider.destroy();
-    server.answer = () => null;
-    for (let count = 0; count < 40; count++) a.type('a');
+    type(b.doc, ' unheard');
+    answer = () => null;
+    for (let count = 0; count < 40; count++) type(a.doc, 'a');
     a.provider.destroy();
-    assert.deepEqual([a.provider.pending, b.provider.pending, server.members.has(a)], [40, 1, true]);
-    server.answer = () => undefined;
-    for (const answer of a.unanswered) answer();
-    b.connect();
-    c.type('c');
-    await turn();
-    assert.equal([...server.doc.getText('t').toString()].sort().join(''), `${'a'.repeat(40)}bc`);
-    assert.deepEqual([a.text.length, b.text, a.provider.pending, b.provider.pending], [40, 'b', 0, 0]);
-    assert.deepEqual([...server.members], [c]);
+    await settled();
+    assert.deepEqual([a.provider.pending, b.provider.pending, members.has(a.socket)], [40, 1, true]);
+    answer = () => undefined;
+    for (const take of owed.splice(0)) take();
+    await connected(b);
+    type(c.doc, 'c');
+    await settled();
+    assert.equal([...typed()].sort().join(''), `${'a'.repeat(40)}bc`);
+    assert.deepEqual([text(a.doc).length, text(b.doc), a.provider.pending, b.provider.pending], [40, 'b unheard', 0, 0]);
+    assert.deepEqual([...members.keys()], [c.socket]);
   });
 
-  it('shares a document with others on the same client, which the server tells nothing of it', async () => {
-    const server = new Server();
-    const a = server.client({ awarenessThrottle: 0 });
-    const doc = new Y.Doc();
-    const b = new DatasoleProvider(a.client, 'k', doc, { awarenessThrottle: 0 });
-    const other = new DatasoleProvider(a.client, 'other', new Y.Doc());
-    a.type('a');
-    a.connect();
-    a.provider.awareness.setLocalStateField('user', 'ann');
-    await turn();
-    a.type('b');
-    await turn();
-    assert.equal(doc.getText('t').toString(), 'ab');
-    assert.equal(b.awareness.getStates().get(a.doc.clientID)?.user, 'ann');
-    assert.equal(other.doc.getText('t').toString(), '');
-    b.destroy();
-    other.destroy();
-    a.type('c');
-    assert.equal(doc.getText('t').toString(), 'ab');
+  it('keeps what was not stored when the core is replaced', async () => {
+    const [user] = await connected(new User());
+    answer = () => null;
+    type(user!.doc, 'x');
+    await settled();
+    await user!.client.disconnect();
+    assert.deepEqual([user!.provider.pending, user!.provider.synced], [1, false]);
+    type(user!.doc, 'y');
+    answer = () => undefined;
+    await connected(user!);
+    assert.deepEqual([typed(), user!.provider.pending, user!.provider.synced], ['xy', 0, true]);
   });
 
   it('takes an awareness that is there, and leaves it', () => {
     const doc = new Y.Doc();
     const awareness = new awarenessProtocol.Awareness(doc);
-    const { provider } = new Server().client({ awareness }, doc);
+    const { provider } = new User({ awareness }, doc);
     assert.equal(provider.awareness, awareness);
-    const events: unknown[] = [];
-    provider.on('status', (state) => events.push(state));
     doc.destroy();
     assert.equal(provider.pending, 0);
+    awareness.destroy();
+  });
+});
+
+describe('several providers of one client and key', () => {
+  it('have one subscription, and step in for each other', async () => {
+    const user = new User({ awarenessThrottle: 0 });
+    type(user.doc, 'a');
+    const second = user.provide(new Y.Doc());
+    const third = user.provide(second.doc);
+    assert.deepEqual([text(second.doc), third.pending], ['a', 1]);
+    const other = new DatasoleProvider(user.client, 'other', new Y.Doc());
+    ends.push(() => other.destroy());
+    const [watcher] = await connected(new User(), user);
+    assert.equal(user.socket.frames().filter(({ opcode, payload }) => opcode === OP.subscribe && payload.key === 'k').length, 1);
+    const names = (provider: DatasoleProvider) => [...provider.awareness.getStates().values()].map(({ user }) => user).filter(Boolean);
+    user.provider.awareness.setLocalStateField('user', 'ann');
+    second.awareness.setLocalStateField('user', 'ann, again');
+    type(user.doc, 'b');
+    type(second.doc, 'c');
+    await settled();
+    assert.deepEqual([text(user.doc), text(second.doc), typed(), text(watcher!.doc)], ['abc', 'abc', 'abc', 'abc']);
+    assert.deepEqual([names(user.provider).length, names(watcher!.provider).length], [2, 2]);
+    assert.equal(text(other.doc), '');
+    type(watcher!.doc, 'd');
+    await settled();
+    assert.deepEqual([text(user.doc), text(second.doc), third.synced, third.pending], ['abcd', 'abcd', true, 0]);
+    user.provider.destroy();
+    await settled();
+    assert.deepEqual(names(watcher!.provider), ['ann, again']);
+    const back = await user.lose();
+    type(user.doc, ' unheard');
+    type(second.doc, 'e');
+    await back();
+    assert.deepEqual([typed(), text(watcher!.doc), text(user.doc)], ['abcde', 'abcde', 'abcd unheard']);
+    second.destroy();
+    type(third.doc, 'f');
+    await settled();
+    assert.deepEqual([typed(), members.has(user.socket)], ['abcdef', true]);
+    third.destroy();
+    other.destroy();
+    await settled();
+    assert.equal(members.has(user.socket), false);
+  });
+
+  it('bring in what they had before', async () => {
+    const user = new User();
+    type(user.doc, 'a');
+    const doc = new Y.Doc();
+    type(doc, 'b');
+    const second = user.provide(doc);
+    assert.equal(second.pending, 2);
+    await connected(user);
+    assert.deepEqual([[...typed()].sort().join(''), text(user.doc), text(doc)], ['ab', typed(), typed()]);
+    assert.equal(second.pending, 0);
+  });
+
+  it('take over what one that has left was still to send', async () => {
+    const user = new User();
+    type(user.doc, 'a');
+    user.provider.destroy();
+    const doc = new Y.Doc();
+    type(doc, 'b');
+    const second = user.provide(doc);
+    assert.equal(second.pending, 2);
+    await connected(user);
+    type(doc, 'c');
+    await settled();
+    assert.deepEqual([[...typed()].sort().join(''), text(doc), text(user.doc)], ['abc', typed(), 'a']);
+    assert.equal(second.pending, 0);
+  });
+
+  it('open a document again that is only left once everything is stored', async () => {
+    const [user] = await connected(new User());
+    answer = () => null;
+    type(user!.doc, 'a');
+    user!.provider.destroy();
+    await settled();
+    const second = user!.provide(new Y.Doc());
+    answer = () => undefined;
+    for (const take of owed.splice(0)) take();
+    await settled();
+    type(second.doc, 'b');
+    await settled();
+    assert.deepEqual([typed(), text(second.doc), second.pending, members.has(user!.socket)], ['ab', 'ab', 0, true]);
   });
 });

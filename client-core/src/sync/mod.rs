@@ -405,11 +405,18 @@ impl Streams {
         id: &StreamId,
         each: impl FnOnce(&mut Stream, &mut Context<'_>) -> T,
     ) -> Option<T> {
+        let (stream, mut cx) = self.touch(now, id)?;
+        Some(each(stream, &mut cx))
+    }
+
+    /// The stream and its context: once, not in each caller, for the size of the wasm.
+    #[inline(never)]
+    fn touch<'a>(&'a mut self, now: Millis, id: &'a StreamId) -> Option<(&'a mut Stream, Context<'a>)> {
         let stream = self.open.get_mut(id)?;
         if self.touched.last() != Some(id) {
             self.touched.push(id.clone());
         }
-        Some(each(stream, &mut Context { now, version: self.version, stream: id, acts: &mut self.acts }))
+        Some((stream, Context { now, version: self.version, stream: id, acts: &mut self.acts }))
     }
 
     fn with_document(&mut self, now: Millis, id: &StreamId, each: impl FnOnce(&mut OpenDocument, &mut Context<'_>)) {

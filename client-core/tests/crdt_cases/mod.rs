@@ -6,14 +6,17 @@
 //! - `{case: "merge", kind, a, b, state}`: states of two peers, and of both together.
 //! - `{case: "adopt", kind, state, v1, adopted}`: a state, a version 1 server's, and what is left of the former.
 //! - `{case: "refused", kind, state, op}`: an operation that changes nothing, and is no replay.
-//! - `{case: "replica", kind, node, steps}`: a client's replica. A step has one of `edit` (with `now`, and the `op` that it
-//!   makes, if any, or `error: true`), `send` (the window, with the `ops` that are to be sent), `acked`, `refused` and
-//!   `retry` (a number), `detached`, `restart` (saved and restored), `remote` (an operation) and `snapshot` (a state or
-//!   null); then `state` is the current one, and `pending` the number of operations not acknowledged.
+//! - `{case: "replica", kind, node, steps}`: the values of a client's replica, around it an outbox and a server. A step has
+//!   one of `edit` (with `now`, and the `op` that it makes, if any, or `error: true`), `send` (the window, with the `ops`
+//!   that are to be sent: what the replica handed over, `done` written anew, `none` for what was refused), `acked` and
+//!   `refused` (a number, and `none: true` where that was a `none`, of which the replica is told nothing), `detached`,
+//!   `restart` (saved and restored), `remote` (an operation) and `snapshot` (a state or null); then `state` is the current
+//!   one, and `pending` the number of edits without an outcome.
 
-use std::collections::VecDeque;
-
-use datasole_core::crdt::{Applied, Change, Crdt, CrdtKind, CrdtLimits, Edit, Json, Op, Replica};
+use datasole_core::{
+    EditOutcome,
+    crdt::{Applied, Change, Crdt, CrdtKind, CrdtLimits, Edit, Json, Op, Replica},
+};
 use serde_json::{Value, json};
 
 /// SplitMix64: any seed will do.
@@ -80,6 +83,22 @@ fn state_text(state: &Crdt) -> Value {
 
 fn op_json(op: &Op) -> Value {
     serde_json::from_str(op.to_json().get()).unwrap()
+}
+
+/// An operation as it is sent: with `done`, and maybe as `none`.
+fn rewritten(op: &Op, done: u64, none: bool) -> Op {
+    let mut json = op_json(op);
+    json["done"] = done.into();
+    if none {
+        json["op"] = "none".into();
+        let members = json.as_object_mut().unwrap();
+        members.retain(|name, _| !["key", "value", "dots"].contains(&name.as_str()));
+    }
+    Op::parse(&json.to_string(), &CrdtLimits::default()).unwrap()
+}
+
+fn refusal() -> EditOutcome {
+    EditOutcome::Refused { code: -32602, message: String::new() }
 }
 
 fn value(rng: &mut Rng, depth: usize) -> Value {
@@ -262,8 +281,9 @@ struct Scene<'a> {
     log: Vec<Op>,
     heard: usize,
     connected: bool,
-    /// Sent, and not answered.
-    sent: VecDeque<Op>,
+    /// Not acknowledged, each with whether it is under way; and acknowledged, but not seen to arrive.
+    outbox: Vec<(Op, bool)>,
+    arriving: Vec<Op>,
     steps: Vec<Value>,
 }
 
@@ -279,7 +299,8 @@ fn replica(rng: &mut Rng, kind: CrdtKind) -> Value {
         log: Vec::new(),
         heard: 0,
         connected: false,
-        sent: VecDeque::new(),
+        outbox: Vec::new(),
+        arriving: Vec::new(),
         steps: Vec::new(),
         rng,
     };
@@ -289,9 +310,9 @@ fn replica(rng: &mut Rng, kind: CrdtKind) -> Value {
     // Whatever happened, it ends well.
     scene.connect();
     scene.listen();
-    while scene.me.pending() > 0 {
+    while !scene.outbox.is_empty() {
         scene.send();
-        while !scene.sent.is_empty() {
+        while scene.outbox.iter().any(|(_, sent)| *sent) {
             scene.answer(false);
         }
         scene.listen();
@@ -328,7 +349,10 @@ impl Scene<'_> {
         let (edit, told) = edit(self.rng, self.kind);
         let mut step = json!({"edit": told, "now": self.now});
         match self.me.edit(self.now, edit) {
-            Ok(Some(op)) => step["op"] = op_json(&op),
+            Ok(Some(op)) => {
+                step["op"] = op_json(&op);
+                self.outbox.push((op, false));
+            }
             Ok(None) => {}
             Err(_) => step["error"] = true.into(),
         }
@@ -337,12 +361,10 @@ impl Scene<'_> {
 
     fn edit_elsewhere(&mut self) {
         let (edit, _) = edit(self.rng, self.kind);
-        if let Ok(Some(_)) = self.other.edit(self.now, edit) {
-            for op in self.other.to_send(1) {
-                match self.publish(op) {
-                    Ok(op) => _ = self.other.remote(&op).unwrap(),
-                    Err(counter) => _ = self.other.refused(counter),
-                }
+        if let Ok(Some(op)) = self.other.edit(self.now, edit) {
+            match self.publish(op) {
+                Ok(op) => _ = self.other.remote(&op).unwrap(),
+                Err(counter) => self.other.settled(counter, &refusal()),
             }
         }
     }
@@ -359,38 +381,64 @@ impl Scene<'_> {
 
     fn send(&mut self) {
         let window = 1 + self.rng.below(3);
-        let ops = self.me.to_send(window);
-        self.tell(json!({"send": window, "ops": ops.iter().map(op_json).collect::<Vec<_>>()}));
-        self.sent.extend(ops);
+        let done = self.outbox.first().map_or(0, |(op, _)| op.counter() - 1);
+        let mut ops = Vec::new();
+        for (op, sent) in self.outbox.iter_mut().take(window).filter(|(_, sent)| !sent) {
+            *op = rewritten(op, done, op.change() == &Change::None);
+            *sent = true;
+            ops.push(op_json(op));
+        }
+        self.tell(json!({"send": window, "ops": ops}));
     }
 
+    /// The server answers the oldest that is under way.
     fn answer(&mut self, badly: bool) {
-        let Some(op) = self.sent.pop_front() else { return };
-        let counter = op.counter();
-        if badly && self.rng.chance(15) && *op.change() != Change::None {
-            self.me.refused(counter);
-            self.tell(json!({"refused": counter}));
-        } else if badly && self.rng.chance(10) {
-            self.me.retry(counter);
-            self.tell(json!({"retry": counter}));
-        } else if self.publish(op).is_ok() {
-            if self.rng.chance(50) {
-                self.listen();
-            }
-            self.me.acked(counter);
-            self.tell(json!({"acked": counter}));
-        } else {
-            self.me.refused(counter);
-            self.tell(json!({"refused": counter}));
+        let Some(index) = self.outbox.iter().position(|(_, sent)| *sent) else { return };
+        let op = self.outbox[index].0.clone();
+        let (counter, none) = (op.counter(), *op.change() == Change::None);
+        if badly && self.rng.chance(10) {
+            // Later, and all that follow.
+            self.outbox.iter_mut().for_each(|(_, sent)| *sent = false);
+            return;
         }
+        let refused = badly && !none && self.rng.chance(15) || self.publish(op.clone()).is_err();
+        if !refused && self.rng.chance(50) {
+            self.listen();
+        }
+        let index = self.outbox.iter().position(|(other, _)| other.counter() == counter);
+        let mut step = if refused { json!({"refused": counter}) } else { json!({"acked": counter}) };
+        match index {
+            Some(index) if refused && !none => self.outbox[index] = (rewritten(&op, op.done(), true), false),
+            Some(index) => _ = self.outbox.remove(index),
+            None => {}
+        }
+        if none {
+            step["none"] = true.into();
+        } else if refused {
+            self.me.settled(counter, &refusal());
+        } else {
+            self.me.settled(counter, &EditOutcome::Stored { returns: true });
+            if index.is_some() {
+                self.arriving.push(op);
+            }
+        }
+        self.tell(step);
     }
 
     fn hear(&mut self) {
         if let Some(op) = self.log.get(self.heard).cloned() {
             self.heard += 1;
             self.me.remote(&op).unwrap();
+            self.forget();
             self.tell(json!({"remote": op_json(&op)}));
         }
+    }
+
+    /// What the server is known to have is done.
+    fn forget(&mut self) {
+        let (confirmed, node) = (self.me.confirmed(), self.me.node());
+        self.outbox.retain(|(op, _)| !confirmed.has_seen(node, op.counter()));
+        self.arriving.retain(|op| !confirmed.has_seen(node, op.counter()));
     }
 
     fn listen(&mut self) {
@@ -399,22 +447,28 @@ impl Scene<'_> {
         }
     }
 
-    /// What was sent may have arrived, from the first on.
+    /// What was sent may have arrived, from the first on. What has not been seen to arrive is to be sent again.
     fn disconnect(&mut self) {
-        let arrived = self.rng.below(self.sent.len() + 1);
-        for op in std::mem::take(&mut self.sent).into_iter().take(arrived) {
+        let sent: Vec<_> = self.outbox.iter().filter(|(_, sent)| *sent).map(|(op, _)| op.clone()).collect();
+        let arrived = self.rng.below(sent.len() + 1);
+        for op in sent.into_iter().take(arrived) {
             let _ = self.publish(op);
         }
         self.connected = false;
-        self.me.detached();
+        self.outbox.extend(self.arriving.drain(..).map(|op| (op, false)));
+        self.outbox.iter_mut().for_each(|(_, sent)| *sent = false);
+        self.outbox.sort_by_key(|(op, _)| op.counter());
         self.tell(json!({"detached": true}));
     }
 
+    /// Without what is not saved: that something was refused.
     fn restart(&mut self) {
         if self.connected {
             self.disconnect();
         }
         self.me = Replica::restore(self.me.save().get(), CrdtLimits::default()).unwrap();
+        self.outbox = self.me.own().map(|op| (op.clone(), false)).collect();
+        self.outbox.sort_by_key(|(op, _)| op.counter());
         self.heard = usize::MAX;
         self.tell(json!({"restart": true}));
     }
@@ -434,6 +488,7 @@ impl Scene<'_> {
             let told: Value =
                 state.as_ref().map_or(Value::Null, |state| serde_json::from_str(state.to_json().get()).unwrap());
             self.me.snapshot(state).unwrap();
+            self.forget();
             self.tell(json!({"snapshot": told}));
         }
     }

@@ -3,5 +3,5 @@ export { GCounter, PNCounter, type CounterVector } from './counter.js';
 export { Crdt, type CrdtOperation, type CrdtState, type CrdtType, type Dot, type Stamp } from './crdt.js';
 export { LWWMap, LWWRegister } from './lww.js';
 export { GSet, ORSet } from './set.js';
-export type { CrdtStorage } from './replica.js';
+export type { CrdtStorage } from '../options.js';
 export type { CrdtClasses, Crdts, CrdtStore, KeyedOperation } from './store.js';

@@ -99,13 +99,13 @@ export class ORSet<T = any> extends GSet<T> {
   /** @internal */
   override note({ timestamp, op, value = null, dots = [] }: CrdtOperation): void {
     if (op === 'none') return;
-    const { cells } = this.content;
+    const { cells, seen } = this.content;
     const key = canonical(value);
     const live = cells.get(key)?.dots;
-    for (const dot of dots) {
-      this.see(dot[0], { upto: 0, time: timestamp, ahead: new Map([[dot[1], 0]]) });
-      live?.delete(String(dot));
-    }
+    // One that lives though its replica was forgotten shows nothing of that replica.
+    const shown = dots.filter((dot) => seen.has(dot[0]) || !live?.has(String(dot)));
+    for (const [node, number] of shown) this.see(node, { upto: 0, time: timestamp, ahead: new Map([[number, 0]]) });
+    for (const dot of dots) live?.delete(String(dot));
     if (live && !live.size) cells.delete(key);
   }
 

@@ -2,7 +2,7 @@
 import { call, guarded, listen } from '../handlers.js';
 import { GCounter, PNCounter } from './counter.js';
 import type { Crdt, CrdtOperation, CrdtState, CrdtType } from './crdt.js';
-import { must } from './json.js';
+import { must, toObject } from './json.js';
 import { LWWMap, LWWRegister } from './lww.js';
 import { Replica, type ReplicaHost } from './replica.js';
 import { GSet, ORSet } from './set.js';
@@ -48,11 +48,9 @@ export class CrdtStore {
     let replica = this.#replicas.get(key);
     if (!replica) {
       must(Object.hasOwn(CLASSES, type), `type: ${type}`);
-      const make = () => new CLASSES[type](this.#nodeId, initial);
-      replica = new Replica(key, make(), make(), this.#host, {
-        added: (op) => call(this.#opsHandlers, { key, op }),
-        changed: () => call(this.#pendingHandlers, this.pending),
-      });
+      const tell = (op?: CrdtOperation) =>
+        op ? call(this.#opsHandlers, { key, op }) : call(this.#pendingHandlers, this.pending);
+      replica = new Replica(key, () => new CLASSES[type](this.#nodeId, initial), this.#host, tell);
       this.#replicas.set(key, replica);
     }
     must(replica.crdt.type === type, `type for ${key}: it is a ${replica.crdt.type}`);
@@ -101,39 +99,30 @@ export class CrdtStore {
 
   /** All states by key. */
   snapshot(): Record<string, CrdtState> {
-    return Object.fromEntries([...this.#replicas].map(([key, { crdt }]) => [key, crdt.state()]));
+    return toObject(this.#replicas, ({ crdt }) => crdt.state());
   }
 }
 
 /** The CRDTs of a client by key: always the same object for a key. See `client.crdt`. */
-export interface Crdts {
-  /** A number that everybody may change. */
-  counter(key: string): PNCounter;
-  /** Values by name. */
-  map<T = any>(key: string): LWWMap<T>;
-  /** A set of values. */
-  set<T = any>(key: string): ORSet<T>;
-  /** One value; `initial` is shown until it is written. */
-  register<T = any>(key: string, initial?: T): LWWRegister<T>;
-  /** How many operations the server has not confirmed. */
-  readonly pending: number;
-  /** Calls `handler` at once with {@link pending}, then when it changes. Returns what ends it. */
-  onPending(handler: (pending: number) => void): () => void;
-}
+export type Crdts = ReturnType<typeof byKey>;
 
 /** The store, in short. */
-export function byKey(store: CrdtStore): Crdts {
-  return {
-    counter: (key) => store.register(key, 'pn-counter'),
-    map: (key) => store.register(key, 'lww-map'),
-    set: (key) => store.register(key, 'or-set'),
-    register: (key, initial) => store.register(key, 'lww-register', initial),
-    get pending() {
-      return store.pending;
-    },
-    onPending: (handler) => store.onPending(handler),
-  };
-}
+export const byKey = (store: CrdtStore) => ({
+  /** A number that everybody may change. */
+  counter: (key: string) => store.register(key, 'pn-counter'),
+  /** Values by name. */
+  map: <T = any>(key: string) => store.register<'lww-map', T>(key, 'lww-map'),
+  /** A set of values. */
+  set: <T = any>(key: string) => store.register<'or-set', T>(key, 'or-set'),
+  /** One value; `initial` is shown until it is written. */
+  register: <T = any>(key: string, initial?: T) => store.register<'lww-register', T>(key, 'lww-register', initial),
+  /** How many operations the server has not confirmed. */
+  get pending() {
+    return store.pending;
+  },
+  /** Calls `handler` at once with `pending`, then when it changes. Returns what ends it. */
+  onPending: (handler: (pending: number) => void) => store.onPending(handler),
+});
 
 const CLASSES = {
   'g-counter': GCounter,

@@ -1,0 +1,168 @@
+/**
+ * The Yjs documents of a client: {@link SharedDoc} answers what the core asks about one, and hands over what is made here.
+ */
+import { applyAwarenessUpdate, encodeAwarenessUpdate, removeAwarenessStates, type Awareness } from 'y-protocols/awareness';
+import * as Y from 'yjs';
+import type { DatasoleClient } from './client.js';
+import { report } from './errors.js';
+import type { StreamMessage } from './protocol.js';
+import type { Port, Stream } from './streams.js';
+
+/** One that keeps a document of its own equal to the shared one, and hears of it. */
+export interface Sharer {
+  readonly doc: Y.Doc;
+  readonly awareness: Awareness;
+  emit(event: 'synced' | 'pending' | 'status' | 'error', value: any): void;
+}
+
+/** A document that is open: one for all who share it, each with a `Y.Doc` of its own or that of another. */
+export class SharedDoc implements Stream {
+  readonly #sharers = new Set<Sharer>();
+  /** Own clients of the awareness, and those that have left. */
+  readonly #clients = new Set<number>();
+  readonly #port: Port;
+  readonly #close: () => void;
+  /** Answers the core: a sharer's or, once all have left, what the last one left behind. */
+  #doc?: Y.Doc;
+  /** Local changes, and those that have an outcome. */
+  #made = 0;
+  #settled = 0;
+  synced = false;
+
+  constructor(client: DatasoleClient<any>, key: string, throttle?: number) {
+    this.#port = client.streams.open({ kind: 'doc', key }, this, throttle);
+    const end = client.onStatus(({ state }) => {
+      if (state !== 'connected') this.#lost();
+      this.#tell('status', state);
+    });
+    this.#close = () => (end(), this.#port.close());
+  }
+
+  get pending(): number {
+    return this.#made - this.#settled;
+  }
+
+  /** Keeps a sharer's document and awareness in step with the server's and those of the others. */
+  join(sharer: Sharer): void {
+    const { doc, awareness } = sharer;
+    const other = this.#doc;
+    if (other && !this.#sharers.size) this.#port.send({ t: 'open' });
+    this.#doc = doc;
+    this.#sharers.add(sharer);
+    // Several sharers of one document have one listener: the function is the same.
+    doc.on('update', this.#edited);
+    awareness.on('update', this.#moved);
+    this.#announce();
+    if (!other || other === doc) return;
+    Y.applyUpdate(other, Y.encodeStateAsUpdate(doc, Y.encodeStateVector(other)));
+    Y.applyUpdate(doc, Y.encodeStateAsUpdate(other, Y.encodeStateVector(doc)), sharer);
+  }
+
+  leave(sharer: Sharer): void {
+    const { doc, awareness } = sharer;
+    awareness.setLocalState(null);
+    this.#sharers.delete(sharer);
+    const rest = [...this.#sharers];
+    if (!rest.some((one) => one.doc === doc)) doc.off('update', this.#edited);
+    if (!rest.some((one) => one.awareness === awareness)) awareness.off('update', this.#moved);
+    this.#doc = rest[0]?.doc;
+    if (this.#doc) return;
+    this.#port.send({ t: 'leave' });
+    if (!this.pending) return this.#close();
+    // What is made there from here on is not for others.
+    this.#doc = new Y.Doc();
+    Y.applyUpdate(this.#doc, Y.encodeStateAsUpdate(doc));
+    this.#doc.on('update', this.#edited);
+  }
+
+  renew(): void {
+    // What was made before is in the document, and is found when the two are compared.
+    if (this.pending) this.#port.send({ t: 'edit', id: this.#made, bytes: new Uint8Array(2) });
+    if (this.#sharers.size) this.#announce();
+    else this.#port.send({ t: 'leave' });
+  }
+
+  progress({ phase, stored }: StreamMessage & { t: 'progress' }): void {
+    const before = this.pending;
+    this.#settled = phase === 'refused' ? this.#made : Math.max(this.#settled, stored);
+    this.#setSynced(phase === 'synced');
+    if (this.pending !== before) this.#tell('pending', this.pending);
+    if (!this.pending && !this.#sharers.size) this.#close();
+  }
+
+  entry(_: unknown, [update]: Uint8Array[]): void {
+    for (const [doc, sharer] of this.#docs()) Y.applyUpdate(doc, update!, sharer);
+  }
+
+  awareness(_: unknown, [update]: Uint8Array[]): void {
+    for (const one of this.#sharers) applyAwarenessUpdate(one.awareness, update!, one);
+  }
+
+  ask({ what }: StreamMessage & { t: 'ask' }, given: Uint8Array[]): void {
+    const answer = (bytes: Uint8Array) => this.#port.send({ t: 'answer', bytes });
+    if (what === 'stateVector') return answer(Y.encodeStateVector(this.#doc!));
+    if (what === 'difference') return answer(Y.encodeStateAsUpdate(this.#doc!, given[0]));
+    if (what === 'merge') return answer(Y.mergeUpdates(given));
+    // Others may have been told that this client is gone, with the next clock.
+    for (const { awareness } of this.#sharers) {
+      const own = awareness.meta.get(awareness.clientID);
+      if (own) own.clock += 2;
+    }
+    this.#announce();
+  }
+
+  failed(error: unknown): void {
+    if (this.#sharers.size) this.#tell('error', error);
+    else report(error);
+  }
+
+  readonly #edited = (update: Uint8Array, origin: unknown, from: Y.Doc): void => {
+    if (this.#sharers.has(origin as Sharer)) return;
+    this.#port.send({ t: 'edit', id: ++this.#made, bytes: update.slice() });
+    for (const [doc, sharer] of this.#docs()) if (doc !== from) Y.applyUpdate(doc, update, sharer);
+    this.#tell('pending', this.pending);
+  };
+
+  readonly #moved = (_: unknown, origin: unknown): void => {
+    if (!this.#sharers.has(origin as Sharer)) this.#announce();
+  };
+
+  /** Tells the core, and the sharers each other. */
+  #announce(): void {
+    for (const { awareness } of this.#sharers) {
+      const { clientID, meta } = awareness;
+      // Nothing was ever said.
+      if (!meta.has(clientID)) continue;
+      const update = encodeAwarenessUpdate(awareness, [clientID]);
+      this.#clients.add(clientID);
+      for (const one of this.#sharers) if (one.awareness !== awareness) applyAwarenessUpdate(one.awareness, update, one);
+    }
+    const [first] = this.#sharers;
+    const clients = [...this.#clients].filter((id) => first?.awareness.meta.has(id));
+    if (clients.length) this.#port.send({ t: 'aware', bytes: encodeAwarenessUpdate(first!.awareness, clients) });
+  }
+
+  /** Whoever is still there is announced again, maybe with the same clock. */
+  #lost(): void {
+    this.#setSynced(false);
+    for (const one of this.#sharers) {
+      const { states, meta } = one.awareness;
+      const others = [...states.keys()].filter((id) => !this.#clients.has(id));
+      removeAwarenessStates(one.awareness, others, one);
+      for (const id of others) meta.delete(id);
+    }
+  }
+
+  #setSynced(synced: boolean): void {
+    if (synced !== this.synced) this.#tell('synced', (this.synced = synced));
+  }
+
+  #tell(...event: Parameters<Sharer['emit']>): void {
+    for (const one of this.#sharers) one.emit(...event);
+  }
+
+  /** Each document once, with a sharer. */
+  #docs(): Map<Y.Doc, Sharer> {
+    return new Map([...this.#sharers].map((one) => [one.doc, one]));
+  }
+}

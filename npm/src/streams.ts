@@ -1,0 +1,66 @@
+/** Streams that are open: CRDTs, rooms and documents. Their values are on this side, their traffic is the core's. */
+import { DatasoleError, report } from './errors.js';
+import type { StreamCommand, StreamMessage, StreamName, ToWorker } from './protocol.js';
+
+/** The values of an open stream: what becomes of each message. `false`, or an error: an entry does not fit. */
+export type Stream = {
+  [T in StreamMessage['t']]?: (message: StreamMessage & { t: T }, bytes: Uint8Array[]) => boolean | void;
+} & {
+  /** A core that knows nothing has opened the stream: hands over what has no outcome yet. */
+  renew(): void;
+  /** The stream, or something sent to it, was refused for good. Default: reported. */
+  failed?(error: unknown): void;
+};
+
+/** Sends to the core; without one, what is sent is dropped. `close`: nothing is heard any more. */
+export type Port = { send(command: StreamCommand): void; close(): void };
+
+/** The open streams of a client. */
+export class Streams {
+  readonly #open = new Map<string, { stream: Stream; start(): void; port: Port; applied?: boolean; refused?: string }>();
+
+  constructor(private readonly send: (message: ToWorker) => void) {}
+
+  open(name: StreamName, stream: Stream, throttle?: number): Port {
+    const id = `${name.kind} ${name.key}`;
+    const send = (command: StreamCommand) => this.send({ ...name, ...command });
+    const start = () => send({ t: 'open', throttle });
+    const port = { send, close: () => this.#open.delete(id) };
+    this.#open.set(id, { stream, start, port });
+    start();
+    return port;
+  }
+
+  find(kind: StreamName['kind'], key: string): Stream | undefined {
+    return this.#open.get(`${kind} ${key}`)?.stream;
+  }
+
+  /** A core that knows nothing takes over. */
+  renew(): void {
+    for (const { start, stream } of this.#open.values()) start(), stream.renew();
+  }
+
+  receive(message: StreamMessage, binaries: Uint8Array[]): void {
+    const name = `${'kind' in message ? message.kind : 'doc'} ${message.key}`;
+    const open = this.#open.get(name);
+    if (!open) return;
+    const { stream, port, applied = false, refused } = open;
+    const failed = (error: unknown) => (stream.failed ? stream.failed(error) : report(error));
+    const error = message.t === 'rejected' || message.t === 'progress' ? message.error : undefined;
+    if (message.t === 'progress') open.refused = error?.message;
+    // Progress is told again whenever it changes.
+    const known = message.t === 'progress' && error?.message === refused;
+    if (error && !known) failed(new DatasoleError({ ...error, message: `${name}: ${error.message}` }));
+    const bins = 'bins' in message ? message.bins : 'bin' in message ? [message.bin!] : [];
+    let fits: boolean | void = false;
+    try {
+      fits = (stream[message.t] as Stream['entry'])?.call(stream, message as any, bins!.map((bin) => binaries[bin]!));
+    } catch (error) {
+      failed(error);
+    }
+    if (message.t === 'entry') open.applied = fits !== false;
+    if (message.t === 'entry' && fits === false) port.send({ t: 'unfit', applied });
+    // The core waits; the server will not understand this either.
+    if (message.t === 'ask' && fits === false) port.send({ t: 'answer', bytes: new Uint8Array() });
+  }
+}
