@@ -271,8 +271,8 @@ async fn edits_of_a_key_that_may_not_be_read_any_more_are_sent() {
 
     // Opening the key again asks again.
     let again = client.crdt().counter("n").unwrap();
-    accept_new(&mut peer, "n").await;
-    again.synced().await.unwrap();
+    let (synced, ()) = tokio::join!(again.synced(), accept_new(&mut peer, "n"));
+    synced.unwrap();
     assert_eq!((again.value(), counter.value()), (0, 0), "the server has lost what it had");
 }
 

@@ -265,6 +265,19 @@ async fn awareness_is_shown_and_forgotten_with_the_connection() {
 }
 
 #[tokio::test]
+async fn an_update_that_cannot_be_read_is_compared_again() {
+    let server = Fake::listen().await;
+    let (_client, document, mut side) = open(&server, "one").await;
+    side.seq += 1;
+    side.peer.send_raw(DOC, CHANNEL.into(), &[side.seq, 0, 2, 1, 0xff]).await;
+    side.peer.expect(UNSUBSCRIBE).await;
+    side.accept_again().await;
+    document.synced().await.unwrap();
+    side.push(" two").await;
+    reads(&document, "one two").await;
+}
+
+#[tokio::test]
 async fn giving_up_is_told_and_reconnecting_goes_on() {
     let server = Fake::listen().await;
     let (client, document, side) = open(&server, "").await;
