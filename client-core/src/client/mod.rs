@@ -228,41 +228,6 @@ impl Client {
         true
     }
 
-    /// Sends something to a stream: a CRDT's operation (JSON), a presence value (JSON; empty leaves the room), or a
-    /// document's message (bytes). Its one `CallDone` follows: `Ok` and empty when the server has it. It takes as long as
-    /// [`Config::call_timeout`] and counts as a call, but is never queued and cannot be taken back: whoever keeps what is
-    /// to be sent sends it again after [`Event::Subscribed`].
-    ///
-    /// A version 1 server does not answer an operation: sent is done.
-    ///
-    /// # Errors
-    ///
-    /// `NotConnected`, for a document also while it is not followed or the server has not answered that; `BadName`,
-    /// `TooLarge`, `Limit`, `NeedsV2`, and `Unfit` for a payload of the wrong form.
-    #[doc(hidden)]
-    pub fn submit(&mut self, now: Millis, stream: &StreamId, payload: Payload) -> Result<CallId, CommandError> {
-        self.clock.advance(now);
-        self.check_pending()?;
-        let (correlation, document) = self.transmit(stream, &payload, true)?;
-        if correlation == 0 {
-            let call = self.calls.next_id();
-            self.done(call, Ok(Payload::Empty));
-            return Ok(call);
-        }
-        Ok(self.await_answer(stream, correlation, document))
-    }
-
-    /// Sends a document's message that needs no answer (awareness).
-    ///
-    /// # Errors
-    ///
-    /// As of [`submit`](Self::submit).
-    #[doc(hidden)]
-    pub fn notify(&mut self, now: Millis, stream: &StreamId, payload: &Payload) -> Result<(), CommandError> {
-        self.clock.advance(now);
-        self.transmit(stream, payload, false).map(drop)
-    }
-
     /// Replaces the token for later attempts; when connected with version 2, also sends it in an AUTH frame.
     pub fn refresh_token(&mut self, now: Millis, token: Option<String>) {
         self.clock.advance(now);

@@ -144,7 +144,7 @@ impl Client {
                     self.renew(id);
                 }
             }
-            Act::Submit(stream, number, payload) => match self.send_to(&stream, payload) {
+            Act::Submit(stream, number, payload) => match self.submit(&stream, &payload) {
                 Ok(Some(call)) => self.streams.submitted(call, stream, number),
                 Ok(None) => self.streams.answered(now, &stream, number, Answer::Taken),
                 Err(refused) => self.streams.answered(now, &stream, number, refused.into()),
@@ -156,10 +156,11 @@ impl Client {
         }
     }
 
-    /// Sends something as a call of its own; `None` when nobody will answer.
-    fn send_to(&mut self, stream: &StreamId, payload: Payload) -> Result<Option<CallId>, CommandError> {
+    /// Sends a CRDT's operation (JSON), a presence value (JSON; empty leaves the room) or a document's message (bytes), which
+    /// counts as a call until it is answered; `None` when nobody will answer (version 1).
+    pub(super) fn submit(&mut self, stream: &StreamId, payload: &Payload) -> Result<Option<CallId>, CommandError> {
         self.check_pending()?;
-        let (correlation, document) = self.transmit(stream, &payload, true)?;
+        let (correlation, document) = self.transmit(stream, payload, true)?;
         Ok((correlation != 0).then(|| self.await_answer(stream, correlation, document)))
     }
 

@@ -183,8 +183,8 @@ impl Peer {
             Step::Submit(index) => {
                 let stream = stream(index);
                 let payload = if stream.kind == crate::StreamKind::Doc { Payload::Binary(vec![0]) } else { json("1") };
-                let _ = self.client.notify(now, &stream, &payload);
-                return self.client.submit(now, &stream, payload).is_ok();
+                let _ = self.client.transmit(&stream, &payload, false);
+                return self.client.submit(&stream, &payload).is_ok_and(|call| call.is_some());
             }
             Step::Cancel(call) => drop(self.client.cancel(now, CallId(*call))),
             Step::Emit(queue) => drop(self.client.emit(now, "e", Payload::Empty, *queue)),
