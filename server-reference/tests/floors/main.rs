@@ -132,7 +132,6 @@ fn the_clients_core_has_no_loops_of_modules() {
 }
 
 #[test]
-#[ignore = "until the native client leaves its rules of the wire to the core"]
 fn the_native_client_has_no_loops() {
     check_loops(&read("../client-native/src"));
 }
