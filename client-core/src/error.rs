@@ -86,7 +86,7 @@ pub enum CommandError {
         what: &'static str,
     },
     /// The stream is not open.
-    #[error("the {what} is not open")]
+    #[error("the {what} stream is not open")]
     NotOpen {
         /// The stream's kind.
         what: &'static str,

@@ -262,7 +262,7 @@ mod tests {
             (include_bytes!("../../fuzz/corpus/payload/v2-crdt-gap"), StreamId::crdt("c"), 4),
             (include_bytes!("../../fuzz/corpus/payload/v2-crdt-submitted"), StreamId::crdt("c"), 3),
             (include_bytes!("../../fuzz/corpus/payload/v2-room"), StreamId::presence("r"), 7),
-            (include_bytes!("../../fuzz/corpus/payload/v2-document"), StreamId::doc("d"), 6),
+            (include_bytes!("../../fuzz/corpus/payload/v2-document"), StreamId::doc("d"), 7),
             (include_bytes!("../../fuzz/corpus/payload/v2-document-gap"), StreamId::doc("d"), 10),
         ] {
             let mut host = super::host::Host::new("datasole.v2", super::LIMITS);
@@ -270,6 +270,22 @@ mod tests {
                 host.perform(&frame);
             }
             assert_eq!(host.position(&stream), Some(Position { epoch: 5, seq }), "{stream:?}");
+        }
+    }
+
+    #[test]
+    fn the_host_is_told_what_came_of_its_edits() {
+        for (data, unsettled) in [
+            (&include_bytes!("../../fuzz/corpus/payload/v2-crdt-submitted")[..], 0),
+            (include_bytes!("../../fuzz/corpus/payload/v2-crdt-settled-by-a-state"), 1),
+            (include_bytes!("../../fuzz/corpus/payload/v2-crdt-neither-read-nor-written"), 0),
+            (include_bytes!("../../fuzz/corpus/payload/v2-crdt-put-off"), 1),
+        ] {
+            let mut host = super::host::Host::new("datasole.v2", super::LIMITS);
+            for frame in super::frames(data) {
+                host.perform(&frame);
+            }
+            assert_eq!(host.unsettled(), unsettled);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The transcripts of open streams, replayed step by step.
 
-#![allow(clippy::unwrap_used, reason = "a test; clippy knows only the functions marked so")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test; clippy knows only the functions marked so")]
 
 mod sync_cases;
 

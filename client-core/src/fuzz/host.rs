@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, value::RawValue};
 
 use crate::{
-    CallId, Client, Config, Event, Hint, Input, Limits, Millis, Output, Payload, Position, Reconnect, Request, Seed,
-    SocketClose, SocketId, StreamId, StreamKind, SubscriptionId,
+    CallId, Client, Config, Event, Hint, Input, Limits, Millis, Output, Payload, Position, Question, Reconnect,
+    Request, Seed, SocketClose, SocketId, StreamId, StreamKind, SubscriptionId,
     frame::{Codec, Frame, Opcode},
     patch::{Patch, PatchLimits, apply},
     wire::Subscribe,
@@ -26,6 +26,11 @@ pub(super) struct Host {
     states: BTreeMap<String, (Position, Option<Value>)>,
     /// Where the other streams are; as many as were subscribed.
     entries: BTreeMap<StreamId, Position>,
+    /// The number of the latest edit, and those of CRDTs that are not settled.
+    edit: u64,
+    unsettled: BTreeMap<String, BTreeSet<u64>>,
+    /// Questions that have not been answered.
+    asked: BTreeMap<String, usize>,
 }
 
 /// From this correlation id on, a frame that goes both ways stands for what the host sends.
@@ -49,6 +54,9 @@ impl Host {
             pending: BTreeSet::new(),
             states: BTreeMap::new(),
             entries: BTreeMap::new(),
+            edit: 0,
+            unsettled: BTreeMap::new(),
+            asked: BTreeMap::new(),
         };
         host.client.connect(host.now);
         host.pump();
@@ -75,9 +83,14 @@ impl Host {
             }
             Opcode::Subscribe => {
                 if let Ok(Subscribe { kind, key, .. }) = serde_json::from_slice(payload) {
-                    let _ = self.client.subscribe(self.now, StreamId { kind, key: key.into_owned() });
+                    let stream = StreamId { kind, key: key.into_owned() };
+                    let _ = match kind {
+                        StreamKind::State | StreamKind::Event => self.client.subscribe(self.now, stream).map(drop),
+                        _ => self.client.open(self.now, stream, None),
+                    };
                 }
             }
+            Opcode::Unsubscribe if correlation >= OURS => self.client.leave(self.now, &one(correlation)),
             Opcode::Unsubscribe => {
                 self.client.unsubscribe(self.now, SubscriptionId(correlation));
             }
@@ -89,12 +102,17 @@ impl Host {
             Opcode::Propose => self.hint(correlation),
             Opcode::ProposeResult => self.lose(correlation, payload),
             // Those that go both ways.
-            Opcode::CrdtOp if correlation >= OURS => self.submit(&StreamId::crdt("c"), json(payload)),
-            Opcode::Presence if correlation >= OURS => self.submit(&StreamId::presence("r"), json(payload)),
-            Opcode::Doc if correlation == OURS => self.submit(&StreamId::doc("d"), Payload::Binary(payload.to_vec())),
-            Opcode::Doc if correlation > OURS => {
-                let _ = self.client.notify(self.now, &StreamId::doc("d"), &Payload::Binary(payload.to_vec()));
+            Opcode::CrdtOp if correlation >= OURS => self.edit(&StreamId::crdt("c"), json(payload)),
+            Opcode::Presence if correlation >= OURS => {
+                let value = Some(json(payload)).filter(|value| !value.is_empty());
+                let _ = self.client.show(self.now, "r", value, correlation % 2 == 0);
             }
+            Opcode::Doc if correlation == OURS => self.edit(&StreamId::doc("d"), Payload::Binary(payload.to_vec())),
+            Opcode::Doc if correlation > OURS => match correlation % 3 {
+                0 => self.answer("d", payload.to_vec()),
+                1 => self.client.aware(self.now, "d", (!payload.is_empty()).then(|| payload.to_vec())),
+                _ => self.client.unfit(self.now, &one(correlation / 3), payload.is_empty()),
+            },
             _ => self.receive(frame),
         }
         self.pump();
@@ -110,6 +128,11 @@ impl Host {
         self.entries.get(stream).copied()
     }
 
+    #[cfg(test)]
+    pub(super) fn unsettled(&self) -> usize {
+        self.unsettled.values().map(BTreeSet::len).sum()
+    }
+
     fn call(&mut self, method: &str, params: Payload) {
         let request = Request { method: method.into(), params, timeout: None, queue: true };
         if let Ok(call) = self.client.call(self.now, request) {
@@ -118,11 +141,18 @@ impl Host {
         assert!(self.pending.len() <= self.limits.max_pending_calls);
     }
 
-    fn submit(&mut self, stream: &StreamId, payload: Payload) {
-        if let Ok(call) = self.client.submit(self.now, stream, payload) {
-            assert!(self.pending.insert(call), "an id given twice");
+    fn edit(&mut self, stream: &StreamId, payload: Payload) {
+        self.edit += 1;
+        if self.client.edit(self.now, stream, self.edit, payload).is_ok() && stream.kind == StreamKind::Crdt {
+            self.unsettled.entry(stream.key.clone()).or_default().insert(self.edit);
         }
-        assert!(self.pending.len() <= self.limits.max_pending_calls);
+    }
+
+    fn answer(&mut self, key: &str, answer: Vec<u8>) {
+        if let Some(asked) = self.asked.get_mut(key).filter(|asked| **asked > 0) {
+            *asked -= 1;
+        }
+        self.client.answer(self.now, key, answer);
     }
 
     fn sleep(&mut self, millis: u32) {
@@ -206,12 +236,28 @@ impl Host {
                 }
             }
             Event::Entry { stream, payload, position, whole } => self.entry(stream, &payload, position, whole),
-            Event::Status(_)
-            | Event::Settled { .. }
-            | Event::Progress { .. }
-            | Event::Rejected { .. }
-            | Event::Ask { .. }
-            | Event::Awareness { .. } => {}
+            Event::Settled { stream, edit, .. } => {
+                let known = self.unsettled.get_mut(&stream.key).is_some_and(|edits| edits.remove(&edit));
+                assert!(known, "an edit settled twice");
+            }
+            Event::Progress { stream, progress } if stream.kind == StreamKind::Crdt => {
+                let pending = self.unsettled.get(&stream.key).map_or(0, BTreeSet::len);
+                assert_eq!(progress.pending, pending, "the number of pending edits");
+            }
+            Event::Rejected { payload, .. } => assert!(payload.len() <= self.limits.max_payload),
+            Event::Ask { document, question } => {
+                if question == Question::StateVector {
+                    // A comparison begins, wherever the stream is.
+                    self.entries.remove(&StreamId::doc(&document));
+                }
+                if question != Question::Awareness {
+                    let asked = self.asked.entry(document).or_default();
+                    *asked += 1;
+                    assert!(*asked <= 16, "questions without end");
+                }
+            }
+            Event::Awareness { update, .. } => assert!(update.len() <= self.limits.max_payload),
+            Event::Progress { .. } | Event::Status(_) => {}
         }
     }
 
@@ -249,6 +295,15 @@ impl Host {
             self.states.remove(key);
             self.client.resync(self.now, &StreamId { kind: StreamKind::State, key: key.into() });
         }
+    }
+}
+
+/// One of the streams that the corpus talks of.
+fn one(number: u32) -> StreamId {
+    match number % 3 {
+        0 => StreamId::crdt("c"),
+        1 => StreamId::presence("r"),
+        _ => StreamId::doc("d"),
     }
 }
 

@@ -303,6 +303,9 @@ impl OpenDocument {
     }
 
     fn fault(&mut self, cx: &mut Context<'_>, why: &str) {
+        if self.refused.is_some() {
+            return;
+        }
         self.faults += 1;
         if self.faults > MAX_FAULTS {
             self.reject(cx, Refused { code: codes::PARSE, message: why.to_owned() });

@@ -208,16 +208,23 @@ impl Outbox {
         self.wait = None;
     }
 
-    /// The whole stream is refused, and every edit with it.
+    /// The whole stream is refused, and every edit with it; but for what was acknowledged and has not come back, which may
+    /// have to be sent again on another connection.
     pub(crate) fn refuse(&mut self, refused: &Refused, news: &mut Vec<News>) {
-        for item in std::mem::take(&mut self.items) {
+        self.lost();
+        self.items.retain(|item| {
+            let kept = item.settled && !item.void;
+            if !kept {
+                self.bytes -= item.text.get().len();
+            }
             if !item.settled {
                 let Refused { code, message } = refused.clone();
                 news.push(News::Rejected(refused.clone(), item.text.get().to_owned()));
                 news.push(News::Settled(item.edit, EditOutcome::Refused { code, message }));
             }
-        }
-        *self = Self { last: self.last, sent: self.sent, ..Self::default() };
+            kept
+        });
+        self.unsettled = 0;
     }
 
     fn arrived(&mut self, at: usize, news: &mut Vec<News>) {
@@ -243,5 +250,123 @@ impl Outbox {
     fn forget(&mut self, item: &Item) {
         self.bytes -= item.text.get().len();
         self.in_flight -= usize::from(matches!(item.stage, Stage::Sent(_)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operation(node: &str, counter: u64, bytes: usize) -> Box<RawValue> {
+        let text = format!(r#"{{"nodeId":"{node}","counter":{counter},"op":"set","value":""}}"#);
+        let text =
+            text.replace(r#""value":"""#, &format!(r#""value":"{}""#, "x".repeat(bytes.saturating_sub(text.len()))));
+        RawValue::from_string(text).unwrap()
+    }
+
+    fn push(outbox: &mut Outbox, counter: u64) {
+        outbox.push(counter, operation("me", counter, 0)).unwrap();
+    }
+
+    /// The numbers of what is sent now.
+    fn send(outbox: &mut Outbox, now: u64) -> Vec<u64> {
+        std::iter::from_fn(|| outbox.next(Millis(now), false).map(|(number, _)| number)).collect()
+    }
+
+    fn answer(outbox: &mut Outbox, number: u64, answer: Answer) -> Vec<News> {
+        let mut news = Vec::new();
+        outbox.answered(Millis(0), number, answer, true, &mut news);
+        news
+    }
+
+    #[test]
+    fn the_number_of_operations_is_bounded() {
+        let mut outbox = Outbox::default();
+        for counter in 1..=MAX_OPERATIONS as u64 {
+            push(&mut outbox, counter);
+        }
+        let above = MAX_OPERATIONS as u64 + 1;
+        let limit = Err(CommandError::Limit { what: "operations waiting", limit: MAX_OPERATIONS });
+        assert_eq!(outbox.push(above, operation("me", above, 0)), limit);
+        assert_eq!(send(&mut outbox, 0), (1..=WINDOW as u64).collect::<Vec<_>>());
+        // What is acknowledged and has not come back counts; what has come back does not.
+        assert_eq!(answer(&mut outbox, 1, Answer::Taken).len(), 1);
+        assert_eq!((outbox.push(above, operation("me", above, 0)), outbox.pending()), (limit, MAX_OPERATIONS - 1));
+        let mut news = Vec::new();
+        outbox.entry(&operation("me", 1, 0), &mut news);
+        assert_eq!((news, outbox.push(above, operation("me", above, 0))), (vec![], Ok(())));
+    }
+
+    #[test]
+    fn the_bytes_of_operations_are_bounded_and_given_back() {
+        for (bytes, fits) in [(MAX_BYTES / 4 - 1, true), (MAX_BYTES / 4, true), (MAX_BYTES / 4 + 1, false)] {
+            let mut outbox = Outbox::default();
+            for counter in 1..=3 {
+                outbox.push(counter, operation("me", counter, MAX_BYTES / 4)).unwrap();
+            }
+            let last = outbox.push(4, operation("me", 4, bytes));
+            assert_eq!(last.is_ok(), fits, "{bytes}: {last:?}");
+            send(&mut outbox, 0);
+            let mut news = Vec::new();
+            outbox.entry(&operation("me", 2, 0), &mut news);
+            assert_eq!(outbox.push(9, operation("me", 9, MAX_BYTES / 4)), Ok(()), "there is room again");
+            outbox.refuse(&Refused { code: 1, message: String::new() }, &mut news);
+            assert_eq!((outbox.bytes, outbox.pending(), outbox.in_flight), (0, 0, 0));
+        }
+    }
+
+    #[test]
+    fn numbers_and_the_counters_of_a_replica_increase() {
+        let mut outbox = Outbox::default();
+        outbox.push(5, operation("a", 3, 0)).unwrap();
+        for (edit, node, counter, fits) in [
+            (5, "a", 4, false),
+            (4, "a", 4, false),
+            (6, "a", 3, false),
+            (6, "a", 2, false),
+            (6, "b", 1, true),
+            (7, "a", 4, true),
+            (8, "b", 1, false),
+        ] {
+            assert_eq!(outbox.push(edit, operation(node, counter, 0)).is_ok(), fits, "{edit} {node} {counter}");
+        }
+    }
+
+    #[test]
+    fn the_window_holds_at_64() {
+        let mut outbox = Outbox::default();
+        (1..=WINDOW as u64 - 1).for_each(|counter| push(&mut outbox, counter));
+        assert_eq!(send(&mut outbox, 0).len(), WINDOW - 1, "below");
+        push(&mut outbox, 64);
+        push(&mut outbox, 65);
+        assert_eq!(send(&mut outbox, 0), [64], "at");
+        // Every kind of answer makes room, and so does an entry that comes before the answer.
+        let never = Answer::Never(Refused { code: 1, message: "no".into() });
+        for (number, kind) in [(1, Answer::Taken), (2, Answer::Again(0)), (3, never)] {
+            answer(&mut outbox, number, kind);
+            assert_eq!(send(&mut outbox, 0).len(), 1, "{number}");
+        }
+        answer(&mut outbox, 4, Answer::Unknown);
+        assert!(send(&mut outbox, 0).is_empty(), "nobody knows");
+        push(&mut outbox, 66);
+        outbox.entry(&operation("me", 5, 0), &mut Vec::new());
+        assert_eq!((send(&mut outbox, 0).len(), outbox.in_flight), (1, WINDOW));
+        outbox.lost();
+        assert_eq!(send(&mut outbox, 0).len(), WINDOW);
+    }
+
+    #[test]
+    fn the_longest_wait_counts() {
+        let mut outbox = Outbox::default();
+        (1..=3).for_each(|counter| push(&mut outbox, counter));
+        send(&mut outbox, 0);
+        answer(&mut outbox, 1, Answer::Again(70));
+        answer(&mut outbox, 2, Answer::Again(50));
+        assert_eq!((outbox.deadline(), send(&mut outbox, 69)), (Some(Millis(70)), vec![]));
+        assert_eq!(send(&mut outbox, 70), [4, 5]);
+        assert_eq!(outbox.deadline(), None);
+        answer(&mut outbox, 4, Answer::Again(70));
+        outbox.lost();
+        assert_eq!(send(&mut outbox, 0), [6, 7, 8], "a new connection does not wait");
     }
 }

@@ -10,6 +10,8 @@ mod hostile;
 mod losing;
 #[cfg(feature = "mirror")]
 mod mirror;
+mod open;
+mod settling;
 mod streams;
 mod submitting;
 mod tokens;
