@@ -6,7 +6,7 @@ use datasole_core::crdt::{Change, CrdtKind, Json, Op, Stamp};
 use serde_json::{Value, json};
 
 /// The value that whoever has seen exactly these operations must see.
-pub(super) fn value(kind: CrdtKind, ops: &[Op]) -> Value {
+pub(crate) fn value(kind: CrdtKind, ops: &[Op]) -> Value {
     match kind {
         CrdtKind::GCounter | CrdtKind::PnCounter => {
             let effect = |op: &Op| match op.change() {

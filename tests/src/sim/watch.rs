@@ -95,7 +95,7 @@ impl Watch {
                 stats.count("patches");
                 self.patch(&key, &ops, position);
             }
-            Event::Entry { stream, .. } => panic!("nobody follows {stream:?}"),
+            other => panic!("nobody has opened that: {other:?}"),
         }
     }
 
