@@ -131,11 +131,11 @@ pub enum Event {
         /// The server's clock; Unix milliseconds.
         timestamp: u64,
     },
-    /// A subscription (first or renewed) was answered.
+    /// A subscription (first or renewed) to a state or a topic was answered. Open streams tell their
+    /// [`Progress`](Event::Progress) instead.
     ///
     /// `recovered` is `false` when entries were or may have been missed. For a state the next event is then a
-    /// [`Event::Snapshot`], for a CRDT or a room an [`Event::Entry`] that is `whole`; for an event topic the missed events
-    /// are lost and this is how the user learns of it. A document's holder asks the server for what is missing.
+    /// [`Event::Snapshot`]; for an event topic the missed events are lost, and this is how the user learns of it.
     Subscribed {
         /// Which.
         subscription: SubscriptionId,
@@ -144,7 +144,7 @@ pub enum Event {
         /// Whether the stream goes on exactly where this client had left it.
         recovered: bool,
     },
-    /// The server refused a subscription; it is gone.
+    /// The server refused a subscription to a state or a topic; the subscription is gone.
     Refused {
         /// Which.
         subscription: SubscriptionId,
@@ -190,7 +190,8 @@ pub enum Event {
         /// The entry replaces everything before it.
         whole: bool,
     },
-    /// An edit of a CRDT has its outcome; comes exactly once for each edit that was queued.
+    /// An edit of a CRDT has its outcome; comes exactly once for each edit that was queued. In one case another follows: a
+    /// stored edit that was to return was lost by the server, sent again, and is refused then.
     Settled {
         /// The CRDT.
         stream: StreamId,
@@ -256,7 +257,7 @@ pub enum EditOutcome {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// What is known of the server's value.
+    /// How much of the server's value is known.
     pub phase: SyncPhase,
     /// Edits (of a CRDT or document) that have not been settled.
     pub pending: usize,
@@ -264,7 +265,7 @@ pub struct Progress {
     pub stored: u64,
 }
 
-/// What is known of the server's value of an open stream.
+/// How much is known of the server's value of an open stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum SyncPhase {
     /// On this connection, nothing yet; or there is no connection.
@@ -290,7 +291,7 @@ pub enum SyncPhase {
     },
 }
 
-/// What the core asks the host about a document; Yjs encodings of version 1.
+/// A question of the core about a document; Yjs encodings of version 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
     /// The document's state vector.

@@ -242,7 +242,7 @@ pub struct Hello<'a> {
     /// The window in which clients spread their attempts when this server goes away; milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconnect_window: Option<u64>,
-    /// What the server can do beyond version 2; absent where it can do nothing more.
+    /// The server's features beyond version 2; absent where there are none.
     #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<Cow<'a, str>>,
 }
@@ -250,7 +250,7 @@ pub struct Hello<'a> {
 /// [`Opcode::Client`](crate::frame::Opcode::Client).
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ClientHello<'a> {
-    /// What the client can do beyond version 2.
+    /// The client's features beyond version 2.
     #[serde(borrow, default)]
     pub features: Vec<Cow<'a, str>>,
 }

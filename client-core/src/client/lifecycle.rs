@@ -1,6 +1,6 @@
 //! From idle to open and back: attempts, tokens, greetings, losses, timers, hints.
 
-use super::{Client, features};
+use super::{Client, renewal::features};
 use crate::{
     config::TokenVia,
     error::CallError,

@@ -6,12 +6,14 @@
 
 mod frames;
 mod lifecycle;
+mod renewal;
 mod syncing;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, collections::VecDeque};
+use std::collections::VecDeque;
 
+use self::renewal::features;
 use crate::{
     config::Config,
     error::{CallError, CommandError},
@@ -26,11 +28,8 @@ use crate::{
     subscriptions::Subscriptions,
     sync::Streams,
     time::{Clock, Millis, TimerKind},
-    wire::{self, Auth, BATCH, ClientEvent, join_binary, push_item, push_varuint},
+    wire::{Auth, ClientEvent, join_binary, push_varuint},
 };
-
-/// Most bytes of the payload of a batch that is sent.
-const MAX_BATCH: usize = 64 * 1024;
 
 /// One client. See the [crate documentation](crate) for the drive loop.
 #[derive(Debug)]
@@ -438,78 +437,6 @@ impl Client {
         self.send(Opcode::Auth, correlation, &payload);
     }
 
-    /// Subscribes on the connection there is: version 2 is asked, on version 1 there is nothing to ask.
-    fn renew(&mut self, id: SubscriptionId) {
-        match self.phase.open().map(|link| link.version) {
-            Some(Version::V2) => self.ask(id),
-            Some(Version::V1) => {
-                if let Some(stream) = self.subscriptions.stream(id).cloned() {
-                    self.answered(id, stream.clone(), false);
-                    if stream.kind == StreamKind::Crdt
-                        && let Some(state) = self.subscriptions.kept(&stream.key)
-                        && let Some(at) = self.subscriptions.count_crdt(&stream.key)
-                    {
-                        self.stream_entry(stream, Payload::Json(state), at, true);
-                    }
-                }
-            }
-            None => {}
-        }
-    }
-
-    /// Tells that a subscription was answered.
-    fn answered(&mut self, subscription: SubscriptionId, stream: StreamId, recovered: bool) {
-        if !self.stream_subscribed(&stream, recovered) {
-            self.event(Event::Subscribed { subscription, stream, recovered });
-        }
-    }
-
-    /// Sends SUBSCRIBE, and UNSUBSCRIBE for the correlation id it had before.
-    fn ask(&mut self, id: SubscriptionId) {
-        let correlation = self.next_correlation();
-        let Some((payload, old)) = self.subscriptions.ask(id, correlation) else { return };
-        if let Some(old) = old {
-            self.send(Opcode::Unsubscribe, old, b"null");
-        }
-        self.send(Opcode::Subscribe, correlation, &payload);
-    }
-
-    /// Subscribes on a new connection to everything that is followed: in batches where the server reads them.
-    fn renew_all(&mut self) {
-        let batches = self.phase.open().filter(|link| link.batches).map(|link| link.max_payload.min(MAX_BATCH));
-        let (mut batch, mut last) = (Vec::new(), Vec::new());
-        for id in self.subscriptions.ids() {
-            let Some(limit) = batches else {
-                self.renew(id);
-                continue;
-            };
-            let correlation = self.next_correlation();
-            let Some((payload, _)) = self.subscriptions.ask(id, correlation) else { continue };
-            let message = self.encoder.encode(Opcode::Subscribe, correlation, &payload, usize::MAX);
-            // With its length, of at most five bytes.
-            if batch.len() + message.len() + 5 > limit {
-                self.send_batch(std::mem::take(&mut batch), std::mem::take(&mut last));
-            }
-            push_item(&mut batch, &message);
-            last = message;
-        }
-        self.send_batch(batch, last);
-    }
-
-    /// Sends a batch; `last` alone where there is nothing else in it.
-    fn send_batch(&mut self, batch: Vec<u8>, last: Vec<u8>) {
-        let alone = wire::split_item(&batch).is_none_or(|(_, rest)| rest.is_empty());
-        match (alone, self.phase.link()) {
-            (false, _) => self.send(Opcode::Batch, 0, &batch),
-            (true, Some(link)) if !last.is_empty() => {
-                link.sent(self.clock.now());
-                let message = self.encoder.compress(last, link.compress_above);
-                self.outputs.push_back(Output::Send { socket: link.socket, message });
-            }
-            _ => {}
-        }
-    }
-
     /// Nobody waits for a call any more: takes it out of the queue, or tells a version 2 server.
     fn abandon(&mut self, place: Place) {
         match place {
@@ -558,11 +485,6 @@ impl Client {
 
     #[cfg(not(feature = "mirror"))]
     fn forget_value(&mut self, _stream: &StreamId) {}
-}
-
-/// What this client can do beyond version 2.
-fn features() -> Vec<Cow<'static, str>> {
-    vec![BATCH.into()]
 }
 
 /// The frame of an event.

@@ -60,7 +60,7 @@ impl Client {
     pub fn edit(&mut self, now: Millis, stream: &StreamId, edit: u64, payload: Payload) -> Result<(), CommandError> {
         self.clock.advance(now);
         if stream.kind == StreamKind::Crdt {
-            // What is written around an operation: the key, maybe escaped, and `done`.
+            // Around an operation stand the key, maybe escaped, and `done`.
             self.check_size(payload.len() + 2 * stream.key.len() + 64)?;
         }
         let edited = self.streams.edit(self.clock.now(), stream, edit, payload);
@@ -69,7 +69,7 @@ impl Client {
     }
 
     /// Shows a value (JSON) in an open room from now on; `None` leaves the room. `at_once` skips the throttle, otherwise
-    /// the last value within an interval is sent at its end. What the server refuses comes as an [`Event::Rejected`].
+    /// the last value within an interval is sent at its end. A refusal of the server comes as an [`Event::Rejected`].
     ///
     /// # Errors
     ///
@@ -163,7 +163,7 @@ impl Client {
         Ok((correlation != 0).then(|| self.await_answer(stream, correlation, document)))
     }
 
-    /// What came of a call that an open stream made; given back when it was another's.
+    /// Tells an open stream how its call fared; the outcome is given back when the call was another's.
     pub(super) fn answer_stream(
         &mut self,
         call: CallId,

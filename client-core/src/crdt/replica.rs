@@ -277,7 +277,11 @@ impl Replica {
         let on_top = self.current.seen.get(&op.node);
         let there = on_top.is_some_and(|seen| seen.upto >= op.done && seen.contains(op.counter));
         let same = match self.take(op) {
+            // What it shows of a replica that had been forgotten depends on when it is applied.
+            Some(_) if self.confirmed.floor > 0 && !op.dots().is_empty() => false,
             Some(sent) => there && sent.change == op.change && sent.stamp() == op.stamp(),
+            // The `none` of an operation that was refused: one on top may have shown its number as done.
+            None if op.node == self.node => false,
             None => self.current.apply(op, &self.limits).is_ok(),
         };
         self.counter = self.counter.max(self.confirmed.last(&self.node));

@@ -1,4 +1,4 @@
-//! What a frame is. Version 1 has 0x01–0x0b; version 2 keeps those and adds 0x10–0x2f. From 0x30 up
+//! Opcodes: the kinds of frames. Version 1 has 0x01–0x0b; version 2 keeps those and adds 0x10–0x2f. From 0x30 up
 //! unknown ones are ignored: 0x60–0x6f are reserved for plugins, and 0x78 ([`ZLIB_MARK`](super::ZLIB_MARK)) is never one.
 
 /// A frame's first byte.

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, value::RawValue};
 
 use crate::{
-    CallId, Client, Config, Event, Hint, Input, Limits, Millis, Output, Payload, Position, Question, Reconnect,
-    Request, Seed, SocketClose, SocketId, StreamId, StreamKind, SubscriptionId,
+    CallId, Client, Config, EditOutcome, Event, Hint, Input, Limits, Millis, Output, Payload, Position, Question,
+    Reconnect, Request, Seed, SocketClose, SocketId, StreamId, StreamKind, SubscriptionId,
     frame::{Codec, Frame, Opcode},
     patch::{Patch, PatchLimits, apply},
     wire::Subscribe,
@@ -29,6 +29,8 @@ pub(super) struct Host {
     /// The number of the latest edit, and those of CRDTs that are not settled.
     edit: u64,
     unsettled: BTreeMap<String, BTreeSet<u64>>,
+    /// Edits that were stored, and were to return.
+    returning: BTreeSet<u64>,
     /// Questions that have not been answered.
     asked: BTreeMap<String, usize>,
 }
@@ -56,6 +58,7 @@ impl Host {
             entries: BTreeMap::new(),
             edit: 0,
             unsettled: BTreeMap::new(),
+            returning: BTreeSet::new(),
             asked: BTreeMap::new(),
         };
         host.client.connect(host.now);
@@ -236,9 +239,14 @@ impl Host {
                 }
             }
             Event::Entry { stream, payload, position, whole } => self.entry(stream, &payload, position, whole),
-            Event::Settled { stream, edit, .. } => {
+            Event::Settled { stream, edit, outcome } => {
                 let known = self.unsettled.get_mut(&stream.key).is_some_and(|edits| edits.remove(&edit));
-                assert!(known, "an edit settled twice");
+                // What was stored may be lost by the server, and refused then.
+                let again = matches!(outcome, EditOutcome::Refused { .. }) && self.returning.remove(&edit);
+                assert!(known || again, "an edit settled twice");
+                if outcome == (EditOutcome::Stored { returns: true }) {
+                    self.returning.insert(edit);
+                }
             }
             Event::Progress { stream, progress } if stream.kind == StreamKind::Crdt => {
                 let pending = self.unsettled.get(&stream.key).map_or(0, BTreeSet::len);

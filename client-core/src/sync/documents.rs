@@ -65,7 +65,7 @@ pub(crate) struct OpenDocument {
     /// When to compare anew.
     again: Option<Millis>,
     refused: Option<Refused>,
-    /// What has been told to be refused: everything up to this edit.
+    /// The last edit that the host has been told to be refused, with all before it.
     rejected: Option<u64>,
     awareness: Awareness,
 }
@@ -85,8 +85,9 @@ struct Sent {
     number: u64,
     /// The last edit in it.
     upto: u64,
-    /// It is all that was missing there and, in this case, holds no structs.
+    /// The message is all that was missing there.
     whole: bool,
+    /// The update holds no structs.
     empty: bool,
     answered: bool,
 }
@@ -287,11 +288,11 @@ impl OpenDocument {
             }
             Answer::Unknown => return,
             Answer::Again(wait) => return self.start_over(cx, wait),
-            // It refers to what the server has not: a comparison finds that, too.
+            // The update refers to something the server has not: a comparison finds that, too.
             Answer::Never(Refused { code: codes::INVALID_PARAMS, message }) if self.faults < MAX_FAULTS => {
                 return self.fault(cx, &message);
             }
-            // Who may only read has nothing to tell but deletions that all have.
+            // A reader has nothing to tell but deletions that all have.
             Answer::Never(_) if sent.whole && sent.empty && self.made == self.stored => sent.answered = true,
             Answer::Never(refused) => return self.reject(cx, refused),
         }

@@ -26,7 +26,7 @@ use crate::{
 /// Reports in a row, without an entry applied between them, that an entry does not fit: the last refuses the stream.
 const MAX_UNFIT: u8 = 3;
 
-/// What the client is to do.
+/// A thing for the client to do.
 #[derive(Debug)]
 pub(crate) enum Act {
     /// Subscribe.
@@ -43,7 +43,7 @@ pub(crate) enum Act {
     Tell(Event),
 }
 
-/// What one open stream is told beside the event, and where it says what is to be done.
+/// The surroundings of one open stream: the time, the connection, and the list of things to do.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
     now: Millis,
@@ -77,7 +77,7 @@ pub(crate) struct Streams {
     open: Table<StreamId, Stream>,
     version: Option<Version>,
     acts: VecDeque<Act>,
-    /// What has been sent and not answered.
+    /// The submissions without an answer: the stream, and the number there.
     submitted: Table<CallId, (StreamId, u64)>,
     /// Streams whose progress may have changed.
     touched: Vec<StreamId>,
@@ -157,7 +157,7 @@ impl Streams {
         self.open.contains_key(stream)
     }
 
-    /// What to do next.
+    /// The next thing to do.
     pub(crate) fn next(&mut self) -> Option<Act> {
         self.acts.pop_front()
     }
@@ -167,7 +167,7 @@ impl Streams {
         self.submitted.insert(call, (stream, number));
     }
 
-    /// What a call carried, if it was one of ours.
+    /// The submission that a call carried, if it carried one.
     pub(crate) fn take_submitted(&mut self, call: CallId) -> Option<(StreamId, u64)> {
         self.submitted.remove(&call)
     }
@@ -422,7 +422,7 @@ impl Streams {
 }
 
 impl Stream {
-    /// What is known of the server's value is not to be trusted any more.
+    /// The server's value is not known any more.
     fn start_over(&mut self) {
         match &mut self.body {
             Body::Crdt(crdt) => crdt.start_over(),

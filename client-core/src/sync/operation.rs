@@ -59,7 +59,7 @@ pub(crate) struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    /// What a state says; nothing when it cannot be read.
+    /// Reads a state; nothing is seen where it cannot be read.
     pub(crate) fn of(state: &'a RawValue) -> Self {
         let mut nodes = Table::default();
         member(state, "metadata").and_then(|metadata| member(metadata, "seen")).and_then(|seen| {

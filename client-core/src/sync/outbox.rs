@@ -58,7 +58,7 @@ enum Stage {
     Arriving,
 }
 
-/// What the host is told.
+/// News for the host.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum News {
     /// An edit is settled.
@@ -163,9 +163,11 @@ impl Outbox {
                 self.in_flight -= 1;
                 let item = &mut self.items[at];
                 (item.stage, item.void) = (Stage::Waiting, true);
+                // One that was stored, and lost by the server, is on top in the host.
+                self.unsettled -= usize::from(!std::mem::replace(&mut item.settled, true));
                 news.push(News::Rejected(refused.clone(), item.text.get().to_owned()));
                 let Refused { code, message } = refused;
-                self.settle(at, EditOutcome::Refused { code, message }, news);
+                news.push(News::Settled(item.edit, EditOutcome::Refused { code, message }));
             }
         }
     }
@@ -289,7 +291,7 @@ mod tests {
         let limit = Err(CommandError::Limit { what: "operations waiting", limit: MAX_OPERATIONS });
         assert_eq!(outbox.push(above, operation("me", above, 0)), limit);
         assert_eq!(send(&mut outbox, 0), (1..=WINDOW as u64).collect::<Vec<_>>());
-        // What is acknowledged and has not come back counts; what has come back does not.
+        // An acknowledged operation counts until it has come back.
         assert_eq!(answer(&mut outbox, 1, Answer::Taken).len(), 1);
         assert_eq!((outbox.push(above, operation("me", above, 0)), outbox.pending()), (limit, MAX_OPERATIONS - 1));
         let mut news = Vec::new();

@@ -69,7 +69,7 @@ impl OpenCrdt {
         self.flush(cx);
     }
 
-    /// The server will not tell what it has. Who may not read may still write.
+    /// The server will not tell what it has: reading is refused, and writing may still be allowed.
     pub(crate) fn unreadable(&mut self, cx: &mut Context<'_>, refused: Refused) {
         self.unreadable = Some(refused);
         (self.ready, self.loaded) = (true, false);
@@ -123,7 +123,7 @@ impl OpenCrdt {
         tell(cx, news);
     }
 
-    /// What is here is not to be trusted: the state follows.
+    /// The value here is not to be trusted: the state follows.
     pub(crate) fn start_over(&mut self) {
         (self.ready, self.loaded) = (false, false);
     }

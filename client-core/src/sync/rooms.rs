@@ -31,7 +31,7 @@ pub(crate) struct OpenRoom {
     loaded: bool,
     unreadable: Option<Refused>,
     refused: Option<Refused>,
-    /// What this client shows, and the number of that value.
+    /// The value that this client shows, and its number.
     value: Option<Payload>,
     version: u64,
     /// The server has been told something on this connection, and so has something to forget.
@@ -100,7 +100,7 @@ impl OpenRoom {
         cx.submit(self.sent, self.value.clone().unwrap_or_default());
     }
 
-    /// What is shown is withdrawn, whatever waits.
+    /// Withdraws the value that is shown, whatever waits.
     pub(crate) fn withdraw(&mut self, cx: &mut Context<'_>) {
         self.value = None;
         self.unsent = false;
@@ -214,7 +214,7 @@ impl OpenRoom {
         self.loaded = false;
     }
 
-    /// What is shown stays: it is announced on the next connection.
+    /// The value that is shown stays: it is announced on the next connection.
     pub(crate) fn lost(&mut self) {
         (self.unreadable, self.refused) = (None, None);
         (self.loaded, self.announced) = (false, false);

@@ -1,9 +1,17 @@
 //! Replicas around one server that orders: it refuses, puts off, forgets and restarts; connections break before and after
-//! what was sent has arrived; clients restart from what they saved. Every edit is counted once, or refused.
+//! what was sent has arrived; clients restart from what they saved. Every edit is counted once, or refused. The clients are
+//! the core's, over frames; what they show is a [`Replica`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use datasole_core::crdt::{Applied, Change, Crdt, CrdtKind, CrdtLimits, Dot, Op, Replica};
+use datasole_core::{
+    Client as Core, Config, EditOutcome, Event, Input, Limits, Millis, Output, Payload, Reconnect, Seed, SocketClose,
+    SocketId, StreamId,
+    crdt::{Applied, Change, Crdt, CrdtKind, CrdtLimits, Dot, Op, Replica},
+    frame::{Codec, Opcode},
+    wire,
+};
+use serde_json::json;
 
 use super::{NODES, Stats, edit, excerpt, model};
 use crate::random::Random;
@@ -14,6 +22,11 @@ const MEMORY: u64 = 60;
 const DAY: u64 = 24 * 3_600_000;
 
 struct Client {
+    core: Core,
+    codec: Codec,
+    socket: SocketId,
+    /// SUBSCRIBE's correlation id on this connection.
+    subscription: u32,
     replica: Replica,
     /// What is on its disk.
     saved: String,
@@ -21,10 +34,106 @@ struct Client {
     /// The number of entries that have come over this connection, or before; `None` after a restart.
     heard: Option<usize>,
     connected: bool,
-    /// On its way to the server.
-    sent: VecDeque<String>,
+    /// On its way to the server: operations with their correlation ids.
+    sent: VecDeque<(u32, String)>,
     refused: BTreeSet<u64>,
 }
+
+/// The CRDT's key.
+const KEY: &str = "c";
+
+impl Client {
+    fn new(replica: Replica, now: u64) -> Self {
+        let reconnect = Reconnect { cap: 0, retry_first: true, ..Reconnect::default() };
+        // Days pass here.
+        let config = Config {
+            reconnect,
+            call_timeout: 1_000 * DAY,
+            connect_timeout: 1_000 * DAY,
+            ..Config::new("ws://localhost/__ds")
+        };
+        let mut core = Core::new(config, Seed([1; 32]));
+        core.connect(Millis(now));
+        core.open(Millis(now), StreamId::crdt(KEY), None).unwrap();
+        let mut client = Self {
+            core,
+            codec: Codec::default(),
+            socket: SocketId(0),
+            subscription: 0,
+            saved: replica.save().get().to_owned(),
+            replica,
+            skew: 0,
+            heard: Some(0),
+            connected: false,
+            sent: VecDeque::new(),
+            refused: BTreeSet::new(),
+        };
+        client.queue_own(now);
+        client.pump();
+        client
+    }
+
+    /// Hands what was restored to the core, which sends it.
+    fn queue_own(&mut self, now: u64) {
+        for op in self.replica.own().cloned().collect::<Vec<_>>() {
+            let payload = Payload::Json(op.to_json());
+            self.core.edit(Millis(now), &StreamId::crdt(KEY), op.counter(), payload).unwrap();
+        }
+    }
+
+    /// A frame of the server.
+    fn receive(&mut self, now: u64, opcode: Opcode, id: u32, payload: &[u8]) {
+        let bytes = self.codec.encode(opcode, id, payload, 256);
+        self.core.handle_input(Millis(now), Input::Message { socket: self.socket, bytes: &bytes });
+        self.pump();
+    }
+
+    /// Does what the core says; what it tells changes the replica.
+    fn pump(&mut self) {
+        let limits = CrdtLimits::default();
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::OpenSocket { socket, .. } => self.socket = socket,
+                Output::Send { message, .. } => {
+                    let frame = self.codec.decode(&message, &Limits::default()).unwrap();
+                    match frame.opcode {
+                        Opcode::Subscribe => self.subscription = frame.correlation,
+                        Opcode::CrdtOp => {
+                            let wire::CrdtOp { op, .. } = serde_json::from_slice(frame.payload).unwrap();
+                            self.sent.push_back((frame.correlation, op.get().to_owned()));
+                        }
+                        other => assert_eq!(other, Opcode::Ping, "not to be sent here"),
+                    }
+                }
+                Output::Event(Event::Entry { payload, whole, .. }) => {
+                    let text = payload.as_json().unwrap();
+                    if whole {
+                        self.replica.snapshot(Crdt::from_json(text, &limits).unwrap()).unwrap();
+                    } else {
+                        self.replica.remote(&Op::parse(text, &limits).unwrap()).unwrap();
+                    }
+                }
+                Output::Event(Event::Settled { edit, outcome, .. }) => {
+                    self.replica.settled(edit, &outcome);
+                    if matches!(outcome, EditOutcome::Refused { .. }) {
+                        self.refused.insert(edit);
+                    }
+                }
+                // Two days without a word: what was on its way is lost.
+                Output::CloseSocket { .. } => {
+                    self.connected = false;
+                    self.sent.clear();
+                }
+                Output::NeedToken | Output::Event(_) => {}
+            }
+        }
+        self.saved = self.replica.save().get().to_owned();
+    }
+}
+
+const HELLO: &[u8] =
+    br#"{"protocol":2,"connectionId":"c","epoch":1,"heartbeat":86400000,"limits":{"maxPayload":1048576,
+    "compressAbove":256,"maxSubscriptions":100,"maxPendingCalls":100,"maxEventName":256}}"#;
 
 struct World {
     random: Random,
@@ -46,15 +155,7 @@ pub fn hub(seed: u64) -> Stats {
     let kind = CrdtKind::ALL[(seed % 6) as usize];
     let clients = (0..3 + random.below(3) as usize).map(|who| {
         let replica = Replica::new(kind, NODES[who], CrdtLimits::default()).unwrap();
-        Client {
-            saved: replica.save().get().to_owned(),
-            replica,
-            skew: 0,
-            heard: Some(0),
-            connected: false,
-            sent: VecDeque::new(),
-            refused: BTreeSet::new(),
-        }
+        Client::new(replica, 100 * DAY)
     });
     let mut world = World {
         clients: clients.collect(),
@@ -85,7 +186,7 @@ impl World {
         let connected = self.clients[who].connected;
         match self.random.below(20) {
             0..=5 => self.edit(who),
-            6 | 7 => self.send(who, 3),
+            6 | 7 => self.wake(who),
             8..=11 => self.serve(who, true),
             12..=14 => self.hear(who),
             15 if connected && self.random.coin() => self.disconnect(who),
@@ -105,7 +206,11 @@ impl World {
         let edit = edit(&mut self.random, self.kind);
         let client = &mut self.clients[who];
         let Some(op) = client.replica.edit(self.now + client.skew, edit).unwrap() else { return };
+        // Before it is sent, as hosts do.
         client.saved = client.replica.save().get().to_owned();
+        let payload = Payload::Json(op.to_json());
+        client.core.edit(Millis(self.now), &StreamId::crdt(KEY), op.counter(), payload).unwrap();
+        client.pump();
         let new = self.edits.entry(who).or_default().insert(op.counter());
         assert!(new, "a number was given twice");
     }
@@ -121,45 +226,48 @@ impl World {
         self.count("version 1");
     }
 
-    fn send(&mut self, who: usize, window: usize) {
+    /// Time passes for a client: what was put off is sent.
+    fn wake(&mut self, who: usize) {
         let client = &mut self.clients[who];
         if client.connected {
-            let ops = client.replica.to_send(window);
-            client.sent.extend(ops.iter().map(|op| op.to_json().get().to_owned()));
+            client.core.handle_input(Millis(self.now), Input::Timeout);
+            client.pump();
         }
     }
 
     /// The server takes what came first, or refuses it, or puts it off.
     fn serve(&mut self, who: usize, moody: bool) {
-        let Some(text) = self.clients[who].sent.pop_front() else { return };
+        let Some((id, text)) = self.clients[who].sent.pop_front() else { return };
         let op = Op::parse(&text, &CrdtLimits::default()).unwrap();
-        let (counter, is_edit) = (op.counter(), *op.change() != Change::None);
-        let replay = self.server.has_seen(op.node(), counter);
+        let is_edit = *op.change() != Change::None;
+        let replay = self.server.has_seen(op.node(), op.counter());
         if moody && !replay && self.random.below(8) == 0 {
-            self.clients[who].replica.retry(counter);
             self.count("put off");
+            let error = json!({"message": "later", "code": -32004, "retryAfter": self.random.below(3)});
+            self.answer(who, Opcode::Error, id, error.to_string().as_bytes());
         } else if moody && !replay && is_edit && self.random.below(10) == 0 {
-            self.refuse(who, counter);
+            self.refuse(who, id);
         } else if self.publish(op) {
             if self.random.coin() {
                 self.listen(who);
             }
-            self.clients[who].replica.acked(counter);
+            self.answer(who, Opcode::Ack, id, &[0]);
         } else {
-            self.refuse(who, counter);
+            self.refuse(who, id);
             self.count("forgotten");
         }
-        let client = &mut self.clients[who];
-        client.saved = client.replica.save().get().to_owned();
     }
 
-    fn refuse(&mut self, who: usize, counter: u64) {
-        let client = &mut self.clients[who];
-        // Unless it has arrived by an earlier connection, and has been forgotten since.
-        if client.replica.refused(counter).is_some() {
-            client.refused.insert(counter);
+    fn refuse(&mut self, who: usize, id: u32) {
+        let before = self.clients[who].refused.len();
+        self.answer(who, Opcode::Error, id, br#"{"message":"no","code":-32602}"#);
+        if self.clients[who].refused.len() > before {
             self.count("refused");
         }
+    }
+
+    fn answer(&mut self, who: usize, opcode: Opcode, id: u32, payload: &[u8]) {
+        self.clients[who].receive(self.now, opcode, id, payload);
     }
 
     fn publish(&mut self, op: Op) -> bool {
@@ -183,7 +291,8 @@ impl World {
         let Some(heard) = client.heard.filter(|_| client.connected) else { return };
         if let Some(op) = self.log.get(heard) {
             client.heard = Some(heard + 1);
-            client.replica.remote(op).unwrap();
+            let entry = json!({"key": KEY, "op": op.to_json(), "epoch": 1, "seq": heard + 1});
+            client.receive(self.now, Opcode::CrdtOp, 0, entry.to_string().as_bytes());
         }
     }
 
@@ -197,25 +306,39 @@ impl World {
     fn disconnect(&mut self, who: usize) {
         let sent = std::mem::take(&mut self.clients[who].sent);
         let arrived = self.random.below(sent.len() as u64 + 1) as usize;
-        for text in sent.into_iter().take(arrived) {
+        for (_, text) in sent.into_iter().take(arrived) {
             if self.publish(Op::parse(&text, &CrdtLimits::default()).unwrap()) {
                 self.count("lost answers");
             }
         }
         let client = &mut self.clients[who];
         client.connected = false;
-        client.replica.detached();
+        let socket = client.socket;
+        client.core.handle_input(Millis(self.now), Input::SocketClosed { socket, close: SocketClose::default() });
+        client.pump();
         self.count("disconnected");
     }
 
     fn connect(&mut self, who: usize) {
         let client = &mut self.clients[who];
         client.connected = true;
-        if client.heard.is_none() || self.random.below(3) == 0 {
-            client.heard = Some(self.log.len());
+        // Asks for another socket after a loss.
+        client.core.handle_input(Millis(self.now), Input::Timeout);
+        client.pump();
+        let (socket, protocol) = (client.socket, Some("datasole.v2"));
+        client.core.handle_input(Millis(self.now), Input::SocketOpened { socket, protocol });
+        client.receive(self.now, Opcode::Hello, 0, HELLO);
+        let recovered = client.heard.filter(|heard| *heard > 0);
+        let subscription = client.subscription;
+        let recovered = recovered.filter(|_| self.random.below(3) > 0);
+        let seq = recovered.unwrap_or(self.log.len());
+        let answer = json!({"epoch": 1, "seq": seq, "recovered": recovered.is_some()});
+        self.answer(who, Opcode::Subscribed, subscription, answer.to_string().as_bytes());
+        if recovered.is_none() {
+            self.clients[who].heard = Some(seq);
             let state = (!self.log.is_empty()).then(|| self.server.to_json());
-            let state = state.and_then(|text| Crdt::from_json(text.get(), &CrdtLimits::default()).unwrap());
-            client.replica.snapshot(state).unwrap();
+            let state = json!({"key": KEY, "state": state, "epoch": 1, "seq": seq});
+            self.answer(who, Opcode::CrdtState, 0, state.to_string().as_bytes());
             self.count("snapshots");
         }
     }
@@ -225,8 +348,9 @@ impl World {
             self.disconnect(who);
         }
         let client = &mut self.clients[who];
-        client.replica = Replica::restore(&client.saved, CrdtLimits::default()).unwrap();
-        client.heard = None;
+        let replica = Replica::restore(&client.saved, CrdtLimits::default()).unwrap();
+        let before = std::mem::replace(client, Client::new(replica, self.now));
+        (client.skew, client.refused, client.heard) = (before.skew, before.refused, None);
         self.count("restarts");
     }
 
@@ -246,11 +370,12 @@ impl World {
 
     fn end(&mut self) {
         for who in 0..self.clients.len() {
-            if !self.clients[who].connected {
-                self.connect(who);
-            }
             for _ in 0..1_000 {
-                self.send(who, 64);
+                self.now += 3;
+                self.wake(who);
+                if !self.clients[who].connected {
+                    self.connect(who);
+                }
                 while !self.clients[who].sent.is_empty() {
                     self.serve(who, false);
                 }

@@ -18,7 +18,7 @@ impl Peer {
         self.client.answer(self.now, "d", bytes.to_vec());
     }
 
-    /// What the host is asked, and nothing else.
+    /// The questions for the host; other outputs are dropped.
     fn questions(&mut self) -> Vec<Question> {
         let mut questions = Vec::new();
         while let Some(output) = self.client.poll_output() {
@@ -82,7 +82,7 @@ fn states_and_topics_cannot_be_opened_and_names_are_bounded() {
     let bytes = Some(Payload::Binary(vec![1]));
     let shown = peer.client.show(peer.now, "r", bytes, false);
     assert_eq!(shown, Err(CommandError::Unfit { what: "presence" }));
-    // What names nothing that is open has no effect.
+    // Commands on streams that are not open have no effect.
     peer.drain();
     peer.client.leave(peer.now, &StreamId::crdt("c"));
     peer.client.aware(peer.now, "d", Some(vec![1]));
@@ -176,7 +176,7 @@ fn members_of_a_room_are_bounded() {
     check(9_990, 20, false, 10);
     check(0, 1, true, 1);
     check(1, 5, false, 5);
-    // Whoever goes makes room.
+    // A member that goes makes room.
     check(0, 10_000, true, 10_000);
     peer.send(Opcode::Presence, 0, r#"{"key":"r","members":[{"id":"3"},{"id":"a","value":1}],"epoch":5,"seq":10}"#);
     peer.check(&[r#"entry presence r 5:10 [{"id":"3"},{"id":"a","value":1}]"#]);
@@ -201,7 +201,7 @@ fn updates_that_wait_are_bounded_in_number_and_bytes() {
         let lines = peer.drain();
         let compared = lines.iter().filter(|line| line.starts_with("> Subscribe")).count();
         assert_eq!(compared, usize::from(!fits), "{count} of {bytes}");
-        // What was made is counted all the same, and contained in the next comparison.
+        // Every edit is counted all the same, and contained in the next comparison.
         assert!(lines.last().unwrap().contains(&format!(" {} 0", 32 + count)), "{:?}", lines.last());
     }
 }

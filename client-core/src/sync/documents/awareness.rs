@@ -19,7 +19,7 @@ pub(super) struct Awareness {
     /// Something is shown, and has been announced at least once.
     shown: bool,
     announced: bool,
-    /// What is to be announced.
+    /// The update to be announced.
     unsent: Option<Vec<u8>>,
     not_before: Millis,
     renew: Millis,
@@ -46,7 +46,7 @@ impl Awareness {
                 self.run(cx);
             }
             None => {
-                // What waits may be the word that nothing is shown.
+                // The update that waits may say that nothing is shown.
                 self.not_before = cx.now;
                 self.run(cx);
                 (self.shown, self.announced, self.unsent) = (false, false, None);
