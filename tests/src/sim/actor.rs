@@ -22,7 +22,7 @@ use crate::random::Random;
 const ORIGIN: i64 = 1 << 50;
 /// Times the timer may fire without time passing, and outputs of one input. Far above what is ever needed.
 const HOT: u32 = 16;
-const OUTPUTS: usize = 400;
+const OUTPUTS: usize = 2_000;
 /// Attempts to connect within [`WINDOW`] milliseconds.
 const ATTEMPTS: usize = 60;
 const WINDOW: u64 = 10_000;

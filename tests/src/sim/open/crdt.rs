@@ -111,9 +111,16 @@ impl HeldCrdt {
 
     pub(super) fn settled(&mut self, number: u64, fate: Fate, stats: &mut Stats) {
         let made = self.made.get_mut(&number).expect("an edit that nobody made was settled");
-        assert!(made.fate.is_none(), "{made:?} was settled twice: {fate:?}");
-        let rejected = self.rejected.contains(&(made.node.clone(), made.counter));
-        assert_eq!(matches!(fate.outcome, EditOutcome::Refused { .. }), rejected, "{made:?}: {fate:?}");
+        let refused = matches!(fate.outcome, EditOutcome::Refused { .. });
+        match &made.fate {
+            None => self.unsettled -= 1,
+            // The server has lost what it had stored, and takes it no more.
+            Some(Fate { outcome: EditOutcome::Stored { returns: true }, .. }) if refused => {
+                stats.count("stored, then refused")
+            }
+            Some(before) => panic!("{made:?} was settled as {before:?}, and then as {fate:?}"),
+        }
+        assert_eq!(refused, self.rejected.contains(&(made.node.clone(), made.counter)), "{made:?}: {fate:?}");
         stats.count(match fate.outcome {
             EditOutcome::Stored { returns: true } => "stored",
             EditOutcome::Stored { returns: false } => "stored out of sight",
@@ -123,15 +130,11 @@ impl HeldCrdt {
             self.replica.settled(made.counter, &fate.outcome);
         }
         made.fate = Some(fate);
-        self.unsettled -= 1;
     }
 
     /// The server refused an operation: also one that it had stored before, and lost.
-    pub(super) fn rejected(&mut self, payload: &Payload, code: i32, message: &str) {
+    pub(super) fn rejected(&mut self, payload: &Payload) {
         let op = Op::parse(payload.as_json().unwrap(), &CrdtLimits::default()).unwrap();
-        if op.node() == self.replica.node() {
-            self.replica.settled(op.counter(), &EditOutcome::Refused { code, message: message.to_owned() });
-        }
         assert!(self.rejected.insert((op.node().to_owned(), op.counter())), "told twice: {}", op.to_json());
     }
 

@@ -89,10 +89,10 @@ impl Open {
                 StreamKind::Presence => self.room.progress = progress,
                 _ => self.doc.progress(progress),
             },
-            Event::Rejected { stream, code, message, payload } => {
+            Event::Rejected { stream, payload, .. } => {
                 stats.count("rejected");
                 match stream.kind {
-                    StreamKind::Crdt => self.crdt(&stream).rejected(&payload, code, &message),
+                    StreamKind::Crdt => self.crdt(&stream).rejected(&payload),
                     StreamKind::Presence => self.room.rejected(&payload),
                     _ => {}
                 }
