@@ -259,6 +259,9 @@ impl World {
                 self.links[link].tap.forget(&stream);
             }
         }
+        if std::mem::take(&mut self.actors[index].open.quiet) {
+            assert!(!orders.iter().any(|order| matches!(order, Order::Send(..))), "a further handle is no news");
+        }
         for order in orders {
             match order {
                 Order::Answer => {

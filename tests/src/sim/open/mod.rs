@@ -27,6 +27,8 @@ pub(super) struct Open {
     pub(super) doc: HeldDoc,
     /// Streams of which the last handle was given back.
     pub(super) left: Vec<StreamId>,
+    /// A further handle came or went: nothing is sent.
+    pub(super) quiet: bool,
 }
 
 /// Where an event comes from.
@@ -44,6 +46,7 @@ impl Open {
             room: HeldRoom::new(ROOM),
             doc: HeldDoc::new(DOC, client_id),
             left: Vec::new(),
+            quiet: false,
         }
     }
 
@@ -97,7 +100,10 @@ impl Open {
                     _ => {}
                 }
             }
-            Event::Ask { question: Question::Awareness, .. } => self.doc.announce(client, host, 2),
+            Event::Ask { question: Question::Awareness, .. } => {
+                stats.count("announced again");
+                self.doc.announce(client, host, 2);
+            }
             Event::Ask { question, .. } => {
                 self.doc.ask(question, stats);
                 return Ok(true);
@@ -148,7 +154,7 @@ impl Open {
         random: &mut Random,
     ) {
         let which = random.below(self.crdts.len() as u64) as usize;
-        let many = if random.below(30) == 0 { BURST } else { 1 };
+        let many = if random.below(40) == 0 { BURST } else { 1 };
         match random.below(20) {
             0..=8 => {
                 let crdt = &mut self.crdts[which];
@@ -159,6 +165,7 @@ impl Open {
                 }
             }
             9..=12 => {
+                let many = if random.below(8) == 0 { BURST / 2 } else { 1 };
                 for _ in 0..many {
                     if self.doc.handles > 0 {
                         self.doc.edit(client, host, random);
@@ -171,7 +178,10 @@ impl Open {
                 }
             }
             15 if self.doc.handles > 0 => self.doc.show(client, host, nonce, random),
-            16 => self.open_or_leave(client, host, 1, random),
+            16 => {
+                let keep = 1 + random.below(3) as usize;
+                self.open_or_leave(client, host, keep, random);
+            }
             17 => self.open_or_leave(client, host, usize::from(keeper), random),
             18 => {
                 let stream = self.some_stream(random);
@@ -192,26 +202,26 @@ impl Open {
     /// Opens one more handle or gives one back, but keeps so many.
     fn open_or_leave(&mut self, client: &mut Client, host: Millis, keep: usize, random: &mut Random) {
         let stream = self.some_stream(random);
-        let handles = match stream.kind {
-            StreamKind::Crdt => self.crdt(&stream).handles,
-            StreamKind::Presence => self.room.handles,
-            _ => self.doc.handles,
+        let (handles, phase) = match stream.kind {
+            StreamKind::Crdt => {
+                let crdt = self.crdt(&stream);
+                (crdt.handles, &crdt.progress.phase)
+            }
+            StreamKind::Presence => (self.room.handles, &self.room.progress.phase),
+            _ => (self.doc.handles, &self.doc.progress.phase),
         };
-        if handles > keep {
-            match stream.kind {
-                StreamKind::Crdt => self.crdt(&stream).leave(client, host),
-                StreamKind::Presence => self.room.leave(client, host),
-                _ => self.doc.leave(client, host),
-            }
-            if handles == 1 {
-                self.left.push(stream);
-            }
-        } else {
-            match stream.kind {
-                StreamKind::Crdt => self.crdt(&stream).open(client, host),
-                StreamKind::Presence => self.room.open(client, host, random),
-                _ => self.doc.open(client, host, random),
-            }
+        let leaves = handles > keep;
+        self.quiet = *phase == SyncPhase::Synced && handles > usize::from(leaves);
+        match (stream.kind, leaves) {
+            (StreamKind::Crdt, true) => self.crdt(&stream).leave(client, host),
+            (StreamKind::Crdt, false) => self.crdt(&stream).open(client, host),
+            (StreamKind::Presence, true) => self.room.leave(client, host),
+            (StreamKind::Presence, false) => self.room.open(client, host, random),
+            (_, true) => self.doc.leave(client, host),
+            (_, false) => self.doc.open(client, host, random),
+        }
+        if leaves && handles == 1 {
+            self.left.push(stream);
         }
     }
 
