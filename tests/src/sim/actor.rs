@@ -87,7 +87,7 @@ impl Actor {
         let mut actor = Self {
             client: Client::new(config, Seed(seed)),
             watch: Watch::default(),
-            open: Open::new(&name, 1_000 + index as u64, random),
+            open: Open::new(&name, 1_000 + index as u64, max_pending > 4, random),
             name,
             link: None,
             patience,

@@ -29,6 +29,10 @@ impl Archive {
         self.failing.store(failing, Ordering::Relaxed);
     }
 
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
     /// Every operation on a CRDT, in order.
     pub(super) fn operations(&self, key: &str) -> Vec<Op> {
         let operations = self.operations.lock().unwrap();
@@ -36,7 +40,7 @@ impl Archive {
     }
 
     fn check(&self) -> Result<(), BackendError> {
-        match self.failing.load(Ordering::Relaxed) {
+        match self.is_failing() {
             true => Err(BackendError::Unavailable("the disk is away".into())),
             false => Ok(()),
         }

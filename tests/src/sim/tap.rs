@@ -113,6 +113,8 @@ pub(super) struct Tap {
     /// Nothing is to be sent before.
     waits: BTreeMap<StreamId, u64>,
     followed: BTreeSet<StreamId>,
+    /// By stream and replica: the operations that have reached the server.
+    arrived: BTreeMap<(StreamId, String), BTreeSet<u64>>,
 }
 
 impl Tap {
@@ -141,6 +143,13 @@ impl Tap {
         if open == window(stream.kind) {
             stats.count("full windows");
         }
+    }
+
+    /// An operation reaches the server: after all that were made before, unless it comes again.
+    pub(super) fn arrived(&mut self, stream: &StreamId, id: &Id) {
+        let arrived = self.arrived.entry((stream.clone(), id.node.clone())).or_default();
+        let last = arrived.last().copied().unwrap_or_default();
+        assert!(!arrived.insert(id.counter) || id.counter > last, "{id:?} came after {last}");
     }
 
     /// The client has left a stream: it looks at no answer any more.

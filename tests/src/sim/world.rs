@@ -70,8 +70,8 @@ struct World {
     clocks_jump: bool,
     /// Something between client and server puts off and refuses what is sent to open streams.
     moody: bool,
-    /// By CRDT and replica: the highest number of an operation that has reached the server, and all that have.
-    orders: BTreeMap<(String, String), (u64, BTreeSet<u64>)>,
+    /// Operations that have reached the server: CRDT, replica and number.
+    arrived: BTreeSet<(String, String, u64)>,
 }
 
 /// One whole run.
@@ -143,7 +143,7 @@ impl World {
             mixed: random.below(4) == 0,
             clocks_jump: random.below(3) == 0,
             moody: random.below(3) == 0,
-            orders: BTreeMap::new(),
+            arrived: BTreeSet::new(),
             random,
         };
         world.plan(0, What::Act);

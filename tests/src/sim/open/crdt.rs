@@ -114,6 +114,12 @@ impl HeldCrdt {
         let refused = matches!(fate.outcome, EditOutcome::Refused { .. });
         match &made.fate {
             None => self.unsettled -= 1,
+            // It will not return after all.
+            Some(Fate { outcome: EditOutcome::Stored { returns: true }, .. })
+                if fate.outcome == (EditOutcome::Stored { returns: false }) =>
+            {
+                stats.count("stored, then out of sight");
+            }
             // The server has lost what it had stored, and takes it no more.
             Some(Fate { outcome: EditOutcome::Stored { returns: true }, .. }) if refused => {
                 stats.count("stored, then refused")

@@ -18,8 +18,9 @@ use super::{
 };
 use crate::random::Random;
 
-/// Edits at once: more than the window holds.
+/// Edits at once: more than the window holds, where as many calls may be pending.
 const BURST: u64 = 90;
+const FEW: u64 = 10;
 
 pub(super) struct Open {
     pub(super) crdts: Vec<HeldCrdt>,
@@ -29,6 +30,7 @@ pub(super) struct Open {
     pub(super) left: Vec<StreamId>,
     /// A further handle came or went: nothing is sent.
     pub(super) quiet: bool,
+    burst: u64,
 }
 
 /// Where an event comes from.
@@ -40,13 +42,14 @@ pub(super) struct From {
 }
 
 impl Open {
-    pub(super) fn new(user: &str, client_id: u64, random: &mut Random) -> Self {
+    pub(super) fn new(user: &str, client_id: u64, many_calls: bool, random: &mut Random) -> Self {
         Self {
             crdts: CRDTS.map(|(key, kind)| HeldCrdt::new(key, kind, user, random)).into(),
             room: HeldRoom::new(ROOM),
             doc: HeldDoc::new(DOC, client_id),
             left: Vec::new(),
             quiet: false,
+            burst: if many_calls { BURST } else { FEW },
         }
     }
 
@@ -154,7 +157,7 @@ impl Open {
         random: &mut Random,
     ) {
         let which = random.below(self.crdts.len() as u64) as usize;
-        let many = if random.below(40) == 0 { BURST } else { 1 };
+        let many = if random.below(40) == 0 { self.burst } else { 1 };
         match random.below(20) {
             0..=8 => {
                 let crdt = &mut self.crdts[which];
@@ -165,7 +168,7 @@ impl Open {
                 }
             }
             9..=12 => {
-                let many = if random.below(8) == 0 { BURST / 2 } else { 1 };
+                let many = if random.below(8) == 0 { self.burst / 2 } else { 1 };
                 for _ in 0..many {
                     if self.doc.handles > 0 {
                         self.doc.edit(client, host, random);

@@ -41,11 +41,8 @@ impl World {
             match &sent.what {
                 tap::What::Operation(None) => self.stats.count("operations of version 1"),
                 tap::What::Operation(Some(op)) => {
-                    let order = self.orders.entry((sent.stream.key.clone(), op.node.clone())).or_default();
-                    if order.1.insert(op.counter) {
-                        assert!(op.counter > order.0, "{op:?} came after {}", order.0);
-                        order.0 = op.counter;
-                    } else {
+                    self.links[id].tap.arrived(&sent.stream, op);
+                    if !self.arrived.insert((sent.stream.key.clone(), op.node.clone(), op.counter)) {
                         self.stats.count("sent again");
                     }
                 }
@@ -87,6 +84,7 @@ impl World {
         let memory = link.map(|link| self.links[link].memory);
         if let Some(units) = open.doc.stored.take()
             && memory == Some(self.site.memory())
+            && !self.site.archive().is_failing()
         {
             let (_, state_vector) = self.site.doc();
             let there = state_vector.get(&ClientID::new(open.doc.client_id));
