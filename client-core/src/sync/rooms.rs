@@ -198,8 +198,9 @@ impl OpenRoom {
                 self.wait = self.wait.max(cx.now + wait);
             }
             Answer::Never(Refused { code, message }) => {
-                if version == self.version {
-                    self.value = None;
+                if version == self.version && value.is_some() {
+                    // An earlier value may be there still.
+                    (self.value, self.unsent) = (None, true);
                 }
                 let payload = value.unwrap_or_default();
                 cx.tell(Event::Rejected { stream: cx.stream.clone(), code, message, payload });
