@@ -183,8 +183,12 @@ impl World {
         }
         assert_eq!(*phase, SyncPhase::Synced, "{stream:?} of {name}");
         assert_eq!(crdt.replica.value(), *value, "{stream:?} of {name}");
-        let (current, confirmed) = (crdt.replica.current().to_json(), crdt.replica.confirmed().to_json());
-        assert_eq!(current.get(), confirmed.get(), "something is left on top of {stream:?} of {name}");
+        assert_eq!(crdt.replica.own().count(), 0, "something is left on top of {stream:?} of {name}");
+        // A server that has lost its data numbers what version 1 adds as before: what names the former means the latter.
+        if crdt.replica.kind() != CrdtKind::OrSet || self.site.memory() == 0 {
+            let (current, confirmed) = (crdt.replica.current().to_json(), crdt.replica.confirmed().to_json());
+            assert_eq!(current.get(), confirmed.get(), "{stream:?} of {name}");
+        }
     }
 
     fn check_room(&self) {
@@ -236,7 +240,10 @@ impl World {
                 continue;
             }
             assert_eq!(*phase, SyncPhase::Synced, "the document of {name}");
-            assert_eq!(doc.text(), text, "the document of {name}");
+            // Who may only read cannot bring back the deletions that a server has lost.
+            if writes {
+                assert_eq!(doc.text(), text, "the document of {name}");
+            }
             assert_eq!(doc.state_vector(), state_vector, "the document of {name}");
             assert_eq!((doc.progress.pending, doc.progress.stored), (0, doc.made), "edits of {name}");
             for (client, text) in self.actors.iter().filter_map(shows) {
