@@ -113,7 +113,14 @@ impl Backend for Store {
     }
 
     fn keys(&self, kind: StreamKind) -> BoxFuture<'_, Result<Vec<String>, BackendError>> {
-        self.of(kind).map_or_else(|error| ready(Err(error)).boxed(), |memory| memory.keys(kind))
+        // In an order that is always the same.
+        let sorted = |keys: Result<Vec<String>, _>| {
+            keys.map(|mut keys| {
+                keys.sort();
+                keys
+            })
+        };
+        self.of(kind).map_or_else(|error| ready(Err(error)).boxed(), |memory| memory.keys(kind).map(sorted).boxed())
     }
 
     /// Those of streams that no other server writes to: nobody does.
