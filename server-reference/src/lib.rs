@@ -27,6 +27,7 @@ mod assets;
 mod auth;
 pub mod backend;
 mod builder;
+pub mod clock;
 mod connection;
 mod error;
 mod hub;

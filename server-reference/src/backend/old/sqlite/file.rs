@@ -51,6 +51,7 @@ pub(super) fn open(dir: &Path, synced: bool) -> Result<Connection, BackendError>
             }
             BackendError::Full(why) => BackendError::Full(format!("{path}: {why}")),
             BackendError::Unavailable(why) => BackendError::Unavailable(format!("{path}: {why}")),
+            other => other,
         }),
     }
 }
