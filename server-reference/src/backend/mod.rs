@@ -19,6 +19,8 @@ pub mod memory;
 mod old;
 mod outlet;
 mod quota;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 
 use std::{fmt, sync::Arc};
 

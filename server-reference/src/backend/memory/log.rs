@@ -17,7 +17,7 @@ use super::super::{
     feed::{Feed, Feeds},
     judge::{Claim, Verdict, chain, follows},
     lock,
-    log::{Append, Appended, Entry, Loaded, Log, Mark, News, Stored},
+    log::{Append, Appended, Entry, Loaded, Log, Mark, News, Stored, Tag},
 };
 use crate::clock::Clock;
 
@@ -60,6 +60,15 @@ impl Held {
     fn after(&self, seq: u64) -> Vec<Entry> {
         let skip = usize::try_from(seq.saturating_sub(self.first_seq())).unwrap_or(usize::MAX);
         self.entries.iter().skip(skip).cloned().collect()
+    }
+
+    /// The tag of the entry at `seq`, if that is kept or the newest.
+    fn tag_at(&self, seq: u64) -> Option<Tag> {
+        if seq == self.mark.position.seq {
+            return Some(self.mark.tag);
+        }
+        let index = seq.checked_sub(self.first_seq() + 1).and_then(|index| usize::try_from(index).ok())?;
+        self.entries.get(index).map(|entry| entry.tag)
     }
 
     fn append(&mut self, claim: Claim, entries: &[Bytes], expires: Option<Duration>) {
@@ -162,12 +171,12 @@ impl Log for Handle {
                     return Ok(answer);
                 }
                 let mut held = Held { mark: claim.after, snapshot: None, entries: VecDeque::new(), expires: None };
-                held.mark.tag = Default::default();
+                held.mark.tag = Tag::default();
                 held.append(claim, entries, expires);
                 let mark = held.mark;
                 state.map.insert(stream.clone(), held);
                 state.sweep(clock, false);
-                (Default::default(), Vec::new(), mark)
+                (Tag::default(), Vec::new(), mark)
             }
         };
         self.feed.publish(stream, before, entries, mark, append.turn);
@@ -203,7 +212,7 @@ impl Log for Handle {
         let Some(held) = state.map.get_mut(stream) else { return Ok(()) };
         let seq = at.position.seq;
         let is_newer = held.snapshot.as_ref().is_none_or(|(newest, _)| *newest < seq);
-        if is_newer && seq >= held.first_seq() && follows(held.mark, at, &held.after(seq)) {
+        if is_newer && held.mark.position.epoch == at.position.epoch && held.tag_at(seq) == Some(at.tag) {
             let forget = seq.saturating_sub(keep).saturating_sub(held.first_seq());
             held.entries.drain(..usize::try_from(forget).unwrap_or(usize::MAX));
             held.snapshot = Some((seq, bytes));
