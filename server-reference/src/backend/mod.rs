@@ -9,6 +9,8 @@
 //! [`Log`](log::Log) alone is enough for one node ([`Engine::alone`]). [`conformance`] is the suite each of them passes.
 
 pub mod bus;
+#[cfg(any(test, feature = "arbitrary"))]
+pub mod chaos;
 pub mod conformance;
 mod epoch;
 mod feed;
