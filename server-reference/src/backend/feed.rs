@@ -76,7 +76,7 @@ impl Feeds {
 
     /// Tells followers but the author that `entries` were appended after the tag `before`, ending at `mark`.
     fn publish(&self, author: u64, stream: &StreamId, before: Tag, entries: &[Bytes], mark: Mark, turn: Turn) {
-        if self.nodes.load(Ordering::SeqCst) <= 1 {
+        if self.nodes.load(Ordering::SeqCst) <= 1 && turn == Turn::None {
             return;
         }
         let mut inner = lock(&self.inner);
