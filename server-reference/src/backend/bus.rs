@@ -45,8 +45,8 @@ pub trait Bus: Send + Sync + 'static {
     /// The node's name.
     fn node(&self) -> NodeId;
 
-    /// Gives the node a new name, under which it starts anew: it keeps its topics, and what is sent to the old name arrives
-    /// no longer.
+    /// Gives the node a new name, under which it starts anew: it keeps its topics, and what is sent to the old name
+    /// arrives no longer.
     async fn rename(&self) -> Result<NodeId, BackendError>;
 
     /// Sends a message. `Ok` promises nothing about its delivery.

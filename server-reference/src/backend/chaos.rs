@@ -1,8 +1,8 @@
 //! Engines that misbehave under a seeded scheduler, for tests of several nodes in one process.
 //!
-//! Every operation of a wrapped node waits twice: before it reaches the engine and before its answer reaches the caller.
-//! News and messages wait as well. [`Chaos::step`] lets one of what waits go on, drawn by the seed. Nothing here reads a
-//! clock or depends on the order of a hash map: equal seeds and equal programs give equal runs.
+//! Every operation of a wrapped node waits twice: before it reaches the engine and before its answer reaches the
+//! caller. News and messages wait as well. [`Chaos::step`] lets one of what waits go on, drawn by the seed. Nothing
+//! here reads a clock or depends on the order of a hash map: equal seeds and equal programs give equal runs.
 
 mod wrap;
 
@@ -89,7 +89,7 @@ enum Verdict {
     Fail,
 }
 
-/// What comes in for a node, from the engine to the node.
+/// The way of news or messages from the engine to a node.
 struct Pipe<T> {
     from: Option<mpsc::Receiver<T>>,
     waiting: Vec<T>,
@@ -229,7 +229,7 @@ impl Inner {
         let Some(pipe) = nodes.get_mut(&node).map(|node| &mut node.news) else { return };
         let index = if seed.happens(faults.reorder) { seed.below(pipe.waiting.len()) } else { 0 };
         let one = pipe.waiting.remove(index);
-        // What must be told is.
+        // Notices of loss are never dropped or doubled.
         if matches!(one, News::Lost | News::Generation(_)) {
             return pipe.to.send(one);
         }

@@ -9,7 +9,8 @@ const RANDOM_BITS: u32 = 12;
 /// Epochs are below this, so that JavaScript's numbers hold them.
 pub(super) const END: u64 = 1 << 53;
 
-/// The epoch of a life that begins at `unix_millis`: 41 bits of milliseconds since 2020, then 12 of `random`. At least 1.
+/// The epoch of a life that begins at `unix_millis`: 41 bits of milliseconds since 2020, then 12 of `random`. At least
+/// 1.
 pub fn epoch(unix_millis: u64, random: u64) -> u64 {
     let time = unix_millis.saturating_sub(START).min((END >> RANDOM_BITS) - 1);
     ((time << RANDOM_BITS) | (random & ((1 << RANDOM_BITS) - 1))).max(1)

@@ -15,7 +15,7 @@ pub(super) struct Claim {
     pub(super) tag: Tag,
 }
 
-/// What is to be done about an append.
+/// The decision about an append.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Begin the stream's life and append.

@@ -11,7 +11,7 @@ use super::{BackendError, bus::NodeId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Version(pub u64);
 
-/// What must be there for a value to be put.
+/// The condition under which a value is put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// Anything.
@@ -38,7 +38,7 @@ pub struct Quota {
 pub struct Taken {
     /// Whether the cost was taken; otherwise nothing was.
     pub granted: bool,
-    /// What could be taken now.
+    /// How much could be taken now.
     pub left: u64,
     /// When the same request will be granted if nobody else takes; zero where it was.
     pub retry_after: Duration,
@@ -78,8 +78,8 @@ pub trait Kv: Send + Sync + 'static {
     /// The fields of the map `key`, in the order of their names. Maps and values do not share keys.
     async fn fields(&self, key: &str) -> Result<Vec<(String, Bytes)>, BackendError>;
 
-    /// Sets a field of a map, or removes it. With `ttl` the whole map expires, counted from its last change; without, it
-    /// does not.
+    /// Sets a field of a map, or removes it. With `ttl` the whole map expires, counted from its last change; without,
+    /// it does not.
     async fn set_field(
         &self,
         key: &str,

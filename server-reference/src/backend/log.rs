@@ -1,8 +1,8 @@
 //! The log: ordered streams that several nodes append to.
 //!
-//! A stream has a position `(epoch, seq)`, entries, and a snapshot that lets old entries be forgotten. Every append carries a
-//! [`Tag`] and the [`Mark`] where its author was, so that a repeat appends nothing and the answer brings what came in
-//! between. News of appends are hints: lost and doubled ones do no harm, because the log can be read.
+//! A stream has a position `(epoch, seq)`, entries, and a snapshot that lets old entries be forgotten. Every append
+//! carries a [`Tag`] and the [`Mark`] where its author was, so that a repeat appends nothing and the answer brings what
+//! came in between. News of appends are hints: lost and doubled ones do no harm, because the log can be read.
 
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ pub struct Entry {
     pub bytes: Bytes,
 }
 
-/// What may have come between [`Append::after`] and the new entries.
+/// The entries that may have come between [`Append::after`] and the new ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// Nothing: compare and set.
@@ -79,7 +79,7 @@ pub enum Rule {
     Behind,
 }
 
-/// What happens to the author's turn (see [`Log::take_turn`]) after the append.
+/// The fate of the author's turn (see [`Log::take_turn`]) after the append.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Turn {
     /// Nothing.
@@ -97,7 +97,7 @@ pub struct Append<'a> {
     pub stream: &'a StreamId,
     /// Where the author is. At `seq` 0 the append creates the stream, with this epoch.
     pub after: Mark,
-    /// What may have come since.
+    /// The entries that may have come since.
     pub rule: Rule,
     /// The name of the append. Never the default, which stands for entries without a tag.
     pub tag: Tag,
@@ -105,7 +105,7 @@ pub struct Append<'a> {
     pub entries: &'a [Bytes],
     /// How long the whole stream lives after this append; `None` for ever.
     pub ttl: Option<Duration>,
-    /// What happens to the author's turn.
+    /// The fate of the author's turn.
     pub turn: Turn,
 }
 
@@ -133,7 +133,7 @@ impl<'a> Append<'a> {
 pub enum Appended {
     /// The entries are stored and end at `mark`. A repeat is answered like the first copy.
     At {
-        /// What came after [`Append::after`] and before the entries; empty under [`Rule::Exactly`].
+        /// The entries after [`Append::after`] and before the new ones; empty under [`Rule::Exactly`].
         between: Vec<Entry>,
         /// Where the entries end.
         mark: Mark,
@@ -212,8 +212,8 @@ pub enum News {
 /// Cancel safety: an operation whose future is dropped may or may not have happened.
 #[async_trait]
 pub trait Log: Send + Sync + 'static {
-    /// Appends entries. A repeat (same tag and `after`) appends nothing and answers as the first copy did, as long as the
-    /// entries after `after` are kept; then it is a conflict, and the author looks for its tag in the log.
+    /// Appends entries. A repeat (same tag and `after`) appends nothing and answers as the first copy did, as long as
+    /// the entries after `after` are kept; then it is a conflict, and the author looks for its tag in the log.
     ///
     /// # Errors
     ///
@@ -226,8 +226,8 @@ pub trait Log: Send + Sync + 'static {
     /// Where these streams are, in their order; `None` for one that does not exist.
     async fn heads(&self, streams: &[StreamId]) -> Result<Vec<Option<Mark>>, BackendError>;
 
-    /// Keeps a snapshot taken at `at` in place of the one before. Of the entries up to it, all but the newest `keep` may be
-    /// forgotten. A snapshot that is not newer than the kept one, or of another history, is ignored.
+    /// Keeps a snapshot taken at `at` in place of the one before. Of the entries up to it, all but the newest `keep`
+    /// may be forgotten. A snapshot that is not newer than the kept one, or of another history, is ignored.
     async fn snapshot(&self, stream: &StreamId, at: Mark, bytes: Bytes, keep: u64) -> Result<(), BackendError>;
 
     /// Removes the stream if it is at `at`.
@@ -247,8 +247,8 @@ pub trait Log: Send + Sync + 'static {
         let _ = streams;
     }
 
-    /// The news of followed streams, in order per stream and bounded: what does not fit becomes [`News::Lost`]. A receiver
-    /// that has ended says that there never are any, as on an engine with one node.
+    /// The news of followed streams, in order per stream and bounded: what does not fit becomes [`News::Lost`]. A
+    /// receiver that has ended says that there never are any, as on an engine with one node.
     ///
     /// # Errors
     ///
@@ -257,9 +257,9 @@ pub trait Log: Send + Sync + 'static {
         Ok(mpsc::channel(1).1)
     }
 
-    /// Asks for the stream's turn, with which nodes that conflict too often append one after another. `true`: the turn is
-    /// this node's, for at most [`TURN`]. `false`: another node has it, and [`News::Turn`] will tell; a node that hears nothing for [`TURN`] asks
-    /// again. Turns only save work: the log decides.
+    /// Asks for the stream's turn, with which nodes that conflict too often append one after another. `true`: the turn
+    /// is this node's, for at most [`TURN`]. `false`: another node has it, and [`News::Turn`] will tell; a node that
+    /// hears nothing for [`TURN`] asks again. Turns only save work: the log decides.
     async fn take_turn(&self, stream: &StreamId) -> Result<bool, BackendError> {
         let _ = stream;
         Ok(true)

@@ -6,7 +6,8 @@
 //! - [`Kv`](kv::Kv): values that expire, quotas and leases.
 //!
 //! [`memory`] implements all three for the nodes of one process, `sqlite` keeps log and values in a file. A custom
-//! [`Log`](log::Log) alone is enough for one node ([`Engine::alone`]). [`conformance`] is the suite each of them passes.
+//! [`Log`](log::Log) alone is enough for one node ([`Engine::alone`]). [`conformance`] is the suite each of them
+//! passes.
 
 pub mod bus;
 #[cfg(any(test, feature = "arbitrary"))]

@@ -20,8 +20,8 @@ impl<T> Outlet<T> {
     }
 
     pub(super) fn send(&mut self, message: T) {
-        // Only the receiver changes the capacity meanwhile, and only upwards: both sends find room. They fail when it has
-        // ended, which concerns nobody.
+        // Only the receiver changes the capacity meanwhile, and only upwards: both sends find room. They fail when it
+        // has ended, which concerns nobody.
         match self.sender.capacity() {
             0 => {}
             1 if self.noticed => {}

@@ -7,7 +7,7 @@ use super::kv::{Quota, Taken};
 /// Slots of a window. A grant counts until its whole slot has left the window: at most a slot too long.
 const SLOTS: u64 = 16;
 
-/// What was granted lately. At most `SLOTS + 1` numbers.
+/// The grants of the last window. At most `SLOTS + 1` numbers.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     /// The number of a slot and what was granted within it, oldest first.

@@ -63,7 +63,7 @@ async fn insist(engine: &Engine, stream: &StreamId, after: &mut Mark, count: u64
     0
 }
 
-/// What a follower hears of 40 appends that meet every fault, what is stored, and how many retries there were.
+/// The news of a follower of 40 appends that meet every fault, the stored entries, and the number of tries.
 fn history(seed: u64) -> (Vec<News>, Vec<Entry>, u32) {
     const APPENDS: u64 = 40;
     let (memory, chaos) = (memory(), Chaos::new(seed, ALL));

@@ -16,7 +16,7 @@ use crate::backend::{
     log::{Append, Appended, Loaded, Log, Mark, News},
 };
 
-/// What the operations of one node pass.
+/// The gate that every operation of one node passes.
 #[derive(Clone)]
 pub(super) struct Gate {
     pub(super) chaos: Chaos,

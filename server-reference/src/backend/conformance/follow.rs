@@ -30,7 +30,7 @@ async fn until(news: &mut mpsc::Receiver<News>, stream: &StreamId, seq: u64) -> 
     }
 }
 
-/// Whatever is appended while a node begins to follow is in what it loads or among its news.
+/// A node that begins to follow finds every entry in its load or among its news.
 pub(super) async fn followers_miss_nothing(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
     const ROUNDS: u64 = 10_000;
     let mut news = b.log.news()?;

@@ -1,4 +1,4 @@
-//! What is kept: snapshots, trimming, removal, lives and lifetimes.
+//! Keeping: snapshots, trimming, removal, lives and lifetimes.
 
 use super::*;
 

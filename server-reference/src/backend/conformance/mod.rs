@@ -30,7 +30,8 @@ pub trait Subject: Send + Sync + 'static {
     /// Lets the engine's time pass: advances its clock, or sleeps.
     async fn pass(&self, time: Duration);
 
-    /// Makes the engine notice, by `nodes` nodes at once, that acknowledged entries may be lost. `false` where a test cannot.
+    /// Makes the engine notice, by `nodes` nodes at once, that acknowledged entries may be lost. `false` where a test
+    /// cannot.
     async fn fail_over(&self, nodes: usize) -> Result<bool, BackendError> {
         let _ = nodes;
         Ok(false)

@@ -18,7 +18,7 @@ use super::super::{
 };
 use crate::clock::Clock;
 
-/// What all nodes share.
+/// The values that all nodes share.
 pub(super) struct Values {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,

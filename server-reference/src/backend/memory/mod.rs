@@ -15,8 +15,8 @@ pub type Random = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// The memory that the nodes of one process share. Cloning yields another handle to the same.
 ///
-/// Streams hold the entries since their newest snapshot, and those to be kept before it. What has expired is dropped when
-/// looked at, and all of it whenever the number of things has doubled.
+/// Streams hold the entries since their newest snapshot, and those to be kept before it. What has expired is dropped
+/// when looked at, and all of it whenever the number of things has doubled.
 #[derive(Clone)]
 pub struct Memory {
     streams: Arc<Streams>,
@@ -43,8 +43,9 @@ impl Memory {
         }
     }
 
-    /// Begins a new generation, as an engine does that may have lost acknowledged entries: every stream begins a new life,
-    /// and every node hears of it. Once for all who saw the same generation; answers the current one. The first is 0.
+    /// Begins a new generation, as an engine does that may have lost acknowledged entries: every stream begins a new
+    /// life, and every node hears of it. Once for all who saw the same generation; answers the current one. The first
+    /// is 0.
     pub fn begin_generation(&self, seen: u64) -> u64 {
         self.streams.begin_generation(seen)
     }

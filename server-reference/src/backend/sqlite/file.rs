@@ -12,7 +12,8 @@ const FILE: &str = "datasole.sqlite";
 const APPLICATION: i64 = 0x6473_6f6c;
 /// The newest schema below.
 const VERSION: i64 = 2;
-/// What `meta` says while changes may not have reached the disk: the boot of the machine in which they were made.
+/// The row of `meta` that stands while changes may not have reached the disk: the boot of the machine in which they
+/// were made.
 const UNSYNCED: &str = "unsynced";
 
 /// Schema 1. Small rows apart from large ones: appending rewrites a row of `streams`.
@@ -110,8 +111,8 @@ fn prepare(
     let left: Option<String> =
         change.query_row("SELECT value FROM meta WHERE name = ?1", [UNSYNCED], |row| row.get(0)).optional()?;
     if left.is_some_and(|then| boot != Some(&then)) {
-        // The machine went down with the file open, and may have taken the newest entries along. Clients that saw them must
-        // not resume on others in their place.
+        // The machine went down with the file open, and may have taken the newest entries along. Clients that saw them
+        // must not resume on others in their place.
         change.execute("UPDATE streams SET epoch = max(epoch + 1, ?1)", [fresh as i64])?;
     }
     match synced {
@@ -137,7 +138,7 @@ fn boot() -> Option<String> {
     Some(text.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
-/// What a failure of SQLite means to the server.
+/// The meaning of a failure of SQLite.
 pub(super) fn failure(error: &rusqlite::Error) -> BackendError {
     let why = error.to_string();
     match (error, error.sqlite_error_code()) {

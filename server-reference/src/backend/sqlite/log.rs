@@ -31,7 +31,7 @@ const FLOOR: &str = "floor";
 /// Expired streams that one creation removes, at most.
 const SWEEP: i64 = 16;
 
-/// What is known of the lives of all streams.
+/// The epochs that lives of all streams have had.
 #[derive(Debug)]
 pub(super) struct Lives {
     /// New lives begin above this epoch.

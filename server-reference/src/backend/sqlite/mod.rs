@@ -27,15 +27,15 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// A durable engine: one file in a folder of its own, `datasole.sqlite`, of which one process at a time has the use.
 ///
 /// **What survives.** Whatever was acknowledged survives the end of the process, however it ends: the operating system
-/// has it by then. Epochs and sequences survive too, so that clients resume across a restart. A power failure may take the last
-/// moments along ([`open`](Self::open)), in which case all streams begin new lives when the file is next opened, and
-/// clients start from snapshots; or nothing ([`open_synced`](Self::open_synced)). The file is never torn. An operator who puts an
-/// older copy in place loses what came later, unnoticed by clients that saw it. Quotas, leases and messages are of the
-/// process and end with it, as its nodes do.
+/// has it by then. Epochs and sequences survive too, so that clients resume across a restart. A power failure may take
+/// the last moments along ([`open`](Self::open)), in which case all streams begin new lives when the file is next
+/// opened, and clients start from snapshots; or nothing ([`open_synced`](Self::open_synced)). The file is never torn.
+/// An operator who puts an older copy in place loses what came later, unnoticed by clients that saw it. Quotas, leases
+/// and messages are of the process and end with it, as its nodes do.
 ///
-/// **How.** SQLite with a write-ahead log, and one thread that carries out whatever has queued up in one transaction and
-/// answers after its commit (group commit), so that callers at the same time share the cost of a commit. Files of earlier versions are
-/// migrated when they are opened; earlier versions cannot open them afterwards.
+/// **How.** SQLite with a write-ahead log, and one thread that carries out whatever has queued up in one transaction
+/// and answers after its commit (group commit), so that callers at the same time share the cost of a commit. Files of
+/// earlier versions are migrated when they are opened; earlier versions cannot open them afterwards.
 ///
 /// Cloning yields another handle to the same file. Dropping the last one waits until what is queued is stored.
 #[derive(Clone)]
@@ -72,8 +72,9 @@ impl Sqlite {
         Self::open_with(dir.as_ref(), false, MAX_BYTES)
     }
 
-    /// Opens the database as [`open`](Self::open) does, but acknowledges a change only when the disk has it: a power failure takes nothing
-    /// along either. Each commit then costs as long as the disk takes to write, often milliseconds.
+    /// Opens the database as [`open`](Self::open) does, but acknowledges a change only when the disk has it: a power
+    /// failure takes nothing along either. Each commit then costs as long as the disk takes to write, often
+    /// milliseconds.
     ///
     /// # Errors
     ///

@@ -242,7 +242,7 @@ fn one_process_at_a_time() {
     folder.open();
 }
 
-/// What is wrong with a file of a few megabytes in which these bytes were overwritten, or that was cut there.
+/// The failure of a file of a few megabytes in which these bytes were overwritten, or that was cut there.
 async fn check_damage(name: &str, damage: impl FnOnce(&fs::File), expected: &str) {
     let folder = Folder::new(name);
     let id = StreamId::state("a");
