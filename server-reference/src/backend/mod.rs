@@ -1,182 +1,83 @@
-//! Where streams live: the contract every backend fulfils.
+//! Where streams live, how nodes talk and where short-lived values are kept: three contracts, so that each engine does
+//! what it is good at.
 //!
-//! A stream is a log with compare-and-set append, a snapshot that lets its beginning be forgotten, and a wake-up when
-//! it advances. **Wake-ups may be lost or doubled; the log may not.** Entries and snapshots are opaque bytes here.
-//! [`conformance`] is the suite each backend passes.
+//! - [`Log`](log::Log): ordered streams, the only truth. Nothing acknowledged is lost but what the engine declares.
+//! - [`Bus`](bus::Bus): messages between nodes, each delivered at most once.
+//! - [`Kv`](kv::Kv): values that expire, quotas and leases.
+//!
+//! [`memory`] implements all three for the nodes of one process, `sqlite` keeps log and values in a file. A custom
+//! [`Log`](log::Log) alone is enough for one node ([`Engine::alone`]). [`conformance`] is the suite each of them
+//! passes.
 
+pub mod bus;
+#[cfg(any(test, feature = "arbitrary"))]
+pub mod chaos;
 pub mod conformance;
-mod memory;
+mod epoch;
+mod feed;
+mod judge;
+pub mod kv;
+pub mod log;
+pub mod memory;
+mod old;
+mod outlet;
+mod quota;
 #[cfg(feature = "sqlite")]
-mod sqlite;
+pub mod sqlite;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
-use bytes::Bytes;
-use datasole_core::{Position, StreamId, StreamKind};
-use futures_util::future::BoxFuture;
-pub use memory::Memory;
+pub use async_trait::async_trait;
+pub use epoch::{Epochs, epoch};
 #[cfg(feature = "sqlite")]
-pub use sqlite::Sqlite;
-use tokio::sync::broadcast;
+pub use old::Sqlite;
+pub use old::{Appended, Backend, Memory, Stored, Wake};
 
-/// What a backend could not do.
+use crate::sync::lock;
+
+/// The reason why a backend did not do something.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
-    /// It cannot be reached, or failed; the operation may be tried again.
+    /// The engine cannot be reached, or failed. The outcome is open: the caller may retry, an append with the same tag.
     #[error("backend unavailable: {0}")]
     Unavailable(String),
-    /// It is full, or the entry is larger than it takes.
+    /// The engine is full, or the entry is larger than it accepts.
     #[error("backend full: {0}")]
     Full(String),
-    /// What it holds is not what was stored.
+    /// The engine holds something other than what was stored.
     #[error("backend corrupt: {0}")]
     Corrupt(String),
+    /// The request breaks the contract, for example an append without entries.
+    #[error("not a valid request: {0}")]
+    Invalid(String),
+    /// The handle serves a node already; a second node opens a handle of its own.
+    #[error("backend in use: {0}")]
+    Taken(String),
 }
 
-/// A stream as a backend holds it: what its value is made from, and what those who come back may have missed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stored {
-    /// Where the stream is.
-    pub position: Position,
-    /// The newest snapshot, and the `seq` it was taken at.
-    pub snapshot: Option<(u64, Bytes)>,
-    /// Every entry that is still there, ending at `position` without a gap. They begin at the snapshot's `seq`, at the
-    /// stream's beginning, or earlier than the snapshot: those are for clients that come back.
-    pub entries: Vec<Bytes>,
+/// The three contracts that one node stands on, each with a handle of that node.
+#[derive(Clone)]
+pub struct Engine {
+    /// Ordered streams.
+    pub log: Arc<dyn log::Log>,
+    /// Messages between nodes.
+    pub bus: Arc<dyn bus::Bus>,
+    /// Values that expire, quotas, leases.
+    pub kv: Arc<dyn kv::Kv>,
 }
 
-impl Stored {
-    /// The entries that the snapshot has not got: with it they make the value.
-    pub fn since_snapshot(&self) -> &[Bytes] {
-        let first = self.position.seq.saturating_sub(self.entries.len() as u64);
-        let covered = self.snapshot.as_ref().map_or(0, |(seq, _)| seq.saturating_sub(first));
-        usize::try_from(covered).ok().and_then(|covered| self.entries.get(covered..)).unwrap_or_default()
+impl Engine {
+    /// An engine for exactly one node: streams live in `log`, messages and values in memory. A second node that takes
+    /// this engine's inbox is refused with [`BackendError::Taken`].
+    pub fn alone(log: Arc<dyn log::Log>) -> Self {
+        let memory = memory::Memory::default().node();
+        Self { log, ..memory }
     }
 }
 
-/// What [`Backend::append`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Appended {
-    /// The entry is the stream's newest, at this position.
-    At(Position),
-    /// Somebody else appended first, or the stream began a new life; it is here.
-    Conflict(Position),
-}
-
-/// A hint that a stream has advanced, at least to here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wake {
-    /// Which.
-    pub stream: StreamId,
-    /// Where it is.
-    pub position: Position,
-}
-
-/// A place where streams live. Cancel safety: an operation whose future is dropped may or may not have happened.
-pub trait Backend: Send + Sync + 'static {
-    /// The stream as it is, or `None` when there is none.
-    fn load<'a>(&'a self, stream: &'a StreamId) -> BoxFuture<'a, Result<Option<Stored>, BackendError>>;
-
-    /// Appends `entry` if the stream is at `at`. A stream that does not exist is at `seq` 0 of every epoch: the first
-    /// append creates it.
-    fn append<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        at: Position,
-        entry: Bytes,
-    ) -> BoxFuture<'a, Result<Appended, BackendError>>;
-
-    /// Every entry after `since`, or `None` when some are gone or the epoch is another.
-    fn read<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        since: Position,
-    ) -> BoxFuture<'a, Result<Option<Vec<Bytes>>, BackendError>>;
-
-    /// Keeps a snapshot taken at `at`, in place of the one before. Of the entries up to it, all but the newest `keep` may
-    /// be forgotten. One that is not newer than the newest is ignored.
-    fn snapshot<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        at: Position,
-        snapshot: Bytes,
-        keep: u64,
-    ) -> BoxFuture<'a, Result<(), BackendError>>;
-
-    /// Forgets the stream if it is at `at`.
-    fn remove<'a>(&'a self, stream: &'a StreamId, at: Position) -> BoxFuture<'a, Result<(), BackendError>>;
-
-    /// The keys of all streams of a kind.
-    fn keys(&self, kind: StreamKind) -> BoxFuture<'_, Result<Vec<String>, BackendError>>;
-
-    /// Wake-ups of every stream, also of those advanced through this backend by others. May lag and lose.
-    fn wakes(&self) -> broadcast::Receiver<Wake>;
-
-    /// The value of `key`, if it has not expired.
-    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, BackendError>>;
-
-    /// Stores a value; with `ttl` it expires.
-    fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Option<Duration>) -> BoxFuture<'a, Result<(), BackendError>>;
-
-    /// Deletes a value; one that does not exist is no error.
-    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), BackendError>>;
-}
-
-/// A backend that several servers of one process share.
-impl<B: Backend + ?Sized> Backend for Arc<B> {
-    fn load<'a>(&'a self, stream: &'a StreamId) -> BoxFuture<'a, Result<Option<Stored>, BackendError>> {
-        (**self).load(stream)
-    }
-
-    fn append<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        at: Position,
-        entry: Bytes,
-    ) -> BoxFuture<'a, Result<Appended, BackendError>> {
-        (**self).append(stream, at, entry)
-    }
-
-    fn read<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        since: Position,
-    ) -> BoxFuture<'a, Result<Option<Vec<Bytes>>, BackendError>> {
-        (**self).read(stream, since)
-    }
-
-    fn snapshot<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        at: Position,
-        snapshot: Bytes,
-        keep: u64,
-    ) -> BoxFuture<'a, Result<(), BackendError>> {
-        (**self).snapshot(stream, at, snapshot, keep)
-    }
-
-    fn remove<'a>(&'a self, stream: &'a StreamId, at: Position) -> BoxFuture<'a, Result<(), BackendError>> {
-        (**self).remove(stream, at)
-    }
-
-    fn keys(&self, kind: StreamKind) -> BoxFuture<'_, Result<Vec<String>, BackendError>> {
-        (**self).keys(kind)
-    }
-
-    fn wakes(&self) -> broadcast::Receiver<Wake> {
-        (**self).wakes()
-    }
-
-    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, BackendError>> {
-        (**self).get(key)
-    }
-
-    fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Option<Duration>) -> BoxFuture<'a, Result<(), BackendError>> {
-        (**self).put(key, value, ttl)
-    }
-
-    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), BackendError>> {
-        (**self).delete(key)
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").finish_non_exhaustive()
     }
 }
