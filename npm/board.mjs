@@ -1,4 +1,4 @@
-// Makes generated/board.js: the script of the demo's board with all it needs, for the server to embed. No part of the
+// Makes generated/board.js: the script of the demo's board with all it needs, for the program `datasole` to embed. No part of the
 // package.
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
@@ -6,7 +6,7 @@ import { build } from 'esbuild';
 const absWorkingDir = fileURLToPath(new URL('.', import.meta.url));
 const { metafile } = await build({
   absWorkingDir,
-  entryPoints: ['../server-reference/demo/board.js'],
+  entryPoints: ['../cli/demo/board.js'],
   outfile: 'generated/board.js',
   bundle: true,
   minify: true,

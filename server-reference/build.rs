@@ -1,5 +1,5 @@
-//! Embeds the browser assets that `cargo xtask build` has put into `assets/`, so that an installed binary has them.
-//! Without them the crate builds all the same and says so when they are asked for.
+//! Embeds the browser assets that `cargo xtask build` has put into `assets/`, so that an installed program has them.
+//! Without them the crate builds all the same, and the route of the assets says so.
 
 use std::{
     collections::BTreeSet,
@@ -42,10 +42,5 @@ fn main() -> io::Result<()> {
         );
     }
     table += "]\n";
-    fs::write(Path::new(&out).join("assets.rs"), table)?;
-    // The demo's script is no asset: only the binary has it.
-    let board = assets.join("board.js.gz");
-    let include =
-        if board.exists() { format!("Some(include_bytes!({:?}))", board.display().to_string()) } else { "None".into() };
-    fs::write(Path::new(&out).join("board.rs"), include)
+    fs::write(Path::new(&out).join("assets.rs"), table)
 }

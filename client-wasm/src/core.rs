@@ -11,7 +11,7 @@ use crate::{
     message::Batch,
 };
 
-/// From this many bytes on, a batch travels as a transferred buffer (measured: DESIGN, "Browser").
+/// From this many bytes on, a batch travels as a transferred buffer (measured: ARCHITECTURE, "Decisions").
 const BUFFER_FROM: usize = 20 * 1024;
 
 /// A batch that has grown to this many bytes is not kept for more: longer texts cost main more per byte.

@@ -1,4 +1,5 @@
-//! Values instead of text, for callers without the facade. Costs several times the time of text (DESIGN, "Browser").
+//! Values instead of text, for callers without the facade. A batch takes several times as long as one of text (ARCHITECTURE,
+//! "Decisions").
 
 use serde::Serialize;
 use serde_json::Value;

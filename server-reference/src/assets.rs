@@ -2,15 +2,11 @@
 //!
 //! `datasole.wasm` is served as it is now and revalidated; `datasole.HASH.wasm` never changes and is kept for a year.
 
-use std::sync::Arc;
-
 use axum::{
-    extract::{Path, State},
+    extract::Path,
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-
-use crate::protocol::Node;
 
 /// One file, with its precompressed forms.
 struct Asset {
@@ -22,22 +18,28 @@ struct Asset {
     gzip: Option<&'static [u8]>,
 }
 
+/// The assets that were in `assets/` when the crate was compiled; none in a fresh clone.
 static ASSETS: &[Asset] = include!(concat!(env!("OUT_DIR"), "/assets.rs"));
 
 /// The worker may compile wasm and connect, and do nothing else, whatever the page's own policy says.
 const WORKER_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src *";
 
-pub(crate) async fn handle(State(node): State<Arc<Node>>, Path(name): Path<String>, headers: HeaderMap) -> Response {
-    let Some((asset, hashed)) = find(&name) else {
-        let why = if ASSETS.is_empty() {
-            "this datasole-server was built without browser assets: run `cargo xtask build` first\n"
+/// The route of the assets: the last part of the path is an asset's name.
+pub(crate) async fn handle(Path(name): Path<String>, headers: HeaderMap) -> Response {
+    respond(ASSETS, &name, &headers)
+}
+
+fn respond(assets: &'static [Asset], name: &str, headers: &HeaderMap) -> Response {
+    let Some((asset, hashed)) = find(assets, name) else {
+        let why = if assets.is_empty() {
+            "this server was built without browser assets: run `cargo xtask build`, then build the server again\n"
         } else {
             "no such asset\n"
         };
-        tracing::debug!(name, path = node.path, "no such asset");
+        tracing::debug!(name, "no such asset");
         return (StatusCode::NOT_FOUND, why).into_response();
     };
-    let (encoding, body) = asset.negotiate(&headers);
+    let (encoding, body) = asset.negotiate(headers);
     let tag = format!("\"{}{}\"", asset.hash, encoding.map_or(String::new(), |encoding| format!("-{encoding}")));
     let fresh = headers
         .get_all(header::IF_NONE_MATCH)
@@ -75,15 +77,15 @@ pub(crate) async fn handle(State(node): State<Arc<Node>>, Path(name): Path<Strin
 }
 
 /// The asset of a plain name, or of one with its present hash before the last ending; and whether it was the latter.
-fn find(name: &str) -> Option<(&'static Asset, bool)> {
-    if let Some(asset) = ASSETS.iter().find(|asset| asset.name == name) {
+fn find(assets: &'static [Asset], name: &str) -> Option<(&'static Asset, bool)> {
+    if let Some(asset) = assets.iter().find(|asset| asset.name == name) {
         return Some((asset, false));
     }
     let (stem, ending) = name.rsplit_once('.')?;
     let (stem, hash) = stem.rsplit_once('.')?;
     let matches =
         |asset: &&Asset| asset.hash == hash && asset.name.rsplit_once('.').is_some_and(|own| own == (stem, ending));
-    ASSETS.iter().find(matches).map(|asset| (asset, true))
+    assets.iter().find(matches).map(|asset| (asset, true))
 }
 
 impl Asset {
@@ -136,69 +138,162 @@ mod tests {
 
     use super::*;
 
-    async fn get(name: &str, headers: &[(header::HeaderName, &str)]) -> Response {
+    /// One of each kind: a worker and a script with both precompressed forms, a module with one, wasm with none.
+    static TABLE: &[Asset] = &[
+        Asset {
+            name: "datasole-worker.iife.min.js",
+            hash: "00000000000000aa",
+            plain: b"the worker",
+            brotli: Some(b"the worker in brotli"),
+            gzip: Some(b"the worker in gzip"),
+        },
+        Asset {
+            name: "datasole.iife.min.js",
+            hash: "00000000000000bb",
+            plain: b"the script",
+            brotli: Some(b"the script in brotli"),
+            gzip: Some(b"the script in gzip"),
+        },
+        Asset {
+            name: "worker.mjs",
+            hash: "00000000000000cc",
+            plain: b"the module",
+            brotli: None,
+            gzip: Some(b"the module in gzip"),
+        },
+        Asset { name: "datasole.wasm", hash: "00000000000000dd", plain: b"the wasm", brotli: None, gzip: None },
+    ];
+
+    fn get(assets: &'static [Asset], name: &str, headers: &[(header::HeaderName, &str)]) -> Response {
         let headers = headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
-        handle(State(crate::Server::builder().build().node().clone()), Path(name.to_owned()), headers).await
+        respond(assets, name, &headers)
     }
 
     fn text<'a>(response: &'a Response, name: &str) -> &'a str {
         response.headers().get(name).map_or("", |value| value.to_str().unwrap())
     }
 
+    async fn body(response: Response) -> Vec<u8> {
+        to_bytes(response.into_body(), 1_000).await.unwrap().to_vec()
+    }
+
     #[tokio::test]
-    async fn what_does_not_exist() {
-        for name in ["", "..", "datasole", "datasole.0123456789abcdef.wasm", "datasole.wasm.br", "Cargo.toml"] {
-            let response = get(name, &[]).await;
+    async fn names_that_do_not_exist() {
+        for name in [
+            "",
+            "..",
+            "datasole",
+            "datasole.0123456789abcdef.wasm",
+            "datasole.00000000000000aa.wasm",
+            "datasole.wasm.br",
+            "Cargo.toml",
+        ] {
+            let response = get(TABLE, name, &[]);
             assert_eq!(response.status(), StatusCode::NOT_FOUND, "{name}");
-            let body = to_bytes(response.into_body(), 1_000).await.unwrap();
-            let why = if ASSETS.is_empty() { "cargo xtask build" } else { "no such asset" };
-            assert!(String::from_utf8(body.to_vec()).unwrap().contains(why), "{name}");
+            assert_eq!(body(response).await, b"no such asset\n", "{name}");
+        }
+        let response = get(&[], "datasole.wasm", &[]);
+        assert_eq!(response.status(), StatusCode::NOT_FOUND);
+        assert!(String::from_utf8(body(response).await).unwrap().contains("cargo xtask build"));
+    }
+
+    #[tokio::test]
+    async fn plain_names_are_revalidated_and_hashed_names_kept() {
+        let hashed = [
+            "datasole-worker.iife.min.00000000000000aa.js",
+            "datasole.iife.min.00000000000000bb.js",
+            "worker.00000000000000cc.mjs",
+            "datasole.00000000000000dd.wasm",
+        ];
+        for (asset, hashed) in TABLE.iter().zip(hashed) {
+            for (url, caching) in [(asset.name, "no-cache"), (hashed, "public, max-age=31536000, immutable")] {
+                let response = get(TABLE, url, &[]);
+                assert_eq!(response.status(), StatusCode::OK, "{url}");
+                assert_eq!(text(&response, "cache-control"), caching, "{url}");
+                assert_eq!(text(&response, "content-type"), asset.content_type(), "{url}");
+                assert_eq!(text(&response, "content-encoding"), "", "{url}");
+                assert_eq!(text(&response, "vary"), "accept-encoding", "{url}");
+                assert_eq!(text(&response, "x-content-type-options"), "nosniff", "{url}");
+                assert_eq!(text(&response, "access-control-allow-origin"), "*", "{url}");
+                assert_eq!(text(&response, "cross-origin-resource-policy"), "cross-origin", "{url}");
+                assert_eq!(text(&response, "etag"), format!("\"{}\"", asset.hash), "a strong one");
+                assert_eq!(body(response).await, asset.plain, "{url}");
+            }
         }
     }
 
-    /// Without embedded assets, as in a fresh clone, there is nothing to look at.
-    #[tokio::test]
-    async fn what_exists() {
-        for asset in ASSETS {
-            let Asset { name, hash, plain, .. } = asset;
-            let (stem, ending) = name.rsplit_once('.').unwrap();
-            let hashed = format!("{stem}.{hash}.{ending}");
-            for (url, caching) in [(*name, "no-cache"), (&hashed, "public, max-age=31536000, immutable")] {
-                let response = get(url, &[]).await;
-                assert_eq!(response.status(), StatusCode::OK, "{url}");
-                assert_eq!(text(&response, "cache-control"), caching);
-                assert_eq!(text(&response, "content-type"), asset.content_type());
-                assert_eq!(text(&response, "content-encoding"), "");
-                assert_eq!(text(&response, "vary"), "accept-encoding");
-                assert_eq!(text(&response, "x-content-type-options"), "nosniff");
-                assert_eq!(text(&response, "access-control-allow-origin"), "*");
-                let workers = ["datasole-worker.iife.min.js", "datasole-worker.inline.iife.min.js", "worker.mjs"];
-                let policy = if workers.contains(name) { WORKER_POLICY } else { "" };
+    #[test]
+    fn workers_alone_have_a_policy_fresh_or_not() {
+        for (name, policy, embedder) in [
+            ("datasole-worker.iife.min.js", WORKER_POLICY, "require-corp"),
+            ("worker.mjs", WORKER_POLICY, "require-corp"),
+            ("datasole.iife.min.js", "", ""),
+            ("datasole.wasm", "", ""),
+        ] {
+            for headers in [&[][..], &[(header::IF_NONE_MATCH, "*")]] {
+                let response = get(TABLE, name, headers);
                 assert_eq!(text(&response, "content-security-policy"), policy, "{name}");
-                let tag = text(&response, "etag").to_owned();
-                assert_eq!(tag, format!("\"{hash}\""), "a strong one");
-                assert_eq!(to_bytes(response.into_body(), usize::MAX).await.unwrap(), *plain);
-
-                for (known, status) in [
-                    (tag.clone(), StatusCode::NOT_MODIFIED),
-                    (format!("\"x\", {tag}"), StatusCode::NOT_MODIFIED),
-                    ("*".into(), StatusCode::NOT_MODIFIED),
-                    ("\"x\"".into(), StatusCode::OK),
-                ] {
-                    let response = get(url, &[(header::IF_NONE_MATCH, &known)]).await;
-                    assert_eq!(response.status(), status, "{known}");
-                    assert_eq!(text(&response, "etag"), tag);
-                    assert_eq!(text(&response, "content-security-policy"), policy);
-                }
-            }
-            for (encoding, body) in [("br", asset.brotli), ("gzip", asset.gzip)] {
-                let response = get(name, &[(header::ACCEPT_ENCODING, encoding)]).await;
-                let Some(body) = body else { continue };
-                assert_eq!(text(&response, "content-encoding"), encoding);
-                assert_eq!(text(&response, "etag"), format!("\"{hash}-{encoding}\""), "other bytes, another tag");
-                assert_eq!(to_bytes(response.into_body(), usize::MAX).await.unwrap(), body);
+                assert_eq!(text(&response, "cross-origin-embedder-policy"), embedder, "{name}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn known_tags_are_answered_without_a_body() {
+        for (known, status, length) in [
+            ("\"00000000000000dd\"", StatusCode::NOT_MODIFIED, 0),
+            ("W/\"00000000000000dd\"", StatusCode::NOT_MODIFIED, 0),
+            ("\"x\", \"00000000000000dd\"", StatusCode::NOT_MODIFIED, 0),
+            ("*", StatusCode::NOT_MODIFIED, 0),
+            ("\"x\"", StatusCode::OK, 8),
+            ("\"00000000000000dd-br\"", StatusCode::OK, 8),
+        ] {
+            let response = get(TABLE, "datasole.wasm", &[(header::IF_NONE_MATCH, known)]);
+            assert_eq!(response.status(), status, "{known}");
+            assert_eq!(text(&response, "etag"), "\"00000000000000dd\"", "{known}");
+            assert_eq!(body(response).await.len(), length, "{known}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_best_accepted_form_is_served_under_a_tag_of_its_own() {
+        for (name, accepted, encoding, tag, content) in [
+            ("datasole.iife.min.js", "gzip, br", "br", "\"00000000000000bb-br\"", "the script in brotli"),
+            ("datasole.iife.min.js", "gzip", "gzip", "\"00000000000000bb-gzip\"", "the script in gzip"),
+            ("datasole.iife.min.js", "deflate", "", "\"00000000000000bb\"", "the script"),
+            ("worker.mjs", "gzip, br", "gzip", "\"00000000000000cc-gzip\"", "the module in gzip"),
+            ("datasole.wasm", "gzip, br", "", "\"00000000000000dd\"", "the wasm"),
+        ] {
+            let response = get(TABLE, name, &[(header::ACCEPT_ENCODING, accepted)]);
+            assert_eq!(response.status(), StatusCode::OK, "{name}");
+            assert_eq!(text(&response, "content-encoding"), encoding, "{name} {accepted}");
+            assert_eq!(text(&response, "etag"), tag, "{name} {accepted}");
+            assert_eq!(body(response).await, content.as_bytes(), "{name} {accepted}");
+            let both = [(header::ACCEPT_ENCODING, accepted), (header::IF_NONE_MATCH, tag)];
+            assert_eq!(get(TABLE, name, &both).status(), StatusCode::NOT_MODIFIED, "{name} {accepted}");
+        }
+    }
+
+    /// `build.rs` embeds each file of `assets/` under its name, with its precompressed siblings; none in a fresh clone,
+    /// where only the route's answer tells.
+    #[tokio::test]
+    async fn the_embedded_table_is_the_folder() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets");
+        let read = |name: &str| std::fs::read(folder.join(name)).ok();
+        let names: std::collections::BTreeSet<String> = std::fs::read_dir(&folder)
+            .into_iter()
+            .flatten()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| !name.ends_with(".br") && !name.ends_with(".gz"))
+            .collect();
+        assert!(ASSETS.iter().map(|asset| asset.name).eq(names.iter().map(String::as_str)));
+        for asset in ASSETS {
+            assert_eq!(read(asset.name).as_deref(), Some(asset.plain), "{}", asset.name);
+            assert_eq!(read(&format!("{}.br", asset.name)).as_deref(), asset.brotli, "{}", asset.name);
+            assert_eq!(read(&format!("{}.gz", asset.name)).as_deref(), asset.gzip, "{}", asset.name);
+        }
+        let response = handle(Path("datasole.wasm".to_owned()), HeaderMap::new()).await;
+        assert_eq!(response.status() == StatusCode::OK, names.contains("datasole.wasm"));
     }
 
     #[test]

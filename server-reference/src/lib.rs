@@ -1,5 +1,8 @@
 //! The datasole reference server: one connection per client for RPC, events and live state, as an axum router.
 //!
+//! Features, none of them by default: `docs` adds Yjs documents (`Server::docs`), `sqlite` durable storage in one file
+//! (`backend::Sqlite`).
+//!
 //! ```no_run
 //! use datasole_server::{Context, Server};
 //! use serde_json::json;

@@ -11,13 +11,13 @@ export const NARROW = { width: 390, height: 844 };
 
 /** As `describeInBrowser`, each spec with a demo server of its own. */
 export function describeDemo(define) {
-  describeInBrowser(define, () => Server.startBinary('--demo', '--log', 'warn'));
+  describeInBrowser(define, () => Server.startProgram('--demo', '--log', 'warn'));
 }
 
 /** Runs `body` with a world whose server keeps its data on disk. */
 export async function onDisk({ context, errors }, body) {
   const folder = await mkdtemp(`${tmpdir()}/datasole-demo-`);
-  const server = await Server.startBinary('--demo', '--log', 'warn', '--data', folder);
+  const server = await Server.startProgram('--demo', '--log', 'warn', '--data', folder);
   try {
     await body({ server, context, errors });
   } finally {

@@ -14,7 +14,7 @@ const npm = createRequire(new URL('../../npm/package.json', import.meta.url));
 const { chromium } = npm('playwright-core');
 
 const FIXTURE = process.env.FIXTURE ?? new URL('../../target/debug/examples/fixture', import.meta.url).pathname;
-const BINARY = process.env.DATASOLE_SERVER ?? new URL('../../target/debug/datasole-server', import.meta.url).pathname;
+const PROGRAM = process.env.DATASOLE_SERVER ?? new URL('../../target/debug/datasole', import.meta.url).pathname;
 const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
 const FLAGS = [
   '--no-sandbox',
@@ -45,9 +45,9 @@ export class Server {
     return Server.#start((port) => [FIXTURE, '--port', String(port), ...args]);
   }
 
-  /** The same with `datasole-server`. */
-  static startBinary(...args) {
-    return Server.#start((port) => [BINARY, '--listen', `127.0.0.1:${port}`, ...args]);
+  /** The same with `datasole serve`. */
+  static startProgram(...args) {
+    return Server.#start((port) => [PROGRAM, 'serve', '--listen', `127.0.0.1:${port}`, ...args]);
   }
 
   static async #start(command) {

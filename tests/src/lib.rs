@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 pub mod converge;
+pub mod history;
 pub mod peer;
 pub mod proxy;
 pub mod random;

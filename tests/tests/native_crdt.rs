@@ -193,6 +193,8 @@ async fn presence() {
         here.update(&json!(["ann", n])).unwrap();
         shows(&watched, &[json!("bob"), json!(["ann", n])]).await;
     }
+    // The watcher may hear of the last update before its author does.
+    shows(&here, &[json!("bob"), json!(["ann", 9])]).await;
     assert!(here.members().iter().any(|member| member.own && member.value == json!(["ann", 9])));
     there.leave();
     shows(&watched, &[json!(["ann", 9])]).await;

@@ -1,4 +1,5 @@
-//! The browser files: the core as wasm, the npm package around it, and the compressed copies the server embeds.
+//! The browser files: the core as wasm, the npm package around it, the compressed copies that the server embeds, and the
+//! script of the demo.
 //!
 //! Each step is skipped while its inputs stay the same ([`stamp`]). What the bundles contain is `npm/build.mjs`'s
 //! business; this module only feeds it and packs what it makes.
@@ -17,7 +18,7 @@ use crate::{
     project, stamp, tools,
 };
 
-/// What the server serves under its path, besides the chunks `client.mjs` may import.
+/// The files that the server serves under its path, besides the chunks `client.mjs` may import.
 const SERVED: [&str; 7] = [
     "client.mjs",
     "worker.mjs",
@@ -27,9 +28,6 @@ const SERVED: [&str; 7] = [
     "datasole-worker.inline.iife.min.js",
     "datasole.wasm",
 ];
-
-/// The demo's own script, for the binary: no asset, and as gzip only.
-const BOARD: &str = "board.js";
 
 /// The smallest in brotli of what was tried: less inlining makes the file longer and the compressed file shorter. The
 /// features are all that rustc lets LLVM emit for wasm32-unknown-unknown, and no more.
@@ -110,28 +108,36 @@ fn bundle() -> Result<()> {
     })
 }
 
-/// `npm/board.mjs`: the script of the demo's board into `npm/generated`.
+/// `npm/board.mjs`: the script of the demo's board, as gzip only, for the program `datasole` to embed.
 fn board() -> Result<()> {
-    let npm = project::npm();
-    let inputs = ["src", "board.mjs", "package.json", "package-lock.json", "../server-reference/demo"];
-    let output = project::generated().join(BOARD);
-    stamp::unless_fresh("board of the demo", "", &inputs.map(|name| npm.join(name)), &[output], || {
-        run(program("node").arg("board.mjs").current_dir(&npm))
-    })
+    let (npm, assets) = (project::npm(), project::cli_assets());
+    let inputs = ["src", "board.mjs", "package.json", "package-lock.json", "../cli/demo"];
+    let packed = assets.join("board.js.gz");
+    stamp::unless_fresh(
+        "board of the demo",
+        "",
+        &inputs.map(|name| npm.join(name)),
+        std::slice::from_ref(&packed),
+        || {
+            run(program("node").arg("board.mjs").current_dir(&npm))?;
+            let script = fs::read(project::generated().join("board.js"))?;
+            let content = gzip(&script)?;
+            eprintln!("xtask: board of the demo: {} bytes, {} gzip", script.len(), content.len());
+            fs::create_dir_all(&assets)?;
+            fs::write(&packed, content).with_context(|| format!("cannot write {}", packed.display()))
+        },
+    )
 }
 
 /// The served files with their compressed siblings, for the server to embed.
 fn pack() -> Result<()> {
     let assets = project::server_assets();
     let sources = SERVED.map(|name| project::dist().join(name));
-    let board = (project::generated().join(BOARD), assets.join(format!("{BOARD}.gz")));
-    let inputs: Vec<PathBuf> = sources.iter().chain([&board.0]).cloned().collect();
     let outputs: Vec<PathBuf> = SERVED
         .iter()
         .flat_map(|name| ["", ".br", ".gz"].map(|suffix| assets.join(format!("{name}{suffix}"))))
-        .chain([board.1.clone()])
         .collect();
-    stamp::unless_fresh("compressed assets", "", &inputs, &outputs, || {
+    stamp::unless_fresh("compressed assets", "", &sources, &outputs, || {
         if assets.exists() {
             fs::remove_dir_all(&assets)?;
         }
@@ -142,10 +148,6 @@ fn pack() -> Result<()> {
             fs::write(assets.join(format!("{name}.gz")), gzip(&content)?)?;
             fs::write(assets.join(name), content)?;
         }
-        let script = fs::read(&board.0)?;
-        let packed = gzip(&script)?;
-        eprintln!("xtask: board of the demo: {} bytes, {} gzip", script.len(), packed.len());
-        fs::write(&board.1, packed)?;
         Ok(())
     })
 }

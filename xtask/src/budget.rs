@@ -1,4 +1,4 @@
-//! What the browser may have to load, at most (DESIGN, "Browser").
+//! Size budgets: the most that a browser may have to load.
 
 use std::fs;
 

@@ -2,12 +2,13 @@
 //!
 //! On a machine with rustup, Node 20 or newer and a C compiler each command finds or installs whatever else it needs
 //! ([`tools`]), or says in one line what is missing and how to get it. Progress goes to stderr; stdout carries only what
-//! a command is asked for: the test summary, the benchmarks' JSON lines, the fixture's address.
+//! a command is asked for: the test summary, the benchmarks' JSON lines, the demo's and the fixture's address.
 
 mod assets;
 mod budget;
 mod command;
 mod fuzz;
+mod lints;
 mod project;
 mod report;
 mod server;
@@ -19,6 +20,8 @@ mod tools;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::test::Extent;
 
 /// The project's commands.
 #[derive(Parser)]
@@ -33,7 +36,14 @@ enum Task {
     /// Build everything and serve the demo at http://127.0.0.1:4000
     Demo,
     /// Check formatting, lints, documentation and size budgets, and run every test
-    Test,
+    ///
+    /// Prints each step with its seconds; the last line is the total: N passed, N failed, N skipped (if any). The exit
+    /// code is 0 if nothing failed. The output of each step is kept in target/xtask.
+    Test {
+        /// Also lint every feature alone, build the example app and run many more seeds (20,000 of the simulation)
+        #[arg(long)]
+        all: bool,
+    },
     /// Build the browser files: wasm, JavaScript bundles, and their precompressed copies for the server
     Build,
     /// Measure; prints one JSON object a line
@@ -61,7 +71,7 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Args::parse().command {
         Task::Demo => server::demo(),
-        Task::Test => return test::run(),
+        Task::Test { all } => return test::run(if all { Extent::All } else { Extent::Usual }),
         Task::Build => assets::build().and_then(|()| budget::check()),
         Task::Bench { args } => server::bench(&args),
         Task::Fixture { args } => server::fixture(&args),

@@ -23,9 +23,14 @@ pub(crate) fn dist() -> PathBuf {
     npm().join("dist")
 }
 
-/// What the server embeds.
+/// The browser files that the server embeds.
 pub(crate) fn server_assets() -> PathBuf {
     root().join("server-reference/assets")
+}
+
+/// The demo's script, which the program `datasole` embeds.
+pub(crate) fn cli_assets() -> PathBuf {
+    root().join("cli/assets")
 }
 
 /// Cargo's target folder.

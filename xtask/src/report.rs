@@ -11,14 +11,19 @@ use anyhow::Result;
 
 use crate::{command, project, tally::Tally};
 
-/// What came of the checks so far.
-#[derive(Default)]
+/// The outcome of the checks so far.
 pub(crate) struct Report {
+    start: Instant,
     total: Tally,
     failures: Vec<String>,
 }
 
 impl Report {
+    /// Begins a run.
+    pub(crate) fn new() -> Self {
+        Self { start: Instant::now(), total: Tally::default(), failures: Vec::new() }
+    }
+
     /// A command that succeeds or fails as a whole.
     pub(crate) fn check(&mut self, name: &str, command: Command) {
         self.command(name, command, |succeeded, _| Tally::single(succeeded));
@@ -41,12 +46,13 @@ impl Report {
         self.step(name, |_| work().map(|()| Tally::single(true)));
     }
 
-    /// Prints the summary, whose last line is the total.
+    /// Prints the failed steps, the time, and as the last line the total.
     pub(crate) fn finish(self) -> ExitCode {
         println!();
         for failure in &self.failures {
             println!("failed: {failure}");
         }
+        println!("{} s in all", self.start.elapsed().as_secs());
         println!("{}", self.total.summary());
         if self.total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }

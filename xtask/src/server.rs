@@ -1,9 +1,13 @@
 //! The commands that run a server: the demo, the fixture, the benchmarks. All of them use release builds with the
 //! browser files inside.
 
-use std::path::PathBuf;
+use std::{
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::Stdio,
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use crate::{
     assets,
@@ -11,12 +15,25 @@ use crate::{
     project, tools,
 };
 
-/// Serves the demo until it is interrupted.
+/// The demo's address.
+const DEMO: &str = "127.0.0.1:4000";
+
+/// Serves the demo until it is interrupted; prints its URL once the server accepts connections.
 pub(crate) fn demo() -> Result<()> {
     assets::build()?;
-    run(&mut cargo(["build", "--release", "--package", "datasole-server", "--bin", "datasole-server"]))?;
-    eprintln!("xtask: the demo is at http://127.0.0.1:4000 (Ctrl-C ends it)");
-    run_as_is(program(project::binary("release", "datasole-server")).args(["--demo", "--listen", "127.0.0.1:4000"]))
+    run(&mut cargo(["build", "--release", "--package", "datasole-cli", "--bin", "datasole"]))?;
+    let mut command = program(project::binary("release", "datasole"));
+    let mut demo =
+        command.args(["serve", "--demo", "--listen", DEMO, "--log", "warn"]).stdout(Stdio::piped()).spawn()?;
+    let mut stdout = BufReader::new(demo.stdout.take().context("the demo has no output")?);
+    let mut line = String::new();
+    stdout.read_line(&mut line)?;
+    if line.starts_with("listening ") {
+        eprintln!("xtask: the demo runs until Ctrl-C");
+        println!("http://{DEMO}");
+    }
+    ensure!(demo.wait()?.success(), "the demo did not end in order");
+    Ok(())
 }
 
 /// Runs the fixture server until it is interrupted.

@@ -5,107 +5,66 @@
 
 use std::{
     fs::{self, File},
+    path::PathBuf,
     process::{Command, ExitCode},
     time::SystemTime,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 
 use crate::{
     assets, budget,
-    command::{cargo, program, read, run_as_is},
-    project,
+    command::{cargo, program, run_as_is},
+    lints, project,
     report::Report,
     tally::Tally,
     tools,
 };
 
-const WASM_TARGET: &str = "wasm32-unknown-unknown";
-
-/// What the sans-IO core must never come to depend on: randomness, the browser, a runtime.
-const FORBIDDEN_IN_CORE: [&str; 6] = ["getrandom", "js-sys", "web-sys", "wasm-bindgen", "tokio", "rand"];
-
-/// What our two implementations, of patches and of CRDTs, are held equal by: the example that prints cases, how many, and
-/// where the npm tests find the file.
+/// The cases that hold our two implementations, of patches and of CRDTs, equal: the example that prints them, how many,
+/// and the variable that names the file to the npm tests.
 const CASES: [(&str, u32, &str); 2] = [("patch_cases", 10_000, "PATCH_CASES"), ("crdt_cases", 3_000, "CRDT_CASES")];
 
-/// Runs all checks and prints the total.
-pub(crate) fn run() -> ExitCode {
-    let mut report = Report::default();
+/// The tests over random seeds, the variable that says how many, and how many the long run takes.
+const SEEDS: [(&str, &str, u32); 2] = [("sim", "SIM_SEEDS", 20_000), ("converge", "CONVERGE_SEEDS", 100_000)];
+
+/// The app outside of the workspace.
+const EXAMPLE: &str = "examples/axum-app";
+
+/// How much is tested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Before each change goes in: minutes.
+    Usual,
+    /// The usual, and what takes long: every feature alone, the example app, many seeds.
+    All,
+}
+
+/// Runs the checks and prints the total.
+pub(crate) fn run(extent: Extent) -> ExitCode {
+    let mut report = Report::new();
     report.task("tools", tools::rust_components);
     report.check("format", cargo(["fmt", "--all", "--check"]));
-    let fuzz = project::root().join("fuzz/Cargo.toml");
-    report.check(
-        "format fuzz",
-        cargo(["fmt".as_ref(), "--check".as_ref(), "--manifest-path".as_ref(), fuzz.as_os_str()]),
-    );
+    report.check("format fuzz", elsewhere("fuzz", &["fmt", "--check"]));
+    report.check("format example", elsewhere(EXAMPLE, &["fmt", "--check"]));
     report.task("browser files", assets::build);
     report.task("size budgets", budget::check);
-    lints(&mut report);
-    report.task("dependencies of the core", core_is_pure);
-    let mut doc = cargo(["doc", "--workspace", "--no-deps"]);
-    doc.env("RUSTDOCFLAGS", "-D warnings");
-    report.check("documentation", doc);
+    lints::run(&mut report, extent);
     report.tests("rust tests", cargo(["test", "--workspace", "--no-fail-fast"]), Tally::of_cargo);
     npm_tests(&mut report);
     browser_tests(&mut report);
+    if extent == Extent::All {
+        example(&mut report);
+        long_seeds(&mut report);
+    }
     report.finish()
 }
 
-/// Clippy over the workspace, over each library with none, each and all of its features, and over the wasm.
-fn lints(report: &mut Report) {
-    report.check("clippy", clippy(&["--workspace", "--all-targets"]));
-    report.check("clippy wasm", clippy(&["--package", "datasole-wasm", "--target", WASM_TARGET]));
-    match feature_sets() {
-        Err(error) => report.task("clippy features", || Err(error)),
-        Ok(sets) => {
-            for (package, features) in sets {
-                let mut args = vec!["--package", &package, "--lib", "--no-default-features", "--features", &features];
-                if package == "datasole-wasm" {
-                    args.extend(["--target", WASM_TARGET]);
-                }
-                report.check(&format!("clippy {package} [{features}]"), clippy(&args));
-            }
-        }
-    }
-}
-
-fn clippy(args: &[&str]) -> Command {
-    cargo(["clippy"].iter().chain(args).chain(&["--", "-D", "warnings"]))
-}
-
-/// For each package with features: none of them, each alone, and all (unless that is the one). Private ones, which start
-/// with `__`, are not for use alone.
-fn feature_sets() -> Result<Vec<(String, String)>> {
-    let metadata = read(&mut cargo(["metadata", "--no-deps", "--format-version", "1"]))?;
-    let metadata: serde_json::Value = serde_json::from_str(&metadata).context("cargo metadata is not JSON")?;
-    let mut sets = Vec::new();
-    for package in metadata["packages"].as_array().into_iter().flatten() {
-        let (Some(name), Some(features)) = (package["name"].as_str(), package["features"].as_object()) else {
-            continue;
-        };
-        let features: Vec<&str> =
-            features.keys().map(String::as_str).filter(|name| *name != "default" && !name.starts_with("__")).collect();
-        if features.is_empty() {
-            continue;
-        }
-        sets.push((name.to_owned(), String::new()));
-        sets.extend(features.iter().map(|feature| (name.to_owned(), (*feature).to_owned())));
-        if features.len() > 1 {
-            sets.push((name.to_owned(), features.join(",")));
-        }
-    }
-    Ok(sets)
-}
-
-fn core_is_pure() -> Result<()> {
-    let args = ["tree", "--package", "datasole-core", "--all-features", "--edges", "normal", "--prefix", "none"];
-    let tree = read(cargo(args).args(["--target", WASM_TARGET]))?;
-    let found = tree.lines().filter_map(|line| line.split(' ').next()).find(|name| FORBIDDEN_IN_CORE.contains(name));
-    if let Some(name) = found {
-        bail!("datasole-core depends on {name}, and must not");
-    }
-    Ok(())
+/// Cargo in the folder of a package outside of the workspace.
+fn elsewhere(folder: &str, args: &[&str]) -> Command {
+    let mut cargo = cargo(args);
+    cargo.current_dir(project::root().join(folder));
+    cargo
 }
 
 fn npm_tests(report: &mut Report) {
@@ -113,11 +72,11 @@ fn npm_tests(report: &mut Report) {
     let mut test = tools::npm(&["test", "--silent"]);
     let seed = seed();
     println!("   cases from seed {seed}; DATASOLE_SEED={seed} repeats them");
-    for (example, count, variable) in CASES {
-        let cases = project::scratch().join(example).with_extension("ndjson");
-        report.task(example, || {
+    for (name, count, variable) in CASES {
+        let cases = project::scratch().join(name).with_extension("ndjson");
+        report.task(name, || {
             let file = File::create(&cases).with_context(|| format!("cannot write {}", cases.display()))?;
-            let program = &mut program(project::example("debug", example));
+            let mut program = program(built(project::example("debug", name))?);
             run_as_is(program.args(["--seed", &seed.to_string(), "--count", &count.to_string()]).stdout(file))
         });
         test.env(variable, &cases);
@@ -152,9 +111,31 @@ fn browser_command() -> Result<Command> {
     let mut node = program("node");
     node.args(["--test", "--test-concurrency=1", "--test-reporter=tap"]).args(specs);
     node.env("CHROMIUM", tools::chromium()?);
-    node.env("FIXTURE", project::example("debug", "fixture"));
-    node.env("TERMINAL", project::example("debug", "board"));
-    node.env("DATASOLE_SERVER", project::binary("debug", "datasole-server"));
+    node.env("FIXTURE", built(project::example("debug", "fixture"))?);
+    node.env("TERMINAL", built(project::example("debug", "board"))?);
+    node.env("DATASOLE_SERVER", built(project::binary("debug", "datasole"))?);
     node.env("ARTIFACTS", project::target().join("screenshots"));
     Ok(node)
+}
+
+/// A program that the Rust tests have built on their way.
+fn built(path: PathBuf) -> Result<PathBuf> {
+    ensure!(path.is_file(), "{} is missing: the step `rust tests` has not built it", path.display());
+    Ok(path)
+}
+
+/// The example app, as an application of its own would be built.
+fn example(report: &mut Report) {
+    let mut clippy = elsewhere(EXAMPLE, &["clippy"]);
+    clippy.arg("--target-dir").arg(project::target()).args(["--", "-D", "warnings"]);
+    report.check("example", clippy);
+}
+
+fn long_seeds(report: &mut Report) {
+    for (test, variable, seeds) in SEEDS {
+        // The whole workspace with one of its tests: of the package alone, other features would be built anew.
+        let mut command = cargo(["test", "--workspace", "--test", test]);
+        command.env(variable, seeds.to_string());
+        report.tests(&format!("{test} with {seeds} seeds"), command, Tally::of_cargo);
+    }
 }

@@ -46,7 +46,7 @@ mod native {
     pub(in crate::frame) struct Deflater(Compress);
 
     impl Deflater {
-        /// Level 3: a third faster than 6 for 6 % more bytes (DESIGN, "Server").
+        /// Level 3: a third faster than 6 for 6 % more bytes (ARCHITECTURE, "Decisions").
         pub(in crate::frame) fn new() -> Self {
             Self(Compress::new(Compression::new(3), true))
         }

@@ -22,7 +22,7 @@ pub(crate) const WITH_TABLE: &str = "with-table";
 pub(crate) enum Kind {
     /// The baseline.
     Bare,
-    /// `datasole-server`.
+    /// A `datasole_server::Server`.
     Ours,
 }
 

@@ -11,6 +11,7 @@ use serde_json::{json, value::to_raw_value};
 use super::{
     Stats,
     site::{COUNTER, KEYS, TOPICS},
+    trace::Trace,
     values,
     watch::{Call, Watch},
 };
@@ -122,10 +123,11 @@ impl Actor {
     }
 
     /// Performs what the core wants done; what needs the network is handed out.
-    pub(super) fn pump(&mut self, now: u64, stats: &mut Stats) -> Vec<Order> {
+    pub(super) fn pump(&mut self, now: u64, stats: &mut Stats, trace: &mut Trace) -> Vec<Order> {
         let (mut orders, mut outputs) = (Vec::new(), 0);
         while let Some(output) = self.client.poll_output() {
             outputs += 1;
+            trace.output(now, &self.name, &output);
             assert!(outputs < OUTPUTS, "no end of outputs");
             match output {
                 Output::OpenSocket { socket, protocols, .. } => {

@@ -2,11 +2,12 @@
 //!
 //! One seed is one run: every delay, fault and value is drawn from it, time is a number, and nothing runs beside it, so a
 //! run repeats exactly. `world` drives, `link` carries, `site` is the server and the application on it, `actor` is a
-//! client with its host, and `watch` knows what a client must never be told.
+//! client with its host, `watch` knows what a client must never be told, and `trace` tells runs apart.
 
 mod actor;
 mod link;
 mod site;
+mod trace;
 mod values;
 mod watch;
 mod world;
@@ -14,6 +15,15 @@ mod world;
 use std::collections::BTreeMap;
 
 pub use world::run;
+
+/// The outcome of one run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// How often what happened.
+    pub stats: Stats,
+    /// A digest of every output of the clients and every message of the server, in order.
+    pub digest: u64,
+}
 
 /// How often what happened: a run in which nothing was at stake has proved nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

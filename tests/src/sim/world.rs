@@ -8,10 +8,11 @@ use datasole_core::{Input, SocketClose, SocketId, Status, StreamKind, frame::Cod
 use datasole_server::{Identity, Limits, Protocol, Replay};
 
 use super::{
-    Stats,
+    Outcome, Stats,
     actor::{Actor, Order},
     link::{Link, is_entry},
     site::{COUNTER, KEYS, Site, TOPICS, Terms},
+    trace::Trace,
     values,
 };
 use crate::random::Random;
@@ -53,6 +54,7 @@ struct World {
     links: Vec<Link>,
     actors: Vec<Actor>,
     stats: Stats,
+    trace: Trace,
     codec: Codec,
     nonce: u64,
     max_queue: usize,
@@ -70,7 +72,7 @@ struct World {
 /// # Panics
 ///
 /// When a client or the server does what must not happen.
-pub fn run(seed: u64) -> Stats {
+pub fn run(seed: u64) -> Outcome {
     let mut world = World::new(seed);
     let end = 10_000 + world.random.below(50_000);
     world.run_until(end);
@@ -122,6 +124,7 @@ impl World {
             links: Vec::new(),
             actors,
             stats: Stats::default(),
+            trace: Trace::default(),
             codec: Codec::default(),
             nonce: 0,
             max_queue,
@@ -230,7 +233,7 @@ impl World {
     }
 
     fn settle(&mut self, index: usize) {
-        for order in self.actors[index].pump(self.now, &mut self.stats) {
+        for order in self.actors[index].pump(self.now, &mut self.stats, &mut self.trace) {
             match order {
                 Order::Open(socket, v2) => {
                     let v1 = !v2 || (self.mixed && self.random.coin());
@@ -319,6 +322,7 @@ impl World {
             let Some(peer) = &mut link.peer else { break };
             let Some(message) = peer.poll_message() else {
                 if let Some((code, _)) = peer.closing() {
+                    self.trace.close(self.now, id, code);
                     if code == 4001 {
                         self.stats.count("fell behind");
                     }
@@ -332,6 +336,7 @@ impl World {
                 break;
             };
             bytes += message.len();
+            self.trace.message(self.now, id, &mut self.codec, &message);
             let times =
                 if self.leaky && self.faulty && link.protocol == Protocol::V2 && is_entry(&mut self.codec, &message) {
                     match self.random.below(16) {
@@ -459,14 +464,14 @@ impl World {
         }
     }
 
-    fn end(mut self) -> Stats {
+    fn end(mut self) -> Outcome {
         for _ in 0..self.site.ledger().executed.len() {
             self.stats.count("executed");
         }
         self.links.clear();
         assert_eq!(self.site.server.connection_count(), 0);
         assert_eq!(self.site.server.metrics_snapshot().connections, 0);
-        self.stats
+        Outcome { stats: self.stats, digest: self.trace.digest() }
     }
 }
 

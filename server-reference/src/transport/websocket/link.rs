@@ -40,7 +40,8 @@ use crate::{
 const BATCH: usize = 64;
 /// Bytes gathered for one write, roughly.
 const ROOM: usize = 64 * 1024;
-/// The read and write buffers of an idle connection: tungstenite zero-fills and keeps its own (DESIGN, "Server").
+/// The read and write buffers of an idle connection: tungstenite zero-fills and keeps its own (ARCHITECTURE,
+/// "Decisions").
 const BUFFER: usize = 1024;
 
 thread_local! {

@@ -13,7 +13,7 @@ use tokio::sync::broadcast;
 
 use self::thread::Thread;
 use super::{Appended, Backend, BackendError, Stored, Wake};
-use crate::hub::unix_millis;
+use crate::clock::unix_millis;
 
 /// The longest entry, snapshot or value; bytes.
 const MAX_BYTES: usize = 64 * 1024 * 1024;

@@ -1,46 +1,35 @@
-//! `datasole-server`: the reference server as a program.
+//! `datasole serve`: from flags to a [`Server`], and through its life to a signal.
 //!
-//! From flags to a [`Server`] and through its life to a signal. It has no handlers of its own beyond relaying events;
-//! what `--demo` serves is [`demo`]'s. Stdout carries one line, `listening HOST:PORT`; the log goes to stderr.
-
-mod demo;
-mod flags;
+//! The program has no handlers of its own beyond relaying events; those of `--demo` are [`demo`]'s.
 
 use std::{
     future::pending,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     pin::pin,
-    process::ExitCode,
 };
 
-use clap::Parser;
 use datasole_server::Server;
 use tokio::net::TcpListener;
 use tower_http::services::ServeDir;
 use tracing_subscriber::EnvFilter;
 
-use crate::{demo::Demo, flags::Flags};
+use crate::{
+    demo::{self, Demo},
+    flags::Flags,
+};
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(&Flags::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("datasole-server: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Serves until a signal comes. The demo asks for a restart now and then: another server takes over the listener, and
-/// whoever connects in between waits in its backlog.
-async fn run(flags: &Flags) -> io::Result<()> {
+/// Serves until Ctrl-C or SIGTERM.
+///
+/// The demo restarts its server when a page asks for it: the next one takes over the listener, and clients that connect
+/// meanwhile wait in the listener's backlog.
+pub(crate) async fn run(flags: &Flags) -> io::Result<()> {
     let filter = EnvFilter::builder().parse(&flags.log).map_err(|error| io::Error::other(format!("--log: {error}")))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let colours = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(io::stderr).init();
     let storage = flags.storage().map_err(io::Error::other)?;
     let listener = listen(&flags.listen).await?;
+    let mut interrupted = pin!(interrupted()?);
     writeln!(io::stdout(), "listening {}", listener.local_addr()?)?;
-    let mut end = pin!(interrupted());
     let mut restarts = 0;
     loop {
         let demo = flags.demo.then(|| Demo::new(restarts));
@@ -62,7 +51,7 @@ async fn run(flags: &Flags) -> io::Result<()> {
         }
         let ended = tokio::select! {
             served = server.serve(&listener, router) => return served,
-            signal = &mut end => signal.map(|()| true)?,
+            () = &mut interrupted => true,
             () = live(demo.as_ref(), &server) => false,
         };
         server.shutdown().await;
@@ -73,7 +62,7 @@ async fn run(flags: &Flags) -> io::Result<()> {
     }
 }
 
-/// Until the demo wants a restart.
+/// Resolves when the demo wants a restart; never without a demo.
 async fn live(demo: Option<&Demo>, server: &Server) {
     match demo {
         Some(demo) => demo.run(server).await,
@@ -92,17 +81,24 @@ async fn listen(address: &str) -> io::Result<TcpListener> {
     })
 }
 
-/// Ctrl-C, or SIGTERM where there is such a thing.
-async fn interrupted() -> io::Result<()> {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate())?;
+/// Resolves at Ctrl-C, or at SIGTERM on systems that have it. Both are caught from the call on, not from the first poll:
+/// a signal that comes right after the address was printed ends the server in order, too.
+#[cfg(unix)]
+fn interrupted() -> io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
         tokio::select! {
-            interrupt = tokio::signal::ctrl_c() => interrupt,
-            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
-    }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await
+    })
+}
+
+#[cfg(windows)]
+fn interrupted() -> io::Result<impl Future<Output = ()>> {
+    let mut interrupt = tokio::signal::windows::ctrl_c()?;
+    Ok(async move {
+        interrupt.recv().await;
+    })
 }

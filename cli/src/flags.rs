@@ -1,33 +1,32 @@
-//! The program's flags, and the server they describe. Each can be given by environment as well.
+//! The flags of `datasole serve`, and the server they describe. Each can be given as an environment variable.
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
-use clap::Parser;
+use clap::Args;
 use datasole_server::{
     AuthError, AuthRequest, Builder, Context, Identity, Limits, Payload, Replay, Server,
     backend::{BackendError, Sqlite},
 };
 
-/// Realtime RPC, events and live state over one WebSocket
-#[derive(Debug, Parser)]
-#[command(version)]
+/// The flags of `datasole serve`; their comments are what `--help` prints.
+#[derive(Debug, Args)]
 pub(crate) struct Flags {
-    /// Where to listen; port 0 takes a free one
+    /// Listen at this address; port 0 takes a free port
     #[arg(long, env = "DATASOLE_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:4000")]
     pub(crate) listen: String,
-    /// Path of the endpoint; browser files and health lie below it
+    /// Path of the endpoint; browser files and health are below it
     #[arg(long, env = "DATASOLE_PATH", default_value = "/__ds")]
     path: String,
     /// Serve this folder beside the endpoint
     #[arg(long = "static", env = "DATASOLE_STATIC", value_name = "DIR")]
     pub(crate) folder: Option<PathBuf>,
-    /// Let pages of this origin connect, or of any with *; repeatable, or separated by commas
+    /// Let pages of this origin connect, or of every origin with *; repeatable, or separated by commas
     #[arg(long = "allow-origin", env = "DATASOLE_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     origins: Vec<String>,
-    /// Open connections, at most
+    /// Accept at most this many connections at a time
     #[arg(long, env = "DATASOLE_MAX_CONNECTIONS", value_name = "N", default_value_t = Limits::default().max_connections)]
     max_connections: usize,
-    /// Let in only who has a token, as this user; repeatable, or separated by commas
+    /// Admit only clients with one of these tokens, each as its user; repeatable, or separated by commas
     #[arg(
         long = "token",
         env = "DATASOLE_TOKEN",
@@ -37,10 +36,10 @@ pub(crate) struct Flags {
         hide_env_values = true
     )]
     tokens: Vec<(String, String)>,
-    /// Pass this event of a client on to all clients; repeatable, or separated by commas
+    /// Pass this event from a client on to all clients; repeatable, or separated by commas
     #[arg(long = "relay", env = "DATASOLE_RELAY", value_name = "EVENT", value_delimiter = ',')]
     relays: Vec<String>,
-    /// Keep the last COUNT of this event for clients that come back; repeatable, or separated by commas
+    /// Keep the last COUNT of this event for clients that reconnect; repeatable, or separated by commas
     #[arg(
         long = "history",
         env = "DATASOLE_HISTORY",
@@ -49,13 +48,13 @@ pub(crate) struct Flags {
         value_parser = history
     )]
     histories: Vec<(String, usize)>,
-    /// Keep everything in this folder, so that it survives a restart; in memory without
+    /// Store everything in this folder, so that restarts lose nothing; without it, in memory
     #[arg(long, env = "DATASOLE_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Wait for the disk before acknowledging, so that it survives a power failure, too
+    /// Wait for the disk before acknowledging a change, so that power failures lose nothing either
     #[arg(long, env = "DATASOLE_SYNC", requires = "data")]
     sync: bool,
-    /// What to log, on stderr: a level, or directives such as datasole_server=debug
+    /// Log this to stderr: a level, or directives such as datasole_server=debug
     #[arg(long, env = "DATASOLE_LOG", value_name = "LEVEL", default_value = "info")]
     pub(crate) log: String,
     /// Serve the demo at /
@@ -64,13 +63,13 @@ pub(crate) struct Flags {
 }
 
 impl Flags {
-    /// What outlives the server, if anything shall.
+    /// Opens the folder of `--data`; `None` without one.
     pub(crate) fn storage(&self) -> Result<Option<Sqlite>, BackendError> {
         let open = if self.sync { Sqlite::open_synced } else { Sqlite::open };
         self.data.as_ref().map(open).transpose()
     }
 
-    /// The server they describe, but for where it stores.
+    /// A builder with all that the flags describe, but for the storage.
     pub(crate) fn builder(&self) -> Builder {
         let limits = Limits { max_connections: self.max_connections, ..Limits::default() };
         let mut builder = Server::builder().path(&self.path).limits(limits);
@@ -102,7 +101,7 @@ impl Flags {
     }
 }
 
-/// At the last `=`: tokens often end in some.
+/// Splits TOKEN=USER at the last `=`: tokens often end in some.
 fn token(text: &str) -> Result<(String, String), String> {
     match text.rsplit_once('=') {
         Some((token, user)) if !token.is_empty() && !user.is_empty() => Ok((token.to_owned(), user.to_owned())),
@@ -110,6 +109,7 @@ fn token(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Splits EVENT=COUNT at the last `=`.
 fn history(text: &str) -> Result<(String, usize), String> {
     let (event, count) = text.rsplit_once('=').ok_or("expected EVENT=COUNT")?;
     let count = count.parse().map_err(|error| format!("{count:?} is no count: {error}"))?;
@@ -120,8 +120,15 @@ fn history(text: &str) -> Result<(String, usize), String> {
 mod tests {
     use super::*;
 
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
     fn parse(line: &str) -> Result<Flags, clap::Error> {
-        Flags::try_parse_from(std::iter::once("datasole-server").chain(line.split_whitespace()))
+        let words = std::iter::once("serve").chain(line.split_whitespace());
+        <Line as clap::Parser>::try_parse_from(words).map(|line| line.flags)
     }
 
     fn pair<T>(name: &str, value: T) -> (String, T) {

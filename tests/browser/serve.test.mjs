@@ -1,4 +1,4 @@
-// `datasole-server` without handlers of anybody's: what its flags alone give to pages.
+// `datasole serve` without handlers of its own: the flags alone.
 
 import assert from 'node:assert/strict';
 
@@ -25,4 +25,4 @@ describeInBrowser((spec) => {
       assert.deepEqual(await page.evaluate(() => heard), [['move', { x: 1 }], ['move', null]]);
     }
   });
-}, () => Server.startBinary('--relay', 'move', '--history', 'move=10', '--log', 'warn'));
+}, () => Server.startProgram('--relay', 'move', '--history', 'move=10', '--log', 'warn'));

@@ -1,7 +1,7 @@
-//! What `--demo` adds: two pages, the handlers they talk to, and a dashboard that never stands still.
+//! The demo: two pages, the handlers they talk to, and a dashboard that never stands still.
 //!
-//! The fleet on the dashboard is made up; the server's own numbers are not. Everything lives in one [`Server`]'s memory
-//! and is gone with it: that is what a restart shows.
+//! The fleet on the dashboard is made up; the server's own numbers are not. Without `--data` everything lives in one
+//! [`Server`]'s memory and is gone after a restart: the pages show how clients find that out.
 
 use std::{
     sync::Arc,
@@ -22,7 +22,8 @@ const DASHBOARD: &str = "dashboard";
 /// The last messages, for tabs that come later; a state that no page follows.
 const CHAT: &str = "chat";
 const MESSAGE: &str = "chat:message";
-/// What the board's tabs share, and the terminal client of `client-native`'s examples. Nothing else may be written.
+/// The CRDTs, the document and the room that the board's tabs share with the terminal client (example `board` of
+/// `client-native`). Clients may write no others.
 const COUNTERS: [&str; 2] = ["demo:likes", "demo:coffee"];
 const TODO: &str = "demo:todo";
 const NOTES: &str = "demo:notes";
@@ -67,7 +68,7 @@ const FILES: [(&str, &str, &str); 8] = [
 
 /// The board's script with all that it needs, gzip; made by `cargo xtask build`.
 const BOARD: Option<&[u8]> = include!(concat!(env!("OUT_DIR"), "/board.rs"));
-/// What stands for it in a build without.
+/// Stands in for [`BOARD`] in a build without it.
 const NO_BOARD: &str = "import('/connection.js').then(({ missing }) => missing());";
 
 /// The pages and their files.
@@ -129,7 +130,7 @@ struct Said {
     text: String,
 }
 
-/// As all tabs get it. Ids grow, across restarts as well: they are times, Unix milliseconds, where those grow.
+/// A message as all tabs get it. Ids grow, across restarts as well: they are times, Unix milliseconds, where those grow.
 #[derive(Clone, Serialize)]
 struct Message {
     id: u64,
@@ -143,7 +144,7 @@ impl Demo {
         Self { restarts, started: Instant::now(), restart: Arc::default() }
     }
 
-    /// Registers what the page calls.
+    /// Registers the handlers that the pages call.
     pub(crate) fn handlers(&self, builder: Builder) -> Builder {
         let restart = self.restart.clone();
         COUNTERS
@@ -181,7 +182,7 @@ impl Demo {
             })
     }
 
-    /// Puts in place what clients find when they connect; what an earlier server left on disk goes on.
+    /// Creates the dashboard and the chat, unless an earlier server has left them on disk.
     pub(crate) async fn prepare(&self, server: &Server) -> Result<(), StateError> {
         let state = server.state();
         // Tells a tab which server it talks to.
@@ -286,7 +287,7 @@ async fn switch(server: &Server, row: usize, on: bool) -> Result<(), StateError>
     Ok(())
 }
 
-/// Passes a message on to all tabs, and keeps it for later ones. An empty one is nobody's business.
+/// Passes a message on to all tabs, and keeps it for later ones. An empty one is dropped.
 async fn say(server: &Server, said: Said) {
     let cut = |text: &str, limit| text.trim().chars().take(limit).collect::<String>();
     let (tab, from, text) = (cut(&said.tab, MAX_NAME), cut(&said.from, MAX_NAME), cut(&said.text, MAX_TEXT));
@@ -313,7 +314,7 @@ async fn say(server: &Server, said: Said) {
     }
 }
 
-/// Below `bound`. A demo can do without: should there be no randomness, it stands still.
+/// A random number below `bound`; 0 if the system has no randomness.
 fn random(bound: u64) -> u64 {
     getrandom::u64().unwrap_or(0) % bound
 }
