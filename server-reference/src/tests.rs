@@ -1,16 +1,16 @@
 //! What goes wrong only when things happen at the same time: sessions without sockets, over a backend that waits.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use crate::{
     AuthRequest, Builder, Identity, Limits, Protocol, Replay, RpcError, Server,
-    backend::{Appended, Backend, BackendError, Memory, Stored, Wake},
+    backend::{
+        Backend, BackendError, Log, Memory, async_trait,
+        log::{Append, Appended, Loaded, Mark, News, Stored},
+    },
     message::Outgoing,
     protocol::Session,
     task::Task,
@@ -22,10 +22,10 @@ use datasole_core::{
     patch::Patch,
     wire::split_varuint,
 };
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::FutureExt;
 use serde_json::{Value, json};
 use tokio::{
-    sync::{broadcast, watch},
+    sync::{mpsc, watch},
     task::JoinHandle,
 };
 
@@ -33,79 +33,83 @@ use tokio::{
 /// stored before the wait.
 #[derive(Clone)]
 pub(crate) struct Gated {
-    memory: Arc<Memory>,
+    memory: Memory,
     pub(crate) open: watch::Sender<bool>,
 }
 
 impl Gated {
     pub(crate) fn new(open: bool) -> Self {
-        Self { memory: Arc::default(), open: watch::Sender::new(open) }
+        Self { memory: Memory::default(), open: watch::Sender::new(open) }
     }
 
-    async fn pass(&self) {
-        self.open.subscribe().wait_for(|open| *open).await.unwrap();
+    /// What is stored of a stream.
+    async fn stored(&self, id: &StreamId) -> Stored {
+        match self.memory.node().log.load(id, None).await.unwrap() {
+            Loaded::Whole(stored) => stored,
+            other => panic!("{id:?}: {other:?}"),
+        }
     }
 }
 
-impl Backend for Gated {
-    fn load<'a>(&'a self, stream: &'a StreamId) -> BoxFuture<'a, Result<Option<Stored>, BackendError>> {
-        self.pass().then(|()| self.memory.load(stream)).boxed()
+impl From<Gated> for Backend {
+    fn from(gated: Gated) -> Self {
+        let backend = gated.memory.node();
+        Self { log: Arc::new(GatedLog { inner: backend.log, open: gated.open.subscribe() }), ..backend }
+    }
+}
+
+/// The log of one node.
+struct GatedLog {
+    inner: Arc<dyn Log>,
+    open: watch::Receiver<bool>,
+}
+
+impl GatedLog {
+    async fn pass(&self) {
+        // The test is over when the sender is gone.
+        let _ = self.open.clone().wait_for(|open| *open).await;
+    }
+}
+
+#[async_trait]
+impl Log for GatedLog {
+    async fn append(&self, append: Append<'_>) -> Result<Appended, BackendError> {
+        let appended = self.inner.append(append).await;
+        self.pass().await;
+        appended
     }
 
-    fn append<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        at: Position,
-        entry: Bytes,
-    ) -> BoxFuture<'a, Result<Appended, BackendError>> {
-        async move {
-            let appended = self.memory.append(stream, at, entry).await;
-            self.pass().await;
-            appended
-        }
-        .boxed()
+    async fn load(&self, stream: &StreamId, since: Option<Mark>) -> Result<Loaded, BackendError> {
+        self.pass().await;
+        self.inner.load(stream, since).await
     }
 
-    fn read<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        since: Position,
-    ) -> BoxFuture<'a, Result<Option<Vec<Bytes>>, BackendError>> {
-        self.memory.read(stream, since)
+    async fn heads(&self, streams: &[StreamId]) -> Result<Vec<Option<Mark>>, BackendError> {
+        self.inner.heads(streams).await
     }
 
-    fn snapshot<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        at: Position,
-        snapshot: Bytes,
-        keep: u64,
-    ) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.memory.snapshot(stream, at, snapshot, keep)
+    async fn snapshot(&self, stream: &StreamId, at: Mark, bytes: Bytes, keep: u64) -> Result<(), BackendError> {
+        self.inner.snapshot(stream, at, bytes, keep).await
     }
 
-    fn remove<'a>(&'a self, stream: &'a StreamId, at: Position) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.memory.remove(stream, at)
+    async fn remove(&self, stream: &StreamId, at: Mark) -> Result<(), BackendError> {
+        self.inner.remove(stream, at).await
     }
 
-    fn keys(&self, kind: StreamKind) -> BoxFuture<'_, Result<Vec<String>, BackendError>> {
-        self.memory.keys(kind)
+    async fn keys(&self, kind: StreamKind, after: Option<&str>, limit: usize) -> Result<Vec<String>, BackendError> {
+        self.inner.keys(kind, after, limit).await
     }
 
-    fn wakes(&self) -> broadcast::Receiver<Wake> {
-        self.memory.wakes()
+    async fn follow(&self, streams: &[StreamId]) -> Result<(), BackendError> {
+        self.inner.follow(streams).await
     }
 
-    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, BackendError>> {
-        self.memory.get(key)
+    fn unfollow(&self, streams: &[StreamId]) {
+        self.inner.unfollow(streams);
     }
 
-    fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Option<Duration>) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.memory.put(key, value, ttl)
-    }
-
-    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.memory.delete(key)
+    fn news(&self) -> Result<mpsc::Receiver<News>, BackendError> {
+        self.inner.news()
     }
 }
 
@@ -441,10 +445,10 @@ async fn the_backend_is_not_left_with_more_than_the_replay() {
         server.broadcast("talk", &text).await.unwrap();
         server.state().set("n", &n).await.unwrap();
         for stream in [StreamId::state("text"), StreamId::event("talk"), StreamId::state("n")] {
-            let stored = backend.load(&stream).await.unwrap().unwrap();
-            assert_eq!(stored.position.seq, n + 1);
+            let stored = backend.stored(&stream).await;
+            assert_eq!(stored.mark.position.seq, n + 1);
             assert!(stored.entries.len() <= 20, "{stream:?}: {} entries", stored.entries.len());
-            assert!(stored.entries.iter().map(Bytes::len).sum::<usize>() <= 20_000, "{stream:?}");
+            assert!(stored.entries.iter().map(|entry| entry.bytes.len()).sum::<usize>() <= 20_000, "{stream:?}");
         }
     }
     // Another start finds the value, and what the topic promises.

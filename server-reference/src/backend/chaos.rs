@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    BackendError, Engine,
+    Backend, BackendError,
     bus::Delivery,
     lock,
     log::{News, mix},
@@ -136,7 +136,7 @@ impl Chaos {
     }
 
     /// Wraps the handles of a node, whose news and inbox nobody has taken. Answers the node's number and its handles.
-    pub fn wrap(&self, engine: Engine) -> (usize, Engine) {
+    pub fn wrap(&self, engine: Backend) -> (usize, Backend) {
         let mut inner = lock(&self.inner);
         let number = inner.nodes.len();
         let news = Pipe::new(engine.log.news(), || News::Lost);

@@ -160,6 +160,12 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// The bytes that make the value: the snapshot's, then those of the entries after it.
+    pub fn bytes(&self) -> impl Iterator<Item = &Bytes> {
+        let entries = self.since_snapshot().iter().map(|entry| &entry.bytes);
+        self.snapshot.iter().map(|(_, bytes)| bytes).chain(entries)
+    }
+
     /// The entries after the snapshot: with it they make the value.
     pub fn since_snapshot(&self) -> &[Entry] {
         let first = self.mark.position.seq.saturating_sub(self.entries.len() as u64);

@@ -1,12 +1,12 @@
 //! Where streams live, how nodes talk and where short-lived values are kept: three contracts, so that each engine does
 //! what it is good at.
 //!
-//! - [`Log`](log::Log): ordered streams, the only truth. Nothing acknowledged is lost but what the engine declares.
-//! - [`Bus`](bus::Bus): messages between nodes, each delivered at most once.
-//! - [`Kv`](kv::Kv): values that expire, quotas and leases.
+//! - [`Log`]: ordered streams, the only truth. Nothing acknowledged is lost but what the engine declares.
+//! - [`Bus`]: messages between nodes, each delivered at most once.
+//! - [`Kv`]: values that expire, quotas and leases.
 //!
 //! [`memory`] implements all three for the nodes of one process, `sqlite` keeps log and values in a file. A custom
-//! [`Log`](log::Log) alone is enough for one node ([`Engine::alone`]). [`conformance`] is the suite each of them
+//! [`Log`] alone is enough for one node ([`Backend::alone`]). [`conformance`] is the suite each of them
 //! passes.
 
 pub mod bus;
@@ -19,7 +19,6 @@ mod judge;
 pub mod kv;
 pub mod log;
 pub mod memory;
-mod old;
 mod outlet;
 mod quota;
 #[cfg(feature = "sqlite")]
@@ -28,10 +27,13 @@ pub mod sqlite;
 use std::{fmt, sync::Arc};
 
 pub use async_trait::async_trait;
+pub use bus::Bus;
 pub use epoch::{Epochs, epoch};
+pub use kv::Kv;
+pub use log::Log;
+pub use memory::Memory;
 #[cfg(feature = "sqlite")]
-pub use old::Sqlite;
-pub use old::{Appended, Backend, Memory, Stored, Wake};
+pub use sqlite::Sqlite;
 
 use crate::sync::lock;
 
@@ -54,30 +56,55 @@ pub enum BackendError {
     /// The handle serves a node already; a second node opens a handle of its own.
     #[error("backend in use: {0}")]
     Taken(String),
+    /// Repeats of an append were not answered either, or too much has come since: it may be stored or not.
+    #[error("outcome unknown: {0}")]
+    Unknown(String),
 }
 
 /// The three contracts that one node stands on, each with a handle of that node.
 #[derive(Clone)]
-pub struct Engine {
+pub struct Backend {
     /// Ordered streams.
-    pub log: Arc<dyn log::Log>,
+    pub log: Arc<dyn Log>,
     /// Messages between nodes.
-    pub bus: Arc<dyn bus::Bus>,
+    pub bus: Arc<dyn Bus>,
     /// Values that expire, quotas, leases.
-    pub kv: Arc<dyn kv::Kv>,
+    pub kv: Arc<dyn Kv>,
 }
 
-impl Engine {
+impl Backend {
     /// An engine for exactly one node: streams live in `log`, messages and values in memory. A second node that takes
     /// this engine's inbox is refused with [`BackendError::Taken`].
-    pub fn alone(log: Arc<dyn log::Log>) -> Self {
+    pub fn alone(log: Arc<dyn Log>) -> Self {
         let memory = memory::Memory::default().node();
         Self { log, ..memory }
     }
 }
 
-impl fmt::Debug for Engine {
+/// The backend of one node whose streams live in this log.
+impl<L: Log> From<L> for Backend {
+    fn from(log: L) -> Self {
+        Self::alone(Arc::new(log))
+    }
+}
+
+/// Another node on this memory.
+impl From<Memory> for Backend {
+    fn from(memory: Memory) -> Self {
+        memory.node()
+    }
+}
+
+/// Another node of this process on this file.
+#[cfg(feature = "sqlite")]
+impl From<Sqlite> for Backend {
+    fn from(sqlite: Sqlite) -> Self {
+        sqlite.node()
+    }
+}
+
+impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").finish_non_exhaustive()
+        f.debug_struct("Backend").finish_non_exhaustive()
     }
 }

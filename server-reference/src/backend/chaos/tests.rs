@@ -47,7 +47,7 @@ fn drain<T>(receiver: &mut mpsc::Receiver<T>) -> Vec<T> {
 }
 
 /// Appends with retries by tag until the outcome is known. Answers how often it tried.
-async fn insist(engine: &Engine, stream: &StreamId, after: &mut Mark, count: u64) -> u32 {
+async fn insist(engine: &Backend, stream: &StreamId, after: &mut Mark, count: u64) -> u32 {
     let entries = [Bytes::from(count.to_string())];
     let append = Append::new(stream, *after, Rule::Behind, Tag { node: 1, count }, &entries);
     for tries in 1.. {

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Chaos, State, Verdict};
 use crate::backend::{
-    BackendError, Engine,
+    Backend, BackendError,
     bus::{Address, Bus, Delivery, NodeId},
     kv::{Expected, Kv, Lease, Quota, Taken, Version},
     lock,
@@ -29,8 +29,8 @@ struct Gated<T: ?Sized> {
     inner: Arc<T>,
 }
 
-pub(super) fn engine(engine: Engine, gate: Gate) -> Engine {
-    Engine {
+pub(super) fn engine(engine: Backend, gate: Gate) -> Backend {
+    Backend {
         log: Arc::new(Gated { gate: gate.clone(), inner: engine.log }),
         bus: Arc::new(Gated { gate: gate.clone(), inner: engine.bus }),
         kv: Arc::new(Gated { gate, inner: engine.kv }),

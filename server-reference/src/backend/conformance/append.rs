@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::*;
 use crate::backend::log::MAX_MISSED;
 
-pub(super) async fn creators_race(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn creators_race(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     for round in 0..100_u64 {
         let stream = Arc::new(StreamId::state(format!("race{round}")));
-        let create = |engine: &Engine, node: u64| {
+        let create = |engine: &Backend, node: u64| {
             let (engine, stream) = (engine.clone(), Arc::clone(&stream));
             async move { append(&engine, &stream, Mark::birth(10 + node), Rule::Exactly, tag(node, round), &["x"]).await }
         };
@@ -30,7 +30,7 @@ pub(super) async fn creators_race(_: &dyn Subject, a: &Engine, b: &Engine) -> Ou
     Ok(())
 }
 
-pub(super) async fn exactly_compares(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn exactly_compares(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let stream = StreamId::state("s");
     let absent = Mark { tag: tag(1, 1), ..Mark::default() };
     let mut nowhere = absent;
@@ -56,7 +56,7 @@ pub(super) async fn exactly_compares(_: &dyn Subject, a: &Engine, b: &Engine) ->
     Ok(())
 }
 
-pub(super) async fn behind_brings_between(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn behind_brings_between(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let stream = StreamId::crdt("s");
     let one = push(a, &stream, birth(), tag(1, 1), &["1"]).await?;
     let four = push(b, &stream, one, tag(2, 1), &["2", "3", "4"]).await?;
@@ -78,7 +78,7 @@ pub(super) async fn behind_brings_between(_: &dyn Subject, a: &Engine, b: &Engin
 }
 
 /// Repeats, through both nodes, before and after others have written.
-pub(super) async fn repeats_append_nothing(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn repeats_append_nothing(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     for (key, rule) in [("exactly", Rule::Exactly), ("behind", Rule::Behind)] {
         let stream = StreamId::state(key);
         let created = append(a, &stream, birth(), rule, tag(1, 1), &["1"]).await?;
@@ -110,7 +110,7 @@ pub(super) async fn repeats_append_nothing(_: &dyn Subject, a: &Engine, b: &Engi
     Ok(())
 }
 
-pub(super) async fn repeats_after_trim_conflict(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn repeats_after_trim_conflict(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let stream = StreamId::state("s");
     let one = push(a, &stream, birth(), tag(1, 1), &["1"]).await?;
     let two = push(a, &stream, one, tag(1, 2), &["2"]).await?;
@@ -125,7 +125,7 @@ pub(super) async fn repeats_after_trim_conflict(_: &dyn Subject, a: &Engine, b: 
 }
 
 /// A copy that was on its way when its repeat was answered.
-pub(super) async fn late_copies_append_nothing(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn late_copies_append_nothing(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let stream = StreamId::state("s");
     let one = push(a, &stream, birth(), tag(1, 1), &["1"]).await?;
     push(b, &stream, one, tag(2, 1), &["2"]).await?;
@@ -153,7 +153,7 @@ pub(super) async fn late_copies_append_nothing(_: &dyn Subject, a: &Engine, b: &
     Ok(())
 }
 
-pub(super) async fn batches_are_whole(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn batches_are_whole(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let stream = StreamId::doc("s");
     let three = push(a, &stream, birth(), tag(1, 1), &["1", "2", "3"]).await?;
     let refused = append(b, &stream, birth(), Rule::Exactly, tag(2, 1), &["x", "y"]).await?;
@@ -165,7 +165,7 @@ pub(super) async fn batches_are_whole(_: &dyn Subject, a: &Engine, b: &Engine) -
     Ok(())
 }
 
-pub(super) async fn conflicts_bring_what_was_missed(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn conflicts_bring_what_was_missed(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     for (size, is_there) in [(MAX_MISSED - 1, true), (MAX_MISSED, true), (MAX_MISSED + 1, false)] {
         let stream = StreamId::state(size.to_string());
         let one = push(a, &stream, birth(), tag(1, 1), &["1"]).await?;
@@ -184,7 +184,7 @@ pub(super) async fn conflicts_bring_what_was_missed(_: &dyn Subject, a: &Engine,
 }
 
 /// Many writers on two nodes, of which half compare and half do not.
-pub(super) async fn writers_are_linearised(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn writers_are_linearised(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     const WRITERS: u64 = 6;
     const EACH: u64 = 30;
     let stream = Arc::new(StreamId::state("s"));
@@ -228,7 +228,7 @@ pub(super) async fn writers_are_linearised(_: &dyn Subject, a: &Engine, b: &Engi
     Ok(())
 }
 
-pub(super) async fn what_breaks_the_contract_is_refused(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn what_breaks_the_contract_is_refused(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let stream = StreamId::state("s");
     let empty = append(a, &stream, birth(), Rule::Exactly, tag(1, 1), &[]).await;
     assert!(matches!(empty, Err(BackendError::Invalid(_))), "without entries: {empty:?}");

@@ -15,7 +15,7 @@ fn message(topic: Option<&str>, from: NodeId, text: &str) -> Option<Delivery> {
     Some(Delivery::Message { topic: topic.map(Arc::from), from, bytes: bytes(text) })
 }
 
-pub(super) async fn messages_reach_whom_they_are_for(subject: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn messages_reach_whom_they_are_for(subject: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let c = subject.node().await?;
     let (me, other) = (a.bus.node(), b.bus.node());
     assert!(me != other && me != c.bus.node(), "every node has a name of its own");
@@ -41,7 +41,7 @@ pub(super) async fn messages_reach_whom_they_are_for(subject: &dyn Subject, a: &
     Ok(())
 }
 
-pub(super) async fn messages_are_in_order(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn messages_are_in_order(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let mut inbox = b.bus.inbox()?;
     b.bus.subscribe(&["t".into()]).await?;
     for n in 0..500 {
@@ -53,7 +53,7 @@ pub(super) async fn messages_are_in_order(_: &dyn Subject, a: &Engine, b: &Engin
     Ok(())
 }
 
-pub(super) async fn names_change(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn names_change(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let mut inbox = b.bus.inbox()?;
     b.bus.subscribe(&["t".into()]).await?;
     let old = b.bus.node();
@@ -67,7 +67,7 @@ pub(super) async fn names_change(_: &dyn Subject, a: &Engine, b: &Engine) -> Out
     Ok(())
 }
 
-pub(super) async fn slow_inboxes_lose_and_know(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn slow_inboxes_lose_and_know(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     const MESSAGES: usize = 20_000;
     let mut inbox = b.bus.inbox()?;
     b.bus.subscribe(&["t".into()]).await?;
@@ -90,7 +90,7 @@ pub(super) async fn slow_inboxes_lose_and_know(_: &dyn Subject, a: &Engine, b: &
     Ok(())
 }
 
-pub(super) async fn inboxes_have_one_reader(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn inboxes_have_one_reader(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let (_a, _b) = (a.bus.inbox()?, b.bus.inbox()?);
     for engine in [a, b] {
         assert!(matches!(engine.bus.inbox(), Err(BackendError::Taken(_))));

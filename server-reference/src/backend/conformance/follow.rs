@@ -31,7 +31,7 @@ async fn until(news: &mut mpsc::Receiver<News>, stream: &StreamId, seq: u64) -> 
 }
 
 /// A node that begins to follow finds every entry in its load or among its news.
-pub(super) async fn followers_miss_nothing(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn followers_miss_nothing(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     const ROUNDS: u64 = 10_000;
     let mut news = b.log.news()?;
     for round in 0..ROUNDS {
@@ -54,7 +54,7 @@ pub(super) async fn followers_miss_nothing(_: &dyn Subject, a: &Engine, b: &Engi
     Ok(())
 }
 
-pub(super) async fn news_are_in_order(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn news_are_in_order(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let streams: Vec<_> = (0..3).map(|n| StreamId::event(n.to_string())).collect();
     let mut news = b.log.news()?;
     b.log.follow(&streams).await?;
@@ -77,7 +77,7 @@ pub(super) async fn news_are_in_order(_: &dyn Subject, a: &Engine, b: &Engine) -
     Ok(())
 }
 
-pub(super) async fn large_entries_are_announced(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn large_entries_are_announced(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let (stream, end) = (StreamId::doc("s"), StreamId::doc("end"));
     let mut news = b.log.news()?;
     b.log.follow(&[stream.clone(), end.clone()]).await?;
@@ -94,7 +94,7 @@ pub(super) async fn large_entries_are_announced(_: &dyn Subject, a: &Engine, b: 
     Ok(())
 }
 
-pub(super) async fn slow_readers_lose_and_know(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn slow_readers_lose_and_know(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     const ENTRIES: u64 = 20_000;
     let stream = StreamId::event("s");
     let mut news = b.log.news()?;
@@ -124,7 +124,7 @@ pub(super) async fn slow_readers_lose_and_know(_: &dyn Subject, a: &Engine, b: &
     Ok(())
 }
 
-pub(super) async fn unfollowed_streams_are_silent(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn unfollowed_streams_are_silent(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let (left, never, end) = (StreamId::event("left"), StreamId::event("never"), StreamId::event("end"));
     let mut news = b.log.news()?;
     b.log.follow(&[left.clone(), end.clone()]).await?;
@@ -141,7 +141,7 @@ pub(super) async fn unfollowed_streams_are_silent(_: &dyn Subject, a: &Engine, b
     Ok(())
 }
 
-pub(super) async fn news_have_one_reader(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn news_have_one_reader(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let (_a, _b) = (a.log.news()?, b.log.news()?);
     for engine in [a, b] {
         assert!(matches!(engine.log.news(), Err(BackendError::Taken(_))));
@@ -149,7 +149,7 @@ pub(super) async fn news_have_one_reader(_: &dyn Subject, a: &Engine, b: &Engine
     Ok(())
 }
 
-pub(super) async fn a_generation_begins_once(subject: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn a_generation_begins_once(subject: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let (stream, end) = (StreamId::state("s"), StreamId::state("end"));
     let mut news = [a.log.news()?, b.log.news()?];
     let c = subject.node().await?;

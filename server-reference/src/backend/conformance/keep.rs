@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub(super) async fn snapshots_and_trimming_leave_no_gap(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn snapshots_and_trimming_leave_no_gap(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     const ENTRIES: u64 = 6;
     for at in 1..=ENTRIES {
         for keep in [0, 1, 2, 5, 6, 100, u64::MAX] {
@@ -30,7 +30,7 @@ pub(super) async fn snapshots_and_trimming_leave_no_gap(_: &dyn Subject, a: &Eng
     Ok(())
 }
 
-pub(super) async fn older_snapshots_are_ignored(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn older_snapshots_are_ignored(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let stream = StreamId::state("s");
     b.log.snapshot(&stream, birth(), bytes("nothing"), 0).await?;
     assert_eq!(a.log.load(&stream, None).await?, Loaded::Absent, "a snapshot creates no stream");
@@ -53,7 +53,7 @@ pub(super) async fn older_snapshots_are_ignored(_: &dyn Subject, a: &Engine, b: 
     Ok(())
 }
 
-pub(super) async fn removal_compares_marks(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn removal_compares_marks(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let stream = StreamId::state("s");
     let one = push(a, &stream, birth(), tag(1, 1), &["1"]).await?;
     a.log.snapshot(&stream, one, bytes("s"), 0).await?;
@@ -76,7 +76,7 @@ pub(super) async fn removal_compares_marks(_: &dyn Subject, a: &Engine, b: &Engi
     Ok(())
 }
 
-pub(super) async fn lives_grow(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn lives_grow(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let stream = StreamId::state("s");
     let first = push(a, &stream, Mark::birth(100), tag(1, 1), &["1"]).await?;
     b.log.remove(&stream, first).await?;
@@ -94,7 +94,7 @@ pub(super) async fn lives_grow(_: &dyn Subject, a: &Engine, b: &Engine) -> Outco
     Ok(())
 }
 
-pub(super) async fn streams_expire(subject: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn streams_expire(subject: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     const TTL: Duration = Duration::from_secs(2);
     let (stream, entries) = (StreamId::state("s"), [bytes("x")]);
     let with_ttl = |after, count| Append::new(&stream, after, Rule::Exactly, tag(1, count), &entries).ttl(TTL);

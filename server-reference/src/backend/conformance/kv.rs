@@ -6,8 +6,8 @@ use crate::backend::{
     kv::{Expected, Quota, Version},
 };
 
-pub(super) async fn puts_compare(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
-    let put = |engine: &Engine, text, expected| {
+pub(super) async fn puts_compare(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
+    let put = |engine: &Backend, text, expected| {
         let engine = engine.clone();
         async move { engine.kv.put("k", bytes(text), expected, None).await }
     };
@@ -33,7 +33,7 @@ pub(super) async fn puts_compare(_: &dyn Subject, a: &Engine, b: &Engine) -> Out
     Ok(())
 }
 
-pub(super) async fn values_expire(subject: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn values_expire(subject: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     const TTL: Duration = Duration::from_secs(2);
     let version = a.kv.put("k", bytes("v"), Expected::Absent, Some(TTL)).await?;
     a.kv.put("zero", bytes("v"), Expected::Absent, Some(Duration::ZERO)).await?;
@@ -53,7 +53,7 @@ pub(super) async fn values_expire(subject: &dyn Subject, a: &Engine, b: &Engine)
     Ok(())
 }
 
-pub(super) async fn maps_hold_fields(subject: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn maps_hold_fields(subject: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     const TTL: Duration = Duration::from_secs(2);
     assert!(a.kv.fields("m").await?.is_empty());
     for (engine, field, value) in [(a, "b", "1"), (b, "a", "2"), (a, "b", "3"), (b, "c", "4")] {
@@ -78,7 +78,7 @@ pub(super) async fn maps_hold_fields(subject: &dyn Subject, a: &Engine, b: &Engi
 }
 
 /// Two nodes take as fast as they are granted, at uneven moments.
-pub(super) async fn quotas_are_never_over(subject: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn quotas_are_never_over(subject: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     const LIMIT: u64 = 10;
     const WINDOW: Duration = Duration::from_millis(1_600);
     let quota = |cost| Quota { limit: LIMIT, window: WINDOW, cost };
@@ -114,7 +114,7 @@ pub(super) async fn quotas_are_never_over(subject: &dyn Subject, a: &Engine, b: 
     Ok(())
 }
 
-pub(super) async fn leases_exclude(subject: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn leases_exclude(subject: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     const TTL: Duration = Duration::from_secs(2);
     let (one, two) = (NodeId(1), NodeId(2));
     let Some(first) = a.kv.lease("n:1", one, TTL).await? else { return missing("a free lease") };

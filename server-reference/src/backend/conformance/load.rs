@@ -5,7 +5,7 @@ use futures_util::future::try_join_all;
 
 use super::*;
 
-pub(super) async fn since_or_whole(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn since_or_whole(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let (stream, other) = (StreamId::state("s"), StreamId::event("s"));
     assert_eq!(b.log.load(&stream, None).await?, Loaded::Absent);
     assert_eq!(b.log.load(&stream, Some(birth())).await?, Loaded::Absent);
@@ -31,7 +31,7 @@ pub(super) async fn since_or_whole(_: &dyn Subject, a: &Engine, b: &Engine) -> O
     Ok(())
 }
 
-pub(super) async fn foreign_marks_get_the_whole(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn foreign_marks_get_the_whole(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let stream = StreamId::state("s");
     let one = push(a, &stream, birth(), tag(1, 1), &["1"]).await?;
     let three = push(a, &stream, one, tag(1, 2), &["2", "3"]).await?;
@@ -55,7 +55,7 @@ pub(super) async fn foreign_marks_get_the_whole(_: &dyn Subject, a: &Engine, b: 
     Ok(())
 }
 
-pub(super) async fn heads_in_order(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn heads_in_order(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let ids: Vec<_> = (0..600).map(|n| StreamId::state(n.to_string())).collect();
     let mut expected = vec![None; ids.len()];
     for n in (0..ids.len()).step_by(7) {
@@ -66,7 +66,7 @@ pub(super) async fn heads_in_order(_: &dyn Subject, a: &Engine, b: &Engine) -> O
     Ok(())
 }
 
-pub(super) async fn any_bytes_fit(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn any_bytes_fit(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let long = StreamId::state("é".repeat(128));
     assert_eq!(long.key.len(), 256);
     let contents = [Bytes::new(), Bytes::from_static(b"\0\xff\xfe\0"), vec![0xa5; 1 << 20].into()];
@@ -85,7 +85,7 @@ pub(super) async fn any_bytes_fit(_: &dyn Subject, a: &Engine, b: &Engine) -> Ou
     Ok(())
 }
 
-pub(super) async fn keys_are_paged(_: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn keys_are_paged(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     const KEYS: u64 = 10_000;
     for first in (0..KEYS).step_by(250) {
         let ids: Vec<_> = (first..first + 250).map(|n| StreamId::state(format!("k{n}"))).collect();

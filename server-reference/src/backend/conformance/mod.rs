@@ -15,9 +15,8 @@ use bytes::Bytes;
 use datasole_core::StreamId;
 use futures_util::{FutureExt, future::BoxFuture};
 
-pub use super::old::conformance::check;
 use super::{
-    BackendError, Engine,
+    Backend, BackendError,
     log::{Append, Appended, Entry, Loaded, Log, Mark, Rule, Stored, Tag},
 };
 
@@ -25,7 +24,7 @@ use super::{
 #[async_trait]
 pub trait Subject: Send + Sync + 'static {
     /// Handles of another node on the same engine.
-    async fn node(&self) -> Result<Engine, BackendError>;
+    async fn node(&self) -> Result<Backend, BackendError>;
 
     /// Lets the engine's time pass: advances its clock, or sleeps.
     async fn pass(&self, time: Duration);
@@ -39,7 +38,7 @@ pub trait Subject: Send + Sync + 'static {
 }
 
 type Outcome = Result<(), BackendError>;
-type Clause = for<'a> fn(&'a dyn Subject, &'a Engine, &'a Engine) -> BoxFuture<'a, Outcome>;
+type Clause = for<'a> fn(&'a dyn Subject, &'a Backend, &'a Backend) -> BoxFuture<'a, Outcome>;
 
 macro_rules! clauses {
     ($($module:ident: $($name:ident),* $(,)?;)*) => {
@@ -112,7 +111,7 @@ fn birth() -> Mark {
 }
 
 async fn append(
-    engine: &Engine,
+    engine: &Backend,
     stream: &StreamId,
     after: Mark,
     rule: Rule,
@@ -125,7 +124,7 @@ async fn append(
 
 /// Appends by compare-and-set what must not conflict.
 async fn push(
-    engine: &Engine,
+    engine: &Backend,
     stream: &StreamId,
     after: Mark,
     tag: Tag,

@@ -10,7 +10,7 @@ async fn next(news: &mut mpsc::Receiver<News>) -> Option<News> {
 }
 
 /// Three nodes that always want the turn get it one after another, each with all entries before.
-pub(super) async fn turns_are_fair(subject: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn turns_are_fair(subject: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     const ROUNDS: u64 = 30;
     let stream = StreamId::state("s");
     let c = subject.node().await?;
@@ -51,7 +51,7 @@ pub(super) async fn turns_are_fair(subject: &dyn Subject, a: &Engine, b: &Engine
     Ok(())
 }
 
-pub(super) async fn turns_survive_their_holder(subject: &dyn Subject, a: &Engine, b: &Engine) -> Outcome {
+pub(super) async fn turns_survive_their_holder(subject: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let stream = StreamId::state("s");
     let c = subject.node().await?;
     let mut news = c.log.news()?;

@@ -7,7 +7,7 @@ mod log;
 use std::{fmt, sync::Arc};
 
 use self::{bus::Topics, kv::Values, log::Streams};
-use super::Engine;
+use super::Backend;
 use crate::clock::{Clock, System};
 
 /// A source of random numbers.
@@ -35,8 +35,8 @@ impl Memory {
     }
 
     /// Handles of a node of its own.
-    pub fn node(&self) -> Engine {
-        Engine {
+    pub fn node(&self) -> Backend {
+        Backend {
             log: Arc::new(log::Handle::new(&self.streams)),
             bus: Arc::new(bus::Handle::new(&self.topics)),
             kv: Arc::clone(&self.values) as _,

@@ -28,7 +28,7 @@ fn fresh() -> Fresh {
 
 #[async_trait]
 impl Subject for Fresh {
-    async fn node(&self) -> Result<Engine, BackendError> {
+    async fn node(&self) -> Result<Backend, BackendError> {
         Ok(self.memory.node())
     }
 
@@ -51,7 +51,7 @@ async fn conforms() {
 
 #[test]
 fn an_engine_for_one_node_refuses_a_second() {
-    let engine = Engine::alone(Memory::default().node().log);
+    let engine = Backend::alone(Memory::default().node().log);
     assert!(engine.bus.inbox().is_ok());
     assert!(matches!(engine.clone().bus.inbox(), Err(BackendError::Taken(_))));
 }

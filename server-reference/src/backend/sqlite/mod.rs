@@ -15,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use self::{kv::Pairs, log::Lives, thread::Thread};
 use super::{
-    BackendError, Engine, epoch,
+    Backend, BackendError, epoch,
     feed::Feeds,
     memory::{Memory, Random},
 };
@@ -111,9 +111,9 @@ impl Sqlite {
     }
 
     /// Handles of a node of its own.
-    pub fn node(&self) -> Engine {
+    pub fn node(&self) -> Backend {
         let memory = self.memory.node();
-        Engine {
+        Backend {
             log: Arc::new(log::Handle::new(&self.shared)),
             bus: memory.bus,
             kv: Arc::new(Pairs::new(&self.shared, memory.kv)),

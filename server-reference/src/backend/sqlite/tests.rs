@@ -106,7 +106,7 @@ fn fresh(synced: bool) -> Fresh {
 
 #[async_trait]
 impl Subject for Fresh {
-    async fn node(&self) -> Result<Engine, BackendError> {
+    async fn node(&self) -> Result<Backend, BackendError> {
         Ok(self.sqlite.node())
     }
 
@@ -211,23 +211,6 @@ async fn files_of_the_first_version_are_migrated() {
     let folder = Folder::new("version1");
     fs::create_dir_all(&folder.0).unwrap();
     Connection::open(folder.file()).unwrap().execute_batch(VERSION_1).unwrap();
-    check_version_1(&folder).await;
-}
-
-#[tokio::test]
-async fn files_that_the_first_version_wrote_are_migrated() {
-    use crate::backend::{Backend, Sqlite as First};
-    let folder = Folder::new("first");
-    let first = First::open(&folder.0).unwrap();
-    let epoch = (1 << 52) - 1;
-    for seq in 0..5_u64 {
-        first.append(&StreamId::state("a"), Position { epoch, seq }, bytes(&seq.to_string())).await.unwrap();
-    }
-    first.append(&StreamId::event("t"), Position { epoch: 7, seq: 0 }, bytes("e")).await.unwrap();
-    first.snapshot(&StreamId::state("a"), Position { epoch, seq: 4 }, bytes("s"), 2).await.unwrap();
-    first.put("k", bytes("v"), None).await.unwrap();
-    first.put("old", bytes("v"), Some(Duration::ZERO)).await.unwrap();
-    drop(first);
     check_version_1(&folder).await;
 }
 

@@ -17,7 +17,10 @@ use datasole_core::{
 use serde::de::IgnoredAny;
 
 use crate::{
-    backend::{BackendError, Stored},
+    backend::{
+        BackendError,
+        log::{Rule, Stored},
+    },
     connection::Protocol,
     entry::Entry,
     hub::{At, Delivery, Inapplicable, Kind, Rules, Spec, V1},
@@ -106,7 +109,9 @@ impl Content {
         match entry.tag() {
             OPERATION => {
                 let op = Op::parse(entry.text(), &limits).map_err(|_| Inapplicable)?;
-                self.operate(&op, &limits)
+                // One that others have overtaken by making the key of another type is void, on every node alike.
+                let _ = self.operate(&op, &limits);
+                Ok(())
             }
             STATE => {
                 let crdt = Crdt::from_json(entry.text(), &limits).map_err(|_| Inapplicable)?;
@@ -136,7 +141,7 @@ impl Kind for Content {
     }
 
     fn restore(&mut self, stored: &Stored) -> Result<(), BackendError> {
-        for bytes in stored.snapshot.iter().map(|(_, bytes)| bytes).chain(stored.since_snapshot()) {
+        for bytes in stored.bytes() {
             let taken = Entry::stored(bytes.clone()).ok_or(Inapplicable).and_then(|entry| self.take(&entry));
             taken.map_err(|_| BackendError::Corrupt("an entry of a CRDT".into()))?;
         }
@@ -163,6 +168,13 @@ impl Kind for Content {
             _ => return self.take(entry),
         }
         Ok(())
+    }
+
+    /// An operation on what is here goes with whatever comes between; one that brings the key into being does not, nor
+    /// does what forgets.
+    fn rule(&self, entry: &Entry) -> Rule {
+        let is_usual = entry.tag() == OPERATION && self.crdt.is_some();
+        if is_usual { Rule::Behind } else { Rule::Exactly }
     }
 
     fn retract(&mut self) {
