@@ -85,7 +85,6 @@ pub(super) struct Following {
     pub(super) ticks: AtomicU64,
     lost: Lag,
     catching_up: Semaphore,
-    pub(super) caught_up: AtomicU64,
 }
 
 impl Default for Following {
@@ -95,7 +94,6 @@ impl Default for Following {
             ticks: AtomicU64::new(0),
             lost: Lag::default(),
             catching_up: Semaphore::new(CATCHING_UP),
-            caught_up: AtomicU64::new(0),
         }
     }
 }
@@ -280,7 +278,6 @@ async fn catch_up(hub: Weak<Hub>, stream: Arc<Stream>) {
         };
         match caught_up {
             Ok(()) => {
-                hub.following.caught_up.fetch_add(1, Ordering::Relaxed);
                 pause = PAUSE;
                 if stream.lag.end() {
                     return;

@@ -124,12 +124,13 @@ impl Hub {
                 let published = self
                     .with_v1(stream, |v1| stream.publish((after, &between), (entry, mark), unix_millis(), v1, author));
                 if published.is_err() {
-                    // What was planned does not fit: memory is not what the backend has.
-                    let caught_up = self.catch_up(stream).await;
+                    // What was planned does not fit: memory is not what the backend has, which is the truth.
+                    if self.catch_up(stream).await.is_err() {
+                        self.fall_behind(stream);
+                    }
                     if let Some(author) = author {
                         author.connection.acknowledge(author.correlation, mark.position.seq);
                     }
-                    caught_up?;
                 }
                 Ok(Some(mark.position))
             }
