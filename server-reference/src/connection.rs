@@ -41,7 +41,7 @@ pub(crate) struct Connection {
     pub(crate) groups: Mutex<Vec<Arc<str>>>,
     calls: Mutex<Calls>,
     /// Streams of each kind that its frames have brought into being; made when first used.
-    created: OnceLock<[Arc<AtomicUsize>; StreamKind::ALL.len()]>,
+    created: OnceLock<Box<[Arc<AtomicUsize>; StreamKind::ALL.len()]>>,
     /// Held while a stream is opened and its writer waited for, so that what the client sends stays in order.
     pub(crate) turn: tokio::sync::Mutex<()>,
 }
@@ -128,7 +128,7 @@ impl Connection {
 
     /// How many streams of a kind its frames have brought into being.
     pub(crate) fn created(&self, kind: StreamKind) -> &Arc<AtomicUsize> {
-        &self.created.get_or_init(Default::default)[kind as usize]
+        &self.created.get_or_init(Box::default)[kind as usize]
     }
 
     pub(crate) fn serial(&self) -> u64 {

@@ -345,7 +345,7 @@ async fn the_provider_is_asked_anew_when_a_token_has_expired() {
         .unwrap();
     let Status::Connected { connection_id, user_id, .. } = client.status() else { panic!() };
     assert_eq!(user_id.as_deref(), Some("ticket 0"));
-    assert!(running.server.disconnect(&connection_id, 4002, "expired"));
+    running.server.disconnect(&connection_id, 4002, "expired").await;
     reaches(&client, |status| matches!(status, Status::Connected { user_id: Some(id), .. } if id == "ticket 1")).await;
 }
 

@@ -17,9 +17,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .rpc("vote", vote)
         .topic("chat", Replay::default())
         .on("chat", |context: Context, message: Value| async move {
-            if let Err(error) = context.server().broadcast("chat", &message).await {
-                eprintln!("chat: {error}");
-            }
+            context.server().broadcast("chat", &message).await
         })
         .build();
     let options = json!([{ "name": "tea", "votes": 0 }, { "name": "coffee", "votes": 0 }]);

@@ -76,6 +76,13 @@ impl Default for Builder {
     }
 }
 
+impl Server {
+    /// Starts putting a server together.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+}
+
 impl Builder {
     /// The endpoint's path, `/__ds` by default; assets and health lie below it.
     #[must_use]

@@ -6,14 +6,12 @@
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered, task::noop_waker_ref};
 use tokio::time::Instant;
 
-use std::sync::Arc;
-
 use super::Server;
 use crate::{
     auth::Identity,
     connection::Protocol,
     message::Outgoing,
-    protocol::{Node, Seat, Session},
+    protocol::{Seat, Session},
     task::Task,
 };
 
@@ -42,7 +40,6 @@ use crate::{
 /// # Ok::<(), datasole_core::frame::FrameError>(())
 /// ```
 pub struct Peer {
-    node: Arc<Node>,
     session: Session,
     /// Handlers under way.
     tasks: FuturesUnordered<Task>,
@@ -74,14 +71,7 @@ impl Server {
         } else {
             connection.mailbox().close(1013, "too many connections");
         }
-        Peer {
-            session: Session::new(node.clone(), connection, None),
-            node,
-            tasks,
-            out: Outgoing::new(length),
-            taken: 0,
-            _seat: seat,
-        }
+        Peer { session: Session::new(node, connection, None), tasks, out: Outgoing::new(length), taken: 0, _seat: seat }
     }
 }
 
@@ -139,7 +129,7 @@ impl Peer {
     /// Ends the connection: it leaves every stream and room, and the handlers of its calls are dropped. Dropping the peer
     /// does the same, but does not wait for a backend that takes its time to let go of a stream.
     pub async fn end(mut self) {
-        if let Some(task) = self.node.part(&mut self.session).await {
+        if let Some(task) = self.session.end().await {
             task.await;
         }
     }
@@ -154,7 +144,7 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         // After `end` there is nothing left to let go of.
-        let _ = self.node.part(&mut self.session).now_or_never();
+        let _ = self.session.end().now_or_never();
     }
 }
 

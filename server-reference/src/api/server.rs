@@ -8,7 +8,6 @@ use serde::Serialize;
 use serde_json::value::to_raw_value;
 use tokio::net::TcpListener;
 
-use super::Builder;
 #[cfg(feature = "docs")]
 use crate::primitives::docs::Docs;
 use crate::{
@@ -49,11 +48,6 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Starts putting a server together.
-    pub fn builder() -> Builder {
-        Builder::default()
-    }
-
     /// The live states.
     pub fn state(&self) -> State<'_> {
         State::new(&self.node.hub)
@@ -134,7 +128,7 @@ impl Server {
         self.node.metrics_snapshot()
     }
 
-    /// Closes every connection with 1001 and waits until all are gone, at most [`Limits::close_timeout`]. New ones are
+    /// Closes every connection with 1001 and waits until all are gone, at most [`Limits::close_timeout`](crate::Limits::close_timeout). New ones are
     /// refused from now on.
     pub async fn shutdown(&self) {
         self.node.shutdown().await;

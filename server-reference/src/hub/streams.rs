@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use datasole_core::{StreamId, StreamKind};
+use datasole_core::{Position, StreamId, StreamKind};
 
 use super::{
     Hub,
@@ -236,6 +236,16 @@ impl Hub {
         }
         for (id, at) in forgotten {
             self.forget(&id, at).await;
+        }
+        Ok(stream)
+    }
+
+    /// The stream for a client that has it up to `since`, which another node may have told: at least as far.
+    pub(crate) async fn open_since(&self, id: &StreamId, since: Option<Position>) -> Result<Arc<Stream>, BackendError> {
+        let stream = self.open(id.kind, &id.key).await?;
+        let order = |position: Position| (position.epoch, position.seq);
+        if since.is_some_and(|since| order(since) > order(stream.position())) && stream.rules().stored {
+            self.catch_up(&stream).await?;
         }
         Ok(stream)
     }

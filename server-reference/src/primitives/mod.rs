@@ -4,8 +4,8 @@ pub(crate) mod crdt;
 #[cfg(feature = "docs")]
 pub(crate) mod docs;
 pub(crate) mod events;
-mod place;
 pub(crate) mod presence;
+mod reservation;
 pub(crate) mod rpc;
 pub(crate) mod state;
 mod table;

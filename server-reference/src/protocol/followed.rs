@@ -8,13 +8,19 @@ use std::{
 use datasole_core::{Position, StreamId, codes};
 use futures_util::future::join_all;
 
-use super::Node;
-use crate::{answer::Refusal, clock::unix_millis, connection::Connection, hub::Stream, sync::lock};
+use crate::{
+    answer::Refusal,
+    clock::unix_millis,
+    connection::Connection,
+    hub::{Hub, Stream},
+    sync::lock,
+};
 
-/// The subscriptions of one connection. Shared with those that wait for the backend.
-#[derive(Clone, Default)]
-pub(super) struct Followed(Arc<Mutex<Book>>);
+/// The subscriptions of one connection.
+#[derive(Default)]
+pub(super) struct Followed(Mutex<Option<Box<Book>>>);
 
+/// Made with the first subscription.
 #[derive(Default)]
 struct Book {
     /// By the SUBSCRIBE's correlation id.
@@ -48,6 +54,7 @@ impl Followed {
         admit: impl FnOnce(usize) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
         let mut book = lock(&self.0);
+        let book = book.get_or_insert_default();
         let Wanted { correlation, stream, .. } = wanted;
         if *correlation == 0 || book.by_id.contains_key(correlation) || book.streams.contains(stream) {
             return Err(Refusal::new(codes::INVALID_REQUEST, "the id or the stream is subscribed already"));
@@ -59,18 +66,18 @@ impl Followed {
     }
 
     /// Opens the streams that have been admitted, together, and answers in one go.
-    pub(super) async fn open(self, node: Arc<Node>, connection: Arc<Connection>, wanted: Vec<Wanted>) {
-        let hub = &node.hub;
-        let opened = join_all(wanted.iter().map(|Wanted { stream, .. }| hub.open(stream.kind, &stream.key))).await;
+    pub(super) async fn open(&self, hub: &Hub, connection: &Arc<Connection>, wanted: &[Wanted]) {
+        let opened = join_all(wanted.iter().map(|Wanted { stream, since, .. }| hub.open_since(stream, *since))).await;
         {
             // Under the lock: an UNSUBSCRIBE or the end of the session comes before or after, never between.
             let mut book = lock(&self.0);
+            let book = book.get_or_insert_default();
             let _gathered = connection.mailbox().gather();
             for (Wanted { correlation, since, .. }, opened) in wanted.iter().zip(&opened) {
                 let Some(Subscription::Opening(id)) = book.by_id.remove(correlation) else { continue };
                 match opened {
                     Ok(stream) => {
-                        stream.subscribe(&connection, *correlation, *since, unix_millis());
+                        stream.subscribe(connection, *correlation, *since, unix_millis());
                         book.by_id.insert(*correlation, Subscription::Open(stream.clone()));
                         if stream.channel() != 0 {
                             book.by_channel.insert(stream.channel(), stream.clone());
@@ -93,21 +100,22 @@ impl Followed {
     /// Ends a subscription; the stream, to be released.
     pub(super) fn leave(&self, connection: &Connection, correlation: u32) -> Option<Arc<Stream>> {
         let mut book = lock(&self.0);
-        match book.by_id.remove(&correlation)? {
+        let own = book.as_mut()?;
+        match own.by_id.remove(&correlation)? {
             Subscription::Open(stream) => {
-                book.streams.remove(stream.id());
-                book.by_channel.remove(&stream.channel());
+                own.streams.remove(stream.id());
+                own.by_channel.remove(&stream.channel());
                 drop(book);
                 stream.unsubscribe(connection);
                 Some(stream)
             }
             Subscription::Opening(id) => {
-                book.streams.remove(&id);
-                book.by_id.insert(correlation, Subscription::Abandoned);
+                own.streams.remove(&id);
+                own.by_id.insert(correlation, Subscription::Abandoned);
                 None
             }
             Subscription::Abandoned => {
-                book.by_id.insert(correlation, Subscription::Abandoned);
+                own.by_id.insert(correlation, Subscription::Abandoned);
                 None
             }
         }
@@ -115,17 +123,18 @@ impl Followed {
 
     /// Ends all of them; the streams, to be released.
     pub(super) fn end(&self, connection: &Connection) -> Vec<Arc<Stream>> {
-        let Book { by_id, .. } = std::mem::take(&mut *lock(&self.0));
-        let open = by_id.into_values().filter_map(|subscription| match subscription {
-            Subscription::Open(stream) => Some(stream),
-            Subscription::Opening(_) | Subscription::Abandoned => None,
-        });
+        let book = lock(&self.0).take();
+        let open =
+            book.into_iter().flat_map(|book| book.by_id.into_values()).filter_map(|subscription| match subscription {
+                Subscription::Open(stream) => Some(stream),
+                Subscription::Opening(_) | Subscription::Abandoned => None,
+            });
         open.inspect(|stream| stream.unsubscribe(connection)).collect()
     }
 
     /// The stream that a number names in frames of this connection.
     #[cfg(feature = "docs")]
     pub(super) fn by_channel(&self, channel: u64) -> Option<Arc<Stream>> {
-        lock(&self.0).by_channel.get(&u32::try_from(channel).ok()?).cloned()
+        lock(&self.0).as_ref()?.by_channel.get(&u32::try_from(channel).ok()?).cloned()
     }
 }

@@ -33,7 +33,6 @@ use crate::{
     auth::AuthRequest,
     connection::{Connection, Protocol},
     error::RpcError,
-    hub::Stream,
     message::{self, Outgoing},
     primitives::{
         presence::{Joined, Step},
@@ -51,12 +50,19 @@ const ROOM: usize = 64 * 1024;
 pub(crate) struct Session {
     node: Arc<Node>,
     connection: Arc<Connection>,
-    followed: Followed,
-    joined: Arc<Joined>,
+    /// Shared with what waits for the backend.
+    held: Arc<Held>,
     /// The request whose token is to come in an AUTH frame.
     upgrade: Option<Box<AuthRequest>>,
     /// What is left of a BATCH.
     batch: Option<Box<Batch>>,
+}
+
+/// What a connection is part of.
+#[derive(Default)]
+struct Held {
+    followed: Followed,
+    joined: Joined,
 }
 
 /// The messages of a BATCH that are not served yet.
@@ -68,7 +74,7 @@ struct Batch {
 impl Session {
     /// With `upgrade`, the client is nobody until its first AUTH frame has been accepted.
     pub(crate) fn new(node: Arc<Node>, connection: Arc<Connection>, upgrade: Option<Box<AuthRequest>>) -> Self {
-        Self { node, connection, followed: Followed::default(), joined: Arc::default(), upgrade, batch: None }
+        Self { node, connection, held: Arc::default(), upgrade, batch: None }
     }
 
     pub(crate) fn connection(&self) -> &Arc<Connection> {
@@ -101,7 +107,7 @@ impl Session {
             let item = wire::split_varuint(rest)
                 .and_then(|(length, rest)| Some((rest.len(), rest.get(..usize::try_from(length).ok()?)?)));
             let Some((left, item)) = item else {
-                self.invalid(0, codes::PARSE, "a message of a batch is cut off");
+                self.invalid(0, codes::INVALID_REQUEST, "a message of a batch is cut off");
                 break;
             };
             batch.at = batch.payload.len() - left + item.len();
@@ -120,12 +126,18 @@ impl Session {
         self.subscribe(arrival.wanted, spawn);
     }
 
-    /// Ends everything the session holds; the streams it followed are for the host to release.
-    pub(crate) fn end(&mut self) -> Vec<Arc<Stream>> {
+    /// Ends everything the session holds: the connection leaves every stream, room and group. The task lets the application
+    /// know.
+    pub(crate) async fn end(&mut self) -> Option<Task> {
         self.connection.end();
-        let mut streams = self.joined.end(&self.node.hub, &self.connection);
-        streams.extend(self.followed.end(&self.connection));
-        streams
+        let hub = &self.node.hub;
+        let mut streams = self.held.joined.end(hub, &self.connection);
+        streams.extend(self.held.followed.end(&self.connection));
+        hub.leave(&self.connection);
+        for stream in streams {
+            hub.release(stream).await;
+        }
+        self.node.parted(&self.connection)
     }
 
     fn is_v2(&self) -> bool {
@@ -157,7 +169,9 @@ impl Session {
             self.node.gate.malformed();
             return self.stranger();
         }
-        if self.is_v2() && matches!(error, FrameError::UnknownOpcode { opcode } if opcode >= LATER) {
+        // What is compressed twice is malformed.
+        let is_later = |opcode| opcode >= LATER && opcode != frame::ZLIB_MARK;
+        if self.is_v2() && matches!(error, FrameError::UnknownOpcode { opcode } if is_later(opcode)) {
             return;
         }
         let correlation = match (bytes.first(), bytes.get(1..5).and_then(|bytes| bytes.first_chunk::<4>())) {
@@ -312,8 +326,8 @@ impl Session {
         });
         match admitted {
             Ok(step) => {
-                let (node, joined) = (self.node.clone(), self.joined.clone());
-                Ok(at_once(async move { joined.serve(&node.hub, &request, step).await }.boxed()))
+                let (node, held) = (self.node.clone(), self.held.clone());
+                Ok(at_once(async move { held.joined.serve(&node.hub, &request, step).await }.boxed()))
             }
             Err(refusal) => Err((request, refusal)),
         }
@@ -322,7 +336,7 @@ impl Session {
     #[cfg(feature = "docs")]
     fn doc(&self, correlation: u32, payload: &[u8]) -> Option<Task> {
         let followed = wire::split_varuint(payload)
-            .and_then(|(channel, message)| Some((self.followed.by_channel(channel)?, message)));
+            .and_then(|(channel, message)| Some((self.held.followed.by_channel(channel)?, message)));
         let Some((stream, message)) = followed else {
             self.invalid(correlation, codes::INVALID_REQUEST, "no document is followed on this channel");
             return None;
@@ -424,7 +438,7 @@ impl Session {
 
     /// Admits a subscription, or refuses it.
     fn want(&self, subscription: Wanted, arrival: &mut Arrival) {
-        let outcome = self.followed.want(&subscription, |open| {
+        let outcome = self.held.followed.want(&subscription, |open| {
             if !self.node.hub.serves(subscription.stream.kind) {
                 return Err(Refusal::new(codes::NOT_FOUND, "this server has no such kind of stream"));
             }
@@ -441,13 +455,14 @@ impl Session {
     /// Opens the streams that have been admitted.
     fn subscribe(&self, wanted: Vec<Wanted>, spawn: &mut dyn FnMut(Task)) {
         if !wanted.is_empty() {
-            let opening = self.followed.clone().open(self.node.clone(), self.connection.clone(), wanted);
+            let (node, connection, held) = (self.node.clone(), self.connection.clone(), self.held.clone());
+            let opening = async move { held.followed.open(&node.hub, &connection, &wanted).await };
             at_once(opening.boxed()).into_iter().for_each(spawn);
         }
     }
 
     fn unsubscribe(&mut self, correlation: u32) -> Option<Task> {
-        let stream = self.followed.leave(&self.connection, correlation)?;
+        let stream = self.held.followed.leave(&self.connection, correlation)?;
         let node = self.node.clone();
         at_once(async move { node.hub.release(stream).await }.boxed())
     }

@@ -18,7 +18,6 @@ use tokio::{
     time::timeout,
 };
 
-use super::Session;
 #[cfg(feature = "docs")]
 use crate::primitives::docs;
 use crate::{
@@ -235,14 +234,8 @@ impl Node {
         }
     }
 
-    /// Ends a session: the connection leaves every stream, room and group. The task lets the application know.
-    pub(crate) async fn part(self: &Arc<Self>, session: &mut Session) -> Option<Task> {
-        let streams = session.end();
-        let connection = session.connection();
-        self.hub.leave(connection);
-        for stream in streams {
-            self.hub.release(stream).await;
-        }
+    /// Lets the application know that a connection has ended, if it was told of it.
+    pub(super) fn parted(self: &Arc<Self>, connection: &Arc<Connection>) -> Option<Task> {
         let hook = self.disconnected.as_ref().filter(|_| connection.parts())?;
         let caller = self.caller(connection, &connection.identity()?);
         at_once(guarded(|| hook(caller), "disconnects"))

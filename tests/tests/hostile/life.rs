@@ -45,7 +45,7 @@ async fn a_peer_that_answers_no_ping_leaves_its_room() {
         }
     }
     assert_eq!(seen, [Value::from("here"), Value::Null]);
-    assert_eq!(running.server.presence("r").count(), 0);
+    assert_eq!(running.server.presence("r").count().await, 0);
 }
 
 #[tokio::test]

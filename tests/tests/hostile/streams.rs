@@ -360,17 +360,17 @@ async fn broadcasts_reach_both_versions_once() {
 }
 
 #[tokio::test]
-async fn rooms_users_and_connections() {
-    let limits = Limits { max_rooms: 2, ..Limits::default() };
+async fn groups_users_and_connections() {
+    let limits = Limits { max_groups: 2, ..Limits::default() };
     let running = serve(|builder| {
         builder
             .limits(limits)
             .auth(|request| async move {
                 Ok(request.token.map_or_else(Identity::anonymous, |user: String| Identity::user(user)))
             })
-            .rpc("join", |context: Context, room: String| async move { context.join(&room) })
-            .rpc("leave", |context: Context, room: String| async move {
-                context.leave(&room);
+            .rpc("join", |context: Context, group: String| async move { context.join_group(&group).await })
+            .rpc("leave", |context: Context, group: String| async move {
+                context.leave_group(&group).await;
                 Ok(())
             })
             .rpc("id", |context: Context, _: Value| async move { Ok(context.connection_id()) })
@@ -386,16 +386,16 @@ async fn rooms_users_and_connections() {
     let running = &running;
     let (mut ann, mut ann_v1, mut bob) =
         (open("?token=ann", V2).await, open("?token=ann", "").await, open("?token=bob", V2).await);
-    for (room, code) in [("\"1\"", None), ("\"2\"", None), ("\"2\"", None), ("\"3\"", Some(-32004))] {
-        assert_eq!(ann.call(1, "join", room).await["error"]["code"].as_i64(), code, "{room}");
+    for (group, code) in [("\"1\"", None), ("\"2\"", None), ("\"2\"", None), ("\"3\"", Some(-32004))] {
+        assert_eq!(ann.call(1, "join", group).await["error"]["code"].as_i64(), code, "{group}");
     }
     bob.call(1, "join", "\"1\"").await;
     let server = &running.server;
-    assert_eq!(server.to_room("1").emit("e", &1).unwrap(), 2);
-    assert_eq!(server.to_room("2").emit("e", &2).unwrap(), 1);
-    assert_eq!(server.to_room("3").emit("e", &3).unwrap(), 0);
-    assert_eq!(server.to_user("ann").emit("e", &4).unwrap(), 2);
-    assert_eq!(server.to_user("nobody").emit("e", &5).unwrap(), 0);
+    server.to_group("1").emit("e", &1).await.unwrap();
+    server.to_group("2").emit("e", &2).await.unwrap();
+    server.to_group("3").emit("e", &3).await.unwrap();
+    server.to_user("ann").emit("e", &4).await.unwrap();
+    server.to_user("nobody").emit("e", &5).await.unwrap();
     for data in [1, 2, 4] {
         let event = ann.expect(Opcode::ServerEvent, 0).await;
         assert_eq!(event["data"], data);
@@ -404,25 +404,26 @@ async fn rooms_users_and_connections() {
     assert_eq!(ann_v1.expect(Opcode::ServerEvent, 0).await["data"], 4);
     assert_eq!(bob.expect(Opcode::ServerEvent, 0).await["data"], 1);
     let id = bob.call(2, "id", "null").await["result"].as_str().unwrap().to_owned();
-    assert_eq!(server.to_connection(&id).emit("e", &6).unwrap(), 1);
+    server.to_connection(&id).emit("e", &6).await.unwrap();
     assert_eq!(bob.expect(Opcode::ServerEvent, 0).await["data"], 6);
     for unknown in ["", "-", "zz", "1-zz", "-1", &format!("{id}0"), &id.replace('-', "")] {
-        assert_eq!(server.to_connection(unknown).emit("e", &7).unwrap(), 0, "{unknown}");
-        assert!(!server.disconnect(unknown, 1000, ""));
+        server.to_connection(unknown).emit("e", &7).await.unwrap();
+        server.disconnect(unknown, 1000, "").await;
     }
     ann.call(3, "leave", "\"1\"").await;
     ann.call(3, "leave", "\"never entered\"").await;
     assert_eq!(ann.call(3, "join", "\"3\"").await.get("error"), None, "there is room again");
-    assert_eq!(server.to_room("1").emit("e", &8).unwrap(), 1);
-    assert!(server.disconnect(&id, 4321, "bye"));
+    server.to_group("1").emit("e", &8).await.unwrap();
+    server.to_user("ann").emit("e", &9).await.unwrap();
+    assert_eq!(ann.expect(Opcode::ServerEvent, 0).await["data"], 9, "she has left the group");
+    server.disconnect(&id, 4321, "bye").await;
     assert_eq!(bob.expect(Opcode::ServerEvent, 0).await["data"], 8);
     bob.expect_close(4321).await;
     drop((ann, ann_v1, bob));
     all_gone(running).await;
-    for room in ["1", "2", "3"] {
-        assert_eq!(server.to_room(room).emit("e", &9).unwrap(), 0);
+    for group in ["1", "2", "3"] {
+        server.to_group(group).emit("e", &9).await.unwrap();
     }
-    assert_eq!(server.to_user("ann").emit("e", &9).unwrap(), 0);
 }
 
 #[tokio::test]
@@ -431,7 +432,7 @@ async fn names_and_sizes_of_published_events() {
     let running = serve(|builder| builder.limits(limits)).await;
     for (name, fits) in [("", false), ("1234567", true), ("12345678", true), ("123456789", false)] {
         assert_eq!(running.server.broadcast(name, &1).await.is_ok(), fits, "{name}");
-        assert_eq!(running.server.to_room("r").emit(name, &1).is_ok(), fits, "{name}");
+        assert_eq!(running.server.to_group("r").emit(name, &1).await.is_ok(), fits, "{name}");
     }
     let mut peer = Peer::v2(running.address).await;
     follow(&mut peer, 1, "event", "e", Value::Null).await;

@@ -26,7 +26,7 @@ use crate::{
     hub::{At, Delivery, Inapplicable, Kind, Rules, Spec, V1},
     limits::{Limits, Replay},
     message::{OBJECT, Object, framed},
-    primitives::place::Place,
+    primitives::reservation::Reservation,
 };
 
 /// An operation: its JSON.
@@ -69,10 +69,10 @@ struct Pending {
 
 #[derive(Debug)]
 enum Change {
-    /// With the place of a key that comes into being.
-    Operation(Op, Option<Place>),
+    /// With the reservation of the key, if it comes into being.
+    Operation(Op, Option<Reservation>),
     State(Box<Crdt>),
-    /// With the count in which the key has a place.
+    /// With the count that the key is part of.
     Remove(Option<Arc<AtomicUsize>>),
 }
 
@@ -87,11 +87,11 @@ impl Content {
     }
 
     /// Plans the operation of an entry.
-    pub(super) fn intend(&mut self, entry: &Entry, op: Op, place: Option<Place>) {
-        self.pending = Some(Pending { entry: entry.clone(), change: Change::Operation(op, place) });
+    pub(super) fn intend(&mut self, entry: &Entry, op: Op, reservation: Option<Reservation>) {
+        self.pending = Some(Pending { entry: entry.clone(), change: Change::Operation(op, reservation) });
     }
 
-    /// Plans to remove the CRDT, if there is one, and its place in a count.
+    /// Plans to remove the CRDT, if there is one, and its part in a count.
     pub(super) fn plan_remove(&mut self, counted: Option<Arc<AtomicUsize>>) -> Option<Entry> {
         self.crdt.as_ref()?;
         let entry = Entry::new(REMOVED, &[]);
@@ -151,11 +151,11 @@ impl Kind for Content {
     fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
         match self.pending.take() {
             Some(Pending { entry: own, change }) if own == *entry => match change {
-                Change::Operation(op, place) => {
+                Change::Operation(op, reservation) => {
                     let limits = self.settings.limits;
                     self.operate(&op, &limits)?;
                     // From here on the key exists.
-                    place.into_iter().for_each(Place::keep);
+                    reservation.into_iter().for_each(Reservation::keep);
                 }
                 Change::State(crdt) => self.crdt = Some(crdt),
                 Change::Remove(counted) => {

@@ -36,7 +36,7 @@ use crate::{
     entry::Entry,
     hub::{self, Hub, Stream, Writer},
     limits::{ENVELOPE, Limits},
-    primitives::place::Place,
+    primitives::reservation::Reservation,
 };
 
 /// What the server knows about CRDTs as a whole.
@@ -133,15 +133,15 @@ impl Registry {
         Ok(())
     }
 
-    /// Makes an operation an entry, with a place for the key if it comes into being.
+    /// Makes an operation an entry, with a reservation of the key if it comes into being.
     fn propose(&self, key: &str, op: Op, content: &mut Content, admission: &Admission<'_>) -> Result<Entry, EditError> {
         let entry = Entry::new(content::OPERATION, op.to_json().get().as_bytes());
         let bytes = entry.content().len() + ENVELOPE + 6 * key.len();
         if bytes > self.max_payload {
             return Err(EditError::TooLarge { bytes, limit: self.max_payload });
         }
-        let place = if content.crdt().is_some() { None } else { admission.place(self)? };
-        content.intend(&entry, op, place);
+        let reservation = if content.crdt().is_some() { None } else { admission.reserve(self)? };
+        content.intend(&entry, op, reservation);
         Ok(entry)
     }
 
@@ -249,23 +249,23 @@ struct Admission<'a> {
 }
 
 impl Admission<'_> {
-    /// Takes a place for the key; `None` where it needs none.
-    fn place(&self, registry: &Registry) -> Result<Option<Place>, EditError> {
+    /// Reserves the key; `None` where it needs no reservation.
+    fn reserve(&self, registry: &Registry) -> Result<Option<Reservation>, EditError> {
         let Some(total) = self.total else { return Ok(None) };
         if self.client.is_some() && !registry.open {
             return Err(EditError::Unregistered(self.key.to_owned()));
         }
-        let mut place = Place::default();
-        let total = place.take(total);
-        let Some(client) = self.client else { return Ok(Some(place)) };
-        let own = place.take(client.created(StreamKind::Crdt));
+        let mut reservation = Reservation::default();
+        let total = reservation.take(total);
+        let Some(client) = self.client else { return Ok(Some(reservation)) };
+        let own = reservation.take(client.created(StreamKind::Crdt));
         let per_connection = registry.max_keys_per_connection;
         for (taken, limit) in [(own, per_connection), (total, registry.max_keys)] {
             if taken >= limit {
                 return Err(EditError::Keys { limit });
             }
         }
-        Ok(Some(place))
+        Ok(Some(reservation))
     }
 }
 

@@ -21,12 +21,12 @@ const MAX_BYTES: usize = 256 * 1024;
 /// The states of one document.
 #[derive(Debug, Default)]
 pub(crate) struct Awareness {
-    states: BTreeMap<u64, State>,
+    states: BTreeMap<u64, Known>,
     bytes: usize,
 }
 
 #[derive(Debug)]
-struct State {
+struct Known {
     clock: u32,
     text: Box<str>,
     /// Serial of the connection that first used the client id.
@@ -66,7 +66,7 @@ impl Awareness {
                     }
                     own += usize::from(known.is_none());
                     self.bytes = self.bytes - before + text.len();
-                    self.states.insert(client, State { clock, text: text.into(), owner });
+                    self.states.insert(client, Known { clock, text: text.into(), owner });
                     news.push((client, clock, Some(text)));
                 }
             }

@@ -40,7 +40,7 @@ use crate::{
     connection::Connection,
     hub::{self, Hub, Kind, Stream, Writer},
     limits::Limits,
-    primitives::place::Place,
+    primitives::reservation::Reservation,
 };
 
 /// How many documents there are; counted when first asked for.
@@ -183,17 +183,17 @@ struct Admission<'a> {
 }
 
 impl Admission<'_> {
-    fn place(&self) -> Result<Place, DocError> {
-        let mut place = Place::default();
-        let total = place.take(self.total);
-        let Some(client) = self.client else { return Ok(place) };
-        let own = place.take(client.created(StreamKind::Doc));
+    fn reserve(&self) -> Result<Reservation, DocError> {
+        let mut reservation = Reservation::default();
+        let total = reservation.take(self.total);
+        let Some(client) = self.client else { return Ok(reservation) };
+        let own = reservation.take(client.created(StreamKind::Doc));
         for (taken, limit) in [(own, self.limits.max_docs_per_connection), (total, self.limits.max_docs)] {
             if taken >= limit {
                 return Err(DocError::TooMany { limit });
             }
         }
-        Ok(place)
+        Ok(reservation)
     }
 }
 
@@ -210,7 +210,7 @@ async fn change<R>(
     let (mut change, mut result, mut update) = (Some(change), None, None);
     let plan = |content: &mut dyn Kind| {
         let shared = shared(content)?;
-        let place = admission.filter(|_| !shared.exists()).map(Admission::place).transpose()?;
+        let reservation = admission.filter(|_| !shared.exists()).map(Admission::reserve).transpose()?;
         let new = match (change.take(), &update) {
             (Some(change), _) => {
                 let (returned, new) = change(&mut shared.document)?;
@@ -222,7 +222,7 @@ async fn change<R>(
             (None, Some(update)) => shared.document.apply(update)?,
             (None, None) => None,
         };
-        Ok(new.map(|update| shared.intend(&update, place)))
+        Ok(new.map(|update| shared.intend(&update, reservation)))
     };
     let changed = hub.transact(stream, writer, author, plan).await;
     if let Err(DocError::Damaged) = changed {

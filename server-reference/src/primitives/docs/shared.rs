@@ -15,7 +15,7 @@ use crate::{
     hub::{At, Delivery, Inapplicable, Kind, Rules, Spec, V1},
     limits::{Limits, Replay},
     message::framed,
-    primitives::place::Place,
+    primitives::reservation::Reservation,
 };
 
 /// A change of a document: a Yjs update.
@@ -36,15 +36,15 @@ pub(crate) struct Shared {
     pub(super) awareness: Awareness,
     /// Whether there is anything of it in the backend.
     exists: bool,
-    /// A place for it, if what is pending brings it into being.
-    place: Option<Place>,
+    /// A reservation for it, if what is pending brings it into being.
+    reservation: Option<Reservation>,
     limits: Arc<Limits>,
 }
 
 impl Shared {
     fn new(key: &str, limits: Arc<Limits>) -> Self {
         let document = Document::empty(limits.max_doc);
-        Self { key: key.into(), document, awareness: Awareness::default(), exists: false, place: None, limits }
+        Self { key: key.into(), document, awareness: Awareness::default(), exists: false, reservation: None, limits }
     }
 
     pub(super) fn exists(&self) -> bool {
@@ -52,8 +52,8 @@ impl Shared {
     }
 
     /// The entry of an update that is pending in the document.
-    pub(super) fn intend(&mut self, update: &[u8], place: Option<Place>) -> Entry {
-        self.place = place;
+    pub(super) fn intend(&mut self, update: &[u8], reservation: Option<Reservation>) -> Entry {
+        self.reservation = reservation;
         Entry::new(UPDATE, update)
     }
 }
@@ -100,7 +100,7 @@ impl Kind for Shared {
             self.document.take(entry.content()).map_err(|_| Inapplicable)?;
         }
         self.exists = true;
-        self.place.take().into_iter().for_each(Place::keep);
+        self.reservation.take().into_iter().for_each(Reservation::keep);
         Ok(())
     }
 
@@ -109,7 +109,7 @@ impl Kind for Shared {
     }
 
     fn retract(&mut self) {
-        self.place = None;
+        self.reservation = None;
         if let Err(error) = self.document.retract() {
             tracing::error!(%error, key = self.key, "a document cannot be restored");
         }

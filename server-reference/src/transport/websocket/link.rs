@@ -93,8 +93,8 @@ where
 }
 
 /// Ends a session: the connection leaves every stream, room and group.
-pub(super) async fn end(node: &Arc<Node>, mut session: Session) {
-    if let Some(task) = node.part(&mut session).await {
+pub(super) async fn end(mut session: Session) {
+    if let Some(task) = session.end().await {
         tokio::spawn(task);
     }
 }
@@ -183,7 +183,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     /// Ends the session, says goodbye and waits a while for the peer's, as RFC 6455 wants it.
     async fn finish(self: Box<Self>, end: End) {
         let Self { socket, session, node, out, written, _seat, .. } = *self;
-        self::end(&node, session).await;
+        self::end(session).await;
         let goodbye = goodbye(socket, end, &out.bytes, written, &node);
         match timeout(node.limits.close_timeout, goodbye).await {
             Ok(Ok(())) => {}

@@ -97,7 +97,7 @@ async fn serve(on_upgrade: OnUpgrade, node: Arc<Node>, session: Session, seat: S
         Ok(upgraded) => run(upgraded, node, session, seat).await,
         Err(error) => {
             tracing::debug!(%error, "an upgrade failed");
-            Box::pin(link::end(&node, session)).await;
+            Box::pin(link::end(session)).await;
         }
     }
 }

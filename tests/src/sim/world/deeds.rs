@@ -1,6 +1,7 @@
 //! What users, the application and bad luck do.
 
 use datasole_core::Input;
+use futures_util::FutureExt;
 
 use super::{What, World, close};
 use crate::sim::site::TOPICS;
@@ -31,7 +32,8 @@ impl World {
                 self.nonce += 1;
                 let nonce = self.nonce;
                 let user = self.actors[index].name.clone();
-                self.site.server.to_user(&user).emit("note", &nonce).unwrap();
+                let sent = self.site.server.to_user(&user).emit("note", &nonce).now_or_never();
+                assert!(matches!(sent, Some(Ok(()))), "one server has nobody to wait for: {sent:?}");
             }
             84..=87 => self.site.answer_one(&mut self.random),
             _ => self.fault(index),
@@ -67,7 +69,8 @@ impl World {
                 {
                     let codes = [1_000, 1_008, 1_011, 1_013, 4_000, 4_001, 4_002, 4_003];
                     let code = codes[self.random.below(8) as usize];
-                    assert!(self.site.server.disconnect(&peer.connection_id(), code, "because"));
+                    let id = peer.connection_id();
+                    assert!(self.site.server.disconnect(&id, code, "because").now_or_never().is_some());
                 }
             }
             10 if self.random.below(3) == 0 => self.restart(),

@@ -1,16 +1,16 @@
-//! Places among those that there are for keys which clients bring into being.
+//! Reservations of keys that are about to come into being, within the numbers that there may be.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-/// Places for a key in one or more counts, given back when dropped before the key exists.
+/// A key's part in one or more counts, given back when dropped before the key exists.
 #[derive(Debug, Default)]
-pub(crate) struct Place(Vec<Arc<AtomicUsize>>);
+pub(crate) struct Reservation(Vec<Arc<AtomicUsize>>);
 
-impl Place {
-    /// Takes a place: how many were taken before.
+impl Reservation {
+    /// Counts the key: how many there were before.
     pub(crate) fn take(&mut self, count: &Arc<AtomicUsize>) -> usize {
         self.0.push(count.clone());
         count.fetch_add(1, Ordering::Relaxed)
@@ -22,7 +22,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Reservation {
     fn drop(&mut self) {
         for count in &self.0 {
             count.fetch_sub(1, Ordering::Relaxed);
