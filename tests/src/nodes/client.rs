@@ -7,7 +7,10 @@ use datasole_core::{
     crdt::{Crdt, CrdtLimits, Op},
     frame::{Codec, Opcode},
 };
-use datasole_server::{Identity, Position, Protocol, Server};
+use datasole_server::{
+    Identity, Position, Protocol, Server,
+    clock::{Clock, System},
+};
 use serde_json::{Value, json};
 
 use super::record::{Record, mark};
@@ -38,16 +41,48 @@ pub(super) struct Client {
     peer: Option<datasole_server::Peer>,
     replicas: BTreeMap<usize, Replica>,
     requests: u32,
+    /// Operations that are not answered yet: the stream and the write of each.
+    writes: BTreeMap<u32, (usize, u64)>,
+    /// How many operations it has made.
+    operations: u64,
 }
 
 impl Client {
     pub(super) fn new(process: u32) -> Self {
         let replicas = (0..STREAMS.len()).map(|stream| (stream, Replica::default())).collect();
-        Self { process, node: 0, peer: None, replicas, requests: 0 }
+        Self { process, node: 0, peer: None, replicas, requests: 0, writes: BTreeMap::new(), operations: 0 }
     }
 
-    pub(super) fn disconnect(&mut self) {
+    pub(super) fn disconnect(&mut self, record: &Record) {
         self.peer = None;
+        for (stream, id) in std::mem::take(&mut self.writes).into_values() {
+            self.end(stream, id, Kind::Info, record);
+        }
+    }
+
+    fn end(&self, stream: usize, id: u64, kind: Kind, record: &Record) {
+        let (_, key, how) = STREAMS[stream];
+        record.tell(self.process, self.node, kind, key, Function::Write { how, id: Id(id), mark: None });
+    }
+
+    /// Sends an operation that adds to a set.
+    pub(super) fn add(&mut self, stream: usize, record: &Record) {
+        let Some(peer) = &mut self.peer else { return };
+        let (_, key, how) = STREAMS[stream];
+        let id = record.begin(self.process, self.node, key, how);
+        self.requests += 1;
+        self.operations += 1;
+        self.writes.insert(self.requests, (stream, id));
+        let op = json!({
+            "type": "or-set",
+            "op": "add",
+            "value": id,
+            "nodeId": format!("client {}", self.process),
+            "counter": self.operations,
+            "timestamp": System.unix_millis(),
+        });
+        let payload = json!({ "key": key, "op": op }).to_string();
+        peer.receive(&Codec::default().encode(Opcode::CrdtOp, self.requests, payload.as_bytes(), usize::MAX));
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -85,15 +120,24 @@ impl Client {
             if !self.frame(frame.opcode, frame.correlation, &body, record) {
                 // What it has missed comes when it asks again.
                 record.count("gaps seen");
-                self.peer = None;
+                self.disconnect(record);
             }
         }
         if self.peer.as_ref().is_some_and(|peer| peer.closing().is_some()) {
-            self.peer = None;
+            self.disconnect(record);
         }
     }
 
     fn frame(&mut self, opcode: Opcode, correlation: u32, body: &Value, record: &Record) -> bool {
+        if matches!(opcode, Opcode::Ack | Opcode::Error)
+            && let Some((stream, id)) = self.writes.remove(&correlation)
+        {
+            // What is refused may be stored.
+            let kind = if opcode == Opcode::Ack { Kind::Ok } else { Kind::Info };
+            self.end(stream, id, kind, record);
+            record.count(if kind == Kind::Ok { "acknowledged to clients" } else { "refused to clients" });
+            return true;
+        }
         let (kind, name) = match opcode {
             Opcode::Subscribed | Opcode::Error => {
                 let asked = self.replicas.iter().find(|(_, replica)| replica.asked == Some(correlation));

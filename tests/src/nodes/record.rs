@@ -65,6 +65,11 @@ impl Record {
         });
     }
 
+    /// The number of generations so far.
+    pub(super) fn life(&self) -> u64 {
+        self.with(|inner| inner.stats.get("generations"))
+    }
+
     /// A new write, which begins.
     pub(super) fn begin(&self, process: u32, node: usize, key: &str, how: How) -> u64 {
         let id = self.with(|inner| {

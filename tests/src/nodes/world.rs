@@ -206,7 +206,7 @@ impl World {
 
     fn connect(&mut self, client: usize) {
         let node = self.some_node();
-        self.clients[client].disconnect();
+        self.clients[client].disconnect(&self.record);
         self.record.count("connects");
         let Node { server, number, .. } = &self.nodes[node];
         self.clients[client].connect(*number, server);
@@ -235,7 +235,7 @@ impl World {
         self.record.count("killed");
         self.chaos.stop(number);
         for client in self.clients.iter_mut().filter(|client| client.node == number) {
-            client.disconnect();
+            client.disconnect(&self.record);
         }
         drop(server);
         self.record.tell(WORLD, number, Kind::Ok, "", Function::Killed);
@@ -253,8 +253,13 @@ impl World {
         let (kind, key, how) = STREAMS[stream];
         let Node { server, number, .. } = &self.nodes[node];
         let (server, number, record) = (server.clone(), *number, self.record.clone());
+        if kind == "crdt" && !first && self.random.coin() {
+            let client = self.random.below(self.clients.len() as u64) as usize;
+            return self.clients[client].add(stream, &self.record);
+        }
         let process = 1_000 + u32::try_from(number).unwrap();
         let id = record.begin(process, number, key, how);
+        let life = self.record.life();
         // Some are too long to be pushed to other nodes.
         let is_long = kind != "crdt" && self.random.below(12) == 0;
         let value = if is_long { json!([id, "x".repeat(9_000)]) } else { json!(id) };
@@ -282,7 +287,9 @@ impl World {
                 Kind::Fail => "not written",
                 _ => "in doubt",
             });
-            record.tell(process, number, outcome, key, Function::Write { how, id: Id(id), mark: position });
+            // Where an entry was appended is not known once it has moved to another life.
+            let mark = position.filter(|_| record.life() == life);
+            record.tell(process, number, outcome, key, Function::Write { how, id: Id(id), mark });
         });
     }
 
@@ -292,6 +299,8 @@ impl World {
         while idle < 6 {
             idle = if self.chaos.step() { 0 } else { idle + 1 };
             self.breathe().await;
+            // What clients have asked for goes on when they are looked at.
+            self.clients.iter_mut().for_each(|client| client.poll(&self.record));
         }
     }
 
@@ -312,16 +321,12 @@ impl World {
             self.settle().await;
             self.pass(Duration::from_millis(time)).await;
             for client in 0..self.clients.len() {
-                self.clients[client].poll(&self.record);
                 if !self.clients[client].is_connected() {
                     self.connect(client);
                 }
             }
         }
         self.settle().await;
-        for client in &mut self.clients {
-            client.poll(&self.record);
-        }
         self.compare().await;
     }
 

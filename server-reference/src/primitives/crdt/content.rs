@@ -65,6 +65,7 @@ pub(crate) struct Content {
 struct Pending {
     entry: Entry,
     change: Change,
+    rule: Rule,
 }
 
 #[derive(Debug)]
@@ -87,15 +88,15 @@ impl Content {
     }
 
     /// Plans the operation of an entry.
-    pub(super) fn intend(&mut self, entry: &Entry, op: Op, reservation: Option<Reservation>) {
-        self.pending = Some(Pending { entry: entry.clone(), change: Change::Operation(op, reservation) });
+    pub(super) fn intend(&mut self, entry: &Entry, op: Op, rule: Rule, reservation: Option<Reservation>) {
+        self.pending = Some(Pending { entry: entry.clone(), change: Change::Operation(op, reservation), rule });
     }
 
     /// Plans to remove the CRDT, if there is one, and its part in a count.
     pub(super) fn plan_remove(&mut self, counted: Option<Arc<AtomicUsize>>) -> Option<Entry> {
         self.crdt.as_ref()?;
         let entry = Entry::new(REMOVED, &[]);
-        self.pending = Some(Pending { entry: entry.clone(), change: Change::Remove(counted) });
+        self.pending = Some(Pending { entry: entry.clone(), change: Change::Remove(counted), rule: Rule::Exactly });
         Some(entry)
     }
 
@@ -150,7 +151,7 @@ impl Kind for Content {
 
     fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
         match self.pending.take() {
-            Some(Pending { entry: own, change }) if own == *entry => match change {
+            Some(Pending { entry: own, change, .. }) if own == *entry => match change {
                 Change::Operation(op, reservation) => {
                     let limits = self.settings.limits;
                     self.operate(&op, &limits)?;
@@ -170,11 +171,8 @@ impl Kind for Content {
         Ok(())
     }
 
-    /// An operation on what is here goes with whatever comes between; one that brings the key into being does not, nor
-    /// does what forgets.
-    fn rule(&self, entry: &Entry) -> Rule {
-        let is_usual = entry.tag() == OPERATION && self.crdt.is_some();
-        if is_usual { Rule::Behind } else { Rule::Exactly }
+    fn rule(&self, _: &Entry) -> Rule {
+        self.pending.as_ref().map_or(Rule::Exactly, |pending| pending.rule)
     }
 
     fn retract(&mut self) {
@@ -192,7 +190,7 @@ impl Kind for Content {
     fn compact(&mut self, now: u64) -> Option<Entry> {
         let crdt = collected(self.crdt()?, now, self.settings.retention, &self.settings.limits)?;
         let entry = Entry::new(STATE, crdt.to_json().get().as_bytes());
-        self.pending = Some(Pending { entry: entry.clone(), change: Change::State(crdt) });
+        self.pending = Some(Pending { entry: entry.clone(), change: Change::State(crdt), rule: Rule::Exactly });
         Some(entry)
     }
 
