@@ -51,12 +51,17 @@ pub(crate) struct Stream {
     pub(super) turn: tokio::sync::Notify,
 }
 
+/// Epochs of lives that never began that a stream remembers.
+const UNBORN: usize = 4;
+
 /// The right to append to a stream.
 pub(crate) type Writer = OwnedMutexGuard<()>;
 
 #[derive(Debug)]
 struct Inner {
     mark: Mark,
+    /// Epochs that followers were told before the first entry came, of lives that began elsewhere or not at all.
+    unborn: Vec<u64>,
     window: Window,
     followers: Members,
     content: Box<dyn Kind>,
@@ -88,6 +93,7 @@ impl Stream {
         let Start { mark, content, stored, now } = start;
         let inner = Inner {
             mark,
+            unborn: Vec::new(),
             window: Window::default(),
             followers: Members::default(),
             content,
@@ -294,9 +300,9 @@ impl Stream {
     ) {
         let mut inner = lock(&self.inner);
         inner.window.expire(now, &self.rules.replay);
-        let resumed = since.filter(|_| self.rules.delivery != Delivery::Others);
+        let resumed = since.filter(|_| self.rules.delivery != Delivery::Others).map(|since| inner.born(since));
         let missed = resumed.and_then(|since| inner.missed(since));
-        let from = if missed.is_some() { since.unwrap_or_default() } else { inner.mark.position };
+        let from = if missed.is_some() { resumed.unwrap_or_default() } else { inner.mark.position };
         let channel = Some(self.at(from).channel).filter(|&channel| channel != 0);
         let answer = Subscribed { epoch: from.epoch, seq: from.seq, recovered: missed.is_some(), channel };
         let mailbox = connection.mailbox();
@@ -391,6 +397,11 @@ impl Stream {
         if inner.mark != since {
             return false;
         }
+        if since.position.seq > 0 {
+            inner.unborn.clear();
+        } else if inner.unborn.len() < UNBORN {
+            inner.unborn.push(since.position.epoch);
+        }
         inner.mark = mark;
         inner.content = content;
         inner.shown = [None, None];
@@ -467,6 +478,12 @@ impl Inner {
             self.held = Held::default();
         }
         due
+    }
+
+    /// The same position in the life that has begun, for who was there before its first entry.
+    fn born(&self, since: Position) -> Position {
+        let is_before = since.seq == 0 && self.unborn.contains(&since.epoch);
+        if is_before { Position { epoch: self.mark.position.epoch, seq: 0 } } else { since }
     }
 
     /// How many entries follow `since`, if all of them are still here.

@@ -80,6 +80,11 @@ impl Hub {
         Ok(stream.reset(since, self.start(self.empty(stream.id())?, stored)?))
     }
 
+    /// Gives a stream that does not exist another life to begin with, unless it has moved.
+    pub(super) fn begin_again(&self, stream: &Arc<Stream>, since: Mark) -> Result<(), BackendError> {
+        self.restart(stream, since, None).map(drop)
+    }
+
     /// Forgets a stream, which begins a new life.
     #[cfg(feature = "docs")]
     pub(crate) async fn remove(

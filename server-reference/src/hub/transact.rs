@@ -141,7 +141,10 @@ impl Hub {
                     let now = unix_millis();
                     self.with_v1(stream, |v1| stream.accept(after.position, &missed, now, v1)).is_ok()
                 });
-                if !taken {
+                if !taken && mark.position.seq == 0 && stream.mark() == after {
+                    // There is none, and a new life must begin later than this one would have.
+                    self.begin_again(stream, after)?;
+                } else if !taken {
                     self.catch_up(stream).await?;
                 }
                 Ok(None)

@@ -286,3 +286,25 @@ async fn a_shutdown_reaches_those_who_come_and_those_who_have_not_said_who_they_
         assert_eq!(peer.session.connection().mailbox().closing().unwrap().code, 1001);
     }
 }
+
+/// A key that was removed makes later lives begin with a greater epoch, also those of streams that are followed already:
+/// who follows one is given its first entry all the same.
+#[tokio::test]
+async fn the_first_entry_of_a_life_that_begins_late_reaches_who_waits_for_it() {
+    let server = builder().topic("talk", Replay::default()).build();
+    let mut peer = Peer::new(&server);
+    assert!(peer.subscribe(1, "event", "talk", None).is_none());
+    let told = peer.received()[0].2.clone();
+    server.state().set("k", &1).await.unwrap();
+    server.state().remove("k").await.unwrap();
+    server.broadcast("talk", &"first").await.unwrap();
+    let first = peer.received()[0].2.clone();
+    assert_eq!((&first["data"], &first["seq"]), (&json!("first"), &json!(1)));
+    assert_ne!(first["epoch"], told["epoch"], "which the client takes for a gap, and asks again");
+    let mut again = Peer::new(&server);
+    let since = Position { epoch: told["epoch"].as_u64().unwrap(), seq: told["seq"].as_u64().unwrap() };
+    assert!(again.subscribe(1, "event", "talk", Some(since)).is_none());
+    let received = again.received();
+    assert_eq!(received[0].2, json!({ "epoch": first["epoch"], "seq": 0, "recovered": true }));
+    assert_eq!(received[1].2, first);
+}

@@ -66,7 +66,7 @@ impl Log for FaultyLog {
         }
         let appended = self.inner.append(append).await;
         if self.mode.load(Ordering::SeqCst) == STORED_BUT_FAILED {
-            return Err(BackendError::Unavailable("on purpose".into()));
+            return Err(BackendError::Unknown("on purpose".into()));
         }
         appended
     }

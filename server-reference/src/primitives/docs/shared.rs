@@ -143,7 +143,7 @@ impl Kind for Shared {
     }
 
     fn restart(&mut self, at: &At<'_>) -> Vec<Bytes> {
-        let whole = self.document.encode().ok().map(|whole| message(0, &Message::Change(&whole), at));
+        let whole = self.document.encode().ok().map(|whole| message(0, &Message::Answer(&whole), at));
         whole.into_iter().chain(self.greeting(at)).collect()
     }
 
