@@ -14,12 +14,13 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Backend, BackendError,
     bus::Delivery,
-    lock,
+    error::BackendError,
     log::{News, mix},
+    node::Backend,
     outlet::Outlet,
 };
+use crate::sync::lock;
 
 /// How often each fault happens; in thousandths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -14,13 +14,12 @@ use datasole_core::{Position, StreamId};
 use tokio::sync::mpsc;
 
 use super::{
-    BackendError,
+    error::BackendError,
     judge::chain,
-    lock,
     log::{MAX_PUSH, Mark, News, TURN, Tag, Turn},
     outlet::Outlet,
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, sync::lock};
 
 /// News that wait for a node, at most.
 const WAITING: usize = 1_024;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    BackendError,
+    error::BackendError,
     log::{Append, Appended, Entry, MAX_MISSED, Mark, Rule, Tag},
 };
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{BackendError, bus::NodeId};
+use super::{bus::NodeId, error::BackendError};
 
 /// The version of a value: every change of the key gives another, also after it was deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use datasole_core::{Position, StreamId, StreamKind};
 use tokio::sync::mpsc;
 
-use super::BackendError;
+use super::error::BackendError;
 
 /// The most that a conflict brings along; bytes of entries.
 pub const MAX_MISSED: usize = 64 * 1024;

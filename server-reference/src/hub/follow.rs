@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -20,7 +20,11 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use super::{Hub, stream::Stream};
+use super::{
+    Hub,
+    lag::{LINGER, Lag},
+    stream::Stream,
+};
 use crate::{
     backend::{
         BackendError,
@@ -31,8 +35,6 @@ use crate::{
 
 /// The unit of the times below.
 const TICK: Duration = Duration::from_secs(5);
-/// Ticks for which the news of a stream still come when nobody needs it, and after which one without news is checked.
-pub(super) const LINGER: u64 = 6;
 /// Ticks by which checks are spread.
 const JITTER: u64 = 3;
 /// Streams whose heads are asked for in one call, and how many such calls there are at once.
@@ -43,32 +45,6 @@ const CATCHING_UP: usize = 16;
 /// The pause before a call that has failed is repeated, at first and at most.
 const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-/// Whether somebody brings a stream up to date.
-#[derive(Debug, Default)]
-pub(super) struct Lag(AtomicU8);
-
-const CURRENT: u8 = 0;
-const BEHIND: u8 = 1;
-/// Behind, and more has come since.
-const FURTHER: u8 = 2;
-
-impl Lag {
-    /// Takes note of what is missing: whether the caller is the one to get it.
-    fn begin(&self) -> bool {
-        let further = |state| Some(if state == CURRENT { BEHIND } else { FURTHER });
-        self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, further) == Ok(CURRENT)
-    }
-
-    /// Ends what `begin` began, unless more has come since.
-    fn end(&self) -> bool {
-        if self.0.compare_exchange(BEHIND, CURRENT, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            return true;
-        }
-        self.0.store(BEHIND, Ordering::SeqCst);
-        false
-    }
-}
 
 /// The task that hears the news.
 #[derive(Debug)]
@@ -190,7 +166,7 @@ impl Hub {
 
     /// The streams in memory whose news come.
     fn followed(&self) -> Vec<Arc<Stream>> {
-        let mut streams: Vec<_> = self.streams.iter().flat_map(super::Streams::in_memory).collect();
+        let mut streams = self.all_in_memory();
         streams.retain(|stream| stream.rules().stored && stream.followed.load(Ordering::SeqCst));
         streams.sort_unstable_by(|a, b| a.id().cmp(b.id()));
         streams
@@ -230,9 +206,7 @@ impl Hub {
                 }
             }
         }
-        for streams in &self.streams {
-            streams.unfollow_left(now, &*self.backend.log);
-        }
+        self.unfollow_left(now);
         if !silent.is_empty() {
             let hub = self.me.clone();
             self.spawn(async move {

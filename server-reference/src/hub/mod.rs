@@ -6,6 +6,7 @@
 mod follow;
 mod groups;
 mod kind;
+mod lag;
 mod lives;
 mod members;
 mod stream;

@@ -12,8 +12,8 @@ use datasole_core::{Position, StreamId, StreamKind};
 
 use super::{
     Hub,
-    follow::LINGER,
     kind::{Kind, Spec, V1},
+    lag::LINGER,
     stream::Stream,
 };
 use crate::{
@@ -119,7 +119,7 @@ impl Streams {
     }
 
     /// Ends the news of streams that have left memory for good.
-    pub(super) fn unfollow_left(&self, now: u64, log: &dyn Log) {
+    fn unfollow_left(&self, now: u64, log: &dyn Log) {
         let mut left = lock(&self.left);
         let over = left.partition_point(|(_, since)| since + LINGER <= now);
         let mut over: Vec<StreamId> = left.drain(..over).map(|(id, _)| id).collect();
@@ -259,6 +259,16 @@ impl Hub {
     fn is_current(&self, stream: &Stream) -> bool {
         stream.used.store(self.now(), Ordering::SeqCst);
         !stream.rules().stored || stream.followed.load(Ordering::SeqCst)
+    }
+
+    /// The streams of every kind that are in memory.
+    pub(super) fn all_in_memory(&self) -> Vec<Arc<Stream>> {
+        self.streams.iter().flat_map(Streams::in_memory).collect()
+    }
+
+    /// Ends the news of streams that have left memory for good.
+    pub(super) fn unfollow_left(&self, now: u64) {
+        self.streams.iter().for_each(|streams| streams.unfollow_left(now, &*self.backend.log));
     }
 
     /// Ends the news of a stream in memory, unless somebody needs it again.

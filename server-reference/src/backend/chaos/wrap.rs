@@ -8,12 +8,15 @@ use datasole_core::{StreamId, StreamKind};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Chaos, State, Verdict};
-use crate::backend::{
-    Backend, BackendError,
-    bus::{Address, Bus, Delivery, NodeId},
-    kv::{Expected, Kv, Lease, Quota, Taken, Version},
-    lock,
-    log::{Append, Appended, Loaded, Log, Mark, News},
+use crate::{
+    backend::{
+        bus::{Address, Bus, Delivery, NodeId},
+        error::BackendError,
+        kv::{Expected, Kv, Lease, Quota, Taken, Version},
+        log::{Append, Appended, Loaded, Log, Mark, News},
+        node::Backend,
+    },
+    sync::lock,
 };
 
 /// The gate that every operation of one node passes.

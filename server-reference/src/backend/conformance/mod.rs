@@ -16,8 +16,9 @@ use datasole_core::StreamId;
 use futures_util::{FutureExt, future::BoxFuture};
 
 use super::{
-    Backend, BackendError,
+    error::BackendError,
     log::{Append, Appended, Entry, Loaded, Log, Mark, Rule, Stored, Tag},
+    node::Backend,
 };
 
 /// One engine under test, empty at first.

@@ -11,13 +11,13 @@ use tokio::sync::mpsc;
 
 use super::{
     super::{
-        BackendError,
         bus::{Address, Bus, Delivery, NodeId},
-        lock,
+        error::BackendError,
         outlet::Outlet,
     },
     Random,
 };
+use crate::sync::lock;
 
 /// Messages that wait for a node, at most.
 const WAITING: usize = 1_024;

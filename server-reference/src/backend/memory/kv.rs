@@ -10,13 +10,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::super::{
-    BackendError,
     bus::NodeId,
+    error::BackendError,
     kv::{Expected, Kv, Lease, Quota, Taken, Version},
-    lock,
     quota::Meter,
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, sync::lock};
 
 /// The values that all nodes share.
 pub(super) struct Values {

@@ -12,14 +12,13 @@ use datasole_core::{StreamId, StreamKind};
 use tokio::sync::mpsc;
 
 use super::super::{
-    BackendError,
     epoch::{END, epoch},
+    error::BackendError,
     feed::{Feed, Feeds},
     judge::{Claim, Verdict, chain, follows},
-    lock,
     log::{Append, Appended, Entry, Loaded, Log, Mark, News, Stored, Tag},
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, sync::lock};
 
 /// The streams that all nodes share.
 pub(super) struct Streams {

@@ -7,7 +7,7 @@ mod log;
 use std::{fmt, sync::Arc};
 
 use self::{bus::Topics, kv::Values, log::Streams};
-use super::Backend;
+use super::{log::Log, node::Backend};
 use crate::clock::{Clock, System};
 
 /// A source of random numbers.
@@ -56,6 +56,29 @@ impl Default for Memory {
         let clock = System;
         let random = move || getrandom::u64().unwrap_or_else(|_| clock.unix_millis());
         Self::new(Arc::new(clock), Arc::new(random))
+    }
+}
+
+impl Backend {
+    /// An engine for exactly one node: streams live in `log`, messages and values in memory. A second node that takes
+    /// this engine's inbox is refused with [`BackendError::Taken`].
+    pub fn alone(log: Arc<dyn Log>) -> Self {
+        let memory = Memory::default().node();
+        Self { log, ..memory }
+    }
+}
+
+/// The backend of one node whose streams live in this log.
+impl<L: Log> From<L> for Backend {
+    fn from(log: L) -> Self {
+        Self::alone(Arc::new(log))
+    }
+}
+
+/// Another node on this memory.
+impl From<Memory> for Backend {
+    fn from(memory: Memory) -> Self {
+        memory.node()
     }
 }
 

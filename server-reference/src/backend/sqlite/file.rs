@@ -4,7 +4,7 @@ use std::{fs, io, path::Path, time::Duration};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
-use super::super::BackendError;
+use super::super::error::BackendError;
 
 /// The database within its folder. SQLite keeps a write-ahead log beside it.
 const FILE: &str = "datasole.sqlite";

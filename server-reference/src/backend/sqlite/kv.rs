@@ -11,11 +11,11 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     super::{
-        BackendError,
         bus::NodeId,
+        error::BackendError,
         kv::{Expected, Kv, Lease, Quota, Taken, Version},
     },
-    Shared, blob, integer, number,
+    shared::{Shared, blob, integer, number},
 };
 use crate::clock::millis;
 

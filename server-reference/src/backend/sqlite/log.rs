@@ -16,12 +16,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     super::{
-        BackendError,
+        error::BackendError,
         feed::Feed,
         judge::{Claim, Verdict, chain, follows},
         log::{Append, Appended, Entry, Loaded, Log, Mark, News, Stored, Tag, Turn},
     },
-    Base, Shared, blob, integer, meta, number,
+    shared::{Base, Shared, blob, integer, meta, number},
     thread::{Job, gone},
 };
 use crate::clock::millis;

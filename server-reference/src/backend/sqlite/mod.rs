@@ -3,6 +3,7 @@
 mod file;
 mod kv;
 mod log;
+mod shared;
 mod thread;
 
 use std::{
@@ -10,14 +11,17 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
-use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension};
-
-use self::{kv::Pairs, log::Lives, thread::Thread};
+use self::{
+    kv::Pairs,
+    shared::{Base, Shared},
+    thread::Thread,
+};
 use super::{
-    Backend, BackendError, epoch,
+    epoch::epoch,
+    error::BackendError,
     feed::Feeds,
     memory::{Memory, Random},
+    node::Backend,
 };
 use crate::clock::{Clock, System};
 
@@ -43,21 +47,6 @@ pub struct Sqlite {
     shared: Arc<Shared>,
     /// The bus of the nodes, their quotas and leases.
     memory: Memory,
-}
-
-struct Shared {
-    thread: Thread,
-    base: Arc<Base>,
-    feeds: Arc<Feeds>,
-    /// The version that was last given to a value.
-    version: AtomicU64,
-    max_bytes: usize,
-}
-
-/// The part that jobs share too: without the thread, which must not wait for its own end.
-struct Base {
-    clock: Arc<dyn Clock>,
-    lives: Lives,
 }
 
 impl Sqlite {
@@ -127,34 +116,11 @@ impl std::fmt::Debug for Sqlite {
     }
 }
 
-impl Shared {
-    fn check_size(&self, bytes: &Bytes) -> Result<(), BackendError> {
-        if bytes.len() > self.max_bytes {
-            let (size, limit) = (bytes.len(), self.max_bytes);
-            return Err(BackendError::Full(format!("{size} bytes exceed the limit of {limit} for one entry")));
-        }
-        Ok(())
+/// Another node of this process on this file.
+impl From<Sqlite> for Backend {
+    fn from(sqlite: Sqlite) -> Self {
+        sqlite.node()
     }
-}
-
-/// The text of a row of `meta`.
-fn meta(connection: &Connection, name: &str) -> rusqlite::Result<Option<String>> {
-    let mut query = connection.prepare_cached("SELECT value FROM meta WHERE name = ?1")?;
-    query.query_row([name], |row| row.get(0)).optional()
-}
-
-fn blob(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Bytes> {
-    row.get::<_, Vec<u8>>(column).map(Bytes::from)
-}
-
-/// Positions, versions and times are below 2^53; what is greater stands for ever.
-fn integer(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn number(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
-    let value: i64 = row.get(column)?;
-    u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use datasole_core::{Position, StreamId};
+use rusqlite::Connection;
 
 use super::*;
 use crate::{

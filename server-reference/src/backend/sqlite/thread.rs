@@ -8,7 +8,7 @@ use std::{
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{super::BackendError, file};
+use super::{super::error::BackendError, file};
 
 /// Jobs that may wait; the caller of one more waits to hand it over.
 const QUEUE: usize = 1_024;
