@@ -4,10 +4,7 @@
 //! itself, and no node waits for news of its own appends.
 
 use std::{
-    sync::{
-        Arc, OnceLock, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -15,14 +12,13 @@ use datasole_core::{Position, StreamId};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, mpsc},
-    task::AbortHandle,
+    sync::mpsc,
     time::{MissedTickBehavior, interval, sleep},
 };
 
 use super::{
     Hub,
-    lag::{LINGER, Lag},
+    following::{LINGER, Listening},
     stream::Stream,
 };
 use crate::{
@@ -40,47 +36,9 @@ const JITTER: u64 = 3;
 /// Streams whose heads are asked for in one call, and how many such calls there are at once.
 const HEADS: usize = 512;
 const CALLS: usize = 4;
-/// Streams that catch up at the same time.
-const CATCHING_UP: usize = 16;
 /// The pause before a call that has failed is repeated, at first and at most.
 const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-/// The task that hears the news.
-#[derive(Debug)]
-struct Listening {
-    runtime: Handle,
-    task: AbortHandle,
-}
-
-/// What a node needs to follow.
-#[derive(Debug)]
-pub(super) struct Following {
-    listening: OnceLock<Option<Listening>>,
-    /// How many ticks have passed.
-    pub(super) ticks: AtomicU64,
-    lost: Lag,
-    catching_up: Semaphore,
-}
-
-impl Default for Following {
-    fn default() -> Self {
-        Self {
-            listening: OnceLock::new(),
-            ticks: AtomicU64::new(0),
-            lost: Lag::default(),
-            catching_up: Semaphore::new(CATCHING_UP),
-        }
-    }
-}
-
-impl Drop for Following {
-    fn drop(&mut self) {
-        if let Some(Some(listening)) = self.listening.get() {
-            listening.task.abort();
-        }
-    }
-}
 
 impl Hub {
     /// Makes the news of a stream come.

@@ -4,9 +4,9 @@
 //! are taken in the order map → stream → mailbox and never held across an `await`, but for a stream's writer.
 
 mod follow;
+mod following;
 mod groups;
 mod kind;
-mod lag;
 mod lives;
 mod members;
 mod stream;
@@ -23,7 +23,7 @@ use std::{
 };
 
 pub(crate) use self::lives::Lives;
-use self::{follow::Following, lives::Tags, members::Members, streams::Streams};
+use self::{following::Following, lives::Tags, members::Members, streams::Streams};
 pub(crate) use self::{
     groups::Audience,
     kind::{At, Delivery, Inapplicable, Kind, Rules, Spec, V1, of},

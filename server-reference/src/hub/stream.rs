@@ -13,8 +13,8 @@ use datasole_core::{Position, StreamId, frame::Opcode, wire::Subscribed};
 use tokio::sync::OwnedMutexGuard;
 
 use super::{
+    following::Lag,
     kind::{self, At, Delivery, Inapplicable, Kind, Rules, V1},
-    lag::Lag,
     members::Members,
     window::Window,
 };

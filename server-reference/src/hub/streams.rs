@@ -12,8 +12,8 @@ use datasole_core::{Position, StreamId, StreamKind};
 
 use super::{
     Hub,
+    following::LINGER,
     kind::{Kind, Spec, V1},
-    lag::LINGER,
     stream::Stream,
 };
 use crate::{

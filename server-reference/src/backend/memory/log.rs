@@ -20,6 +20,9 @@ use super::super::{
 };
 use crate::{clock::Clock, sync::lock};
 
+/// Keys that were removed whose own epochs are remembered; those of earlier ones count for all keys.
+const REMOVED: usize = 4_096;
+
 /// The streams that all nodes share.
 pub(super) struct Streams {
     clock: Arc<dyn Clock>,
@@ -30,8 +33,11 @@ pub(super) struct Streams {
 #[derive(Default)]
 struct State {
     map: HashMap<StreamId, Held>,
-    /// New lives begin above this epoch.
+    /// New lives begin above this epoch, and those of keys that were removed lately above their own.
     floor: u64,
+    removed: HashMap<StreamId, u64>,
+    /// Its keys, the earliest first.
+    removals: VecDeque<StreamId>,
     /// The greatest epoch that anybody has tried to begin a life with.
     proposed: u64,
     generation: u64,
@@ -80,9 +86,23 @@ impl Held {
 
 impl State {
     fn remove(&mut self, stream: &StreamId) {
-        if self.map.remove(stream).is_some() {
-            self.floor = self.proposed;
+        if self.map.remove(stream).is_none() {
+            return;
         }
+        if self.removed.insert(stream.clone(), self.proposed).is_none() {
+            self.removals.push_back(stream.clone());
+        }
+        if self.removals.len() > REMOVED
+            && let Some(earliest) = self.removals.pop_front()
+            && let Some(floor) = self.removed.remove(&earliest)
+        {
+            self.floor = self.floor.max(floor);
+        }
+    }
+
+    /// The epoch above which a life of this key begins.
+    fn floor(&self, stream: &StreamId) -> u64 {
+        self.removed.get(stream).map_or(self.floor, |floor| self.floor.max(*floor))
     }
 
     /// Removes the stream if its time is over.
@@ -153,7 +173,7 @@ impl Log for Handle {
         }
         let expires = append.ttl.map(|ttl| clock.monotonic().saturating_add(ttl));
         state.expires |= expires.is_some();
-        let floor = state.floor;
+        let floor = if claim.after.position.seq == 0 { state.floor(stream) } else { 0 };
         let (before, between, mark) = match state.map.get_mut(stream) {
             Some(held) => {
                 let between = match claim.judge(Some(held.mark), floor, |seq| Ok::<_, BackendError>(held.after(seq)))? {
