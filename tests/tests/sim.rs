@@ -8,7 +8,7 @@ use datasole_tests::sim::{Stats, run};
 const SEEDS: u64 = 1_000;
 
 /// What must have happened somewhere, or the simulation has lost its teeth.
-const AT_STAKE: [&str; 34] = [
+const AT_STAKE: [&str; 35] = [
     "recovered",
     "not recovered",
     "conflated",
@@ -32,7 +32,6 @@ const AT_STAKE: [&str; 34] = [
     "restarts that kept",
     "stored",
     "stored out of sight",
-    "stored, then refused",
     "edits refused",
     "refused",
     "put off",
@@ -44,6 +43,8 @@ const AT_STAKE: [&str; 34] = [
     "documents compared",
     "updates merged",
     "announced again",
+    "batches of clients",
+    "batches of the server",
 ];
 
 #[test]

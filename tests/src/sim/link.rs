@@ -3,6 +3,7 @@
 use datasole_core::{
     Limits, SocketId,
     frame::{Codec, Opcode},
+    wire::split_item,
 };
 use datasole_server::{Peer, Protocol};
 
@@ -75,6 +76,21 @@ impl Link {
         self.last_down = self.last_down.max(now + self.delay(random));
         self.last_down
     }
+}
+
+/// The messages in a message: the items of a BATCH, else the message itself.
+pub(super) fn items(codec: &mut Codec, message: &[u8]) -> Vec<Vec<u8>> {
+    let Ok(frame) = codec.decode(message, &Limits::default()) else { return vec![message.to_owned()] };
+    if frame.opcode != Opcode::Batch {
+        return vec![message.to_owned()];
+    }
+    let (mut items, mut rest) = (Vec::new(), frame.payload);
+    while !rest.is_empty() {
+        let (item, after) = split_item(rest).unwrap();
+        items.push(item.to_owned());
+        rest = after;
+    }
+    items
 }
 
 /// Whether a message is an entry of a stream, which a version 2 client can miss and will notice; no snapshot, whose loss

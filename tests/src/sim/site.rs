@@ -12,7 +12,7 @@ use datasole_core::{
     patch::{Patch, PatchLimits, apply},
 };
 use datasole_server::{
-    Context, Identity, Limits, Replay, RpcError, Server,
+    Context, Identity, Limits, Member, Replay, RpcError, Server,
     yrs::{GetString, ReadTxn, StateVector, Transaction},
 };
 use futures_util::FutureExt;
@@ -184,6 +184,10 @@ impl Site {
 
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap()
+    }
+
+    pub(super) fn presence(&self, room: &str) -> Vec<Member> {
+        now(self.server.presence(room).list())
     }
 
     pub(super) fn get(&self, key: &str) -> Option<Value> {

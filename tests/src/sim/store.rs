@@ -8,15 +8,16 @@ use std::sync::{
 
 use bytes::Bytes;
 use datasole_core::{
-    Position, StreamId, StreamKind,
+    StreamId, StreamKind,
     crdt::{CrdtLimits, Op},
 };
-use datasole_server::backend::{Appended, Backend, BackendError, Memory, Stored, Wake};
-use futures_util::{FutureExt, future::BoxFuture, future::ready};
-use tokio::sync::broadcast;
+use datasole_server::backend::{
+    BackendError, Log, Memory, async_trait,
+    log::{Append, Appended, Loaded, Mark},
+};
 
 /// What outlives a server: the memory of CRDTs and documents, and a book of every operation that was stored in it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Archive {
     memory: Memory,
     failing: AtomicBool,
@@ -41,107 +42,74 @@ impl Archive {
 
     fn check(&self) -> Result<(), BackendError> {
         match self.is_failing() {
-            true => Err(BackendError::Unavailable("the disk is away".into())),
+            // Not `Unavailable`, which the server repeats in real time.
+            true => Err(BackendError::Full("the disk is away".into())),
             false => Ok(()),
         }
     }
 }
 
-/// The backend of one life of the server.
+/// The log of one life of the server.
 pub(super) struct Store {
-    pub(super) archive: Arc<Archive>,
-    memory: Memory,
+    archive: Arc<Archive>,
+    /// CRDTs and documents.
+    kept: Arc<dyn Log>,
+    /// The rest.
+    lost: Arc<dyn Log>,
 }
 
 impl Store {
     pub(super) fn new(archive: Arc<Archive>) -> Self {
-        Self { archive, memory: Memory::default() }
+        Self { kept: archive.memory.node().log, lost: Memory::default().node().log, archive }
     }
 
-    fn of(&self, kind: StreamKind) -> Result<&Memory, BackendError> {
+    fn of(&self, kind: StreamKind) -> Result<&dyn Log, BackendError> {
         if matches!(kind, StreamKind::Crdt | StreamKind::Doc) {
             self.archive.check()?;
-            return Ok(&self.archive.memory);
+            return Ok(&*self.kept);
         }
-        Ok(&self.memory)
+        Ok(&*self.lost)
     }
 }
 
-impl Backend for Store {
-    fn load<'a>(&'a self, stream: &'a StreamId) -> BoxFuture<'a, Result<Option<Stored>, BackendError>> {
-        self.of(stream.kind).map_or_else(|error| ready(Err(error)).boxed(), |memory| memory.load(stream))
-    }
-
-    fn append<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        at: Position,
-        entry: Bytes,
-    ) -> BoxFuture<'a, Result<Appended, BackendError>> {
-        let memory = match self.of(stream.kind) {
-            Ok(memory) => memory,
-            Err(error) => return ready(Err(error)).boxed(),
-        };
-        if stream.kind == StreamKind::Crdt && entry.first() == Some(&b'o') {
-            let op = Op::parse(std::str::from_utf8(&entry[1..]).unwrap(), &CrdtLimits::default()).unwrap();
-            self.archive.operations.lock().unwrap().push((stream.key.clone(), op));
+#[async_trait]
+impl Log for Store {
+    async fn append(&self, append: Append<'_>) -> Result<Appended, BackendError> {
+        let log = self.of(append.stream.kind)?;
+        let (stream, entries) = (append.stream, append.entries);
+        let appended = log.append(append).await?;
+        if stream.kind == StreamKind::Crdt && matches!(appended, Appended::At { .. }) {
+            let operation = |entry: &Bytes| {
+                let json = entry.strip_prefix(b"o")?;
+                Some(Op::parse(std::str::from_utf8(json).unwrap(), &CrdtLimits::default()).unwrap())
+            };
+            let operations = entries.iter().filter_map(operation).map(|op| (stream.key.clone(), op));
+            self.archive.operations.lock().unwrap().extend(operations);
         }
-        memory.append(stream, at, entry)
+        Ok(appended)
     }
 
-    fn read<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        since: Position,
-    ) -> BoxFuture<'a, Result<Option<Vec<Bytes>>, BackendError>> {
-        self.of(stream.kind).map_or_else(|error| ready(Err(error)).boxed(), |memory| memory.read(stream, since))
+    async fn load(&self, stream: &StreamId, since: Option<Mark>) -> Result<Loaded, BackendError> {
+        self.of(stream.kind)?.load(stream, since).await
     }
 
-    fn snapshot<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        at: Position,
-        snapshot: Bytes,
-        keep: u64,
-    ) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.of(stream.kind)
-            .map_or_else(|error| ready(Err(error)).boxed(), |memory| memory.snapshot(stream, at, snapshot, keep))
+    async fn heads(&self, streams: &[StreamId]) -> Result<Vec<Option<Mark>>, BackendError> {
+        let mut heads = Vec::new();
+        for stream in streams {
+            heads.extend(self.of(stream.kind)?.heads(std::slice::from_ref(stream)).await?);
+        }
+        Ok(heads)
     }
 
-    fn remove<'a>(&'a self, stream: &'a StreamId, at: Position) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.of(stream.kind).map_or_else(|error| ready(Err(error)).boxed(), |memory| memory.remove(stream, at))
+    async fn snapshot(&self, stream: &StreamId, at: Mark, bytes: Bytes, keep: u64) -> Result<(), BackendError> {
+        self.of(stream.kind)?.snapshot(stream, at, bytes, keep).await
     }
 
-    fn keys(&self, kind: StreamKind) -> BoxFuture<'_, Result<Vec<String>, BackendError>> {
-        // In an order that is always the same.
-        let sorted = |keys: Result<Vec<String>, _>| {
-            keys.map(|mut keys| {
-                keys.sort();
-                keys
-            })
-        };
-        self.of(kind).map_or_else(|error| ready(Err(error)).boxed(), |memory| memory.keys(kind).map(sorted).boxed())
+    async fn remove(&self, stream: &StreamId, at: Mark) -> Result<(), BackendError> {
+        self.of(stream.kind)?.remove(stream, at).await
     }
 
-    /// Those of streams that no other server writes to: nobody does.
-    fn wakes(&self) -> broadcast::Receiver<Wake> {
-        self.memory.wakes()
-    }
-
-    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, BackendError>> {
-        self.memory.get(key)
-    }
-
-    fn put<'a>(
-        &'a self,
-        key: &'a str,
-        value: Bytes,
-        ttl: Option<std::time::Duration>,
-    ) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.memory.put(key, value, ttl)
-    }
-
-    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.memory.delete(key)
+    async fn keys(&self, kind: StreamKind, after: Option<&str>, limit: usize) -> Result<Vec<String>, BackendError> {
+        self.of(kind)?.keys(kind, after, limit).await
     }
 }

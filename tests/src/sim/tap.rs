@@ -113,6 +113,9 @@ pub(super) struct Tap {
     /// Nothing is to be sent before.
     waits: BTreeMap<StreamId, u64>,
     followed: BTreeSet<StreamId>,
+    /// The messages of the BATCH that the client is reading: an operation that is sent upon SUBSCRIBED may be shown to be
+    /// stored by an entry behind it.
+    batch: Vec<Vec<u8>>,
     /// By stream and replica: the operations that have reached the server.
     arrived: BTreeMap<(StreamId, String), BTreeSet<u64>>,
 }
@@ -138,6 +141,7 @@ impl Tap {
             assert!(now >= until, "{what:?} was sent to {stream:?} at {now}, not after {until}");
         }
         self.unanswered.insert(*correlation, (stream.clone(), id, now));
+        self.read_batch(now, patience, stats);
         let open = self.unanswered.values().filter(|(to, _, at)| to == stream && now < at + patience).count();
         assert!(open <= window(stream.kind), "{open} without an answer from {stream:?}");
         if open == window(stream.kind) {
@@ -150,6 +154,25 @@ impl Tap {
         let arrived = self.arrived.entry((stream.clone(), id.node.clone())).or_default();
         let last = arrived.last().copied().unwrap_or_default();
         assert!(!arrived.insert(id.counter) || id.counter > last, "{id:?} came after {last}");
+    }
+
+    /// The client begins to read a batch.
+    pub(super) fn begin_batch(&mut self, messages: Vec<Vec<u8>>) {
+        self.batch = messages;
+    }
+
+    /// The client has read all of a batch.
+    pub(super) fn end_batch(&mut self, now: u64, patience: u64, stats: &mut Stats) {
+        self.read_batch(now, patience, stats);
+        self.batch.clear();
+    }
+
+    fn read_batch(&mut self, now: u64, patience: u64, stats: &mut Stats) {
+        let batch = std::mem::take(&mut self.batch);
+        for message in &batch {
+            self.received(now, &mut Codec::default(), message, patience, stats);
+        }
+        self.batch = batch;
     }
 
     /// The client has left a stream: it looks at no answer any more.

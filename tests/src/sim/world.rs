@@ -11,7 +11,7 @@ use datasole_server::{Identity, Limits, Protocol, Replay};
 use super::{
     Outcome, Stats,
     actor::{Actor, Order},
-    link::{Link, is_entry},
+    link::{Link, is_entry, items},
     site::{self, COUNTER, KEYS, Site, TOPICS, Terms},
     trace::Trace,
     values,
@@ -372,7 +372,13 @@ impl World {
                 break;
             };
             bytes += message.len();
-            self.trace.message(self.now, id, &mut self.codec, &message);
+            let items = items(&mut self.codec, &message);
+            if items.len() > 1 {
+                self.stats.count("batches of the server");
+            }
+            for item in items {
+                self.trace.message(self.now, id, &mut self.codec, &item);
+            }
             let times =
                 if self.leaky && self.faulty && link.protocol == Protocol::V2 && is_entry(&mut self.codec, &message) {
                     match self.random.below(16) {
@@ -402,10 +408,17 @@ impl World {
         }
         let (client, socket) = (link.client, link.socket);
         let patience = self.actors[client].patience;
-        link.tap.received(self.now, &mut self.codec, message, patience, &mut self.stats);
+        let items = items(&mut self.codec, message);
+        for item in &items {
+            link.tap.received(self.now, &mut self.codec, item, patience, &mut self.stats);
+        }
+        if items.len() > 1 {
+            link.tap.begin_batch(items);
+        }
         let burnt = link.fuse == Some(0);
         link.fuse = link.fuse.and_then(|left| left.checked_sub(1));
         self.input(client, Input::Message { socket, bytes: message });
+        self.links[id].tap.end_batch(self.now, patience, &mut self.stats);
         if burnt && self.faulty {
             self.cut(id);
         }

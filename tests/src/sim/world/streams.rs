@@ -14,6 +14,7 @@ use crate::{
     converge::model,
     sim::{
         actor::Actor,
+        link::items,
         open::{Fate, HeldCrdt},
         rules::Verb,
         site::{self, CRDTS},
@@ -26,11 +27,17 @@ impl World {
 
     /// A client sends a message.
     pub(super) fn check_sent(&mut self, index: usize, id: usize, message: &[u8]) {
-        let Some(sent) = Sent::read(&mut self.codec, message) else { return };
-        let Actor { open, patience, jumped, .. } = &self.actors[index];
-        open.check_sent(&sent);
-        if !jumped {
-            self.links[id].tap.sent(self.now, &sent, *patience, &mut self.stats);
+        let items = items(&mut self.codec, message);
+        if items.len() > 1 {
+            self.stats.count("batches of clients");
+        }
+        for item in items {
+            let Some(sent) = Sent::read(&mut self.codec, &item) else { continue };
+            let Actor { open, patience, jumped, .. } = &self.actors[index];
+            open.check_sent(&sent);
+            if !jumped {
+                self.links[id].tap.sent(self.now, &sent, *patience, &mut self.stats);
+            }
         }
     }
 
@@ -38,17 +45,20 @@ impl World {
     pub(super) fn deliver(&mut self, id: usize, message: &[u8]) {
         let v2 = self.links[id].protocol == Protocol::V2;
         if let Some(sent) = Sent::read(&mut self.codec, message) {
+            // An operation that comes again is turned away more often: few are stored, lost and then refused.
+            let mut odds = 10;
             match &sent.what {
                 tap::What::Operation(None) => self.stats.count("operations of version 1"),
                 tap::What::Operation(Some(op)) => {
                     self.links[id].tap.arrived(&sent.stream, op);
                     if !self.arrived.insert((sent.stream.key.clone(), op.node.clone(), op.counter)) {
                         self.stats.count("sent again");
+                        odds = 3;
                     }
                 }
                 _ => {}
             }
-            if v2 && self.moody && self.faulty && sent.correlation != 0 && self.random.below(10) == 0 {
+            if v2 && self.moody && self.faulty && sent.correlation != 0 && self.random.below(odds) == 0 {
                 return self.turn_away(id, &sent);
             }
         }
@@ -193,7 +203,7 @@ impl World {
 
     fn check_room(&self) {
         let room = site::ROOM;
-        let list = self.site.server.presence(room).list();
+        let list = self.site.presence(room);
         let members: std::collections::BTreeMap<_, _> =
             list.iter().map(|member| (member.connection_id.clone(), member.value.clone())).collect();
         let mut expected: Vec<_> = Vec::new();
