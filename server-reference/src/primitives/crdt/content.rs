@@ -1,4 +1,4 @@
-//! [`Content`]: what the entries of a CRDT come to.
+//! [`Content`]: the content of a CRDT's stream.
 
 use std::{
     sync::{
@@ -28,7 +28,7 @@ use crate::{
 
 /// An operation: its JSON.
 pub(super) const OPERATION: u8 = b'o';
-/// The CRDT has forgotten what is old: the JSON of its whole state.
+/// The CRDT was compacted: the JSON of its whole state.
 const STATE: u8 = b's';
 /// The CRDT was removed.
 const REMOVED: u8 = b'r';
@@ -44,7 +44,7 @@ pub(crate) fn kind(limits: &Arc<Limits>) -> Spec {
 #[derive(Debug)]
 struct Settings {
     limits: CrdtLimits,
-    /// How long what is silent is remembered.
+    /// Time for which silent replicas and tombstones are remembered.
     retention: Duration,
     replay: Replay,
 }
@@ -239,11 +239,11 @@ fn unlimited() -> CrdtLimits {
     }
 }
 
-/// The least that a CRDT remembers.
+/// The shortest time that a CRDT remembers.
 pub(super) const RETENTION: Duration = Duration::from_secs(10 * 60);
 
-/// The CRDT without what is older than the retention allows, if there is anything so old. Every page that was ever open
-/// is a replica: of a crowd, one that is half full remembers less.
+/// The CRDT without replicas and tombstones older than the retention, if it has any. Every page that was ever open is a
+/// replica, so a CRDT that is half full remembers less.
 pub(super) fn collected(crdt: &Crdt, now: u64, mut retention: Duration, limits: &CrdtLimits) -> Option<Box<Crdt>> {
     let is_crowded = |crdt: &Crdt| crdt.size() > limits.max_bytes / 2 || crdt.replicas() > limits.max_replicas / 2;
     let mut collected = Box::new(crdt.clone());

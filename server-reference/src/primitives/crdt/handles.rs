@@ -1,4 +1,4 @@
-//! How server code reads and edits CRDTs: one handle per type.
+//! Handles by which server code reads and edits CRDTs, one per type.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -14,8 +14,8 @@ use crate::hub::Hub;
 
 /// The server's CRDTs; from [`Server::crdt`](crate::Server::crdt).
 ///
-/// A handle costs nothing: it is a key and what may be done with it. An edit creates the key, if there is none yet, as
-/// the type it was registered with ([`Builder::crdt`](crate::Builder::crdt)) or the one of the handle; reading does not.
+/// A handle is a key with the operations of a type, and costs nothing. The first edit creates the key, with its
+/// registered type ([`Builder::crdt`](crate::Builder::crdt)) or the handle's; reading does not.
 ///
 /// ```
 /// # async fn example() -> Result<(), datasole_server::EditError> {
@@ -100,8 +100,8 @@ impl<'a> Crdts<'a> {
         Ok(self.hub.keys(StreamKind::Crdt).await?)
     }
 
-    /// Removes `key` with all it holds. Those who follow it see an empty one; edits of clients that come later, also
-    /// those made before they knew, create it again. Version 1 clients are not told.
+    /// Removes `key` with its content. Followers see an empty CRDT. Later edits of clients, also stale ones made before
+    /// the removal, create the key again. Version 1 clients are not told.
     ///
     /// # Errors
     ///
@@ -153,7 +153,7 @@ impl Handle<'_> {
 pub struct Counter<'a>(Handle<'a>);
 
 impl Counter<'_> {
-    /// Its value; 0 when it does not exist.
+    /// The value; 0 when it does not exist.
     ///
     /// # Errors
     ///
@@ -171,7 +171,7 @@ impl Counter<'_> {
         self.0.edit(Edit::Increment(by)).await
     }
 
-    /// Takes away 1 to 2^53 − 1. A `g-counter` refuses.
+    /// Subtracts 1 to 2^53 − 1. A `g-counter` refuses.
     ///
     /// # Errors
     ///
@@ -181,12 +181,12 @@ impl Counter<'_> {
     }
 }
 
-/// One value.
+/// A register: one value, of which the last set wins.
 #[derive(Clone, Copy, Debug)]
 pub struct Register<'a>(Handle<'a>);
 
 impl Register<'_> {
-    /// Its value; `None` when it does not exist.
+    /// The value; `None` when it does not exist.
     ///
     /// # Errors
     ///
@@ -196,7 +196,7 @@ impl Register<'_> {
         Ok(value.map(|value| value.read()).transpose()?)
     }
 
-    /// Makes `value` its value.
+    /// Sets the value.
     ///
     /// # Errors
     ///
@@ -206,7 +206,7 @@ impl Register<'_> {
     }
 }
 
-/// Values by key.
+/// A map: values by key; of each, the last set or removal wins.
 #[derive(Clone, Copy, Debug)]
 pub struct Map<'a>(Handle<'a>);
 
@@ -231,7 +231,7 @@ impl Map<'_> {
         Ok(self.0.read(entries).await?.unwrap_or_default())
     }
 
-    /// Makes `value` the value of an entry.
+    /// Sets an entry.
     ///
     /// # Errors
     ///
@@ -240,7 +240,7 @@ impl Map<'_> {
         self.0.edit(Edit::Put(entry.to_owned(), serde_json::to_value(value)?)).await
     }
 
-    /// Removes an entry. One that does not exist is no error.
+    /// Removes an entry. A missing entry is no error.
     ///
     /// # Errors
     ///
@@ -255,7 +255,7 @@ impl Map<'_> {
 pub struct Set<'a>(Handle<'a>);
 
 impl Set<'_> {
-    /// Its elements, in the order of their canonical JSON.
+    /// The elements, in the order of their canonical JSON.
     ///
     /// # Errors
     ///
@@ -265,7 +265,7 @@ impl Set<'_> {
         Ok(elements.iter().map(|element| element.read()).collect::<Result<_, _>>()?)
     }
 
-    /// Whether it has an element.
+    /// True if the set has an element.
     ///
     /// # Errors
     ///

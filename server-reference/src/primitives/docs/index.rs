@@ -1,8 +1,8 @@
-//! What a document knows of its own structure, so that an update is judged before yrs sees it: up to which clock each
-//! client is known, and what is where.
+//! [`Index`]: the structure of a document, by which an update is judged before yrs sees it: the known clocks of each
+//! client, and the place of every unit.
 //!
-//! yrs keeps what it cannot place until the rest arrives, recurses as deep as types are nested, and trusts neighbours to
-//! have one parent. Updates that would make use of that are refused here, at no cost that grows with the document.
+//! yrs keeps what it cannot place until the rest arrives, recurses as deep as types are nested, and trusts neighbours
+//! to have one parent. Updates that would make use of that are refused here, at no cost that grows with the document.
 
 use std::{
     cmp::Reverse,
@@ -16,7 +16,7 @@ use super::update::{Block, Content, Id, Parent, Role, Update};
 /// How deep types may nest; deeper, those who read them overflow their stacks.
 const MAX_DEPTH: u16 = 100;
 
-/// Who inserted what, and where it is.
+/// The units of each client, and their places.
 #[derive(Default)]
 pub(crate) struct Index {
     /// For each client, runs from clock 0 without a gap.
@@ -57,19 +57,19 @@ enum Owner {
     Item(Id),
 }
 
-/// How an index was before an update.
+/// The index before an update, to restore it.
 pub(crate) struct Mark {
     places: usize,
     /// Number of runs, and the end of the last one.
     clients: Vec<(u64, usize, u32)>,
-    /// What the new blocks of the update take; bytes.
+    /// Bytes of the new blocks of the update.
     pub(crate) bytes: usize,
     /// The new blocks, by the number of their client and their own, in the order in which they were placed.
     pub(crate) order: Vec<(usize, usize)>,
 }
 
 impl Index {
-    /// Takes note of what an update inserts, if all of it can be placed; else nothing changes.
+    /// Adds the blocks of an update, if all of them can be placed; else nothing changes.
     pub(crate) fn advance(&mut self, update: &Update<'_>) -> Result<Mark, DocError> {
         let mut mark = Mark { places: self.places.len(), clients: Vec::new(), bytes: 0, order: Vec::new() };
         for (client, _) in &update.clients {
@@ -102,7 +102,7 @@ impl Index {
         }
     }
 
-    /// Whether an update inserts something that is not known.
+    /// True if an update inserts something new.
     pub(crate) fn lacks(&self, update: &Update<'_>) -> bool {
         let end = |blocks: &[Block<'_>]| blocks.last().map_or(0, |block| block.end);
         update.clients.iter().any(|(client, blocks)| end(blocks) > self.known(*client))
@@ -253,7 +253,7 @@ impl Index {
         }
     }
 
-    /// How much it holds: runs and places.
+    /// The number of runs and places.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.clients.values().map(Vec::len).sum::<usize>() + self.places.len()

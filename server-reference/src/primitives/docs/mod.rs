@@ -43,7 +43,7 @@ use crate::{
     primitives::reservation::Reservation,
 };
 
-/// How many documents there are; counted when first asked for.
+/// The number of documents; counted when first asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Count(OnceCell<Arc<AtomicUsize>>);
 
@@ -111,7 +111,7 @@ impl<'a> Docs<'a> {
         self.read(key, |read| read.get_text(name).map_or_else(String::new, |text| text.get_string(read))).await
     }
 
-    /// Looks at a document. One that does not exist is empty, and does not exist afterwards.
+    /// Reads a document. A missing document is empty, and is not created.
     ///
     /// # Errors
     ///
@@ -129,8 +129,8 @@ impl<'a> Docs<'a> {
         result
     }
 
-    /// Edits a document, new or not. All that the function does is one change: it is stored, and published to everybody who
-    /// follows the document, before this returns. The function runs under the document's lock: it must be quick.
+    /// Edits a document, new or not. All that the function does is one change: it is stored, and published to everybody
+    /// who follows the document, before this returns. The function runs under the document's lock: it must be quick.
     ///
     /// # Errors
     ///
@@ -149,7 +149,7 @@ impl<'a> Docs<'a> {
         outcome.map(|(result, _)| result)
     }
 
-    /// Forgets a document. Clients that have it bring it back when they next synchronise.
+    /// Removes a document. Clients that have it create it again when they next synchronise.
     ///
     /// # Errors
     ///
@@ -173,12 +173,12 @@ fn shared(content: &mut dyn Kind) -> Result<&mut Shared, DocError> {
     hub::of(content).ok_or(DocError::Damaged)
 }
 
-/// Whether a document may come into being.
+/// The permission to create a document, within the limits of documents.
 struct Admission<'a> {
-    /// How many documents there are.
+    /// The number of documents.
     total: &'a Arc<AtomicUsize>,
     limits: &'a Limits,
-    /// The client that wants it, if it is not the server.
+    /// The client that creates the document, unless the server does.
     client: Option<&'a Connection>,
 }
 
@@ -217,7 +217,7 @@ async fn change<R>(
                 update.clone_from(&new);
                 new
             }
-            // Another server was faster: the same on what it has made of the document.
+            // A conflict with another server: plan again on its changes.
             (None, Some(update)) => shared.document.apply(update)?,
             (None, None) => None,
         };

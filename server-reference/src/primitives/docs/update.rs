@@ -1,5 +1,5 @@
-//! The structure of a Yjs update (encoding 1), read before anything is believed: who inserts what where, who deletes
-//! what. The format is that of `readClientsStructRefs` and `readDeleteSet` in Yjs, and of `Update::decode` in yrs.
+//! The structure of a Yjs update (encoding 1), read before anything is trusted: the insertions and deletions of each
+//! client. The format is that of `readClientsStructRefs` and `readDeleteSet` in Yjs, and of `Update::decode` in yrs.
 
 use datasole_core::wire::push_varuint;
 
@@ -14,7 +14,7 @@ const MAX_CLIENT: u64 = 1 << 53;
 /// Blocks in a piece of an update.
 pub(crate) const PIECE: usize = 16;
 
-/// One unit of what one client has inserted.
+/// The id of one unit that a client inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Id {
     pub(crate) client: u64,
@@ -23,7 +23,7 @@ pub(crate) struct Id {
 
 /// An update's structure.
 pub(crate) struct Update<'a> {
-    /// What each client inserted, at most one list for each.
+    /// The blocks that each client inserted, at most one list for each.
     pub(crate) clients: Vec<(u64, Vec<Block<'a>>)>,
     /// Ranges of clocks: client, start, end.
     pub(crate) deletes: Vec<(u64, u32, u32)>,
@@ -59,14 +59,14 @@ pub(crate) enum Parent<'a> {
     Item(Id),
 }
 
-/// What an item can be to others.
+/// The role of an item for others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Nobody's parent.
+    /// An item that cannot be a parent.
     Value,
     /// A type that holds others.
     Type,
-    /// It may have held others.
+    /// A deleted item that may have held others.
     Deleted,
 }
 
@@ -141,7 +141,7 @@ impl<'a> Update<'a> {
     }
 }
 
-/// Whether nothing was left out between a block and the next one.
+/// True if nothing was left out between a block and the next one.
 fn follows(blocks: &[Block<'_>], at: usize) -> bool {
     matches!(blocks.get(at..at + 2), Some([block, next]) if block.end == next.start)
 }

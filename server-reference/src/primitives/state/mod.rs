@@ -1,7 +1,8 @@
 //! Live states: values by key that every client mirrors.
 //!
 //! Every change is planned on the value, stored by the backend, and only then published: subscribers never see what was
-//! not stored, and a change that is refused leaves no trace. Changes of one key are linearised by its stream's writer lock.
+//! not stored, and a change that is refused leaves no trace. Changes of one key are linearised by its stream's writer
+//! lock.
 
 mod draft;
 mod error;
@@ -94,7 +95,7 @@ impl<'a> State<'a> {
         Ok(self.hub.keys(StreamKind::State).await?)
     }
 
-    /// Makes `value` the value of `key`: any JSON value. Clients get the difference, or the whole where that is shorter.
+    /// Sets the value of `key`: any JSON value. Clients receive the difference, or the whole if that is shorter.
     ///
     /// # Errors
     ///
@@ -119,7 +120,8 @@ impl<'a> State<'a> {
 
     /// Changes the value by a closure, whose changes are recorded as they are made: no comparison of whole values.
     ///
-    /// The closure runs under the state's lock, so it must be quick; it runs again when another server was faster.
+    /// The closure runs under the state's lock, so it must be quick; it runs again after a conflict with another
+    /// server.
     ///
     /// # Errors
     ///
@@ -144,7 +146,8 @@ impl<'a> State<'a> {
         self.change(key, |state| Ok(state.plan_remove())).await.map(drop)
     }
 
-    /// Plans a change, stores and publishes it; plans again, when another server was faster. The position then.
+    /// Plans, stores and publishes a change, and returns its position. Plans again after a conflict with another
+    /// server.
     async fn change(
         self,
         key: &str,
