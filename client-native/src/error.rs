@@ -6,7 +6,7 @@ use datasole_core::{CallError as CallFailure, CommandError, DisconnectReason, co
 
 use crate::status;
 
-/// Why [`Builder::connect`](crate::Builder::connect) gave no client.
+/// The reason why [`Builder::connect`](crate::Builder::connect) failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
@@ -31,7 +31,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// One of [`codes`].
+    /// The error code, one of [`codes`].
     pub fn code(&self) -> i32 {
         match self {
             Self::Url | Self::Header(_) | Self::Tls(_) | Self::Entropy(_) | Self::NoRuntime => codes::HOST,
@@ -44,7 +44,7 @@ impl ConnectError {
         }
     }
 
-    /// Whether the same attempt may succeed later.
+    /// True if a retry may succeed.
     pub fn retryable(&self) -> bool {
         match self {
             Self::Failed(reason) => status::is_passing(reason),
@@ -53,7 +53,7 @@ impl ConnectError {
     }
 }
 
-/// Why a payload is not the type it was asked for as.
+/// The reason why a payload could not be decoded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
@@ -63,7 +63,7 @@ pub enum DecodeError {
     /// Raw bytes where JSON was expected.
     #[error("expected JSON, got {bytes} raw bytes")]
     Binary {
-        /// How many.
+        /// The number of bytes.
         bytes: usize,
     },
     /// JSON where raw bytes were expected.
@@ -71,7 +71,7 @@ pub enum DecodeError {
     NotBinary,
 }
 
-/// How a call failed.
+/// The failure of a call.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
@@ -87,7 +87,7 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// One of [`codes`], or the application's own.
+    /// The error code, one of [`codes`] or the application's own.
     pub fn code(&self) -> i32 {
         match self {
             Self::Params(_) => codes::INVALID_PARAMS,
@@ -96,8 +96,8 @@ impl CallError {
         }
     }
 
-    /// Whether the same call may succeed later. A lost or late answer says nothing about whether it was carried out:
-    /// try again only what may happen twice.
+    /// True if a retry may succeed. A lost or late answer does not say whether the call was carried out: retry
+    /// idempotent calls only.
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Failed(failure) if failure.retryable())
     }
@@ -109,7 +109,7 @@ impl From<CommandError> for CallError {
     }
 }
 
-/// Why an event was not sent.
+/// The reason why an event was not sent.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmitError {
@@ -122,7 +122,7 @@ pub enum EmitError {
 }
 
 impl EmitError {
-    /// One of [`codes`].
+    /// The error code, one of [`codes`].
     pub fn code(&self) -> i32 {
         match self {
             Self::Data(_) => codes::INVALID_PARAMS,
@@ -130,13 +130,13 @@ impl EmitError {
         }
     }
 
-    /// Whether the same event may be sent later.
+    /// True if a retry may succeed.
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Refused(CommandError::NotConnected | CommandError::Limit { .. }))
     }
 }
 
-/// What an [`Events`](crate::Events) stream yields where an event was, or may have been, lost.
+/// An item of an [`Events`](crate::Events) stream in the place of events that were, or may have been, lost.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventError {
@@ -155,15 +155,15 @@ pub enum EventError {
     /// The server refused the subscription; the stream ends after this.
     #[error("{message}")]
     Refused {
-        /// One of [`codes`].
+        /// The error code, one of [`codes`].
         code: i32,
-        /// For people.
+        /// The message, for people.
         message: String,
     },
 }
 
 impl EventError {
-    /// One of [`codes`].
+    /// The error code, one of [`codes`].
     pub fn code(&self) -> i32 {
         match self {
             Self::Missed => codes::CONNECTION_LOST,
@@ -174,13 +174,13 @@ impl EventError {
         }
     }
 
-    /// Whether the stream goes on after it.
+    /// True if the stream goes on after this item.
     pub fn retryable(&self) -> bool {
         !matches!(self, Self::Refused { .. })
     }
 }
 
-/// Why there is no news of a stream.
+/// The reason why a [`Changes`](crate::Changes) stream is interrupted or ended.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FollowError {
@@ -190,9 +190,9 @@ pub enum FollowError {
     /// The server refused the subscription; nothing will come.
     #[error("{message}")]
     Refused {
-        /// One of [`codes`].
+        /// The error code, one of [`codes`].
         code: i32,
-        /// For people.
+        /// The message, for people.
         message: String,
     },
     /// The client was closed; nothing will come.
@@ -201,7 +201,7 @@ pub enum FollowError {
 }
 
 impl FollowError {
-    /// One of [`codes`].
+    /// The error code, one of [`codes`].
     pub fn code(&self) -> i32 {
         match self {
             Self::Disconnected(_) => codes::NOT_CONNECTED,
@@ -210,7 +210,7 @@ impl FollowError {
         }
     }
 
-    /// Whether news may come later.
+    /// True if news may come later.
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Disconnected(_))
     }
@@ -226,7 +226,7 @@ impl From<FollowError> for StateError {
     }
 }
 
-/// Why a [`State`](crate::State) has no value to give.
+/// The reason why a [`State`](crate::State) has no value.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
@@ -240,9 +240,9 @@ pub enum StateError {
     /// The server refused the subscription; no value will come.
     #[error("{message}")]
     Refused {
-        /// One of [`codes`].
+        /// The error code, one of [`codes`].
         code: i32,
-        /// For people.
+        /// The message, for people.
         message: String,
     },
     /// The client was closed; no change will come.
@@ -251,7 +251,7 @@ pub enum StateError {
 }
 
 impl StateError {
-    /// One of [`codes`].
+    /// The error code, one of [`codes`].
     pub fn code(&self) -> i32 {
         match self {
             Self::Value(_) => codes::PARSE,
@@ -261,13 +261,13 @@ impl StateError {
         }
     }
 
-    /// Whether a value may come on this handle later.
+    /// True if a value may come on this handle later.
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Value(_) | Self::Disconnected(_))
     }
 }
 
-/// Why a CRDT could not be opened, read or edited through its handle.
+/// The failure to open, read or edit a CRDT.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EditError {
@@ -280,7 +280,7 @@ pub enum EditError {
     /// The value cannot be written as JSON, or is not of the expected type.
     #[error("value: {0}")]
     Value(#[source] serde_json::Error),
-    /// The client has given up reconnecting. What is pending is sent after
+    /// The client has given up reconnecting. Pending edits are sent after
     /// [`Client::reconnect`](crate::Client::reconnect).
     #[error("{}", status::describe(.0))]
     Disconnected(DisconnectReason),
@@ -288,9 +288,9 @@ pub enum EditError {
     /// opened again.
     #[error("{message}")]
     Refused {
-        /// One of [`codes`].
+        /// The error code, one of [`codes`].
         code: i32,
-        /// For people.
+        /// The message, for people.
         message: String,
     },
     /// The client was closed.
@@ -299,7 +299,7 @@ pub enum EditError {
 }
 
 impl EditError {
-    /// One of [`codes`].
+    /// The error code, one of [`codes`].
     pub fn code(&self) -> i32 {
         match self {
             Self::Crdt(CrdtError::Limit { .. }) => codes::LOCAL_LIMIT,
@@ -312,7 +312,7 @@ impl EditError {
         }
     }
 
-    /// Whether the same may succeed later.
+    /// True if a retry may succeed.
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Disconnected(_) | Self::Crdt(CrdtError::Limit { .. }))
     }
@@ -337,7 +337,7 @@ impl From<CommandError> for EditError {
     }
 }
 
-/// Why a presence room could not be followed or entered.
+/// The failure to follow or enter a presence room.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PresenceError {
@@ -350,7 +350,7 @@ pub enum PresenceError {
 }
 
 impl PresenceError {
-    /// One of [`codes`].
+    /// The error code, one of [`codes`].
     pub fn code(&self) -> i32 {
         match self {
             Self::Value(_) => codes::INVALID_PARAMS,
@@ -358,13 +358,13 @@ impl PresenceError {
         }
     }
 
-    /// Whether the same may succeed later.
+    /// True if a retry may succeed.
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Command(CommandError::Limit { .. }))
     }
 }
 
-/// Why a document could not be opened or is not kept.
+/// The failure to open or synchronise a document.
 #[cfg(feature = "docs")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -388,12 +388,12 @@ pub enum DocError {
     /// [`Client::reconnect`](crate::Client::reconnect).
     #[error("{}", status::describe(.0))]
     Disconnected(DisconnectReason),
-    /// The server does not show the document, or does not take what was made here, as of one that is read-only.
+    /// The server refuses the document, or local edits of it (for example of a read-only document).
     #[error("{message}")]
     Refused {
-        /// One of [`codes`].
+        /// The error code, one of [`codes`].
         code: i32,
-        /// For people.
+        /// The message, for people.
         message: String,
     },
     /// The client was closed.
@@ -403,7 +403,7 @@ pub enum DocError {
 
 #[cfg(feature = "docs")]
 impl DocError {
-    /// One of [`codes`].
+    /// The error code, one of [`codes`].
     pub fn code(&self) -> i32 {
         match self {
             Self::Command(refused) => refused.code(),
@@ -416,7 +416,7 @@ impl DocError {
         }
     }
 
-    /// Whether the same may succeed later.
+    /// True if a retry may succeed.
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Busy | Self::Disconnected(_) | Self::Command(CommandError::Limit { .. }))
     }

@@ -1,8 +1,8 @@
 //! The network: how sockets are opened ([`Dialer`]) and one open [`Socket`], which reads and writes in one poll.
 //!
 //! A socket never waits for the network to take what it sends before it reads, and it collects what it has to send
-//! while messages are coming in, so that answers to messages that arrive together leave in one write. It knows nothing
-//! of frames.
+//! while messages are coming in, so that answers to messages that arrive together leave in one write. A socket knows
+//! nothing of frames.
 
 use std::{
     collections::VecDeque,
@@ -98,7 +98,7 @@ impl Dialer {
     }
 }
 
-/// What a socket tells.
+/// A message or state change of a socket.
 #[derive(Debug)]
 pub(crate) enum Received {
     Message(Bytes),
@@ -115,7 +115,7 @@ pub(crate) struct Socket<S = WebSocketStream<MaybeTlsStream<TcpStream>>> {
     unsent: usize,
     told_full: bool,
     burst: u32,
-    /// The code to close with, where it is us who object.
+    /// The close code, if this side objects.
     objection: Option<u16>,
 }
 
@@ -259,7 +259,7 @@ fn closed_by_peer(frame: Option<CloseFrame>) -> SocketClose {
     }
 }
 
-/// Why an attempt failed.
+/// The reason why an attempt failed.
 fn refusal(error: Error) -> SocketClose {
     match error {
         Error::Http(response) => SocketClose {

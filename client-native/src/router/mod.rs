@@ -1,8 +1,8 @@
-//! The core and who waits for what of it: calls for their answers, inboxes for events, signals for states, followers for
-//! CRDTs, rooms and documents.
+//! The router: the core, and the receivers of its events (calls, inboxes for events, signals for states, followers for
+//! CRDTs, rooms and documents).
 //!
-//! One lock around all of it, held for as long as one input or command takes and never across an `await`. It performs
-//! no output; that is the driver's.
+//! One lock protects all of it, held for one input or command and never across an `await`. The router performs no
+//! output; the driver does.
 
 mod routes;
 mod streams;
@@ -35,7 +35,7 @@ use streams::Streams;
 /// Encoded messages waiting for the network, above which calls and events wait for room; bytes.
 pub(crate) const MAX_UNSENT: usize = 4 * 1024 * 1024;
 
-/// What the handles of one client and its driver share.
+/// The state shared by the handles of one client and its driver.
 #[derive(Debug)]
 pub(crate) struct Shared {
     router: Mutex<Router>,
@@ -123,7 +123,7 @@ impl Shared {
         }
     }
 
-    /// The driver ends: whatever still waits is told that the client is closed.
+    /// Ends all calls and streams with "closed": the driver has ended.
     pub(crate) fn finish(&self) {
         let mut router = self.router();
         let closed = router.close(self.now());
@@ -209,8 +209,8 @@ impl Router {
         }
     }
 
-    /// Closes for good. Streams end after what they hold; the answers to calls are the core's to give. What is given back
-    /// is to be dropped without the lock.
+    /// Closes for good. Streams end after what they hold; the answers to calls are the core's to give. What is given
+    /// back is to be dropped without the lock.
     pub(crate) fn close(&mut self, now: Millis) -> Vec<Arc<dyn Follower>> {
         self.core.close(now);
         self.closed = true;
@@ -306,7 +306,7 @@ impl Router {
         Ok(&mut self.core)
     }
 
-    /// This connection's id, while there is one.
+    /// The id of the open connection.
     pub(crate) fn connection(&self) -> Option<&str> {
         match self.core.status() {
             CoreStatus::Connected { connection_id, .. } => Some(connection_id),
