@@ -1,8 +1,9 @@
 /**
- * RFC 6902 on immutable documents: what a patch does not touch keeps its identity.
+ * RFC 6902 on immutable documents: parts that a patch does not touch keep their identity.
  *
  * A container is copied the first time a patch writes into it and owned from then on: later writes go into the copy,
- * until the owner lets somebody see it. Members named `__proto__`, `constructor` and `prototype` are data like any other.
+ * until the owner lets somebody see it. Members named `__proto__`, `constructor` and `prototype` are data like any
+ * other.
  */
 
 type Container = Record<string, unknown> | unknown[];
@@ -44,7 +45,7 @@ function perform(holder: unknown[], operation: Record<string, unknown>, owned: O
     }
     case 'copy': {
       const source = read(holder, tokens(operation.from));
-      // It stands in two places from here on: writing through one must not show in the other.
+      // The value has two places from here on: writing through one must not show in the other.
       owned.clear();
       owned.add(holder);
       return add(holder, path, source, owned);

@@ -1,4 +1,5 @@
-//! One client as the server knows it: identity, mailbox, groups, handlers under way, the application's own data.
+//! [`Connection`]: the server's side of one client: identity, mailbox, groups, handlers under way, the application's
+//! own data.
 //!
 //! No socket, no subscriptions and no streams: those belong to the transport and the session.
 

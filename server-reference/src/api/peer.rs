@@ -59,7 +59,7 @@ impl std::fmt::Debug for Peer {
 
 impl Server {
     /// Connects an authenticated client. Over [`Limits::max_connections`](crate::Limits::max_connections) and during
-    /// shutdown, [`closing`](Self::closing) returns a close code at once.
+    /// shutdown, [`Peer::closing`] returns a close code at once.
     pub fn peer(&self, protocol: Protocol, identity: Identity) -> Peer {
         let node = self.node().clone();
         let connection = node.connection(protocol, None);

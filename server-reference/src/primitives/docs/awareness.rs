@@ -149,7 +149,7 @@ mod tests {
         encode(states.len(), states.iter().copied())
     }
 
-    /// What a connection says, and what others are told of it.
+    /// Applies a connection's update; returns the clients in the update for the others.
     fn check(awareness: &mut Awareness, owner: u64, states: &[Said<'_>], told: &[Said<'_>]) {
         let news = awareness.apply(owner, &said(states)).unwrap();
         assert_eq!(news, (!told.is_empty()).then(|| said(told)), "{states:?}");
