@@ -140,7 +140,7 @@ impl EmitError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventError {
-    /// The connection was lost and the server no longer has, or never kept, what was published meanwhile.
+    /// The connection was lost, and the server no longer has, or never kept, the events published meanwhile.
     #[error("events may have been missed while disconnected")]
     Missed,
     /// This subscriber read too slowly: its oldest `n` items were discarded.

@@ -153,8 +153,8 @@ impl Client {
         Ok(self.owner.shared.send_command(bytes, |router, now| router.emit(now, event, data, queue)).await?)
     }
 
-    /// Follows the events of one name, in order, also across reconnects: with what was published meanwhile where the
-    /// server keeps it, with [`EventError::Missed`](crate::EventError::Missed) where it does not.
+    /// Follows the events of one name, in order, also across reconnects: events published meanwhile are replayed if the
+    /// server keeps them, else the stream yields [`EventError::Missed`](crate::EventError::Missed).
     ///
     /// # Errors
     ///

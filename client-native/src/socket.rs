@@ -1,6 +1,6 @@
 //! The network: how sockets are opened ([`Dialer`]) and one open [`Socket`], which reads and writes in one poll.
 //!
-//! A socket never waits for the network to take what it sends before it reads, and it collects what it has to send
+//! A socket never waits for the network to accept writes before it reads, and it collects outbound messages
 //! while messages are coming in, so that answers to messages that arrive together leave in one write. A socket knows
 //! nothing of frames.
 
@@ -107,7 +107,7 @@ pub(crate) enum Received {
     Closed(SocketClose),
 }
 
-/// An open WebSocket with what is still to be sent on it.
+/// An open WebSocket with its unsent messages.
 #[derive(Debug)]
 pub(crate) struct Socket<S = WebSocketStream<MaybeTlsStream<TcpStream>>> {
     stream: S,

@@ -1,7 +1,7 @@
 //! Live states: [`State`], a view of the core's mirror.
 //!
 //! The value lives in the core and is patched in place; nothing is cloned or parsed per change. A handle decodes it
-//! when asked, under the client's lock, so that what it reads is one version of the state, never half of a change.
+//! when asked, under the client's lock, so that it reads one version of the state, never half of a change.
 
 use std::{
     fmt,

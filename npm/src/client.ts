@@ -341,7 +341,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     return found;
   }
 
-  /** Starts a core host, and lets it follow what is followed. */
+  /** Starts a core host, and renews all subscriptions on it. */
   #start(retryFirst: boolean): void {
     let link: Link;
     try {

@@ -57,7 +57,7 @@ export class Link {
     if (this.#outbox.push(message) === 1 && this.#port) queueMicrotask(() => this.#flush());
   }
 
-  /** Ends the host, after what has been sent. */
+  /** Ends the host, after all messages sent before. */
   close(): void {
     this.#outbox.push({ t: 'close' });
     this.#flush();

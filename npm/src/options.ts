@@ -57,7 +57,7 @@ export interface DatasoleClientOptions {
 
 /**
  * Keeps pending operations, so that they survive a reload: `sessionStorage`, say. Not shared by
- * tabs: each would overwrite what the others have left.
+ * tabs: each would overwrite the operations of the others.
  */
 export interface CrdtStorage {
   /** The operations saved for a key. */

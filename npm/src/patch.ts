@@ -8,7 +8,7 @@
 
 type Container = Record<string, unknown> | unknown[];
 
-/** Containers that nobody else has seen and that may be written to. */
+/** Containers not seen outside, which may be written to. */
 export type Owned = Set<object>;
 
 /**
@@ -111,7 +111,7 @@ function set(container: Container, key: string | number, added: unknown): void {
   }
 }
 
-/** The token as a key of what the container has. */
+/** The token as a key of the container. */
 function existing(container: Container, token: string): any {
   if (Array.isArray(container)) return index(token, container.length - 1);
   if (!Object.hasOwn(container, token)) refuse('no such member');

@@ -97,7 +97,7 @@ export class Store {
     }
   }
 
-  /** Tells handlers what has changed. */
+  /** Calls the handlers of changed keys. */
   settle(): void {
     if (!this.#changed.size) return;
     const changed = [...this.#changed];

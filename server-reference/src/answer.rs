@@ -115,8 +115,8 @@ impl Connection {
         }
     }
 
-    /// Writes a call's answer behind everything that is queued, so that what was published before it arrives before it.
-    /// Only snapshots owed to a client that fell behind come later.
+    /// Writes a call's answer behind everything that is queued, so that everything published before it arrives before
+    /// it. Only snapshots owed to a client that fell behind come later.
     pub(crate) fn answer(
         &self,
         out: &mut Outgoing,

@@ -145,7 +145,7 @@ impl Mailbox {
         if self.is_replaying() { self.push(message) } else { self.push_missed(message) }
     }
 
-    /// Orders the connection to end once what is queued has been sent. The first order stands.
+    /// Orders the connection to end once all queued messages have been sent. The first order stands.
     pub(crate) fn close(&self, code: u16, reason: impl Into<String>) {
         lock(&self.queue).close.get_or_insert_with(|| Close { code, reason: reason.into() });
         self.order();

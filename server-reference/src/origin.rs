@@ -1,5 +1,5 @@
 //! The check of web pages' origins. Browsers send `Origin` and let any page open a WebSocket to anywhere: without this
-//! check, a page elsewhere could act with the cookies of whoever visits it.
+//! check, a page elsewhere could act with the cookies of its visitors.
 
 use http::{HeaderMap, header};
 

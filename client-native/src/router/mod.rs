@@ -169,7 +169,7 @@ pub(crate) struct Router {
 /// The subscribers of one event name.
 #[derive(Debug, Default)]
 struct Topic {
-    /// The first subscription was answered: from here on, what is not recovered was missed.
+    /// The first subscription was answered: later subscriptions that are not recovered missed events.
     followed: bool,
     inboxes: Vec<Arc<Inbox>>,
 }
@@ -209,8 +209,8 @@ impl Router {
         }
     }
 
-    /// Closes for good. Streams end after what they hold; the answers to calls are the core's to give. What is given
-    /// back is to be dropped without the lock.
+    /// Closes for good. Streams end after their queued items; the core answers the calls. Drop the result without the
+    /// lock.
     pub(crate) fn close(&mut self, now: Millis) -> Vec<Arc<dyn Follower>> {
         self.core.close(now);
         self.closed = true;
@@ -285,7 +285,7 @@ impl Router {
 
     // --- CRDTs, rooms and documents ---
 
-    /// Counts a handle of a stream, and returns what follows it: made now, unless the stream is open.
+    /// Counts a handle of a stream, and returns its follower: made now, unless the stream is open.
     pub(crate) fn open_stream<F: Follower, E: From<CommandError>>(
         &mut self,
         now: Millis,
@@ -332,7 +332,7 @@ impl Router {
         self.core.handle_input(now, Input::Timeout);
     }
 
-    /// Takes what the socket still has to send; `true` when there is room for more.
+    /// Takes the number of bytes that the socket has not sent; `true` if there is room for more.
     pub(crate) fn set_unsent(&mut self, bytes: usize) -> bool {
         self.unsent = bytes;
         self.has_room()

@@ -22,7 +22,7 @@ pub(crate) trait Follower: Any + Send + Sync {
     /// Applies an entry, or says why it does not fit. The router notifies the readers.
     fn apply(&self, payload: Payload, whole: bool) -> Result<(), String>;
 
-    /// Takes a notice, and tells the core what follows from it.
+    /// Takes a notice, and passes its consequences to the core.
     fn take(&self, _core: &mut Core, _now: Millis, _notice: Notice) {}
 
     /// Notes that the server tells nothing before the stream is followed anew.
@@ -163,7 +163,7 @@ impl Streams {
         }
     }
 
-    /// Ends all of them; what is given back is to be dropped without the router's lock, for it may hold the program's.
+    /// Ends all of them. Drop the result without the router's lock, because it may hold values of the program.
     pub(super) fn close(&mut self) -> Vec<Arc<dyn Follower>> {
         let closed: Vec<_> = self.open.drain().map(|(_, open)| open.follower).collect();
         closed.iter().for_each(|follower| follower.end());

@@ -62,7 +62,7 @@ export interface Seen {
   upto: number;
   /** The latest timestamp. */
   time: number;
-  /** Operations after a gap, and what they change a counter by. */
+  /** Operations after a gap, with their change of a counter. */
   ahead: Map<number, number>;
 }
 
@@ -131,7 +131,7 @@ export abstract class Crdt<V = any, Cell = any> {
   /** Makes cells of a state. Throws when it makes no sense. @internal */
   abstract read(state: CrdtState, content: Content<Cell>): void;
 
-  /** Takes over cells of another replica; what was seen is still as it was. @internal */
+  /** Takes over cells of another replica; the seen operations are unchanged. @internal */
   abstract join(other: Content<Cell>): void;
 
   /** Takes over cells of a version 1 server, which does not say what it has seen. @internal */
@@ -173,7 +173,7 @@ export abstract class Crdt<V = any, Cell = any> {
     });
   }
 
-  /** Becomes what the server has; `null` is nothing. @internal */
+  /** Takes over the server's state; `null` for none. @internal */
   replace(state: CrdtState | null): boolean {
     return attempt(() => {
       const content = state ? this.#read(state) : empty<Cell>();
@@ -255,7 +255,7 @@ export abstract class Crdt<V = any, Cell = any> {
     return true;
   }
 
-  /** Notes what was seen of a replica, beside what had been. @internal */
+  /** Adds to the seen operations of a replica. @internal */
   see(node: string, { upto, time, ahead }: Seen): void {
     const { seen } = this.content;
     const of = seen.get(node) ?? { upto: 0, time: 0, ahead: new Map<number, number>() };

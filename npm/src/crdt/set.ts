@@ -8,7 +8,7 @@ import { canonical, compare, must } from './json.js';
 /** An element. */
 interface Element {
   value: any;
-  /** The additions that nobody has removed, by their text. */
+  /** The additions that were not removed, by their text. */
   dots: Map<string, Dot>;
 }
 

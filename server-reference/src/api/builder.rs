@@ -196,7 +196,7 @@ impl Builder {
     /// Publishing an event of the same name reaches clients only, never this handler.
     ///
     /// A handler runs to its end, also when its client goes away meanwhile. The handler returns nothing, or a `Result`,
-    /// whose error is logged and told to nobody.
+    /// whose error is logged and not sent.
     ///
     /// ```
     /// use datasole_server::{Context, EventError, Server};

@@ -89,7 +89,7 @@ struct Room {
     members: BTreeMap<u64, Box<RawValue>>,
     /// Of all of them, with a comma each.
     bytes: usize,
-    /// The change that is about to be published: whose, and to what.
+    /// The change that is about to be published: the member and its new value.
     pending: Option<(Entry, u64, Option<Box<RawValue>>)>,
 }
 

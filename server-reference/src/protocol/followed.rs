@@ -33,8 +33,8 @@ struct Book {
 enum Subscription {
     /// The backend is asked.
     Opening(StreamId),
-    /// The backend is asked, but the client no longer wants it. The slot counts until the answer comes: what a peer can
-    /// make the backend do is bounded.
+    /// The backend is asked, but the client has unsubscribed. The slot counts until the answer comes, so that a peer's
+    /// requests to the backend are bounded.
     Abandoned,
     Open(Arc<Stream>),
 }

@@ -167,7 +167,7 @@ impl Session {
     fn malformed(&mut self, bytes: &[u8], error: FrameError) {
         if self.connection.identity().is_none() {
             self.node.gate.malformed();
-            return self.stranger();
+            return self.close_unauthenticated();
         }
         // A message that is compressed twice is malformed.
         let is_later = |opcode| opcode >= LATER && opcode != frame::ZLIB_MARK;
@@ -182,7 +182,7 @@ impl Session {
     }
 
     /// Closes an unauthenticated connection without a reply.
-    fn stranger(&self) {
+    fn close_unauthenticated(&self) {
         self.connection.mailbox().close(wire::CLOSE_UNAUTHORIZED, "AUTH must come first");
     }
 
@@ -195,7 +195,7 @@ impl Session {
     fn frame(&mut self, frame: Frame<'_>, out: &mut Outgoing, spawn: &mut dyn FnMut(Task), arrival: &mut Arrival) {
         let Frame { opcode, correlation, payload } = frame;
         if self.connection.identity().is_none() && opcode != Opcode::Auth {
-            return self.stranger();
+            return self.close_unauthenticated();
         }
         let task = match opcode {
             Opcode::Ping => {
@@ -443,8 +443,8 @@ impl Session {
                 return Err(Refusal::new(codes::NOT_FOUND, "this server has no such kind of stream"));
             }
             let identity = self.connection.identity();
-            let nobody = || Refusal::new(codes::FORBIDDEN, "not allowed to read this stream");
-            self.node.gate.subscription(&*identity.ok_or_else(nobody)?, &subscription.stream, open)
+            let forbidden = || Refusal::new(codes::FORBIDDEN, "not allowed to read this stream");
+            self.node.gate.subscription(&*identity.ok_or_else(forbidden)?, &subscription.stream, open)
         });
         match outcome {
             Ok(()) => arrival.wanted.push(subscription),

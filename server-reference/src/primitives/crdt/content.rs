@@ -221,7 +221,7 @@ fn message(opcode: Opcode, member: &str, json: &[u8], at: &At<'_>) -> Bytes {
     })
 }
 
-/// Limits for what has been stored: it was within the limits once, which may have changed.
+/// Limits for stored CRDTs: these were within the limits once, which may have changed.
 fn unlimited() -> CrdtLimits {
     // Nothing is longer; and what is added to it does not overflow.
     const NONE: usize = usize::MAX / 2;

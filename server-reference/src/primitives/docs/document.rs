@@ -155,7 +155,7 @@ impl Document {
         }))
     }
 
-    /// Lets the server's code change the document: what it returned, and what is now pending, if anything.
+    /// Lets the server's code change the document; returns its result, and the pending changes, if any.
     pub(crate) fn edit<R>(
         &mut self,
         edit: impl FnOnce(&mut TransactionMut<'_>) -> R,
@@ -252,7 +252,7 @@ impl Document {
         if self.size + mark.bytes <= self.max_size { Ok(()) } else { Err(self.full()) }
     }
 
-    /// Keeps what was changed as pending, unless that makes the document too large.
+    /// Keeps changes as pending, unless they make the document too large.
     fn keep(&mut self, change: Option<Change>, mark: Mark) -> Result<Option<Bytes>, DocError> {
         let Some(change) = change else { return Ok(None) };
         self.size += change.update.len() + SPLIT * (mark.order.len() + 2 * change.deletes);

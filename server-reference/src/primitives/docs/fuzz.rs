@@ -8,9 +8,9 @@ use super::{awareness::Awareness, document::Document, lib0::Reader, message::Mes
 /// Small, so that a few hundred bytes reach it.
 const LIMIT: usize = 8 * 1024;
 
-/// Steps, each a byte that says what to do and the bytes to do it with, their length before them. An update is taken as
-/// a whole or leaves nothing behind; what is told of it is all that others need, is new only once, and survives being
-/// stored; no document grows beyond its bound.
+/// Steps, each a byte that says what to do and the bytes to do it with, their length before them. An update is applied
+/// as a whole or leaves nothing behind. The published changes are all that others need, are new only once, and survive
+/// storage. No document grows beyond its bound.
 ///
 /// # Panics
 ///

@@ -1,8 +1,9 @@
 //! [`Index`]: the structure of a document, by which an update is judged before yrs sees it: the known clocks of each
 //! client, and the place of every unit.
 //!
-//! yrs keeps what it cannot place until the rest arrives, recurses as deep as types are nested, and trusts neighbours
-//! to have one parent. Updates that would make use of that are refused here, at no cost that grows with the document.
+//! yrs keeps items that it cannot place until the rest arrives, recurses as deep as types are nested, and trusts
+//! neighbours to have one parent. Updates that would make use of that are refused here, at no cost that grows with the
+//! document.
 
 use std::{
     cmp::Reverse,
@@ -108,7 +109,7 @@ impl Index {
         update.clients.iter().any(|(client, blocks)| end(blocks) > self.known(*client))
     }
 
-    /// Each client, and its first clock that is not known; as it was before an update.
+    /// The first unknown clock of each client, as before an update.
     pub(crate) fn state_vector(&self, before: Option<&Mark>) -> Vec<(u64, u32)> {
         let mut known: Vec<(u64, u32)> = self.clients.keys().map(|client| (*client, self.known(*client))).collect();
         known.sort_unstable();
@@ -130,7 +131,7 @@ impl Index {
         if deletes.iter().all(|(client, _, end)| *end <= self.known(*client)) { Ok(()) } else { Err(DocError::Missing) }
     }
 
-    /// Places every block once what it refers to has been placed, whatever the order of the clients.
+    /// Places every block once the blocks that it refers to have been placed, in any order of the clients.
     fn place_all(&mut self, update: &Update<'_>, mark: &mut Mark) -> Result<(), DocError> {
         let mut next = vec![0; update.clients.len()];
         let mut ready: Vec<usize> = (0..update.clients.len()).collect();

@@ -36,7 +36,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// The length of what it carries; bytes.
+    /// The length of its content; bytes.
     pub(crate) fn len(&self) -> usize {
         let (Self::Ask(bytes) | Self::Answer(bytes) | Self::Change(bytes) | Self::Awareness(bytes)) = self;
         bytes.len()

@@ -197,7 +197,7 @@ impl Admission<'_> {
     }
 }
 
-/// Changes a document, stores what is new and publishes it; where that is in the stream, if anything is new.
+/// Changes a document, stores and publishes the new changes; returns their position, if there are any.
 async fn change<R>(
     hub: &Arc<Hub>,
     stream: &Arc<Stream>,

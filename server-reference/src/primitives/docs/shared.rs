@@ -33,7 +33,7 @@ pub(crate) struct Shared {
     pub(super) awareness: Awareness,
     /// True if the backend has anything of the document.
     exists: bool,
-    /// A reservation for it, if what is pending brings it into being.
+    /// A reservation for the document, if the pending changes create it.
     reservation: Option<Reservation>,
     limits: Arc<Limits>,
 }

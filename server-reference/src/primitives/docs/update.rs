@@ -177,7 +177,7 @@ fn id(reader: &mut Reader<'_>) -> Result<Id, DocError> {
     Ok(Id { client: client(reader)?, clock: clock(reader)? })
 }
 
-/// The number of units, and what they are; nothing for units that were left out.
+/// The number and kind of units; `None` for units that were left out.
 fn block<'a>(reader: &mut Reader<'a>) -> Result<(u32, Option<Content<'a>>), DocError> {
     const LEFT: u8 = 0x80;
     const RIGHT: u8 = 0x40;

@@ -22,7 +22,7 @@ use crate::{
     limits::Limits,
 };
 
-/// The line of states in the table of kinds. States that nobody needs are nothing; none is spare.
+/// The line of states in the table of kinds. Unused states are evicted at once; none is kept spare.
 pub(crate) fn kind(limits: &Arc<Limits>) -> Spec {
     let replay = limits.replay;
     Spec {

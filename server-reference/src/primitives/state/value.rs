@@ -167,7 +167,7 @@ impl StateValue {
         }
     }
 
-    /// The entry of a patch that has been applied, and the bound of what it has led to, if that fits.
+    /// The entry of a patch that has been applied, and the bound of the resulting value, if that fits.
     fn weigh(&self, room: Room<'_>, existed: bool, patch: &Patch) -> Result<(Entry, usize), StateError> {
         let mut entry = Entry::json(PATCH, patch)?;
         // Only a copy adds more than its own text: then nothing is known until the value is measured.

@@ -1,6 +1,6 @@
 //! The loop of one connection: drain inbound messages, answer them in one write, pass on queued messages.
 //!
-//! tungstenite parses what comes in; what goes out is framed by [`framing`] and written in batches
+//! tungstenite parses inbound frames; outbound messages are framed by [`framing`] and written in batches
 //! straight to the stream. The two never interleave: nothing is read while a batch is partly written, and a pong that
 //! tungstenite owes is flushed before the next batch.
 
