@@ -181,7 +181,7 @@ impl Builder {
 
     /// Connects, and returns once the connection is open and authenticated.
     ///
-    /// When the first attempt fails nothing goes on in the background, unless
+    /// If the first attempt fails, nothing goes on in the background, unless
     /// [`Reconnect::retry_first`](datasole_core::Reconnect) is set: then this waits until an attempt succeeds or no
     /// more are allowed. Dropping the future gives up.
     ///
@@ -229,7 +229,7 @@ impl Builder {
 }
 
 impl fmt::Debug for Builder {
-    /// Without the token, which is no more to be seen in a log than a header's value.
+    /// Omits the token and the values of headers, which must not appear in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder").field("path", &self.path).field("headers", &self.headers).finish_non_exhaustive()
     }

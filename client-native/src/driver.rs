@@ -104,7 +104,7 @@ impl Driver {
         }
     }
 
-    /// In a task of its own, so that a panic in the program's provider is a failed token and not a dead client.
+    /// Runs in a task of its own, so that a panic in the program's provider is a failed token and not a dead client.
     fn ask_token(&mut self) {
         if let Some(unanswered) = self.token.take() {
             unanswered.abort();

@@ -13,7 +13,7 @@ pub enum ConnectError {
     /// The URL has no host, or another scheme than `http`, `https`, `ws` and `wss`.
     #[error("the URL must be http, https, ws or wss, with a host")]
     Url,
-    /// Not a header's name and value, or one that belongs to the WebSocket handshake.
+    /// The header is invalid, or belongs to the WebSocket handshake.
     #[error("the header `{0}` cannot be sent")]
     Header(String),
     /// TLS could not be set up, or is not compiled in.
@@ -22,7 +22,7 @@ pub enum ConnectError {
     /// The system has no random numbers to give.
     #[error("no random numbers: {0}")]
     Entropy(getrandom::Error),
-    /// Not called inside a tokio runtime.
+    /// The call was not made inside a tokio runtime.
     #[error("not inside a tokio runtime")]
     NoRuntime,
     /// The attempt failed, or the last one that [`Reconnect`](crate::Reconnect) allows.
@@ -116,7 +116,7 @@ pub enum EmitError {
     /// The data cannot be written as JSON.
     #[error("data: {0}")]
     Data(#[source] serde_json::Error),
-    /// Not connected, closed, or over a limit.
+    /// The command was refused: not connected, closed, or over a limit.
     #[error(transparent)]
     Refused(#[from] CommandError),
 }
@@ -274,7 +274,7 @@ pub enum EditError {
     /// The edit cannot be made, or the key is of another type. Nothing has changed.
     #[error(transparent)]
     Crdt(#[from] CrdtError),
-    /// Closed, over a limit, or a bad key.
+    /// The command was refused: closed, over a limit, or an invalid key.
     #[error(transparent)]
     Command(CommandError),
     /// The value cannot be written as JSON, or is not of the expected type.
@@ -344,7 +344,7 @@ pub enum PresenceError {
     /// The value cannot be written as JSON.
     #[error("value: {0}")]
     Value(#[source] serde_json::Error),
-    /// Closed, over a limit, a bad key, or a server of version 1.
+    /// The command was refused: closed, over a limit, an invalid key, or a server of version 1.
     #[error(transparent)]
     Command(#[from] CommandError),
 }
@@ -369,10 +369,10 @@ impl PresenceError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DocError {
-    /// Closed, over a limit, or a bad key.
+    /// The command was refused: closed, over a limit, or an invalid key.
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// Not called inside a tokio runtime.
+    /// The call was not made inside a tokio runtime.
     #[error("not inside a tokio runtime")]
     NoRuntime,
     /// The key is open with another `yrs::Doc`.

@@ -38,7 +38,7 @@ impl Refusals {
     }
 }
 
-/// Where refusals go.
+/// The channel of refusals.
 #[derive(Debug)]
 pub(crate) struct Complaints {
     sender: Option<broadcast::Sender<Refusal>>,

@@ -41,7 +41,7 @@ const READ_BUFFER: usize = 4 * 1024;
 /// Bytes collected before tungstenite writes without being asked to.
 const WRITE_BUFFER: usize = 16 * 1024;
 
-/// Everything an attempt needs but the URL.
+/// The options of an attempt, without the URL.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     pub(crate) headers: HeaderMap,

@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant};
 /// The connection, as the program sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// Not connected, and nothing is under way.
+    /// The client is not connected, and no attempt is under way.
     Disconnected(DisconnectReason),
     /// The first attempt is under way.
     Connecting,

@@ -323,7 +323,7 @@ impl Router {
         &self.complaints
     }
 
-    /// When to call [`run_timers`](Self::run_timers) at the latest.
+    /// The time at which to call [`run_timers`](Self::run_timers) at the latest.
     pub(crate) fn poll_timeout(&self) -> Option<Millis> {
         self.core.poll_timeout()
     }

@@ -57,7 +57,7 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// If there is none of that type; the client learns only that the server failed.
+    /// Fails if there is none of that type; the client learns only that the server failed.
     pub fn data<T: Send + Sync + 'static>(&self) -> Result<&T, RpcError> {
         let data = self.server.node().data.get(&TypeId::of::<T>()).and_then(|data| data.downcast_ref());
         data.ok_or_else(|| {
@@ -85,7 +85,7 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// When it is in [`Limits::max_groups`](crate::Limits::max_groups) groups already, or has ended.
+    /// Fails if the connection is in [`Limits::max_groups`](crate::Limits::max_groups) groups already, or has ended.
     pub async fn join_group(&self, group: &str) -> Result<(), RpcError> {
         if self.server.node().hub.join_group(&self.connection.0, group) {
             return Ok(());

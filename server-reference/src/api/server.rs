@@ -148,7 +148,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When the listener's own address cannot be read; a failing `accept` is tried again.
+    /// Fails if the listener's own address cannot be read; a failing `accept` is tried again.
     ///
     /// [`shutdown`]: Server::shutdown
     pub async fn serve(&self, listener: &TcpListener, router: Router) -> io::Result<()> {

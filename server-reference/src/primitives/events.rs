@@ -148,7 +148,7 @@ pub trait EventOutcome: Send {
     ///
     /// # Errors
     ///
-    /// When the handler failed.
+    /// The error of the handler.
     fn report(self) -> Result<(), String>;
 }
 

@@ -87,7 +87,7 @@ impl<'a> Presence<'a> {
 #[derive(Debug, Default)]
 struct Room {
     members: BTreeMap<u64, Box<RawValue>>,
-    /// Of all of them, with a comma each.
+    /// Bytes of all members, with a comma each.
     bytes: usize,
     /// The change that is about to be published: the member and its new value.
     pending: Option<(Entry, u64, Option<Box<RawValue>>)>,

@@ -23,7 +23,7 @@ pub(super) struct Followed(Mutex<Option<Box<Book>>>);
 /// Made with the first subscription.
 #[derive(Default)]
 struct Book {
-    /// By the SUBSCRIBE's correlation id.
+    /// The subscriptions by the correlation id of their SUBSCRIBE.
     by_id: HashMap<u32, Subscription>,
     streams: HashSet<StreamId>,
     /// The streams that a number names in frames.

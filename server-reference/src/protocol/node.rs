@@ -221,7 +221,7 @@ impl Node {
         Caller { node: self.clone(), connection: connection.clone(), identity: identity.clone() }
     }
 
-    /// Lets a connection that is yet to authenticate know of a shutdown.
+    /// Registers a connection that is not authenticated yet, so that a shutdown closes it.
     pub(crate) fn expect(&self, connection: &Arc<Connection>) {
         self.hub.expect(connection);
         self.close_late(connection);

@@ -66,10 +66,10 @@ struct Pending {
 
 #[derive(Debug)]
 enum Change {
-    /// With the reservation of the key, if it comes into being.
+    /// An operation, with the reservation of the key if it creates the key.
     Operation(Op, Option<Reservation>),
     State(Box<Crdt>),
-    /// With the count that the key is part of.
+    /// A removal, with the count that the key is part of.
     Remove(Option<Arc<AtomicUsize>>),
 }
 

@@ -83,7 +83,7 @@ impl<'a> Crdts<'a> {
     ///
     /// # Errors
     ///
-    /// When the backend fails.
+    /// Fails if the backend fails.
     pub async fn kind(self, key: &str) -> Result<Option<CrdtKind>, EditError> {
         let Some(stream) = self.hub.find(StreamKind::Crdt, key).await? else { return Ok(None) };
         let kind = stream.with(|content: &mut Content| content.crdt().map(Crdt::kind));
@@ -95,7 +95,7 @@ impl<'a> Crdts<'a> {
     ///
     /// # Errors
     ///
-    /// When the backend fails.
+    /// Fails if the backend fails.
     pub async fn keys(self) -> Result<Vec<String>, EditError> {
         Ok(self.hub.keys(StreamKind::Crdt).await?)
     }
@@ -105,7 +105,7 @@ impl<'a> Crdts<'a> {
     ///
     /// # Errors
     ///
-    /// When the backend fails. A key that does not exist is no error.
+    /// Fails if the backend fails. A key that does not exist is no error.
     pub async fn remove(self, key: &str) -> Result<(), EditError> {
         self.registry.remove(self.hub, key).await
     }
@@ -157,7 +157,7 @@ impl Counter<'_> {
     ///
     /// # Errors
     ///
-    /// When the key is of another type, or the backend fails.
+    /// Fails if the key is of another type, or the backend fails.
     pub async fn value(self) -> Result<i64, EditError> {
         Ok(self.0.read(Crdt::counter).await?.unwrap_or(0))
     }
@@ -190,7 +190,7 @@ impl Register<'_> {
     ///
     /// # Errors
     ///
-    /// When the value or the key is of another type, or the backend fails.
+    /// Fails if the value or the key is of another type, or the backend fails.
     pub async fn get<T: DeserializeOwned>(self) -> Result<Option<T>, EditError> {
         let value = self.0.read(|crdt| crdt.register().cloned()).await?.flatten();
         Ok(value.map(|value| value.read()).transpose()?)
@@ -215,7 +215,7 @@ impl Map<'_> {
     ///
     /// # Errors
     ///
-    /// When the value or the key is of another type, or the backend fails.
+    /// Fails if the value or the key is of another type, or the backend fails.
     pub async fn get<T: DeserializeOwned>(self, entry: &str) -> Result<Option<T>, EditError> {
         let value = self.0.read(|crdt| crdt.get(entry).cloned()).await?.flatten();
         Ok(value.map(|value| value.read()).transpose()?)
@@ -225,7 +225,7 @@ impl Map<'_> {
     ///
     /// # Errors
     ///
-    /// When the key is of another type, or the backend fails.
+    /// Fails if the key is of another type, or the backend fails.
     pub async fn entries(self) -> Result<BTreeMap<String, Value>, EditError> {
         let entries = |crdt: &Crdt| crdt.entries().map(|(key, value)| (key.to_owned(), value.to_value())).collect();
         Ok(self.0.read(entries).await?.unwrap_or_default())
@@ -259,7 +259,7 @@ impl Set<'_> {
     ///
     /// # Errors
     ///
-    /// When an element or the key is of another type, or the backend fails.
+    /// Fails if an element or the key is of another type, or the backend fails.
     pub async fn values<T: DeserializeOwned>(self) -> Result<Vec<T>, EditError> {
         let elements = self.0.read(Crdt::elements).await?.unwrap_or_default();
         Ok(elements.iter().map(|element| element.read()).collect::<Result<_, _>>()?)
@@ -269,7 +269,7 @@ impl Set<'_> {
     ///
     /// # Errors
     ///
-    /// When the key is of another type, the value cannot be written as JSON, or the backend fails.
+    /// Fails if the key is of another type, the value cannot be written as JSON, or the backend fails.
     pub async fn contains(self, value: &impl Serialize) -> Result<bool, EditError> {
         let value = serde_json::to_value(value)?;
         Ok(self.0.read(|crdt| crdt.contains(&value)).await?.unwrap_or(false))

@@ -58,11 +58,11 @@ pub(crate) struct Registry {
 
 /// A requested operation on a CRDT.
 pub(crate) enum Wanted {
-    /// By a client.
+    /// An operation of a client.
     Op(Op),
-    /// By a client of version 1: the operation as it came.
+    /// An operation of a version 1 client, as it came.
     V1(String),
-    /// By the server.
+    /// An edit of the server.
     Edit(CrdtKind, Edit),
 }
 

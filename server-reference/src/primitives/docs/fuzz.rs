@@ -14,7 +14,7 @@ const LIMIT: usize = 8 * 1024;
 ///
 /// # Panics
 ///
-/// When a promise is broken.
+/// Panics if a promise is broken.
 pub fn document(data: &[u8]) {
     let mut awareness = Awareness::default();
     let Ok(mut document) = Document::load(None, Vec::new(), LIMIT) else { return };

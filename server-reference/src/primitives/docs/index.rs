@@ -20,7 +20,7 @@ const MAX_DEPTH: u16 = 100;
 /// The units of each client, and their places.
 #[derive(Default)]
 pub(crate) struct Index {
-    /// For each client, runs from clock 0 without a gap.
+    /// The runs of each client, from clock 0 without a gap.
     clients: HashMap<u64, Vec<Run>>,
     places: Vec<Place>,
     by_name: HashMap<Arc<Name>, u32>,
@@ -36,7 +36,7 @@ struct Run {
 enum Unit {
     /// Collected garbage, or inserted into such.
     Gone,
-    /// In this place.
+    /// Inserted at this place.
     At(u32, Role),
 }
 
@@ -181,7 +181,7 @@ impl Index {
         [*left, *right, owner].into_iter().flatten().find(|id| id.clock >= self.known(id.client))
     }
 
-    /// Where yrs will put a block of which everything before `known` is there already.
+    /// The place that yrs will choose for a block whose units before `known` are present already.
     fn unit(&mut self, client: u64, known: u32, block: &Block<'_>) -> Result<Unit, DocError> {
         let Content::Item { left, right, parent, role } = block.content else { return Ok(Unit::Gone) };
         if left.is_some() && left == right {

@@ -42,7 +42,7 @@ impl<'a> Reader<'a> {
         self.varuint()?.try_into().ok()
     }
 
-    /// As many bytes as the number before them says.
+    /// A buffer: its length, then that many bytes.
     pub(crate) fn bytes(&mut self) -> Option<&'a [u8]> {
         let length = usize::try_from(self.varuint()?).ok()?;
         self.take(length)

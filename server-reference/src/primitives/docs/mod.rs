@@ -97,7 +97,7 @@ impl<'a> Docs<'a> {
     ///
     /// # Errors
     ///
-    /// When the backend fails.
+    /// Fails if the backend fails.
     pub async fn keys(self) -> Result<Vec<String>, DocError> {
         Ok(self.hub.keys(StreamKind::Doc).await?)
     }
@@ -106,7 +106,7 @@ impl<'a> Docs<'a> {
     ///
     /// # Errors
     ///
-    /// When the backend fails.
+    /// Fails if the backend fails.
     pub async fn text(self, key: &str, name: &str) -> Result<String, DocError> {
         self.read(key, |read| read.get_text(name).map_or_else(String::new, |text| text.get_string(read))).await
     }
@@ -115,7 +115,7 @@ impl<'a> Docs<'a> {
     ///
     /// # Errors
     ///
-    /// When the backend fails, or the function panics.
+    /// Fails if the backend fails, or the function panics.
     pub async fn read<R>(self, key: &str, look: impl FnOnce(&Transaction<'_>) -> R) -> Result<R, DocError> {
         let Some(stream) = self.hub.find(StreamKind::Doc, key).await? else {
             return Document::empty(self.hub.limits().max_doc).read(look);
@@ -134,7 +134,7 @@ impl<'a> Docs<'a> {
     ///
     /// # Errors
     ///
-    /// When the function panics, the document would become too large or the backend fails; nothing is changed then.
+    /// Fails if the function panics, the document would become too large or the backend fails; nothing is changed then.
     pub async fn edit<R>(self, key: &str, edit: impl FnOnce(&mut TransactionMut<'_>) -> R) -> Result<R, DocError> {
         let Limits { max_key: limit, .. } = *self.hub.limits();
         if key.is_empty() || key.len() > limit {
@@ -153,7 +153,7 @@ impl<'a> Docs<'a> {
     ///
     /// # Errors
     ///
-    /// When the backend fails. A key that does not exist is no error.
+    /// Fails if the backend fails. A key that does not exist is no error.
     pub async fn remove(self, key: &str) -> Result<(), DocError> {
         let Some(stream) = self.hub.find(StreamKind::Doc, key).await? else { return Ok(()) };
         let writer = stream.writer().await;

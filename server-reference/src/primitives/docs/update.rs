@@ -35,7 +35,7 @@ pub(crate) struct Update<'a> {
 pub(crate) struct Block<'a> {
     pub(crate) start: u32,
     pub(crate) end: u32,
-    /// As it was written.
+    /// The block as it was written.
     pub(crate) bytes: &'a [u8],
     pub(crate) content: Content<'a>,
 }
@@ -47,7 +47,7 @@ pub(crate) enum Content<'a> {
     Item {
         left: Option<Id>,
         right: Option<Id>,
-        /// Where it is, unless that is told by its neighbours.
+        /// The parent, unless the neighbours tell it.
         parent: Option<(Parent<'a>, Option<&'a str>)>,
         role: Role,
     },

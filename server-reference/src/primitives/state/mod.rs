@@ -67,7 +67,7 @@ impl<'a> State<'a> {
     ///
     /// # Errors
     ///
-    /// When the backend fails.
+    /// Fails if the backend fails.
     pub async fn get(self, key: &str) -> Result<Option<Value>, StateError> {
         self.look(key, |value| value.cloned()).await
     }
@@ -76,7 +76,7 @@ impl<'a> State<'a> {
     ///
     /// # Errors
     ///
-    /// When the backend fails, or the value is not of that type.
+    /// Fails if the backend fails, or the value is not of that type.
     pub async fn get_as<T: DeserializeOwned>(self, key: &str) -> Result<Option<T>, StateError> {
         Ok(self.look(key, |value| value.map(T::deserialize)).await?.transpose()?)
     }
@@ -90,7 +90,7 @@ impl<'a> State<'a> {
     ///
     /// # Errors
     ///
-    /// When the backend fails.
+    /// Fails if the backend fails.
     pub async fn keys(self) -> Result<Vec<String>, StateError> {
         Ok(self.hub.keys(StreamKind::State).await?)
     }
@@ -138,7 +138,7 @@ impl<'a> State<'a> {
     ///
     /// # Errors
     ///
-    /// When the backend fails. A key that does not exist is no error.
+    /// Fails if the backend fails. A key that does not exist is no error.
     pub async fn remove(self, key: &str) -> Result<(), StateError> {
         if self.hub.find(StreamKind::State, key).await?.is_none() {
             return Ok(());

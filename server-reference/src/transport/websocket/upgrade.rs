@@ -1,4 +1,4 @@
-//! From an HTTP request to a WebSocket, or to the status that says why not.
+//! The upgrade from an HTTP request to a WebSocket, or the status that refuses it.
 
 use std::{net::SocketAddr, sync::Arc};
 
