@@ -190,8 +190,9 @@ pub enum Event {
         /// The entry replaces everything before it.
         whole: bool,
     },
-    /// An edit of a CRDT has its outcome; comes exactly once for each edit that was queued. In one case another follows: a
-    /// stored edit that was to return was lost by the server, sent again, and is refused then.
+    /// An edit of a CRDT has its outcome; comes exactly once for each edit that was queued. Where an edit is stored and was
+    /// to return, another may follow: the edit will not return after all (reading is refused now, or the server speaks
+    /// version 1), or the server has lost the edit and refused it when it was sent again.
     Settled {
         /// The CRDT.
         stream: StreamId,

@@ -1,8 +1,92 @@
-//! The server's clock.
+//! Time as the server sees it: read from a clock that is injected, so that tests advance it instead of sleeping.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
-/// The time, for timestamps and the age of entries; Unix milliseconds.
+/// A source of time.
+pub trait Clock: Send + Sync + 'static {
+    /// Milliseconds since 1970, as the machine's clock has them. May step backwards.
+    fn unix_millis(&self) -> u64;
+
+    /// Time since some fixed moment of the process. Never steps backwards.
+    fn monotonic(&self) -> Duration;
+}
+
+/// The machine's clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct System;
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+impl Clock for System {
+    fn unix_millis(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
+    }
+
+    fn monotonic(&self) -> Duration {
+        START.elapsed()
+    }
+}
+
+/// A clock that stands until it is advanced. Begins at 2026-01-01 00:00 UTC.
+#[derive(Debug, Default)]
+pub struct Manual {
+    /// Milliseconds that have passed since the beginning.
+    passed: AtomicU64,
+}
+
+const MANUAL_START: u64 = 1_767_225_600_000;
+
+impl Manual {
+    /// Lets `time` pass; whole milliseconds.
+    pub fn advance(&self, time: Duration) {
+        self.passed.fetch_add(millis(time), Ordering::Relaxed);
+    }
+}
+
+impl Clock for Manual {
+    fn unix_millis(&self) -> u64 {
+        MANUAL_START + self.passed.load(Ordering::Relaxed)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.passed.load(Ordering::Relaxed))
+    }
+}
+
+/// The machine's time, for timestamps and the age of entries; Unix milliseconds.
 pub(crate) fn unix_millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    System.unix_millis()
+}
+
+/// A duration in whole milliseconds.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manual_clock_moves_only_when_advanced() {
+        let clock = Manual::default();
+        let (unix, monotonic) = (clock.unix_millis(), clock.monotonic());
+        assert_eq!((clock.unix_millis(), clock.monotonic()), (unix, monotonic));
+        clock.advance(Duration::from_millis(1_500));
+        assert_eq!(clock.unix_millis(), unix + 1_500);
+        assert_eq!(clock.monotonic(), monotonic + Duration::from_millis(1_500));
+    }
+
+    #[test]
+    fn the_machines_clock_knows_the_year_and_does_not_step_back() {
+        assert!(System.unix_millis() > MANUAL_START);
+        let first = System.monotonic();
+        assert!(System.monotonic() >= first);
+    }
 }

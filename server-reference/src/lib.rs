@@ -33,7 +33,7 @@ mod api;
 mod assets;
 mod auth;
 pub mod backend;
-mod clock;
+pub mod clock;
 mod connection;
 mod entry;
 mod error;

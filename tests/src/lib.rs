@@ -4,6 +4,7 @@
 
 pub mod converge;
 pub mod history;
+pub mod nodes;
 pub mod peer;
 pub mod proxy;
 pub mod random;

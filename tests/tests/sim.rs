@@ -8,7 +8,7 @@ use datasole_tests::sim::{Stats, run};
 const SEEDS: u64 = 1_000;
 
 /// What must have happened somewhere, or the simulation has lost its teeth.
-const AT_STAKE: [&str; 19] = [
+const AT_STAKE: [&str; 34] = [
     "recovered",
     "not recovered",
     "conflated",
@@ -28,6 +28,22 @@ const AT_STAKE: [&str; 19] = [
     "jumps",
     "snapshots",
     "messages",
+    // Open streams.
+    "restarts that kept",
+    "stored",
+    "stored out of sight",
+    "stored, then refused",
+    "edits refused",
+    "refused",
+    "put off",
+    "told to wait",
+    "sent again",
+    "followed again",
+    "full windows",
+    "operations of version 1",
+    "documents compared",
+    "updates merged",
+    "announced again",
 ];
 
 #[test]

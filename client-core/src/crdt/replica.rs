@@ -296,6 +296,8 @@ impl Replica {
         let same = match self.take(op) {
             // What it shows of a replica that had been forgotten depends on when it is applied.
             Some(_) if self.confirmed.floor > 0 && !op.dots().is_empty() => false,
+            // A server that has lost its data numbers what version 1 adds as before: it is not what was meant.
+            Some(_) if op.dots().iter().any(|(node, _)| node.starts_with(V1_PREFIX)) => false,
             Some(sent) => there && sent.change == op.change && sent.stamp() == op.stamp(),
             // The `none` of an operation that was refused: one on top may have shown its number as done.
             None if op.node == self.node => false,

@@ -241,10 +241,11 @@ impl Host {
             Event::Entry { stream, payload, position, whole } => self.entry(stream, &payload, position, whole),
             Event::Settled { stream, edit, outcome } => {
                 let known = self.unsettled.get_mut(&stream.key).is_some_and(|edits| edits.remove(&edit));
-                // What was stored may be lost by the server, and refused then.
-                let again = matches!(outcome, EditOutcome::Refused { .. }) && self.returning.remove(&edit);
+                // What was to return may not: it is out of sight, or was lost by the server and refused then.
+                let returns = outcome == (EditOutcome::Stored { returns: true });
+                let again = !returns && self.returning.remove(&edit);
                 assert!(known || again, "an edit settled twice");
-                if outcome == (EditOutcome::Stored { returns: true }) {
+                if returns {
                     self.returning.insert(edit);
                 }
             }

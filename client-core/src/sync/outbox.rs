@@ -96,20 +96,12 @@ impl Outbox {
     }
 
     /// The next operation to be sent, and the number of the submission; nothing while the window is full or the server
-    /// has asked to wait. To a version 1 server, where each counts as another edit, nothing is sent again that was refused
-    /// or acknowledged before.
+    /// has asked to wait.
     pub(crate) fn next(&mut self, now: Millis, v1: bool) -> Option<(u64, Box<RawValue>)> {
         if self.in_flight >= WINDOW || self.waits(now) {
             return None;
         }
-        let at = loop {
-            let at = self.items.iter().position(|item| item.stage == Stage::Waiting)?;
-            if v1 && self.items[at].settled {
-                self.remove(at);
-            } else {
-                break at;
-            }
-        };
+        let at = self.items.iter().position(|item| item.stage == Stage::Waiting)?;
         let item = &self.items[at];
         let form = match (v1, self.done(&item.id)) {
             (true, _) => Form::V1,
@@ -154,10 +146,7 @@ impl Outbox {
                 self.items[at].stage = Stage::Arriving;
                 self.settle(at, EditOutcome::Stored { returns: true }, news);
             }
-            Answer::Taken => {
-                self.settle(at, EditOutcome::Stored { returns }, news);
-                self.remove(at);
-            }
+            Answer::Taken => self.taken(at, returns, news),
             Answer::Never(_) if self.items[at].void => self.remove(at),
             Answer::Never(refused) => {
                 self.in_flight -= 1;
@@ -232,6 +221,24 @@ impl Outbox {
     fn arrived(&mut self, at: usize, news: &mut Vec<News>) {
         self.settle(at, EditOutcome::Stored { returns: true }, news);
         self.remove(at);
+    }
+
+    /// An operation is stored, and nothing more will come of it. The host may have been told that it would return.
+    fn taken(&mut self, at: usize, returns: bool, news: &mut Vec<News>) {
+        let outcome = EditOutcome::Stored { returns };
+        match self.items.get(at) {
+            Some(item) if item.settled && !item.void && !returns => news.push(News::Settled(item.edit, outcome)),
+            _ => self.settle(at, outcome, news),
+        }
+        self.remove(at);
+    }
+
+    /// The server speaks version 1, where each operation counts as another edit: what is settled is not sent again, and
+    /// does not return.
+    pub(crate) fn begin_v1(&mut self, news: &mut Vec<News>) {
+        while let Some(at) = self.items.iter().position(|item| item.settled) {
+            self.taken(at, false, news);
+        }
     }
 
     fn settle(&mut self, at: usize, outcome: EditOutcome, news: &mut Vec<News>) {

@@ -66,6 +66,11 @@ impl OpenCrdt {
         (self.unreadable, self.refused) = (None, None);
         self.ready = recovered || cx.version == Some(Version::V1);
         self.loaded = recovered;
+        if cx.version == Some(Version::V1) {
+            let mut news = Vec::new();
+            self.outbox.begin_v1(&mut news);
+            tell(cx, news);
+        }
         self.flush(cx);
     }
 

@@ -37,8 +37,10 @@ pub(crate) struct OpenRoom {
     /// The server has been told something on this connection, and so has something to forget.
     announced: bool,
     unsent: bool,
-    /// Nothing is sent before.
+    /// Nothing is sent before, but what is shown at once.
     not_before: Millis,
+    /// The server has asked to wait until then: nothing is sent before.
+    wait: Millis,
     /// Announcements without an answer, by number: the value's number, and the value.
     unanswered: Table<u64, (u64, Option<Payload>)>,
     /// The number of the latest announcement.
@@ -58,6 +60,7 @@ impl OpenRoom {
             announced: false,
             unsent: false,
             not_before: Millis(0),
+            wait: Millis(0),
             unanswered: Table::default(),
             sent: 0,
         }
@@ -74,7 +77,7 @@ impl OpenRoom {
 
     pub(crate) fn deadline(&self, version: Option<Version>) -> Option<Millis> {
         let due = self.unsent && version == Some(Version::V2) && self.unanswered.len() < MAX_UNANSWERED;
-        due.then_some(self.not_before)
+        due.then_some(self.not_before.max(self.wait))
     }
 
     pub(crate) fn show(&mut self, cx: &mut Context<'_>, value: Option<Payload>, at_once: bool) {
@@ -112,7 +115,7 @@ impl OpenRoom {
 
     pub(crate) fn connected(&mut self, cx: &mut Context<'_>) {
         self.unsent = self.value.is_some();
-        self.not_before = cx.now;
+        (self.not_before, self.wait) = (cx.now, cx.now);
         self.flush(cx);
     }
 
@@ -192,11 +195,12 @@ impl OpenRoom {
             Answer::Taken | Answer::Unknown => {}
             Answer::Again(wait) => {
                 self.unsent = true;
-                self.not_before = self.not_before.max(cx.now + wait);
+                self.wait = self.wait.max(cx.now + wait);
             }
             Answer::Never(Refused { code, message }) => {
-                if version == self.version {
-                    self.value = None;
+                if version == self.version && value.is_some() {
+                    // An earlier value may be there still.
+                    (self.value, self.unsent) = (None, true);
                 }
                 let payload = value.unwrap_or_default();
                 cx.tell(Event::Rejected { stream: cx.stream.clone(), code, message, payload });

@@ -14,7 +14,7 @@ use crate::{
     clock::unix_millis,
     error::RpcError,
     gate::Gate,
-    hub::Hub,
+    hub::{Hub, Lives},
     limits::{Limits, Replay},
     metrics::Metrics,
     origin::Origins,
@@ -42,7 +42,7 @@ pub struct Builder {
     histories: HashMap<String, Replay>,
     crdts: HashMap<String, CrdtKind>,
     client_crdts: bool,
-    backend: Arc<dyn Backend>,
+    backend: Option<Backend>,
     reconnect_window: Option<Duration>,
     epoch: Option<u64>,
 }
@@ -69,7 +69,7 @@ impl Default for Builder {
             histories: HashMap::new(),
             crdts: HashMap::new(),
             client_crdts: true,
-            backend: Arc::new(Memory::default()),
+            backend: None,
             reconnect_window: None,
             epoch: None,
         }
@@ -308,10 +308,11 @@ impl Builder {
         self
     }
 
-    /// Sets the backend that stores streams: memory by default, lost with the process; `backend::Sqlite` is durable.
+    /// Sets the backend that stores streams: memory by default, lost with the process; `backend::Sqlite` is durable. Servers
+    /// with handles of one engine are nodes of one service. A `Log` of your own alone is enough for one server.
     #[must_use]
-    pub fn backend(mut self, backend: impl Backend) -> Self {
-        self.backend = Arc::new(backend);
+    pub fn backend(mut self, backend: impl Into<Backend>) -> Self {
+        self.backend = Some(backend.into());
         self
     }
 
@@ -332,10 +333,12 @@ impl Builder {
 
     /// The server, ready to be mounted or to serve.
     pub fn build(self) -> Server {
+        let lives = self.epoch.map_or_else(|| Lives::new(fresh_epoch()), Lives::counted);
         let epoch = self.epoch.unwrap_or_else(fresh_epoch);
+        let backend = self.backend.unwrap_or_else(|| Memory::default().node());
         let (limits, access) = (Arc::new(self.limits), Arc::new(self.access));
         let (metrics, histories) = (Arc::<Metrics>::default(), Arc::new(self.histories));
-        let hub = Hub::new(self.backend, limits.clone(), access.clone(), kinds(&limits, &histories), epoch);
+        let hub = Hub::new(backend, limits.clone(), access.clone(), kinds(&limits, &histories), lives);
         let window = self.reconnect_window.map(|window| u64::try_from(window.as_millis()).unwrap_or(u64::MAX));
         Server::of(Arc::new(Node {
             path: self.path,
@@ -348,7 +351,7 @@ impl Builder {
             disconnected: self.disconnected,
             data: self.data,
             gate: Gate::new(access, limits.clone(), metrics.clone()),
-            hub: Arc::new(hub),
+            hub,
             crdts: Registry::new(self.crdts, self.client_crdts, &limits, epoch),
             #[cfg(feature = "docs")]
             docs: Default::default(),

@@ -82,7 +82,7 @@ impl Hub {
             write(&self.v1).remove(connection);
             for followed in self.streams.iter().filter(|streams| streams.spec().v1_follows) {
                 followed.in_memory().iter().for_each(|stream| stream.unsubscribe(connection));
-                followed.trim();
+                followed.trim(self.now());
             }
         }
     }

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use datasole_core::{Position, StreamKind};
 
 use crate::{
-    backend::{BackendError, Stored},
+    backend::{
+        BackendError,
+        log::{Rule, Stored},
+    },
     connection::Protocol,
     entry::Entry,
     limits::Replay,
@@ -27,6 +30,11 @@ pub(crate) trait Kind: Any + Debug + Send {
 
     /// Takes the stream's next entry, whoever has made it. Another plan that is pending is retracted before.
     fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable>;
+
+    /// Whether an entry that is planned here may follow others that its author has not seen; they are applied before it.
+    fn rule(&self, _entry: &Entry) -> Rule {
+        Rule::Exactly
+    }
 
     /// Gives up what is pending.
     fn retract(&mut self) {}
@@ -65,6 +73,11 @@ pub(crate) trait Kind: Any + Debug + Send {
 
     /// Messages, no entries, that a new follower gets first.
     fn greeting(&self, _at: &At<'_>) -> Vec<Bytes> {
+        Vec::new()
+    }
+
+    /// Messages, no entries, that followers get as the stream starts over, behind the whole where that is shown.
+    fn restart(&mut self, _at: &At<'_>) -> Vec<Bytes> {
         Vec::new()
     }
 

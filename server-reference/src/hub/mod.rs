@@ -3,8 +3,11 @@
 //! The hub knows neither sockets nor frames of requests, nor what any entry means: that is the [`Kind`] of a stream. Locks
 //! are taken in the order map → stream → mailbox and never held across an `await`, but for a stream's writer.
 
+mod follow;
+mod following;
 mod groups;
 mod kind;
+mod lives;
 mod members;
 mod stream;
 mod streams;
@@ -12,29 +15,33 @@ mod tail;
 #[cfg(test)]
 pub(crate) mod testing;
 mod transact;
+mod window;
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, RwLock,
-        atomic::{AtomicU32, AtomicU64},
-    },
+    sync::{Arc, Mutex, RwLock, Weak, atomic::AtomicU32},
 };
 
+pub(crate) use self::lives::Lives;
+use self::{following::Following, lives::Tags, members::Members, streams::Streams};
 pub(crate) use self::{
     groups::Audience,
     kind::{At, Delivery, Inapplicable, Kind, Rules, Spec, V1, of},
     stream::{Stream, Writer},
 };
-use self::{members::Members, streams::Streams};
 use crate::{access::Access, backend::Backend, limits::Limits};
 
 pub(crate) struct Hub {
-    backend: Arc<dyn Backend>,
+    /// For the tasks that outlive a call, but not the hub.
+    me: Weak<Self>,
+    backend: Backend,
     limits: Arc<Limits>,
     access: Arc<Access>,
     /// Streams born in this process get epochs from here.
-    next_epoch: AtomicU64,
+    lives: Lives,
+    /// The names of appends.
+    tags: Tags,
+    following: Following,
     /// Streams that are named by a number get it from here.
     next_channel: AtomicU32,
     /// One for each line in the table of kinds.
@@ -49,17 +56,21 @@ pub(crate) struct Hub {
 
 impl Hub {
     pub(crate) fn new(
-        backend: Arc<dyn Backend>,
+        backend: Backend,
         limits: Arc<Limits>,
         access: Arc<Access>,
         kinds: Vec<Spec>,
-        epoch: u64,
-    ) -> Self {
-        Self {
+        lives: Lives,
+    ) -> Arc<Self> {
+        let tags = Tags::new(backend.bus.node());
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
             backend,
             limits,
             access,
-            next_epoch: AtomicU64::new(epoch),
+            lives,
+            tags,
+            following: Following::default(),
             next_channel: AtomicU32::new(1),
             streams: kinds.into_iter().map(Streams::new).collect(),
             connections: RwLock::default(),
@@ -67,7 +78,7 @@ impl Hub {
             v1: RwLock::default(),
             users: Mutex::default(),
             groups: Mutex::default(),
-        }
+        })
     }
 
     /// The server's bounds.

@@ -3,9 +3,9 @@
 //! Everything that must agree is under one lock: a follower gets the past and joins the present in one step, and an
 //! entry is applied, logged and handed to every mailbox in one step. Nothing is written to a socket under it.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex},
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, AtomicU64},
 };
 
 use bytes::Bytes;
@@ -13,12 +13,14 @@ use datasole_core::{Position, StreamId, frame::Opcode, wire::Subscribed};
 use tokio::sync::OwnedMutexGuard;
 
 use super::{
+    following::Lag,
     kind::{self, At, Delivery, Inapplicable, Kind, Rules, V1},
     members::Members,
+    window::Window,
 };
 use crate::{
     answer::Author,
-    backend::Stored,
+    backend::log::{self, Mark, Stored, Tag},
     connection::{Connection, Protocol},
     entry::Entry,
     limits::Replay,
@@ -39,16 +41,28 @@ pub(crate) struct Stream {
     /// Held by whoever appends to the backend, so that writers are linearised without holding `inner` meanwhile. Shared,
     /// because an append goes on when its caller is dropped.
     writer: Arc<tokio::sync::Mutex<()>>,
+    /// Whether its news come.
+    pub(super) followed: AtomicBool,
+    /// When it was last used, and when it last had news; by the hub's count of ticks.
+    pub(super) used: AtomicU64,
+    pub(super) heard: AtomicU64,
+    pub(super) lag: Lag,
+    /// Notified when it is this node's turn to append.
+    pub(super) turn: tokio::sync::Notify,
 }
+
+/// Epochs of lives that never began that a stream remembers.
+const UNBORN: usize = 4;
 
 /// The right to append to a stream.
 pub(crate) type Writer = OwnedMutexGuard<()>;
 
 #[derive(Debug)]
 struct Inner {
-    position: Position,
-    log: VecDeque<Logged>,
-    log_bytes: usize,
+    mark: Mark,
+    /// Epochs that followers were told before the first entry came, of lives that began elsewhere or not at all.
+    unborn: Vec<u64>,
+    window: Window,
     followers: Members,
     content: Box<dyn Kind>,
     /// The message that shows the content to followers of either version, made when first asked for.
@@ -63,19 +77,12 @@ struct Held {
     bytes: usize,
 }
 
-#[derive(Debug)]
-struct Logged {
-    message: Bytes,
-    /// Unix milliseconds.
-    at: u64,
-}
-
 /// Where a stream begins, or begins again.
 #[derive(Debug)]
 pub(crate) struct Start {
-    pub(crate) position: Position,
+    pub(crate) mark: Mark,
     pub(crate) content: Box<dyn Kind>,
-    /// The backend's newest snapshot and the entries it has kept, up to `position`.
+    /// The backend's newest snapshot and the entries it has kept, up to `mark`.
     pub(crate) stored: Stored,
     /// Unix milliseconds.
     pub(crate) now: u64,
@@ -83,17 +90,29 @@ pub(crate) struct Start {
 
 impl Stream {
     pub(crate) fn new(id: StreamId, start: Start, rules: Rules, channel: u32, compress_above: usize) -> Self {
-        let Start { position, content, stored, now } = start;
+        let Start { mark, content, stored, now } = start;
         let inner = Inner {
-            position,
-            log: VecDeque::new(),
-            log_bytes: 0,
+            mark,
+            unborn: Vec::new(),
+            window: Window::default(),
             followers: Members::default(),
             content,
             shown: [None, None],
             held: Held::default(),
         };
-        let stream = Self { id, rules, channel, compress_above, inner: Mutex::new(inner), writer: Arc::default() };
+        let stream = Self {
+            id,
+            rules,
+            channel,
+            compress_above,
+            inner: Mutex::new(inner),
+            writer: Arc::default(),
+            followed: AtomicBool::new(false),
+            used: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
+            lag: Lag::default(),
+            turn: tokio::sync::Notify::new(),
+        };
         stream.remember(&mut lock(&stream.inner), &stored, now);
         stream
     }
@@ -112,7 +131,17 @@ impl Stream {
     }
 
     pub(crate) fn position(&self) -> Position {
-        lock(&self.inner).position
+        self.mark().position
+    }
+
+    /// Where it is.
+    pub(crate) fn mark(&self) -> Mark {
+        lock(&self.inner).mark
+    }
+
+    /// Whether no connection follows it.
+    pub(super) fn is_unfollowed(&self) -> bool {
+        lock(&self.inner).followers.is_empty()
     }
 
     fn at(&self, position: Position) -> At<'_> {
@@ -135,9 +164,9 @@ impl Stream {
     }
 
     /// Whether it comes to nothing, so that dropping it would lose nothing but its position; where it is.
-    pub(crate) fn gone_at(&self) -> Option<Position> {
+    pub(crate) fn gone_at(&self) -> Option<Mark> {
         let inner = lock(&self.inner);
-        inner.content.is_gone().then_some(inner.position)
+        inner.content.is_gone().then_some(inner.mark)
     }
 
     /// Looks at the content, or plans on it.
@@ -154,25 +183,39 @@ impl Stream {
     #[cfg(feature = "docs")]
     pub(crate) fn at_present<R>(&self, f: impl FnOnce(&mut dyn Kind, &At<'_>) -> R) -> R {
         let mut inner = lock(&self.inner);
-        let position = inner.position;
+        let position = inner.mark.position;
         f(&mut *inner.content, &self.at(position))
     }
 
-    /// Applies `entry`, which the backend has at the next position, and hands it to the followers, to version 1 clients
-    /// `v1` and, as an acknowledgement, to its author.
+    /// Takes what the backend has answered to an append after `after`: it holds `between`, then `entry`, at `mark`. They
+    /// are applied and handed to the followers, to version 1 clients `v1` and, as an acknowledgement, to the author.
     pub(crate) fn publish(
         self: &Arc<Self>,
-        entry: &Entry,
+        (after, between): (Mark, &[log::Entry]),
+        (entry, mark): (&Entry, Mark),
         now: u64,
         v1: &[Arc<Connection>],
         author: Option<&Author>,
-    ) -> Result<Position, Inapplicable> {
+    ) -> Result<(), Inapplicable> {
         let mut inner = lock(&self.inner);
-        inner.content.apply(entry)?;
-        Ok(self.push(&mut inner, entry, now, v1, author))
+        self.take(&mut inner, after.position, between, now, v1)?;
+        let next = Position { seq: inner.mark.position.seq + 1, ..inner.mark.position };
+        if mark.position == next {
+            inner.content.apply(entry)?;
+            self.push(&mut inner, entry, mark.tag, now, v1, author);
+            Ok(())
+        } else if mark.position.epoch == next.epoch && mark.position.seq < next.seq {
+            // It has come from the log meanwhile.
+            if let Some(author) = author {
+                author.connection.acknowledge(author.correlation, mark.position.seq);
+            }
+            Ok(())
+        } else {
+            Err(Inapplicable)
+        }
     }
 
-    /// The same with an entry that `plan` makes of the content, for what no backend keeps.
+    /// Publishes an entry that `plan` makes of the content, for what no backend keeps.
     pub(crate) fn publish_planned<E>(
         self: &Arc<Self>,
         now: u64,
@@ -185,21 +228,23 @@ impl Stream {
         if inner.content.apply(&entry).is_err() {
             return Ok(None);
         }
-        Ok(Some(self.push(&mut inner, &entry, now, v1, author)))
+        Ok(Some(self.push(&mut inner, &entry, Tag::default(), now, v1, author)))
     }
 
     fn push(
         self: &Arc<Self>,
         inner: &mut Inner,
         entry: &Entry,
+        tag: Tag,
         now: u64,
         v1: &[Arc<Connection>],
         author: Option<&Author>,
     ) -> Position {
-        inner.position.seq += 1;
-        let message = inner.content.message(entry, &self.at(inner.position));
+        inner.mark.position.seq += 1;
+        inner.mark.tag = tag;
+        let message = inner.content.message(entry, &self.at(inner.mark.position));
         inner.shown = [None, None];
-        inner.log_push(message.clone(), now, &self.rules.replay);
+        inner.window.push(message.clone(), now, &self.rules.replay);
         match self.rules.delivery {
             Delivery::Each => {
                 let v1 = if !v1.is_empty() && inner.content.is_v1(entry) { v1 } else { &[] };
@@ -223,9 +268,9 @@ impl Stream {
             }
         }
         if let Some(author) = author {
-            author.connection.acknowledge(author.correlation, inner.position.seq);
+            author.connection.acknowledge(author.correlation, inner.mark.position.seq);
         }
-        inner.position
+        inner.mark.position
     }
 
     /// Hands the followers, but for the connection `except`, a message that is no entry, in order with the entries.
@@ -236,7 +281,7 @@ impl Stream {
         message: impl FnOnce(&mut dyn Kind, &At<'_>) -> Result<Option<Bytes>, E>,
     ) -> Result<(), E> {
         let mut inner = lock(&self.inner);
-        let position = inner.position;
+        let position = inner.mark.position;
         if let Some(message) = message(&mut *inner.content, &self.at(position))? {
             for follower in inner.followers.iter().filter(|follower| follower.serial() != except) {
                 follower.mailbox().push(message.clone());
@@ -254,26 +299,25 @@ impl Stream {
         now: u64,
     ) {
         let mut inner = lock(&self.inner);
-        inner.expire(now, &self.rules.replay);
-        let resumed = since.filter(|_| self.rules.delivery != Delivery::Others);
+        inner.window.expire(now, &self.rules.replay);
+        let resumed = since.filter(|_| self.rules.delivery != Delivery::Others).map(|since| inner.born(since));
         let missed = resumed.and_then(|since| inner.missed(since));
-        let from = if missed.is_some() { since.unwrap_or_default() } else { inner.position };
+        let from = if missed.is_some() { resumed.unwrap_or_default() } else { inner.mark.position };
         let channel = Some(self.at(from).channel).filter(|&channel| channel != 0);
         let answer = Subscribed { epoch: from.epoch, seq: from.seq, recovered: missed.is_some(), channel };
         let mailbox = connection.mailbox();
         mailbox.push(message::shared(Opcode::Subscribed, correlation, &message::json(&answer), self.compress_above));
         if let Some(missed) = missed {
-            let at = inner.log.len() - missed;
-            for logged in inner.log.range(at..) {
+            for message in inner.window.newest(missed) {
                 match self.rules.delivery {
-                    Delivery::Each => mailbox.push_missed(logged.message.clone()),
-                    Delivery::Conflated | Delivery::Others => mailbox.push_entry(logged.message.clone(), self),
+                    Delivery::Each => mailbox.push_missed(message.clone()),
+                    Delivery::Conflated | Delivery::Others => mailbox.push_entry(message.clone(), self),
                 }
             }
         } else if let Some(snapshot) = self.shown(&mut inner, connection.protocol()) {
             mailbox.push_entry(snapshot, self);
         }
-        for message in inner.content.greeting(&self.at(inner.position)) {
+        for message in inner.content.greeting(&self.at(inner.mark.position)) {
             mailbox.push_answer(message);
         }
         inner.followers.insert(connection);
@@ -295,100 +339,124 @@ impl Stream {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
         inner.followers.remove(connection);
-        if let Some(message) = inner.content.leave(connection.serial(), &self.at(inner.position)) {
+        if let Some(message) = inner.content.leave(connection.serial(), &self.at(inner.mark.position)) {
             inner.followers.iter().for_each(|follower| follower.mailbox().push(message.clone()));
         }
     }
 
-    /// Takes entries that others have appended right behind `since`, and hands them to the followers. Those that are here
-    /// already are passed over.
+    /// Takes entries that others have appended right behind `after`, and hands them to the followers. Those that are here
+    /// already are passed over. An entry takes effect only as the one after what is here, told by its tag too.
     pub(crate) fn accept(
         self: &Arc<Self>,
-        since: Position,
-        entries: &[Entry],
+        after: Position,
+        entries: &[log::Entry],
         now: u64,
         v1: &[Arc<Connection>],
     ) -> Result<(), Inapplicable> {
-        let mut inner = lock(&self.inner);
-        for (seq, entry) in (since.seq + 1..).zip(entries) {
-            if inner.position.epoch != since.epoch || seq > inner.position.seq + 1 {
+        self.take(&mut lock(&self.inner), after, entries, now, v1)
+    }
+
+    fn take(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        after: Position,
+        entries: &[log::Entry],
+        now: u64,
+        v1: &[Arc<Connection>],
+    ) -> Result<(), Inapplicable> {
+        for (seq, entry) in (after.seq + 1..).zip(entries) {
+            let here = inner.mark.position;
+            if here.epoch != after.epoch || seq > here.seq + 1 {
                 return Err(Inapplicable);
             }
-            if seq == inner.position.seq + 1 {
-                if !inner.content.reads(entry) {
-                    return Err(Inapplicable);
-                }
-                inner.content.apply(entry)?;
-                let now = inner.content.time(entry).unwrap_or(now);
-                self.push(&mut inner, entry, now, v1, None);
+            if seq <= here.seq {
+                continue;
             }
+            if entry.prev != inner.mark.tag.hash() {
+                return Err(Inapplicable);
+            }
+            let (tag, entry) = (entry.tag, Entry::stored(entry.bytes.clone()).ok_or(Inapplicable)?);
+            if !inner.content.reads(&entry) {
+                return Err(Inapplicable);
+            }
+            inner.content.apply(&entry)?;
+            let time = inner.content.time(&entry).unwrap_or(now);
+            // Who has written it lets the backend forget.
+            inner.note(entry.bytes().len(), &self.rules.compaction);
+            self.push(inner, &entry, tag, time, v1, None);
         }
         Ok(())
     }
 
-    /// Starts over from what the backend holds: another life, or so much that its entries are gone. Followers of what has
-    /// a snapshot get it; the others see a gap at the next entry, and ask for what they missed.
-    pub(crate) fn reset(self: &Arc<Self>, start: Start) {
-        let Start { position, content, stored, now } = start;
+    /// Starts over from what the backend holds, unless the stream has moved since it was at `since`: another life, or so
+    /// much that its entries are gone. Followers of what has a snapshot get it; those of a document its greeting; the
+    /// others the newest entry, before which they see a gap and ask for what they missed.
+    pub(crate) fn reset(self: &Arc<Self>, since: Mark, start: Start) -> bool {
+        let Start { mark, content, stored, now } = start;
         let mut inner = lock(&self.inner);
-        inner.position = position;
+        if inner.mark != since {
+            return false;
+        }
+        if since.position.seq > 0 {
+            inner.unborn.clear();
+        } else if inner.unborn.len() < UNBORN {
+            inner.unborn.push(since.position.epoch);
+        }
+        inner.mark = mark;
         inner.content = content;
         inner.shown = [None, None];
         self.remember(&mut inner, &stored, now);
+        let again = inner.content.restart(&self.at(mark.position));
         for at in 0..inner.followers.len() {
             let Some(connection) = inner.followers.as_slice().get(at).cloned() else { break };
             if let Some(snapshot) = self.shown(&mut inner, connection.protocol()) {
                 connection.mailbox().push_entry(snapshot, self);
+            } else if self.rules.delivery == Delivery::Each {
+                inner.window.newest(1).for_each(|message| connection.mailbox().push(message.clone()));
             }
+            again.iter().for_each(|message| connection.mailbox().push(message.clone()));
         }
+        true
     }
 
     /// Fills the log with what the backend has kept.
     fn remember(&self, inner: &mut Inner, stored: &Stored, now: u64) {
-        inner.log_clear();
+        inner.window.clear();
         let fresh = stored.since_snapshot();
-        inner.held = Held { entries: fresh.len(), bytes: fresh.iter().map(Bytes::len).sum() };
+        inner.held = Held { entries: fresh.len(), bytes: fresh.iter().map(|entry| entry.bytes.len()).sum() };
         // The rest would only be made to be dropped.
         let skip = stored.entries.len().saturating_sub(self.rules.replay.entries);
         let kept = &stored.entries[skip..];
-        let first = inner.position.seq.saturating_sub(kept.len() as u64);
-        for (seq, bytes) in (first + 1..).zip(kept) {
+        let first = inner.mark.position.seq.saturating_sub(kept.len() as u64);
+        for (seq, log::Entry { bytes, .. }) in (first + 1..).zip(kept) {
             // Behind an entry that cannot be read the log begins anew: it has no gaps.
             let Some(entry) = Entry::stored(bytes.clone()).filter(|entry| inner.content.reads(entry)) else {
-                inner.log_clear();
+                inner.window.clear();
                 continue;
             };
             let time = inner.content.time(&entry).unwrap_or(now);
-            let message = inner.content.message(&entry, &self.at(Position { seq, ..inner.position }));
-            inner.log_push(message, time, &self.rules.replay);
+            let message = inner.content.message(&entry, &self.at(Position { seq, ..inner.mark.position }));
+            inner.window.push(message, time, &self.rules.replay);
         }
     }
 
     /// Takes note of an entry of so many bytes that the backend has stored: whether it should get a snapshot now.
     pub(crate) fn note(&self, bytes: usize) -> bool {
-        let mut inner = lock(&self.inner);
-        inner.held.entries += 1;
-        inner.held.bytes += bytes;
-        let Replay { entries: most, bytes: most_bytes, .. } = self.rules.compaction;
-        let due = inner.held.entries > most || inner.held.bytes > most_bytes;
-        if due {
-            inner.held = Held::default();
-        }
-        due
+        lock(&self.inner).note(bytes, &self.rules.compaction)
     }
 
     /// The snapshot for the backend, if there can be one: where it was taken, its bytes, and how many entries
     /// before it are still promised to those who come back.
-    pub(crate) fn snapshot(&self) -> Option<(Position, Bytes, u64)> {
+    pub(crate) fn snapshot(&self) -> Option<(Mark, Bytes, u64)> {
         let mut inner = lock(&self.inner);
         let snapshot = inner.content.snapshot()?;
-        Some((inner.position, snapshot, inner.log.len() as u64))
+        Some((inner.mark, snapshot, inner.window.len() as u64))
     }
 
     fn shown(&self, inner: &mut Inner, protocol: Protocol) -> Option<Bytes> {
         let at = usize::from(protocol == Protocol::V1 && self.rules.v1 == V1::Whole);
         if inner.shown[at].is_none() {
-            inner.shown[at] = inner.content.show(protocol, &self.at(inner.position));
+            inner.shown[at] = inner.content.show(protocol, &self.at(inner.mark.position));
         }
         inner.shown[at].clone()
     }
@@ -402,44 +470,30 @@ impl Conflate for Stream {
 }
 
 impl Inner {
-    fn log_push(&mut self, message: Bytes, at: u64, replay: &Replay) {
-        if replay.entries == 0 {
-            return;
+    fn note(&mut self, bytes: usize, most: &Replay) -> bool {
+        self.held.entries += 1;
+        self.held.bytes += bytes;
+        let due = self.held.entries > most.entries || self.held.bytes > most.bytes;
+        if due {
+            self.held = Held::default();
         }
-        self.log_bytes += message.len();
-        self.log.push_back(Logged { message, at });
-        while self.log.len() > replay.entries || self.log_bytes > replay.bytes {
-            self.log_pop();
-        }
-        self.expire(at, replay);
+        due
     }
 
-    fn log_clear(&mut self) {
-        self.log.clear();
-        self.log_bytes = 0;
-    }
-
-    fn log_pop(&mut self) {
-        if let Some(logged) = self.log.pop_front() {
-            self.log_bytes -= logged.message.len();
-        }
-    }
-
-    fn expire(&mut self, now: u64, replay: &Replay) {
-        let Some(age) = replay.age else { return };
-        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        while self.log.front().is_some_and(|logged| logged.at.saturating_add(age) < now) {
-            self.log_pop();
-        }
+    /// The same position in the life that has begun, for who was there before its first entry.
+    fn born(&self, since: Position) -> Position {
+        let is_before = since.seq == 0 && self.unborn.contains(&since.epoch);
+        if is_before { Position { epoch: self.mark.position.epoch, seq: 0 } } else { since }
     }
 
     /// How many entries follow `since`, if all of them are still here.
     fn missed(&self, since: Position) -> Option<usize> {
-        if since.epoch != self.position.epoch {
+        let Position { epoch, seq } = self.mark.position;
+        if since.epoch != epoch {
             return None;
         }
-        let missed = usize::try_from(self.position.seq.checked_sub(since.seq)?).ok()?;
-        (missed <= self.log.len()).then_some(missed)
+        let missed = usize::try_from(seq.checked_sub(since.seq)?).ok()?;
+        (missed <= self.window.len()).then_some(missed)
     }
 }
 
@@ -454,10 +508,10 @@ mod tests {
     fn check(replay: Replay, times: &[u64], now: u64, kept: usize) {
         let topic = Numbers::stream("t", Position { epoch: 9, seq: 100 }, replay);
         for &at in times {
-            topic.publish(&number(1), at, &[], None).unwrap();
+            Numbers::publish(&topic, 1, at);
         }
         let mut inner = lock(&topic.inner);
-        inner.expire(now, &replay);
+        inner.window.expire(now, &replay);
         let newest = 100 + times.len() as u64;
         for missed in 0..=times.len() + 1 {
             let since = Position { epoch: 9, seq: newest - missed as u64 };
@@ -465,8 +519,8 @@ mod tests {
         }
         assert_eq!(inner.missed(Position { epoch: 9, seq: newest + 1 }), None, "the future");
         assert_eq!(inner.missed(Position { epoch: 8, seq: newest }), None, "another life");
-        assert_eq!(inner.log.len(), kept);
-        assert_eq!(inner.log_bytes, inner.log.iter().map(|logged| logged.message.len()).sum::<usize>());
+        assert_eq!(inner.window.len(), kept);
+        inner.window.check();
     }
 
     #[test]

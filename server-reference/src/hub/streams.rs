@@ -12,27 +12,43 @@ use datasole_core::{Position, StreamId, StreamKind};
 
 use super::{
     Hub,
+    following::LINGER,
     kind::{Kind, Spec, V1},
     stream::Stream,
 };
 use crate::{
-    backend::BackendError,
+    backend::{
+        BackendError, Log,
+        log::{Loaded, Mark},
+    },
     connection::Connection,
     sync::{lock, read, write},
 };
 
 /// Streams of one kind in memory before those that nobody needs are looked for.
 const SWEEP_AT: usize = 1024;
+/// Keys that the backend is asked for at once.
+const PAGE: usize = 1024;
 
 /// The streams of one kind that are in memory.
 pub(super) struct Streams {
     spec: Spec,
     map: RwLock<HashMap<String, Arc<Stream>>>,
-    /// Keys that the backend is asked for, by how many: what it answers must not have been overtaken by a stream that has
-    /// come and gone meanwhile.
-    opening: Mutex<HashMap<String, usize>>,
+    /// Keys that the backend is asked for: what it answers must not have been overtaken by a stream that has come and gone
+    /// meanwhile.
+    opening: Mutex<HashMap<String, Asked>>,
+    /// Streams that have left memory while their news came, and at which tick.
+    left: Mutex<Vec<(StreamId, u64)>>,
     /// How many there may be before the idle ones are swept.
     sweep_at: AtomicUsize,
+}
+
+/// Those who ask for a key.
+#[derive(Default)]
+struct Asked {
+    count: usize,
+    /// Whether there were news of the stream meanwhile.
+    news: bool,
 }
 
 /// A key that the backend is asked for.
@@ -44,19 +60,25 @@ struct Opening<'a> {
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
         let mut opening = lock(&self.streams.opening);
-        if let Some(count) = opening.get_mut(self.key) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(asked) = opening.get_mut(self.key) {
+            asked.count -= 1;
+            if asked.count == 0 {
                 opening.remove(self.key);
             }
         }
     }
 }
 
+impl Opening<'_> {
+    fn had_news(&self) -> bool {
+        lock(&self.streams.opening).get(self.key).is_some_and(|asked| asked.news)
+    }
+}
+
 impl Streams {
     pub(super) fn new(spec: Spec) -> Self {
         let sweep_at = AtomicUsize::new(SWEEP_AT.max(spec.spare));
-        Self { spec, map: RwLock::default(), opening: Mutex::default(), sweep_at }
+        Self { spec, map: RwLock::default(), opening: Mutex::default(), left: Mutex::default(), sweep_at }
     }
 
     pub(super) fn spec(&self) -> &Spec {
@@ -68,7 +90,7 @@ impl Streams {
     }
 
     fn opening<'a>(&'a self, key: &'a str) -> Opening<'a> {
-        *lock(&self.opening).entry(key.to_owned()).or_default() += 1;
+        lock(&self.opening).entry(key.to_owned()).or_default().count += 1;
         Opening { streams: self, key }
     }
 
@@ -79,18 +101,41 @@ impl Streams {
     }
 
     /// Drops an idle stream, if it holds nothing or there are enough; what is gone and should be forgotten at the backend.
-    fn release(&self, id: &StreamId) -> Option<Position> {
+    fn release(&self, id: &StreamId, now: u64) -> Option<Mark> {
         let mut map = write(&self.map);
         let stream = map.get(&id.key).filter(|stream| self.is_spare(stream))?;
         let (gone, stored) = (stream.gone_at(), stream.rules().stored);
         if gone.is_some() || map.len() > self.spec.spare {
-            map.remove(&id.key);
+            map.remove(&id.key).inspect(|stream| self.leave(stream, now));
         }
         gone.filter(|_| stored)
     }
 
+    /// Takes note of a stream that leaves memory: its news still come for a while.
+    fn leave(&self, stream: &Stream, now: u64) {
+        if stream.followed.load(Ordering::SeqCst) {
+            lock(&self.left).push((stream.id().clone(), now));
+        }
+    }
+
+    /// Ends the news of streams that have left memory for good.
+    fn unfollow_left(&self, now: u64, log: &dyn Log) {
+        let mut left = lock(&self.left);
+        let over = left.partition_point(|(_, since)| since + LINGER <= now);
+        let mut over: Vec<StreamId> = left.drain(..over).map(|(id, _)| id).collect();
+        drop(left);
+        if over.is_empty() {
+            return;
+        }
+        // Whoever opens one is registered before it is followed: under the lock, it is there or follows later.
+        let opening = lock(&self.opening);
+        let map = read(&self.map);
+        over.retain(|id| !opening.contains_key(&id.key) && !map.contains_key(&id.key));
+        log.unfollow(&over);
+    }
+
     /// Takes the idle streams out whenever their number has doubled: those that somebody held when they were released.
-    fn sweep(&self, map: &mut HashMap<String, Arc<Stream>>) -> Vec<(StreamId, Position)> {
+    fn sweep(&self, map: &mut HashMap<String, Arc<Stream>>, now: u64) -> Vec<(StreamId, Mark)> {
         if map.len() < self.sweep_at.load(Ordering::Relaxed) {
             return Vec::new();
         }
@@ -102,10 +147,13 @@ impl Streams {
             }
             let gone = stream.gone_at();
             if stream.rules().stored {
-                forgotten.extend(gone.map(|position| (stream.id().clone(), position)));
+                forgotten.extend(gone.map(|at| (stream.id().clone(), at)));
             }
             let drop = gone.is_some() || surplus > 0;
             surplus = surplus.saturating_sub(usize::from(drop));
+            if drop {
+                self.leave(stream, now);
+            }
             !drop
         });
         self.sweep_at.store((2 * map.len()).max(SWEEP_AT).max(self.spec.spare), Ordering::Relaxed);
@@ -113,13 +161,16 @@ impl Streams {
     }
 
     /// Drops idle streams that hold something, as long as there are too many.
-    pub(super) fn trim(&self) {
+    pub(super) fn trim(&self, now: u64) {
         let mut map = write(&self.map);
         let mut surplus = map.len().saturating_sub(self.spec.spare);
         if surplus > 0 {
             map.retain(|_, stream| {
                 let drop = surplus > 0 && self.is_spare(stream) && stream.gone_at().is_none();
                 surplus -= usize::from(drop);
+                if drop {
+                    self.leave(stream, now);
+                }
                 !drop
             });
         }
@@ -142,44 +193,122 @@ impl Hub {
         Ok((self.streams(id.kind)?.spec.make)(&id.key))
     }
 
-    /// The stream, as the backend has it, or a new and empty one.
+    /// The stream, as the backend has it, or a new and empty one. News of one that is stored come from here on.
     pub(crate) async fn open(&self, kind: StreamKind, key: &str) -> Result<Arc<Stream>, BackendError> {
-        if let Some(stream) = self.known(kind, key) {
-            return Ok(stream);
+        let known = self.known(kind, key);
+        if let Some(stream) = &known
+            && self.is_current(stream)
+        {
+            return Ok(stream.clone());
         }
         let streams = self.streams(kind)?;
-        let _opening = streams.opening(key);
+        let opening = streams.opening(key);
+        if let Some(stream) = known {
+            self.follow(stream.id()).await?;
+            self.catch_up(&stream).await?;
+            stream.followed.store(true, Ordering::SeqCst);
+            return Ok(stream);
+        }
         let content = (streams.spec.make)(key);
         let (id, rules) = (StreamId { kind, key: key.to_owned() }, content.rules());
-        let stored = self.stored(&id, rules.stored).await?;
+        let stored = if rules.stored {
+            self.follow(&id).await?;
+            self.stored(&id).await.inspect_err(|_| lock(&streams.left).push((id.clone(), self.now())))?
+        } else {
+            None
+        };
         let channel = if rules.numbered { self.next_channel.fetch_add(1, Ordering::Relaxed).max(1) } else { 0 };
         let start = self.start(content, stored)?;
         let stream = Stream::new(id, start, rules, channel, self.limits.compress_above);
+        stream.followed.store(rules.stored, Ordering::SeqCst);
+        stream.used.store(self.now(), Ordering::SeqCst);
+        stream.heard.store(self.now(), Ordering::Relaxed);
         let (stream, forgotten) = {
             let mut map = write(&streams.map);
-            let forgotten = streams.sweep(&mut map);
+            let forgotten = streams.sweep(&mut map, self.now());
             (map.entry(key.to_owned()).or_insert_with(|| Arc::new(stream)).clone(), forgotten)
         };
         if streams.spec.v1_follows {
             self.with_readers(stream.id(), |v1| v1.iter().for_each(|connection| stream.subscribe_v1(connection)));
         }
-        for (id, position) in forgotten {
-            self.forget(&id, position).await;
+        if opening.had_news() {
+            self.fall_behind(&stream);
+        }
+        for (id, at) in forgotten {
+            self.forget(&id, at).await;
         }
         Ok(stream)
     }
 
+    /// The stream for a client that has it up to `since`, which another node may have told: at least as far.
+    pub(crate) async fn open_since(&self, id: &StreamId, since: Option<Position>) -> Result<Arc<Stream>, BackendError> {
+        let stream = self.open(id.kind, &id.key).await?;
+        let order = |position: Position| (position.epoch, position.seq);
+        if since.is_some_and(|since| order(since) > order(stream.position())) && stream.rules().stored {
+            self.catch_up(&stream).await?;
+        }
+        Ok(stream)
+    }
+
+    /// The count of ticks.
+    pub(super) fn now(&self) -> u64 {
+        self.following.ticks.load(Ordering::Relaxed)
+    }
+
+    /// Whether the news of a stream come, so that it can be used as it is; takes note of the use.
+    fn is_current(&self, stream: &Stream) -> bool {
+        stream.used.store(self.now(), Ordering::SeqCst);
+        !stream.rules().stored || stream.followed.load(Ordering::SeqCst)
+    }
+
+    /// The streams of every kind that are in memory.
+    pub(super) fn all_in_memory(&self) -> Vec<Arc<Stream>> {
+        self.streams.iter().flat_map(Streams::in_memory).collect()
+    }
+
+    /// Ends the news of streams that have left memory for good.
+    pub(super) fn unfollow_left(&self, now: u64) {
+        self.streams.iter().for_each(|streams| streams.unfollow_left(now, &*self.backend.log));
+    }
+
+    /// Ends the news of a stream in memory, unless somebody needs it again.
+    pub(super) fn unfollow_idle(&self, stream: &Stream, now: u64) {
+        let Ok(streams) = self.streams(stream.id().kind) else { return };
+        let opening = lock(&streams.opening);
+        if opening.contains_key(&stream.id().key) {
+            return;
+        }
+        stream.followed.store(false, Ordering::SeqCst);
+        // Whoever has seen it followed has said before that it is used.
+        if stream.used.load(Ordering::SeqCst) + LINGER > now {
+            stream.followed.store(true, Ordering::SeqCst);
+        } else {
+            self.backend.log.unfollow(std::slice::from_ref(stream.id()));
+        }
+    }
+
+    /// The stream that there are news of, if it is in memory. Whoever is opening it learns that there are some.
+    pub(super) fn known_or_opening(&self, id: &StreamId) -> Option<Arc<Stream>> {
+        if let Some(stream) = self.known(id.kind, &id.key) {
+            return Some(stream);
+        }
+        lock(&self.streams(id.kind).ok()?.opening).get_mut(&id.key)?.news = true;
+        // It may have been opened before that was noted.
+        self.known(id.kind, &id.key)
+    }
+
     /// The stream, if it may exist; looking for one that does not makes none.
     pub(crate) async fn find(&self, kind: StreamKind, key: &str) -> Result<Option<Arc<Stream>>, BackendError> {
-        if let Some(stream) = self.known(kind, key) {
+        if let Some(stream) = self.known(kind, key)
+            && self.is_current(&stream)
+        {
             return Ok(Some(stream));
         }
         let id = StreamId { kind, key: key.to_owned() };
-        let keeps = self.empty(&id)?.rules().stored;
-        match self.stored(&id, keeps).await? {
-            Some(_) => self.open(kind, key).await.map(Some),
-            None => Ok(None),
+        if !self.empty(&id)?.rules().stored || self.backend.log.load(&id, None).await? == Loaded::Absent {
+            return Ok(None);
         }
+        self.open(kind, key).await.map(Some)
     }
 
     /// The stream if it is in memory.
@@ -194,17 +323,29 @@ impl Hub {
 
     /// The keys of all stored streams of a kind that exist, sorted.
     pub(crate) async fn keys(&self, kind: StreamKind) -> Result<Vec<String>, BackendError> {
-        let mut keys = self.backend.keys(kind).await?;
+        let mut keys = self.stored_keys(kind).await?;
         keys.retain(|key| self.known(kind, key).is_none_or(|stream| stream.gone_at().is_none()));
         keys.sort();
         Ok(keys)
+    }
+
+    async fn stored_keys(&self, kind: StreamKind) -> Result<Vec<String>, BackendError> {
+        let mut keys: Vec<String> = Vec::new();
+        loop {
+            let page = self.backend.log.keys(kind, keys.last().map(String::as_str), PAGE).await?;
+            let is_last = page.len() < PAGE;
+            keys.extend(page);
+            if is_last {
+                return Ok(keys);
+            }
+        }
     }
 
     /// Shows a version 1 client what is stored and not in memory: it follows every stream of some kinds that it may read,
     /// and does not ask. One at a time, as long as it is there.
     pub(crate) async fn recall(&self, connection: &Connection) {
         for kind in self.v1_kinds() {
-            let keys = match self.backend.keys(kind).await {
+            let keys = match self.stored_keys(kind).await {
                 Ok(keys) => keys,
                 Err(error) => return tracing::error!(%error, ?kind, "the stored keys could not be listed"),
             };
@@ -234,8 +375,9 @@ impl Hub {
         }
         let id = stream.id().clone();
         drop(stream);
-        if let Some(position) = self.streams(id.kind).ok().and_then(|streams| streams.release(&id)) {
-            self.forget(&id, position).await;
+        let now = self.now();
+        if let Some(at) = self.streams(id.kind).ok().and_then(|streams| streams.release(&id, now)) {
+            self.forget(&id, at).await;
         }
     }
 

@@ -1,8 +1,8 @@
 //! How a stream in memory gets what the backend has: as it is opened, and as it falls behind.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
-use datasole_core::{Position, StreamId};
+use datasole_core::StreamId;
 
 use super::{
     Hub,
@@ -10,15 +10,21 @@ use super::{
     stream::{Start, Stream},
 };
 use crate::{
-    backend::{BackendError, Stored},
+    backend::{
+        BackendError,
+        log::{Loaded, Mark, Stored},
+    },
     clock::unix_millis,
-    entry::Entry,
 };
 
 impl Hub {
-    /// The stream as the backend holds it, where it `keeps` it.
-    pub(super) async fn stored(&self, id: &StreamId, keeps: bool) -> Result<Option<Stored>, BackendError> {
-        if keeps { self.backend.load(id).await } else { Ok(None) }
+    /// The stream as the backend has it; `None` when there is none.
+    pub(super) async fn stored(&self, id: &StreamId) -> Result<Option<Stored>, BackendError> {
+        match self.backend.log.load(id, None).await? {
+            Loaded::Whole(stored) => Ok(Some(stored)),
+            Loaded::Absent => Ok(None),
+            Loaded::Since(_) => Err(BackendError::Corrupt("a part of a stream in place of the whole".into())),
+        }
     }
 
     /// Where a stream begins: as the backend has it, or with a new life.
@@ -27,36 +33,56 @@ impl Hub {
         Ok(match stored {
             Some(stored) => {
                 content.restore(&stored)?;
-                Start { position: stored.position, content, stored, now }
+                Start { mark: stored.mark, content, stored, now }
             }
-            None => {
-                let position = Position { epoch: self.next_epoch.fetch_add(1, Ordering::Relaxed), seq: 0 };
-                Start { position, content, stored: Stored::default(), now }
-            }
+            None => Start { mark: self.lives.birth(), content, stored: Stored::default(), now },
         })
     }
 
     /// Takes what others have appended: entry by entry, where the backend has them all, else the whole.
     pub(super) async fn catch_up(&self, stream: &Arc<Stream>) -> Result<(), BackendError> {
-        let since = stream.position();
-        let missed = self.backend.read(stream.id(), since).await?.unwrap_or_default();
-        let entries: Vec<Entry> = missed.into_iter().map_while(Entry::stored).collect();
-        let accepted = self.with_v1(stream, |v1| stream.accept(since, &entries, unix_millis(), v1));
-        if entries.is_empty() || accepted.is_err() {
-            return self.reload(stream).await;
+        loop {
+            let since = stream.mark();
+            let stored = match self.backend.log.load(stream.id(), Some(since)).await? {
+                Loaded::Since(entries) => {
+                    let now = unix_millis();
+                    let taken = self.with_v1(stream, |v1| stream.accept(since.position, &entries, now, v1));
+                    if taken.is_ok() {
+                        return Ok(());
+                    }
+                    // One of them does not fit what is here.
+                    return self.reload(stream).await;
+                }
+                Loaded::Whole(stored) => Some(stored),
+                // Nobody has appended anything yet.
+                Loaded::Absent if since.position.seq == 0 => return Ok(()),
+                Loaded::Absent => None,
+            };
+            if self.restart(stream, since, stored)? {
+                return Ok(());
+            }
         }
-        for entry in &entries {
-            // The writer of these entries lets the backend forget them.
-            let _ = stream.note(entry.bytes().len());
-        }
-        Ok(())
     }
 
     /// Makes the stream what the backend has.
     pub(crate) async fn reload(&self, stream: &Arc<Stream>) -> Result<(), BackendError> {
-        let stored = self.stored(stream.id(), stream.rules().stored).await?;
-        stream.reset(self.start(self.empty(stream.id())?, stored)?);
-        Ok(())
+        loop {
+            let since = stream.mark();
+            let stored = self.stored(stream.id()).await?;
+            if self.restart(stream, since, stored)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Resets the stream, unless it has moved since it was at `since`.
+    fn restart(&self, stream: &Arc<Stream>, since: Mark, stored: Option<Stored>) -> Result<bool, BackendError> {
+        Ok(stream.reset(since, self.start(self.empty(stream.id())?, stored)?))
+    }
+
+    /// Gives a stream that does not exist another life to begin with, unless it has moved.
+    pub(super) fn begin_again(&self, stream: &Arc<Stream>, since: Mark) -> Result<(), BackendError> {
+        self.restart(stream, since, None).map(drop)
     }
 
     /// Forgets a stream, which begins a new life.
@@ -69,16 +95,24 @@ impl Hub {
         let (hub, stream) = (self.clone(), stream.clone());
         crate::task::to_the_end(async move {
             let _writer = writer;
-            hub.backend.remove(stream.id(), stream.position()).await?;
-            hub.reload(&stream).await
+            loop {
+                let at = stream.mark();
+                hub.backend.log.remove(stream.id(), at).await?;
+                // Where others have appended meanwhile, nothing was removed.
+                let stored = hub.stored(stream.id()).await?;
+                let is_gone = stored.is_none();
+                if hub.restart(&stream, at, stored)? && is_gone {
+                    return Ok(());
+                }
+            }
         })
         .await
     }
 
     /// Forgets at the backend what has come to nothing.
-    pub(super) async fn forget(&self, id: &StreamId, position: Position) {
-        if position.seq > 0
-            && let Err(error) = self.backend.remove(id, position).await
+    pub(super) async fn forget(&self, id: &StreamId, at: Mark) {
+        if at.position.seq > 0
+            && let Err(error) = self.backend.log.remove(id, at).await
         {
             tracing::error!(%error, key = id.key, "a stream could not be removed");
         }

@@ -10,7 +10,10 @@ use super::{
     stream::{Start, Stream},
 };
 use crate::{
-    backend::{BackendError, Stored},
+    backend::{
+        BackendError,
+        log::{self, Mark, Stored, Tag},
+    },
     clock::unix_millis,
     connection::Protocol,
     entry::Entry,
@@ -35,13 +38,20 @@ impl Numbers {
     pub(crate) fn stream(key: &str, position: Position, replay: Replay) -> Arc<Stream> {
         let content = Box::new(Self { latest: position.seq, replay: Some(replay) });
         let rules = content.rules();
-        let start = Start { position, content, stored: Stored::default(), now: unix_millis() };
+        let mark = Mark { position, tag: Tag::default() };
+        let start = Start { mark, content, stored: Stored::default(), now: unix_millis() };
         Arc::new(Stream::new(StreamId::state(key), start, rules, 0, usize::MAX))
     }
 
     /// Publishes the number of the next entry.
     pub(crate) fn count(stream: &Arc<Stream>) {
-        stream.publish(&number(stream.position().seq + 1), 0, &[], None).unwrap();
+        Self::publish(stream, stream.position().seq + 1, 0);
+    }
+
+    /// Publishes a number as if others had appended it.
+    pub(crate) fn publish(stream: &Arc<Stream>, published: u64, now: u64) {
+        let entry = log::Entry { bytes: number(published).bytes().clone(), ..log::Entry::default() };
+        stream.accept(stream.position(), &[entry], now, &[]).unwrap();
     }
 }
 

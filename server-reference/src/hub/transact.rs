@@ -1,8 +1,12 @@
-//! The one way by which a stored stream changes: plan, append by compare-and-set, apply, publish.
+//! The one way by which a stored stream changes: plan, append, apply, publish.
 
-use std::sync::Arc;
+use std::{slice, sync::Arc, time::Duration};
 
 use datasole_core::Position;
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{
     Hub,
@@ -11,15 +15,26 @@ use super::{
 };
 use crate::{
     answer::Author,
-    backend::{Appended, BackendError},
+    backend::{
+        BackendError,
+        log::{Append, Appended, Loaded, Rule, TURN},
+    },
     clock::unix_millis,
     entry::Entry,
     task::to_the_end,
 };
 
-/// Outcome of a commit.
+/// How long an append whose outcome is open is repeated.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The pause before an append is first repeated; each is twice as long as the one before, up to `LONGEST_PAUSE`.
+const PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+/// Conflicts after which a node waits for its turn.
+const CONFLICTS: u32 = 3;
+
+/// What came of an entry.
 enum Committed {
-    /// The entry is stored and published.
+    /// It is stored and published.
     At(Position),
     /// Others were faster. Their entries have been applied and published.
     Conflict(Writer),
@@ -38,60 +53,101 @@ impl Hub {
         author: Option<Author>,
         mut plan: impl FnMut(&mut dyn Kind) -> Result<Option<Entry>, E>,
     ) -> Result<Option<Position>, E> {
-        loop {
-            let Some(entry) = stream.with_content(&mut plan)? else { return Ok(None) };
-            let (hub, own, author) = (self.clone(), stream.clone(), author.clone());
-            // A commit that were dropped with its caller would leave followers without an entry that is stored.
-            let committed = to_the_end(async move { hub.commit(&own, writer, &entry, author.as_ref()).await });
+        let mut conflicts = 0;
+        let outcome = loop {
+            let planned = stream
+                .with_content(|content| plan(content).map(|entry| entry.map(|entry| (content.rule(&entry), entry))));
+            let (rule, entry) = match planned {
+                Ok(Some(planned)) => planned,
+                Ok(None) => break Ok(None),
+                Err(error) => break Err(error),
+            };
+            let (hub, own, author, has_turn) = (self.clone(), stream.clone(), author.clone(), conflicts > CONFLICTS);
+            // What was stored would be missing to the followers, were it dropped with its caller.
+            let committed =
+                to_the_end(async move { hub.commit(&own, writer, (&entry, rule, has_turn), author.as_ref()).await });
             match committed.await? {
                 Committed::At(position) => return Ok(Some(position)),
                 Committed::Conflict(still) => writer = still,
             }
+            conflicts += 1;
+            if conflicts >= CONFLICTS {
+                self.wait_for_turn(stream).await?;
+            }
+        };
+        if conflicts >= CONFLICTS {
+            self.backend.log.end_turn(stream.id()).await?;
         }
+        outcome
+    }
+
+    /// Waits until it is this node's turn to append, at most as long as a turn lasts: then the log decides again.
+    async fn wait_for_turn(&self, stream: &Stream) -> Result<(), BackendError> {
+        if !self.backend.log.take_turn(stream.id()).await? {
+            let _ = timeout(TURN, stream.turn.notified()).await;
+        }
+        Ok(())
     }
 
     async fn commit(
         &self,
         stream: &Arc<Stream>,
         writer: Writer,
-        entry: &Entry,
+        (entry, rule, has_turn): (&Entry, Rule, bool),
         author: Option<&Author>,
     ) -> Result<Committed, BackendError> {
-        let Some(position) = self.append(stream, entry, author).await? else {
+        let Some(position) = self.append(stream, (entry, rule, has_turn), author).await? else {
             return Ok(Committed::Conflict(writer));
         };
         if stream.note(entry.bytes().len())
             && let Err(error) = self.compact(stream).await
         {
-            // The entry is stored and published; the backend only holds more than it must.
+            // It is stored and published; the backend only holds more than it must.
             tracing::error!(%error, key = stream.id().key, "a stream could not be compacted");
         }
         Ok(Committed::At(position))
     }
 
-    /// Stores an entry as the stream's next, applies and publishes it. `None` when others were faster; what they have
-    /// appended is here then, and nothing is pending.
+    /// Stores an entry as the stream's next, applies and publishes it behind those that came between. `None` when others
+    /// were faster; what they have appended is here then, and nothing is pending.
     async fn append(
         &self,
         stream: &Arc<Stream>,
-        entry: &Entry,
+        (entry, rule, has_turn): (&Entry, Rule, bool),
         author: Option<&Author>,
     ) -> Result<Option<Position>, BackendError> {
-        match self.backend.append(stream.id(), stream.position(), entry.bytes().clone()).await {
-            Ok(Appended::At(position)) => {
-                let applied = self.with_v1(stream, |v1| stream.publish(entry, unix_millis(), v1, author));
-                if applied.is_err() {
-                    // The plan does not fit: memory differs from the backend.
-                    self.reload(stream).await?;
-                    if let Some(Author { connection, correlation }) = author {
-                        connection.acknowledge(*correlation, position.seq);
+        let after = stream.mark();
+        let append = Append::new(stream.id(), after, rule, self.tags.next(), slice::from_ref(entry.bytes()));
+        let append = if has_turn { append.hand_on() } else { append };
+        match self.store(stream, append).await {
+            Ok(Appended::At { between, mark }) => {
+                let published = self
+                    .with_v1(stream, |v1| stream.publish((after, &between), (entry, mark), unix_millis(), v1, author));
+                if published.is_err() {
+                    // What was planned does not fit: memory is not what the backend has, which is the truth.
+                    if self.catch_up(stream).await.is_err() {
+                        self.fall_behind(stream);
+                    }
+                    if let Some(author) = author {
+                        author.connection.acknowledge(author.correlation, mark.position.seq);
                     }
                 }
-                Ok(Some(applied.unwrap_or(position)))
+                Ok(Some(mark.position))
             }
-            Ok(Appended::Conflict(_)) => {
+            Ok(Appended::Conflict { mark, missed }) => {
+                self.lives.observe(mark.position.epoch);
                 stream.with_content(|content| content.retract());
-                self.catch_up(stream).await.map(|()| None)
+                let taken = missed.is_some_and(|missed| {
+                    let now = unix_millis();
+                    self.with_v1(stream, |v1| stream.accept(after.position, &missed, now, v1)).is_ok()
+                });
+                if !taken && mark.position.seq == 0 && stream.mark() == after {
+                    // There is none, and a new life must begin later than this one would have.
+                    self.begin_again(stream, after)?;
+                } else if !taken {
+                    self.catch_up(stream).await?;
+                }
+                Ok(None)
             }
             Err(error) => {
                 stream.with_content(|content| content.retract());
@@ -100,16 +156,61 @@ impl Hub {
         }
     }
 
+    /// Appends, and repeats what was not answered: the tag makes that one append.
+    async fn store(&self, stream: &Arc<Stream>, append: Append<'_>) -> Result<Appended, BackendError> {
+        let mut why = match self.backend.log.append(append).await {
+            Err(BackendError::Unavailable(why)) => why,
+            answer => return answer,
+        };
+        let (deadline, mut pause) = (Instant::now() + PATIENCE, PAUSE);
+        while Handle::try_current().is_ok() && Instant::now() + pause <= deadline {
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            why = match self.backend.log.append(append).await {
+                Ok(Appended::Conflict { missed: None, mark }) => match self.find_stored(stream, append).await {
+                    Ok(None) => return Ok(Appended::Conflict { missed: None, mark }),
+                    Ok(Some(found)) => return Ok(found),
+                    Err(BackendError::Unavailable(why)) => why,
+                    Err(error) => return Err(error),
+                },
+                Ok(answer) => return Ok(answer),
+                Err(error) => error.to_string(),
+            };
+        }
+        Err(BackendError::Unknown(why))
+    }
+
+    /// Looks for an append, of which copies were not answered, among what the stream has kept; `None` where it is not.
+    async fn find_stored(&self, stream: &Arc<Stream>, append: Append<'_>) -> Result<Option<Appended>, BackendError> {
+        let after = append.after.position;
+        let stored = match self.backend.log.load(append.stream, None).await? {
+            Loaded::Whole(stored) => stored,
+            Loaded::Absent if after.seq == 0 => return Ok(None),
+            Loaded::Absent | Loaded::Since(_) => return Err(BackendError::Unknown("the stream is gone".into())),
+        };
+        let first = stored.mark.position.seq.saturating_sub(stored.entries.len() as u64);
+        if let Some(at) = stored.entries.iter().rposition(|entry| entry.tag == append.tag) {
+            self.catch_up(stream).await?;
+            let mut mark = stored.mark;
+            (mark.position.seq, mark.tag) = (first + 1 + at as u64, append.tag);
+            return Ok(Some(Appended::At { between: Vec::new(), mark }));
+        }
+        if first == 0 || (stored.mark.position.epoch == after.epoch && first <= after.seq) {
+            return Ok(None);
+        }
+        Err(BackendError::Unknown("what came since is forgotten".into()))
+    }
+
     /// Lets the backend forget entries. The caller has the right to append: what the content forgets is an entry, too, so
     /// that all who follow forget the same.
     async fn compact(&self, stream: &Arc<Stream>) -> Result<(), BackendError> {
         if let Some(entry) = stream.with_content(|content| content.compact(unix_millis()))
-            && self.append(stream, &entry, None).await?.is_none()
+            && self.append(stream, (&entry, Rule::Exactly, false), None).await?.is_none()
         {
             return Ok(());
         }
         match stream.snapshot() {
-            Some((at, snapshot, keep)) => self.backend.snapshot(stream.id(), at, snapshot, keep).await,
+            Some((at, snapshot, keep)) => self.backend.log.snapshot(stream.id(), at, snapshot, keep).await,
             None => Ok(()),
         }
     }

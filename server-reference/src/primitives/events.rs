@@ -10,7 +10,10 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::rpc::{Incoming, panicked};
 use crate::{
-    backend::{BackendError, Stored},
+    backend::{
+        BackendError,
+        log::{Rule, Stored},
+    },
     clock::unix_millis,
     entry::Entry,
     error::RpcError,
@@ -58,6 +61,10 @@ impl Kind for Topic {
 
     fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
         split(entry).map(drop).ok_or(Inapplicable)
+    }
+
+    fn rule(&self, _: &Entry) -> Rule {
+        Rule::Behind
     }
 
     fn snapshot(&mut self) -> Option<Bytes> {

@@ -15,7 +15,7 @@ use serde_json::{
 
 use crate::{
     answer::{Author, Refusal, Request},
-    backend::{BackendError, Stored},
+    backend::{BackendError, log::Stored},
     connection::{Connection, Protocol},
     entry::Entry,
     hub::{self, At, Delivery, Hub, Inapplicable, Kind, Rules, Spec, Stream, V1},

@@ -67,7 +67,7 @@ impl Followed {
 
     /// Opens the streams that have been admitted, together, and answers in one go.
     pub(super) async fn open(&self, hub: &Hub, connection: &Arc<Connection>, wanted: &[Wanted]) {
-        let opened = join_all(wanted.iter().map(|Wanted { stream, .. }| hub.open(stream.kind, &stream.key))).await;
+        let opened = join_all(wanted.iter().map(|Wanted { stream, since, .. }| hub.open_since(stream, *since))).await;
         {
             // Under the lock: an UNSUBSCRIBE or the end of the session comes before or after, never between.
             let mut book = lock(&self.0);

@@ -5,14 +5,13 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use bytes::Bytes;
 use datasole_core::{Position, StreamId, StreamKind, codes, frame::Opcode, patch::Patch};
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::{Gated, Peer, builder, length, plain, spawn};
-use crate::{Identity, Limits, Protocol, Replay, RpcError, backend::Backend, message::Outgoing};
+use crate::{Identity, Limits, Protocol, Replay, RpcError, message::Outgoing};
 
 #[tokio::test]
 async fn a_subscription_given_up_while_it_opens_leaves_nothing() {
@@ -212,10 +211,10 @@ async fn the_backend_is_not_left_with_more_than_the_replay() {
         server.broadcast("talk", &text).await.unwrap();
         server.state().set("n", &n).await.unwrap();
         for stream in [StreamId::state("text"), StreamId::event("talk"), StreamId::state("n")] {
-            let stored = backend.load(&stream).await.unwrap().unwrap();
-            assert_eq!(stored.position.seq, n + 1);
+            let stored = backend.stored(&stream).await;
+            assert_eq!(stored.mark.position.seq, n + 1);
             assert!(stored.entries.len() <= 20, "{stream:?}: {} entries", stored.entries.len());
-            assert!(stored.entries.iter().map(Bytes::len).sum::<usize>() <= 20_000, "{stream:?}");
+            assert!(stored.entries.iter().map(|entry| entry.bytes.len()).sum::<usize>() <= 20_000, "{stream:?}");
         }
     }
     // Another start finds the value, and what the topic promises.
@@ -286,4 +285,29 @@ async fn a_shutdown_reaches_those_who_come_and_those_who_have_not_said_who_they_
     for peer in [member, stranger, late, Peer::stranger(&server)] {
         assert_eq!(peer.session.connection().mailbox().closing().unwrap().code, 1001);
     }
+}
+
+/// Keys that were removed make later lives begin with a greater epoch, in the end also those of streams that are followed
+/// already: who follows one is given its first entry all the same.
+#[tokio::test]
+async fn the_first_entry_of_a_life_that_begins_late_reaches_who_waits_for_it() {
+    let server = builder().topic("talk", Replay::default()).build();
+    let mut peer = Peer::new(&server);
+    assert!(peer.subscribe(1, "event", "talk", None).is_none());
+    let told = peer.received()[0].2.clone();
+    // More than the memory remembers one by one.
+    for n in 0..=4_096 {
+        server.state().set(&n.to_string(), &1).await.unwrap();
+        server.state().remove(&n.to_string()).await.unwrap();
+    }
+    server.broadcast("talk", &"first").await.unwrap();
+    let first = peer.received()[0].2.clone();
+    assert_eq!((&first["data"], &first["seq"]), (&json!("first"), &json!(1)));
+    assert_ne!(first["epoch"], told["epoch"], "which the client takes for a gap, and asks again");
+    let mut again = Peer::new(&server);
+    let since = Position { epoch: told["epoch"].as_u64().unwrap(), seq: told["seq"].as_u64().unwrap() };
+    assert!(again.subscribe(1, "event", "talk", Some(since)).is_none());
+    let received = again.received();
+    assert_eq!(received[0].2, json!({ "epoch": first["epoch"], "seq": 0, "recovered": true }));
+    assert_eq!(received[1].2, first);
 }

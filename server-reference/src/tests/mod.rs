@@ -4,12 +4,9 @@ mod batches;
 mod commits;
 mod concurrency;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use bytes::Bytes;
@@ -18,103 +15,110 @@ use datasole_core::{
     frame::{Opcode, decode},
     wire::split_varuint,
 };
-use futures_util::{FutureExt, future::BoxFuture};
 use serde_json::{Value, json};
 use tokio::{
-    sync::{broadcast, watch},
+    sync::{mpsc, watch},
     task::JoinHandle,
 };
 
 use crate::{
     AuthRequest, Builder, Identity, Limits, Protocol, Server,
-    backend::{Appended, Backend, BackendError, Memory, Stored, Wake},
+    backend::{
+        Backend, BackendError, Log, Memory, async_trait,
+        log::{Append, Appended, Loaded, Mark, News, Stored},
+    },
     message::Outgoing,
     protocol::Session,
     task::Task,
 };
 
 /// Memory that can be shared between servers, and answers loads and appends only while it is open. What is appended is
-/// stored before the wait.
+/// stored before the wait; while it is failing, nothing is.
 #[derive(Clone)]
 pub(crate) struct Gated {
-    memory: Arc<Memory>,
+    memory: Memory,
     pub(crate) open: watch::Sender<bool>,
-    /// Whether appends fail; nothing is stored then.
     pub(crate) failing: Arc<AtomicBool>,
 }
 
 impl Gated {
     pub(crate) fn new(open: bool) -> Self {
-        Self { memory: Arc::default(), open: watch::Sender::new(open), failing: Arc::default() }
+        Self { memory: Memory::default(), open: watch::Sender::new(open), failing: Arc::default() }
     }
 
-    async fn pass(&self) {
-        self.open.subscribe().wait_for(|open| *open).await.unwrap();
+    /// What is stored of a stream.
+    pub(crate) async fn stored(&self, id: &StreamId) -> Stored {
+        match self.memory.node().log.load(id, None).await.unwrap() {
+            Loaded::Whole(stored) => stored,
+            other => panic!("{id:?}: {other:?}"),
+        }
     }
 }
 
-impl Backend for Gated {
-    fn load<'a>(&'a self, stream: &'a StreamId) -> BoxFuture<'a, Result<Option<Stored>, BackendError>> {
-        self.pass().then(|()| self.memory.load(stream)).boxed()
+impl From<Gated> for Backend {
+    fn from(gated: Gated) -> Self {
+        let backend = gated.memory.node();
+        let Gated { open, failing, .. } = gated;
+        Self { log: Arc::new(GatedLog { inner: backend.log, open: open.subscribe(), failing }), ..backend }
     }
+}
 
-    fn append<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        at: Position,
-        entry: Bytes,
-    ) -> BoxFuture<'a, Result<Appended, BackendError>> {
-        async move {
-            if self.failing.load(Ordering::Relaxed) {
-                return Err(BackendError::Unavailable("on purpose".into()));
-            }
-            let appended = self.memory.append(stream, at, entry).await;
-            self.pass().await;
-            appended
+/// The log of one node.
+struct GatedLog {
+    inner: Arc<dyn Log>,
+    open: watch::Receiver<bool>,
+    failing: Arc<AtomicBool>,
+}
+
+impl GatedLog {
+    async fn pass(&self) {
+        // The test is over when the sender is gone.
+        let _ = self.open.clone().wait_for(|open| *open).await;
+    }
+}
+
+#[async_trait]
+impl Log for GatedLog {
+    async fn append(&self, append: Append<'_>) -> Result<Appended, BackendError> {
+        if self.failing.load(Ordering::Relaxed) {
+            return Err(BackendError::Full("for a test".into()));
         }
-        .boxed()
+        let appended = self.inner.append(append).await;
+        self.pass().await;
+        appended
     }
 
-    fn read<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        since: Position,
-    ) -> BoxFuture<'a, Result<Option<Vec<Bytes>>, BackendError>> {
-        self.memory.read(stream, since)
+    async fn load(&self, stream: &StreamId, since: Option<Mark>) -> Result<Loaded, BackendError> {
+        self.pass().await;
+        self.inner.load(stream, since).await
     }
 
-    fn snapshot<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        at: Position,
-        snapshot: Bytes,
-        keep: u64,
-    ) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.memory.snapshot(stream, at, snapshot, keep)
+    async fn heads(&self, streams: &[StreamId]) -> Result<Vec<Option<Mark>>, BackendError> {
+        self.inner.heads(streams).await
     }
 
-    fn remove<'a>(&'a self, stream: &'a StreamId, at: Position) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.memory.remove(stream, at)
+    async fn snapshot(&self, stream: &StreamId, at: Mark, bytes: Bytes, keep: u64) -> Result<(), BackendError> {
+        self.inner.snapshot(stream, at, bytes, keep).await
     }
 
-    fn keys(&self, kind: StreamKind) -> BoxFuture<'_, Result<Vec<String>, BackendError>> {
-        self.memory.keys(kind)
+    async fn remove(&self, stream: &StreamId, at: Mark) -> Result<(), BackendError> {
+        self.inner.remove(stream, at).await
     }
 
-    fn wakes(&self) -> broadcast::Receiver<Wake> {
-        self.memory.wakes()
+    async fn keys(&self, kind: StreamKind, after: Option<&str>, limit: usize) -> Result<Vec<String>, BackendError> {
+        self.inner.keys(kind, after, limit).await
     }
 
-    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, BackendError>> {
-        self.memory.get(key)
+    async fn follow(&self, streams: &[StreamId]) -> Result<(), BackendError> {
+        self.inner.follow(streams).await
     }
 
-    fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Option<Duration>) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.memory.put(key, value, ttl)
+    fn unfollow(&self, streams: &[StreamId]) {
+        self.inner.unfollow(streams);
     }
 
-    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.memory.delete(key)
+    fn news(&self) -> Result<mpsc::Receiver<News>, BackendError> {
+        self.inner.news()
     }
 }
 

@@ -1,7 +1,5 @@
 //! CRDTs as streams: positions, acknowledgements, resuming, also across a restart of the server.
 
-use std::sync::Arc;
-
 use datasole_core::{
     StreamId,
     crdt::{Crdt, CrdtLimits, Op},
@@ -9,7 +7,7 @@ use datasole_core::{
 };
 use datasole_server::{
     CrdtKind, Limits, Replay, Server,
-    backend::{Backend, Memory},
+    backend::{Memory, log::Loaded},
 };
 use serde_json::{Value, json};
 
@@ -61,7 +59,7 @@ async fn a_client_that_comes_back_gets_what_it_missed() {
 /// A server that has stopped, and another with the same backend: positions and values go on, for both versions.
 #[tokio::test]
 async fn a_restart_is_not_noticed() {
-    let backend = Arc::new(Memory::default());
+    let backend = Memory::default();
     let start = || Server::builder().backend(backend.clone()).crdt("votes", CrdtKind::PnCounter).build();
     let first = start();
     let mut client = Client::v2(&first);
@@ -93,10 +91,14 @@ async fn a_restart_is_not_noticed() {
     assert_eq!((frames[1].0, &frames[1].2["patches"][0]["value"]), (Opcode::StatePatch, &json!(1)));
 }
 
+async fn stored(memory: &Memory, key: &str) -> Loaded {
+    memory.node().log.load(&StreamId::crdt(key), None).await.unwrap()
+}
+
 /// What the backend holds stays bounded, and still makes the same value and the promised past.
 #[tokio::test]
 async fn the_backend_is_not_left_with_more_than_the_replay() {
-    let backend = Arc::new(Memory::default());
+    let backend = Memory::default();
     let replay = Replay { entries: 10, ..Replay::default() };
     let start = || Server::builder().backend(backend.clone()).limits(Limits { replay, ..Limits::default() }).build();
     let first = start();
@@ -104,7 +106,7 @@ async fn the_backend_is_not_left_with_more_than_the_replay() {
     let (subscribed, _) = client.follow("n", None);
     for n in 1..=100 {
         client.op("n", &increment("a", n, n)).unwrap();
-        let stored = backend.load(&StreamId::crdt("n")).await.unwrap().unwrap();
+        let Loaded::Whole(stored) = stored(&backend, "n").await else { panic!("it is not stored") };
         assert!(stored.entries.len() <= 20, "{} entries", stored.entries.len());
     }
     drop((client, first));
@@ -157,7 +159,7 @@ async fn a_follower_has_what_the_server_has() {
 
 #[tokio::test]
 async fn a_removed_key_is_null_and_begins_again() {
-    let backend = Arc::new(Memory::default());
+    let backend = Memory::default();
     let server = Server::builder().backend(backend.clone()).build();
     let mut client = Client::v2(&server);
     client.follow("n", None);
@@ -174,7 +176,7 @@ async fn a_removed_key_is_null_and_begins_again() {
     assert_eq!(server.crdt().counter("n").value().await.unwrap(), 1);
     server.crdt().remove("n").await.unwrap();
     drop(client);
-    assert_eq!(backend.load(&StreamId::crdt("n")).await.unwrap(), None, "nobody follows it: it is forgotten");
+    assert_eq!(stored(&backend, "n").await, Loaded::Absent, "nobody follows it: it is forgotten");
 }
 
 /// To a client that does not read, one state takes the place of many operations.

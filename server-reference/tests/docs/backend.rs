@@ -7,15 +7,18 @@ use std::sync::{
 
 use bytes::Bytes;
 use datasole_server::{
-    Position, StreamId, StreamKind,
-    backend::{Appended, Backend, BackendError, Memory, Stored, Wake},
+    StreamId, StreamKind,
+    backend::{
+        Backend, BackendError, Log, Memory, async_trait,
+        log::{Append, Appended, Loaded, Mark, News, Stored},
+    },
 };
-use futures_util::{FutureExt, future::BoxFuture};
+use tokio::sync::mpsc;
 
 /// Memory that outlives servers, and fails on demand.
 #[derive(Clone, Default)]
 pub(crate) struct Faulty {
-    memory: Arc<Memory>,
+    memory: Memory,
     mode: Arc<AtomicU8>,
 }
 
@@ -31,81 +34,72 @@ impl Faulty {
     }
 
     pub(crate) async fn stored(&self, key: &str) -> Stored {
-        self.memory.load(&StreamId { kind: StreamKind::Doc, key: key.into() }).await.unwrap().unwrap()
+        let id = StreamId { kind: StreamKind::Doc, key: key.into() };
+        match self.memory.node().log.load(&id, None).await.unwrap() {
+            Loaded::Whole(stored) => stored,
+            other => panic!("{other:?}"),
+        }
     }
 }
 
-impl Backend for Faulty {
-    fn load<'a>(&'a self, stream: &'a StreamId) -> BoxFuture<'a, Result<Option<Stored>, BackendError>> {
-        self.memory.load(stream)
+impl From<Faulty> for Backend {
+    fn from(faulty: Faulty) -> Self {
+        let backend = faulty.memory.node();
+        Self { log: Arc::new(FaultyLog { inner: backend.log, mode: faulty.mode }), ..backend }
     }
+}
 
-    fn append<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        at: Position,
-        entry: Bytes,
-    ) -> BoxFuture<'a, Result<Appended, BackendError>> {
-        async move {
-            while self.mode.load(Ordering::SeqCst) == WAITING {
-                tokio::task::yield_now().await;
-            }
-            if self.mode.load(Ordering::SeqCst) == REFUSED {
-                return Err(BackendError::Unavailable("on purpose".into()));
-            }
-            let appended = self.memory.append(stream, at, entry).await;
-            if self.mode.load(Ordering::SeqCst) == STORED_BUT_FAILED {
-                return Err(BackendError::Unavailable("on purpose".into()));
-            }
-            appended
+/// The log of one node.
+struct FaultyLog {
+    inner: Arc<dyn Log>,
+    mode: Arc<AtomicU8>,
+}
+
+#[async_trait]
+impl Log for FaultyLog {
+    async fn append(&self, append: Append<'_>) -> Result<Appended, BackendError> {
+        while self.mode.load(Ordering::SeqCst) == WAITING {
+            tokio::task::yield_now().await;
         }
-        .boxed()
+        if self.mode.load(Ordering::SeqCst) == REFUSED {
+            return Err(BackendError::Full("on purpose".into()));
+        }
+        let appended = self.inner.append(append).await;
+        if self.mode.load(Ordering::SeqCst) == STORED_BUT_FAILED {
+            return Err(BackendError::Unknown("on purpose".into()));
+        }
+        appended
     }
 
-    fn read<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        since: Position,
-    ) -> BoxFuture<'a, Result<Option<Vec<Bytes>>, BackendError>> {
-        self.memory.read(stream, since)
+    async fn load(&self, stream: &StreamId, since: Option<Mark>) -> Result<Loaded, BackendError> {
+        self.inner.load(stream, since).await
     }
 
-    fn snapshot<'a>(
-        &'a self,
-        stream: &'a StreamId,
-        at: Position,
-        snapshot: Bytes,
-        keep: u64,
-    ) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.memory.snapshot(stream, at, snapshot, keep)
+    async fn heads(&self, streams: &[StreamId]) -> Result<Vec<Option<Mark>>, BackendError> {
+        self.inner.heads(streams).await
     }
 
-    fn remove<'a>(&'a self, stream: &'a StreamId, at: Position) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.memory.remove(stream, at)
+    async fn snapshot(&self, stream: &StreamId, at: Mark, bytes: Bytes, keep: u64) -> Result<(), BackendError> {
+        self.inner.snapshot(stream, at, bytes, keep).await
     }
 
-    fn keys(&self, kind: StreamKind) -> BoxFuture<'_, Result<Vec<String>, BackendError>> {
-        self.memory.keys(kind)
+    async fn remove(&self, stream: &StreamId, at: Mark) -> Result<(), BackendError> {
+        self.inner.remove(stream, at).await
     }
 
-    fn wakes(&self) -> tokio::sync::broadcast::Receiver<Wake> {
-        self.memory.wakes()
+    async fn keys(&self, kind: StreamKind, after: Option<&str>, limit: usize) -> Result<Vec<String>, BackendError> {
+        self.inner.keys(kind, after, limit).await
     }
 
-    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, BackendError>> {
-        self.memory.get(key)
+    async fn follow(&self, streams: &[StreamId]) -> Result<(), BackendError> {
+        self.inner.follow(streams).await
     }
 
-    fn put<'a>(
-        &'a self,
-        key: &'a str,
-        value: Bytes,
-        ttl: Option<std::time::Duration>,
-    ) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.memory.put(key, value, ttl)
+    fn unfollow(&self, streams: &[StreamId]) {
+        self.inner.unfollow(streams);
     }
 
-    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.memory.delete(key)
+    fn news(&self) -> Result<mpsc::Receiver<News>, BackendError> {
+        self.inner.news()
     }
 }

@@ -254,7 +254,7 @@ async fn check_compaction(limits: Limits, changes: u64, snapshots_at: &[u64]) {
     for seq in 1..=changes {
         ann.write(0, 0, "x").unwrap();
         let stored = backend.stored("d").await;
-        assert_eq!(stored.position.seq, seq);
+        assert_eq!(stored.mark.position.seq, seq);
         if stored.snapshot.as_ref().is_some_and(|(at, _)| *at == seq) {
             assert!(stored.entries.is_empty(), "nobody needs what is in the snapshot");
             taken.push(seq);

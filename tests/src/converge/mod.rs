@@ -2,7 +2,7 @@
 //! data structures, a seed, and a model that knows what must come of it.
 
 mod hub;
-mod model;
+pub(crate) mod model;
 mod peers;
 
 use datasole_core::crdt::{CrdtKind, Edit};

@@ -6,7 +6,7 @@ use datasole_core::crdt::{Change, CrdtKind, Json, Op, Stamp};
 use serde_json::{Value, json};
 
 /// The value that whoever has seen exactly these operations must see.
-pub(super) fn value(kind: CrdtKind, ops: &[Op]) -> Value {
+pub(crate) fn value(kind: CrdtKind, ops: &[Op]) -> Value {
     match kind {
         CrdtKind::GCounter | CrdtKind::PnCounter => {
             let effect = |op: &Op| match op.change() {
@@ -37,16 +37,17 @@ pub(super) fn value(kind: CrdtKind, ops: &[Op]) -> Value {
         CrdtKind::GSet | CrdtKind::OrSet => {
             let replaced: BTreeSet<_> = ops
                 .iter()
-                .flat_map(|op| match op.change() {
-                    Change::Add(_, dots) | Change::Remove(_, dots) => dots.as_slice(),
-                    _ => &[],
+                .filter_map(|op| match op.change() {
+                    Change::Add(value, dots) | Change::Remove(value, dots) => Some((value, dots)),
+                    _ => None,
                 })
-                .map(|(node, counter)| (node.as_ref(), *counter))
+                .flat_map(|(value, dots)| dots.iter().map(move |(node, counter)| (node.as_ref(), *counter, value)))
                 .collect();
             let live: BTreeSet<_> = ops
                 .iter()
-                .filter(|op| kind == CrdtKind::GSet || !replaced.contains(&(op.node(), op.counter())))
-                .filter_map(|op| if let Change::Add(value, _) = op.change() { Some(value) } else { None })
+                .filter_map(|op| if let Change::Add(value, _) = op.change() { Some((op, value)) } else { None })
+                .filter(|(op, value)| kind == CrdtKind::GSet || !replaced.contains(&(op.node(), op.counter(), *value)))
+                .map(|(_, value)| value)
                 .collect();
             live.into_iter().map(Json::to_value).collect()
         }

@@ -10,6 +10,7 @@ use serde_json::{json, value::to_raw_value};
 
 use super::{
     Stats,
+    open::{From, Open},
     site::{COUNTER, KEYS, TOPICS},
     trace::Trace,
     values,
@@ -21,7 +22,7 @@ use crate::random::Random;
 const ORIGIN: i64 = 1 << 50;
 /// Times the timer may fire without time passing, and outputs of one input. Far above what is ever needed.
 const HOT: u32 = 16;
-const OUTPUTS: usize = 400;
+const OUTPUTS: usize = 2_000;
 /// Attempts to connect within [`WINDOW`] milliseconds.
 const ATTEMPTS: usize = 60;
 const WINDOW: u64 = 10_000;
@@ -32,19 +33,28 @@ pub(super) enum Order {
     Send(SocketId, Vec<u8>),
     Close(SocketId),
     Token,
+    /// A question about a document is to be answered.
+    Answer,
 }
 
 pub(super) struct Actor {
     pub(super) client: Client,
     pub(super) watch: Watch,
+    pub(super) open: Open,
     pub(super) name: String,
+    /// The link of the latest socket.
+    pub(super) link: Option<usize>,
+    /// How long the core waits for an answer.
+    pub(super) patience: u64,
+    /// Always allowed, always on version 2, and never away.
+    pub(super) keeper: bool,
     /// When the timer fires, on the world's clock.
     pub(super) alarm: Option<u64>,
     follows: BTreeMap<StreamId, SubscriptionId>,
     socket: Option<SocketId>,
     offset: i64,
     /// The clock jumped: deadlines mean little.
-    jumped: bool,
+    pub(super) jumped: bool,
     max_pending: usize,
     last_fired: u64,
     fired: u32,
@@ -56,13 +66,14 @@ impl Actor {
         let mut seed = [0; 32];
         seed.iter_mut().for_each(|byte| *byte = random.u64() as u8);
         let max_pending = [4, 1_024][random.below(2) as usize];
+        let (name, keeper, patience) = (format!("user{index}"), index == 0, 5_000 + random.below(10_000));
         let config = Config {
             ask_token: random.below(3) == 0,
-            offer_v2: random.below(4) > 0,
+            offer_v2: random.below(4) > 0 || keeper,
             mirror: true,
             connect_timeout: 2_000 + random.below(8_000),
             token_timeout: 3_000,
-            call_timeout: 5_000 + random.below(10_000),
+            call_timeout: patience,
             heartbeat: 1_000 + random.below(10_000),
             reconnect: Reconnect {
                 base: 100 + random.below(1_000),
@@ -76,7 +87,11 @@ impl Actor {
         let mut actor = Self {
             client: Client::new(config, Seed(seed)),
             watch: Watch::default(),
-            name: format!("user{index}"),
+            open: Open::new(&name, 1_000 + index as u64, max_pending > 4, random),
+            name,
+            link: None,
+            patience,
+            keeper,
             alarm: None,
             follows: BTreeMap::new(),
             socket: None,
@@ -93,10 +108,12 @@ impl Actor {
             }
         }
         actor.follow(0, StreamId::state(COUNTER));
+        let host = actor.host(0);
+        actor.open.begin(&mut actor.client, host, keeper, random);
         actor
     }
 
-    fn host(&self, now: u64) -> Millis {
+    pub(super) fn host(&self, now: u64) -> Millis {
         Millis(u64::try_from(now as i64 + self.offset).unwrap())
     }
 
@@ -122,8 +139,9 @@ impl Actor {
         self.socket == Some(socket)
     }
 
-    /// Performs what the core wants done; what needs the network is handed out.
-    pub(super) fn pump(&mut self, now: u64, stats: &mut Stats, trace: &mut Trace) -> Vec<Order> {
+    /// Performs what the core wants done; what needs the network is handed out. `memory`: that of the server.
+    pub(super) fn pump(&mut self, now: u64, memory: usize, stats: &mut Stats, trace: &mut Trace) -> Vec<Order> {
+        let host = self.host(now);
         let (mut orders, mut outputs) = (Vec::new(), 0);
         while let Some(output) = self.client.poll_output() {
             outputs += 1;
@@ -152,11 +170,22 @@ impl Actor {
                 }
                 Output::NeedToken => orders.push(Order::Token),
                 Output::Event(event) => {
-                    if let Event::Status(Status::Connected { protocol: 2, .. }) = event {
+                    match event {
                         // What version 1 has sent unasked.
-                        self.watch.states.retain(|key, _| self.follows.contains_key(&StreamId::state(key.as_str())));
+                        Event::Status(Status::Connected { protocol: 2, .. }) => {
+                            self.watch
+                                .states
+                                .retain(|key, _| self.follows.contains_key(&StreamId::state(key.as_str())));
+                        }
+                        Event::Status(_) => self.open.lost(),
+                        _ => {}
                     }
-                    self.watch.event(now, event, stats);
+                    let from = From { protocol: self.watch.protocol, memory };
+                    match self.open.event(&mut self.client, host, event, from, stats) {
+                        Ok(true) => orders.push(Order::Answer),
+                        Ok(false) => {}
+                        Err(event) => self.watch.event(now, event, stats),
+                    }
                 }
             }
         }
@@ -167,7 +196,7 @@ impl Actor {
                 assert_eq!(self.client.state(key), state.value.as_ref(), "the mirror of {key}");
             }
         }
-        let host = self.host(now);
+        self.open.check(matches!(self.client.status(), Status::Connected { .. }));
         self.alarm = self.client.poll_timeout().map(|deadline| now + (deadline - host));
         orders
     }
@@ -224,6 +253,11 @@ impl Actor {
             }
             _ => self.client.connect(host),
         }
+    }
+
+    pub(super) fn act_on_streams(&mut self, now: u64, nonce: u64, random: &mut Random) {
+        let host = self.host(now);
+        self.open.act(&mut self.client, host, now, nonce, self.keeper, random);
     }
 
     fn pick(&self, random: &mut Random) -> Option<&CallId> {

@@ -6,6 +6,7 @@ use datasole_core::{
 };
 use datasole_server::{Peer, Protocol};
 
+use super::tap::Tap;
 use crate::random::Random;
 
 pub(super) struct Link {
@@ -22,6 +23,10 @@ pub(super) struct Link {
     pub(super) stalled: bool,
     /// What arrived while the server did not read.
     pub(super) held: Vec<Vec<u8>>,
+    /// What goes to open streams.
+    pub(super) tap: Tap,
+    /// Which memory the server has.
+    pub(super) memory: usize,
     /// Cut when so many messages have arrived at the client.
     pub(super) fuse: Option<u64>,
     latency: u64,
@@ -44,6 +49,8 @@ impl Link {
             deaf_down: false,
             stalled: false,
             held: Vec::new(),
+            tap: Tap::default(),
+            memory: 0,
             fuse,
             latency,
             jitter,
@@ -75,7 +82,12 @@ impl Link {
 pub(super) fn is_entry(codec: &mut Codec, message: &[u8]) -> bool {
     let Ok(frame) = codec.decode(message, &Limits::default()) else { return false };
     match frame.opcode {
-        Opcode::StatePatch => true,
+        Opcode::StatePatch | Opcode::CrdtOp => true,
+        Opcode::Presence => {
+            serde_json::from_slice::<serde_json::Value>(frame.payload).is_ok_and(|room| room.get("whole").is_none())
+        }
+        // What is no entry has the number 0.
+        Opcode::Doc => frame.payload.first().is_some_and(|first| *first != 0),
         Opcode::ServerEvent => {
             serde_json::from_slice::<serde_json::Value>(frame.payload).is_ok_and(|event| event.get("seq").is_some())
         }

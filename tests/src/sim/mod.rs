@@ -2,11 +2,16 @@
 //!
 //! One seed is one run: every delay, fault and value is drawn from it, time is a number, and nothing runs beside it, so a
 //! run repeats exactly. `world` drives, `link` carries, `site` is the server and the application on it, `actor` is a
-//! client with its host, `watch` knows what a client must never be told, and `trace` tells runs apart.
+//! client with its host, `open` what that host keeps of CRDTs, rooms and documents, `watch` knows what a client must never
+//! be told, `tap` what it must never send, `store` what the server has stored, and `trace` tells runs apart.
 
 mod actor;
 mod link;
+mod open;
+mod rules;
 mod site;
+mod store;
+mod tap;
 mod trace;
 mod values;
 mod watch;

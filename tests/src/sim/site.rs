@@ -7,15 +7,23 @@ use std::{
 };
 
 use datasole_core::{
-    Payload,
+    Payload, StreamId, StreamKind,
+    crdt::CrdtKind,
     patch::{Patch, PatchLimits, apply},
 };
-use datasole_server::{Context, Limits, Replay, RpcError, Server};
+use datasole_server::{
+    Context, Identity, Limits, Replay, RpcError, Server,
+    yrs::{GetString, ReadTxn, StateVector, Transaction},
+};
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::values;
+use super::{
+    rules::{Rules, Verb},
+    store::{Archive, Store},
+    values,
+};
 use crate::random::Random;
 
 /// The states that come and go.
@@ -24,6 +32,18 @@ pub(super) const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 pub(super) const COUNTER: &str = "counter";
 /// A topic with a history, and one without.
 pub(super) const TOPICS: [&str; 2] = ["feed", "tick"];
+
+/// The CRDTs, the room and the document.
+pub(super) const CRDTS: [(&str, CrdtKind); 3] =
+    [("votes", CrdtKind::PnCounter), ("board", CrdtKind::LwwMap), ("tags", CrdtKind::OrSet)];
+pub(super) const ROOM: &str = "lobby";
+pub(super) const DOC: &str = "notes";
+
+/// Every stream that is open at somebody's.
+pub(super) fn streams() -> Vec<StreamId> {
+    let crdts = CRDTS.iter().map(|(key, _)| StreamId::crdt(*key));
+    crdts.chain([StreamId::presence(ROOM), StreamId::doc(DOC)]).collect()
+}
 
 /// What a run decides about its server.
 #[derive(Clone, Debug)]
@@ -73,6 +93,9 @@ pub(super) struct Site {
     pub(super) life: u64,
     /// Whether new connections reach it.
     pub(super) up: bool,
+    pub(super) rules: Rules,
+    /// What the server's lives have stored: the last one is the present's.
+    pub(super) archives: Vec<Arc<Archive>>,
     terms: Terms,
     ledger: Arc<Mutex<Ledger>>,
     /// The last event of each topic in this life.
@@ -86,15 +109,26 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 
 impl Site {
     pub(super) fn new(terms: Terms) -> Self {
-        let ledger = Arc::default();
-        let mut site =
-            Self { server: serve(&terms, 1, &ledger), life: 1, up: true, terms, ledger, published: BTreeMap::new() };
+        let (ledger, rules, archive) = (Arc::default(), Rules::default(), Arc::<Archive>::default());
+        let mut site = Self {
+            server: serve(&terms, 1, &ledger, &rules, &archive),
+            life: 1,
+            up: true,
+            rules,
+            archives: vec![archive],
+            terms,
+            ledger,
+            published: BTreeMap::new(),
+        };
         site.begin();
         site
     }
 
-    /// The process dies and another one begins with an empty memory.
-    pub(super) fn restart(&mut self, random: &mut Random) {
+    /// The process dies and another one begins with an empty memory, or one that `keeps` CRDTs and documents.
+    pub(super) fn restart(&mut self, keeps: bool, random: &mut Random) {
+        if !keeps {
+            self.archives.push(Arc::default());
+        }
         self.life += 1;
         self.published.clear();
         {
@@ -102,7 +136,7 @@ impl Site {
             ledger.waiting.clear();
             ledger.bumps = 0;
         }
-        self.server = serve(&self.terms, self.life, &self.ledger);
+        self.server = serve(&self.terms, self.life, &self.ledger, &self.rules, self.archive());
         self.begin();
         for key in KEYS {
             if random.below(4) > 0 {
@@ -113,6 +147,39 @@ impl Site {
 
     fn begin(&mut self) {
         self.set(COUNTER, &json!({ "life": self.life, "n": 0 }));
+    }
+
+    /// What the present server stores into.
+    pub(super) fn archive(&self) -> &Arc<Archive> {
+        &self.archives[self.archives.len() - 1]
+    }
+
+    /// The number of the present memory.
+    pub(super) fn memory(&self) -> usize {
+        self.archives.len() - 1
+    }
+
+    /// A CRDT's value.
+    pub(super) fn crdt(&self, key: &str, kind: CrdtKind) -> Value {
+        let crdts = self.server.crdt();
+        match kind {
+            CrdtKind::PnCounter => json!(now(crdts.counter(key).value()).unwrap()),
+            CrdtKind::LwwMap => Value::Object(now(crdts.map(key).entries()).unwrap().into_iter().collect()),
+            _ => now(crdts.set(key).values::<Value>()).unwrap().into(),
+        }
+    }
+
+    /// The document's text, and how much of it there is.
+    pub(super) fn doc(&self) -> (String, StateVector) {
+        let look = |read: &Transaction<'_>| {
+            let text = read.get_text("body").map_or_else(String::new, |text| text.get_string(read));
+            (text, read.state_vector())
+        };
+        now(self.server.docs().read(DOC, look)).unwrap()
+    }
+
+    pub(super) fn may(&self, verb: Verb, user: &str, stream: &StreamId) -> bool {
+        self.rules.may(verb, user, stream)
     }
 
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -207,7 +274,13 @@ impl Site {
     }
 }
 
-fn serve(terms: &Terms, life: u64, ledger: &Arc<Mutex<Ledger>>) -> Server {
+fn serve(terms: &Terms, life: u64, ledger: &Arc<Mutex<Ledger>>, rules: &Rules, archive: &Arc<Archive>) -> Server {
+    let policy = |verb: Verb| {
+        let rules = rules.clone();
+        move |identity: &Identity, stream: &StreamId| {
+            matches!(stream.kind, StreamKind::State | StreamKind::Event) || rules.may(verb, &identity.user_id, stream)
+        }
+    };
     let book = |ledger: &Arc<Mutex<Ledger>>| {
         let ledger = ledger.clone();
         move |params: &Value| ledger.lock().unwrap().call(params)
@@ -217,6 +290,9 @@ fn serve(terms: &Terms, life: u64, ledger: &Arc<Mutex<Ledger>>) -> Server {
     let mut builder = Server::builder()
         .limits(terms.limits.clone())
         .epoch(life * 1_000_000)
+        .backend(Store::new(archive.clone()))
+        .authorize_read(policy(Verb::Read))
+        .authorize_write(policy(Verb::Write))
         .topic(TOPICS[0], terms.history)
         .rpc("echo", move |_: Context, params: Value| {
             echo(&params);
@@ -259,6 +335,9 @@ fn serve(terms: &Terms, life: u64, ledger: &Arc<Mutex<Ledger>>) -> Server {
             event.lock().unwrap().event(context.connection_id(), nonce);
             async {}
         });
+    for (key, kind) in CRDTS {
+        builder = builder.crdt(key, kind);
+    }
     if let Some(window) = terms.window {
         builder = builder.reconnect_window(Duration::from_millis(window));
     }

@@ -95,7 +95,7 @@ impl Watch {
                 stats.count("patches");
                 self.patch(&key, &ops, position);
             }
-            other => panic!("no stream is open: {other:?}"),
+            other => panic!("nobody has opened that: {other:?}"),
         }
     }
 

@@ -1,8 +1,9 @@
 //! The world's clock and everything that happens on it.
 
 mod deeds;
+mod streams;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use datasole_core::{Input, SocketClose, SocketId, Status, StreamKind, frame::Codec};
 use datasole_server::{Identity, Limits, Protocol, Replay};
@@ -11,7 +12,7 @@ use super::{
     Outcome, Stats,
     actor::{Actor, Order},
     link::{Link, is_entry},
-    site::{COUNTER, KEYS, Site, TOPICS, Terms},
+    site::{self, COUNTER, KEYS, Site, TOPICS, Terms},
     trace::Trace,
     values,
 };
@@ -40,6 +41,8 @@ enum What {
     /// The client reads again.
     Resume(usize),
     Token(usize, Result<Option<String>, String>),
+    /// The host answers a question about its document.
+    Answer(usize),
     /// The server's process is there again.
     Start,
     Heal,
@@ -65,6 +68,10 @@ struct World {
     /// Some connections are made in version 1, whatever is offered.
     mixed: bool,
     clocks_jump: bool,
+    /// Something between client and server puts off and refuses what is sent to open streams.
+    moody: bool,
+    /// Operations that have reached the server: CRDT, replica and number.
+    arrived: BTreeSet<(String, String, u64)>,
 }
 
 /// One whole run.
@@ -88,6 +95,7 @@ pub fn run(seed: u64) -> Outcome {
     world.touch();
     world.run_until(end + HEALING + 2 * QUIET);
     world.check_states();
+    world.check_streams();
     world.check_topics();
     world.site.check();
 
@@ -110,6 +118,8 @@ impl World {
                 max_pending: [3, 1_024][random.below(2) as usize],
                 heartbeat: std::time::Duration::from_millis(1_000 + random.below(10_000)),
                 replay: Replay { entries: random.magnitude(6) as usize, bytes: 20_000, age: None },
+                // Stamps are from long ago.
+                crdt_retention: std::time::Duration::from_secs(100 * 365 * 24 * 3_600),
                 ..Limits::default()
             },
             history: Replay { entries: random.below(20) as usize, bytes: 20_000, age: None },
@@ -132,6 +142,8 @@ impl World {
             leaky: random.below(4) == 0,
             mixed: random.below(4) == 0,
             clocks_jump: random.below(3) == 0,
+            moody: random.below(3) == 0,
+            arrived: BTreeSet::new(),
             random,
         };
         world.plan(0, What::Act);
@@ -191,7 +203,7 @@ impl World {
                 match &mut link.peer {
                     _ if link.deaf_up => {}
                     Some(_) if link.stalled => link.held.push(message),
-                    Some(peer) => peer.receive(&message),
+                    Some(_) => self.deliver(id, &message),
                     None => {}
                 }
                 self.flush();
@@ -206,6 +218,12 @@ impl World {
                 self.flush();
             }
             What::Resume(id) => self.resume(id),
+            What::Answer(index) => {
+                let host = self.actors[index].host(self.now);
+                let Actor { open, client, .. } = &mut self.actors[index];
+                open.doc.answer(client, host);
+                self.settle(index);
+            }
             What::Token(index, answer) => self.input(index, Input::Token(answer)),
             What::Start => self.site.up = true,
             What::Heal => {
@@ -233,18 +251,35 @@ impl World {
     }
 
     fn settle(&mut self, index: usize) {
-        for order in self.actors[index].pump(self.now, &mut self.stats, &mut self.trace) {
+        let memory = self.actors[index].link.map_or(0, |link| self.links[link].memory);
+        let orders = self.actors[index].pump(self.now, memory, &mut self.stats, &mut self.trace);
+        self.check_stored(index);
+        if let Some(link) = self.actors[index].link {
+            for stream in std::mem::take(&mut self.actors[index].open.left) {
+                self.links[link].tap.forget(&stream);
+            }
+        }
+        if std::mem::take(&mut self.actors[index].open.quiet) {
+            assert!(!orders.iter().any(|order| matches!(order, Order::Send(..))), "a further handle is no news");
+        }
+        for order in orders {
             match order {
+                Order::Answer => {
+                    let pause = if self.random.coin() { 0 } else { self.random.below(300) };
+                    self.plan(self.now + pause, What::Answer(index));
+                }
                 Order::Open(socket, v2) => {
-                    let v1 = !v2 || (self.mixed && self.random.coin());
+                    let v1 = !v2 || (self.mixed && !self.actors[index].keeper && self.random.coin());
                     let protocol = if v1 { Protocol::V1 } else { Protocol::V2 };
                     let mut link = Link::new(index, socket, protocol, &mut self.random, self.faulty);
                     let at = link.up(self.now, &mut self.random);
                     self.links.push(link);
+                    self.actors[index].link = Some(self.links.len() - 1);
                     self.plan(at, What::Reach(self.links.len() - 1));
                 }
                 Order::Send(socket, message) => {
                     let id = self.find(index, socket);
+                    self.check_sent(index, id, &message);
                     let at = self.links[id].up(self.now, &mut self.random);
                     self.plan(at, What::Up(id, message));
                 }
@@ -299,6 +334,7 @@ impl World {
                 self.stats.count("connections");
                 let identity = Identity::user(self.actors[link.client].name.as_str());
                 link.peer = Some(self.site.server.peer(link.protocol, identity));
+                link.memory = self.site.memory();
                 self.plan(at, What::Opened(id));
                 self.flush();
             }
@@ -365,6 +401,8 @@ impl World {
             return;
         }
         let (client, socket) = (link.client, link.socket);
+        let patience = self.actors[client].patience;
+        link.tap.received(self.now, &mut self.codec, message, patience, &mut self.stats);
         let burnt = link.fuse == Some(0);
         link.fuse = link.fuse.and_then(|left| left.checked_sub(1));
         self.input(client, Input::Message { socket, bytes: message });
@@ -375,14 +413,13 @@ impl World {
 
     fn resume(&mut self, id: usize) {
         let bytes = self.drain(id, usize::MAX);
-        let bound = self.max_queue + (KEYS.len() + 1) * LONGEST + TOPICS.len() * 20_000;
+        let streams = KEYS.len() + 1 + site::streams().len();
+        let bound = self.max_queue + streams * LONGEST + TOPICS.len() * 20_000;
         assert!(bytes <= bound, "{bytes} bytes waited for a client that did not read");
         let link = &mut self.links[id];
         link.stalled = false;
         for message in std::mem::take(&mut link.held) {
-            if let Some(peer) = &mut self.links[id].peer {
-                peer.receive(&message);
-            }
+            self.deliver(id, &message);
             self.drain(id, usize::MAX);
         }
         self.flush();
@@ -417,6 +454,7 @@ impl World {
 
     fn heal(&mut self) {
         self.faulty = false;
+        self.settle_rules();
         self.plan(self.now, What::Heal);
     }
 
@@ -432,6 +470,7 @@ impl World {
         for topic in TOPICS {
             self.site.publish(topic, 0);
         }
+        self.touch_streams();
         self.flush();
     }
 

@@ -44,6 +44,8 @@ struct Run {
     peer: Peer,
     made: u64,
     settled: BTreeMap<u64, bool>,
+    /// Edits that were stored, and were to return.
+    returning: BTreeSet<u64>,
     rejected: BTreeSet<u64>,
     /// Frames without an answer: correlation id, operation's number, whether it is `none`.
     frames: VecDeque<(u32, u64, bool)>,
@@ -68,6 +70,7 @@ impl Run {
             peer,
             made: 0,
             settled: BTreeMap::new(),
+            returning: BTreeSet::new(),
             rejected: BTreeSet::new(),
             frames: VecDeque::new(),
             log: Vec::new(),
@@ -213,11 +216,12 @@ impl Run {
                 }
                 Output::Event(Event::Settled { edit, outcome, .. }) => {
                     let stored = matches!(outcome, EditOutcome::Stored { .. });
-                    match self.settled.insert(edit, stored) {
-                        None => {}
-                        // Stored, then lost by the server, and refused when it came again.
-                        Some(true) => assert!(!stored && self.rejected.contains(&edit), "{edit} is settled twice"),
-                        Some(false) => panic!("{edit} is settled twice"),
+                    let again = self.returning.remove(&edit);
+                    // What was to return is out of sight, or was lost by the server and refused when it came again.
+                    assert!(self.settled.insert(edit, stored).is_none() || again, "{edit} is settled twice");
+                    if outcome == (EditOutcome::Stored { returns: true }) {
+                        assert!(!again, "{edit} is settled twice");
+                        self.returning.insert(edit);
                     }
                 }
                 Output::Event(Event::Rejected { payload, .. }) => {

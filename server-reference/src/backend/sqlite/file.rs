@@ -1,21 +1,22 @@
-//! The file: its schema, who may open it, and what happened to it while nobody did.
+//! The file: its schema and migration, the lock on it, and what happened to it while no server had it open.
 
 use std::{fs, io, path::Path, time::Duration};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
-use super::super::BackendError;
+use super::super::error::BackendError;
 
 /// The database within its folder. SQLite keeps a write-ahead log beside it.
 const FILE: &str = "datasole.sqlite";
 /// Marks the file as ours (`PRAGMA application_id`): "dsol".
 const APPLICATION: i64 = 0x6473_6f6c;
-/// The schema below; one more with each change of it.
-const VERSION: i64 = 1;
-/// What `meta` says while changes may not have reached the disk: the boot of the machine in which they were made.
+/// The newest schema below.
+const VERSION: i64 = 2;
+/// The row of `meta` that stands while changes may not have reached the disk: the boot of the machine in which they
+/// were made.
 const UNSYNCED: &str = "unsynced";
 
-/// Small rows apart from large ones: appending rewrites a row of `streams`.
+/// Schema 1. Small rows apart from large ones: appending rewrites a row of `streams`.
 const SCHEMA: &str = "
     CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
     CREATE TABLE streams (
@@ -30,13 +31,31 @@ const SCHEMA: &str = "
     CREATE INDEX expiring ON pairs (expires) WHERE expires IS NOT NULL;
 ";
 
-/// Opens the folder's database, which nobody else may have open; makes both where there are none.
-pub(super) fn open(dir: &Path, synced: bool) -> Result<Connection, BackendError> {
+/// From schema 1 to 2: tags (0 for what was stored without), lifetimes of streams, versions of values, maps.
+const TO_2: &str = "
+    ALTER TABLE streams ADD COLUMN node INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE streams ADD COLUMN count INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE streams ADD COLUMN expires INTEGER;
+    CREATE INDEX ending ON streams (expires) WHERE expires IS NOT NULL;
+    ALTER TABLE entries ADD COLUMN node INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE entries ADD COLUMN count INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE entries ADD COLUMN prev INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE pairs ADD COLUMN version INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE maps (key TEXT PRIMARY KEY, expires INTEGER) STRICT, WITHOUT ROWID;
+    CREATE TABLE fields (
+        map TEXT NOT NULL, field TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (map, field)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX expiring_maps ON maps (expires) WHERE expires IS NOT NULL;
+";
+
+/// Opens the folder's database, which nobody else may have open; makes both where there are none. After a power failure
+/// streams begin new lives, with epochs from `fresh` on.
+pub(super) fn open(dir: &Path, synced: bool, fresh: u64) -> Result<Connection, BackendError> {
     let path = dir.join(FILE);
     let unusable = |error: io::Error| BackendError::Unavailable(format!("{}: {error}", dir.display()));
     fs::create_dir_all(dir).map_err(unusable)?;
     let opened = Connection::open(&path).and_then(|mut connection| {
-        prepare(&mut connection, synced, boot().as_deref()).map(|outcome| outcome.map(|()| connection))
+        prepare(&mut connection, synced, boot().as_deref(), fresh).map(|outcome| outcome.map(|()| connection))
     });
     let path = path.display();
     match opened {
@@ -51,13 +70,19 @@ pub(super) fn open(dir: &Path, synced: bool) -> Result<Connection, BackendError>
             }
             BackendError::Full(why) => BackendError::Full(format!("{path}: {why}")),
             BackendError::Unavailable(why) => BackendError::Unavailable(format!("{path}: {why}")),
+            other => other,
         }),
     }
 }
 
 /// `Ok(Err)` says what is wrong with a database that is sound.
-fn prepare(connection: &mut Connection, synced: bool, boot: Option<&str>) -> rusqlite::Result<Result<(), String>> {
-    // Whoever holds the lock is alive: it ends with its process, however that ends.
+fn prepare(
+    connection: &mut Connection,
+    synced: bool,
+    boot: Option<&str>,
+    fresh: u64,
+) -> rusqlite::Result<Result<(), String>> {
+    // The process that holds the lock is alive: the lock ends with the process, however that ends.
     connection.busy_timeout(Duration::ZERO)?;
     connection.execute_batch("PRAGMA locking_mode = EXCLUSIVE")?;
     let number = |connection: &Connection, sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
@@ -68,23 +93,27 @@ fn prepare(connection: &mut Connection, synced: bool, boot: Option<&str>) -> rus
     if !is_new && application != APPLICATION {
         return Ok(Err("is another program's database; choose another folder".into()));
     }
-    if !is_new && version != VERSION {
+    if !is_new && !(1..=VERSION).contains(&version) {
         return Ok(Err(format!(
-            "has schema version {version}, and this server knows {VERSION}: run the one that made it"
+            "has schema version {version}, and this server knows up to {VERSION}: run the one that made it"
         )));
     }
     connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")?;
     let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if is_new {
         change.execute_batch(SCHEMA)?;
-        change.execute_batch(&format!("PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}"))?;
+        change.execute_batch(&format!("PRAGMA application_id = {APPLICATION}"))?;
+    }
+    if version < 2 {
+        change.execute_batch(TO_2)?;
+        change.execute_batch("PRAGMA user_version = 2")?;
     }
     let left: Option<String> =
         change.query_row("SELECT value FROM meta WHERE name = ?1", [UNSYNCED], |row| row.get(0)).optional()?;
     if left.is_some_and(|then| boot != Some(&then)) {
-        // The machine went down with it, and may have taken the newest entries along. Whoever saw them must not resume
-        // on others in their place.
-        change.execute("UPDATE streams SET epoch = (random() & 0x1FFFFFFFFFFFFF) | 1", [])?;
+        // The machine went down with the file open, and may have taken the newest entries along. Clients that saw them
+        // must not resume on others in their place.
+        change.execute("UPDATE streams SET epoch = max(epoch + 1, ?1)", [fresh as i64])?;
     }
     match synced {
         true => change.execute("DELETE FROM meta WHERE name = ?1", [UNSYNCED])?,
@@ -109,7 +138,7 @@ fn boot() -> Option<String> {
     Some(text.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
-/// What a failure of SQLite means to the server.
+/// The meaning of a failure of SQLite.
 pub(super) fn failure(error: &rusqlite::Error) -> BackendError {
     let why = error.to_string();
     match (error, error.sqlite_error_code()) {
@@ -132,13 +161,15 @@ mod tests {
     /// Whether streams begin a new life when a database used in the boot `then` is opened in the boot `now`.
     fn check(synced: bool, then: Option<&str>, now: Option<&str>, renewed: bool) {
         let mut connection = memory();
-        prepare(&mut connection, synced, then).unwrap().unwrap();
-        connection.execute("INSERT INTO streams VALUES (1, 'state', 'k', 7, 3)", []).unwrap();
-        prepare(&mut connection, false, now).unwrap().unwrap();
+        prepare(&mut connection, synced, then, 1 << 40).unwrap().unwrap();
+        connection
+            .execute("INSERT INTO streams (id, kind, key, epoch, seq) VALUES (1, 'state', 'k', 7, 3)", [])
+            .unwrap();
+        prepare(&mut connection, false, now, 1 << 40).unwrap().unwrap();
         let at = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
         let (epoch, seq) = connection.query_row("SELECT epoch, seq FROM streams", [], at).unwrap();
         assert_eq!((epoch != 7, seq), (renewed, 3), "synced {synced}, {then:?} then {now:?}");
-        assert!((1..1 << 53).contains(&epoch));
+        assert!(!renewed || epoch == 1 << 40);
     }
 
     #[test]
@@ -158,13 +189,13 @@ mod tests {
         ] {
             let mut connection = memory();
             connection.execute_batch(foreign).unwrap();
-            let refusal = prepare(&mut connection, false, None).unwrap().unwrap_err();
+            let refusal = prepare(&mut connection, false, None, 1).unwrap().unwrap_err();
             assert!(refusal.contains(why), "{foreign}: {refusal}");
         }
         let mut connection = memory();
-        prepare(&mut connection, false, None).unwrap().unwrap();
+        prepare(&mut connection, false, None, 1).unwrap().unwrap();
         connection.execute_batch(&format!("PRAGMA user_version = {}", VERSION + 1)).unwrap();
-        let refusal = prepare(&mut connection, false, None).unwrap().unwrap_err();
-        assert!(refusal.contains("schema version 2"), "{refusal}");
+        let refusal = prepare(&mut connection, false, None, 1).unwrap().unwrap_err();
+        assert!(refusal.contains("schema version 3"), "{refusal}");
     }
 }

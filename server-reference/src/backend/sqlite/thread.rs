@@ -1,4 +1,4 @@
-//! The one thread that has the connection, and carries out what queues up for it.
+//! The thread that owns the connection, and commits whatever has queued up for it in one transaction.
 
 use std::{
     io,
@@ -8,9 +8,9 @@ use std::{
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{super::BackendError, file};
+use super::{super::error::BackendError, file};
 
-/// Jobs that may wait; who brings one more waits to hand it over.
+/// Jobs that may wait; the caller of one more waits to hand it over.
 const QUEUE: usize = 1_024;
 /// Jobs of one transaction, at most: the first of them waits for the last.
 const BATCH: usize = 256;
@@ -23,10 +23,11 @@ pub(super) struct Thread {
     handle: Option<JoinHandle<()>>,
 }
 
-/// Something to do with the database. It may be run again, in another transaction, before it is told the outcome.
-trait Job: Send {
+/// Something to do with the database. May be run again, in another transaction, before the outcome is told.
+pub(super) trait Job: Send {
     fn run(&mut self, connection: &Connection) -> rusqlite::Result<()>;
 
+    /// Learns whether the transaction was committed. Jobs finish in the order of the database.
     fn finish(self: Box<Self>, outcome: Result<(), BackendError>);
 }
 
@@ -44,12 +45,12 @@ impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Job for Call<
 
     fn finish(self: Box<Self>, outcome: Result<(), BackendError>) {
         let Self { result, reply, .. } = *self;
-        // Whoever no longer waits does not want to know.
+        // A caller that no longer waits does not want to know.
         let _ = reply.send(outcome.and_then(|()| result.ok_or_else(gone)));
     }
 }
 
-fn gone() -> BackendError {
+pub(super) fn gone() -> BackendError {
     BackendError::Unavailable("the thread that stores has ended".into())
 }
 
@@ -60,16 +61,20 @@ impl Thread {
         Ok(Self { jobs: Some(jobs), handle: Some(handle) })
     }
 
-    /// Has `work` done, and returns when it is committed.
+    /// Has `work` done, and returns when the change is committed.
     pub(super) async fn call<T, F>(&self, work: F) -> Result<T, BackendError>
     where
         T: Send + 'static,
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
         let (reply, outcome) = oneshot::channel();
-        let job = Box::new(Call { work, result: None, reply });
-        self.jobs.as_ref().ok_or_else(gone)?.send(job).await.map_err(|_| gone())?;
+        self.submit(Box::new(Call { work, result: None, reply })).await?;
         outcome.await.map_err(|_| gone())?
+    }
+
+    /// Queues a job.
+    pub(super) async fn submit(&self, job: Box<dyn Job>) -> Result<(), BackendError> {
+        self.jobs.as_ref().ok_or_else(gone)?.send(job).await.map_err(|_| gone())
     }
 }
 

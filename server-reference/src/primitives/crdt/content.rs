@@ -17,7 +17,10 @@ use datasole_core::{
 use serde::de::IgnoredAny;
 
 use crate::{
-    backend::{BackendError, Stored},
+    backend::{
+        BackendError,
+        log::{Rule, Stored},
+    },
     connection::Protocol,
     entry::Entry,
     hub::{At, Delivery, Inapplicable, Kind, Rules, Spec, V1},
@@ -62,6 +65,7 @@ pub(crate) struct Content {
 struct Pending {
     entry: Entry,
     change: Change,
+    rule: Rule,
 }
 
 #[derive(Debug)]
@@ -84,15 +88,15 @@ impl Content {
     }
 
     /// Plans the operation of an entry.
-    pub(super) fn intend(&mut self, entry: &Entry, op: Op, reservation: Option<Reservation>) {
-        self.pending = Some(Pending { entry: entry.clone(), change: Change::Operation(op, reservation) });
+    pub(super) fn intend(&mut self, entry: &Entry, op: Op, rule: Rule, reservation: Option<Reservation>) {
+        self.pending = Some(Pending { entry: entry.clone(), change: Change::Operation(op, reservation), rule });
     }
 
     /// Plans to remove the CRDT, if there is one, and its part in a count.
     pub(super) fn plan_remove(&mut self, counted: Option<Arc<AtomicUsize>>) -> Option<Entry> {
         self.crdt.as_ref()?;
         let entry = Entry::new(REMOVED, &[]);
-        self.pending = Some(Pending { entry: entry.clone(), change: Change::Remove(counted) });
+        self.pending = Some(Pending { entry: entry.clone(), change: Change::Remove(counted), rule: Rule::Exactly });
         Some(entry)
     }
 
@@ -106,7 +110,9 @@ impl Content {
         match entry.tag() {
             OPERATION => {
                 let op = Op::parse(entry.text(), &limits).map_err(|_| Inapplicable)?;
-                self.operate(&op, &limits)
+                // One that others have overtaken by making the key of another type is void, on every node alike.
+                let _ = self.operate(&op, &limits);
+                Ok(())
             }
             STATE => {
                 let crdt = Crdt::from_json(entry.text(), &limits).map_err(|_| Inapplicable)?;
@@ -136,7 +142,7 @@ impl Kind for Content {
     }
 
     fn restore(&mut self, stored: &Stored) -> Result<(), BackendError> {
-        for bytes in stored.snapshot.iter().map(|(_, bytes)| bytes).chain(stored.since_snapshot()) {
+        for bytes in stored.bytes() {
             let taken = Entry::stored(bytes.clone()).ok_or(Inapplicable).and_then(|entry| self.take(&entry));
             taken.map_err(|_| BackendError::Corrupt("an entry of a CRDT".into()))?;
         }
@@ -145,7 +151,7 @@ impl Kind for Content {
 
     fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
         match self.pending.take() {
-            Some(Pending { entry: own, change }) if own == *entry => match change {
+            Some(Pending { entry: own, change, .. }) if own == *entry => match change {
                 Change::Operation(op, reservation) => {
                     let limits = self.settings.limits;
                     self.operate(&op, &limits)?;
@@ -165,6 +171,10 @@ impl Kind for Content {
         Ok(())
     }
 
+    fn rule(&self, _: &Entry) -> Rule {
+        self.pending.as_ref().map_or(Rule::Exactly, |pending| pending.rule)
+    }
+
     fn retract(&mut self) {
         self.pending = None;
     }
@@ -180,7 +190,7 @@ impl Kind for Content {
     fn compact(&mut self, now: u64) -> Option<Entry> {
         let crdt = collected(self.crdt()?, now, self.settings.retention, &self.settings.limits)?;
         let entry = Entry::new(STATE, crdt.to_json().get().as_bytes());
-        self.pending = Some(Pending { entry: entry.clone(), change: Change::State(crdt) });
+        self.pending = Some(Pending { entry: entry.clone(), change: Change::State(crdt), rule: Rule::Exactly });
         Some(entry)
     }
 

@@ -30,7 +30,7 @@ pub use self::{
 };
 use crate::{
     answer::{Author, Refusal, Request},
-    backend::BackendError,
+    backend::{BackendError, log::Rule},
     clock::unix_millis,
     connection::{Connection, Protocol},
     entry::Entry,
@@ -134,14 +134,23 @@ impl Registry {
     }
 
     /// Makes an operation an entry, with a reservation of the key if it comes into being.
-    fn propose(&self, key: &str, op: Op, content: &mut Content, admission: &Admission<'_>) -> Result<Entry, EditError> {
+    fn propose(
+        &self,
+        key: &str,
+        (op, wanted): (Op, &Wanted),
+        content: &mut Content,
+        admission: &Admission<'_>,
+    ) -> Result<Entry, EditError> {
         let entry = Entry::new(content::OPERATION, op.to_json().get().as_bytes());
         let bytes = entry.content().len() + ENVELOPE + 6 * key.len();
         if bytes > self.max_payload {
             return Err(EditError::TooLarge { bytes, limit: self.max_payload });
         }
         let reservation = if content.crdt().is_some() { None } else { admission.reserve(self)? };
-        content.intend(&entry, op, reservation);
+        // An operation that a client has numbered goes with whatever comes between. The others are numbered by what is here,
+        // where one of unknown outcome may be missing; and a key comes into being once.
+        let is_numbered = matches!(wanted, Wanted::Op(_)) && content.crdt().is_some();
+        content.intend(&entry, op, if is_numbered { Rule::Behind } else { Rule::Exactly }, reservation);
         Ok(entry)
     }
 
@@ -160,7 +169,7 @@ impl Registry {
         let total = if registered { None } else { Some(self.unregistered(hub).await?) };
         let admission = Admission { key, total, client };
         let plan = |content: &mut Content| match self.plan(key, content.crdt(), &wanted)? {
-            Some(op) => self.propose(key, op, content, &admission).map(Some),
+            Some(op) => self.propose(key, (op, &wanted), content, &admission).map(Some),
             None => Ok(None),
         };
         // A CRDT's stream holds nothing else.

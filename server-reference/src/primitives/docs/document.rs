@@ -25,6 +25,8 @@ const SPLIT: usize = 32;
 /// How long an update may take; longer by half for every 10,000 blocks. Where many units are meant for one place, yrs
 /// looks at all of them for each: for a hostile update of 1 MiB that takes hours.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a stored update may take.
+const UNHURRIED: Duration = Duration::from_secs(3_600);
 
 /// A Yjs document, and the updates it is made of.
 ///
@@ -122,6 +124,16 @@ impl Document {
                 error => error,
             })
         })
+    }
+
+    /// Applies a stored update, which can no longer be refused.
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<(), DocError> {
+        let (max_size, patience) = (self.max_size, self.patience);
+        (self.max_size, self.patience) = (usize::MAX / 2, UNHURRIED);
+        let taken = self.apply(bytes);
+        (self.max_size, self.patience) = (max_size, patience);
+        self.settle();
+        taken.map(drop)
     }
 
     /// Settles the pending changes: they have been stored.

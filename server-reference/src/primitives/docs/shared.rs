@@ -7,7 +7,10 @@ use datasole_core::{StreamKind, frame::Opcode, wire::push_varuint};
 
 use super::{awareness::Awareness, document::Document, error::DocError, message::Message};
 use crate::{
-    backend::{BackendError, Stored},
+    backend::{
+        BackendError,
+        log::{Rule, Stored},
+    },
     entry::Entry,
     hub::{At, Delivery, Inapplicable, Kind, Rules, Spec, V1},
     limits::{Limits, Replay},
@@ -76,24 +79,33 @@ impl Kind for Shared {
             _ => Err(corrupt()),
         };
         let snapshot = stored.snapshot.as_ref().map(|(_, bytes)| update(bytes)).transpose()?;
-        let entries = stored.since_snapshot().iter().map(update).collect::<Result<Vec<Bytes>, BackendError>>()?;
+        let entries = stored
+            .since_snapshot()
+            .iter()
+            .map(|entry| update(&entry.bytes))
+            .collect::<Result<Vec<Bytes>, BackendError>>()?;
         self.document = Document::load(snapshot, entries, self.limits.max_doc).map_err(|error| {
             tracing::error!(%error, key = self.key, "a stored document cannot be read");
             corrupt()
         })?;
-        self.exists = stored.position.seq > 0;
+        self.exists = stored.mark.position.seq > 0;
         Ok(())
     }
 
     fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
-        if !self.document.is_pending(entry.content()) {
+        if self.document.is_pending(entry.content()) {
+            self.document.settle();
+        } else {
             self.retract();
-            self.document.apply(entry.content()).map_err(|_| Inapplicable)?;
+            self.document.take(entry.content()).map_err(|_| Inapplicable)?;
         }
-        self.document.settle();
         self.exists = true;
         self.reservation.take().into_iter().for_each(Reservation::keep);
         Ok(())
+    }
+
+    fn rule(&self, _: &Entry) -> Rule {
+        Rule::Behind
     }
 
     fn retract(&mut self) {
@@ -128,6 +140,11 @@ impl Kind for Shared {
         let asked = message(0, &Message::Ask(&self.document.state_vector()), at);
         let present = self.awareness.all().map(|all| message(0, &Message::Awareness(&all), at));
         std::iter::once(asked).chain(present).collect()
+    }
+
+    fn restart(&mut self, at: &At<'_>) -> Vec<Bytes> {
+        let whole = self.document.encode().ok().map(|whole| message(0, &Message::Answer(&whole), at));
+        whole.into_iter().chain(self.greeting(at)).collect()
     }
 
     fn leave(&mut self, serial: u64, at: &At<'_>) -> Option<Bytes> {

@@ -15,7 +15,7 @@ use serde_json::{Value, value::RawValue};
 
 use super::{Draft, StateError};
 use crate::{
-    backend::{BackendError, Stored},
+    backend::{BackendError, log::Stored},
     connection::Protocol,
     entry::Entry,
     hub::{At, Delivery, Inapplicable, Kind, Rules, V1},
@@ -237,7 +237,7 @@ impl Kind for StateValue {
     }
 
     fn restore(&mut self, stored: &Stored) -> Result<(), BackendError> {
-        for bytes in stored.snapshot.iter().map(|(_, bytes)| bytes).chain(stored.since_snapshot()) {
+        for bytes in stored.bytes() {
             let taken = Entry::stored(bytes.clone()).and_then(|entry| self.take(&entry));
             taken.ok_or_else(|| BackendError::Corrupt("an entry of a state".into()))?;
         }

@@ -10,12 +10,17 @@ impl World {
     pub(super) fn act(&mut self) {
         let index = self.random.below(self.actors.len() as u64) as usize;
         match self.random.below(100) {
-            0..=34 => {
+            0..=19 => {
                 self.nonce += 1;
                 self.actors[index].act(self.now, self.nonce, &mut self.random);
                 self.settle(index);
             }
-            35..=59 => {
+            20..=41 => {
+                self.nonce += 1;
+                self.actors[index].act_on_streams(self.now, self.nonce, &mut self.random);
+                self.settle(index);
+            }
+            42..=59 => {
                 for _ in 0..self.random.magnitude(4) {
                     self.site.change(&mut self.random);
                 }
@@ -42,7 +47,7 @@ impl World {
     }
 
     fn fault(&mut self, index: usize) {
-        match self.random.below(12) {
+        match self.random.below(15) {
             0..=2 => {
                 if let Some(id) = self.some_link() {
                     self.cut(id);
@@ -73,7 +78,11 @@ impl World {
                     assert!(self.site.server.disconnect(&id, code, "because").now_or_never().is_some());
                 }
             }
-            10 if self.random.below(3) == 0 => self.restart(),
+            10 if self.random.below(3) == 0 => {
+                let keeps = self.random.coin();
+                self.restart(keeps);
+            }
+            12 | 13 => self.change_rule(index),
             11 if self.clocks_jump => {
                 let far = self.random.below(5 * 3_600_000) as i64;
                 let by = if self.random.coin() { far } else { -far };
@@ -83,13 +92,17 @@ impl World {
                     self.input(index, Input::Timeout);
                 }
             }
+            14 => {
+                let failing = self.random.coin();
+                self.site.archive().fail(failing);
+            }
             _ => self.actors[index].heal(self.now),
         }
         self.settle(index);
     }
 
-    fn restart(&mut self) {
-        self.stats.count("restarts");
+    pub(super) fn restart(&mut self, keeps: bool) {
+        self.stats.count(if keeps { "restarts that kept" } else { "restarts" });
         for id in 0..self.links.len() {
             let link = &mut self.links[id];
             if link.peer.take().is_none() {
@@ -103,7 +116,7 @@ impl World {
             }
         }
         assert_eq!(self.site.server.connection_count(), 0, "every connection has ended");
-        self.site.restart(&mut self.random);
+        self.site.restart(keeps, &mut self.random);
         self.site.up = false;
         let pause = self.random.below(3_000);
         self.plan(self.now + pause, What::Start);

@@ -1,0 +1,204 @@
+//! News for the nodes of this process: who follows which stream, and whose turn it is to append.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use datasole_core::{Position, StreamId};
+use tokio::sync::mpsc;
+
+use super::{
+    error::BackendError,
+    judge::chain,
+    log::{MAX_PUSH, Mark, News, TURN, Tag, Turn},
+    outlet::Outlet,
+};
+use crate::{clock::Clock, sync::lock};
+
+/// News that wait for a node, at most.
+const WAITING: usize = 1_024;
+
+/// The feeds of all nodes on one log. Whoever appends publishes in the order of the log.
+pub(super) struct Feeds {
+    clock: Arc<dyn Clock>,
+    /// How many nodes there are: one alone needs no news.
+    nodes: AtomicUsize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// By the number of the node.
+    outlets: BTreeMap<u64, Outlet<News>>,
+    followers: HashMap<StreamId, Vec<u64>>,
+    turns: HashMap<StreamId, Held>,
+    next: u64,
+    /// Turns are swept when there are more.
+    sweep_at: usize,
+}
+
+/// A turn that a node has.
+#[derive(Debug)]
+struct Held {
+    holder: u64,
+    until: Duration,
+    queue: VecDeque<u64>,
+}
+
+/// The feed of one node, which ends when this is dropped.
+pub(super) struct Feed {
+    feeds: Arc<Feeds>,
+    node: u64,
+    receiver: Mutex<Option<mpsc::Receiver<News>>>,
+}
+
+impl Feeds {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, nodes: AtomicUsize::new(0), inner: Mutex::default() }
+    }
+
+    pub(super) fn join(self: &Arc<Self>) -> Feed {
+        let (outlet, receiver) = Outlet::new(WAITING, || News::Lost);
+        let mut inner = lock(&self.inner);
+        let node = inner.next;
+        inner.next += 1;
+        inner.outlets.insert(node, outlet);
+        self.nodes.store(inner.outlets.len(), Ordering::SeqCst);
+        Feed { feeds: Arc::clone(self), node, receiver: Mutex::new(Some(receiver)) }
+    }
+
+    /// Tells followers but the author that `entries` were appended after the tag `before`, ending at `mark`.
+    fn publish(&self, author: u64, stream: &StreamId, before: Tag, entries: &[Bytes], mark: Mark, turn: Turn) {
+        if self.nodes.load(Ordering::SeqCst) <= 1 && turn == Turn::None {
+            return;
+        }
+        let mut inner = lock(&self.inner);
+        let Inner { outlets, followers, .. } = &mut *inner;
+        for node in followers.get(stream).into_iter().flatten().filter(|node| **node != author) {
+            let Some(outlet) = outlets.get_mut(node) else { continue };
+            let size: usize = entries.iter().map(Bytes::len).sum();
+            outlet.send(if size > MAX_PUSH {
+                News::Advanced { stream: stream.clone(), position: mark.position }
+            } else {
+                let seq = mark.position.seq + 1 - entries.len() as u64;
+                let first = Position { seq, ..mark.position };
+                News::Entries { stream: stream.clone(), first, entries: chain(before, mark.tag, entries).collect() }
+            });
+        }
+        if turn == Turn::HandOn {
+            inner.hand_on(author, stream, self.clock.monotonic());
+        }
+    }
+
+    /// Tells every node that all streams have begun new lives.
+    pub(super) fn begin(&self, generation: u64) {
+        lock(&self.inner).outlets.values_mut().for_each(|outlet| outlet.send(News::Generation(generation)));
+    }
+}
+
+impl Inner {
+    fn take_turn(&mut self, node: u64, stream: &StreamId, now: Duration) -> bool {
+        let until = now + TURN;
+        match self.turns.get_mut(stream) {
+            Some(turn) if turn.until > now => {
+                if turn.holder != node && !turn.queue.contains(&node) {
+                    turn.queue.push_back(node);
+                }
+                turn.holder == node
+            }
+            // The holder is gone. Whoever asks is not.
+            Some(turn) => {
+                turn.queue.retain(|queued| *queued != node);
+                (turn.holder, turn.until) = (node, until);
+                true
+            }
+            None => {
+                if self.turns.len() >= self.sweep_at {
+                    self.turns.retain(|_, turn| turn.until > now);
+                    self.sweep_at = (self.turns.len() * 2).max(1_024);
+                }
+                self.turns.insert(stream.clone(), Held { holder: node, until, queue: VecDeque::new() });
+                true
+            }
+        }
+    }
+
+    fn hand_on(&mut self, node: u64, stream: &StreamId, now: Duration) {
+        let Some(turn) = self.turns.get_mut(stream) else { return };
+        turn.queue.retain(|queued| *queued != node);
+        if turn.holder != node {
+            return;
+        }
+        let Some(next) = turn.queue.pop_front() else {
+            self.turns.remove(stream);
+            return;
+        };
+        (turn.holder, turn.until) = (next, now + TURN);
+        if let Some(outlet) = self.outlets.get_mut(&next) {
+            outlet.send(News::Turn(stream.clone()));
+        }
+    }
+}
+
+impl Feed {
+    pub(super) fn publish(&self, stream: &StreamId, before: Tag, entries: &[Bytes], mark: Mark, turn: Turn) {
+        self.feeds.publish(self.node, stream, before, entries, mark, turn);
+    }
+
+    pub(super) fn follow(&self, streams: &[StreamId]) {
+        let mut inner = lock(&self.feeds.inner);
+        for stream in streams {
+            match inner.followers.get_mut(stream) {
+                Some(nodes) if nodes.contains(&self.node) => {}
+                Some(nodes) => nodes.push(self.node),
+                None => drop(inner.followers.insert(stream.clone(), vec![self.node])),
+            }
+        }
+    }
+
+    pub(super) fn unfollow(&self, streams: &[StreamId]) {
+        let mut inner = lock(&self.feeds.inner);
+        for stream in streams {
+            let Some(nodes) = inner.followers.get_mut(stream) else { continue };
+            nodes.retain(|node| *node != self.node);
+            if nodes.is_empty() {
+                inner.followers.remove(stream);
+            }
+        }
+    }
+
+    pub(super) fn news(&self) -> Result<mpsc::Receiver<News>, BackendError> {
+        lock(&self.receiver).take().ok_or_else(|| BackendError::Taken("this handle's news are another node's".into()))
+    }
+
+    pub(super) fn take_turn(&self, stream: &StreamId) -> bool {
+        lock(&self.feeds.inner).take_turn(self.node, stream, self.feeds.clock.monotonic())
+    }
+
+    pub(super) fn end_turn(&self, stream: &StreamId) {
+        lock(&self.feeds.inner).hand_on(self.node, stream, self.feeds.clock.monotonic());
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        let mut inner = lock(&self.feeds.inner);
+        inner.outlets.remove(&self.node);
+        self.feeds.nodes.store(inner.outlets.len(), Ordering::SeqCst);
+        inner.followers.retain(|_, nodes| {
+            nodes.retain(|node| *node != self.node);
+            !nodes.is_empty()
+        });
+        let mut touched: Vec<_> = inner.turns.keys().cloned().collect();
+        touched.sort_unstable();
+        for stream in touched {
+            inner.hand_on(self.node, &stream, self.feeds.clock.monotonic());
+        }
+    }
+}

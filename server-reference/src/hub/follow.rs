@@ -1,0 +1,247 @@
+//! How a node follows the log: news are applied where they fit, and a stream that has fallen behind reads the log.
+//!
+//! No entry reaches a mailbox but as the one after what is here, or by a reset. No piece of news changes a position by
+//! itself, and no node waits for news of its own appends.
+
+use std::{
+    sync::{Arc, Weak, atomic::Ordering},
+    time::Duration,
+};
+
+use datasole_core::{Position, StreamId};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::{
+    runtime::Handle,
+    sync::mpsc,
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use super::{
+    Hub,
+    following::{LINGER, Listening},
+    stream::Stream,
+};
+use crate::{
+    backend::{
+        BackendError,
+        log::{Mark, News},
+    },
+    clock::unix_millis,
+};
+
+/// The unit of the times below.
+const TICK: Duration = Duration::from_secs(5);
+/// Ticks by which checks are spread.
+const JITTER: u64 = 3;
+/// Streams whose heads are asked for in one call, and how many such calls there are at once.
+const HEADS: usize = 512;
+const CALLS: usize = 4;
+/// The pause before a call that has failed is repeated, at first and at most.
+const PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+impl Hub {
+    /// Makes the news of a stream come.
+    pub(super) async fn follow(&self, id: &StreamId) -> Result<(), BackendError> {
+        self.listen();
+        self.backend.log.follow(std::slice::from_ref(id)).await
+    }
+
+    /// Begins to listen to the backend's news, if there is a runtime to do so.
+    fn listen(&self) {
+        if self.following.listening.get().is_some() {
+            return;
+        }
+        let Ok(runtime) = Handle::try_current() else { return };
+        self.following.listening.get_or_init(|| match self.backend.log.news() {
+            Ok(news) => {
+                let task = runtime.spawn(listen(self.me.clone(), news)).abort_handle();
+                Some(Listening { runtime, task })
+            }
+            Err(error) => {
+                tracing::error!(%error, "changes of other servers are noticed late: give each a backend of its own");
+                None
+            }
+        });
+    }
+
+    /// Runs a task that news have made necessary.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(task);
+        } else if let Some(Some(listening)) = self.following.listening.get() {
+            listening.runtime.spawn(task);
+        }
+    }
+
+    fn hear(&self, news: News) {
+        match news {
+            News::Entries { stream, first, entries } => {
+                let Some(stream) = self.heard(&stream) else { return };
+                let after = Position { seq: first.seq.saturating_sub(1), ..first };
+                let now = unix_millis();
+                if self.with_v1(&stream, |v1| stream.accept(after, &entries, now, v1)).is_err() {
+                    self.fall_behind(&stream);
+                }
+            }
+            News::Advanced { stream, position } => {
+                let Some(stream) = self.heard(&stream) else { return };
+                let here = stream.position();
+                if here.epoch != position.epoch || here.seq < position.seq {
+                    self.fall_behind(&stream);
+                }
+            }
+            News::Turn(stream) => match self.known(stream.kind, &stream.key) {
+                Some(stream) => stream.turn.notify_one(),
+                // Whoever wanted it is gone; it passes by itself after a while.
+                None => tracing::debug!(key = stream.key, "a turn comes too late"),
+            },
+            News::Lost => {
+                if self.following.lost.begin() {
+                    self.spawn(look_around(self.me.clone()));
+                }
+            }
+            News::Generation(generation) => {
+                tracing::warn!(generation, "acknowledged entries may be lost: every stream begins a new life");
+                self.followed().iter().for_each(|stream| self.fall_behind(stream));
+            }
+        }
+    }
+
+    /// The stream that news are of. One that is being opened learns that there were some.
+    fn heard(&self, id: &StreamId) -> Option<Arc<Stream>> {
+        let stream = self.known_or_opening(id)?;
+        stream.heard.store(self.following.ticks.load(Ordering::Relaxed), Ordering::Relaxed);
+        Some(stream)
+    }
+
+    /// Lets a stream read the log.
+    pub(super) fn fall_behind(&self, stream: &Arc<Stream>) {
+        if stream.lag.begin() {
+            self.spawn(catch_up(self.me.clone(), stream.clone()));
+        }
+    }
+
+    /// The streams in memory whose news come.
+    fn followed(&self) -> Vec<Arc<Stream>> {
+        let mut streams = self.all_in_memory();
+        streams.retain(|stream| stream.rules().stored && stream.followed.load(Ordering::SeqCst));
+        streams.sort_unstable_by(|a, b| a.id().cmp(b.id()));
+        streams
+    }
+
+    /// Lets those catch up that are not where the log is.
+    async fn compare(&self, streams: &[Arc<Stream>]) -> Result<(), BackendError> {
+        let calls: Vec<_> = streams.chunks(HEADS).map(|streams| self.compare_heads(streams)).collect();
+        stream::iter(calls).buffer_unordered(CALLS).try_collect().await
+    }
+
+    async fn compare_heads(&self, streams: &[Arc<Stream>]) -> Result<(), BackendError> {
+        let before: Vec<Mark> = streams.iter().map(|stream| stream.mark()).collect();
+        let ids: Vec<StreamId> = streams.iter().map(|stream| stream.id().clone()).collect();
+        let heads = self.backend.log.heads(&ids).await?;
+        for ((stream, before), head) in streams.iter().zip(before).zip(heads) {
+            let is_here = |mark: Mark| head.map_or(mark.position.seq == 0, |head| mark == head);
+            if !is_here(before) && !is_here(stream.mark()) {
+                self.fall_behind(stream);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of what nobody has needed for a while, and checks what has had no news for a while.
+    fn tick(&self) {
+        let now = self.following.ticks.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut silent = Vec::new();
+        for stream in self.followed() {
+            if stream.is_unfollowed() && stream.used.load(Ordering::SeqCst) + LINGER <= now {
+                self.unfollow_idle(&stream, now);
+            } else {
+                let spread = stream.mark().tag.hash() % JITTER;
+                if stream.heard.load(Ordering::Relaxed) + LINGER + spread <= now {
+                    stream.heard.store(now, Ordering::Relaxed);
+                    silent.push(stream);
+                }
+            }
+        }
+        self.unfollow_left(now);
+        if !silent.is_empty() {
+            let hub = self.me.clone();
+            self.spawn(async move {
+                if let Some(hub) = hub.upgrade()
+                    && let Err(error) = hub.compare(&silent).await
+                {
+                    tracing::warn!(%error, "streams could not be checked");
+                }
+            });
+        }
+    }
+}
+
+/// Hears the backend's news as long as the server lives.
+async fn listen(hub: Weak<Hub>, mut news: mpsc::Receiver<News>) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.reset();
+    loop {
+        tokio::select! {
+            biased;
+            news = news.recv() => {
+                let (Some(news), Some(hub)) = (news, hub.upgrade()) else { return };
+                hub.hear(news);
+            }
+            _ = ticks.tick() => {
+                let Some(hub) = hub.upgrade() else { return };
+                hub.tick();
+            }
+        }
+    }
+}
+
+/// Brings a stream that is in memory to where the log is.
+async fn catch_up(hub: Weak<Hub>, stream: Arc<Stream>) {
+    let mut pause = PAUSE;
+    while let Some(hub) = hub.upgrade()
+        && hub.known(stream.id().kind, &stream.id().key).is_some_and(|known| Arc::ptr_eq(&known, &stream))
+    {
+        let caught_up = {
+            let _permit = hub.following.catching_up.acquire().await;
+            hub.catch_up(&stream).await
+        };
+        match caught_up {
+            Ok(()) => {
+                pause = PAUSE;
+                if stream.lag.end() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, key = stream.id().key, "a stream is behind");
+                drop(hub);
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// Compares all that is followed with the log.
+async fn look_around(hub: Weak<Hub>) {
+    let mut pause = PAUSE;
+    while let Some(hub) = hub.upgrade() {
+        match hub.compare(&hub.followed()).await {
+            Ok(()) => {
+                pause = PAUSE;
+                if hub.following.lost.end() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "news were lost, and streams cannot be checked");
+                drop(hub);
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! A client that follows streams through one server after another, and tells what it is given.
+
+use std::collections::BTreeMap;
+
+use datasole_core::{
+    Limits,
+    crdt::{Crdt, CrdtLimits, Op},
+    frame::{Codec, Opcode},
+};
+use datasole_server::{
+    Identity, Position, Protocol, Server,
+    clock::{Clock, System},
+};
+use serde_json::{Value, json};
+
+use super::record::{Record, mark};
+use crate::history::{Digest, Function, How, Id, Kind};
+
+/// The streams of a run: kind, key, and what a write does.
+pub(super) const STREAMS: [(&str, &str, How); 5] = [
+    ("state", "list", How::Append),
+    ("state", "other", How::Append),
+    ("event", "talk", How::Append),
+    ("event", "news", How::Append),
+    ("crdt", "set", How::Merge),
+];
+
+/// What a client has of a stream.
+#[derive(Default)]
+pub(super) struct Replica {
+    at: Option<Position>,
+    /// The request that is not answered yet.
+    asked: Option<u32>,
+    list: Vec<u64>,
+    set: Option<Crdt>,
+}
+
+pub(super) struct Client {
+    process: u32,
+    pub(super) node: usize,
+    peer: Option<datasole_server::Peer>,
+    replicas: BTreeMap<usize, Replica>,
+    requests: u32,
+    /// Operations that are not answered yet: the stream and the write of each.
+    writes: BTreeMap<u32, (usize, u64)>,
+    /// How many operations it has made.
+    operations: u64,
+}
+
+impl Client {
+    pub(super) fn new(process: u32) -> Self {
+        let replicas = (0..STREAMS.len()).map(|stream| (stream, Replica::default())).collect();
+        Self { process, node: 0, peer: None, replicas, requests: 0, writes: BTreeMap::new(), operations: 0 }
+    }
+
+    pub(super) fn disconnect(&mut self, record: &Record) {
+        self.peer = None;
+        for (stream, id) in std::mem::take(&mut self.writes).into_values() {
+            self.end(stream, id, Kind::Info, record);
+        }
+    }
+
+    fn end(&self, stream: usize, id: u64, kind: Kind, record: &Record) {
+        let (_, key, how) = STREAMS[stream];
+        record.tell(self.process, self.node, kind, key, Function::Write { how, id: Id(id), mark: None });
+    }
+
+    /// Sends an operation that adds to a set.
+    pub(super) fn add(&mut self, stream: usize, record: &Record) {
+        let Some(peer) = &mut self.peer else { return };
+        let (_, key, how) = STREAMS[stream];
+        let id = record.begin(self.process, self.node, key, how);
+        self.requests += 1;
+        self.operations += 1;
+        self.writes.insert(self.requests, (stream, id));
+        let op = json!({
+            "type": "or-set",
+            "op": "add",
+            "value": id,
+            "nodeId": format!("client {}", self.process),
+            "counter": self.operations,
+            "timestamp": System.unix_millis(),
+        });
+        let payload = json!({ "key": key, "op": op }).to_string();
+        peer.receive(&Codec::default().encode(Opcode::CrdtOp, self.requests, payload.as_bytes(), usize::MAX));
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.peer.is_some()
+    }
+
+    /// Connects to a server, and follows every stream from where it was.
+    pub(super) fn connect(&mut self, node: usize, server: &Server) {
+        self.node = node;
+        self.peer = Some(server.peer(Protocol::V2, Identity::user(&format!("user {}", self.process))));
+        for stream in 0..STREAMS.len() {
+            self.subscribe(stream);
+        }
+    }
+
+    fn subscribe(&mut self, stream: usize) {
+        self.requests += 1;
+        let (Some(replica), Some(peer)) = (self.replicas.get_mut(&stream), &mut self.peer) else { return };
+        replica.asked = Some(self.requests);
+        let (kind, key, _) = STREAMS[stream];
+        let mut request = json!({ "kind": kind, "key": key });
+        if let Some(Position { epoch, seq }) = replica.at {
+            request["since"] = json!({ "epoch": epoch, "seq": seq });
+        }
+        let payload = request.to_string();
+        peer.receive(&Codec::default().encode(Opcode::Subscribe, self.requests, payload.as_bytes(), usize::MAX));
+    }
+
+    /// Takes what the server has for it.
+    pub(super) fn poll(&mut self, record: &Record) {
+        let mut codec = Codec::default();
+        while let Some(message) = self.peer.as_mut().and_then(datasole_server::Peer::poll_message) {
+            let frame = codec.decode(&message, &Limits::default()).unwrap();
+            let body: Value = serde_json::from_slice(frame.payload).unwrap_or_default();
+            if !self.frame(frame.opcode, frame.correlation, &body, record) {
+                // What it has missed comes when it asks again.
+                record.count("gaps seen");
+                self.disconnect(record);
+            }
+        }
+        if self.peer.as_ref().is_some_and(|peer| peer.closing().is_some()) {
+            self.disconnect(record);
+        }
+    }
+
+    fn frame(&mut self, opcode: Opcode, correlation: u32, body: &Value, record: &Record) -> bool {
+        if matches!(opcode, Opcode::Ack | Opcode::Error)
+            && let Some((stream, id)) = self.writes.remove(&correlation)
+        {
+            // What is refused may be stored.
+            let kind = if opcode == Opcode::Ack { Kind::Ok } else { Kind::Info };
+            self.end(stream, id, kind, record);
+            record.count(if kind == Kind::Ok { "acknowledged to clients" } else { "refused to clients" });
+            return true;
+        }
+        let (kind, name) = match opcode {
+            Opcode::Subscribed | Opcode::Error => {
+                let asked = self.replicas.iter().find(|(_, replica)| replica.asked == Some(correlation));
+                let Some(stream) = asked.map(|(stream, _)| *stream) else { return true };
+                if opcode == Opcode::Error {
+                    record.count("subscriptions refused");
+                    return false;
+                }
+                self.subscribed(stream, body, record);
+                return true;
+            }
+            Opcode::StateSnapshot | Opcode::StatePatch => ("state", &body["key"]),
+            Opcode::ServerEvent => ("event", &body["event"]),
+            Opcode::CrdtOp | Opcode::CrdtState => ("crdt", &body["key"]),
+            _ => return true,
+        };
+        let stream = STREAMS.iter().position(|stream| stream.0 == kind && stream.1 == *name).unwrap();
+        let position = Position { epoch: body["epoch"].as_u64().unwrap(), seq: body["seq"].as_u64().unwrap() };
+        let (process, node) = (self.process, self.node);
+        let replica = self.replicas.get_mut(&stream).unwrap();
+        let is_next = replica.at.is_some_and(|at| at.epoch == position.epoch && at.seq + 1 == position.seq);
+        if matches!(opcode, Opcode::StateSnapshot | Opcode::CrdtState) {
+            replica.whole(body);
+            replica.at = Some(position);
+            let snapshot = Function::Snapshot { mark: mark(position), hash: replica.hash() };
+            record.tell(process, node, Kind::Ok, STREAMS[stream].1, snapshot);
+            return true;
+        }
+        if !is_next {
+            return false;
+        }
+        let id = Id(replica.entry(kind, body));
+        replica.at = Some(position);
+        let hash = (kind != "event").then(|| replica.hash());
+        let observed = Function::Observe { id, mark: mark(position), hash };
+        record.tell(process, node, Kind::Ok, STREAMS[stream].1, observed);
+        true
+    }
+
+    fn subscribed(&mut self, stream: usize, body: &Value, record: &Record) {
+        let replica = self.replicas.get_mut(&stream).unwrap();
+        replica.asked = None;
+        let position = Position { epoch: body["epoch"].as_u64().unwrap(), seq: body["seq"].as_u64().unwrap() };
+        let recovered = body["recovered"] == true;
+        let subscribe =
+            Function::Subscribe { since: replica.at.map(mark), recovered, mark: mark(position), hash: None };
+        record.tell(self.process, self.node, Kind::Ok, STREAMS[stream].1, subscribe);
+        replica.at = Some(position);
+    }
+
+    /// Where the client is in a stream, and what it has there.
+    pub(super) fn standing(&self, stream: usize) -> (Option<Position>, u64) {
+        let replica = &self.replicas[&stream];
+        (replica.at, if STREAMS[stream].0 == "event" { 0 } else { replica.hash() })
+    }
+}
+
+impl Replica {
+    fn whole(&mut self, body: &Value) {
+        if let Some(list) = body["data"].as_array() {
+            self.list = list.iter().map(id_of).collect();
+        } else if body["state"].is_object() {
+            self.set = Crdt::from_json(&body["state"].to_string(), &CrdtLimits::default()).unwrap();
+        }
+    }
+
+    /// Takes an entry; the write it comes from.
+    pub(super) fn entry(&mut self, kind: &str, body: &Value) -> u64 {
+        match kind {
+            "state" => {
+                let patches = body["patches"].as_array().unwrap();
+                assert_eq!(patches.len(), 1, "{body}");
+                let id = id_of(&patches[0]["value"]);
+                self.list.push(id);
+                id
+            }
+            "crdt" => {
+                let limits = CrdtLimits::default();
+                let op = Op::parse(&body["op"].to_string(), &limits).unwrap();
+                let set = self.set.get_or_insert_with(|| Crdt::new(op.kind()));
+                let before = elements(set);
+                set.apply(&op, &limits).unwrap();
+                let new: Vec<u64> = elements(set).into_iter().filter(|id| !before.contains(id)).collect();
+                assert_eq!(new.len(), 1, "{body}");
+                new[0]
+            }
+            _ => id_of(&body["data"]),
+        }
+    }
+
+    fn hash(&self) -> u64 {
+        let appended = self.list.iter().fold(Digest::default(), |digest, &id| digest.after(How::Append, Id(id)));
+        let ids = self.set.iter().flat_map(elements);
+        ids.fold(appended, |digest, id| digest.after(How::Merge, Id(id))).hash()
+    }
+}
+
+/// The write that a value names: the number itself, or the first of a list that is long for its padding.
+pub(super) fn id_of(value: &Value) -> u64 {
+    value.as_u64().or_else(|| value[0].as_u64()).unwrap()
+}
+
+fn elements(set: &Crdt) -> Vec<u64> {
+    set.value().as_array().into_iter().flatten().map(id_of).collect()
+}

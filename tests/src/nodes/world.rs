@@ -1,0 +1,396 @@
+//! One run: servers, clients and faults, all drawn from the seed.
+
+use std::{sync::Arc, time::Duration};
+
+use datasole_core::patch::{Operation, Patch};
+use datasole_server::{
+    Limits, Replay, Server, StateError,
+    backend::{
+        BackendError, Memory,
+        chaos::{Chaos, Faults},
+    },
+    clock::Manual,
+};
+use serde_json::{Value, json};
+use tokio::{
+    runtime::Builder,
+    task::yield_now,
+    time::{advance, pause},
+};
+
+use super::{
+    client::{Client, STREAMS},
+    counted::counted,
+    record::{Outcome, Record},
+    spy::Spy,
+};
+use crate::{
+    history::{Function, How, Id, Kind, Placed},
+    random::Random,
+};
+
+/// Steps of one run.
+const STEPS: u64 = 400;
+/// The process that tells of faults and of what the servers do themselves.
+const WORLD: u32 = 0;
+
+struct Node {
+    server: Server,
+    /// Its number in the chaos.
+    number: usize,
+    frozen: bool,
+}
+
+struct World {
+    random: Random,
+    clock: Arc<Manual>,
+    memory: Memory,
+    chaos: Chaos,
+    record: Record,
+    /// Those that run.
+    nodes: Vec<Node>,
+    clients: Vec<Client>,
+    spy: Spy,
+    generation: u64,
+    /// Nothing that was sent is lost without a notice, and time hardly passes: streams are up to date without checks.
+    calm: bool,
+    replay: usize,
+    epoch: u64,
+}
+
+/// Runs a seed to its end.
+///
+/// # Panics
+///
+/// When a client does not come to where the log is once the faults are over.
+pub fn run(seed: u64) -> Outcome {
+    let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        pause();
+        let mut world = World::new(seed).await;
+        for _ in 0..STEPS {
+            world.step().await;
+        }
+        world.rest().await;
+        world.record.end()
+    })
+}
+
+impl World {
+    async fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let clock = Arc::new(Manual::default());
+        let names = std::sync::Mutex::new(Random::new(random.u64()));
+        let memory = Memory::new(clock.clone(), Arc::new(move || names.lock().unwrap().u64()));
+        let calm = random.below(3) == 0;
+        let record = Record::new(clock.clone());
+        let spy = Spy::new(&memory);
+        let chaos = Chaos::new(random.u64(), Faults::default());
+        let replay = if random.coin() { 4 } else { 1_000 };
+        let (nodes, clients) = (2 + random.below(3), 1 + random.below(5) as u32);
+        let mut world = Self {
+            random,
+            clock,
+            memory,
+            chaos,
+            record,
+            nodes: Vec::new(),
+            clients: (1..=clients).map(Client::new).collect(),
+            spy,
+            generation: 0,
+            calm,
+            replay,
+            epoch: 0,
+        };
+        for _ in 0..nodes {
+            world.start();
+        }
+        for stream in 0..STREAMS.len() {
+            world.write(0, stream, true);
+            world.settle().await;
+        }
+        let faults = world.faults();
+        world.chaos.set_faults(faults);
+        world
+    }
+
+    /// Faults of this run: some of each, or none.
+    fn faults(&mut self) -> Faults {
+        let mut rate = |most: u64| if self.random.coin() { self.random.below(most) as u16 } else { 0 };
+        let (refuse, lose_answer, drop, double, reorder) = (rate(60), rate(120), rate(300), rate(300), rate(400));
+        Faults { refuse, lose_answer, drop: if self.calm { 0 } else { drop }, double, reorder }
+    }
+
+    fn start(&mut self) {
+        let (number, backend) = self.chaos.wrap(self.memory.node());
+        // Far from each other, and below those of the memory's generations.
+        self.epoch += 1_000_000;
+        let replay = Replay { entries: self.replay, ..Replay::default() };
+        let history = Replay { entries: 100_000, bytes: usize::MAX, age: None };
+        let server = Server::builder()
+            .limits(Limits { replay, ..Limits::default() })
+            .topic("talk", history)
+            .topic("news", history)
+            .epoch(self.epoch)
+            .backend(counted(backend, self.record.clone()))
+            .build();
+        self.nodes.push(Node { server, number, frozen: false });
+    }
+
+    async fn step(&mut self) {
+        match self.random.below(100) {
+            0..55 => {
+                self.chaos.step();
+            }
+            55..72 => self.write_somewhere(),
+            72..84 => {
+                let client = self.random.below(self.clients.len() as u64) as usize;
+                if self.clients[client].is_connected() && self.random.below(12) > 0 {
+                    self.clients[client].poll(&self.record);
+                } else {
+                    self.connect(client);
+                }
+            }
+            84..94 => {
+                let most = if self.calm { 40 } else { 400 };
+                let time = 1 + self.random.below(most);
+                self.pass(Duration::from_millis(time)).await;
+            }
+            94 if !self.calm => {
+                let time = self.random.below(8_000);
+                self.pass(Duration::from_millis(time)).await;
+            }
+            95 if self.random.below(4) == 0 => self.kill(),
+            96 => {
+                let node = self.some_node();
+                let frozen = !self.nodes[node].frozen;
+                self.set_frozen(node, frozen);
+            }
+            97 => {
+                let node = self.some_node();
+                self.record.count("cut");
+                self.chaos.cut(self.nodes[node].number);
+            }
+            98 if self.random.below(8) == 0 => {
+                self.record.count("generations");
+                self.spy.look();
+                self.generation = self.memory.begin_generation(self.generation);
+                self.record.tell(WORLD, 0, Kind::Ok, "", Function::Generation);
+            }
+            _ => {
+                // A burst: several writers at the same time.
+                for _ in 0..2 + self.random.below(6) {
+                    self.write_somewhere();
+                }
+            }
+        }
+        self.breathe().await;
+    }
+
+    /// Lets every task come as far as it can.
+    async fn breathe(&mut self) {
+        for _ in 0..4 {
+            yield_now().await;
+        }
+        self.spy.look();
+    }
+
+    async fn pass(&mut self, time: Duration) {
+        self.clock.advance(time);
+        advance(time).await;
+    }
+
+    fn some_node(&mut self) -> usize {
+        self.random.below(self.nodes.len() as u64) as usize
+    }
+
+    fn connect(&mut self, client: usize) {
+        let node = self.some_node();
+        self.clients[client].disconnect(&self.record);
+        self.record.count("connects");
+        let Node { server, number, .. } = &self.nodes[node];
+        self.clients[client].connect(*number, server);
+    }
+
+    fn set_frozen(&mut self, node: usize, frozen: bool) {
+        let node = &mut self.nodes[node];
+        if node.frozen == frozen {
+            return;
+        }
+        node.frozen = frozen;
+        if frozen {
+            self.record.count("frozen");
+            self.chaos.freeze(node.number);
+        } else {
+            self.chaos.thaw(node.number);
+        }
+        let what = if frozen { Function::Frozen } else { Function::Thawed };
+        self.record.tell(WORLD, node.number, Kind::Ok, "", what);
+    }
+
+    /// Ends a server as a crash does, and starts another in its place.
+    fn kill(&mut self) {
+        let node = self.some_node();
+        let Node { server, number, .. } = self.nodes.swap_remove(node);
+        self.record.count("killed");
+        self.chaos.stop(number);
+        for client in self.clients.iter_mut().filter(|client| client.node == number) {
+            client.disconnect(&self.record);
+        }
+        drop(server);
+        self.record.tell(WORLD, number, Kind::Ok, "", Function::Killed);
+        self.start();
+    }
+
+    fn write_somewhere(&mut self) {
+        let node = self.some_node();
+        let stream = self.random.below(STREAMS.len() as u64) as usize;
+        self.write(node, stream, false);
+    }
+
+    /// Begins a write through a server.
+    fn write(&mut self, node: usize, stream: usize, first: bool) {
+        let (kind, key, how) = STREAMS[stream];
+        let Node { server, number, .. } = &self.nodes[node];
+        let (server, number, record) = (server.clone(), *number, self.record.clone());
+        if kind == "crdt" && !first && self.random.coin() {
+            let client = self.random.below(self.clients.len() as u64) as usize;
+            return self.clients[client].add(stream, &self.record);
+        }
+        let process = 1_000 + u32::try_from(number).unwrap();
+        let id = record.begin(process, number, key, how);
+        let life = self.record.life();
+        // Some are too long to be pushed to other nodes.
+        let is_long = kind != "crdt" && self.random.below(12) == 0;
+        let value = if is_long { json!([id, "x".repeat(9_000)]) } else { json!(id) };
+        tokio::spawn(async move {
+            let (outcome, position) = match kind {
+                "state" if first => told(server.state().set(key, &[value]).await),
+                "state" => {
+                    let operation = json!([{ "op": "add", "path": "/-", "value": value }]);
+                    let operations: Vec<Operation> = serde_json::from_value(operation).unwrap();
+                    told(server.state().patch(key, &Patch::from_operations(operations)).await)
+                }
+                "event" => match server.broadcast(key, &value).await {
+                    Ok(()) => (Kind::Ok, None),
+                    Err(datasole_server::EventError::Backend(error)) => (kind_of(&error), None),
+                    Err(error) => panic!("{error}"),
+                },
+                _ => match server.crdt().set(key).add(&value).await {
+                    Ok(()) => (Kind::Ok, None),
+                    Err(datasole_server::EditError::Backend(error)) => (kind_of(&error), None),
+                    Err(error) => panic!("{error}"),
+                },
+            };
+            record.count(match outcome {
+                Kind::Ok => "written",
+                Kind::Fail => "not written",
+                _ => "in doubt",
+            });
+            // Where an entry was appended is not known once it has moved to another life.
+            let mark = position.filter(|_| record.life() == life);
+            record.tell(process, number, outcome, key, Function::Write { how, id: Id(id), mark });
+        });
+    }
+
+    /// Lets everything that waits go on until nothing does.
+    async fn settle(&mut self) {
+        let mut idle = 0;
+        while idle < 6 {
+            idle = if self.chaos.step() { 0 } else { idle + 1 };
+            self.breathe().await;
+            // What clients have asked for goes on when they are looked at.
+            self.clients.iter_mut().for_each(|client| client.poll(&self.record));
+        }
+    }
+
+    /// Ends the faults, and looks at everything.
+    async fn rest(&mut self) {
+        self.chaos.set_faults(Faults::default());
+        for node in 0..self.nodes.len() {
+            self.set_frozen(node, false);
+        }
+        for client in 0..self.clients.len() {
+            if !self.clients[client].is_connected() {
+                self.connect(client);
+            }
+        }
+        // Pauses before repeats, turns; without calm also the check of streams that had no news.
+        let (rounds, time) = if self.calm { (12, 500) } else { (24, 2_500) };
+        for _ in 0..rounds {
+            self.settle().await;
+            self.pass(Duration::from_millis(time)).await;
+            for client in 0..self.clients.len() {
+                if !self.clients[client].is_connected() {
+                    self.connect(client);
+                }
+            }
+        }
+        self.settle().await;
+        self.compare().await;
+    }
+
+    async fn compare(&mut self) {
+        for stream in 0..STREAMS.len() {
+            let at = self.spy.at(stream);
+            for client in &self.clients {
+                let (standing, _) = client.standing(stream);
+                assert_eq!(standing, Some(at.position), "a client of {:?} is behind", STREAMS[stream]);
+            }
+            for node in 0..self.nodes.len() {
+                let entries = self.read(node, stream).await;
+                let number = self.nodes[node].number;
+                self.record.tell(WORLD, number, Kind::Ok, STREAMS[stream].1, Function::ReadFinal { entries });
+            }
+        }
+    }
+
+    /// What a server says a stream holds; topics are read from the log.
+    async fn read(&mut self, node: usize, stream: usize) -> Vec<Placed> {
+        let (kind, key, how) = STREAMS[stream];
+        let server = self.nodes[node].server.clone();
+        let mut reading = tokio::spawn(async move {
+            match kind {
+                "state" => server.state().get(key).await.unwrap().unwrap(),
+                "crdt" => json!(server.crdt().set(key).values::<Value>().await.unwrap()),
+                _ => Value::Null,
+            }
+        });
+        let value = loop {
+            if reading.is_finished() {
+                break (&mut reading).await.unwrap();
+            }
+            self.chaos.step();
+            self.breathe().await;
+        };
+        let there = value.as_array().map(|list| list.iter().map(super::client::id_of).collect::<Vec<_>>());
+        let writes = self.spy.writes(stream);
+        let ids = match (how, there) {
+            (How::Append, Some(list)) => list,
+            (_, Some(set)) => {
+                let known: Vec<u64> = writes.iter().copied().filter(|id| set.contains(id)).collect();
+                assert_eq!(known.len(), set.len(), "elements that nobody has stored");
+                known
+            }
+            (_, None) => writes.to_vec(),
+        };
+        ids.into_iter().map(|id| Placed { id: Id(id), mark: None }).collect()
+    }
+}
+
+fn told(outcome: Result<datasole_server::Position, StateError>) -> (Kind, Option<crate::history::Mark>) {
+    match outcome {
+        Ok(position) => (Kind::Ok, Some(super::record::mark(position))),
+        Err(StateError::Backend(error)) => (kind_of(&error), None),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// What a writer knows after this error: nothing, or that nothing was stored.
+fn kind_of(error: &BackendError) -> Kind {
+    match error {
+        BackendError::Unknown(_) => Kind::Info,
+        BackendError::Unavailable(_) => Kind::Fail,
+        other => panic!("{other}"),
+    }
+}

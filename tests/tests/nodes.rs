@@ -1,0 +1,104 @@
+//! Several servers on one memory under a seeded scheduler: `NODES_SEEDS` says how many schedules, `NODES_SEED` replays one.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::panic::catch_unwind;
+
+use datasole_tests::{
+    history::{Promises, check},
+    nodes::{Stats, run},
+};
+
+const SEEDS: u64 = 1_000;
+
+/// What must have happened somewhere, or the schedules have lost their teeth.
+const AT_STAKE: [&str; 20] = [
+    "appends",
+    "appends behind others",
+    "appends without an answer",
+    "catch-ups",
+    "conflicts",
+    "conflicts with what was missed",
+    "cut",
+    "frozen",
+    "gaps seen",
+    "generations",
+    "in doubt",
+    "killed",
+    "looks at heads",
+    "not written",
+    "repeats",
+    "resets",
+    "snapshots",
+    "turns asked for",
+    "unfollowed",
+    "written",
+];
+
+/// Runs a seed and checks what was seen; how often what happened.
+fn judge(seed: u64) -> Stats {
+    let outcome = run(seed);
+    let verdict = check(&outcome.history, &Promises::default());
+    assert!(verdict.holds(), "{}", verdict.story(&outcome.history));
+    let mut stats = outcome.stats;
+    let counts = verdict.counts;
+    for (what, count) in [
+        ("acknowledged", counts.acknowledged),
+        ("failed", counts.failed),
+        ("in doubt and stored", counts.came_true),
+        ("observed", counts.observed),
+        ("recovered", counts.recovered),
+        ("whole values", counts.resets),
+        ("values replayed", counts.replayed),
+        ("values compared", counts.compared),
+    ] {
+        stats.add(&Stats([(what, count)].into()));
+    }
+    stats
+}
+
+#[test]
+fn nodes_agree_whatever_happens_between_them() {
+    let number = |name| std::env::var(name).ok().map(|text: String| text.parse::<u64>().expect("a number"));
+    if let Some(seed) = number("NODES_SEED") {
+        println!("{:#?}", judge(seed));
+        return;
+    }
+    let (seeds, mut stats, mut failed) = (number("NODES_SEEDS").unwrap_or(SEEDS), Stats::default(), Vec::new());
+    for seed in 0..seeds {
+        match catch_unwind(|| judge(seed)) {
+            Ok(more) => stats.add(&more),
+            Err(_) => {
+                println!("replay with NODES_SEED={seed} cargo test -p datasole-tests --test nodes");
+                failed.push(seed);
+                if failed.len() >= 5 {
+                    break;
+                }
+            }
+        }
+    }
+    println!("{seeds} schedules: {:#?}", stats.0);
+    assert!(failed.is_empty(), "failed seeds: {failed:?}");
+    let checked = [
+        "acknowledged",
+        "failed",
+        "in doubt and stored",
+        "observed",
+        "recovered",
+        "whole values",
+        "values replayed",
+        "values compared",
+    ];
+    for what in AT_STAKE.iter().chain(&checked) {
+        assert!(seeds < SEEDS || stats.get(what) > 0, "in no run was there one of {what:?}");
+    }
+}
+
+/// Everything that was seen is the same again, or replaying a seed would show something else.
+#[test]
+fn a_seed_repeats_exactly() {
+    for seed in 0..20 {
+        let (first, second) = (run(seed), run(seed));
+        assert_eq!(first.history.events, second.history.events, "seed {seed}");
+        assert_eq!(first.stats, second.stats, "seed {seed}");
+    }
+}
