@@ -94,7 +94,7 @@ pub(crate) fn describe(reason: &DisconnectReason) -> String {
             if reason.is_empty() { what } else { format!("{what}: {reason}") }
         }
         DisconnectReason::ConnectTimeout => "the attempt timed out".into(),
-        DisconnectReason::HalfOpen => "the server has fallen silent".into(),
+        DisconnectReason::HalfOpen => "the server stopped responding".into(),
         DisconnectReason::Protocol(violation) => format!("protocol violation: {violation}"),
         DisconnectReason::Unauthorized(message) => format!("unauthorized: {message}"),
         DisconnectReason::Offline => "no network".into(),

@@ -147,7 +147,7 @@ impl Connection {
             Ok(Payload::Empty) => (Opcode::RpcResponse, json(&body(None))),
             Ok(Payload::Json(result)) => (Opcode::RpcResponse, json(&body(Some(result)))),
             Ok(Payload::Binary(_)) if self.protocol() == Protocol::V1 => {
-                let error = RpcError::new("the result is bytes, which protocol version 1 has not");
+                let error = RpcError::new("the result is raw bytes, which protocol version 1 does not have");
                 return failed(correlation, &error.code(codes::INTERNAL));
             }
             Ok(Payload::Binary(bytes)) => (Opcode::RpcResponseBinary, join_binary(&json(&body(None)), bytes)),

@@ -56,7 +56,7 @@ impl Keeper {
         self.applied |= fitted > 0;
         self.link.feed().followers().tell();
         if fitted < updates.len() {
-            tracing::warn!(key = self.link.stream.key, "an update does not fit what is here");
+            tracing::warn!(key = self.link.stream.key, "an update does not fit the local document");
             let applied = std::mem::take(&mut self.applied);
             self.command(|core, now, link| core.unfit(now, &link.stream, applied));
         }

@@ -127,7 +127,7 @@ impl Streams {
                 open.follower.feed().followers().change();
             }
             Err(why) => {
-                tracing::warn!(key = stream.key, why, "an entry does not fit what is here");
+                tracing::warn!(key = stream.key, why, "an entry does not fit the local value");
                 core.unfit(now, stream, std::mem::take(&mut open.applied));
             }
         }

@@ -90,7 +90,7 @@ impl Context {
         if self.server.node().hub.join_group(&self.connection.0, group) {
             return Ok(());
         }
-        Err(RpcError::new("in too many groups, or gone").code(codes::LIMIT))
+        Err(RpcError::new("too many groups, or the connection has ended").code(codes::LIMIT))
     }
 
     /// Takes the connection out of a group.

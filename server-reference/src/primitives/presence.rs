@@ -293,7 +293,7 @@ impl Joined {
             return Ok(());
         }
         if !is_in && rooms.len() >= limits.max_rooms {
-            return Err(Refusal::new(codes::LIMIT, "in too many rooms"));
+            return Err(Refusal::new(codes::LIMIT, "too many rooms"));
         }
         // Every byte of the key may be escaped.
         let limit = limits.max_payload.saturating_sub(ENVELOPE + 6 * stream.id().key.len());

@@ -213,7 +213,7 @@ impl Registry {
             return Ok((id, Wanted::V1(frame.op.get().to_owned())));
         }
         if correlation == 0 {
-            return Err(Refusal::new(codes::INVALID_REQUEST, "an operation needs an id to be answered to"));
+            return Err(Refusal::new(codes::INVALID_REQUEST, "an operation needs a correlation id"));
         }
         let op = Op::parse(frame.op.get(), &self.limits).map_err(EditError::from)?;
         Ok((id, Wanted::Op(op)))

@@ -124,7 +124,7 @@ fn parse(bytes: &[u8]) -> Result<Vec<Said<'_>>, DocError> {
         }
         said.push((client, clock, (text.trim_ascii() != "null").then_some(text)));
     }
-    if reader.is_empty() { Ok(said) } else { Err(DocError::Malformed("there is something behind an awareness update")) }
+    if reader.is_empty() { Ok(said) } else { Err(DocError::Malformed("bytes follow the awareness update")) }
 }
 
 fn encode<'a>(count: usize, states: impl Iterator<Item = Said<'a>>) -> Vec<u8> {

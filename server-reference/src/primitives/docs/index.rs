@@ -185,7 +185,7 @@ impl Index {
     fn unit(&mut self, client: u64, known: u32, block: &Block<'_>) -> Result<Unit, DocError> {
         let Content::Item { left, right, parent, role } = block.content else { return Ok(Unit::Gone) };
         if left.is_some() && left == right {
-            return Err(DocError::Malformed("an item's neighbours are one"));
+            return Err(DocError::Malformed("an item's two neighbours are the same"));
         }
         let left = match block.start < known {
             true => Some(Id { client, clock: known - 1 }),

@@ -108,7 +108,7 @@ impl<'a> Update<'a> {
             }
         }
         if !reader.is_empty() {
-            return Err(DocError::Malformed("there is something behind its end"));
+            return Err(DocError::Malformed("bytes follow the update"));
         }
         distinct(clients.iter().map(|(client, _)| *client).collect())?;
         distinct(deleters)?;
@@ -155,15 +155,15 @@ fn count(reader: &mut Reader<'_>, each: usize) -> Result<usize, DocError> {
 const CUT: DocError = DocError::Malformed("it ends early");
 
 pub(crate) fn client(reader: &mut Reader<'_>) -> Result<u64, DocError> {
-    reader.varuint().filter(|client| *client < MAX_CLIENT).ok_or(DocError::Malformed("no client has such an id"))
+    reader.varuint().filter(|client| *client < MAX_CLIENT).ok_or(DocError::Malformed("a client id is out of range"))
 }
 
 pub(crate) fn clock(reader: &mut Reader<'_>) -> Result<u32, DocError> {
-    reader.small().filter(|clock| *clock < MAX_CLOCK).ok_or(DocError::Malformed("no clock is that late"))
+    reader.small().filter(|clock| *clock < MAX_CLOCK).ok_or(DocError::Malformed("a clock is out of range"))
 }
 
 fn end(start: u32, length: u32) -> Result<u32, DocError> {
-    start.checked_add(length).filter(|end| *end < MAX_CLOCK).ok_or(DocError::Malformed("no clock is that late"))
+    start.checked_add(length).filter(|end| *end < MAX_CLOCK).ok_or(DocError::Malformed("a clock is out of range"))
 }
 
 fn distinct(mut clients: Vec<u64>) -> Result<(), DocError> {
@@ -198,7 +198,7 @@ fn block<'a>(reader: &mut Reader<'a>) -> Result<(u32, Option<Content<'a>>), DocE
         let parent = match reader.varuint().ok_or(CUT)? {
             1 => Parent::Root(reader.string().ok_or(CUT)?),
             0 => Parent::Item(id(reader)?),
-            _ => return Err(DocError::Malformed("an item has no such parent")),
+            _ => return Err(DocError::Malformed("an item's parent is of an unknown form")),
         };
         let key = if info & NAMED != 0 { Some(reader.string().ok_or(CUT)?) } else { None };
         Some((parent, key))
@@ -221,7 +221,7 @@ fn content(kind: u8, reader: &mut Reader<'_>) -> Result<(u32, Role), DocError> {
                 0 | 1 | 2 | 4 | 6 => {}
                 3 => drop(reader.string().ok_or(CUT)?),
                 // Of an XML hook (5) yrs does not read the name.
-                _ => return Err(DocError::Unsupported("a type of this number")),
+                _ => return Err(DocError::Unsupported("this shared type")),
             }
             (1, Role::Type)
         }
@@ -236,7 +236,7 @@ fn content(kind: u8, reader: &mut Reader<'_>) -> Result<(u32, Role), DocError> {
         2 => return Err(DocError::Unsupported("content of Yjs before version 13")),
         // yrs keeps pointers to its item that outlive it.
         9 => return Err(DocError::Unsupported("a document inside a document: give it a key of its own")),
-        _ => return Err(DocError::Malformed("content is of no known kind")),
+        _ => return Err(DocError::Malformed("content is of an unknown kind")),
     };
     Ok((length, role))
 }
