@@ -1,7 +1,7 @@
-//! The demo: two pages, the handlers they talk to, and a dashboard that never stands still.
+//! The demo: two pages, their handlers, and a dashboard that always changes.
 //!
 //! The fleet on the dashboard is made up; the server's own numbers are not. Without `--data` everything lives in one
-//! [`Server`]'s memory and is gone after a restart: the pages show how clients find that out.
+//! [`Server`]'s memory and is gone after a restart: the pages show how clients notice.
 
 use std::{
     sync::Arc,
@@ -31,24 +31,24 @@ const ROOM: &str = "demo";
 
 /// How often the dashboard changes; each change is one patch.
 const BEAT: Duration = Duration::from_millis(250);
-/// Points of the curve, one a beat.
+/// Points of the curve, one a tick.
 const POINTS: usize = 120;
 const SERVICES: [&str; 10] =
     ["gateway", "auth", "search", "catalog", "cart", "checkout", "payments", "shipping", "mail", "media"];
 const REGIONS: [&str; 4] = ["fra", "iad", "gru", "sin"];
-/// Messages kept for later tabs and for those that were cut.
+/// Messages kept for later tabs and for tabs that reconnect.
 const RECENT: usize = 50;
 /// A message's length, and a name's; characters.
 const MAX_TEXT: usize = 500;
 const MAX_NAME: usize = 32;
 /// The longest `slow`; milliseconds.
 const MAX_SLOW: u64 = 60_000;
-/// The close code of a cut: any that clients come back after.
+/// The close code of a cut: one after which clients reconnect.
 const CUT: u16 = 4000;
 
-/// A page may load what this server serves, and nothing else.
+/// The Content-Security-Policy of the pages: only this server's files.
 const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-/// The board's may have styles in attributes as well: others' cursors get their colours that way.
+/// The board's policy: styles in attributes as well, for the colours of remote cursors.
 const BOARD_POLICY: &str =
     "default-src 'self'; style-src-attr 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -99,7 +99,7 @@ fn headers(kind: &'static str, policy: &'static str) -> [(HeaderName, &'static s
 
 /// The demo's part in one server's life.
 pub(crate) struct Demo {
-    /// How many servers there were before.
+    /// The number of servers before this one.
     restarts: u64,
     started: Instant,
     restart: Arc<Notify>,
@@ -130,7 +130,8 @@ struct Said {
     text: String,
 }
 
-/// A message as all tabs get it. Ids grow, across restarts as well: they are times, Unix milliseconds, where those grow.
+/// A message as all tabs get it. Ids grow, across restarts as well: they are times, Unix milliseconds, where those
+/// grow.
 #[derive(Clone, Serialize)]
 struct Message {
     id: u64,
@@ -194,8 +195,8 @@ impl Demo {
                 SERVICES.iter().flat_map(|name| REGIONS.map(|region| service(name, region))).collect();
             let dashboard = json!({
                 "instance": instance,
-                // No patch touches it: a tab tells by its identity whether it went on from where it was, or started from
-                // a snapshot.
+                // No patch touches it: a tab tells by its identity whether it went on from where it was, or started
+                // from a snapshot.
                 "regions": REGIONS,
                 "beat": 0,
                 "server": self.numbers(server),
@@ -241,7 +242,7 @@ fn service(name: &str, region: &str) -> Value {
     json!({ "name": name, "region": region, "on": true, "rps": rps, "p95": p95, "cpu": cpu })
 }
 
-/// One beat: a few cells, the curve, the server's numbers.
+/// Publishes one tick: a few cells, the curve, the server's numbers.
 fn beat(draft: &mut Draft<'_>, numbers: Value) -> Result<(), StateError> {
     draft.add("/beat", 1)?;
     for _ in 0..3 {
@@ -287,7 +288,7 @@ async fn switch(server: &Server, row: usize, on: bool) -> Result<(), StateError>
     Ok(())
 }
 
-/// Passes a message on to all tabs, and keeps it for later ones. An empty one is dropped.
+/// Passes a message on to all tabs, and keeps it for later ones. Empty messages are dropped.
 async fn say(server: &Server, said: Said) {
     let cut = |text: &str, limit| text.trim().chars().take(limit).collect::<String>();
     let (tab, from, text) = (cut(&said.tab, MAX_NAME), cut(&said.from, MAX_NAME), cut(&said.text, MAX_TEXT));

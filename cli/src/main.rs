@@ -1,7 +1,7 @@
 //! `datasole`: the datasole server as a program.
 //!
 //! `flags` are the command line, `serve` is the life of a server, `demo` is the application behind `--demo`. Stdout
-//! carries one line, `listening HOST:PORT`; the log and errors go to stderr.
+//! carries one line, `listening HOST:PORT`; the log and errors go to stderr. The glossary is in ARCHITECTURE.md.
 
 mod demo;
 mod flags;

@@ -34,6 +34,8 @@
 //! No clock, no randomness beyond the seed, no sockets, no threads, no callbacks, no logging, no `async`. A peer cannot
 //! make this crate panic, return an error from [`Client::handle_input`], or grow without bound: misbehaviour becomes a
 //! [`DisconnectReason`]. Payloads the core only forwards are never parsed into a tree ([`Payload`]).
+//!
+//! The glossary is in ARCHITECTURE.md.
 
 mod client;
 mod config;

@@ -1,4 +1,4 @@
-//! [`Builder`]: everything decided before connecting, checked when connecting.
+//! [`Builder`]: the options of a client, checked when connecting.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -28,7 +28,7 @@ const RESERVED: [HeaderName; 6] = [
     header::SEC_WEBSOCKET_EXTENSIONS,
 ];
 
-/// A client to be; from [`Client::builder`].
+/// Options of a client; from [`Client::builder`].
 #[derive(Clone)]
 #[must_use = "nothing happens before `connect`"]
 pub struct Builder {
@@ -44,7 +44,7 @@ pub struct Builder {
 }
 
 impl Client {
-    /// A client of the server at `url`: `http`, `https`, `ws` or `wss`, with or without a trailing slash.
+    /// Options for the server at `url`: `http`, `https`, `ws` or `wss`, with or without a trailing slash.
     pub fn builder(url: &str) -> Builder {
         Builder::new(url)
     }
@@ -65,19 +65,19 @@ impl Builder {
         }
     }
 
-    /// The endpoint's path; `/__ds` unless given.
+    /// Sets the endpoint's path; `/__ds` by default.
     pub fn path(mut self, path: &str) -> Self {
         self.path = path.into();
         self
     }
 
-    /// The token that says who this client is.
+    /// Sets the token that authenticates this client.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.config.token = Some(token.into());
         self
     }
 
-    /// How the token reaches the server; in the URL unless given.
+    /// Sets the way the token reaches the server; in the URL by default.
     pub fn token_via(mut self, via: TokenVia) -> Self {
         self.config.token_via = via;
         self
@@ -100,7 +100,7 @@ impl Builder {
         self
     }
 
-    /// A header of the opening request, such as `Authorization`. Several of one name are all sent.
+    /// Adds a header to the opening request, such as `Authorization`. Several of one name are all sent.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         if let Ok(headers) = &mut self.headers {
             match (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
@@ -114,74 +114,74 @@ impl Builder {
         self
     }
 
-    /// When and how often to try again.
+    /// Sets the policy of reconnecting.
     pub fn reconnect(mut self, reconnect: Reconnect) -> Self {
         self.config.reconnect = reconnect;
         self
     }
 
-    /// How long an attempt may take; 10 s unless given.
+    /// Sets the maximum time of an attempt; 10 s by default.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.config.connect_timeout = millis(timeout);
         self
     }
 
-    /// How long a call may take where it does not say; 30 s unless given.
+    /// Sets the default time-out of calls; 30 s by default.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.config.call_timeout = millis(timeout);
         self
     }
 
-    /// Bounds of everything a peer or the program could make grow.
+    /// Sets the bounds of everything a peer or the program could make grow.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.config.limits = limits;
         self
     }
 
-    /// How many items one [`Events`](crate::Events) stream may have waiting (at least 1; 1,024 unless given, and at
-    /// most 4 MiB of data). Above that the oldest are discarded, and
-    /// [`EventError::Lagged`](crate::EventError::Lagged) says how many.
+    /// Sets the maximum of items waiting in one [`Events`](crate::Events) stream (at least 1; 1,024 by default, and at
+    /// most 4 MiB of data). Above that the oldest are discarded, and [`EventError::Lagged`](crate::EventError::Lagged)
+    /// says how many.
     pub fn event_buffer(mut self, items: usize) -> Self {
         self.event_buffer = items;
         self
     }
 
-    /// What the names of this client's replicas of CRDTs begin with, for people who look at them; `native` unless given,
-    /// at most 64 bytes. What follows is random: no two replicas have the same name.
+    /// Sets the prefix of this client's CRDT replica names, for people who read them; `native` by default, at most 64
+    /// bytes. The rest of a name is random: no two replicas have the same name.
     pub fn node_id(mut self, name: &str) -> Self {
         self.replicas.node = name.into();
         self
     }
 
-    /// Bounds of CRDTs; they should not be below the server's.
+    /// Sets the bounds of CRDTs, which should not be below the server's.
     pub fn crdt_limits(mut self, limits: CrdtLimits) -> Self {
         self.replicas.limits = limits;
         self
     }
 
-    /// Where edits of CRDTs that the server does not have yet are kept across restarts of the program.
+    /// Sets the storage that keeps pending edits of CRDTs across restarts of the program.
     pub fn crdt_storage(mut self, storage: impl CrdtStorage) -> Self {
         self.replicas.storage = Some(Arc::new(storage));
         self
     }
 
-    /// The least time between two [updates](crate::Presence::update) sent to a presence room, or of what is shown in a
-    /// document; 50 ms unless given.
+    /// Sets the minimum time between two [updates](crate::Presence::update) sent to a presence room, or of a document's
+    /// awareness; 50 ms by default.
     pub fn presence_throttle(mut self, throttle: Duration) -> Self {
         self.config.presence_throttle = millis(throttle);
         self
     }
 
-    /// Trust and client certificates for `wss`, instead of the root certificates this crate was built with.
+    /// Sets trust and client certificates for `wss`, instead of the root certificates this crate was built with.
     #[cfg(feature = "__tls")]
     pub fn tls_config(mut self, config: impl Into<Arc<rustls::ClientConfig>>) -> Self {
         self.tls = Some(config.into());
         self
     }
 
-    /// Connects, and returns once the connection is of use.
+    /// Connects, and returns once the connection is open and authenticated.
     ///
-    /// When the first attempt fails nothing goes on in the background, unless
+    /// If the first attempt fails, nothing goes on in the background, unless
     /// [`Reconnect::retry_first`](datasole_core::Reconnect) is set: then this waits until an attempt succeeds or no
     /// more are allowed. Dropping the future gives up.
     ///
@@ -229,7 +229,7 @@ impl Builder {
 }
 
 impl fmt::Debug for Builder {
-    /// Without the token, which is no more to be seen in a log than a header's value.
+    /// Omits the token and the values of headers, which must not appear in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder").field("path", &self.path).field("headers", &self.headers).finish_non_exhaustive()
     }

@@ -38,7 +38,7 @@ enum Link {
 
 type Attempt = Pin<Box<dyn Future<Output = Result<(Socket, Option<String>), SocketClose>> + Send>>;
 
-/// What happened on the link.
+/// An event of the socket.
 enum Happened {
     Opened(Option<String>),
     Message(Bytes),
@@ -104,7 +104,7 @@ impl Driver {
         }
     }
 
-    /// In a task of its own, so that a panic in the program's provider is a failed token and not a dead client.
+    /// Runs in a task of its own, so that a panic in the program's provider is a failed token and not a dead client.
     fn ask_token(&mut self) {
         if let Some(unanswered) = self.token.take() {
             unanswered.abort();
@@ -160,7 +160,7 @@ impl Driver {
 }
 
 impl Drop for Driver {
-    /// Also when the runtime shuts down under the client: whoever waits must be told.
+    /// Also runs if the runtime shuts down under the client: pending calls and streams must end.
     fn drop(&mut self) {
         if let Some(unanswered) = self.token.take() {
             unanswered.abort();

@@ -6,14 +6,14 @@ use datasole_core::{CallError as CallFailure, CommandError, DisconnectReason, co
 
 use crate::status;
 
-/// Why [`Builder::connect`](crate::Builder::connect) gave no client.
+/// The reason why [`Builder::connect`](crate::Builder::connect) failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The URL has no host, or another scheme than `http`, `https`, `ws` and `wss`.
     #[error("the URL must be http, https, ws or wss, with a host")]
     Url,
-    /// Not a header's name and value, or one that belongs to the WebSocket handshake.
+    /// The header is invalid, or belongs to the WebSocket handshake.
     #[error("the header `{0}` cannot be sent")]
     Header(String),
     /// TLS could not be set up, or is not compiled in.
@@ -22,7 +22,7 @@ pub enum ConnectError {
     /// The system has no random numbers to give.
     #[error("no random numbers: {0}")]
     Entropy(getrandom::Error),
-    /// Not called inside a tokio runtime.
+    /// The call was not made inside a tokio runtime.
     #[error("not inside a tokio runtime")]
     NoRuntime,
     /// The attempt failed, or the last one that [`Reconnect`](crate::Reconnect) allows.
@@ -31,7 +31,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// One of [`codes`].
+    /// The error code, one of [`codes`].
     pub fn code(&self) -> i32 {
         match self {
             Self::Url | Self::Header(_) | Self::Tls(_) | Self::Entropy(_) | Self::NoRuntime => codes::HOST,
@@ -44,7 +44,7 @@ impl ConnectError {
         }
     }
 
-    /// Whether the same attempt may succeed later.
+    /// True if a retry may succeed.
     pub fn retryable(&self) -> bool {
         match self {
             Self::Failed(reason) => status::is_passing(reason),
@@ -53,7 +53,7 @@ impl ConnectError {
     }
 }
 
-/// Why a payload is not the type it was asked for as.
+/// The reason why a payload could not be decoded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
@@ -63,7 +63,7 @@ pub enum DecodeError {
     /// Raw bytes where JSON was expected.
     #[error("expected JSON, got {bytes} raw bytes")]
     Binary {
-        /// How many.
+        /// The number of bytes.
         bytes: usize,
     },
     /// JSON where raw bytes were expected.
@@ -71,7 +71,7 @@ pub enum DecodeError {
     NotBinary,
 }
 
-/// How a call failed.
+/// The failure of a call.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
@@ -87,7 +87,7 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// One of [`codes`], or the application's own.
+    /// The error code, one of [`codes`] or the application's own.
     pub fn code(&self) -> i32 {
         match self {
             Self::Params(_) => codes::INVALID_PARAMS,
@@ -96,8 +96,8 @@ impl CallError {
         }
     }
 
-    /// Whether the same call may succeed later. A lost or late answer says nothing about whether it was carried out:
-    /// try again only what may happen twice.
+    /// True if a retry may succeed. A lost or late answer does not say whether the call was carried out: retry
+    /// idempotent calls only.
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Failed(failure) if failure.retryable())
     }
@@ -109,20 +109,20 @@ impl From<CommandError> for CallError {
     }
 }
 
-/// Why an event was not sent.
+/// The reason why an event was not sent.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmitError {
     /// The data cannot be written as JSON.
     #[error("data: {0}")]
     Data(#[source] serde_json::Error),
-    /// Not connected, closed, or over a limit.
+    /// The command was refused: not connected, closed, or over a limit.
     #[error(transparent)]
     Refused(#[from] CommandError),
 }
 
 impl EmitError {
-    /// One of [`codes`].
+    /// The error code, one of [`codes`].
     pub fn code(&self) -> i32 {
         match self {
             Self::Data(_) => codes::INVALID_PARAMS,
@@ -130,17 +130,17 @@ impl EmitError {
         }
     }
 
-    /// Whether the same event may be sent later.
+    /// True if a retry may succeed.
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Refused(CommandError::NotConnected | CommandError::Limit { .. }))
     }
 }
 
-/// What an [`Events`](crate::Events) stream yields where an event was, or may have been, lost.
+/// An item of an [`Events`](crate::Events) stream in the place of events that were, or may have been, lost.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventError {
-    /// The connection was lost and the server no longer has, or never kept, what was published meanwhile.
+    /// The connection was lost, and the server no longer has, or never kept, the events published meanwhile.
     #[error("events may have been missed while disconnected")]
     Missed,
     /// This subscriber read too slowly: its oldest `n` items were discarded.
@@ -155,15 +155,15 @@ pub enum EventError {
     /// The server refused the subscription; the stream ends after this.
     #[error("{message}")]
     Refused {
-        /// One of [`codes`].
+        /// The error code, one of [`codes`].
         code: i32,
-        /// For people.
+        /// The message, for people.
         message: String,
     },
 }
 
 impl EventError {
-    /// One of [`codes`].
+    /// The error code, one of [`codes`].
     pub fn code(&self) -> i32 {
         match self {
             Self::Missed => codes::CONNECTION_LOST,
@@ -174,13 +174,13 @@ impl EventError {
         }
     }
 
-    /// Whether the stream goes on after it.
+    /// True if the stream goes on after this item.
     pub fn retryable(&self) -> bool {
         !matches!(self, Self::Refused { .. })
     }
 }
 
-/// Why there is no news of a stream.
+/// The reason why a [`Changes`](crate::Changes) stream is interrupted or ended.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FollowError {
@@ -190,9 +190,9 @@ pub enum FollowError {
     /// The server refused the subscription; nothing will come.
     #[error("{message}")]
     Refused {
-        /// One of [`codes`].
+        /// The error code, one of [`codes`].
         code: i32,
-        /// For people.
+        /// The message, for people.
         message: String,
     },
     /// The client was closed; nothing will come.
@@ -201,7 +201,7 @@ pub enum FollowError {
 }
 
 impl FollowError {
-    /// One of [`codes`].
+    /// The error code, one of [`codes`].
     pub fn code(&self) -> i32 {
         match self {
             Self::Disconnected(_) => codes::NOT_CONNECTED,
@@ -210,7 +210,7 @@ impl FollowError {
         }
     }
 
-    /// Whether news may come later.
+    /// True if news may come later.
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Disconnected(_))
     }
@@ -226,7 +226,7 @@ impl From<FollowError> for StateError {
     }
 }
 
-/// Why a [`State`](crate::State) has no value to give.
+/// The reason why a [`State`](crate::State) has no value.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
@@ -240,9 +240,9 @@ pub enum StateError {
     /// The server refused the subscription; no value will come.
     #[error("{message}")]
     Refused {
-        /// One of [`codes`].
+        /// The error code, one of [`codes`].
         code: i32,
-        /// For people.
+        /// The message, for people.
         message: String,
     },
     /// The client was closed; no change will come.
@@ -251,7 +251,7 @@ pub enum StateError {
 }
 
 impl StateError {
-    /// One of [`codes`].
+    /// The error code, one of [`codes`].
     pub fn code(&self) -> i32 {
         match self {
             Self::Value(_) => codes::PARSE,
@@ -261,26 +261,26 @@ impl StateError {
         }
     }
 
-    /// Whether a value may come on this handle later.
+    /// True if a value may come on this handle later.
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Value(_) | Self::Disconnected(_))
     }
 }
 
-/// Why a CRDT could not be opened, read or edited through its handle.
+/// The failure to open, read or edit a CRDT.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EditError {
     /// The edit cannot be made, or the key is of another type. Nothing has changed.
     #[error(transparent)]
     Crdt(#[from] CrdtError),
-    /// Closed, over a limit, or a bad key.
+    /// The command was refused: closed, over a limit, or an invalid key.
     #[error(transparent)]
     Command(CommandError),
     /// The value cannot be written as JSON, or is not of the expected type.
     #[error("value: {0}")]
     Value(#[source] serde_json::Error),
-    /// The client has given up reconnecting. What is pending is sent after
+    /// The client has given up reconnecting. Pending edits are sent after
     /// [`Client::reconnect`](crate::Client::reconnect).
     #[error("{}", status::describe(.0))]
     Disconnected(DisconnectReason),
@@ -288,9 +288,9 @@ pub enum EditError {
     /// opened again.
     #[error("{message}")]
     Refused {
-        /// One of [`codes`].
+        /// The error code, one of [`codes`].
         code: i32,
-        /// For people.
+        /// The message, for people.
         message: String,
     },
     /// The client was closed.
@@ -299,7 +299,7 @@ pub enum EditError {
 }
 
 impl EditError {
-    /// One of [`codes`].
+    /// The error code, one of [`codes`].
     pub fn code(&self) -> i32 {
         match self {
             Self::Crdt(CrdtError::Limit { .. }) => codes::LOCAL_LIMIT,
@@ -312,7 +312,7 @@ impl EditError {
         }
     }
 
-    /// Whether the same may succeed later.
+    /// True if a retry may succeed.
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Disconnected(_) | Self::Crdt(CrdtError::Limit { .. }))
     }
@@ -337,20 +337,20 @@ impl From<CommandError> for EditError {
     }
 }
 
-/// Why a presence room could not be followed or entered.
+/// The failure to follow or enter a presence room.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PresenceError {
     /// The value cannot be written as JSON.
     #[error("value: {0}")]
     Value(#[source] serde_json::Error),
-    /// Closed, over a limit, a bad key, or a server of version 1.
+    /// The command was refused: closed, over a limit, an invalid key, or a server of version 1.
     #[error(transparent)]
     Command(#[from] CommandError),
 }
 
 impl PresenceError {
-    /// One of [`codes`].
+    /// The error code, one of [`codes`].
     pub fn code(&self) -> i32 {
         match self {
             Self::Value(_) => codes::INVALID_PARAMS,
@@ -358,21 +358,21 @@ impl PresenceError {
         }
     }
 
-    /// Whether the same may succeed later.
+    /// True if a retry may succeed.
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Command(CommandError::Limit { .. }))
     }
 }
 
-/// Why a document could not be opened or is not kept.
+/// The failure to open or synchronise a document.
 #[cfg(feature = "docs")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DocError {
-    /// Closed, over a limit, or a bad key.
+    /// The command was refused: closed, over a limit, or an invalid key.
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// Not called inside a tokio runtime.
+    /// The call was not made inside a tokio runtime.
     #[error("not inside a tokio runtime")]
     NoRuntime,
     /// The key is open with another `yrs::Doc`.
@@ -388,12 +388,12 @@ pub enum DocError {
     /// [`Client::reconnect`](crate::Client::reconnect).
     #[error("{}", status::describe(.0))]
     Disconnected(DisconnectReason),
-    /// The server does not show the document, or does not take what was made here, as of one that is read-only.
+    /// The server refuses the document, or local edits of it (for example of a read-only document).
     #[error("{message}")]
     Refused {
-        /// One of [`codes`].
+        /// The error code, one of [`codes`].
         code: i32,
-        /// For people.
+        /// The message, for people.
         message: String,
     },
     /// The client was closed.
@@ -403,7 +403,7 @@ pub enum DocError {
 
 #[cfg(feature = "docs")]
 impl DocError {
-    /// One of [`codes`].
+    /// The error code, one of [`codes`].
     pub fn code(&self) -> i32 {
         match self {
             Self::Command(refused) => refused.code(),
@@ -416,7 +416,7 @@ impl DocError {
         }
     }
 
-    /// Whether the same may succeed later.
+    /// True if a retry may succeed.
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Busy | Self::Disconnected(_) | Self::Command(CommandError::Limit { .. }))
     }

@@ -1,5 +1,5 @@
-//! Event subscriptions: an [`Events`] stream empties its subscriber's inbox. Data is decoded where it is read, not in the
-//! driver.
+//! Event subscriptions: an [`Events`] stream empties its subscriber's inbox. Data is decoded where it is read, not in
+//! the driver.
 
 use std::{
     fmt,
@@ -19,7 +19,7 @@ use crate::{
     router::Shared,
 };
 
-/// An event as it came.
+/// A received event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event<T> {
     /// Its data.
@@ -30,7 +30,7 @@ pub struct Event<T> {
 
 /// The events of one name, from [`Client::events`](crate::Client::events); following ends when it is dropped.
 ///
-/// What could not be delivered is an item too: see [`EventError`]. The stream ends when the client is closed, or after
+/// Lost events are reported as items, too: see [`EventError`]. The stream ends when the client is closed, or after
 /// [`EventError::Refused`].
 pub struct Events<T> {
     shared: Arc<Shared>,

@@ -1,4 +1,5 @@
-//! What the handles of CRDTs, rooms and documents share: [`Follow`], one open stream for all clones, and [`Changes`].
+//! The common part of the handles of CRDTs, rooms and documents: [`Follow`], one open stream for all clones, and
+//! [`Changes`].
 
 use std::{
     fmt,
@@ -18,7 +19,7 @@ use crate::{
     status::SyncStatus,
 };
 
-/// A stream that is open for as long as this lives, and what follows it.
+/// A stream that is open for as long as this lives, with its follower.
 pub(crate) struct Follow<F> {
     shared: Arc<Shared>,
     stream: StreamId,
@@ -48,7 +49,7 @@ impl<F: Follower> Follow<F> {
         self.feed().followers().is_loaded()
     }
 
-    /// Waits until `status` tells that everything is done, or refused.
+    /// Waits until `status` is synchronised or refused.
     pub(crate) async fn reach(&self, status: impl Fn(&F) -> SyncStatus) -> Result<(), FollowError> {
         let mut reader = Reader::new(self.feed());
         while !self.feed().followers().is_closed() {
@@ -81,7 +82,7 @@ impl<F> Drop for Follow<F> {
     }
 }
 
-/// What a [`Follow`] is to [`Changes`], whatever it follows.
+/// A [`Follow`] without the type of its follower, for [`Changes`].
 trait Kept: Send + Sync {
     fn stream(&self) -> &StreamId;
 }
@@ -92,8 +93,9 @@ impl<F: Follower> Kept for Follow<F> {
     }
 }
 
-/// The news of a CRDT or a presence room: an item once its value is known, and then after changes of the value, of what
-/// is pending, or of the status, also those made here. Several may be reported as one; read the value from the handle.
+/// Change notifications of a CRDT or a presence room: an item once the value is known, then one after each change of
+/// the value, of the pending edits, or of the status, local changes included. Several changes may be reported as one;
+/// read the value from the handle.
 ///
 /// [`FollowError::Disconnected`] comes once when the client gives up reconnecting; the stream ends when the client is
 /// closed, or after [`FollowError::Refused`]. The key is followed for as long as this lives.

@@ -28,7 +28,7 @@ pub struct Client {
     owner: Arc<Owner>,
 }
 
-/// How a call is made.
+/// Options of a call.
 ///
 /// ```
 /// use std::time::Duration;
@@ -103,7 +103,7 @@ impl Client {
         }
     }
 
-    /// Calls `method` with whatever it takes, and returns whatever it answers.
+    /// Calls `method` with JSON text or raw bytes, and returns its answer undecoded.
     ///
     /// # Errors
     ///
@@ -153,8 +153,8 @@ impl Client {
         Ok(self.owner.shared.send_command(bytes, |router, now| router.emit(now, event, data, queue)).await?)
     }
 
-    /// Follows the events of one name, in order, also across reconnects: with what was published meanwhile where the
-    /// server keeps it, with [`EventError::Missed`](crate::EventError::Missed) where it does not.
+    /// Follows the events of one name, in order, also across reconnects: events published meanwhile are replayed if the
+    /// server keeps them, else the stream yields [`EventError::Missed`](crate::EventError::Missed).
     ///
     /// # Errors
     ///
@@ -182,7 +182,7 @@ impl Client {
         Ok(Events::new(shared.clone(), name.to_owned(), joined, decode))
     }
 
-    /// Follows the live state `key`. Nothing is known of it before [`State::changed`] has returned.
+    /// Follows the live state `key`. The value is unknown until [`State::changed`] has returned.
     ///
     /// # Errors
     ///
@@ -207,7 +207,7 @@ impl Client {
         Presence::open(&self.owner.shared, room)
     }
 
-    /// Opens the document `key`: the one that is open here, or an empty one that is filled with what the server has.
+    /// Opens the document `key`: the one that this client has open, or an empty one that is filled from the server.
     /// Needs a server of version 2.
     ///
     /// # Errors
@@ -218,7 +218,7 @@ impl Client {
         Document::open(&self.owner.shared, key, None)
     }
 
-    /// Opens `doc` as the document `key`; what both have is merged. No transaction of it may be under way.
+    /// Opens `doc` as the document `key`, merged with the server's. No transaction of it may be under way.
     ///
     /// # Errors
     ///
@@ -228,8 +228,8 @@ impl Client {
         Document::open(&self.owner.shared, key, Some(&doc))
     }
 
-    /// What the server refuses, from now on, of what is sent in the background: operations on CRDTs, presence, and
-    /// documents' updates.
+    /// A stream of background edits that the server refuses from now on: operations on CRDTs, presence values, and
+    /// updates of documents.
     pub fn refusals(&self) -> Refusals {
         self.owner.shared.router().complaints().listen()
     }
@@ -257,7 +257,7 @@ impl Client {
         self.owner.shared.command(|router, now| router.reconnect(now));
     }
 
-    /// Tells what the program noticed, such as the network coming back.
+    /// Passes a hint of the program, such as the network coming back.
     pub fn hint(&self, hint: Hint) {
         self.owner.shared.command(|router, now| router.hint(now, hint));
     }
@@ -267,7 +267,8 @@ impl Client {
         self.owner.shared.command(|router, now| router.core_mut().refresh_token(now, token));
     }
 
-    /// Sends what waits, closes, and returns once the server has agreed, or after 5 s. Pending calls end, streams end.
+    /// Sends queued messages, closes, and returns once the server has agreed, or after 5 s. Pending calls and streams
+    /// end.
     pub async fn close(&self) {
         drop(self.owner.shared.command(|router, now| router.close(now)));
         self.owner.shared.wait_finished().await;

@@ -19,7 +19,7 @@ pub(crate) struct Message {
     pub(crate) timestamp: u64,
 }
 
-/// What a subscriber is told, in order.
+/// An item for a subscriber, in order.
 #[derive(Debug)]
 pub(crate) enum Item {
     Message(Arc<Message>),
@@ -45,7 +45,7 @@ pub(crate) struct InboxLimits {
     pub(crate) bytes: usize,
 }
 
-/// One subscriber's items, the oldest discarded when there are too many.
+/// The queue of one subscriber; above its bounds the oldest items are discarded.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     limits: InboxLimits,
@@ -80,7 +80,7 @@ impl Inbox {
         self.waker.wake();
     }
 
-    /// Nothing comes after what is in it.
+    /// Ends the inbox after the items that are in it.
     pub(crate) fn end(&self) {
         self.queue().ended = true;
         self.waker.wake();

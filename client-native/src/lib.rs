@@ -1,4 +1,5 @@
-//! The native datasole client: typed calls, events and live state over one connection that comes back by itself.
+//! The native datasole client: typed calls, events, live states and shared data over one connection that reconnects by
+//! itself.
 //!
 //! ```no_run
 //! use datasole_client::Client;
@@ -41,18 +42,20 @@
 //! # How it behaves
 //!
 //! - A [`Client`] is a handle; clone it freely. One task does the work. Dropping the last clone closes gracefully.
-//! - The connection is kept up: calls in flight when it is lost fail (they may have been carried out), subscriptions go
-//!   on. A [`State`] is right again after each reconnect; [`Events`] say so where something was missed.
-//! - Edits of CRDTs and documents count here at once, are sent when they can be, and again after a lost connection, until
-//!   the server has stored them; none counts twice. `status()` tells how many are pending, `synced()` waits until none is,
-//!   and what the server would not take comes from [`Client::refusals`]. With a [`CrdtStorage`] edits of CRDTs survive a
-//!   restart of the program; a document's are wherever the program keeps its `yrs::Doc`.
+//! - The connection is kept up. Calls in flight when it is lost fail (they may have been carried out); subscriptions
+//!   resume. A [`State`] is current again after each reconnect; [`Events`] report missed events as
+//!   [`EventError::Missed`].
+//! - Edits of CRDTs and documents apply locally at once, are sent when there is a connection, and are resent after it was
+//!   lost, until the server acknowledges them. Edits are idempotent: none counts twice. `status()` tells how many are
+//!   pending, `synced()` waits until none is, and [`Client::refusals`] yields those that the server refused. With a
+//!   [`CrdtStorage`] edits of CRDTs survive a restart of the program; edits of a document survive with its `yrs::Doc`.
 //! - Everything is bounded ([`Limits`], [`Builder::event_buffer`]). A slow reader loses its oldest events and is told.
-//! - Each error has a `code()` and says with `retryable()` whether trying again makes sense.
+//! - Each error has a `code()` and says with `retryable()` whether a retry may succeed.
 //!
 //! # What is not here
 //!
 //! No protocol: frames, resuming, deadlines and patches are [`datasole_core`]'s. No log of payloads, URLs or tokens.
+//! The glossary is in ARCHITECTURE.md.
 //!
 //! # Features
 //!

@@ -1,4 +1,4 @@
-//! What the server would not take, told to whoever asks: [`Refusals`].
+//! [`Refusals`]: background edits that the server refused.
 
 use datasole_core::{Payload, StreamId};
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -6,20 +6,20 @@ use tokio::sync::broadcast::{self, error::RecvError};
 /// Refusals kept for a reader that is slow; the oldest go first.
 const KEPT: usize = 256;
 
-/// Something of ours that the server refused for good: it took no effect.
+/// An operation, presence value or update that the server refused for good: it took no effect.
 #[derive(Clone, Debug)]
 pub struct Refusal {
-    /// Where it was sent: a CRDT, a presence room or a document.
+    /// The stream: a CRDT, a presence room or a document.
     pub stream: StreamId,
-    /// One of [`codes`](crate::codes).
+    /// The error code, one of [`codes`](crate::codes).
     pub code: i32,
-    /// For people.
+    /// The message, for people.
     pub message: String,
     /// The operation or presence value as JSON; empty for a document's update.
     pub payload: Payload,
 }
 
-/// What the server refuses from now on, from [`Client::refusals`](crate::Client::refusals).
+/// A stream of refusals from now on, from [`Client::refusals`](crate::Client::refusals).
 #[derive(Debug)]
 pub struct Refusals {
     receiver: broadcast::Receiver<Refusal>,
@@ -38,7 +38,7 @@ impl Refusals {
     }
 }
 
-/// Where refusals go.
+/// The channel of refusals.
 #[derive(Debug)]
 pub(crate) struct Complaints {
     sender: Option<broadcast::Sender<Refusal>>,

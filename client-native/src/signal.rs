@@ -1,4 +1,4 @@
-//! News of a stream: [`Signal`], what one reader has not been told yet; [`Followers`], the readers of a stream; [`Feed`] and
+//! News of a stream: [`Signal`], the unread news of one reader; [`Followers`], the readers of a stream; [`Feed`] and
 //! [`Reader`], the same for streams whose value has a lock of its own.
 
 use std::{
@@ -14,7 +14,7 @@ use futures_util::{Stream, stream};
 
 use crate::error::FollowError;
 
-/// What one handle has not been told yet.
+/// The unread news of one handle.
 #[derive(Debug, Default)]
 pub(crate) struct Signal {
     news: Mutex<News>,
@@ -30,7 +30,7 @@ struct News {
     end_told: bool,
 }
 
-/// Why nothing more will come.
+/// The reason why a stream of news has ended.
 #[derive(Clone, Debug)]
 pub(crate) enum End {
     Refused { code: i32, message: String },
@@ -218,7 +218,7 @@ impl Feed {
     }
 }
 
-/// One reader of a feed, for as long as this lives.
+/// A reader of a feed, registered for as long as this lives.
 pub(crate) struct Reader {
     feed: Arc<Feed>,
     signal: Arc<Signal>,

@@ -1,8 +1,8 @@
 //! The network: how sockets are opened ([`Dialer`]) and one open [`Socket`], which reads and writes in one poll.
 //!
-//! A socket never waits for the network to take what it sends before it reads, and it collects what it has to send
-//! while messages are coming in, so that answers to messages that arrive together leave in one write. It knows nothing
-//! of frames.
+//! A socket never waits for the network to accept writes before it reads, and it collects outbound messages
+//! while messages are coming in, so that answers to messages that arrive together leave in one write. A socket knows
+//! nothing of frames.
 
 use std::{
     collections::VecDeque,
@@ -41,7 +41,7 @@ const READ_BUFFER: usize = 4 * 1024;
 /// Bytes collected before tungstenite writes without being asked to.
 const WRITE_BUFFER: usize = 16 * 1024;
 
-/// Everything an attempt needs but the URL.
+/// The options of an attempt, without the URL.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     pub(crate) headers: HeaderMap,
@@ -98,7 +98,7 @@ impl Dialer {
     }
 }
 
-/// What a socket tells.
+/// A message or state change of a socket.
 #[derive(Debug)]
 pub(crate) enum Received {
     Message(Bytes),
@@ -107,7 +107,7 @@ pub(crate) enum Received {
     Closed(SocketClose),
 }
 
-/// An open WebSocket with what is still to be sent on it.
+/// An open WebSocket with its unsent messages.
 #[derive(Debug)]
 pub(crate) struct Socket<S = WebSocketStream<MaybeTlsStream<TcpStream>>> {
     stream: S,
@@ -115,7 +115,7 @@ pub(crate) struct Socket<S = WebSocketStream<MaybeTlsStream<TcpStream>>> {
     unsent: usize,
     told_full: bool,
     burst: u32,
-    /// The code to close with, where it is us who object.
+    /// The close code, if this side objects.
     objection: Option<u16>,
 }
 
@@ -259,7 +259,7 @@ fn closed_by_peer(frame: Option<CloseFrame>) -> SocketClose {
     }
 }
 
-/// Why an attempt failed.
+/// The reason why an attempt failed.
 fn refusal(error: Error) -> SocketClose {
     match error {
         Error::Http(response) => SocketClose {

@@ -1,7 +1,7 @@
 //! Live states: [`State`], a view of the core's mirror.
 //!
 //! The value lives in the core and is patched in place; nothing is cloned or parsed per change. A handle decodes it
-//! when asked, under the client's lock, so that what it reads is one version of the state, never half of a change.
+//! when asked, under the client's lock, so that it reads one version of the state, never half of a change.
 
 use std::{
     fmt,
@@ -46,7 +46,7 @@ impl<T> State<T> {
         &self.key
     }
 
-    /// Whether the server has told the value (or that there is none); [`changed`](Self::changed) waits for it.
+    /// True once the server has sent the value (or that there is none); [`changed`](Self::changed) waits for it.
     pub fn is_loaded(&self) -> bool {
         self.signal.is_loaded()
     }
@@ -64,7 +64,8 @@ impl<T> State<T> {
 
     /// Looks at the value without copying or decoding it; `None` as for [`get`](Self::get).
     ///
-    /// `look` runs under the client's lock: keep it short, call nothing of this client and edit none of its documents in it.
+    /// `look` runs under the client's lock: keep it short, call nothing of this client and edit none of its documents
+    /// in it.
     pub fn with_value<R>(&self, look: impl FnOnce(Option<&Value>) -> R) -> R {
         look(self.shared.router().core().state(&self.key))
     }

@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant};
 /// The connection, as the program sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// Not connected, and nothing is under way.
+    /// The client is not connected, and no attempt is under way.
     Disconnected(DisconnectReason),
     /// The first attempt is under way.
     Connecting,
@@ -16,7 +16,7 @@ pub enum Status {
     Connected {
         /// 1 or 2.
         protocol: u8,
-        /// This connection's id on the server; empty on version 1.
+        /// The connection's id on the server; empty on version 1.
         connection_id: String,
         /// The user as the server knows it; `None` on version 1.
         user_id: Option<String>,
@@ -28,17 +28,17 @@ pub enum Status {
     },
     /// The connection was lost, and another attempt will follow.
     Waiting {
-        /// When; `None` where it waits for [`Hint::Online`](datasole_core::Hint::Online).
+        /// The time of the attempt; `None` while waiting for [`Hint::Online`](datasole_core::Hint::Online).
         until: Option<Instant>,
         /// The number the attempt will have.
         attempt: u32,
-        /// Why the last one ended.
+        /// The reason why the last one ended.
         reason: DisconnectReason,
     },
 }
 
 impl Status {
-    /// Whether calls go out at once.
+    /// True if calls are sent at once.
     pub fn is_connected(&self) -> bool {
         matches!(self, Self::Connected { .. })
     }
@@ -94,7 +94,7 @@ pub(crate) fn describe(reason: &DisconnectReason) -> String {
             if reason.is_empty() { what } else { format!("{what}: {reason}") }
         }
         DisconnectReason::ConnectTimeout => "the attempt timed out".into(),
-        DisconnectReason::HalfOpen => "the server has fallen silent".into(),
+        DisconnectReason::HalfOpen => "the server stopped responding".into(),
         DisconnectReason::Protocol(violation) => format!("protocol violation: {violation}"),
         DisconnectReason::Unauthorized(message) => format!("unauthorized: {message}"),
         DisconnectReason::Offline => "no network".into(),
@@ -102,7 +102,7 @@ pub(crate) fn describe(reason: &DisconnectReason) -> String {
     }
 }
 
-/// Whether another attempt may fare better.
+/// True if another attempt may succeed.
 pub(crate) fn is_passing(reason: &DisconnectReason) -> bool {
     match reason {
         DisconnectReason::Closed(close) => {
@@ -113,21 +113,21 @@ pub(crate) fn is_passing(reason: &DisconnectReason) -> bool {
     }
 }
 
-/// What the server has of what was edited here.
+/// The progress of local edits on the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SyncStatus {
     /// On this connection the server has not told its value yet, or there is no connection; nothing is pending.
     Loading,
-    /// So many edits are not stored by the server yet.
+    /// This many edits are pending: not stored by the server yet.
     Pending(usize),
-    /// The server has everything.
+    /// All edits are stored by the server.
     Synced,
-    /// The server refused to tell the value, or to take edits as well. Asked again with the next connection, and when the
-    /// key is opened again.
+    /// The server refused to tell the value, or to take edits as well. Asked again with the next connection, and when
+    /// the key is opened again.
     Refused {
-        /// One of [`codes`](crate::codes).
+        /// The error code, one of [`codes`](crate::codes).
         code: i32,
-        /// For people.
+        /// The message, for people.
         message: String,
     },
 }

@@ -38,7 +38,7 @@ export type * from './status.js';
 export interface RpcOptions {
   /** Its deadline in milliseconds. Default 30,000. */
   timeout?: number;
-  /** Gives the call up; the promise rejects with {@link ErrorCode.Cancelled} and the signal's reason as `cause`. */
+  /** Cancels the call; the promise rejects with {@link ErrorCode.Cancelled} and the signal's reason as `cause`. */
   signal?: AbortSignal;
   /** Wait for a connection instead of being refused without one; the deadline runs meanwhile. Default `false`. */
   queue?: boolean;
@@ -89,9 +89,9 @@ const REPLACE_AFTER_MS = 60_000;
 /**
  * RPC, events and live state over one WebSocket.
  *
- * Nothing happens before {@link connect}. The core runs in a dedicated worker, or on this thread where there are none.
- * Values received are shared and must not be changed; a value that did not change keeps its identity, inside as well:
- * `===` tells which parts of a state are new.
+ * A new client does nothing before {@link connect}. The core runs in a dedicated worker, or on this thread if there are
+ * no workers. Values received are shared and must not be changed; a value that did not change keeps its identity,
+ * inside as well: `===` tells which parts of a state are new.
  *
  * @example
  * ```ts
@@ -105,7 +105,7 @@ const REPLACE_AFTER_MS = 60_000;
  * await client.disconnect();
  * ```
  *
- * @typeParam C - What the server offers, see {@link DatasoleContract}.
+ * @typeParam C - The methods, events and states of the server, see {@link DatasoleContract}.
  */
 export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   readonly #options: DatasoleClientOptions;
@@ -123,14 +123,14 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   #status: Status = { state: 'disconnected', reason: { kind: 'idle', message: 'never connected' } };
   #link?: Link;
   #unwatch?: () => void;
-  /** What `connect` answers while connecting and connected. */
+  /** The promise of `connect`, while connecting and connected. */
   #opening?: Opening;
   #lastId = 0;
   #lastFailure = -Infinity;
   /** The host was replaced and has not connected yet. */
   #replacing = false;
 
-  /** Makes a client; has no effect on anything else. */
+  /** Makes a client, without side effects. */
   constructor(options: DatasoleClientOptions) {
     this.#options = options;
     this.streams = new Streams((message) => this.#send(message));
@@ -176,7 +176,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     this.#end(localError(ErrorCode.Closed, message), { kind: 'closedByUser', message });
   }
 
-  /** Where the client stands; {@link onStatus} tells more. */
+  /** The state of the connection; {@link onStatus} has more. */
   getConnectionState(): ConnectionState {
     return this.#status.state;
   }
@@ -184,7 +184,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   /**
    * Calls `handler` at once with the status, then after each change.
    *
-   * @returns Ends it.
+   * @returns A function that ends it.
    * @example
    * ```ts
    * client.onStatus(({ state, retryInMs }) => {
@@ -260,7 +260,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   /**
    * Sends an event; a `Uint8Array` as raw bytes, to a server of version 2. Delivered at most once.
    *
-   * @returns Whether it was handed to a connection or queued; while there is none, an event is dropped unless queued.
+   * @returns True if the event was sent or queued; without a connection an event is dropped unless queued.
    * @throws DatasoleError when the client is not connected nor trying to be.
    */
   emit<E extends EventName<C>>(event: E, data?: EventData<C, E>, { queue = false }: EmitOptions = {}): boolean {
@@ -278,7 +278,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
    * Calls `handler` with the name of an event topic when events of it were or may have been missed, which happens when
    * a connection was lost and the server could not replay them. Live states repair themselves.
    *
-   * @returns Ends it.
+   * @returns A function that ends it.
    */
   onMissed(handler: (event: EventName<C>) => void): () => void {
     return listen(this.#missedHandlers, handler as (event: string) => void);
@@ -286,16 +286,16 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
 
   /**
    * Follows a live state: calls `handler` at once with the current value (`undefined` before any), then after each
-   * change, never with half of one, and once for changes that arrive together. The last one to unsubscribe a key ends it
-   * on the server as well.
+   * change, never with half of one, and once for changes that arrive together. The last one to unsubscribe a key ends
+   * it on the server as well.
    */
   subscribeState<K extends StateKeyName<C>>(key: K, handler: StateHandler<StateValue<C, K>>): Subscription {
     return this.#store.subscribe(key, handler as (value: unknown) => void);
   }
 
   /**
-   * The latest value of a live state, or `undefined`. A key that nobody follows is followed from here on: its value is
-   * there once the server has sent it.
+   * The latest value of a live state, or `undefined`. A key without followers is followed from here on: its value is
+   * available once the server has sent it.
    */
   getState<K extends StateKeyName<C>>(key: K): StateValue<C, K> | undefined {
     return this.#store.get(key) as StateValue<C, K> | undefined;
@@ -325,7 +325,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     }
   }
 
-  /** What {@link registerCrdt} has made. */
+  /** The CRDTs of {@link registerCrdt}. */
   getCrdtStore(): CrdtStore | undefined {
     return this.#crdts;
   }
@@ -341,14 +341,14 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     return found;
   }
 
-  /** Starts a core host, and lets it follow what is followed. */
+  /** Starts a core host, and renews all subscriptions on it. */
   #start(retryFirst: boolean): void {
     let link: Link;
     try {
       link = new Link(resolve(this.#options, retryFirst), {
         receive: (messages, binaries) => {
           for (const message of messages) {
-            // What is told after the link has ended was meant for no one.
+            // Messages that come after the link has ended are dropped.
             if (this.#link === link) this.#receive(message, binaries);
           }
           this.#store.settle();
@@ -495,7 +495,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     call(this.#statusHandlers, status);
   }
 
-  /** A core that knows nothing follows all topics; with a new connection, what was `refused` is asked for again. */
+  /** Subscribes all topics on a new core; on a new connection, those that were `refused`. */
   #renewTopics(refused = false): void {
     for (const [event, topic] of this.#topics) {
       if (!refused || !topic.id) topic.id = this.#subscribe('event', event);
@@ -523,7 +523,7 @@ function notConnected(): DatasoleError {
   return localError(ErrorCode.NotConnected, 'not connected', true);
 }
 
-/** Why `connect` and what waited for a connection failed. */
+/** The error of `connect`, and of calls that waited for a connection. */
 function connectionError({ kind, message, code }: StatusReason): DatasoleError {
   const [number, retryable] =
     kind === 'unauthorized'

@@ -1,5 +1,5 @@
 /**
- * What a server offers, as types. Write it by hand or export it from Rust with `ts-rs`.
+ * The methods, events and states of a server, as types. Written by hand, or generated from the server's types.
  *
  * @example
  * ```ts
@@ -51,7 +51,7 @@ export type StateKeyName<C extends ContractShape> = Name<C['state']>;
 /** The value of a live state. */
 export type StateValue<C extends ContractShape, K extends StateKeyName<C>> = C['state'][K];
 
-/** What an event handler is given. */
+/** The argument of an event handler. */
 export interface EventPayload<T = unknown> {
   /** The event's name. */
   event: string;

@@ -1,5 +1,5 @@
 /**
- * The Yjs documents of a client: {@link SharedDoc} answers what the core asks about one, and hands over what is made here.
+ * The Yjs documents of a client: {@link SharedDoc} answers the core's questions about one, and hands over local edits.
  */
 import { applyAwarenessUpdate, encodeAwarenessUpdate, removeAwarenessStates, type Awareness } from 'y-protocols/awareness';
 import * as Y from 'yjs';
@@ -8,7 +8,7 @@ import { report } from './errors.js';
 import type { StreamMessage } from './protocol.js';
 import type { Port, Stream } from './streams.js';
 
-/** One that keeps a document of its own equal to the shared one, and hears of it. */
+/** A sharer of a document: synchronises a document of its own with the shared one, and hears its events. */
 export interface Sharer {
   readonly doc: Y.Doc;
   readonly awareness: Awareness;
@@ -22,9 +22,9 @@ export class SharedDoc implements Stream {
   readonly #clients = new Set<number>();
   readonly #port: Port;
   readonly #close: () => void;
-  /** Answers the core: a sharer's or, once all have left, what the last one left behind. */
+  /** The document that answers the core: a sharer's or, once all have left, a copy from the last one. */
   #doc?: Y.Doc;
-  /** Local changes, and those that have an outcome. */
+  /** The number of local edits, and of those that are settled. */
   #made = 0;
   #settled = 0;
   synced = false;
@@ -42,7 +42,7 @@ export class SharedDoc implements Stream {
     return this.#made - this.#settled;
   }
 
-  /** Keeps a sharer's document and awareness in step with the server's and those of the others. */
+  /** Synchronises a sharer's document and awareness with the server's and those of the other sharers. */
   join(sharer: Sharer): void {
     const { doc, awareness } = sharer;
     const other = this.#doc;
@@ -69,14 +69,14 @@ export class SharedDoc implements Stream {
     if (this.#doc) return;
     this.#port.send({ t: 'leave' });
     if (!this.pending) return this.#close();
-    // What is made there from here on is not for others.
+    // Later edits in this document are not shared.
     this.#doc = new Y.Doc();
     Y.applyUpdate(this.#doc, Y.encodeStateAsUpdate(doc));
     this.#doc.on('update', this.#edited);
   }
 
   renew(): void {
-    // What was made before is in the document, and is found when the two are compared.
+    // Earlier edits are in the document, and are found by the state vectors.
     if (this.pending) this.#port.send({ t: 'edit', id: this.#made, bytes: new Uint8Array(2) });
     if (this.#sharers.size) this.#announce();
     else this.#port.send({ t: 'leave' });
@@ -127,11 +127,11 @@ export class SharedDoc implements Stream {
     if (!this.#sharers.has(origin as Sharer)) this.#announce();
   };
 
-  /** Tells the core, and the sharers each other. */
+  /** Hands a local change to the core and to the other sharers. */
   #announce(): void {
     for (const { awareness } of this.#sharers) {
       const { clientID, meta } = awareness;
-      // Nothing was ever said.
+      // No client was ever announced.
       if (!meta.has(clientID)) continue;
       const update = encodeAwarenessUpdate(awareness, [clientID]);
       this.#clients.add(clientID);
@@ -142,7 +142,7 @@ export class SharedDoc implements Stream {
     if (clients.length) this.#port.send({ t: 'aware', bytes: encodeAwarenessUpdate(first!.awareness, clients) });
   }
 
-  /** Whoever is still there is announced again, maybe with the same clock. */
+  /** Announces the present clients again, maybe with the same clock. */
   #lost(): void {
     this.#setSynced(false);
     for (const one of this.#sharers) {

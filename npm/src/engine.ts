@@ -15,8 +15,8 @@ declare const INLINE_WASM: string | undefined;
 export const ENGINE_SLOT = Symbol.for('datasole.engine');
 
 /**
- * What the server pushes leaves at most this often: main is woken 250 times a second by a flood, not a thousand. The first
- * message after a pause, and everything somebody waits for, leaves at once and takes along what has gathered.
+ * The minimum time between batches of pushed messages: a flood wakes main 250 times a second, not a thousand. The first
+ * message after a pause, and every awaited answer, leaves at once and takes the gathered messages along.
  */
 const COALESCE_MS = 4;
 

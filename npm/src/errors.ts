@@ -3,7 +3,7 @@
  * below). Applications may answer with numbers of their own.
  */
 export const ErrorCode = {
-  /** A frame or a command that makes no sense here, such as bytes for a server that speaks version 1. */
+  /** A frame or a command that has no meaning here, such as bytes for a server that speaks version 1. */
   InvalidRequest: -32600,
   /** No such RPC method. */
   MethodNotFound: -32601,
@@ -51,7 +51,7 @@ export interface ErrorBody {
 }
 
 /**
- * How everything fails.
+ * The error of every failed operation.
  *
  * @example
  * ```ts
@@ -67,11 +67,11 @@ export class DatasoleError extends Error {
   override readonly name = 'DatasoleError';
   /** See {@link ErrorCode}; applications may use numbers of their own. */
   readonly code: number;
-  /** What the server attached. */
+  /** The data that the server attached. */
   readonly data?: unknown;
   /**
-   * Whether the same request may succeed later. A lost or late answer says nothing about whether the call was carried
-   * out: try again only what may happen twice.
+   * True if a retry may succeed. A lost or late answer says nothing about whether the call was carried
+   * out: retry idempotent calls only.
    */
   readonly retryable: boolean;
   /** Try again after this many milliseconds, where the server said so. */
@@ -92,7 +92,7 @@ export function localError(code: number, message: string, retryable = false, cau
   return new DatasoleError({ code, message, retryable }, cause);
 }
 
-/** What is thrown where nobody can catch it goes where uncaught errors go. @internal */
+/** Reports an error that no caller can catch like an uncaught error. @internal */
 export function report(error: unknown): void {
   if (typeof reportError === 'function') reportError(error);
   else console.error(error);

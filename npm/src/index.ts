@@ -1,5 +1,5 @@
 /**
- * What client code and its contracts share: types, errors, and CRDTs. The client itself is in `datasole/client`.
+ * Types, errors and CRDTs, shared by client code and its contracts. The client itself is in `datasole/client`.
  *
  * @packageDocumentation
  */

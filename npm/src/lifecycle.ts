@@ -1,4 +1,4 @@
-/** What the page goes through and the core should know: network changes, visibility, the way back from the bfcache. */
+/** Events of the page for the core: network changes, visibility, the return from the bfcache. */
 import type { Hint } from './protocol.js';
 
 /** Tells `hint` until the returned function is called. Does nothing where there is no page. */

@@ -1,6 +1,6 @@
 /**
- * One life of a core host: started, greeted, fed in order, ended. Knows versions and loading, nothing of what the
- * messages are about.
+ * One life of a core host: started, greeted, fed in order, ended. A link knows versions and loading, but not the
+ * meaning of messages.
  */
 import type { SocketConstructor } from './engine.js';
 import { ErrorCode, localError, type DatasoleError } from './errors.js';
@@ -10,7 +10,7 @@ import type { CoreOptions } from '../generated/datasole_wasm.js';
 
 declare const IIFE: boolean;
 
-/** What a host is started with. */
+/** The options with which a host is started. */
 export interface LinkOptions {
   core: CoreOptions;
   useWorker: boolean;
@@ -21,7 +21,7 @@ export interface LinkOptions {
   socket?: SocketConstructor;
 }
 
-/** What a link tells. */
+/** The events of a link. */
 export interface LinkEvents {
   /** The messages of one batch, and the bytes they refer to. */
   receive(messages: FromWorker[], binaries: Uint8Array[]): void;
@@ -57,7 +57,7 @@ export class Link {
     if (this.#outbox.push(message) === 1 && this.#port) queueMicrotask(() => this.#flush());
   }
 
-  /** Ends the host, after what has been sent. */
+  /** Ends the host, after all messages sent before. */
   close(): void {
     this.#outbox.push({ t: 'close' });
     this.#flush();

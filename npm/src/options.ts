@@ -1,4 +1,4 @@
-/** What a client is made with, and what the host of its core is told of it. */
+/** The options of a client, and those of its core's host. */
 import type { SocketConstructor } from './engine.js';
 import type { LinkOptions } from './link.js';
 
@@ -41,33 +41,35 @@ export interface DatasoleClientOptions {
   wasmUrl?: string;
   /** Accepted for compatibility; batched messages give its gain without cross-origin isolation. */
   useSharedArrayBuffer?: boolean;
-  /** Try again after a connection was lost. Default `true`. */
+  /** Reconnect after a connection was lost. Default `true`. */
   reconnect?: boolean;
-  /** The base of the backoff: attempt n (from 0) waits a random time up to `reconnectInterval * 2^n`. Default 1000 ms. */
+  /**
+   * The base of the backoff: attempt n (from 0) waits a random time up to `reconnectInterval * 2^n`. Default 1000 ms.
+   */
   reconnectInterval?: number;
   /** Give up after so many failed attempts in a row. Default: never. */
   maxReconnectAttempts?: number;
-  /** Keeps CRDT operations that were not sent, so that they survive a reload. */
+  /** Keeps pending CRDT operations, so that they survive a reload. */
   crdtStorage?: CrdtStorage;
   /** How long loading and an attempt to connect may take, each. Default 10,000 ms. */
   connectTimeout?: number;
 }
 
 /**
- * Keeps operations that the server has not confirmed, so that they survive a reload: `sessionStorage`, say. Not shared by
- * tabs: each would overwrite what the others have left.
+ * Keeps pending operations, so that they survive a reload: `sessionStorage`, say. Not shared by
+ * tabs: each would overwrite the operations of the others.
  */
 export interface CrdtStorage {
-  /** What was saved for a key. */
+  /** The operations saved for a key. */
   load(key: string): string | null | undefined | Promise<string | null | undefined>;
-  /** Saves it; `undefined`: there is nothing left. */
+  /** Saves the operations of a key; `undefined` removes them. */
   save(key: string, text: string | undefined): void;
 }
 
 /** How long an attempt may take. @internal */
 export const CONNECT_TIMEOUT = 10_000;
 
-/** What the options mean, here. Throws a TypeError when an URL is none. @internal */
+/** Resolves the options against the page. Throws a TypeError if a URL is invalid. @internal */
 export function resolve(options: DatasoleClientOptions, retryFirst: boolean): LinkOptions {
   const page = typeof location === 'object' ? location.href : undefined;
   const { protocol, host, pathname } = new URL(options.url, page);

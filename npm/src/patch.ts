@@ -1,13 +1,14 @@
 /**
- * RFC 6902 on immutable documents: what a patch does not touch keeps its identity.
+ * RFC 6902 on immutable documents: parts that a patch does not touch keep their identity.
  *
  * A container is copied the first time a patch writes into it and owned from then on: later writes go into the copy,
- * until the owner lets somebody see it. Members named `__proto__`, `constructor` and `prototype` are data like any other.
+ * until the owner lets somebody see it. Members named `__proto__`, `constructor` and `prototype` are data like any
+ * other.
  */
 
 type Container = Record<string, unknown> | unknown[];
 
-/** Containers that nobody else has seen and that may be written to. */
+/** Containers not seen outside, which may be written to. */
 export type Owned = Set<object>;
 
 /**
@@ -44,7 +45,7 @@ function perform(holder: unknown[], operation: Record<string, unknown>, owned: O
     }
     case 'copy': {
       const source = read(holder, tokens(operation.from));
-      // It stands in two places from here on: writing through one must not show in the other.
+      // The value has two places from here on: writing through one must not show in the other.
       owned.clear();
       owned.add(holder);
       return add(holder, path, source, owned);
@@ -110,7 +111,7 @@ function set(container: Container, key: string | number, added: unknown): void {
   }
 }
 
-/** The token as a key of what the container has. */
+/** The token as a key of the container. */
 function existing(container: Container, token: string): any {
   if (Array.isArray(container)) return index(token, container.length - 1);
   if (!Object.hasOwn(container, token)) refuse('no such member');

@@ -8,11 +8,11 @@ declare const IIFE: boolean;
 /** A way to a core host. */
 export interface Port {
   post(messages: ToWorker[], transfer: ArrayBuffer[]): void;
-  /** Nothing is wanted any more; `gently` leaves time to say goodbye to the server. */
+  /** Ends the host; `gently` leaves time for the closing handshake. */
   end(gently: boolean): void;
 }
 
-/** What comes back. */
+/** The messages from a core host. */
 export interface PortEvents {
   batch(batch: Batch): void;
   /** The host is unusable. */
@@ -22,7 +22,9 @@ export interface PortEvents {
 /** Long enough for a close handshake. */
 const GOODBYE_MS = 1_000;
 
-/** Starts a worker. A script of another origin is loaded through a script of ours, since workers must be same-origin. */
+/**
+ * Starts a worker. A script of another origin is loaded through a script of ours, since workers must be same-origin.
+ */
 export function openWorker(url: string, make: (() => Worker) | undefined, events: PortEvents): Port {
   let blob: string | undefined;
   let worker: Worker;

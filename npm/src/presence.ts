@@ -1,15 +1,15 @@
-/** Presence: what the connections in a room say of themselves. */
+/** Presence: the members of a room and their values. */
 import { call, guarded, listen } from './handlers.js';
 import type { StreamMessage } from './protocol.js';
 import type { Port, Stream } from './streams.js';
 
-/** What somebody in a room says. */
+/** A member of a room. */
 export interface Member<T = any> {
   /** The connection; a user may have several. */
   id: string;
   userId: string;
   value: T;
-  /** Whether it is this client. */
+  /** True for this client. */
   self: boolean;
 }
 
@@ -20,8 +20,8 @@ export interface PresenceOptions {
 }
 
 /**
- * A room, of which this client may be a member. Nothing is stored: a value lasts as long as its connection, and after a
- * new one this client joins again by itself.
+ * A presence room, which this client may join. Nothing is stored: a value lasts as long as its connection, and this
+ * client joins again on reconnecting.
  *
  * @example
  * ```ts
@@ -38,7 +38,7 @@ export class Room<T = any> {
   readonly #handlers = new Set<(members: readonly Member<T>[]) => void>();
   #members: readonly Member<T>[] = [];
   #port?: Port;
-  /** What this client says, in a box; none outside the room. */
+  /** This client's value, in a box; none outside the room. */
   #own?: { value: T };
 
   /** @internal */
@@ -47,7 +47,7 @@ export class Room<T = any> {
     this.#self = self;
   }
 
-  /** Who is there; a new array after each change. Up to date while this client is a member or somebody subscribes. */
+  /** The members; a new array after each change. Current while this client is a member or has subscribed. */
   get members(): readonly Member<T>[] {
     return this.#members;
   }
@@ -97,7 +97,7 @@ export class Room<T = any> {
     call(this.#handlers, this.#members);
   }
 
-  /** Has the room open as long as that is wanted. */
+  /** Opens or closes the room, as needed. */
   #follow(): void {
     if (this.#own || this.#handlers.size) this.#port ??= this.#open(this);
     else if (this.#port) {

@@ -1,16 +1,16 @@
 /**
- * What main thread and core host say to each other, over `postMessage` or by direct calls.
+ * The messages between main thread and core host, over `postMessage` or by direct calls.
  *
  * Order: `here` → `init` → `ready`, then anything. Both sides post arrays; order is meaning. Towards main an array is
  * one JSON text ({@link Batch}): wasm writes it around payloads that are JSON already, so one `JSON.parse` reads all.
- * Main allocates the ids of calls and subscriptions (u32); every call gets exactly one `done`. Streams that are open are
- * named by kind and key; main numbers the edits of each, and every edit of a CRDT gets exactly one `settled`.
+ * Main allocates the ids of calls and subscriptions (u32); every call gets exactly one `done`. Streams that are open
+ * are named by kind and key; main numbers the edits of each, and every edit of a CRDT gets exactly one `settled`.
  */
 import type { CoreOptions } from '../generated/datasole_wasm.js';
 import type { ErrorBody } from './errors.js';
 import type { Status } from './status.js';
 
-/** Both sides must have the same. */
+/** The version of these messages; both sides must have the same. */
 export const PROTOCOL_VERSION = 2;
 
 /** JSON text, or raw bytes, or neither. */
@@ -21,7 +21,9 @@ export interface Encoded {
 
 /** From main. */
 export type ToWorker =
-  /** First message, answers `here`. `wasm` is the module's bytes where main has them, else it is loaded from `wasmUrl`. */
+  /**
+   * First message, answers `here`. `wasm` is the module's bytes where main has them, else it is loaded from `wasmUrl`.
+   */
   | { t: 'init'; v: number; options: CoreOptions; wasmUrl: string; wasm?: ArrayBuffer }
   | { t: 'connect' }
   /** For good; nothing may follow. */
@@ -41,13 +43,13 @@ export type ToWorker =
 /** Streams that are followed. */
 export type FollowedKind = 'state' | 'event';
 
-/** A stream that is open: the core keeps what is sent to it until that has an outcome. */
+/** The name of an open stream: the core keeps each edit of it until the edit is settled. */
 export interface StreamName {
   kind: 'crdt' | 'presence' | 'doc';
   key: string;
 }
 
-/** What main does with a stream that is open. */
+/** Commands to an open stream. */
 export type StreamCommand =
   /** Opens it; presence and awareness leave at most every `throttle` milliseconds. */
   | { t: 'open'; throttle?: number }
@@ -55,16 +57,16 @@ export type StreamCommand =
   | { t: 'leave' }
   /** A CRDT's operation or a document's update; `id` is greater than that of the stream's last edit. */
   | ({ t: 'edit'; id: number } & Encoded)
-  /** What is shown in a room; without JSON, nothing any more. `now` skips the throttle. */
+  /** Sets the value in a room; leaves the room without JSON. `now` skips the throttle. */
   | { t: 'show'; now: boolean; json?: string }
-  /** The awareness of a document's own clients; without bytes, nothing any more. */
+  /** Sets the awareness of a document's own clients; removes it without bytes. */
   | { t: 'aware'; bytes?: Uint8Array }
   /** Answers the oldest `ask` of a document, but those for awareness. */
   | { t: 'answer'; bytes: Uint8Array }
   /** The last `entry` could not be applied; `applied`: one could since the last time this was said. */
   | { t: 'unfit'; applied: boolean };
 
-/** What the page noticed. */
+/** Hints of the page. */
 export type Hint = 'online' | 'offline' | 'visible' | 'hidden';
 
 /** To main, as read from a batch. `bin` is an index into the batch's byte arrays. */
@@ -94,21 +96,24 @@ export type FromWorker =
 export type StreamMessage =
   /** A CRDT's operation, a room's members or a document's update; `whole` replaces everything before it. */
   | { t: 'entry'; kind: string; key: string; rev: number; data?: unknown; bin?: number; whole?: true }
-  /** The outcome of an edit: refused for good, or stored; `returns`: it comes, or has come, as an entry. */
+  /** The outcome of an edit: refused for good, or stored. `returns`: the edit also comes, or has come, as an entry. */
   | { t: 'settled'; kind: string; key: string; id: number; returns?: boolean; error?: ErrorBody }
-  /** How far a stream is. `pending` edits have no outcome; of a document every edit up to `stored` is stored. */
+  /** The progress of a stream. `pending` edits are not settled; of a document every edit up to `stored` is stored. */
   | { t: 'progress'; kind: string; key: string; phase: SyncPhase; pending: number; stored: number; error?: ErrorBody }
-  /** The server refused something of ours for good: an operation, a presence value (`data`) or an update. */
+  /** The server refused something of this client for good: an operation, a presence value (`data`) or an update. */
   | { t: 'rejected'; kind: string; key: string; error: ErrorBody; data?: unknown }
   /** The core needs a part of the document; `bins` are indices as `bin` is. */
   | { t: 'ask'; key: string; what: Question; bins?: number[] }
   /** The awareness of others. */
   | { t: 'awareness'; key: string; bin: number };
 
-/** What is known of the server's value; `unreadable`: it is not told, but takes what is sent. */
+/** The phase of an open stream; `unreadable`: the server refuses reading, but not writing. */
 export type SyncPhase = 'loading' | 'synced' | 'unreadable' | 'refused';
 
-/** Of a document: its state vector, what a peer with such a vector lacks, updates as one, its own awareness. */
+/**
+ * Questions about a document: its state vector, the changes that a peer with such a vector lacks, updates merged into
+ * one, its own awareness.
+ */
 export type Question = 'stateVector' | 'difference' | 'merge' | 'awareness';
 
 /** Messages to main in one piece: their JSON array as text or UTF-8, and after it the bytes they refer to. */

@@ -1,4 +1,4 @@
-/** How a client shows where it stands. */
+/** The status of a client. */
 
 /** The connection, as {@link DatasoleClient.onStatus} shows it. */
 export interface Status {
@@ -15,14 +15,14 @@ export interface Status {
   attempt?: number;
   /** Reconnecting: how long until that attempt begins; absent while it is under way. */
   retryInMs?: number;
-  /** Why there is no connection. */
+  /** The reason why there is no connection. */
   reason?: StatusReason;
 }
 
-/** Where a client stands. */
+/** The states of a connection. */
 export type ConnectionState = 'disconnected' | 'connecting' | 'connected' | 'reconnecting';
 
-/** Why there is no connection. */
+/** The reason why there is no connection. */
 export interface StatusReason {
   kind:
     | 'idle'

@@ -1,9 +1,9 @@
 /**
- * The mirror of live states: immutable values with structural sharing, and who wants to know.
+ * The mirror of live states: immutable values with structural sharing, and their handlers.
  *
- * A value that somebody has seen never changes. Between two looks, patches write into the same copies, so that a
- * container is copied at most once per look. Handlers look when {@link Store.settle} is called, once for all the changes
- * that came together.
+ * A value that a handler or the application has seen never changes. Between two looks, patches write into the same
+ * copies, so that a container is copied at most once per look. Handlers look when {@link Store.settle} is called, once
+ * for all the changes that came together.
  */
 import { call, guarded, listen } from './handlers.js';
 import { applyPatch, type Owned } from './patch.js';
@@ -13,27 +13,27 @@ interface Entry {
   value: unknown;
   /** The value that was last shown. */
   shown: unknown;
-  /** What patches may write to: copies made since then. */
+  /** The containers that patches may write to: copies made since then. */
   owned: Owned;
-  /** Where the stream is; undefined before its first snapshot. */
+  /** The position of the stream; undefined before its first snapshot. */
   rev: number | undefined;
   /** A snapshot has been asked for; until then patches lead nowhere. */
   lost: boolean;
-  /** Whether somebody asked for the value without a handler. */
+  /** True if the application asked for the value without a handler. */
   pinned: boolean;
   handlers: Set<(value: unknown) => void>;
   /** The subscription, 0 without one. A refused one stays, so that it is not asked for at every look. */
   id: number;
 }
 
-/** How the store follows keys. */
+/** The subscriptions of the store. */
 export interface Follow {
   /** Returns the subscription's id, not 0. */
   subscribe(key: string): number;
   unsubscribe(id: number): void;
   /** Asks for a snapshot. */
   resync(key: string): void;
-  /** Whether keys that nobody follows come all the same (version 1). */
+  /** True if the server sends unfollowed keys, too (version 1). */
   unasked(): boolean;
 }
 
@@ -48,7 +48,7 @@ export class Store {
     this.#follow = follow;
   }
 
-  /** The current value; starts following a key that nobody follows. */
+  /** The current value; follows the key if it has no follower. */
   get(key: string): unknown {
     const entry = this.#entry(key);
     if (!entry.handlers.size) entry.pinned = true;
@@ -97,7 +97,7 @@ export class Store {
     }
   }
 
-  /** Tells handlers what has changed. */
+  /** Calls the handlers of changed keys. */
   settle(): void {
     if (!this.#changed.size) return;
     const changed = [...this.#changed];
@@ -105,7 +105,7 @@ export class Store {
     changed.forEach(notify);
   }
 
-  /** A core that knows nothing yet takes over: follow everything again, keep showing what is there. */
+  /** Follows all keys on a new core, keeping the values shown so far. */
   renew(): void {
     for (const [key, entry] of this.#entries) {
       entry.rev = undefined;
@@ -139,12 +139,12 @@ export class Store {
   #leave(key: string, entry: Entry): void {
     this.#follow.unsubscribe(entry.id);
     entry.id = 0;
-    // Nobody keeps it up to date from here on.
+    // The value is stale from here on.
     if (!this.#follow.unasked()) this.#entries.delete(key);
   }
 }
 
-/** The value, to be seen by others: nothing writes to it any more. */
+/** Returns the current value, which no patch writes to from here on. */
 function look(entry: Entry): unknown {
   entry.owned.clear();
   return (entry.shown = entry.value);

@@ -1,18 +1,20 @@
-/** Streams that are open: CRDTs, rooms and documents. Their values are on this side, their traffic is the core's. */
+/**
+ * The open streams of a client: CRDTs, rooms and documents. This side holds their values; the core sends and receives.
+ */
 import { DatasoleError, report } from './errors.js';
 import type { StreamCommand, StreamMessage, StreamName, ToWorker } from './protocol.js';
 
-/** The values of an open stream: what becomes of each message. `false`, or an error: an entry does not fit. */
+/** The keeper of an open stream's value. `false`, or an error: an entry does not fit. */
 export type Stream = {
   [T in StreamMessage['t']]?: (message: StreamMessage & { t: T }, bytes: Uint8Array[]) => boolean | void;
 } & {
-  /** A core that knows nothing has opened the stream: hands over what has no outcome yet. */
+  /** A new core has opened the stream: hands over all unsettled edits. */
   renew(): void;
   /** The stream, or something sent to it, was refused for good. Default: reported. */
   failed?(error: unknown): void;
 };
 
-/** Sends to the core; without one, what is sent is dropped. `close`: nothing is heard any more. */
+/** Sends to the core; dropped without a core. `close` ends the messages of the stream. */
 export type Port = { send(command: StreamCommand): void; close(): void };
 
 /** The open streams of a client. */
@@ -35,7 +37,7 @@ export class Streams {
     return this.#open.get(`${kind} ${key}`)?.stream;
   }
 
-  /** A core that knows nothing takes over. */
+  /** A new core takes over. */
   renew(): void {
     for (const { start, stream } of this.#open.values()) start(), stream.renew();
   }
@@ -48,7 +50,7 @@ export class Streams {
     const failed = (error: unknown) => (stream.failed ? stream.failed(error) : report(error));
     const error = message.t === 'rejected' || message.t === 'progress' ? message.error : undefined;
     if (message.t === 'progress') open.refused = error?.message;
-    // Progress is told again whenever it changes.
+    // Progress is repeated whenever it changes.
     const known = message.t === 'progress' && error?.message === refused;
     if (error && !known) failed(new DatasoleError({ ...error, message: `${name}: ${error.message}` }));
     const bins = 'bins' in message ? message.bins : 'bin' in message ? [message.bin!] : [];

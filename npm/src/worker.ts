@@ -1,6 +1,6 @@
 /**
- * The dedicated worker. Loaded where no worker is wanted, it starts nothing and leaves its engine to whoever asked
- * (see `thread.ts`).
+ * The dedicated worker. Loaded on a page without a worker, the script starts nothing and leaves its engine in a slot
+ * (see `port.ts`).
  */
 import { createEngine, ENGINE_SLOT, type CreateEngine } from './engine.js';
 import type { ToWorker } from './protocol.js';

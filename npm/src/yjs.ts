@@ -19,15 +19,15 @@ export interface DatasoleProviderOptions {
   awarenessThrottle?: number;
 }
 
-/** What a {@link DatasoleProvider} tells, by event. */
+/** The events of a {@link DatasoleProvider}. */
 export interface DatasoleProviderEvents {
-  /** Whether all that the server has is here. */
+  /** True once all changes of the server are here. */
   synced: boolean;
-  /** How many local changes the server has not confirmed. */
+  /** The number of pending local changes: not acknowledged by the server yet. */
   pending: number;
   /** The connection. */
   status: ConnectionState;
-  /** The server refused a local change (read-only, too large) or sent what makes no sense. See `code`. */
+  /** The server refused a local change (read-only, too large) or sent a malformed message. See `code`. */
   error: unknown;
 }
 
@@ -35,9 +35,9 @@ export interface DatasoleProviderEvents {
 export type DatasoleProviderHandler<E extends keyof DatasoleProviderEvents> = (value: DatasoleProviderEvents[E]) => void;
 
 /**
- * Keeps a `Y.Doc` equal to the server's document of that key, and to those of all others who have it open.
+ * Synchronises a `Y.Doc` with the server's document of that key, and with all others who have it open.
  *
- * Local edits take effect at once; what is edited without a connection is merged with the next one. Remote edits have the
+ * Local edits take effect at once; edits made while disconnected are merged on reconnecting. Remote edits have the
  * provider as their origin, so that an `UndoManager` undoes only the user's own.
  *
  * @example
@@ -71,21 +71,24 @@ export class DatasoleProvider {
       this.awareness.setLocalState(null);
     };
     this.#ends = [
-      // A page in the back/forward cache is not there for others.
+      // A page in the back/forward cache is absent for others.
       whileCached(hide, () => shown && this.awareness.setLocalState(shown)),
       () => doc.off('destroy', destroy),
       () => shared.leave(this),
-      // One made for this provider has an interval, which ends.
+      // An awareness made for this provider has an interval, which ends.
       () => options.awareness || this.awareness.destroy(),
     ];
   }
 
-  /** Whether all that the server had when this connection began is here, and what was here there. */
+  /**
+   * True once this document has all changes that the server had when this connection began, and the server all local
+   * ones.
+   */
   get synced(): boolean {
     return this.#shared.synced;
   }
 
-  /** How many local changes the server has not confirmed. */
+  /** The number of pending local changes: not acknowledged by the server yet. */
   get pending(): number {
     return this.#shared.pending;
   }
@@ -103,8 +106,8 @@ export class DatasoleProvider {
   }
 
   /**
-   * Leaves the document: for others the cursor vanishes, and nothing is heard of them any more. What is {@link pending}
-   * is still sent, now or when there is a connection. The `Y.Doc` stays as it is, for another provider.
+   * Leaves the document: others no longer see this client's cursor, nor this document their changes. {@link pending}
+   * changes are still sent, now or on reconnecting. The `Y.Doc` stays as it is, for another provider.
    */
   destroy(): void {
     for (const end of this.#ends.splice(0)) end();

@@ -9,7 +9,7 @@ use crate::auth::Identity;
 /// The application's answer to whether a user may do something to a stream.
 pub(crate) type Policy = Box<dyn Fn(&Identity, &StreamId) -> bool + Send + Sync>;
 
-/// The application's policies. Where there is none, everybody may.
+/// The application's policies. A missing policy allows everything.
 #[derive(Default)]
 pub(crate) struct Access {
     pub(crate) read: Option<Policy>,
@@ -17,23 +17,23 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// Whether a user may follow a stream.
+    /// True if a user may follow a stream.
     pub(crate) fn may_read(&self, identity: &Identity, stream: &StreamId) -> bool {
         allows(self.read.as_ref(), identity, stream)
     }
 
-    /// Whether a user may change a stream.
+    /// True if a user may change a stream.
     pub(crate) fn may_write(&self, identity: &Identity, stream: &StreamId) -> bool {
         allows(self.write.as_ref(), identity, stream)
     }
 
-    /// Whether everybody may follow every stream.
+    /// True if there is no policy for reading: everybody may follow every stream.
     pub(crate) fn is_open(&self) -> bool {
         self.read.is_none()
     }
 }
 
-/// The answer of a policy. One that panics refuses.
+/// The answer of a policy. A policy that panics refuses.
 fn allows(policy: Option<&Policy>, identity: &Identity, stream: &StreamId) -> bool {
     let Some(policy) = policy else { return true };
     catch_unwind(AssertUnwindSafe(|| policy(identity, stream))).unwrap_or_else(|_| {

@@ -1,7 +1,7 @@
 //! Answers to the frames of a client, in one order with everything else that is sent to it.
 //!
-//! An answer is queued behind what was published before it. A refusal tells when the frame may be sent again, if that can
-//! help: a limit that time relieves, or a backend that failed.
+//! An answer is queued behind everything published before it. A refusal has `retryAfter` if a retry may succeed: after
+//! a temporary limit, or a failure of the backend.
 
 use std::{borrow::Cow, fmt::Display, sync::Arc};
 
@@ -18,15 +18,15 @@ use crate::{
     message::{self, Outgoing, json},
 };
 
-/// When what failed for a lack of room or of a backend may be tried again; milliseconds.
+/// `retryAfter` of temporary limits and backend failures; milliseconds.
 pub(crate) const RETRY_AFTER: u64 = 1_000;
 
-/// Why a frame had no effect, as its sender is told.
+/// The reason why a frame had no effect, as sent to the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) code: i32,
     pub(crate) message: Cow<'static, str>,
-    /// Milliseconds after which the frame may be sent again, if that can help.
+    /// Milliseconds after which the client may retry, if a retry may succeed.
     pub(crate) retry_after: Option<u64>,
 }
 
@@ -35,7 +35,7 @@ impl Refusal {
         Self { code, message: message.into(), retry_after: None }
     }
 
-    /// A limit that time relieves.
+    /// A refusal for a temporary limit.
     pub(crate) fn busy(message: impl Into<Cow<'static, str>>) -> Self {
         Self { retry_after: Some(RETRY_AFTER), ..Self::new(codes::LIMIT, message) }
     }
@@ -47,7 +47,8 @@ impl Refusal {
     }
 }
 
-/// A frame that is answered by ACK or ERROR, while it is being served. The frame counts as under way until this is dropped.
+/// A frame that is answered by ACK or ERROR, while it is being served. The frame counts as under way until this is
+/// dropped.
 pub(crate) struct Request {
     pub(crate) connection: Arc<Connection>,
     pub(crate) identity: Arc<Identity>,
@@ -61,13 +62,13 @@ impl Request {
         Self { connection, identity, correlation, _busy: busy }
     }
 
-    /// Tells that the frame took effect as the stream's entry `seq`, or changed nothing (0). One that becomes an entry is
-    /// acknowledged as that is published: see [`author`](Self::author).
+    /// Acknowledges the frame: it became the stream's entry `seq`, or changed nothing (0). A frame that becomes an
+    /// entry is acknowledged when the entry is published: see [`author`](Self::author).
     pub(crate) fn acknowledge(&self, seq: u64) {
         self.connection.acknowledge(self.correlation, seq);
     }
 
-    /// Tells that the frame changed nothing.
+    /// Refuses the frame, which changed nothing.
     pub(crate) fn refuse(&self, refusal: &Refusal) {
         self.connection.refuse(self.correlation, refusal);
     }
@@ -97,7 +98,7 @@ impl Connection {
         }
     }
 
-    /// Queues an ERROR, which version 1 has not.
+    /// Queues an ERROR, on version 2 only.
     pub(crate) fn refuse(&self, correlation: u32, refusal: &Refusal) {
         if self.protocol() == Protocol::V2 {
             let Refusal { code, message, retry_after } = refusal;
@@ -114,8 +115,8 @@ impl Connection {
         }
     }
 
-    /// Writes a call's answer behind everything that is queued, so that what was published before it arrives before it.
-    /// Only snapshots owed to a client that fell behind come later.
+    /// Writes a call's answer behind everything that is queued, so that everything published before it arrives before
+    /// it. Only snapshots owed to a client that fell behind come later.
     pub(crate) fn answer(
         &self,
         out: &mut Outgoing,
@@ -135,7 +136,7 @@ impl Connection {
         out.write(opcode, correlation, payload, self.compress_above());
     }
 
-    /// The frame of a call's answer. One that is over the frame limit becomes an error, so that the caller never hangs.
+    /// The frame of a call's answer. An answer over the frame limit becomes an error, so that the caller never hangs.
     fn response(&self, correlation: u32, outcome: &Result<Payload, RpcError>, max_payload: usize) -> (Opcode, Vec<u8>) {
         let body = |result| RpcResponse { correlation_id: correlation, result, error: None };
         fn failed(correlation_id: u32, error: &RpcError) -> (Opcode, Vec<u8>) {
@@ -146,7 +147,7 @@ impl Connection {
             Ok(Payload::Empty) => (Opcode::RpcResponse, json(&body(None))),
             Ok(Payload::Json(result)) => (Opcode::RpcResponse, json(&body(Some(result)))),
             Ok(Payload::Binary(_)) if self.protocol() == Protocol::V1 => {
-                let error = RpcError::new("the result is bytes, which protocol version 1 has not");
+                let error = RpcError::new("the result is raw bytes, which protocol version 1 does not have");
                 return failed(correlation, &error.code(codes::INTERNAL));
             }
             Ok(Payload::Binary(bytes)) => (Opcode::RpcResponseBinary, join_binary(&json(&body(None)), bytes)),

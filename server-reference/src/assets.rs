@@ -8,7 +8,7 @@ use axum::{
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-/// One file, with its precompressed forms.
+/// An embedded file, with its precompressed forms.
 struct Asset {
     name: &'static str,
     /// 64 bits of its content, as 16 hexadecimal digits.
@@ -100,7 +100,7 @@ impl Asset {
         (None, self.plain)
     }
 
-    /// Whether it runs as a worker, classic or module: those have a policy of their own.
+    /// True if the file runs as a worker, classic or module: workers get a Content-Security-Policy of their own.
     fn is_worker(&self) -> bool {
         self.name.starts_with("datasole-worker") || self.name == "worker.mjs"
     }

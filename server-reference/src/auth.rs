@@ -50,7 +50,7 @@ impl AuthRequest {
 pub struct Identity {
     /// The user's id; an anonymous user gets one of its own, unlike any other's.
     pub user_id: String,
-    /// Whether the hook vouches for it.
+    /// True if the hook authenticated the user.
     pub authenticated: bool,
     /// The application's roles.
     pub roles: Vec<String>,
@@ -66,7 +66,7 @@ impl Identity {
         Self { user_id: id.into(), authenticated: true, ..Self::default() }
     }
 
-    /// Nobody in particular; the server fills in a fresh user id.
+    /// An anonymous identity; the server fills in a fresh user id.
     pub fn anonymous() -> Self {
         Self::default()
     }
@@ -85,20 +85,20 @@ impl Identity {
         self
     }
 
-    /// Sets the time after which it must be renewed.
+    /// Sets the time after which the identity must be renewed.
     #[must_use]
     pub fn expires_in(mut self, time: Duration) -> Self {
         self.expires_in = Some(time);
         self
     }
 
-    /// Whether it has a role.
+    /// True if the identity has a role.
     pub fn has_role(&self, role: &str) -> bool {
         self.roles.iter().any(|own| own == role)
     }
 }
 
-/// Why the hook gave no identity.
+/// The reason why a hook gave no identity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthError {

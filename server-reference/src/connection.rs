@@ -1,4 +1,5 @@
-//! One client as the server knows it: identity, mailbox, groups, handlers under way, the application's own data.
+//! [`Connection`]: the server's side of one client: identity, mailbox, groups, handlers under way, the application's
+//! own data.
 //!
 //! No socket, no subscriptions and no streams: those belong to the transport and the session.
 
@@ -16,12 +17,12 @@ use tokio::time::Instant;
 
 use crate::{auth::Identity, mailbox::Mailbox, sync::lock};
 
-/// Which version a client speaks.
+/// The protocol version that a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// The existing wire.
+    /// Version 1: the original protocol, without resume.
     V1,
-    /// With subscriptions, positions and resume.
+    /// Version 2: subscriptions, positions and resume.
     V2,
 }
 
@@ -37,12 +38,12 @@ pub(crate) struct Connection {
     since: SystemTime,
     /// Values and tags of the application; made when first used.
     own: OnceLock<Box<Own>>,
-    /// The groups it is in.
+    /// The groups of the connection.
     pub(crate) groups: Mutex<Vec<Arc<str>>>,
     calls: Mutex<Calls>,
-    /// Streams of each kind that its frames have brought into being; made when first used.
+    /// The number of streams of each kind that the client's frames created; made when first used.
     created: OnceLock<Box<[Arc<AtomicUsize>; StreamKind::ALL.len()]>>,
-    /// Held while a stream is opened and its writer waited for, so that what the client sends stays in order.
+    /// Held while a stream is opened and its writer lock awaited, so that the client's operations stay in order.
     pub(crate) turn: tokio::sync::Mutex<()>,
 }
 
@@ -66,7 +67,7 @@ struct Calls {
     running: HashMap<u32, AbortHandle>,
     others: usize,
     ended: bool,
-    /// Whether the application has been told of the connection, and not yet of its end.
+    /// True after `on_connect` and before `on_disconnect`.
     welcomed: bool,
 }
 
@@ -116,7 +117,7 @@ impl Connection {
         self.remote
     }
 
-    /// When it was opened.
+    /// The time at which the connection was opened.
     pub(crate) fn since(&self) -> SystemTime {
         self.since
     }
@@ -126,7 +127,7 @@ impl Connection {
         self.compress_above
     }
 
-    /// How many streams of a kind its frames have brought into being.
+    /// The number of streams of a kind that the client's frames created.
     pub(crate) fn created(&self, kind: StreamKind) -> &Arc<AtomicUsize> {
         &self.created.get_or_init(Box::default)[kind as usize]
     }
@@ -163,7 +164,7 @@ impl Connection {
         identity
     }
 
-    /// Until when the identity holds; `None` for ever.
+    /// The end of the identity; `None` if it does not expire.
     pub(crate) fn expires(&self) -> Option<Instant> {
         lock(&self.identity).as_ref()?.expires
     }
@@ -173,18 +174,18 @@ impl Connection {
         self.own.get_or_init(Box::default)
     }
 
-    /// Whether a call may begin: `false` when its id is in use, or too many handlers are under way.
+    /// True if a call may begin: its id is free, and fewer than `limit` handlers are under way.
     pub(crate) fn takes_call(&self, correlation: u32, limit: usize) -> bool {
         let calls = lock(&self.calls);
         calls.have_room(limit) && !calls.running.contains_key(&correlation)
     }
 
-    /// Takes note of a call whose handler goes on.
+    /// Registers a call whose handler has not finished.
     pub(crate) fn begin_call(&self, correlation: u32, abort: AbortHandle) {
         lock(&self.calls).running.insert(correlation, abort);
     }
 
-    /// Takes note of the end of a call: `false` when it was cancelled meanwhile.
+    /// Removes a call that has ended; `false` if it was cancelled meanwhile.
     pub(crate) fn ends_call(&self, correlation: u32) -> bool {
         lock(&self.calls).running.remove(&correlation).is_some()
     }
@@ -195,7 +196,7 @@ impl Connection {
         }
     }
 
-    /// Takes note of another handler, if there is room.
+    /// Registers a handler that is no call, if there is room.
     pub(crate) fn begin(self: &Arc<Self>, limit: usize) -> Option<Busy> {
         let mut calls = lock(&self.calls);
         calls.have_room(limit).then(|| {
@@ -204,7 +205,8 @@ impl Connection {
         })
     }
 
-    /// Drops the handlers of calls, for whose answers nobody waits any more, and what is queued. Those of events go on.
+    /// Drops the handlers of calls, whose answers are not awaited any more, and all queued messages. Event handlers go
+    /// on.
     pub(crate) fn end(&self) {
         self.mailbox.end();
         let mut calls = lock(&self.calls);
@@ -214,14 +216,14 @@ impl Connection {
         }
     }
 
-    /// The application is to be told of the connection: `false` when it has ended.
+    /// Marks the connection as announced to the application; `false` if it has ended.
     pub(crate) fn welcome(&self) -> bool {
         let mut calls = lock(&self.calls);
         calls.welcomed = !calls.ended;
         calls.welcomed
     }
 
-    /// The application is to be told of its end: `false` when it was not told of the connection.
+    /// Marks the end as announced to the application; `false` if the connection was never announced.
     pub(crate) fn parts(&self) -> bool {
         std::mem::take(&mut lock(&self.calls).welcomed)
     }

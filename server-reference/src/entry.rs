@@ -1,9 +1,9 @@
-//! One step of a stream, in the bytes that a backend keeps.
+//! An entry of a stream, in the bytes that a backend keeps.
 
 use bytes::Bytes;
 use serde::Serialize;
 
-/// One step of a stream: a tag that only the stream's kind understands, then the content.
+/// An entry of a stream: a tag that only the stream's kind understands, then the content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry(Bytes);
 

@@ -4,7 +4,7 @@ use datasole_core::{codes, wire::RpcErrorBody};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-/// What a handler answers a call with when it has no result. The client sees all of it.
+/// A handler's error, the answer to a call instead of a result. The client sees all of it.
 ///
 /// ```
 /// use datasole_server::RpcError;
@@ -25,24 +25,24 @@ impl RpcError {
         Self { code: codes::HANDLER, message: message.into(), data: None }
     }
 
-    /// The parameters do not fit, code -32602.
+    /// An error for parameters that do not fit the method, code -32602.
     pub fn invalid_params(message: impl Into<String>) -> Self {
         Self::new(message).code(codes::INVALID_PARAMS)
     }
 
-    /// Not allowed, code -32002.
+    /// An error for a caller who is not allowed to call the method, code -32002.
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self::new(message).code(codes::FORBIDDEN)
     }
 
-    /// The same with another code: one of [`codes`], or the application's own.
+    /// Replaces the code: one of [`codes`], or the application's own.
     #[must_use]
     pub fn code(mut self, code: i32) -> Self {
         self.code = code;
         self
     }
 
-    /// The same with data for programs. Data that cannot be written as JSON is left out.
+    /// Adds data for programs. Data that cannot be written as JSON is left out.
     #[must_use]
     pub fn data(mut self, data: &impl Serialize) -> Self {
         self.data = to_raw_value(data).ok();

@@ -30,7 +30,7 @@ impl Gate {
         Metrics::add(&self.metrics.bytes_in, bytes as u64);
     }
 
-    /// Counts what makes no sense.
+    /// Counts a malformed or meaningless frame.
     pub(crate) fn malformed(&self) {
         Metrics::add(&self.metrics.malformed, 1);
     }
@@ -93,7 +93,7 @@ impl Gate {
         Err(Refusal::new(codes::FORBIDDEN, format!("not allowed to change this {}", stream.kind.name())))
     }
 
-    /// Whether a user may change a stream.
+    /// True if a user may change a stream.
     pub(crate) fn may_change(&self, identity: &Identity, stream: &StreamId) -> bool {
         self.access.may_write(identity, stream)
     }

@@ -1,4 +1,5 @@
-//! The datasole reference server: one connection per client for RPC, events and live state, as an axum router.
+//! The datasole reference server: RPC, events, live states, CRDTs, presence and documents over one connection per client,
+//! as an axum router.
 //!
 //! Features, none of them by default: `docs` adds Yjs documents (`Server::docs`), `sqlite` durable storage in one file
 //! (`backend::Sqlite`).
@@ -22,8 +23,9 @@
 //! ```
 //!
 //! Floors, each ignorant of those above: a base of connections, mailboxes and limits; [`backend`], where streams are
-//! stored; `hub`, streams and fan-out; `primitives`, what the entries of each kind mean; `gate`, what every frame passes;
-//! `protocol`, a client without a socket; `transport`, HTTP and WebSockets; and `api`, what applications hold.
+//! stored; `hub`, streams and fan-out; `primitives`, the content of each kind of stream; `gate`, the limits and policies
+//! that every frame passes; `protocol`, a client without a socket; `transport`, HTTP and WebSockets; and `api`, the handles
+//! of applications. The glossary is in ARCHITECTURE.md.
 
 mod access;
 mod answer;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use datasole_core::crdt::CrdtLimits;
 
-/// What a snapshot's frame needs beside key and content; bytes.
+/// Bytes that a snapshot's frame needs beside key and content.
 pub(crate) const ENVELOPE: usize = 128;
 
 /// The server's bounds, with their defaults.
@@ -16,7 +16,7 @@ pub(crate) const ENVELOPE: usize = 128;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Open connections, those not yet authenticated included. One more is closed with 1013.
+    /// Maximum open connections, unauthenticated ones included. Further connections are closed with 1013.
     pub max_connections: usize,
     /// Longest payload of a frame, either way; bytes.
     pub max_payload: usize,
@@ -26,58 +26,58 @@ pub struct Limits {
     pub max_inflated: usize,
     /// Frames longer than this are compressed; bytes of header and payload.
     pub compress_above: usize,
-    /// What may wait for one connection before its states are conflated, and then it is closed with 4001; bytes.
+    /// Maximum bytes queued for one connection. Above it, pending entries are conflated; if that does not help, the
+    /// connection is closed with 4001.
     pub max_queue: usize,
-    /// Subscriptions of one connection.
+    /// Maximum subscriptions of one connection.
     pub max_subscriptions: usize,
-    /// Calls and events of one connection whose handlers have not finished.
+    /// Maximum running handlers of one connection: calls, events and acknowledged frames.
     pub max_pending: usize,
     /// Longest event name; bytes.
     pub max_event_name: usize,
     /// Longest key of a stream; bytes.
     pub max_key: usize,
-    /// Groups one connection may be in.
+    /// Maximum groups of one connection.
     pub max_groups: usize,
-    /// Presence rooms one connection may be in.
+    /// Maximum presence rooms of one connection.
     pub max_rooms: usize,
     /// Longest value that a connection shows in a presence room; bytes of JSON.
     pub max_presence: usize,
-    /// Event topics without history and subscribers whose position is remembered.
+    /// Maximum event topics without history and subscribers whose position is remembered.
     pub max_idle_topics: usize,
-    /// CRDTs in memory beyond which those that nobody follows leave it. The backend keeps them.
+    /// Maximum unfollowed CRDTs kept in memory; more are evicted (the backend keeps them).
     pub max_idle_crdts: usize,
-    /// CRDT keys that are not registered, which clients may create.
+    /// Maximum unregistered CRDT keys. Clients may not create keys once this many exist.
     pub max_crdt_keys: usize,
-    /// Of those, what one connection may create.
+    /// Maximum unregistered CRDT keys that one connection may create.
     pub max_crdt_keys_per_connection: usize,
-    /// Of one CRDT and of what is done to it. Its state must also fit in a frame.
+    /// Bounds of one CRDT and of each operation on it. The state must also fit in a frame.
     pub crdt: CrdtLimits,
-    /// How long a CRDT remembers replicas that are silent, and removed entries of maps. Edits that a client made earlier,
-    /// and sends later, are refused. When a CRDT is half full, or half as many replicas are remembered as may be, it is
-    /// less, down to ten minutes.
+    /// Time for which a CRDT remembers silent replicas and tombstones of map entries. Edits older than that are
+    /// refused. A CRDT that is half full, or remembers half of the replicas allowed, keeps less, down to ten minutes.
     pub crdt_retention: Duration,
-    /// Documents in memory beyond which those that nobody follows leave it. The backend keeps them.
+    /// Maximum unfollowed documents kept in memory; more are evicted (the backend keeps them).
     pub max_idle_docs: usize,
-    /// Documents that there may be for clients to create another.
+    /// Clients may not create documents once this many exist.
     pub max_docs: usize,
-    /// Documents that one connection may create.
+    /// Maximum documents that one connection may create.
     pub max_docs_per_connection: usize,
-    /// Longest document, encoded as one update; bytes. Deleting may take it beyond by an eighth, and all of it must fit in
-    /// a frame.
+    /// Longest document, encoded as one update; bytes. Deletions may exceed it by an eighth. The whole must fit in a
+    /// frame.
     pub max_doc: usize,
-    /// Updates of a document that are stored before they become one snapshot.
+    /// Stored updates of a document after which it is compacted into one snapshot.
     pub doc_compact_entries: usize,
-    /// The same in bytes.
+    /// Bytes of stored updates after which a document is compacted.
     pub doc_compact_bytes: usize,
-    /// How long the authentication hook may take.
+    /// Maximum time of the authentication hook.
     pub auth_timeout: Duration,
-    /// How long a client may take to send its HTTP request (in [`Server::serve`](crate::Server::serve)).
+    /// Maximum time for a client to send its HTTP request (in [`Server::serve`](crate::Server::serve)).
     pub handshake_timeout: Duration,
-    /// Signs of life: see the heartbeat in `docs/protocol.md`.
+    /// Interval of the heartbeat: see `docs/protocol.md`.
     pub heartbeat: Duration,
-    /// How long a closing handshake, and the whole shutdown, may take.
+    /// Maximum time of a closing handshake, and of the whole shutdown.
     pub close_timeout: Duration,
-    /// What each state and CRDT keeps for clients that come back, in memory and at the backend.
+    /// The log that each state and CRDT keeps for clients that resume, in memory and in the backend.
     pub replay: Replay,
 }
 
@@ -119,7 +119,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The same bounds as the core's codec takes them.
+    /// The bounds of the core's codec.
     pub(crate) fn codec(&self) -> datasole_core::Limits {
         datasole_core::Limits {
             max_payload: self.max_payload,
@@ -139,7 +139,7 @@ impl Limits {
     }
 }
 
-/// How much of a stream's past is kept for clients that resume.
+/// Bounds of a stream's log, from which clients resume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replay {
     /// Entries.

@@ -1,8 +1,9 @@
-//! The queue of messages for one connection: bounded, and rather conflated than closed.
+//! The bounded queue of messages for one connection. Backpressure: a full mailbox conflates first, and closes only if
+//! that fails.
 //!
 //! Publishers push under their stream's lock; the connection's task drains. A mailbox never blocks anyone: when it is
-//! over its limit, the pending entries of its states, CRDTs and presence rooms are dropped and those marked stale, to be
-//! sent as snapshots once the queue has drained; when that does not help, the connection is told to close with 4001.
+//! over its limit, the pending entries of its states, CRDTs and presence rooms are dropped and those marked stale, to
+//! be sent as snapshots once the queue has drained; when that does not help, the connection is told to close with 4001.
 
 use std::{
     collections::VecDeque,
@@ -31,12 +32,12 @@ pub(crate) trait Conflate: std::fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     queue: Mutex<Queue>,
-    /// Whether the queue holds anything: read without the lock.
+    /// True if the queue holds anything; read without the lock.
     filled: AtomicBool,
     waker: AtomicWaker,
-    /// Whether messages are being gathered: nobody is woken until they all are here.
+    /// True while messages are being gathered: the connection is woken once all are here.
     gathering: AtomicBool,
-    /// Whether the client reads BATCH.
+    /// True if the client reads BATCH.
     packs: AtomicBool,
     limit: usize,
     protocol: Protocol,
@@ -98,12 +99,12 @@ impl Mailbox {
         }
     }
 
-    /// Packs what waits at the same time into BATCH frames from now on: the client reads them.
+    /// Packs messages that wait at the same time into BATCH frames from now on: the client reads them.
     pub(crate) fn pack(&self) {
         self.packs.store(true, Ordering::Relaxed);
     }
 
-    /// Gathers what is queued until the answer is dropped: the connection is woken once for all of it.
+    /// Gathers queued messages until the guard is dropped: the connection is woken once for all of them.
     pub(crate) fn gather(&self) -> Gathering<'_> {
         self.gathering.store(true, Ordering::Release);
         Gathering(self)
@@ -132,42 +133,42 @@ impl Mailbox {
         self.wake();
     }
 
-    /// Queues an entry of a topic that the client has missed. The entry does not count: the topic's log bounds and holds it, and
-    /// a client closed for falling behind would only ask for the same again.
+    /// Queues an entry of a topic that the client has missed. Not counted toward `max_queue`, because the topic's log
+    /// already bounds it, and a client closed for falling behind would ask for the same entries again.
     pub(crate) fn push_missed(&self, message: Bytes) {
         self.insert(Item { weight: 0, message, stream: None });
     }
 
-    /// Queues something large that the client has asked for. The answer does not count either, unless another such waits: a client
-    /// closed for it would ask for the same again, and one that reads is not read from meanwhile.
+    /// Queues a large answer. Not counted toward `max_queue` either, unless another one waits: a client closed for it
+    /// would ask again, and the server reads nothing from the client meanwhile.
     pub(crate) fn push_answer(&self, message: Bytes) {
         if self.is_replaying() { self.push(message) } else { self.push_missed(message) }
     }
 
-    /// Orders the connection to end once what is queued has been sent. The first order stands.
+    /// Orders the connection to end once all queued messages have been sent. The first order stands.
     pub(crate) fn close(&self, code: u16, reason: impl Into<String>) {
         lock(&self.queue).close.get_or_insert_with(|| Close { code, reason: reason.into() });
         self.order();
     }
 
-    /// Drops what waits and whatever comes: the connection has ended, and must not hold on to any stream.
+    /// Drops all messages, present and future: the connection has ended and must not keep any stream in memory.
     pub(crate) fn end(&self) {
         let mut queue = lock(&self.queue);
         let close = queue.close.take().unwrap_or(Close { code: 1000, reason: String::new() });
         *queue = Queue { close: Some(close), ..Queue::default() };
     }
 
-    /// Whether an order to end was given.
+    /// The order to end the connection, if one was given.
     pub(crate) fn closing(&self) -> Option<Close> {
         lock(&self.queue).close.clone()
     }
 
-    /// Whether draining would yield anything.
+    /// True if draining would yield anything.
     pub(crate) fn is_filled(&self) -> bool {
         self.filled.load(Ordering::Acquire)
     }
 
-    /// Whether entries wait that the client has missed. They do not count, so it must not ask for more meanwhile.
+    /// True while missed entries wait. These are not counted, so the client must not ask for more meanwhile.
     pub(crate) fn is_replaying(&self) -> bool {
         self.is_filled() && lock(&self.queue).missed > 0
     }
@@ -177,7 +178,8 @@ impl Mailbox {
         self.waker.register(waker);
     }
 
-    /// Moves up to about `room` bytes of what waits to `out`, in order. Snapshots owed follow once the queue is empty.
+    /// Moves up to about `room` bytes of waiting messages to `out`, in order. Owed snapshots follow once the queue is
+    /// empty.
     pub(crate) fn drain(&self, out: &mut Outgoing, room: usize) {
         loop {
             let stale = {
@@ -207,7 +209,7 @@ impl Mailbox {
         }
     }
 
-    /// Moves all that is queued to `out`, in order, however much; it is within the limit. Snapshots owed are not: they stay.
+    /// Moves all queued messages to `out`, in order; the limit bounds them. Owed snapshots stay: no limit bounds those.
     pub(crate) fn drain_queued(&self, out: &mut Outgoing) {
         let mut queue = lock(&self.queue);
         queue.take(out, usize::MAX, self.packs.load(Ordering::Relaxed));
@@ -282,7 +284,7 @@ impl Queue {
         }
     }
 
-    /// How many of the first messages fit into one BATCH, and its payload; bytes.
+    /// The number of first messages that fit into one BATCH, and the length of its payload; bytes.
     fn packable(&self) -> (usize, usize) {
         let (mut count, mut payload) = (0, 0);
         for item in &self.items {

@@ -1,7 +1,8 @@
 //! Outgoing messages: datasole frames, known to no transport.
 //!
 //! A message for many connections is made once ([`shared`]), and its bytes are shared; an answer to one connection is
-//! written straight into its output ([`Outgoing::write`]). The header of a transport is written as the message is gathered.
+//! written straight into its output ([`Outgoing::write`]). The header of a transport is written as the message is
+//! gathered.
 
 use std::cell::RefCell;
 
@@ -19,7 +20,7 @@ pub(crate) fn with_codec<R>(f: impl FnOnce(&mut Codec) -> R) -> R {
     CODEC.with_borrow_mut(f)
 }
 
-/// Writes the header that a transport puts before a message of so many bytes.
+/// Writes a transport's header for a message of so many bytes.
 pub(crate) type Header = fn(&mut Vec<u8>, usize);
 
 /// Messages gathered for one connection, each behind its transport's header.

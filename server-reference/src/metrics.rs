@@ -1,4 +1,4 @@
-//! What the server counts. Relaxed counters: each is exact, together they are no snapshot.
+//! The server's counters. Each is exact; together they are no snapshot (relaxed atomics).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,7 +28,7 @@ pub struct MetricsSnapshot {
     pub refused: u64,
     /// Binary messages received.
     pub messages_in: u64,
-    /// Their bytes, as received.
+    /// Bytes of binary messages, as received.
     pub bytes_in: u64,
     /// Bytes written to WebSockets.
     pub bytes_out: u64,

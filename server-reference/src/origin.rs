@@ -1,5 +1,5 @@
-//! Which web pages may connect. Browsers send `Origin` and let any page open a WebSocket to anywhere: without this
-//! check, a page elsewhere could act with the cookies of whoever visits it.
+//! The check of web pages' origins. Browsers send `Origin` and let any page open a WebSocket to anywhere: without this
+//! check, a page elsewhere could act with the cookies of its visitors.
 
 use http::{HeaderMap, header};
 

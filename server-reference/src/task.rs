@@ -8,14 +8,14 @@ use tokio::task::unconstrained;
 /// Work that outlives the message that began it; the host runs it to its end.
 pub(crate) type Task = BoxFuture<'static, ()>;
 
-/// Runs a task as far as it comes by itself; what is left is the host's. Tokio's budget, which would put off a lock that
+/// Runs a task up to its first wait; the host runs the rest. Tokio's budget, which would put off a lock that
 /// is free, does not count here: tasks queue for their locks in the order of the messages that began them.
 pub(crate) fn at_once(mut task: Task) -> Option<Task> {
     let mut context = Context::from_waker(Waker::noop());
     unconstrained(&mut task).poll_unpin(&mut context).is_pending().then_some(task)
 }
 
-/// Runs a future to its end even if the caller is dropped meanwhile. One that is done at once costs no task.
+/// Runs a future to its end even if the caller is dropped meanwhile. A future that is ready at once costs no task.
 pub(crate) async fn to_the_end<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
     let mut future = Box::pin(future);
     if let Some(output) = future.as_mut().now_or_never() {

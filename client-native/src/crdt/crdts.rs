@@ -43,8 +43,8 @@ impl Crdts {
     ///
     /// # Errors
     ///
-    /// For this and the others: [`EditError`] when the client is closed, the key is bad or open with another type, too
-    /// much is followed, or what the storage has cannot be read.
+    /// [`EditError`] if the client is closed, the key is invalid or open with another type, there are too many
+    /// subscriptions, or the stored replica cannot be read.
     pub fn counter(&self, key: &str) -> Result<Counter, EditError> {
         self.open(CrdtKind::PnCounter, key)
     }
@@ -58,7 +58,7 @@ impl Crdts {
         self.open(CrdtKind::GCounter, key)
     }
 
-    /// One value, of which the last set wins (`lww-register`).
+    /// A register: one value, of which the last set wins (`lww-register`).
     ///
     /// # Errors
     ///
@@ -67,7 +67,7 @@ impl Crdts {
         self.open(CrdtKind::LwwRegister, key)
     }
 
-    /// Values by key, of each of which the last change wins (`lww-map`).
+    /// A map: values by key, of each of which the last change wins (`lww-map`).
     ///
     /// # Errors
     ///
@@ -101,13 +101,13 @@ impl Crdts {
         Ok(Replicated::new(follow))
     }
 
-    /// How many edits, of all keys, the server has not stored yet.
+    /// The number of pending edits of all keys: not stored by the server yet.
     pub fn pending(&self) -> usize {
         *self.replicas.pending.borrow()
     }
 
-    /// Waits until the server has stored every edit, of all keys: before the program ends, say. What it refuses counts
-    /// as done and comes as a [`Refusal`](crate::Refusal). Cancel safe.
+    /// Waits until the server has stored every edit of all keys, for example before the program ends. A refused edit
+    /// counts as done and comes as a [`Refusal`](crate::Refusal). Cancel safe.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! [`Replicated`], the handle of a CRDT, and what each type adds to it.
+//! [`Replicated`], the handle of a CRDT, and the operations of each type.
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData, sync::Arc};
 
@@ -38,7 +38,7 @@ pub mod kinds {
 
     /// The sets: [`OrSet`] and [`GSet`].
     pub trait Elements {
-        /// What is in them.
+        /// The type of the elements.
         type Element;
     }
 
@@ -55,21 +55,21 @@ pub mod kinds {
 pub type Counter = Replicated<kinds::PnCounter>;
 /// A counter that only goes up.
 pub type GCounter = Replicated<kinds::GCounter>;
-/// One value; the last set wins.
+/// A register: one value, of which the last set wins.
 pub type Register<T> = Replicated<kinds::LwwRegister<T>>;
-/// Values by key; of each, the last set or removal wins.
+/// A map: values by key; of each, the last set or removal wins.
 pub type Map<V> = Replicated<kinds::LwwMap<V>>;
 /// A set; an addition wins over removals that have not seen it.
 pub type Set<T> = Replicated<kinds::OrSet<T>>;
 /// A set whose elements stay.
 pub type GSet<T> = Replicated<kinds::GSet<T>>;
 
-/// A CRDT of this client, from [`Client::crdt`](crate::Client::crdt). Clones, and further handles of the same key, share
-/// one replica; the key is followed until the last is dropped and nothing is pending.
+/// A CRDT of this client, from [`Client::crdt`](crate::Client::crdt). Clones, and further handles of the same key,
+/// share one replica; the key is followed until the last is dropped and nothing is pending.
 ///
-/// Reading gives the value as it is here: what the server has told, with the edits made here on top, also those that are
-/// still to be sent. Edits return at once and are sent in order, again after the connection was lost, until the server
-/// has stored them; none counts twice.
+/// Reading gives the local value: the server's value with all pending local edits on top. Edits return at once, are
+/// sent in order, and are resent after the connection was lost, until the server acknowledges them. Edits are
+/// idempotent: none counts twice.
 pub struct Replicated<K> {
     follow: Arc<Follow<Tracked>>,
     kind: PhantomData<fn() -> K>,
@@ -85,27 +85,27 @@ impl<K> Replicated<K> {
         self.follow.key()
     }
 
-    /// The value changed, or what is pending.
+    /// A stream of changes of the value, of the pending edits, and of the status.
     pub fn changes(&self) -> Changes {
         self.follow.changes()
     }
 
-    /// Whether the server has told its value.
+    /// True once the server has sent the value.
     pub fn is_loaded(&self) -> bool {
         self.follow.is_loaded()
     }
 
-    /// What the server has of the edits made here.
+    /// The progress of local edits on the server.
     pub fn status(&self) -> SyncStatus {
         self.follow.status()
     }
 
-    /// How many edits the server has not stored yet.
+    /// The number of pending edits: not stored by the server yet.
     pub fn pending(&self) -> usize {
         if let SyncStatus::Pending(count) = self.status() { count } else { 0 }
     }
 
-    /// Waits until the server has told its value and stored every edit. What it refuses counts as done and comes as a
+    /// Waits until the server has sent its value and stored every edit. A refused edit counts as done and comes as a
     /// [`Refusal`](crate::Refusal). Cancel safe.
     ///
     /// # Errors
@@ -193,7 +193,7 @@ impl<T: Serialize> Register<T> {
 }
 
 impl<V> Map<V> {
-    /// Whether there is such an entry.
+    /// True if there is such an entry.
     pub fn contains_key(&self, key: &str) -> bool {
         self.follow.read(|crdt| crdt.get(key).is_some())
     }
@@ -203,12 +203,12 @@ impl<V> Map<V> {
         self.follow.read(|crdt| crdt.entries().count())
     }
 
-    /// Whether there are none.
+    /// True if there are no entries.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Removes an entry; nothing happens where there is none.
+    /// Removes an entry, if there is one.
     ///
     /// # Errors
     ///
@@ -228,7 +228,8 @@ impl<V: DeserializeOwned> Map<V> {
         self.follow.read(|crdt| crdt.get(key).map(|json| json.read())).transpose().map_err(EditError::Value)
     }
 
-    /// All entries. Those that are not a `V` are left out, so that one client's mistake does not hide what others wrote.
+    /// All entries. Entries that are not a `V` are left out, so that one client's mistake does not hide the entries of
+    /// others.
     pub fn value(&self) -> BTreeMap<String, V> {
         self.follow
             .read(|crdt| crdt.entries().filter_map(|(key, json)| Some((key.to_owned(), json.read().ok()?))).collect())
@@ -261,14 +262,14 @@ impl<S: kinds::Elements<Element: Serialize>> Replicated<S> {
         self.edit(Edit::Add(json(element)?))
     }
 
-    /// Whether it has the element.
+    /// True if the set has the element.
     pub fn contains(&self, element: &S::Element) -> bool {
         to_value(element).is_ok_and(|element| self.follow.read(|crdt| crdt.contains(&element)))
     }
 }
 
 impl<S: kinds::Elements<Element: DeserializeOwned>> Replicated<S> {
-    /// The elements, in the order of their JSON texts. Those that are not an element's type are left out.
+    /// The elements, in the order of their JSON texts. Elements of another type are left out.
     pub fn iter(&self) -> impl Iterator<Item = S::Element> + use<S> {
         let elements: Vec<_> =
             self.follow.read(|crdt| crdt.elements().iter().filter_map(|json| json.read().ok()).collect());
@@ -277,7 +278,7 @@ impl<S: kinds::Elements<Element: DeserializeOwned>> Replicated<S> {
 }
 
 impl<T: Serialize> Set<T> {
-    /// Removes an element as far as it is known here: an addition elsewhere at the same time stays.
+    /// Removes the element's additions that this replica has seen: a concurrent addition elsewhere stays.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! [`Tracked`], the replica of one key with those who read it, and [`Replicas`], what the replicas of a client share.
+//! [`Tracked`], the replica of one key with its readers, and [`Replicas`], the part shared by all replicas of a client.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -19,10 +19,10 @@ use crate::{
     status::SyncStatus,
 };
 
-/// What is decided about replicas before connecting.
+/// Options of replicas.
 #[derive(Clone)]
 pub(crate) struct Policy {
-    /// What the names of replicas begin with.
+    /// The prefix of replica names.
     pub(crate) node: String,
     pub(crate) limits: CrdtLimits,
     pub(crate) storage: Option<Arc<dyn CrdtStorage>>,
@@ -79,7 +79,7 @@ impl Tracked {
         if expected == kind { Ok(()) } else { Err(CrdtError::WrongKind { expected, found: kind }) }
     }
 
-    /// Reads the value as it is here: confirmed, with what is pending on top.
+    /// Reads the local value: the confirmed value with the pending edits on top.
     pub(super) fn read<R>(&self, read: impl FnOnce(&Crdt) -> R) -> R {
         read(self.local().replica.current())
     }
@@ -113,7 +113,7 @@ impl Tracked {
         }
     }
 
-    /// Sums up what is pending, after something may have changed that.
+    /// Updates the sum of pending edits, after this replica's may have changed.
     fn count(&self, local: &mut Local) {
         let after = local.replica.pending();
         let before = std::mem::replace(&mut local.counted, after);

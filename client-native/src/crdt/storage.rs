@@ -1,11 +1,11 @@
-//! [`CrdtStorage`], where the program keeps what is not sent yet.
+//! [`CrdtStorage`], the program's store of pending edits.
 
-/// Keeps what is not sent yet across restarts of the program, from [`Builder::crdt_storage`](crate::Builder).
+/// Keeps pending edits of CRDTs across restarts of the program, from [`Builder::crdt_storage`](crate::Builder).
 ///
-/// Both are called under the client's lock: keep them short, call nothing of the client and edit none of its documents in
-/// them. `save` comes after each edit and before it is sent, and with `None` once nothing is pending. What it cannot write
-/// it must log itself: the edit stands. Two clients that run at the same time must not share a storage, or their operations are taken for each
-/// other's.
+/// Both methods are called under the client's lock: keep them short, call nothing of the client and edit none of its
+/// documents in them. `save` is called after each edit and before it is sent, and with `None` once nothing is pending.
+/// `save` must log its failures itself: the edit stands. Two clients that run at the same time must not share a
+/// storage: the server would take their operations for repeats of each other.
 ///
 /// ```
 /// use std::{collections::HashMap, sync::Mutex};
@@ -28,8 +28,8 @@
 /// }
 /// ```
 pub trait CrdtStorage: Send + Sync + 'static {
-    /// What was saved last for this key.
+    /// The replica that was saved last for this key.
     fn load(&self, key: &str) -> Option<String>;
-    /// Replaces it; `None` removes it.
+    /// Replaces the saved replica; `None` removes it.
     fn save(&self, key: &str, replica: Option<&str>);
 }

@@ -1,4 +1,4 @@
-//! [`Table`]: what each client of a document shows of itself (y-protocols' awareness), cursors mostly.
+//! [`Table`]: the awareness states of a document's clients (y-protocols), cursors mostly.
 
 use std::collections::BTreeMap;
 
@@ -22,13 +22,14 @@ impl Table {
         Self { own, ..Self::default() }
     }
 
-    /// Shows this from now on; the awareness update that announces it.
+    /// Sets this client's state; returns the awareness update that announces it.
     pub(super) fn show(&mut self, json: Option<String>) -> Vec<u8> {
         self.json = json;
         self.announce(1)
     }
 
-    /// The announcement once more, for others who may take it for outdated or gone; `None` where nothing is shown.
+    /// Repeats the announcement with a later clock, because others may consider this client stale or gone; `None`
+    /// without a state.
     pub(super) fn renew(&mut self) -> Option<Vec<u8>> {
         self.json.is_some().then(|| self.announce(2))
     }
@@ -38,8 +39,8 @@ impl Table {
         encode(self.own, self.clock, self.json.as_deref().unwrap_or("null"))
     }
 
-    /// Takes an awareness update, as far as it can be read: whether others show something else now, and the announcement of
-    /// this client where the update contradicts it.
+    /// Takes an awareness update, as far as it can be read. Returns whether states of others changed, and an
+    /// announcement of this client if the update contradicts it.
     pub(super) fn apply(&mut self, update: &[u8]) -> (bool, Option<Vec<u8>>) {
         let (mut changed, mut contradicted) = (false, false);
         let Some((count, mut rest)) = split_varuint(update) else { return (false, None) };
@@ -72,12 +73,12 @@ impl Table {
         change
     }
 
-    /// Without a connection nobody is known to be there; `true` when somebody was.
+    /// Removes all other clients, because the connection was lost; `true` if there were any.
     pub(super) fn forget_others(&mut self) -> bool {
         !std::mem::take(&mut self.others).is_empty()
     }
 
-    /// Everybody, this client included, as JSON texts.
+    /// The states of all clients, this one included, as JSON texts.
     pub(super) fn all(&self) -> impl Iterator<Item = (u64, &str)> {
         let others = self.others.iter().map(|(id, (_, json))| (*id, json.as_str()));
         others.chain(self.json.as_deref().map(|json| (self.own, json)))

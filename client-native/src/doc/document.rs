@@ -17,24 +17,24 @@ use crate::{
     status::SyncStatus,
 };
 
-/// What a client of a document shows of itself.
+/// The awareness state of one client of a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Awareness<T> {
     /// The Yjs client.
     pub client_id: u64,
-    /// Whether it is this client.
+    /// True for this client.
     pub own: bool,
-    /// What it shows; with editors usually `{user: {name, color}, cursor}`.
+    /// The state; with editors usually `{user: {name, color}, cursor}`.
     pub value: T,
 }
 
-/// A document that is kept equal to the server's, from [`Client::doc`](crate::Client::doc) or
+/// A document that is synchronised with the server's, from [`Client::doc`](crate::Client::doc) or
 /// [`Client::open_doc`](crate::Client::open_doc).
 ///
-/// Edit [`yrs_doc`](Self::yrs_doc) as any other: each transaction is sent when it ends, and what others do is applied with
-/// the origin `"datasole"`, so that an undo manager of yrs that tracks local edits undoes those only. Edits made without a
-/// connection are merged when there is one. Clones are the same document; when the last is dropped it is left, once
-/// everything is stored.
+/// Edit [`yrs_doc`](Self::yrs_doc) like any `yrs::Doc`: each transaction is sent when it ends. Remote changes are
+/// applied with the origin `"datasole"`, so that an undo manager of yrs that tracks local edits undoes those only.
+/// Edits made while disconnected are merged on reconnecting. Clones share one document. When the last clone is dropped,
+/// the document is left once every edit is stored.
 ///
 /// ```no_run
 /// # async fn example(client: &datasole_client::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -83,36 +83,37 @@ impl Document {
         &self.follow.doc
     }
 
-    /// What the server has of it.
+    /// The status of the document's edits on the server.
     pub fn status(&self) -> SyncStatus {
         self.follow.status(self.follow.made())
     }
 
-    /// How many transactions made here the server has not stored yet.
+    /// The number of local transactions that the server has not stored yet.
     pub fn pending(&self) -> usize {
         if let SyncStatus::Pending(count) = self.status() { count } else { 0 }
     }
 
-    /// The status, at once and after changes; ends when the client is closed.
+    /// A stream of the status: the present one at once, then each change; ends when the client is closed.
     pub fn statuses(&self) -> impl Stream<Item = SyncStatus> + Send + Unpin + use<> {
         let link = Arc::downgrade(&*self.follow);
         let status = move |()| ready(link.upgrade().map(|link| link.status(link.made())));
         Reader::told(self.follow.feed()).into_stream().filter_map(status)
     }
 
-    /// Waits until this document has what the server had, and the server everything made here before. Cancel safe.
+    /// Waits until this document has all of the server's changes, and the server has stored all local edits made
+    /// before. Cancel safe.
     ///
     /// # Errors
     ///
-    /// [`DocError::Refused`] when the server does not show the document or does not take what was made, as of one that is
-    /// read-only; [`DocError::Closed`].
+    /// [`DocError::Refused`] if the server refuses the document or an edit, for example of a read-only document;
+    /// [`DocError::Closed`].
     pub async fn synced(&self) -> Result<(), DocError> {
         let made = self.follow.made();
         Ok(self.follow.reach(|link| link.status(made)).await?)
     }
 
-    /// Shows this to the others who have the document open, until it is replaced, [cleared](Self::clear_awareness), or
-    /// the document is left.
+    /// Sets this client's awareness state, which others who have the document open see until it is replaced,
+    /// [cleared](Self::clear_awareness), or the document is left.
     ///
     /// # Errors
     ///
@@ -122,7 +123,7 @@ impl Document {
         Ok(())
     }
 
-    /// Shows nothing any more.
+    /// Removes this client's awareness state.
     pub fn clear_awareness(&self) {
         self.show(None);
     }
@@ -137,7 +138,7 @@ impl Document {
         });
     }
 
-    /// What everybody shows, this client included. Those that are not a `T` are left out.
+    /// The awareness states of all clients, this one included. States that are not a `T` are left out.
     pub fn awareness<T: DeserializeOwned>(&self) -> Vec<Awareness<T>> {
         let own = self.follow.doc.client_id().get();
         // Read without the lock, which an observer takes.
@@ -148,7 +149,8 @@ impl Document {
         texts.into_iter().filter_map(read).collect()
     }
 
-    /// Others show something else: an item for now, and one after changes. Ends when the document is left.
+    /// A stream that yields once immediately and then after every awareness change of another client. Ends when the
+    /// document is left.
     pub fn awareness_changes(&self) -> impl Stream<Item = ()> + Send + Unpin + use<> {
         Reader::told(&self.follow.shown).into_stream()
     }

@@ -1,4 +1,4 @@
-//! [`Keeper`], the task of a document: applies what others made and answers what the core asks.
+//! [`Keeper`], the task of a document: applies remote updates and answers the core's questions.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -56,7 +56,7 @@ impl Keeper {
         self.applied |= fitted > 0;
         self.link.feed().followers().tell();
         if fitted < updates.len() {
-            tracing::warn!(key = self.link.stream.key, "an update does not fit what is here");
+            tracing::warn!(key = self.link.stream.key, "an update does not fit the local document");
             let applied = std::mem::take(&mut self.applied);
             self.command(|core, now, link| core.unfit(now, &link.stream, applied));
         }
@@ -68,7 +68,7 @@ impl Keeper {
             Question::Merge { updates } => answer(merge_updates_v1(&updates).unwrap_or_default()),
             Question::StateVector => answer(self.link.doc.transact().await.state_vector().encode_v1()),
             Question::Difference { theirs } => {
-                // What cannot be read has nothing.
+                // An unreadable state vector counts as empty.
                 let theirs = StateVector::decode_v1(&theirs).unwrap_or_default();
                 // Held until the answer is given: no edit comes in between that is not in it.
                 let transaction = self.link.doc.transact().await;
@@ -84,7 +84,7 @@ impl Keeper {
 }
 
 impl Drop for Keeper {
-    /// Also when the runtime shuts down, or an observer of the program's panics: whoever waits is told.
+    /// Also runs if the runtime shuts down, or an observer of the program's panics: readers must end.
     fn drop(&mut self) {
         self.link.end();
     }

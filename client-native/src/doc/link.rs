@@ -1,7 +1,7 @@
-//! [`Link`]: what the handles of a document, its observer, the router and its task share.
+//! [`Link`]: the part of a document shared by its handles, its observer, the router and its task.
 //!
 //! The router leaves notes and wakes the task, which applies them under the document's own lock, where the program's
-//! observers run and may call this client. Whoever holds both locks took the document's first.
+//! observers run and may call this client. Lock order: the document's lock before the router's.
 
 use std::{
     collections::VecDeque,
@@ -26,13 +26,13 @@ const MAX_RECEIVED_BYTES: usize = 8 * 1024 * 1024;
 /// Marks the transactions that apply what came from the server.
 pub(super) const ORIGIN: &str = "datasole";
 
-/// One document of one client.
+/// One document of one client, shared by everything that works on it.
 pub(super) struct Link {
     pub(super) stream: StreamId,
     pub(super) doc: Doc,
-    /// Those who read the status.
+    /// The readers of the status.
     feed: Arc<Feed>,
-    /// Those who read what others show.
+    /// The readers of the awareness of others.
     pub(super) shown: Arc<Feed>,
     local: Mutex<Local>,
     /// There is something for the task.
@@ -51,7 +51,7 @@ pub(super) struct Local {
     ended: bool,
 }
 
-/// What is for the task to do.
+/// Notes for the task.
 pub(super) enum Note {
     Update(Vec<u8>),
     /// Updates were dropped.

@@ -47,18 +47,18 @@ impl<T> Presence<T> {
         self.follow.key()
     }
 
-    /// Leaves the room, which is followed on.
+    /// Leaves the room; its members stay visible.
     pub fn leave(&self) {
         // Leaving is not refused: where it cannot be sent, the connection's end has the same effect.
         let _ = self.announce(None, true);
     }
 
-    /// Somebody came, went or changed.
+    /// A stream of changes: a member joined, left or changed its value.
     pub fn changes(&self) -> Changes {
         self.follow.changes()
     }
 
-    /// Whether the server has told who is in the room.
+    /// True once the server has sent the members of the room.
     pub fn is_loaded(&self) -> bool {
         self.follow.is_loaded()
     }
@@ -69,17 +69,17 @@ impl<T> Presence<T> {
 }
 
 impl<T: Serialize> Presence<T> {
-    /// Enters the room, to be seen with this value. Without a connection, as soon as there is one.
+    /// Enters the room with this value, as soon as there is a connection.
     ///
     /// # Errors
     ///
-    /// [`PresenceError`]. What the server refuses later comes as a [`Refusal`](crate::Refusal).
+    /// [`PresenceError`]. A later refusal by the server comes as a [`Refusal`](crate::Refusal).
     pub fn join(&self, value: &T) -> Result<(), PresenceError> {
         self.announce(Some(Payload::Json(to_raw_value(value).map_err(PresenceError::Value)?)), true)
     }
 
-    /// Shows another value, at most once per [`presence_throttle`](crate::Builder::presence_throttle): of values that
-    /// come faster the last is sent. Joins where that has not been done.
+    /// Replaces this client's value, at most once per [`presence_throttle`](crate::Builder::presence_throttle): of
+    /// faster updates the last is sent. Joins the room if this client has not joined.
     ///
     /// # Errors
     ///
@@ -90,8 +90,8 @@ impl<T: Serialize> Presence<T> {
 }
 
 impl<T: DeserializeOwned> Presence<T> {
-    /// Who is in the room as far as the server has told, this client included, in the order of their ids. Members
-    /// whose value is not a `T` are left out.
+    /// The members of the room known so far, this client included, in the order of their ids. Members whose value is
+    /// not a `T` are left out.
     pub fn members(&self) -> Vec<Member<T>> {
         let connection = self.follow.shared().router().connection().map(str::to_owned);
         self.follow.members(connection.as_deref())

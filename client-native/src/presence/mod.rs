@@ -1,5 +1,5 @@
-//! Presence: who is in a room, and what each shows of itself. Nothing is stored; an entry lives as long as its
-//! connection, and the core announces ours again on the next.
+//! Presence: the members of a room and their values. Nothing is stored; a member leaves with its connection, and the
+//! core announces this client again on the next.
 
 mod handle;
 mod room;

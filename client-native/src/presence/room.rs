@@ -11,16 +11,16 @@ use serde_json::Value;
 
 use crate::{router::Follower, signal::Feed};
 
-/// Somebody in a room.
+/// A member of a room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member<T> {
     /// The connection's id.
     pub id: String,
     /// The user as the server knows it.
     pub user_id: Option<String>,
-    /// Whether it is this client.
+    /// True for this client.
     pub own: bool,
-    /// What it shows.
+    /// The value that the member announced.
     pub value: T,
 }
 
@@ -47,7 +47,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, 
 }
 
 impl Room {
-    /// Those whose value is a `T`; `connection` is this client's id.
+    /// The members whose value is a `T`; `connection` is this client's id.
     pub(super) fn members<T: DeserializeOwned>(&self, connection: Option<&str>) -> Vec<Member<T>> {
         let read = |Wire { id, user_id, value }: &Wire| {
             let (value, own) = (T::deserialize(value.as_ref()?).ok()?, connection == Some(id.as_str()));

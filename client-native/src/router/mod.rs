@@ -1,8 +1,8 @@
-//! The core and who waits for what of it: calls for their answers, inboxes for events, signals for states, followers for
-//! CRDTs, rooms and documents.
+//! The router: the core, and the receivers of its events (calls, inboxes for events, signals for states, followers for
+//! CRDTs, rooms and documents).
 //!
-//! One lock around all of it, held for as long as one input or command takes and never across an `await`. It performs
-//! no output; that is the driver's.
+//! One lock protects all of it, held for one input or command and never across an `await`. The router performs no
+//! output; the driver does.
 
 mod routes;
 mod streams;
@@ -35,7 +35,7 @@ use streams::Streams;
 /// Encoded messages waiting for the network, above which calls and events wait for room; bytes.
 pub(crate) const MAX_UNSENT: usize = 4 * 1024 * 1024;
 
-/// What the handles of one client and its driver share.
+/// The state shared by the handles of one client and its driver.
 #[derive(Debug)]
 pub(crate) struct Shared {
     router: Mutex<Router>,
@@ -123,7 +123,7 @@ impl Shared {
         }
     }
 
-    /// The driver ends: whatever still waits is told that the client is closed.
+    /// Ends all calls and streams with "closed": the driver has ended.
     pub(crate) fn finish(&self) {
         let mut router = self.router();
         let closed = router.close(self.now());
@@ -169,7 +169,7 @@ pub(crate) struct Router {
 /// The subscribers of one event name.
 #[derive(Debug, Default)]
 struct Topic {
-    /// The first subscription was answered: from here on, what is not recovered was missed.
+    /// The first subscription was answered: later subscriptions that are not recovered missed events.
     followed: bool,
     inboxes: Vec<Arc<Inbox>>,
 }
@@ -209,8 +209,8 @@ impl Router {
         }
     }
 
-    /// Closes for good. Streams end after what they hold; the answers to calls are the core's to give. What is given back
-    /// is to be dropped without the lock.
+    /// Closes for good. Streams end after their queued items; the core answers the calls. Drop the result without the
+    /// lock.
     pub(crate) fn close(&mut self, now: Millis) -> Vec<Arc<dyn Follower>> {
         self.core.close(now);
         self.closed = true;
@@ -285,7 +285,7 @@ impl Router {
 
     // --- CRDTs, rooms and documents ---
 
-    /// Counts a handle of a stream, and returns what follows it: made now, unless the stream is open.
+    /// Counts a handle of a stream, and returns its follower: made now, unless the stream is open.
     pub(crate) fn open_stream<F: Follower, E: From<CommandError>>(
         &mut self,
         now: Millis,
@@ -306,7 +306,7 @@ impl Router {
         Ok(&mut self.core)
     }
 
-    /// This connection's id, while there is one.
+    /// The id of the open connection.
     pub(crate) fn connection(&self) -> Option<&str> {
         match self.core.status() {
             CoreStatus::Connected { connection_id, .. } => Some(connection_id),
@@ -323,7 +323,7 @@ impl Router {
         &self.complaints
     }
 
-    /// When to call [`run_timers`](Self::run_timers) at the latest.
+    /// The time at which to call [`run_timers`](Self::run_timers) at the latest.
     pub(crate) fn poll_timeout(&self) -> Option<Millis> {
         self.core.poll_timeout()
     }
@@ -332,7 +332,7 @@ impl Router {
         self.core.handle_input(now, Input::Timeout);
     }
 
-    /// Takes what the socket still has to send; `true` when there is room for more.
+    /// Takes the number of bytes that the socket has not sent; `true` if there is room for more.
     pub(crate) fn set_unsent(&mut self, bytes: usize) -> bool {
         self.unsent = bytes;
         self.has_room()

@@ -1,4 +1,4 @@
-//! What the core tells, brought to those who wait for it.
+//! The routes of the core's events to calls, inboxes, signals and followers.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl Router {
-    /// Brings an event to those who wait for it.
+    /// Routes one event of the core.
     pub(crate) fn route(&mut self, now: Millis, event: Event) {
         match event {
             Event::Status(status) => self.route_status(status),
@@ -65,7 +65,7 @@ impl Router {
         }
     }
 
-    /// Of a topic, what was not recovered was missed.
+    /// A topic that was not recovered may have missed events.
     fn route_subscribed(&mut self, stream: &StreamId, recovered: bool) {
         if stream.kind == StreamKind::Event
             && let Some(topic) = self.topics.get_mut(&stream.key)

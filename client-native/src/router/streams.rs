@@ -10,36 +10,36 @@ use datasole_core::{
 
 use crate::signal::{End, Feed};
 
-/// What keeps the value of one open stream. Everything is called under the router's lock, and so must not call into the
-/// program.
+/// The keeper of the value of one open stream. All methods are called under the router's lock, and so must not call
+/// into the program.
 pub(crate) trait Follower: Any + Send + Sync {
-    /// Those who read the value.
+    /// The readers of the value.
     fn feed(&self) -> &Arc<Feed>;
 
     /// Notes that the core knows the stream from now on.
     fn opened(&self, _core: &mut Core, _now: Millis) {}
 
-    /// Applies an entry, or says why it does not fit. That the value changed is told by the router.
+    /// Applies an entry, or says why it does not fit. The router notifies the readers.
     fn apply(&self, payload: Payload, whole: bool) -> Result<(), String>;
 
-    /// Takes a notice, and tells the core what follows from it.
+    /// Takes a notice, and passes its consequences to the core.
     fn take(&self, _core: &mut Core, _now: Millis, _notice: Notice) {}
 
     /// Notes that the server tells nothing before the stream is followed anew.
     fn lost(&self) {}
 
-    /// Whether nothing is left to do once the last handle is gone.
+    /// True if nothing is left to do once the last handle is gone.
     fn is_settled(&self) -> bool {
         true
     }
 
-    /// Nothing comes any more: the stream was left, or the client closed.
+    /// Ends the follower: the stream was left, or the client closed.
     fn end(&self) {
         self.feed().followers().end(End::Closed);
     }
 }
 
-/// What the core tells of one open stream, entries aside.
+/// The core's notices of one open stream, entries aside.
 pub(crate) enum Notice {
     Settled {
         edit: u64,
@@ -67,8 +67,8 @@ struct Open {
 }
 
 impl Streams {
-    /// Counts a handle of a stream, and returns what follows it: made now, unless the stream was open. What was refused is
-    /// asked for again.
+    /// Counts a handle of a stream, and returns the follower: made now, unless the stream was open. A refused stream is
+    /// subscribed again.
     pub(super) fn open<F: Follower, E: From<CommandError>>(
         &mut self,
         core: &mut Core,
@@ -102,7 +102,7 @@ impl Streams {
         Ok(follower)
     }
 
-    /// A handle goes.
+    /// Removes a handle.
     pub(super) fn leave(&mut self, core: &mut Core, now: Millis, stream: &StreamId) {
         let Some(open) = self.open.get_mut(stream) else { return };
         open.handles -= 1;
@@ -127,7 +127,7 @@ impl Streams {
                 open.follower.feed().followers().change();
             }
             Err(why) => {
-                tracing::warn!(key = stream.key, why, "an entry does not fit what is here");
+                tracing::warn!(key = stream.key, why, "an entry does not fit the local value");
                 core.unfit(now, stream, std::mem::take(&mut open.applied));
             }
         }
@@ -163,7 +163,7 @@ impl Streams {
         }
     }
 
-    /// Ends all of them; what is given back is to be dropped without the router's lock, for it may hold the program's.
+    /// Ends all of them. Drop the result without the router's lock, because it may hold values of the program.
     pub(super) fn close(&mut self) -> Vec<Arc<dyn Follower>> {
         let closed: Vec<_> = self.open.drain().map(|(_, open)| open.follower).collect();
         closed.iter().for_each(|follower| follower.end());

@@ -1,8 +1,8 @@
 //! The transcripts of open streams (`tests/vectors/sync`), replayed through the handles: what they do and the server
 //! sends goes in, what is sent and told comes out as it is written.
 //!
-//! Values are this crate's own, so a comparison leaves out what a host decides: time stamps, and the content of updates.
-//! Commands that no handle has go to the core as they are.
+//! Values are this crate's own, so a comparison leaves out what a host decides: time stamps, and the content of
+//! updates. Commands that no handle has go to the core as they are.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test; clippy knows only the functions marked so")]
 
@@ -141,8 +141,8 @@ impl<'a> Player<'a> {
         player
     }
 
-    /// Plays all steps. Where a question for awareness was answered at once, the steps up to the transcript's answer count
-    /// as one.
+    /// Plays all steps. Where a question for awareness was answered at once, the steps up to the transcript's answer
+    /// count as one.
     fn play(&mut self, name: &str) {
         let mut written = [Vec::new(), Vec::new()];
         for (number, step) in self.steps.iter().enumerate() {
@@ -231,7 +231,7 @@ impl<'a> Player<'a> {
         self.input(Input::Message { socket: self.socket, bytes: &bytes });
     }
 
-    /// Whether the transcript's next answer that is no state vector says nothing.
+    /// True if the transcript's next answer that is no state vector is empty.
     fn answers_nothing(&self, number: usize) -> bool {
         let later = self.steps[number..].iter().map(|step| &step["do"]).filter(|command| command["t"] == "answer");
         later.map(|command| &command["hex"]).find(|hex| **hex != "00").is_some_and(|hex| hex == "0000")

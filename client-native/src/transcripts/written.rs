@@ -3,7 +3,7 @@
 use datasole_core::{EditOutcome, Event, Payload, Question, StreamId, SyncPhase, frame::Opcode};
 use serde_json::{Value, json};
 
-/// Without what a host decides.
+/// The message without members that a host decides.
 pub(super) fn masked(mut value: Value) -> Value {
     if value["op"] == "DOC" {
         // The channel, the kind of the message, and of a sync message which step.

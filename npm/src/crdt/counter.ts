@@ -24,7 +24,7 @@ export class GCounter extends Crdt<number, Totals> {
     return sum(this.content.cells);
   }
 
-  /** What every replica has added and taken away. */
+  /** The totals that every replica has added and subtracted. */
   vector(): CounterVector {
     const half = (side: 0 | 1) => {
       return toObject([...this.content.cells].filter(([, totals]) => totals[side]), (totals) => totals[side]);

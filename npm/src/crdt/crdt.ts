@@ -1,5 +1,5 @@
 /**
- * What all CRDTs have in common: which operations they have seen, the clock, and who wants to know.
+ * The base of all CRDTs: the seen operations, the clock, and the handlers.
  *
  * The rules are those of `docs/protocol.md` and of the Rust crate's `crdt` module; both are held to the same vectors.
  * Operations commute and count once, so it does not matter how often, in which order, or in which mixture of operations
@@ -24,7 +24,7 @@ export interface Stamp {
 /** The id of an operation: the replica, and the operation's number there. */
 export type Dot = [nodeId: string, counter: number];
 
-/** One change by one replica, in the form it travels in. */
+/** An operation, one change by one replica, as on the wire. */
 export interface CrdtOperation extends Stamp {
   type: CrdtType;
   /** Counts the replica's operations from 1. */
@@ -37,10 +37,10 @@ export interface CrdtOperation extends Stamp {
   dots?: Dot[];
 }
 
-/** Everything, in the form it travels in. */
+/** A state, as on the wire. */
 export interface CrdtState<V = any> {
   type: CrdtType;
-  /** What the application sees. */
+  /** The application's view. */
   value: V;
   metadata: Stamp & { type: CrdtType; version: number; [member: string]: any };
 }
@@ -49,28 +49,28 @@ export interface CrdtState<V = any> {
 export interface Outbox {
   /** Unix milliseconds. */
   now(): number;
-  /** How many operations the server has not confirmed. */
+  /** The number of operations that the server has not confirmed. */
   readonly pending: number;
   /** Of the operations of the replica before this one, the last up to which all are confirmed, if any. */
   done(operation: Pick<CrdtOperation, 'nodeId' | 'counter'>): number | undefined;
   add(operation: CrdtOperation): void;
 }
 
-/** What was seen of a replica. @internal */
+/** The seen operations of a replica. @internal */
 export interface Seen {
   /** Every operation up to this one. */
   upto: number;
   /** The latest timestamp. */
   time: number;
-  /** Operations after a gap, and what they change a counter by. */
+  /** Operations after a gap, with their change of a counter. */
   ahead: Map<number, number>;
 }
 
-/** What a CRDT consists of. @internal */
+/** The parts of a CRDT. @internal */
 export interface Content<Cell> {
   /** The latest seen. */
   stamp: Stamp;
-  /** Earlier operations are refused: what they may contradict has been forgotten. */
+  /** Operations with an earlier timestamp are refused, because the entries they may contradict have been forgotten. */
   floor: number;
   /** How many operations have been forgotten. */
   forgotten: number;
@@ -118,29 +118,29 @@ export abstract class Crdt<V = any, Cell = any> {
   abstract value(): V;
 
   /**
-   * What an operation does, as a function that does it and returns what it changes a counter by. Throws when it makes no
-   * sense.
+   * Checks an operation; returns a function that performs it and returns the change of a counter. Throws if the
+   * operation is malformed.
    *
    * @internal
    */
   abstract prepare(operation: CrdtOperation): () => number | void;
 
-  /** What an operation does even when it has been seen. @internal */
+  /** The effect of an operation even if it has been seen. @internal */
   note(_operation: CrdtOperation): void {}
 
   /** Makes cells of a state. Throws when it makes no sense. @internal */
   abstract read(state: CrdtState, content: Content<Cell>): void;
 
-  /** Takes over cells of another replica; what was seen is still as it was. @internal */
+  /** Takes over cells of another replica; the seen operations are unchanged. @internal */
   abstract join(other: Content<Cell>): void;
 
   /** Takes over cells of a version 1 server, which does not say what it has seen. @internal */
   abstract adopt(other: Content<Cell>): void;
 
-  /** What the type adds to a state's metadata. @internal */
+  /** The members that the type adds to a state's metadata. @internal */
   abstract write(): object;
 
-  /** How many own operations the server has not confirmed. */
+  /** The number of own pending operations: not confirmed by the server yet. */
   get pending(): number {
     return this.outbox?.pending ?? 0;
   }
@@ -152,12 +152,12 @@ export abstract class Crdt<V = any, Cell = any> {
     return { unsubscribe };
   }
 
-  /** Takes an operation. `false`: it has been seen or makes no sense, and nothing has changed. */
+  /** Applies an operation. `false`: the operation has been seen or is malformed, and nothing has changed. */
   apply(operation: CrdtOperation): boolean {
     return attempt(() => this.#take(operation));
   }
 
-  /** Takes what a state has and this has not. `false`: it makes no sense, and nothing has changed. */
+  /** Merges a state. `false`: the state is malformed, and nothing has changed. */
   merge(state: CrdtState): boolean {
     return attempt(() => {
       const { content } = this;
@@ -173,7 +173,7 @@ export abstract class Crdt<V = any, Cell = any> {
     });
   }
 
-  /** Becomes what the server has; `null` is nothing. @internal */
+  /** Takes over the server's state; `null` for none. @internal */
   replace(state: CrdtState | null): boolean {
     return attempt(() => {
       const content = state ? this.#read(state) : empty<Cell>();
@@ -189,7 +189,7 @@ export abstract class Crdt<V = any, Cell = any> {
     this.#changed();
   }
 
-  /** Everything, to be merged by others. */
+  /** The whole state, to be merged by others. */
   state(): CrdtState<V> {
     const { type, content } = this;
     const { stamp, floor, forgotten } = content;
@@ -202,7 +202,7 @@ export abstract class Crdt<V = any, Cell = any> {
     return { type, value: this.value() ?? (null as V), metadata };
   }
 
-  /** Whether an operation has been seen. @internal */
+  /** True if an operation has been seen. @internal */
   knows({ nodeId, counter }: CrdtOperation): boolean {
     return knows(this.content, [nodeId, counter]);
   }
@@ -239,7 +239,7 @@ export abstract class Crdt<V = any, Cell = any> {
     must(integer(counter) > upto, 'counter');
     const change = op === 'none' ? () => 0 : this.prepare(operation);
     if (this.knows(operation)) {
-      // Who sees a removal before the addition has still to take away what the addition takes the place of.
+      // A replica that sees a removal before the addition still has to remove the additions that this one replaces.
       this.note(operation);
       return false;
     }
@@ -247,7 +247,7 @@ export abstract class Crdt<V = any, Cell = any> {
     const seen = content.seen.get(stamp.nodeId);
     must(counter <= Math.max(upto, seen?.upto ?? 0) + 1 || (seen?.ahead.size ?? 0) < MAX_AHEAD, 'counter');
     this.note(operation);
-    // What counts as seen and never came is no operation: see `version`.
+    // An operation that only `done` showed is not counted: see `version`.
     const { upto: before = 0, ahead = new Map<number, number>() } = content.seen.get(stamp.nodeId) ?? {};
     content.forgotten -= Math.max(0, upto - before - [...ahead.keys()].filter((number) => number <= upto).length);
     this.see(stamp.nodeId, { upto, time: stamp.timestamp, ahead: new Map([[counter, change() || 0]]) });
@@ -255,7 +255,7 @@ export abstract class Crdt<V = any, Cell = any> {
     return true;
   }
 
-  /** Notes what was seen of a replica, beside what had been. @internal */
+  /** Adds to the seen operations of a replica. @internal */
   see(node: string, { upto, time, ahead }: Seen): void {
     const { seen } = this.content;
     const of = seen.get(node) ?? { upto: 0, time: 0, ahead: new Map<number, number>() };
@@ -295,13 +295,13 @@ export abstract class Crdt<V = any, Cell = any> {
   }
 }
 
-/** Whether an operation has been seen. */
+/** True if an operation has been seen. */
 export function knows({ seen }: Content<unknown>, [node, counter]: Dot): boolean {
   const of = seen.get(node);
   return !!of && (counter <= of.upto || of.ahead.has(counter));
 }
 
-/** Whether a side has seen, and forgotten, a replica that the other remembers so. */
+/** True if a side has seen, and forgotten, a replica that the other remembers so. */
 export function hasForgotten({ seen, floor }: Content<unknown>, node: string, { time }: Seen): boolean {
   return time < floor && !seen.has(node);
 }

@@ -1,4 +1,4 @@
-/** JSON that is the same text wherever it is made (RFC 8785), and what reads it from anywhere. */
+/** Canonical JSON (RFC 8785), and checked readers of untrusted JSON. */
 
 /** Members sorted, no white space. */
 export function canonical(value: unknown): string {
@@ -23,7 +23,7 @@ export function compare<T extends string | number>(a: T, b: T): number {
   return +(a > b) - +(a < b);
 }
 
-/** Refuses what makes no sense. */
+/** Refuses a malformed value. */
 export function must(sense: unknown, what: string): asserts sense {
   if (!sense) throw new TypeError(`no valid ${what}`);
 }

@@ -42,7 +42,7 @@ abstract class Lww<V> extends Crdt<V, Entry> {
   }
 }
 
-/** One value. */
+/** A register: one value, of which the last set wins. */
 export class LWWRegister<T = any> extends Lww<T> {
   readonly type = 'lww-register';
   readonly #initial: T;
@@ -74,7 +74,7 @@ export class LWWRegister<T = any> extends Lww<T> {
   }
 }
 
-/** Values by key. */
+/** A map: values by key; of each, the last set or removal wins. */
 export class LWWMap<T = any> extends Lww<Record<string, T>> {
   readonly type = 'lww-map';
 
@@ -93,7 +93,7 @@ export class LWWMap<T = any> extends Lww<Record<string, T>> {
     return this.content.cells.get(key)?.value;
   }
 
-  /** Whether there is an entry. */
+  /** True if there is an entry. */
   has(key: string): boolean {
     return this.get(key) !== undefined;
   }
@@ -105,7 +105,7 @@ export class LWWMap<T = any> extends Lww<Record<string, T>> {
   /** @internal */
   override join(other: Content<Entry>): void {
     const { cells, floor } = this.content;
-    // What is not there, and was before the floor, has been removed and forgotten.
+    // An entry that is missing, and older than the floor, has been removed and its tombstone forgotten.
     for (const [key, { timestamp }] of cells) {
       if (timestamp < other.floor && !other.cells.has(key)) cells.delete(key);
     }
@@ -134,7 +134,7 @@ export class LWWMap<T = any> extends Lww<Record<string, T>> {
   }
 }
 
-/** What decides between equal stamps, which only version 1 makes. */
+/** The order of values with equal stamps, which only version 1 makes. */
 function text({ value, removed }: Entry): string {
   return removed ? '' : canonical(value);
 }

@@ -1,4 +1,4 @@
-/** A CRDT of a client: what the server has and, on top, the own operations that are not in it yet. */
+/** A CRDT of a client: the server's state and, on top, the own operations that are not in it yet. */
 import { report } from '../errors.js';
 import { guarded } from '../handlers.js';
 import type { CrdtStorage } from '../options.js';
@@ -7,7 +7,7 @@ import type { Port, Stream, Streams } from '../streams.js';
 import type { Crdt, CrdtOperation, CrdtState, Dot, Outbox } from './crdt.js';
 import { canonical } from './json.js';
 
-/** What a replica stands on. */
+/** The dependencies of a replica. */
 export interface ReplicaHost {
   streams: Streams;
   /** The server's clock as far as it is known; Unix milliseconds. */
@@ -15,7 +15,7 @@ export interface ReplicaHost {
   storage?: CrdtStorage;
 }
 
-/** An operation that what the server has does not contain; `stored`: it will. */
+/** An operation that is not in the confirmed state; `stored`: the server has acknowledged it. */
 type Own = { edit: number; operation: CrdtOperation; stored?: boolean };
 
 /** See the module. */
@@ -47,7 +47,7 @@ export class Replica implements Outbox, Stream {
     return this.host.now();
   }
 
-  /** Those that are pending. */
+  /** The pending operations. */
   get operations(): CrdtOperation[] {
     return [...this.#own.values()].filter(({ stored }) => !stored).map(({ operation }) => operation);
   }
@@ -86,7 +86,8 @@ export class Replica implements Outbox, Stream {
     const same = own
       ? shown && !(confirmed.floor && dots.length) && alike(own.operation, operation)
       : nodeId !== this.crdt.nodeId && this.crdt.apply(operation);
-    // An addition that was put off is done when its removal comes; what was refused has never been there: `done` skips it.
+    // An addition that was put off is done when its removal comes; what was refused has never been there: `done` skips
+    // it.
     const skipped = !this.#own.size && crdt.forgotten !== confirmed.forgotten;
     return same && !skipped && !dots.some((dot) => this.#own.has(id(dot)));
   }
@@ -103,7 +104,7 @@ export class Replica implements Outbox, Stream {
     }
   }
 
-  /** Shows what the server has, and on top what it has not. */
+  /** Shows the confirmed state, with the pending operations on top. */
   #rebuild(): void {
     this.crdt.copy(this.#confirmed);
     for (const own of this.#own.values()) {
@@ -157,7 +158,7 @@ function id([nodeId, counter]: Dot): string {
   return `${nodeId},${counter}`;
 }
 
-/** Whether two operations do the same; `done` is written when they are sent. */
+/** True if two operations do the same; `done` is written when they are sent. */
 function alike(a: CrdtOperation, b: CrdtOperation): boolean {
   return canonical({ ...a, done: 0 }) === canonical({ ...b, done: 0 });
 }

@@ -1,6 +1,6 @@
 /**
- * Sets: one that only grows (Shapiro et al., INRIA 7506, 2011, specification 11), and one in which an addition wins over
- * removals that have not seen it (Bieniusa et al., "An optimized conflict-free replicated set", INRIA 8083, 2012).
+ * Sets: one that only grows (Shapiro et al., INRIA 7506, 2011, specification 11), and one in which an addition wins
+ * over removals that have not seen it (Bieniusa et al., "An optimized conflict-free replicated set", INRIA 8083, 2012).
  */
 import { Crdt, hasForgotten, knows, type Content, type CrdtOperation, type CrdtState, type CrdtType, type Dot } from './crdt.js';
 import { canonical, compare, must } from './json.js';
@@ -8,7 +8,7 @@ import { canonical, compare, must } from './json.js';
 /** An element. */
 interface Element {
   value: any;
-  /** The additions that nobody has removed, by their text. */
+  /** The additions that were not removed, by their text. */
   dots: Map<string, Dot>;
 }
 
@@ -21,7 +21,7 @@ export class GSet<T = any> extends Crdt<T[], Element> {
     return this.commit('add', { value });
   }
 
-  /** Whether it is an element. */
+  /** True if the value is an element. */
   has(value: T): boolean {
     return this.content.cells.has(canonical(value));
   }
@@ -90,7 +90,7 @@ export class ORSet<T = any> extends GSet<T> {
     return this.commit('remove', { value, dots: this.#dots(value) });
   }
 
-  /** What an operation takes the place of. */
+  /** The additions that an operation replaces. */
   #dots(value: T): Dot[] | undefined {
     const element = this.content.cells.get(canonical(value));
     return element && sorted(element);
@@ -102,7 +102,7 @@ export class ORSet<T = any> extends GSet<T> {
     const { cells, seen } = this.content;
     const key = canonical(value);
     const live = cells.get(key)?.dots;
-    // One that lives though its replica was forgotten shows nothing of that replica.
+    // An addition that outlives its forgotten replica shows nothing of that replica.
     const shown = dots.filter((dot) => seen.has(dot[0]) || !live?.has(String(dot)));
     for (const [node, number] of shown) this.see(node, { upto: 0, time: timestamp, ahead: new Map([[number, 0]]) });
     for (const dot of dots) live?.delete(String(dot));
@@ -116,7 +116,7 @@ export class ORSet<T = any> extends GSet<T> {
     for (const [key, { value }] of [...content.cells, ...other.cells]) {
       const live = (side: Content<Element>) => side.cells.get(key)?.dots ?? new Map<string, Dot>();
       const [ours, theirs] = [live(content), live(other)];
-      // What a side has seen and does not have, it has removed.
+      // An addition that a side has seen and does not have was removed there.
       const dots = [...ours, ...theirs].filter(
         ([id, dot]) => (ours.has(id) || !hasSeen(content, dot, other)) && (theirs.has(id) || !hasSeen(other, dot, content)),
       );
@@ -136,7 +136,10 @@ export class ORSet<T = any> extends GSet<T> {
   }
 }
 
-/** Whether a side has seen an addition that lives on the other. What neither remembers has been seen and forgotten. */
+/**
+ * True if a side has seen an addition that lives on the other. An addition of a replica that neither remembers has been
+ * seen and forgotten.
+ */
 function hasSeen(side: Content<Element>, dot: Dot, other: Content<Element>): boolean {
   const theirs = other.seen.get(dot[0]);
   return knows(side, dot) || (theirs ? hasForgotten(side, dot[0], theirs) : side.floor > 0 && !side.seen.has(dot[0]));

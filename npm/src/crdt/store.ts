@@ -34,13 +34,14 @@ export class CrdtStore {
   /** @internal */
   constructor(host: ReplicaHost, name: string) {
     this.#host = host;
-    // Never used again: what an earlier page sent must not look like what this one sends.
+    // Never used again: operations of an earlier page must not look like repeats of this one's.
     const random = crypto.getRandomValues(new Uint32Array(3));
     this.#nodeId = `${name}.${Array.from(random, (part) => part.toString(36)).join('')}`;
   }
 
   /**
-   * The CRDT of a key: the same object whenever it is asked for. `initial` is what a register shows until it is written.
+   * The CRDT of a key: the same object whenever it is asked for. `initial` is what a register shows until it is
+   * written.
    *
    * @throws TypeError when the key has another type here.
    */
@@ -62,19 +63,19 @@ export class CrdtStore {
     return this.#replicas.get(key)?.crdt;
   }
 
-  /** How many operations the server has not confirmed. */
+  /** The number of pending operations: not confirmed by the server yet. */
   get pending(): number {
     return [...this.#replicas.values()].reduce((sum, { pending }) => sum + pending, 0);
   }
 
-  /** Calls `handler` at once with {@link pending}, then when it changes. Returns what ends it. */
+  /** Calls `handler` at once with {@link pending}, then when it changes. Returns a function that ends it. */
   onPending(handler: (pending: number) => void): () => void {
     const end = listen(this.#pendingHandlers, handler);
     guarded(() => handler(this.pending));
     return end;
   }
 
-  /** Calls `handler` with every operation that is made here. Returns what ends it. */
+  /** Calls `handler` with every operation that is made here. Returns a function that ends it. */
   onOps(handler: (operation: KeyedOperation) => void): () => void {
     return listen(this.#opsHandlers, handler);
   }
@@ -114,13 +115,13 @@ export const byKey = (store: CrdtStore) => ({
   map: <T = any>(key: string) => store.register<'lww-map', T>(key, 'lww-map'),
   /** A set of values. */
   set: <T = any>(key: string) => store.register<'or-set', T>(key, 'or-set'),
-  /** One value; `initial` is shown until it is written. */
+  /** A register: one value; `initial` is shown until it is written. */
   register: <T = any>(key: string, initial?: T) => store.register<'lww-register', T>(key, 'lww-register', initial),
-  /** How many operations the server has not confirmed. */
+  /** The number of pending operations: not confirmed by the server yet. */
   get pending() {
     return store.pending;
   },
-  /** Calls `handler` at once with `pending`, then when it changes. Returns what ends it. */
+  /** Calls `handler` at once with `pending`, then when it changes. Returns a function that ends it. */
   onPending: (handler: (pending: number) => void) => store.onPending(handler),
 });
 

@@ -1,4 +1,4 @@
-//! How a server is put together.
+//! [`Builder`]: handlers and options of a server.
 
 use std::{any::TypeId, collections::HashMap, sync::Arc, time::Duration};
 
@@ -77,7 +77,7 @@ impl Default for Builder {
 }
 
 impl Server {
-    /// Starts putting a server together.
+    /// A builder with default options.
     pub fn builder() -> Builder {
         Builder::default()
     }
@@ -91,14 +91,15 @@ impl Builder {
         self
     }
 
-    /// The server's bounds.
+    /// Sets the server's bounds.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Lets pages of another origin connect: `https://app.example.org`, or `*` for any. The server's own always may.
+    /// Lets pages of another origin connect: `https://app.example.org`, or `*` for any. Pages of the server's own
+    /// origin always may.
     #[must_use]
     pub fn allow_origin(mut self, origin: &str) -> Self {
         self.origins.allow(origin);
@@ -190,12 +191,12 @@ impl Builder {
         self
     }
 
-    /// Listens to an event of clients. Handlers of one connection start in the order of its events.
+    /// Registers the handler of an event from clients. Handlers of one connection start in the order of its events.
     ///
-    /// Publishing it again under the same name goes to clients only, never back to this handler.
+    /// Publishing an event of the same name reaches clients only, never this handler.
     ///
-    /// A handler runs to its end, also when its client goes away meanwhile. The handler returns nothing, or a `Result`, whose error
-    /// is logged and told to nobody.
+    /// A handler runs to its end, also when its client goes away meanwhile. The handler returns nothing, or a `Result`,
+    /// whose error is logged and not sent.
     ///
     /// ```
     /// use datasole_server::{Context, EventError, Server};
@@ -218,7 +219,7 @@ impl Builder {
         self
     }
 
-    /// The same with JSON text or raw bytes.
+    /// Like [`on`](Self::on), for handlers that take JSON text or raw bytes.
     #[must_use]
     pub fn on_raw<F, Fut>(mut self, event: &str, handler: F) -> Self
     where
@@ -229,7 +230,8 @@ impl Builder {
         self
     }
 
-    /// Runs as a connection has been authenticated, before any frame of it is served, as far as it comes without waiting.
+    /// Registers a hook that starts when a connection has been authenticated. The hook runs up to its first wait before
+    /// any frame of the connection is served.
     ///
     /// ```
     /// use datasole_server::{Context, RpcError, Server};
@@ -254,8 +256,8 @@ impl Builder {
         self
     }
 
-    /// Runs as a connection that [`on_connect`](Self::on_connect) was told of has ended: it is in no group any more. What
-    /// waits in the latter may still be running.
+    /// Registers a hook that starts when a connection has ended and left its groups, once for each run of
+    /// [`on_connect`](Self::on_connect), which may still be waiting.
     #[must_use]
     pub fn on_disconnect<F, Fut>(mut self, hook: F) -> Self
     where
@@ -273,14 +275,14 @@ impl Builder {
         self
     }
 
-    /// Makes a topic resumable: clients that come back get what they missed, as far as it is kept.
+    /// Makes a topic resumable: returning clients receive missed events, as far as the log keeps them.
     #[must_use]
     pub fn topic(mut self, event: &str, history: Replay) -> Self {
         self.histories.insert(event.to_owned(), history);
         self
     }
 
-    /// Says of which type a CRDT is; operations of another are refused. It does not count as one of
+    /// Registers the type of a CRDT; operations of other types are refused. Registered keys do not count toward
     /// [`Limits::max_crdt_keys`].
     ///
     /// ```
@@ -298,7 +300,7 @@ impl Builder {
         self
     }
 
-    /// Whether clients may create CRDTs that are not registered, by their first operation; they may by default, within
+    /// Allows or forbids clients to create unregistered CRDTs by their first operation. Allowed by default, within
     /// [`Limits::max_crdt_keys`] and [`Limits::max_crdt_keys_per_connection`].
     #[must_use]
     pub fn client_crdts(mut self, allowed: bool) -> Self {
@@ -306,23 +308,23 @@ impl Builder {
         self
     }
 
-    /// Where streams live: in memory by default, and gone with the server; in `backend::Sqlite` they survive it. Servers
-    /// that are given handles of one engine are nodes of one service. A log of your own alone is enough for one server.
+    /// Sets the backend that stores streams: memory by default, lost with the process; `backend::Sqlite` is durable. Servers
+    /// with handles of one engine are nodes of one service. A `Log` of your own alone is enough for one server.
     #[must_use]
     pub fn backend(mut self, backend: impl Into<Backend>) -> Self {
         self.backend = Some(backend.into());
         self
     }
 
-    /// Over which time clients spread their attempts when this server goes away.
+    /// Sets the time over which clients spread their reconnects when this server goes away.
     #[must_use]
     pub fn reconnect_window(mut self, window: Duration) -> Self {
         self.reconnect_window = Some(window);
         self
     }
 
-    /// Counts the epochs of streams from here, below 2^53, instead of from a random number: for runs that must repeat
-    /// exactly. Two servers that clients may meet one after the other must never have the same.
+    /// Sets the first epoch of streams, below 2^53, instead of a random number: for runs that must repeat exactly. Two
+    /// servers that clients may meet one after the other must never have the same.
     #[must_use]
     pub fn epoch(mut self, epoch: u64) -> Self {
         self.epoch = Some(epoch);
@@ -363,7 +365,7 @@ impl Builder {
     }
 }
 
-/// Above every epoch of earlier starts is not needed, only different: 52 random bits.
+/// A random first epoch of 52 bits. Epochs only need to be unique, not increasing.
 fn fresh_epoch() -> u64 {
     let random = getrandom::u64().unwrap_or_else(|_| unix_millis());
     (random >> 12) | 1

@@ -1,4 +1,4 @@
-//! [`Context`]: what a handler is given beside the data.
+//! [`Context`]: a handler's view of the server, its connection and its user.
 
 use std::{any::TypeId, collections::BTreeMap, net::SocketAddr, sync::Arc, time::SystemTime};
 
@@ -57,7 +57,7 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// When there is none of that type; the client learns only that the server failed.
+    /// Fails if there is none of that type; the client learns only that the server failed.
     pub fn data<T: Send + Sync + 'static>(&self) -> Result<&T, RpcError> {
         let data = self.server.node().data.get(&TypeId::of::<T>()).and_then(|data| data.downcast_ref());
         data.ok_or_else(|| {
@@ -71,12 +71,12 @@ impl Context {
         &self.identity
     }
 
-    /// The connection that the call or event came by.
+    /// The connection on which the call or event arrived.
     pub fn connection(&self) -> &Connection {
         &self.connection
     }
 
-    /// The connection's id, as HELLO tells it the client.
+    /// The connection's id, as in HELLO.
     pub fn connection_id(&self) -> String {
         self.connection.id()
     }
@@ -85,12 +85,12 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// When it is in [`Limits::max_groups`](crate::Limits::max_groups) groups already, or has ended.
+    /// Fails if the connection is in [`Limits::max_groups`](crate::Limits::max_groups) groups already, or has ended.
     pub async fn join_group(&self, group: &str) -> Result<(), RpcError> {
         if self.server.node().hub.join_group(&self.connection.0, group) {
             return Ok(());
         }
-        Err(RpcError::new("in too many groups, or gone").code(codes::LIMIT))
+        Err(RpcError::new("too many groups, or the connection has ended").code(codes::LIMIT))
     }
 
     /// Takes the connection out of a group.
@@ -120,7 +120,7 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// Its id, as HELLO tells it the client; unique across restarts of the server.
+    /// The connection's id, as in HELLO; unique across restarts of the server.
     pub fn id(&self) -> String {
         self.0.id()
     }
@@ -130,12 +130,12 @@ impl Connection {
         self.0.protocol()
     }
 
-    /// The peer of its socket: a proxy's where there is one, `None` where there is no socket.
+    /// The address of the socket's peer: a proxy's address behind a proxy, `None` without a socket.
     pub fn remote_addr(&self) -> Option<SocketAddr> {
         self.0.remote()
     }
 
-    /// When it was opened.
+    /// The time at which the connection was opened.
     pub fn connected_at(&self) -> SystemTime {
         self.0.since()
     }

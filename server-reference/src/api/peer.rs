@@ -1,7 +1,7 @@
 //! [`Peer`]: one client of the server, over a transport of the host's own.
 //!
-//! A peer does for any transport what `transport` does for WebSockets, without a socket and without waiting. Signs of life
-//! are the host's: a peer never grows tired of a silent client.
+//! A peer connects any transport to the server as `transport` connects WebSockets, without a socket and without
+//! waiting. The host keeps the heartbeat: a peer never drops a silent client.
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered, task::noop_waker_ref};
 use tokio::time::Instant;
@@ -15,13 +15,13 @@ use crate::{
     task::Task,
 };
 
-/// One client of a [`Server`], over a transport of your own: pass what it sends to [`receive`](Self::receive), then send
-/// it what [`poll_message`](Self::poll_message) yields until there is nothing, then look at [`closing`](Self::closing).
-/// Dropping it ends the connection.
+/// A client of a [`Server`] over a transport of your own. Pass each message of the client to
+/// [`receive`](Self::receive), send the messages of [`poll_message`](Self::poll_message) until it returns `None`, then
+/// check [`closing`](Self::closing). Dropping the peer ends the connection.
 ///
-/// Nothing wakes the host: other clients, handlers under way and the application may have queued a message at any time,
-/// so it asks again after whatever may have. Handlers that use tokio's timers or sockets need its runtime around these
-/// calls.
+/// A peer does not wake the host. Other clients, running handlers and the application may queue messages at any time,
+/// so poll after everything that may have queued one. Handlers that use tokio's timers or sockets need its runtime
+/// around these calls.
 ///
 /// ```
 /// use datasole_core::frame::{Codec, Opcode};
@@ -58,9 +58,8 @@ impl std::fmt::Debug for Peer {
 }
 
 impl Server {
-    /// Connects a client that has been authenticated. Where there is no place for it
-    /// ([`Limits::max_connections`](crate::Limits::max_connections)) or the server is shutting down, it is told to close
-    /// at once.
+    /// Connects an authenticated client. Over [`Limits::max_connections`](crate::Limits::max_connections) and during
+    /// shutdown, [`Peer::closing`] returns a close code at once.
     pub fn peer(&self, protocol: Protocol, identity: Identity) -> Peer {
         let node = self.node().clone();
         let connection = node.connection(protocol, None);
@@ -81,11 +80,11 @@ fn length(out: &mut Vec<u8>, length: usize) {
 }
 
 impl Peer {
-    /// Takes one message of the client: one datasole frame, compressed or not. A message that makes no sense is answered
-    /// or dropped, as the protocol wants it.
+    /// Takes one message of the client: one datasole frame, compressed or not. A malformed message is answered or
+    /// dropped, as the protocol prescribes.
     ///
-    /// The answers are not bounded by [`Limits::max_queue`](crate::Limits::max_queue): do not read on from a client that
-    /// does not read them.
+    /// The answers are not bounded by [`Limits::max_queue`](crate::Limits::max_queue): do not read on from a client
+    /// that does not read them.
     pub fn receive(&mut self, message: &[u8]) {
         let spawn = &mut |task| self.tasks.push(task);
         self.session.receive(message, &mut self.out, spawn);
@@ -95,7 +94,7 @@ impl Peer {
         self.run_tasks();
     }
 
-    /// The next message for the client. Messages it has not been given yet wait within
+    /// The next message for the client. Messages not polled yet count toward
     /// [`Limits::max_queue`](crate::Limits::max_queue).
     pub fn poll_message(&mut self) -> Option<Vec<u8>> {
         self.run_tasks();
@@ -111,8 +110,8 @@ impl Peer {
         Some(message)
     }
 
-    /// Whether to close the connection: the code and the reason. What [`poll_message`](Self::poll_message) still yields
-    /// comes before.
+    /// The close code and reason, if the connection is to be closed. Send the remaining messages of
+    /// [`poll_message`](Self::poll_message) first.
     pub fn closing(&self) -> Option<(u16, String)> {
         let connection = self.session.connection();
         if connection.expires().is_some_and(|at| at <= Instant::now()) {
@@ -121,20 +120,20 @@ impl Peer {
         connection.mailbox().closing().map(|close| (close.code, close.reason))
     }
 
-    /// The connection's id, as HELLO tells it the client.
+    /// The connection's id, as in HELLO.
     pub fn connection_id(&self) -> String {
         self.session.connection().id()
     }
 
-    /// Ends the connection: it leaves every stream and room, and the handlers of its calls are dropped. Dropping the peer
-    /// does the same, but does not wait for a backend that takes its time to let go of a stream.
+    /// Ends the connection: it leaves every stream and room, and the handlers of its calls are dropped. Dropping the
+    /// peer does the same, but does not wait for a backend that takes its time to let go of a stream.
     pub async fn end(mut self) {
         if let Some(task) = self.session.end().await {
             task.await;
         }
     }
 
-    /// Runs handlers as far as they come.
+    /// Runs handlers up to their next wait.
     fn run_tasks(&mut self) {
         let mut cx = std::task::Context::from_waker(noop_waker_ref());
         while let std::task::Poll::Ready(Some(())) = self.tasks.poll_next_unpin(&mut cx) {}

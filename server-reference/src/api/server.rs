@@ -58,7 +58,7 @@ impl Server {
         Crdts::new(&self.node.hub, &self.node.crdts)
     }
 
-    /// A presence room: who is in it.
+    /// A presence room and its members.
     ///
     /// ```
     /// # async fn example(server: datasole_server::Server) {
@@ -77,16 +77,16 @@ impl Server {
         Docs::new(&self.node.hub, &self.node.docs)
     }
 
-    /// Publishes an event to everybody who follows its topic, and to every version 1 client.
+    /// Publishes an event to all subscribers of its topic, and to every version 1 client.
     ///
     /// # Errors
     ///
-    /// When it does not fit in a frame, cannot be written as JSON, or the backend of its history fails.
+    /// Fails if the event does not fit in a frame or cannot be written as JSON, or if the backend of its history fails.
     pub async fn broadcast(&self, event: &str, data: &impl Serialize) -> Result<(), EventError> {
         self.broadcast_payload(event, Payload::Json(to_raw_value(data)?)).await
     }
 
-    /// The same with JSON text or raw bytes.
+    /// Like [`broadcast`](Self::broadcast), with JSON text or raw bytes.
     ///
     /// # Errors
     ///
@@ -95,23 +95,24 @@ impl Server {
         events::broadcast(&self.node.hub, &self.node.histories, event, data).await
     }
 
-    /// Everyone in a group (see [`Context::join_group`](crate::Context::join_group)). Groups are the application's; the
-    /// rooms that clients enter are those of [`presence`](Self::presence).
+    /// The connections of a group (see [`Context::join_group`](crate::Context::join_group)). The application makes
+    /// groups; clients enter the rooms of [`presence`](Self::presence).
     pub fn to_group<'a>(&'a self, group: &'a str) -> Target<'a> {
         Target::new(&self.node.hub, Audience::Group(group))
     }
 
-    /// Every connection of a user.
+    /// All connections of a user.
     pub fn to_user<'a>(&'a self, user_id: &'a str) -> Target<'a> {
         Target::new(&self.node.hub, Audience::User(user_id))
     }
 
-    /// One connection.
+    /// The connection with this id.
     pub fn to_connection<'a>(&'a self, connection_id: &'a str) -> Target<'a> {
         Target::new(&self.node.hub, Audience::Connection(connection_id))
     }
 
-    /// Ends a connection, if there is one of this id, with a close code (1000, 1008, or 4000–4999 of the application's).
+    /// Ends a connection, if there is one of this id, with a close code (1000, 1008, or 4000–4999 of the
+    /// application's).
     pub async fn disconnect(&self, connection_id: &str, code: u16, reason: &str) {
         if let Some(connection) = self.node.hub.connection(connection_id) {
             connection.mailbox().close(code, reason);
@@ -128,8 +129,8 @@ impl Server {
         self.node.metrics_snapshot()
     }
 
-    /// Closes every connection with 1001 and waits until all are gone, at most [`Limits::close_timeout`](crate::Limits::close_timeout). New ones are
-    /// refused from now on.
+    /// Closes every connection with 1001 and waits until all are gone, at most
+    /// [`Limits::close_timeout`](crate::Limits::close_timeout). New ones are refused from now on.
     pub async fn shutdown(&self) {
         self.node.shutdown().await;
     }
@@ -147,7 +148,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When the listener's own address cannot be read; a failing `accept` is tried again.
+    /// Fails if the listener's own address cannot be read; a failing `accept` is tried again.
     ///
     /// [`shutdown`]: Server::shutdown
     pub async fn serve(&self, listener: &TcpListener, router: Router) -> io::Result<()> {

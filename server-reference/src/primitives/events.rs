@@ -34,7 +34,7 @@ pub(crate) fn kind(limits: &Arc<Limits>, histories: &Arc<HashMap<String, Replay>
     Spec { kind: StreamKind::Event, spare: limits.max_idle_topics, v1_follows: false, make: Box::new(make) }
 }
 
-/// Topics come to nothing: what a topic has to say of its entries.
+/// The rules of topics, which have no content: their entries are the events alone.
 #[derive(Debug)]
 struct Topic {
     /// The history that the application has declared.
@@ -155,7 +155,7 @@ pub trait EventOutcome: Send {
     ///
     /// # Errors
     ///
-    /// When the handler failed.
+    /// The error of the handler.
     fn report(self) -> Result<(), String>;
 }
 
@@ -171,7 +171,7 @@ impl<E: Display + Send> EventOutcome for Result<(), E> {
     }
 }
 
-/// Handlers by event. Each is given whose event it is, a `C`.
+/// Handlers by event name. Each receives the caller, a `C`.
 pub(crate) struct Handlers<C>(HashMap<String, EventHandler<C>>);
 
 impl<C> Default for Handlers<C> {
@@ -202,7 +202,7 @@ impl<C: 'static> Handlers<C> {
         );
     }
 
-    /// Starts a handler; `None` when nobody listens to that event.
+    /// Starts a handler; `None` if there is none for that event.
     pub(crate) fn start(&self, name: &str, caller: C, data: Incoming<'_>) -> Option<Started> {
         let handler = self.0.get(name)?;
         let started = std::panic::catch_unwind(AssertUnwindSafe(|| handler(caller, data)));
@@ -210,8 +210,8 @@ impl<C: 'static> Handlers<C> {
     }
 }
 
-/// The receivers of an event; from [`Server::to_group`](crate::Server::to_group) and its like. Such an event belongs to no
-/// stream: it needs no subscription and is delivered at most once.
+/// The receivers of an event; from [`Server::to_group`](crate::Server::to_group) and its like. Such an event belongs to
+/// no stream: it needs no subscription and is delivered at most once.
 #[derive(Clone, Copy)]
 pub struct Target<'a> {
     hub: &'a Hub,
@@ -229,20 +229,20 @@ impl<'a> Target<'a> {
         Self { hub, audience }
     }
 
-    /// Sends an event to whoever is there.
+    /// Sends an event to the receivers that are connected.
     ///
     /// # Errors
     ///
-    /// When it does not fit in a frame or cannot be written as JSON; nobody got it then.
+    /// Fails if the event does not fit in a frame or cannot be written as JSON; then it was sent to no receiver.
     pub async fn emit(self, event: &str, data: &impl Serialize) -> Result<(), EventError> {
         self.emit_payload(event, &Payload::Json(to_raw_value(data)?)).await
     }
 
-    /// The same with JSON text or raw bytes. Version 1 clients do not get bytes.
+    /// Like [`emit`](Self::emit), with JSON text or raw bytes. Version 1 clients receive no bytes.
     ///
     /// # Errors
     ///
-    /// When it does not fit in a frame.
+    /// Fails if the event does not fit in a frame.
     pub async fn emit_payload(self, event: &str, data: &Payload) -> Result<(), EventError> {
         let limits = self.hub.limits();
         check(limits, event, data)?;
@@ -266,7 +266,7 @@ pub(crate) async fn broadcast(
     let known = hub.known(StreamKind::Event, event);
     let (binary, bytes) = bytes_of(&data);
     if known.is_none() && !stored && hub.in_memory(StreamKind::Event) >= limits.max_idle_topics {
-        // Nobody follows it, and remembering its position would be one too many.
+        // `None` if the topic has no subscribers and `max_idle_topics` positions are already remembered.
         if !binary {
             let message = message(event, binary, bytes, unix_millis(), None, limits.compress_above);
             hub.with_readers(&StreamId::event(event), |v1| {
@@ -305,7 +305,7 @@ fn check(limits: &Limits, event: &str, data: &Payload) -> Result<(), EventError>
     Ok(())
 }
 
-/// Why an event was not sent to anybody.
+/// The reason why an event was not sent.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventError {
@@ -326,7 +326,7 @@ pub enum EventError {
         limit: usize,
     },
     /// The data cannot be written as JSON.
-    #[error("not the JSON it should be: {0}")]
+    #[error("data: {0}")]
     Json(#[from] serde_json::Error),
     /// The backend of a topic with history failed.
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! Presence: who is in a room, and with what value. Nothing is stored; a member leaves with its connection.
+//! Presence: the members of a room and their values. Nothing is stored; a member leaves with its connection.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ use crate::{
 /// An entry: the members that changed, a JSON array.
 const MEMBERS: u8 = b'm';
 
-/// The line of presence rooms in the table of kinds. Rooms that nobody needs are nothing; none is spare.
+/// The line of presence rooms in the table of kinds. An empty room without followers is evicted at once.
 pub(crate) fn kind() -> Spec {
     Spec { kind: StreamKind::Presence, spare: 0, v1_follows: false, make: Box::new(|_| Box::<Room>::default()) }
 }
@@ -35,8 +35,8 @@ pub(crate) fn kind() -> Spec {
 /// Bytes that the frame of a whole room needs beside key and members.
 const ENVELOPE: usize = 128;
 
-/// A presence room, as the server sees it; from [`Server::presence`](crate::Server::presence). Who enters is up to the
-/// clients.
+/// A presence room, as the server sees it; from [`Server::presence`](crate::Server::presence). Only clients enter
+/// rooms.
 #[derive(Clone, Copy)]
 pub struct Presence<'a> {
     hub: &'a Hub,
@@ -49,17 +49,17 @@ impl std::fmt::Debug for Presence<'_> {
     }
 }
 
-/// Somebody in a presence room: one connection.
+/// A member of a presence room: one connection.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[non_exhaustive]
 pub struct Member {
     /// The connection's id.
     #[serde(rename = "id")]
     pub connection_id: String,
-    /// Its user's.
+    /// The user's id.
     #[serde(rename = "userId")]
     pub user_id: String,
-    /// The value that the client shows of itself.
+    /// The value that the client announced.
     pub value: Value,
 }
 
@@ -68,12 +68,12 @@ impl<'a> Presence<'a> {
         Self { hub, room }
     }
 
-    /// Everybody in the room, those longest connected first.
+    /// The members of the room, the longest connected first.
     pub async fn list(self) -> Vec<Member> {
         self.look(|room| room.members.values().filter_map(|member| serde_json::from_str(member.get()).ok()).collect())
     }
 
-    /// How many connections are in the room.
+    /// The number of connections in the room.
     pub async fn count(self) -> usize {
         self.look(|room| room.members.len())
     }
@@ -87,9 +87,9 @@ impl<'a> Presence<'a> {
 #[derive(Debug, Default)]
 struct Room {
     members: BTreeMap<u64, Box<RawValue>>,
-    /// Of all of them, with a comma each.
+    /// Bytes of all members, with a comma each.
     bytes: usize,
-    /// The change that is about to be published: whose, and to what.
+    /// The change that is about to be published: the member and its new value.
     pending: Option<(Entry, u64, Option<Box<RawValue>>)>,
 }
 
@@ -103,7 +103,7 @@ struct Shown<'a> {
     value: Option<&'a RawValue>,
 }
 
-/// Why there is no entry.
+/// The reason why a plan makes no entry.
 #[derive(Debug, PartialEq)]
 enum NoEntry {
     /// The room would be the same as before.
@@ -113,7 +113,7 @@ enum NoEntry {
 }
 
 impl Room {
-    /// Plans to show `member` as this from now on.
+    /// Plans to set the value of `member`.
     fn enter(&mut self, serial: u64, member: &RawValue, limit: usize) -> Result<Entry, NoEntry> {
         let before = self.members.get(&serial);
         if before.is_some_and(|before| before.get() == member.get()) {
@@ -125,7 +125,7 @@ impl Room {
         Ok(self.intend(serial, member, Some(member.to_owned())))
     }
 
-    /// Plans to show it as gone.
+    /// Plans to remove a member.
     fn leave(&mut self, serial: u64, gone: &RawValue) -> Result<Entry, NoEntry> {
         if !self.members.contains_key(&serial) {
             return Err(NoEntry::Unchanged);
@@ -199,7 +199,7 @@ impl Kind for Room {
     }
 }
 
-/// The message of those who changed, or of everybody.
+/// The message with the changed members, or with all members.
 fn message(members: &[u8], whole: bool, at: &At<'_>) -> Bytes {
     framed(Opcode::Presence, 0, OBJECT + at.key.len() + members.len(), at.compress_above, |out| {
         let mut object = Object::new(out).text("key", at.key).raw("members", members);
@@ -210,7 +210,7 @@ fn message(members: &[u8], whole: bool, at: &At<'_>) -> Bytes {
     })
 }
 
-/// A connection as a member of a room; `None` for one that is nobody yet, which is in none.
+/// A connection as a member of a room; `None` if it is not authenticated, and so in no room.
 fn shown(connection: &Connection, value: Option<&RawValue>) -> Option<Box<RawValue>> {
     let identity = connection.identity()?;
     to_raw_value(&Shown { id: &connection.id(), user_id: &identity.user_id, value }).ok()
@@ -235,7 +235,7 @@ impl Step {
         Ok(Self { id, value: frame.value.map(ToOwned::to_owned) })
     }
 
-    /// Whether it enters the room or changes what is shown there; leaving it is nobody's to forbid.
+    /// True if the frame joins or updates, which policies can forbid. Leaving is always allowed.
     pub(crate) fn enters(&self) -> bool {
         self.value.is_some()
     }
@@ -248,7 +248,7 @@ impl Step {
             return Err(Refusal::new(codes::LIMIT, format!("a value of {bytes} bytes exceeds the limit of {limit}")));
         }
         let member = shown(connection, Some(value));
-        // As deep as it will be in a frame: what no client can read is passed on to none.
+        // Checked at the depth that it has in a frame, so that every client can read it.
         match member.filter(|member| serde_json::from_str::<Value>(&format!("[[{member}]]")).is_ok()) {
             Some(member) => Ok(Some(member)),
             None => Err(Refusal::new(codes::INVALID_PARAMS, "the value is nested too deeply, or not Unicode")),
@@ -293,7 +293,7 @@ impl Joined {
             return Ok(());
         }
         if !is_in && rooms.len() >= limits.max_rooms {
-            return Err(Refusal::new(codes::LIMIT, "in too many rooms"));
+            return Err(Refusal::new(codes::LIMIT, "too many rooms"));
         }
         // Every byte of the key may be escaped.
         let limit = limits.max_payload.saturating_sub(ENVELOPE + 6 * stream.id().key.len());
@@ -339,7 +339,7 @@ impl Joined {
     }
 }
 
-/// Publishes what `change` makes of the room, and acknowledges it.
+/// Publishes a change of the room, and acknowledges it.
 fn publish(
     hub: &Hub,
     stream: &Arc<Stream>,

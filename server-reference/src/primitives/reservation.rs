@@ -1,4 +1,4 @@
-//! Reservations of keys that are about to come into being, within the numbers that there may be.
+//! Reservations of keys that are about to be created, within their limits.
 
 use std::sync::{
     Arc,
@@ -10,7 +10,7 @@ use std::sync::{
 pub(crate) struct Reservation(Vec<Arc<AtomicUsize>>);
 
 impl Reservation {
-    /// Counts the key: how many there were before.
+    /// Counts the key; returns the count before.
     pub(crate) fn take(&mut self, count: &Arc<AtomicUsize>) -> usize {
         self.0.push(count.clone());
         count.fetch_add(1, Ordering::Relaxed)

@@ -37,7 +37,7 @@ impl Incoming<'_> {
 pub(crate) type Outcome = Result<Payload, RpcError>;
 type RpcHandler<C> = Box<dyn Fn(C, Incoming<'_>) -> BoxFuture<'static, Outcome> + Send + Sync>;
 
-/// Handlers by method. Each is given who calls, a `C`.
+/// Handlers by method. Each receives the caller, a `C`.
 pub(crate) struct Methods<C>(HashMap<String, RpcHandler<C>>);
 
 impl<C> Default for Methods<C> {
@@ -72,7 +72,7 @@ impl<C: 'static> Methods<C> {
         self.0.insert(name, Box::new(move |caller, incoming| f(caller, incoming.to_payload()).boxed()));
     }
 
-    /// Starts a handler. A panic in it is the caller's error and nobody else's.
+    /// Starts a handler. A panic in it becomes an error of this call only.
     pub(crate) fn call(&self, name: &str, caller: C, params: Incoming<'_>) -> BoxFuture<'static, Outcome> {
         let Some(handler) = self.0.get(name) else {
             let error = RpcError::new(format!("Method not found: {name}")).code(codes::METHOD_NOT_FOUND);

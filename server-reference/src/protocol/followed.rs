@@ -23,7 +23,7 @@ pub(super) struct Followed(Mutex<Option<Box<Book>>>);
 /// Made with the first subscription.
 #[derive(Default)]
 struct Book {
-    /// By the SUBSCRIBE's correlation id.
+    /// The subscriptions by the correlation id of their SUBSCRIBE.
     by_id: HashMap<u32, Subscription>,
     streams: HashSet<StreamId>,
     /// The streams that a number names in frames.
@@ -33,8 +33,8 @@ struct Book {
 enum Subscription {
     /// The backend is asked.
     Opening(StreamId),
-    /// The backend is asked, but the client no longer wants it. The slot counts until the answer comes: what a peer can make
-    /// the backend do is bounded.
+    /// The backend is asked, but the client has unsubscribed. The slot counts until the answer comes, so that a peer's
+    /// requests to the backend are bounded.
     Abandoned,
     Open(Arc<Stream>),
 }
@@ -47,7 +47,7 @@ pub(super) struct Wanted {
 }
 
 impl Followed {
-    /// Admits a subscription, or tells why not; `admit` is told how many others there are.
+    /// Admits a subscription or refuses it; `admit` receives the number of other subscriptions.
     pub(super) fn want(
         &self,
         wanted: &Wanted,

@@ -1,7 +1,7 @@
 //! The server's half of the protocol: one [`Session`] per connection, fed with messages, without a socket.
 //!
-//! Answers that are ready go to `out`; what reaches the client later goes through its mailbox. Handlers that do not
-//! finish at once come back as [`Task`]s for the host to run. Nothing here waits, and no message can make it fail.
+//! Ready answers go to `out`; later messages go through the connection's mailbox. Handlers that do not finish at once
+//! come back as [`Task`]s for the host to run. A session never waits, and no message can make it fail.
 
 mod followed;
 mod node;
@@ -44,7 +44,7 @@ use crate::{
 /// Opcodes from here up that are unknown are ignored: they belong to later versions, and to plugins.
 const LATER: u8 = 0x30;
 
-/// The answers to the messages of one BATCH are written when there is so much of them; bytes.
+/// Bytes of answers to one BATCH after which they are written out.
 const ROOM: usize = 64 * 1024;
 
 pub(crate) struct Session {
@@ -72,7 +72,7 @@ struct Batch {
 }
 
 impl Session {
-    /// With `upgrade`, the client is nobody until its first AUTH frame has been accepted.
+    /// With `upgrade`, the client is unauthenticated until its first AUTH frame has been accepted.
     pub(crate) fn new(node: Arc<Node>, connection: Arc<Connection>, upgrade: Option<Box<AuthRequest>>) -> Self {
         Self { node, connection, held: Arc::default(), upgrade, batch: None }
     }
@@ -90,12 +90,12 @@ impl Session {
         self.go_on(out, spawn);
     }
 
-    /// Whether a BATCH has not been served to its end: no other message can be taken before.
+    /// True while a BATCH has unserved messages: the session takes no other message before.
     pub(crate) fn is_busy(&self) -> bool {
         self.batch.is_some()
     }
 
-    /// Serves more of a BATCH, until there is enough to be written.
+    /// Serves more messages of a BATCH, until enough answers wait to be written.
     pub(crate) fn go_on(&mut self, out: &mut Outgoing, spawn: &mut dyn FnMut(Task)) {
         let Some(mut batch) = self.batch.take() else { return };
         let mut arrival = Arrival { batched: true, wanted: Vec::new() };
@@ -126,8 +126,8 @@ impl Session {
         self.subscribe(arrival.wanted, spawn);
     }
 
-    /// Ends everything the session holds: the connection leaves every stream, room and group. The task lets the application
-    /// know.
+    /// Ends everything the session holds: the connection leaves every stream, room and group. The task lets the
+    /// application know.
     pub(crate) async fn end(&mut self) -> Option<Task> {
         self.connection.end();
         let hub = &self.node.hub;
@@ -167,7 +167,7 @@ impl Session {
     fn malformed(&mut self, bytes: &[u8], error: FrameError) {
         if self.connection.identity().is_none() {
             self.node.gate.malformed();
-            return self.stranger();
+            return self.close_unauthenticated();
         }
         // A message that is compressed twice is malformed.
         let is_later = |opcode| opcode >= LATER && opcode != frame::ZLIB_MARK;
@@ -181,12 +181,12 @@ impl Session {
         self.invalid(correlation, codes::INVALID_REQUEST, error.to_string());
     }
 
-    /// Nothing is said to a client that is nobody yet.
-    fn stranger(&self) {
+    /// Closes an unauthenticated connection without a reply.
+    fn close_unauthenticated(&self) {
         self.connection.mailbox().close(wire::CLOSE_UNAUTHORIZED, "AUTH must come first");
     }
 
-    /// A frame that makes no sense has no effect.
+    /// Counts a frame that is malformed or has no meaning here, and refuses it.
     fn invalid(&self, correlation: u32, code: i32, why: impl Into<Cow<'static, str>>) {
         self.node.gate.malformed();
         self.connection.refuse(correlation, &Refusal::new(code, why));
@@ -195,7 +195,7 @@ impl Session {
     fn frame(&mut self, frame: Frame<'_>, out: &mut Outgoing, spawn: &mut dyn FnMut(Task), arrival: &mut Arrival) {
         let Frame { opcode, correlation, payload } = frame;
         if self.connection.identity().is_none() && opcode != Opcode::Auth {
-            return self.stranger();
+            return self.close_unauthenticated();
         }
         let task = match opcode {
             Opcode::Ping => {
@@ -276,7 +276,7 @@ impl Session {
         None
     }
 
-    /// The client tells what it understands.
+    /// Takes note of the client's features.
     fn features(&self, features: &[Cow<'_, str>]) {
         if features.iter().any(|feature| feature == wire::BATCH) {
             self.connection.mailbox().pack();
@@ -353,7 +353,7 @@ impl Session {
         })
     }
 
-    /// A call that cannot be read is answered on both versions: nobody shall wait for it.
+    /// Answers an unreadable call, on both versions, so that its caller does not wait.
     fn invalid_call(&self, correlation: u32, out: &mut Outgoing) -> Option<Task> {
         self.node.gate.malformed();
         let error = RpcError::new("the payload is not a call").code(codes::PARSE);
@@ -409,7 +409,7 @@ impl Session {
                 return None;
             }
         };
-        // Where nobody listens, it is dropped.
+        // An event without a handler is dropped.
         match self.node.handlers.start(&name, self.caller()?, data)? {
             Err(error) => {
                 let body = error.body();
@@ -443,8 +443,8 @@ impl Session {
                 return Err(Refusal::new(codes::NOT_FOUND, "this server has no such kind of stream"));
             }
             let identity = self.connection.identity();
-            let nobody = || Refusal::new(codes::FORBIDDEN, "not allowed to read this stream");
-            self.node.gate.subscription(&*identity.ok_or_else(nobody)?, &subscription.stream, open)
+            let forbidden = || Refusal::new(codes::FORBIDDEN, "not allowed to read this stream");
+            self.node.gate.subscription(&*identity.ok_or_else(forbidden)?, &subscription.stream, open)
         });
         match outcome {
             Ok(()) => arrival.wanted.push(subscription),
@@ -471,7 +471,7 @@ impl Session {
         let mut request = match self.upgrade.take() {
             Some(upgrade) => *upgrade,
             None if self.connection.identity().is_some() => AuthRequest::renewal(),
-            // One is being decided already.
+            // Another AUTH is being decided already.
             None => return None,
         };
         let busy = match self.node.gate.handler(&self.connection) {
@@ -490,9 +490,9 @@ impl Session {
 /// State of serving one message, or one portion of a BATCH.
 #[derive(Default)]
 struct Arrival {
-    /// Whether it is one of a BATCH.
+    /// True for a message of a BATCH.
     batched: bool,
-    /// Subscriptions, of all messages of a BATCH: they are opened and answered together.
+    /// The subscriptions of all messages of a BATCH, to be opened and answered together.
     wanted: Vec<Wanted>,
 }
 

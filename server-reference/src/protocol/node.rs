@@ -34,10 +34,10 @@ use crate::{
     task::{Task, at_once},
 };
 
-/// Features of this server beyond version 2, as HELLO tells them.
+/// Features of this server beyond version 2, announced in HELLO.
 const FEATURES: [&str; 1] = [wire::BATCH];
 
-/// One running server: what is registered, what is stored, and who is connected.
+/// A running server: registered handlers, stored streams and connections.
 pub(crate) struct Node {
     /// Path of the endpoint.
     pub(crate) path: String,
@@ -85,7 +85,7 @@ pub(crate) struct Census {
     /// Connections that count towards the limit, authenticated or not.
     open: AtomicUsize,
     closing: watch::Sender<bool>,
-    /// Notified whenever one is gone.
+    /// Notified whenever a connection is gone.
     gone: Notify,
 }
 
@@ -137,14 +137,14 @@ impl Node {
         self.census.closing.subscribe()
     }
 
-    /// Takes a seat among the connections; `None` when all are taken.
+    /// Takes a seat among the connections; `None` if all are taken.
     pub(crate) fn seat(self: &Arc<Self>) -> Option<Seat> {
         let seat = Seat { node: self.clone() };
         let taken = self.census.open.fetch_add(1, Ordering::AcqRel);
         (taken < self.limits.max_connections).then_some(seat)
     }
 
-    /// A connection that is nobody yet; `remote` is the peer of its socket.
+    /// A connection that is not authenticated yet; `remote` is the peer of its socket.
     pub(crate) fn connection(&self, protocol: Protocol, remote: Option<SocketAddr>) -> Arc<Connection> {
         let serial = self.census.next_serial.fetch_add(1, Ordering::Relaxed);
         let Limits { max_queue, compress_above, .. } = *self.limits;
@@ -162,8 +162,8 @@ impl Node {
         }
     }
 
-    /// Makes an authenticated connection a member, and greets it. The task lets the application know, and fetches what a
-    /// version 1 client follows and is only stored.
+    /// Registers an authenticated connection, and greets it. The task runs `on_connect`, and loads the streams of a
+    /// version 1 client that are not in memory.
     #[must_use]
     pub(crate) fn welcome(self: &Arc<Self>, connection: &Arc<Connection>, identity: Identity) -> Option<Task> {
         let identity = connection.admit(identity);
@@ -221,7 +221,7 @@ impl Node {
         Caller { node: self.clone(), connection: connection.clone(), identity: identity.clone() }
     }
 
-    /// Lets a connection that is yet to authenticate know of a shutdown.
+    /// Registers a connection that is not authenticated yet, so that a shutdown closes it.
     pub(crate) fn expect(&self, connection: &Arc<Connection>) {
         self.hub.expect(connection);
         self.close_late(connection);
@@ -234,7 +234,7 @@ impl Node {
         }
     }
 
-    /// Lets the application know that a connection has ended, if it was told of it.
+    /// Runs `on_disconnect` for a connection that has ended, if `on_connect` ran.
     pub(super) fn parted(self: &Arc<Self>, connection: &Arc<Connection>) -> Option<Task> {
         let hook = self.disconnected.as_ref().filter(|_| connection.parts())?;
         let caller = self.caller(connection, &connection.identity()?);

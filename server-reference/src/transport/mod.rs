@@ -1,6 +1,6 @@
 //! HTTP and WebSockets: the routes, the accept loop, and what moves the bytes of connections.
 //!
-//! A transport moves bytes and knows when a connection has ended; what the bytes mean is the session's.
+//! A transport moves bytes and knows when a connection has ended; the session knows the meaning of the bytes.
 
 mod routes;
 mod serve;

@@ -1,4 +1,4 @@
-//! [`Content`]: what the entries of a CRDT come to.
+//! [`Content`]: the content of a CRDT's stream.
 
 use std::{
     sync::{
@@ -31,7 +31,7 @@ use crate::{
 
 /// An operation: its JSON.
 pub(super) const OPERATION: u8 = b'o';
-/// The CRDT has forgotten what is old: the JSON of its whole state.
+/// The CRDT was compacted: the JSON of its whole state.
 const STATE: u8 = b's';
 /// The CRDT was removed.
 const REMOVED: u8 = b'r';
@@ -47,7 +47,7 @@ pub(crate) fn kind(limits: &Arc<Limits>) -> Spec {
 #[derive(Debug)]
 struct Settings {
     limits: CrdtLimits,
-    /// How long what is silent is remembered.
+    /// Time for which silent replicas and tombstones are remembered.
     retention: Duration,
     replay: Replay,
 }
@@ -70,10 +70,10 @@ struct Pending {
 
 #[derive(Debug)]
 enum Change {
-    /// With the reservation of the key, if it comes into being.
+    /// An operation, with the reservation of the key if it creates the key.
     Operation(Op, Option<Reservation>),
     State(Box<Crdt>),
-    /// With the count that the key is part of.
+    /// A removal, with the count that the key is part of.
     Remove(Option<Arc<AtomicUsize>>),
 }
 
@@ -231,7 +231,7 @@ fn message(opcode: Opcode, member: &str, json: &[u8], at: &At<'_>) -> Bytes {
     })
 }
 
-/// Limits for what has been stored: it was within the limits once, which may have changed.
+/// Limits for stored CRDTs: these were within the limits once, which may have changed.
 fn unlimited() -> CrdtLimits {
     // Nothing is longer; and what is added to it does not overflow.
     const NONE: usize = usize::MAX / 2;
@@ -249,11 +249,11 @@ fn unlimited() -> CrdtLimits {
     }
 }
 
-/// The least that a CRDT remembers.
+/// The shortest time that a CRDT remembers.
 pub(super) const RETENTION: Duration = Duration::from_secs(10 * 60);
 
-/// The CRDT without what is older than the retention allows, if there is anything so old. Every page that was ever open
-/// is a replica: of a crowd, one that is half full remembers less.
+/// The CRDT without replicas and tombstones older than the retention, if it has any. Every page that was ever open is a
+/// replica, so a CRDT that is half full remembers less.
 pub(super) fn collected(crdt: &Crdt, now: u64, mut retention: Duration, limits: &CrdtLimits) -> Option<Box<Crdt>> {
     let is_crowded = |crdt: &Crdt| crdt.size() > limits.max_bytes / 2 || crdt.replicas() > limits.max_replicas / 2;
     let mut collected = Box::new(crdt.clone());

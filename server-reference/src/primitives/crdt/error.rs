@@ -4,7 +4,7 @@ use datasole_core::{codes, crdt::CrdtError};
 
 use crate::{answer::Refusal, backend::BackendError, error::RpcError};
 
-/// Why a CRDT was not edited or read. The CRDT is as it was before.
+/// The reason why a CRDT was not edited or read. The CRDT is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EditError {
@@ -14,7 +14,7 @@ pub enum EditError {
     /// Clients may not create keys: see [`Builder::client_crdts`](crate::Builder::client_crdts).
     #[error("no CRDT is registered as {0:?}")]
     Unregistered(String),
-    /// There are as many keys as there may be: [`Limits::max_crdt_keys`](crate::Limits::max_crdt_keys) or
+    /// A limit of keys was reached: [`Limits::max_crdt_keys`](crate::Limits::max_crdt_keys) or
     /// [`Limits::max_crdt_keys_per_connection`](crate::Limits::max_crdt_keys_per_connection).
     #[error("more than {limit} CRDT keys")]
     Keys {
@@ -24,23 +24,23 @@ pub enum EditError {
     /// The operation does not fit in a frame.
     #[error("operation of {bytes} bytes exceeds the frame limit of {limit}")]
     TooLarge {
-        /// Its size.
+        /// Bytes of the operation or the key.
         bytes: usize,
         /// The limit.
         limit: usize,
     },
     /// The value cannot be written as JSON, or not be read as the type asked for.
-    #[error("not the JSON it should be: {0}")]
+    #[error("value: {0}")]
     Json(#[from] serde_json::Error),
     /// A key must have 1 to [`Limits::max_key`](crate::Limits::max_key) bytes.
     #[error("a key must have 1 to {limit} bytes, this has {bytes}")]
     Key {
-        /// Its size.
+        /// Bytes of the operation or the key.
         bytes: usize,
         /// The limit.
         limit: usize,
     },
-    /// The backend failed; whether the edit was stored is not known, and it was not sent to anybody.
+    /// The backend failed. The outcome is unknown: the edit may be stored, but was not published.
     #[error(transparent)]
     Backend(#[from] BackendError),
 }

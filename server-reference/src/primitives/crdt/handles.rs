@@ -1,4 +1,4 @@
-//! How server code reads and edits CRDTs: one handle per type.
+//! Handles by which server code reads and edits CRDTs, one per type.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -14,8 +14,8 @@ use crate::hub::Hub;
 
 /// The server's CRDTs; from [`Server::crdt`](crate::Server::crdt).
 ///
-/// A handle costs nothing: it is a key and what may be done with it. An edit creates the key, if there is none yet, as
-/// the type it was registered with ([`Builder::crdt`](crate::Builder::crdt)) or the one of the handle; reading does not.
+/// A handle is a key with the operations of a type, and costs nothing. The first edit creates the key, with its
+/// registered type ([`Builder::crdt`](crate::Builder::crdt)) or the handle's; reading does not.
 ///
 /// ```
 /// # async fn example() -> Result<(), datasole_server::EditError> {
@@ -83,7 +83,7 @@ impl<'a> Crdts<'a> {
     ///
     /// # Errors
     ///
-    /// When the backend fails.
+    /// Fails if the backend fails.
     pub async fn kind(self, key: &str) -> Result<Option<CrdtKind>, EditError> {
         let Some(stream) = self.hub.find(StreamKind::Crdt, key).await? else { return Ok(None) };
         let kind = stream.with(|content: &mut Content| content.crdt().map(Crdt::kind));
@@ -95,17 +95,17 @@ impl<'a> Crdts<'a> {
     ///
     /// # Errors
     ///
-    /// When the backend fails.
+    /// Fails if the backend fails.
     pub async fn keys(self) -> Result<Vec<String>, EditError> {
         Ok(self.hub.keys(StreamKind::Crdt).await?)
     }
 
-    /// Removes `key` with all it holds. Those who follow it see an empty one; edits of clients that come later, also
-    /// those made before they knew, create it again. Version 1 clients are not told.
+    /// Removes `key` with its content. Followers see an empty CRDT. Later edits of clients, also stale ones made before
+    /// the removal, create the key again. Version 1 clients are not told.
     ///
     /// # Errors
     ///
-    /// When the backend fails. A key that does not exist is no error.
+    /// Fails if the backend fails. A key that does not exist is no error.
     pub async fn remove(self, key: &str) -> Result<(), EditError> {
         self.registry.remove(self.hub, key).await
     }
@@ -153,11 +153,11 @@ impl Handle<'_> {
 pub struct Counter<'a>(Handle<'a>);
 
 impl Counter<'_> {
-    /// Its value; 0 when it does not exist.
+    /// The value; 0 when it does not exist.
     ///
     /// # Errors
     ///
-    /// When the key is of another type, or the backend fails.
+    /// Fails if the key is of another type, or the backend fails.
     pub async fn value(self) -> Result<i64, EditError> {
         Ok(self.0.read(Crdt::counter).await?.unwrap_or(0))
     }
@@ -171,7 +171,7 @@ impl Counter<'_> {
         self.0.edit(Edit::Increment(by)).await
     }
 
-    /// Takes away 1 to 2^53 − 1. A `g-counter` refuses.
+    /// Subtracts 1 to 2^53 − 1. A `g-counter` refuses.
     ///
     /// # Errors
     ///
@@ -181,22 +181,22 @@ impl Counter<'_> {
     }
 }
 
-/// One value.
+/// A register: one value, of which the last set wins.
 #[derive(Clone, Copy, Debug)]
 pub struct Register<'a>(Handle<'a>);
 
 impl Register<'_> {
-    /// Its value; `None` when it does not exist.
+    /// The value; `None` when it does not exist.
     ///
     /// # Errors
     ///
-    /// When the value or the key is of another type, or the backend fails.
+    /// Fails if the value or the key is of another type, or the backend fails.
     pub async fn get<T: DeserializeOwned>(self) -> Result<Option<T>, EditError> {
         let value = self.0.read(|crdt| crdt.register().cloned()).await?.flatten();
         Ok(value.map(|value| value.read()).transpose()?)
     }
 
-    /// Makes `value` its value.
+    /// Sets the value.
     ///
     /// # Errors
     ///
@@ -206,7 +206,7 @@ impl Register<'_> {
     }
 }
 
-/// Values by key.
+/// A map: values by key; of each, the last set or removal wins.
 #[derive(Clone, Copy, Debug)]
 pub struct Map<'a>(Handle<'a>);
 
@@ -215,7 +215,7 @@ impl Map<'_> {
     ///
     /// # Errors
     ///
-    /// When the value or the key is of another type, or the backend fails.
+    /// Fails if the value or the key is of another type, or the backend fails.
     pub async fn get<T: DeserializeOwned>(self, entry: &str) -> Result<Option<T>, EditError> {
         let value = self.0.read(|crdt| crdt.get(entry).cloned()).await?.flatten();
         Ok(value.map(|value| value.read()).transpose()?)
@@ -225,13 +225,13 @@ impl Map<'_> {
     ///
     /// # Errors
     ///
-    /// When the key is of another type, or the backend fails.
+    /// Fails if the key is of another type, or the backend fails.
     pub async fn entries(self) -> Result<BTreeMap<String, Value>, EditError> {
         let entries = |crdt: &Crdt| crdt.entries().map(|(key, value)| (key.to_owned(), value.to_value())).collect();
         Ok(self.0.read(entries).await?.unwrap_or_default())
     }
 
-    /// Makes `value` the value of an entry.
+    /// Sets an entry.
     ///
     /// # Errors
     ///
@@ -240,7 +240,7 @@ impl Map<'_> {
         self.0.edit(Edit::Put(entry.to_owned(), serde_json::to_value(value)?)).await
     }
 
-    /// Removes an entry. One that does not exist is no error.
+    /// Removes an entry. A missing entry is no error.
     ///
     /// # Errors
     ///
@@ -255,21 +255,21 @@ impl Map<'_> {
 pub struct Set<'a>(Handle<'a>);
 
 impl Set<'_> {
-    /// Its elements, in the order of their canonical JSON.
+    /// The elements, in the order of their canonical JSON.
     ///
     /// # Errors
     ///
-    /// When an element or the key is of another type, or the backend fails.
+    /// Fails if an element or the key is of another type, or the backend fails.
     pub async fn values<T: DeserializeOwned>(self) -> Result<Vec<T>, EditError> {
         let elements = self.0.read(Crdt::elements).await?.unwrap_or_default();
         Ok(elements.iter().map(|element| element.read()).collect::<Result<_, _>>()?)
     }
 
-    /// Whether it has an element.
+    /// True if the set has an element.
     ///
     /// # Errors
     ///
-    /// When the key is of another type, the value cannot be written as JSON, or the backend fails.
+    /// Fails if the key is of another type, the value cannot be written as JSON, or the backend fails.
     pub async fn contains(self, value: &impl Serialize) -> Result<bool, EditError> {
         let value = serde_json::to_value(value)?;
         Ok(self.0.read(|crdt| crdt.contains(&value)).await?.unwrap_or(false))

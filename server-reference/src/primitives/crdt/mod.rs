@@ -1,7 +1,7 @@
 //! CRDTs: data that several clients and the server change at once, and that ends the same for all.
 //!
-//! The server is the one who orders: an operation is planned on the CRDT, stored by the backend, and only then applied,
-//! published and acknowledged. Its meaning is `datasole_core::crdt`'s.
+//! The server orders operations: each is planned on the CRDT, stored by the backend, and only then applied, published
+//! and acknowledged. `datasole_core::crdt` defines their meaning.
 
 mod content;
 mod error;
@@ -43,7 +43,7 @@ use crate::{
 pub(crate) struct Registry {
     /// Types by registered key.
     kinds: HashMap<String, CrdtKind>,
-    /// Whether clients may create others.
+    /// True if clients may create unregistered keys.
     open: bool,
     limits: CrdtLimits,
     max_keys: usize,
@@ -52,17 +52,17 @@ pub(crate) struct Registry {
     max_key: usize,
     /// The server's name as a replica.
     node: String,
-    /// How many keys exist that are not registered; counted when first asked for.
+    /// The number of unregistered keys; counted when first asked for.
     unregistered: OnceCell<Arc<AtomicUsize>>,
 }
 
-/// An operation that is wanted of a CRDT.
+/// A requested operation on a CRDT.
 pub(crate) enum Wanted {
-    /// By a client.
+    /// An operation of a client.
     Op(Op),
-    /// By a client of version 1: the operation as it came.
+    /// An operation of a version 1 client, as it came.
     V1(String),
-    /// By the server.
+    /// An edit of the server.
     Edit(CrdtKind, Edit),
 }
 
@@ -89,13 +89,13 @@ impl Registry {
         self.unregistered.get_or_try_init(count).await
     }
 
-    /// The operation that a CRDT, or one that does not exist yet, is to take; `None` where nothing is to change.
+    /// Plans a requested operation on a CRDT that may not exist yet; `None` if nothing is to change.
     fn plan(&self, key: &str, crdt: Option<&Crdt>, wanted: &Wanted) -> Result<Option<Op>, EditError> {
         let (now, limits) = (unix_millis(), &self.limits);
         let fresh;
         let crdt = match (crdt, wanted) {
             (Some(crdt), _) => crdt,
-            // `none` takes the place of an operation that was refused; where there is no CRDT, nothing misses it.
+            // A `none` for a key that does not exist has no effect.
             (None, Wanted::Op(op)) if *op.change() == Change::None => return Ok(None),
             (None, _) => {
                 let kind = match (self.kinds.get(key), wanted) {
@@ -154,7 +154,7 @@ impl Registry {
         Ok(entry)
     }
 
-    /// Plans, stores, applies and publishes. The position, if anything has changed.
+    /// Plans, stores, applies and publishes an operation; returns its position if anything has changed.
     async fn change(
         &self,
         hub: &Arc<Hub>,
@@ -176,7 +176,7 @@ impl Registry {
         hub.transact(stream, writer, author, |content| hub::of(content).map_or(Ok(None), plan)).await
     }
 
-    /// Does what the server wants.
+    /// Performs an edit of the server's own.
     async fn edit(&self, hub: &Arc<Hub>, key: &str, kind: CrdtKind, edit: Edit) -> Result<(), EditError> {
         self.check_key(key)?;
         let stream = hub.open(StreamKind::Crdt, key).await?;
@@ -198,7 +198,7 @@ impl Registry {
         removed.map(drop)
     }
 
-    /// Reads the payload of a CRDT_OP frame: the key, and what is wanted of it.
+    /// Reads the payload of a CRDT_OP frame: the key and the requested operation.
     pub(crate) fn read(
         &self,
         protocol: Protocol,
@@ -213,7 +213,7 @@ impl Registry {
             return Ok((id, Wanted::V1(frame.op.get().to_owned())));
         }
         if correlation == 0 {
-            return Err(Refusal::new(codes::INVALID_REQUEST, "an operation needs an id to be answered to"));
+            return Err(Refusal::new(codes::INVALID_REQUEST, "an operation needs a correlation id"));
         }
         let op = Op::parse(frame.op.get(), &self.limits).map_err(EditError::from)?;
         Ok((id, Wanted::Op(op)))
@@ -248,12 +248,12 @@ impl Registry {
     }
 }
 
-/// Whether a key may come into being.
+/// The permission to create a key, within the limits of keys.
 struct Admission<'a> {
     key: &'a str,
-    /// How many keys exist that are not registered; `None` for one that is.
+    /// The number of unregistered keys; `None` if this key is registered.
     total: Option<&'a Arc<AtomicUsize>>,
-    /// The client that wants it, if it is not the server.
+    /// The client that creates the key, unless the server does.
     client: Option<&'a Connection>,
 }
 
@@ -278,7 +278,7 @@ impl Admission<'_> {
     }
 }
 
-/// Whether a CRDT of this type can be used as one of that: what only grows is also a counter, or a set.
+/// True if a CRDT of one type can be used as another: a `g-counter` is also a counter, a `g-set` also a set.
 fn is_a(kind: CrdtKind, wanted: CrdtKind) -> bool {
     use CrdtKind::{GCounter, GSet, OrSet, PnCounter};
     kind == wanted || matches!((kind, wanted), (GCounter, PnCounter) | (GSet, OrSet))

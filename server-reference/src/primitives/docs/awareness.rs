@@ -1,4 +1,4 @@
-//! Who is in a document: the states of Yjs' awareness protocol, each owned by a connection, none stored.
+//! The awareness states of a document (y-protocols), each owned by a connection, none stored.
 
 use std::collections::BTreeMap;
 
@@ -34,8 +34,8 @@ struct Known {
 }
 
 impl Awareness {
-    /// Takes what a connection says of its clients: what others should be told, if anything. What it says of the clients
-    /// of other connections, and what is older than what is known, is passed over.
+    /// Takes a connection's awareness update; returns the update for the others, if any. States of other connections'
+    /// clients, and stale states, are ignored.
     pub(crate) fn apply(&mut self, owner: u64, bytes: &[u8]) -> Result<Option<Vec<u8>>, DocError> {
         let said = parse(bytes)?;
         let (mut news, mut crowded) = (Vec::new(), false);
@@ -78,18 +78,18 @@ impl Awareness {
         }
     }
 
-    /// Forgets the clients of a connection that is gone: what others should be told.
+    /// Forgets the clients of a connection that is gone; returns the update for the others.
     pub(crate) fn leave(&mut self, owner: u64) -> Option<Vec<u8>> {
         let gone: Vec<(u64, u32)> = self.of(owner).collect();
         for (client, _) in &gone {
             self.forget(*client);
         }
-        // At the clock it had: one that comes back with the next one is news again.
+        // At the clock it had: the next clock brings the client back.
         let states = gone.iter().map(|(client, clock)| (*client, *clock, None));
         (!gone.is_empty()).then(|| encode(gone.len(), states))
     }
 
-    /// Everybody, for one that joins.
+    /// All states, for a new follower.
     pub(crate) fn all(&self) -> Option<Vec<u8>> {
         let states = self.states.iter().map(|(client, state)| (*client, state.clock, Some(&*state.text)));
         (!self.states.is_empty()).then(|| encode(self.states.len(), states))
@@ -124,7 +124,7 @@ fn parse(bytes: &[u8]) -> Result<Vec<Said<'_>>, DocError> {
         }
         said.push((client, clock, (text.trim_ascii() != "null").then_some(text)));
     }
-    if reader.is_empty() { Ok(said) } else { Err(DocError::Malformed("there is something behind an awareness update")) }
+    if reader.is_empty() { Ok(said) } else { Err(DocError::Malformed("bytes follow the awareness update")) }
 }
 
 fn encode<'a>(count: usize, states: impl Iterator<Item = Said<'a>>) -> Vec<u8> {
@@ -149,7 +149,7 @@ mod tests {
         encode(states.len(), states.iter().copied())
     }
 
-    /// What a connection says, and what others are told of it.
+    /// Applies a connection's update; returns the clients in the update for the others.
     fn check(awareness: &mut Awareness, owner: u64, states: &[Said<'_>], told: &[Said<'_>]) {
         let news = awareness.apply(owner, &said(states)).unwrap();
         assert_eq!(news, (!told.is_empty()).then(|| said(told)), "{states:?}");

@@ -1,4 +1,4 @@
-//! One document: what yrs makes of the updates of many, none of whom is trusted.
+//! [`Document`]: a Yjs document, made by yrs from the updates of untrusted clients.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -19,29 +19,29 @@ use super::{
     update::{self, PIECE, Update},
 };
 
-/// What a new block may take beyond its bytes in the update: it splits another, whose second part gets a head.
+/// Bytes that a new block may take beyond its bytes in the update: it may split another, whose second part gets a head.
 const SPLIT: usize = 32;
 
-/// How long an update may take; longer by half for every 10,000 blocks. Where many units are meant for one place, yrs looks
-/// at all of them for each: for a hostile update of 1 MiB that takes hours.
+/// How long an update may take; longer by half for every 10,000 blocks. Where many units are meant for one place, yrs
+/// looks at all of them for each: for a hostile update of 1 MiB that takes hours.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long one that is stored may take.
+/// How long a stored update may take.
 const UNHURRIED: Duration = Duration::from_secs(3_600);
 
 /// A Yjs document, and the updates it is made of.
 ///
-/// An update takes effect as a whole or not at all, and is pending until it has been stored. What others get, and what is
-/// stored, is what yrs says it has changed, never the bytes of a peer.
+/// An update takes effect as a whole or not at all, and is pending until it has been stored. The changes that yrs
+/// reports are published and stored, never the bytes of a peer.
 pub(crate) struct Document {
     doc: Doc,
     index: Index,
     /// The document as of the last snapshot.
     base: Bytes,
-    /// What has changed since.
+    /// The updates since the last snapshot.
     tail: Vec<Bytes>,
-    /// What is in the document but not stored yet.
+    /// Pending changes: in the document, not stored yet.
     pending: Option<(Bytes, Mark)>,
-    /// What it takes at most, encoded; `measured` if it is exactly that.
+    /// An upper bound of its encoded length; exact if `measured`.
     size: usize,
     measured: bool,
     max_size: usize,
@@ -55,7 +55,7 @@ impl std::fmt::Debug for Document {
 }
 
 impl Document {
-    /// One that nobody has written in.
+    /// An empty document.
     pub(crate) fn empty(max_size: usize) -> Self {
         let options = Options { offset_kind: OffsetKind::Utf16, cleanup_formatting: false, ..Options::default() };
         Self {
@@ -86,12 +86,12 @@ impl Document {
         Ok(document)
     }
 
-    /// Applies an update: what was new in it, if anything, and is now pending. When it is refused, the document is as
-    /// before.
+    /// Applies an update; returns the changes, now pending, if it had any. A refused update leaves the document
+    /// unchanged.
     pub(crate) fn apply(&mut self, bytes: &[u8]) -> Result<Option<Bytes>, DocError> {
         let update = Update::parse(bytes)?;
         let mark = self.index.advance(&update)?;
-        // What is known already does not concern yrs.
+        // yrs gets only updates with something new.
         let all: usize = update.clients.iter().map(|(_, blocks)| blocks.len()).sum();
         let decoded = self.admit(&mark).and_then(|()| {
             if mark.order.len() == all && all <= PIECE {
@@ -126,7 +126,7 @@ impl Document {
         })
     }
 
-    /// Applies an update that is stored: nobody can refuse it any more.
+    /// Applies a stored update, which can no longer be refused.
     pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<(), DocError> {
         let (max_size, patience) = (self.max_size, self.patience);
         (self.max_size, self.patience) = (usize::MAX / 2, UNHURRIED);
@@ -136,22 +136,22 @@ impl Document {
         taken.map(drop)
     }
 
-    /// What is pending has been stored.
+    /// Settles the pending changes: they have been stored.
     pub(crate) fn settle(&mut self) {
         self.tail.extend(self.pending.take().map(|(update, _)| update));
     }
 
-    /// Whether this update is pending.
+    /// True if this update is pending.
     pub(crate) fn is_pending(&self, update: &[u8]) -> bool {
         self.pending.as_ref().is_some_and(|(pending, _)| pending == update)
     }
 
-    /// What is pending could not be stored: it never was.
+    /// Undoes the pending changes: they could not be stored.
     pub(crate) fn retract(&mut self) -> Result<(), DocError> {
         if self.pending.is_some() { self.restore() } else { Ok(()) }
     }
 
-    /// Whether something in an update is new.
+    /// True if something in an update is new.
     pub(crate) fn lacks(&self, bytes: &[u8]) -> Result<bool, DocError> {
         let update = Update::parse(bytes)?;
         if self.index.lacks(&update) {
@@ -167,7 +167,7 @@ impl Document {
         }))
     }
 
-    /// Lets the server's code change the document: what it returned, and what is now pending, if anything.
+    /// Lets the server's code change the document; returns its result, and the pending changes, if any.
     pub(crate) fn edit<R>(
         &mut self,
         edit: impl FnOnce(&mut TransactionMut<'_>) -> R,
@@ -183,7 +183,7 @@ impl Document {
         })
     }
 
-    /// What the server's code did is held to the same rules.
+    /// Holds changes of the server's own code to the same rules.
     fn judge(&mut self, change: Option<Change>) -> Result<Option<Bytes>, DocError> {
         let Some(change) = change else { return Ok(None) };
         let mark = self.index.advance(&Update::parse(&change.update)?)?;
@@ -191,13 +191,13 @@ impl Document {
         self.keep(Some(change), mark)
     }
 
-    /// Lets somebody look at it.
+    /// Runs a function that reads the document.
     pub(crate) fn read<R>(&self, look: impl FnOnce(&Transaction<'_>) -> R) -> Result<R, DocError> {
         let transaction = self.doc.try_transact().map_err(|_| DocError::Damaged)?;
         catch_unwind(AssertUnwindSafe(|| look(&transaction))).map_err(|_| DocError::Panicked)
     }
 
-    /// What somebody with this state vector has not got: an update.
+    /// The update for a replica with this state vector: all changes that it lacks.
     pub(crate) fn diff(&self, state_vector: &[u8]) -> Result<Vec<u8>, DocError> {
         const MALFORMED: DocError = DocError::Malformed("a state vector cannot be read");
         let reader = &mut Reader::new(state_vector);
@@ -212,7 +212,7 @@ impl Document {
         self.read(|transaction| transaction.encode_state_as_update_v1(&state_vector)).map_err(|_| DocError::Damaged)
     }
 
-    /// What it has stored, as a state vector.
+    /// The state vector of the stored changes.
     pub(crate) fn state_vector(&self) -> Vec<u8> {
         let known = self.index.state_vector(self.pending.as_ref().map(|(_, mark)| mark));
         let mut out = Vec::new();
@@ -249,13 +249,13 @@ impl Document {
         self.patience = Duration::ZERO;
     }
 
-    /// How many updates there are since the last snapshot, and how much is kept of the structure.
+    /// The number of updates since the last snapshot, and the size of the index.
     #[cfg(test)]
     pub(super) fn held(&self) -> (usize, usize) {
         (self.tail.len(), self.index.len())
     }
 
-    /// Whether there is room for what an update inserts.
+    /// True if there is room for the blocks that an update inserts.
     fn admit(&mut self, mark: &Mark) -> Result<(), DocError> {
         if mark.order.is_empty() || self.size + mark.bytes + SPLIT * mark.order.len() <= self.max_size {
             return Ok(());
@@ -264,7 +264,7 @@ impl Document {
         if self.size + mark.bytes <= self.max_size { Ok(()) } else { Err(self.full()) }
     }
 
-    /// Keeps what was changed as pending, unless that makes the document too large.
+    /// Keeps changes as pending, unless they make the document too large.
     fn keep(&mut self, change: Option<Change>, mark: Mark) -> Result<Option<Bytes>, DocError> {
         let Some(change) = change else { return Ok(None) };
         self.size += change.update.len() + SPLIT * (mark.order.len() + 2 * change.deletes);
@@ -292,7 +292,7 @@ impl Document {
         Ok(())
     }
 
-    /// Makes the document anew from what was stored.
+    /// Restores the document from its stored updates.
     fn restore(&mut self) -> Result<(), DocError> {
         *self = Self::load(Some(self.base.clone()), self.tail.clone(), self.max_size)?;
         Ok(())
@@ -310,7 +310,7 @@ impl Document {
     }
 }
 
-/// What a transaction has changed.
+/// The changes of a transaction.
 struct Change {
     update: Bytes,
     /// Ranges that were deleted.

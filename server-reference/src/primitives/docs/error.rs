@@ -4,7 +4,7 @@ use datasole_core::codes;
 
 use crate::{answer::Refusal, backend::BackendError};
 
-/// Why a document was not changed, or not read.
+/// The reason why a document was not changed, or not read.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DocError {
@@ -16,14 +16,15 @@ pub enum DocError {
         /// [`Limits::max_key`](crate::Limits::max_key).
         limit: usize,
     },
-    /// It is not an update that Yjs could have made.
+    /// The update is malformed: Yjs could not have made it.
     #[error("malformed: {0}")]
     Malformed(&'static str),
-    /// It is an update of a kind that this server does not keep.
+    /// The update has content of a kind that this server does not keep.
     #[error("not supported: {0}")]
     Unsupported(&'static str),
-    /// It refers to changes that the server has not got: synchronise first (send what the server's state vector lacks).
-    #[error("the update refers to changes that the server has not got")]
+    /// The update refers to changes that the server does not have: synchronise first (send the changes that the
+    /// server's state vector lacks).
+    #[error("the update refers to changes that the server does not have")]
     Missing,
     /// The user may only read the document.
     #[error("the document is read-only to this user")]
@@ -34,10 +35,10 @@ pub enum DocError {
         /// [`Limits::max_doc`](crate::Limits::max_doc), bytes.
         limit: usize,
     },
-    /// Finding the places of what it inserts takes too long: many units are meant for one place.
+    /// The update takes too long to apply: it inserts many units at one place.
     #[error("the update takes too long to apply")]
     TooSlow,
-    /// There are as many documents as there may be: [`Limits::max_docs`](crate::Limits::max_docs) or
+    /// A limit of documents was reached: [`Limits::max_docs`](crate::Limits::max_docs) or
     /// [`Limits::max_docs_per_connection`](crate::Limits::max_docs_per_connection).
     #[error("more than {limit} documents")]
     TooMany {
@@ -50,7 +51,7 @@ pub enum DocError {
     /// The function that was to read or edit it panicked; nothing was changed.
     #[error("the function that was to read or edit the document panicked")]
     Panicked,
-    /// yrs cannot go on with what is stored.
+    /// The stored document is damaged: yrs cannot read it.
     #[error("the document is damaged")]
     Damaged,
     /// The backend failed.

@@ -1,4 +1,4 @@
-//! Body of the fuzz target `document`: whatever followers send, a document keeps its promises.
+//! Body of the fuzz target `document`: no sequence of messages breaks a document's promises.
 
 use datasole_core::wire::push_varuint;
 use yrs::{ReadTxn, StateVector, Transact, Update, updates::decoder::Decode};
@@ -8,13 +8,13 @@ use super::{awareness::Awareness, document::Document, lib0::Reader, message::Mes
 /// Small, so that a few hundred bytes reach it.
 const LIMIT: usize = 8 * 1024;
 
-/// Steps, each a byte that says what to do and the bytes to do it with, their length before them. An update is taken as a
-/// whole or leaves nothing behind; what is told of it is all that others need, is new only once, and survives being
-/// stored; no document grows beyond its bound.
+/// Steps, each a byte that says what to do and the bytes to do it with, their length before them. An update is applied
+/// as a whole or leaves nothing behind. The published changes are all that others need, are new only once, and survive
+/// storage. No document grows beyond its bound.
 ///
 /// # Panics
 ///
-/// When a promise is broken.
+/// Panics if a promise is broken.
 pub fn document(data: &[u8]) {
     let mut awareness = Awareness::default();
     let Ok(mut document) = Document::load(None, Vec::new(), LIMIT) else { return };
@@ -66,7 +66,8 @@ pub fn document(data: &[u8]) {
     drop(other.transact().encode_state_as_update_v1(&StateVector::default()));
 }
 
-/// It counts as Yjs does: counted in bytes, a text of which a half of a surrogate pair goes would be shorter than nothing.
+/// A document that counts UTF-16 units as Yjs does: counted in bytes, deleting half of a surrogate pair would make a
+/// text's length negative.
 fn follower() -> yrs::Doc {
     yrs::Doc::with_options(yrs::Options { offset_kind: yrs::OffsetKind::Utf16, ..yrs::Options::default() })
 }

@@ -1,8 +1,9 @@
-//! What a document knows of its own structure, so that an update is judged before yrs sees it: up to which clock each
-//! client is known, and what is where.
+//! [`Index`]: the structure of a document, by which an update is judged before yrs sees it: the known clocks of each
+//! client, and the place of every unit.
 //!
-//! yrs keeps what it cannot place until the rest arrives, recurses as deep as types are nested, and trusts neighbours to
-//! have one parent. Updates that would make use of that are refused here, at no cost that grows with the document.
+//! yrs keeps items that it cannot place until the rest arrives, recurses as deep as types are nested, and trusts
+//! neighbours to have one parent. Updates that would make use of that are refused here, at no cost that grows with the
+//! document.
 
 use std::{
     cmp::Reverse,
@@ -16,10 +17,10 @@ use super::update::{Block, Content, Id, Parent, Role, Update};
 /// How deep types may nest; deeper, those who read them overflow their stacks.
 const MAX_DEPTH: u16 = 100;
 
-/// Who inserted what, and where it is.
+/// The units of each client, and their places.
 #[derive(Default)]
 pub(crate) struct Index {
-    /// For each client, runs from clock 0 without a gap.
+    /// The runs of each client, from clock 0 without a gap.
     clients: HashMap<u64, Vec<Run>>,
     places: Vec<Place>,
     by_name: HashMap<Arc<Name>, u32>,
@@ -35,7 +36,7 @@ struct Run {
 enum Unit {
     /// Collected garbage, or inserted into such.
     Gone,
-    /// In this place.
+    /// Inserted at this place.
     At(u32, Role),
 }
 
@@ -57,19 +58,19 @@ enum Owner {
     Item(Id),
 }
 
-/// How an index was before an update.
+/// The index before an update, to restore it.
 pub(crate) struct Mark {
     places: usize,
     /// Number of runs, and the end of the last one.
     clients: Vec<(u64, usize, u32)>,
-    /// What the new blocks of the update take; bytes.
+    /// Bytes of the new blocks of the update.
     pub(crate) bytes: usize,
     /// The new blocks, by the number of their client and their own, in the order in which they were placed.
     pub(crate) order: Vec<(usize, usize)>,
 }
 
 impl Index {
-    /// Takes note of what an update inserts, if all of it can be placed; else nothing changes.
+    /// Adds the blocks of an update, if all of them can be placed; else nothing changes.
     pub(crate) fn advance(&mut self, update: &Update<'_>) -> Result<Mark, DocError> {
         let mut mark = Mark { places: self.places.len(), clients: Vec::new(), bytes: 0, order: Vec::new() };
         for (client, _) in &update.clients {
@@ -102,13 +103,13 @@ impl Index {
         }
     }
 
-    /// Whether an update inserts something that is not known.
+    /// True if an update inserts something new.
     pub(crate) fn lacks(&self, update: &Update<'_>) -> bool {
         let end = |blocks: &[Block<'_>]| blocks.last().map_or(0, |block| block.end);
         update.clients.iter().any(|(client, blocks)| end(blocks) > self.known(*client))
     }
 
-    /// Each client, and its first clock that is not known; as it was before an update.
+    /// The first unknown clock of each client, as before an update.
     pub(crate) fn state_vector(&self, before: Option<&Mark>) -> Vec<(u64, u32)> {
         let mut known: Vec<(u64, u32)> = self.clients.keys().map(|client| (*client, self.known(*client))).collect();
         known.sort_unstable();
@@ -130,7 +131,7 @@ impl Index {
         if deletes.iter().all(|(client, _, end)| *end <= self.known(*client)) { Ok(()) } else { Err(DocError::Missing) }
     }
 
-    /// Places every block once what it refers to has been placed, whatever the order of the clients.
+    /// Places every block once the blocks that it refers to have been placed, in any order of the clients.
     fn place_all(&mut self, update: &Update<'_>, mark: &mut Mark) -> Result<(), DocError> {
         let mut next = vec![0; update.clients.len()];
         let mut ready: Vec<usize> = (0..update.clients.len()).collect();
@@ -180,11 +181,11 @@ impl Index {
         [*left, *right, owner].into_iter().flatten().find(|id| id.clock >= self.known(id.client))
     }
 
-    /// Where yrs will put a block of which everything before `known` is there already.
+    /// The place that yrs will choose for a block whose units before `known` are present already.
     fn unit(&mut self, client: u64, known: u32, block: &Block<'_>) -> Result<Unit, DocError> {
         let Content::Item { left, right, parent, role } = block.content else { return Ok(Unit::Gone) };
         if left.is_some() && left == right {
-            return Err(DocError::Malformed("an item's neighbours are one"));
+            return Err(DocError::Malformed("an item's two neighbours are the same"));
         }
         let left = match block.start < known {
             true => Some(Id { client, clock: known - 1 }),
@@ -253,7 +254,7 @@ impl Index {
         }
     }
 
-    /// How much it holds: runs and places.
+    /// The number of runs and places.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.clients.values().map(Vec::len).sum::<usize>() + self.places.len()

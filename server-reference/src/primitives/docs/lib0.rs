@@ -5,7 +5,7 @@ use datasole_core::wire::{push_varuint, split_varuint};
 /// Values within values; more is refused, because their readers recurse.
 const MAX_NESTING: usize = 100;
 
-/// What is left to read. Each method takes something from the front, or is `None` when it is not there.
+/// The bytes left to read. Each method takes something from the front, or is `None` if it is not there.
 #[derive(Clone, Copy)]
 pub(crate) struct Reader<'a>(&'a [u8]);
 
@@ -42,7 +42,7 @@ impl<'a> Reader<'a> {
         self.varuint()?.try_into().ok()
     }
 
-    /// As many bytes as the number before them says.
+    /// A buffer: its length, then that many bytes.
     pub(crate) fn bytes(&mut self) -> Option<&'a [u8]> {
         let length = usize::try_from(self.varuint()?).ok()?;
         self.take(length)

@@ -3,16 +3,16 @@
 use super::error::DocError;
 use super::lib0::{Reader, push_bytes};
 
-/// One message of the sync or the awareness protocol.
+/// A message of the sync or the awareness protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Message<'a> {
-    /// What do you have beyond this state vector?
+    /// Asks for all changes beyond this state vector (sync step 1).
     Ask(&'a [u8]),
-    /// An update that answers such a question.
+    /// Answers a state vector with an update (sync step 2).
     Answer(&'a [u8]),
-    /// An update of what was just changed.
+    /// An update with new changes.
     Change(&'a [u8]),
-    /// Who is there.
+    /// An awareness update.
     Awareness(&'a [u8]),
 }
 
@@ -36,7 +36,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// The length of what it carries; bytes.
+    /// The length of its content; bytes.
     pub(crate) fn len(&self) -> usize {
         let (Self::Ask(bytes) | Self::Answer(bytes) | Self::Change(bytes) | Self::Awareness(bytes)) = self;
         bytes.len()

@@ -43,7 +43,7 @@ use crate::{
     primitives::reservation::Reservation,
 };
 
-/// How many documents there are; counted when first asked for.
+/// The number of documents; counted when first asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Count(OnceCell<Arc<AtomicUsize>>);
 
@@ -97,7 +97,7 @@ impl<'a> Docs<'a> {
     ///
     /// # Errors
     ///
-    /// When the backend fails.
+    /// Fails if the backend fails.
     pub async fn keys(self) -> Result<Vec<String>, DocError> {
         Ok(self.hub.keys(StreamKind::Doc).await?)
     }
@@ -106,16 +106,16 @@ impl<'a> Docs<'a> {
     ///
     /// # Errors
     ///
-    /// When the backend fails.
+    /// Fails if the backend fails.
     pub async fn text(self, key: &str, name: &str) -> Result<String, DocError> {
         self.read(key, |read| read.get_text(name).map_or_else(String::new, |text| text.get_string(read))).await
     }
 
-    /// Looks at a document. One that does not exist is empty, and does not exist afterwards.
+    /// Reads a document. A missing document is empty, and is not created.
     ///
     /// # Errors
     ///
-    /// When the backend fails, or the function panics.
+    /// Fails if the backend fails, or the function panics.
     pub async fn read<R>(self, key: &str, look: impl FnOnce(&Transaction<'_>) -> R) -> Result<R, DocError> {
         let Some(stream) = self.hub.find(StreamKind::Doc, key).await? else {
             return Document::empty(self.hub.limits().max_doc).read(look);
@@ -129,12 +129,12 @@ impl<'a> Docs<'a> {
         result
     }
 
-    /// Edits a document, new or not. All that the function does is one change: it is stored, and published to everybody who
-    /// follows the document, before this returns. The function runs under the document's lock: it must be quick.
+    /// Edits a document, new or not. All that the function does is one change: it is stored, and published to everybody
+    /// who follows the document, before this returns. The function runs under the document's lock: it must be quick.
     ///
     /// # Errors
     ///
-    /// When the function panics, the document would become too large or the backend fails; nothing is changed then.
+    /// Fails if the function panics, the document would become too large or the backend fails; nothing is changed then.
     pub async fn edit<R>(self, key: &str, edit: impl FnOnce(&mut TransactionMut<'_>) -> R) -> Result<R, DocError> {
         let Limits { max_key: limit, .. } = *self.hub.limits();
         if key.is_empty() || key.len() > limit {
@@ -149,11 +149,11 @@ impl<'a> Docs<'a> {
         outcome.map(|(result, _)| result)
     }
 
-    /// Forgets a document. Clients that have it bring it back when they next synchronise.
+    /// Removes a document. Clients that have it create it again when they next synchronise.
     ///
     /// # Errors
     ///
-    /// When the backend fails. A key that does not exist is no error.
+    /// Fails if the backend fails. A key that does not exist is no error.
     pub async fn remove(self, key: &str) -> Result<(), DocError> {
         let Some(stream) = self.hub.find(StreamKind::Doc, key).await? else { return Ok(()) };
         let writer = stream.writer().await;
@@ -173,12 +173,12 @@ fn shared(content: &mut dyn Kind) -> Result<&mut Shared, DocError> {
     hub::of(content).ok_or(DocError::Damaged)
 }
 
-/// Whether a document may come into being.
+/// The permission to create a document, within the limits of documents.
 struct Admission<'a> {
-    /// How many documents there are.
+    /// The number of documents.
     total: &'a Arc<AtomicUsize>,
     limits: &'a Limits,
-    /// The client that wants it, if it is not the server.
+    /// The client that creates the document, unless the server does.
     client: Option<&'a Connection>,
 }
 
@@ -197,7 +197,7 @@ impl Admission<'_> {
     }
 }
 
-/// Changes a document, stores what is new and publishes it; where that is in the stream, if anything is new.
+/// Changes a document, stores and publishes the new changes; returns their position, if there are any.
 async fn change<R>(
     hub: &Arc<Hub>,
     stream: &Arc<Stream>,
@@ -217,7 +217,7 @@ async fn change<R>(
                 update.clone_from(&new);
                 new
             }
-            // Another server was faster: the same on what it has made of the document.
+            // A conflict with another server: plan again on its changes.
             (None, Some(update)) => shared.document.apply(update)?,
             (None, None) => None,
         };

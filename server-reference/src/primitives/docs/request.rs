@@ -51,14 +51,14 @@ pub(crate) async fn serve(
     }
 }
 
-/// Tells the others what somebody says of itself.
+/// Publishes a client's awareness to the other followers.
 fn announce(request: &Request, stream: &Stream, update: &[u8]) -> Result<bool, DocError> {
     let serial = request.connection.serial();
     stream.tell(serial, |content, at| shared(content)?.announce(serial, update, at))?;
     Ok(false)
 }
 
-/// Answers a question for what somebody has not got.
+/// Answers a state vector with the changes that the client lacks.
 async fn answer(request: &Request, stream: &Stream, state_vector: &[u8]) -> Result<bool, DocError> {
     let _writer = stream.writer().await;
     stream.at_present(|content, at| {
@@ -68,7 +68,7 @@ async fn answer(request: &Request, stream: &Stream, state_vector: &[u8]) -> Resu
     })
 }
 
-/// Takes an update: whether anything in it was new.
+/// Applies, stores and publishes an update; returns whether anything in it was new.
 async fn take(
     hub: &Arc<Hub>,
     count: &Count,

@@ -1,4 +1,4 @@
-//! [`Shared`]: what the entries of a document come to, and who is in it.
+//! [`Shared`]: the content of a document's stream, and the awareness of its followers.
 
 use std::sync::Arc;
 
@@ -28,15 +28,15 @@ pub(crate) fn kind(limits: &Arc<Limits>) -> Spec {
     Spec { kind: StreamKind::Doc, spare: limits.max_idle_docs, v1_follows: false, make: Box::new(make) }
 }
 
-/// A document in memory, with those who follow it.
+/// A document in memory, with the awareness of its followers.
 #[derive(Debug)]
 pub(crate) struct Shared {
     key: Box<str>,
     pub(super) document: Document,
     pub(super) awareness: Awareness,
-    /// Whether there is anything of it in the backend.
+    /// True if the backend has anything of the document.
     exists: bool,
-    /// A reservation for it, if what is pending brings it into being.
+    /// A reservation for the document, if the pending changes create it.
     reservation: Option<Reservation>,
     limits: Arc<Limits>,
 }
@@ -153,7 +153,7 @@ impl Kind for Shared {
 }
 
 impl Shared {
-    /// Takes what a follower says of itself: the message that the others get.
+    /// Takes a follower's awareness update; returns the message for the others.
     pub(super) fn announce(&mut self, serial: u64, update: &[u8], at: &At<'_>) -> Result<Option<Bytes>, DocError> {
         let news = self.awareness.apply(serial, update)?;
         Ok(news.map(|news| message(0, &Message::Awareness(&news), at)))

@@ -1,5 +1,5 @@
-//! The structure of a Yjs update (encoding 1), read before anything is believed: who inserts what where, who deletes
-//! what. The format is that of `readClientsStructRefs` and `readDeleteSet` in Yjs, and of `Update::decode` in yrs.
+//! The structure of a Yjs update (encoding 1), read before anything is trusted: the insertions and deletions of each
+//! client. The format is that of `readClientsStructRefs` and `readDeleteSet` in Yjs, and of `Update::decode` in yrs.
 
 use datasole_core::wire::push_varuint;
 
@@ -14,7 +14,7 @@ const MAX_CLIENT: u64 = 1 << 53;
 /// Blocks in a piece of an update.
 pub(crate) const PIECE: usize = 16;
 
-/// One unit of what one client has inserted.
+/// The id of one unit that a client inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Id {
     pub(crate) client: u64,
@@ -23,7 +23,7 @@ pub(crate) struct Id {
 
 /// An update's structure.
 pub(crate) struct Update<'a> {
-    /// What each client inserted, at most one list for each.
+    /// The blocks that each client inserted, at most one list for each.
     pub(crate) clients: Vec<(u64, Vec<Block<'a>>)>,
     /// Ranges of clocks: client, start, end.
     pub(crate) deletes: Vec<(u64, u32, u32)>,
@@ -35,7 +35,7 @@ pub(crate) struct Update<'a> {
 pub(crate) struct Block<'a> {
     pub(crate) start: u32,
     pub(crate) end: u32,
-    /// As it was written.
+    /// The block as it was written.
     pub(crate) bytes: &'a [u8],
     pub(crate) content: Content<'a>,
 }
@@ -47,7 +47,7 @@ pub(crate) enum Content<'a> {
     Item {
         left: Option<Id>,
         right: Option<Id>,
-        /// Where it is, unless that is told by its neighbours.
+        /// The parent, unless the neighbours tell it.
         parent: Option<(Parent<'a>, Option<&'a str>)>,
         role: Role,
     },
@@ -59,14 +59,14 @@ pub(crate) enum Parent<'a> {
     Item(Id),
 }
 
-/// What an item can be to others.
+/// The role of an item for others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Nobody's parent.
+    /// An item that cannot be a parent.
     Value,
     /// A type that holds others.
     Type,
-    /// It may have held others.
+    /// A deleted item that may have held others.
     Deleted,
 }
 
@@ -108,7 +108,7 @@ impl<'a> Update<'a> {
             }
         }
         if !reader.is_empty() {
-            return Err(DocError::Malformed("there is something behind its end"));
+            return Err(DocError::Malformed("bytes follow the update"));
         }
         distinct(clients.iter().map(|(client, _)| *client).collect())?;
         distinct(deleters)?;
@@ -141,7 +141,7 @@ impl<'a> Update<'a> {
     }
 }
 
-/// Whether nothing was left out between a block and the next one.
+/// True if nothing was left out between a block and the next one.
 fn follows(blocks: &[Block<'_>], at: usize) -> bool {
     matches!(blocks.get(at..at + 2), Some([block, next]) if block.end == next.start)
 }
@@ -155,15 +155,15 @@ fn count(reader: &mut Reader<'_>, each: usize) -> Result<usize, DocError> {
 const CUT: DocError = DocError::Malformed("it ends early");
 
 pub(crate) fn client(reader: &mut Reader<'_>) -> Result<u64, DocError> {
-    reader.varuint().filter(|client| *client < MAX_CLIENT).ok_or(DocError::Malformed("no client has such an id"))
+    reader.varuint().filter(|client| *client < MAX_CLIENT).ok_or(DocError::Malformed("a client id is out of range"))
 }
 
 pub(crate) fn clock(reader: &mut Reader<'_>) -> Result<u32, DocError> {
-    reader.small().filter(|clock| *clock < MAX_CLOCK).ok_or(DocError::Malformed("no clock is that late"))
+    reader.small().filter(|clock| *clock < MAX_CLOCK).ok_or(DocError::Malformed("a clock is out of range"))
 }
 
 fn end(start: u32, length: u32) -> Result<u32, DocError> {
-    start.checked_add(length).filter(|end| *end < MAX_CLOCK).ok_or(DocError::Malformed("no clock is that late"))
+    start.checked_add(length).filter(|end| *end < MAX_CLOCK).ok_or(DocError::Malformed("a clock is out of range"))
 }
 
 fn distinct(mut clients: Vec<u64>) -> Result<(), DocError> {
@@ -177,7 +177,7 @@ fn id(reader: &mut Reader<'_>) -> Result<Id, DocError> {
     Ok(Id { client: client(reader)?, clock: clock(reader)? })
 }
 
-/// The number of units, and what they are; nothing for units that were left out.
+/// The number and kind of units; `None` for units that were left out.
 fn block<'a>(reader: &mut Reader<'a>) -> Result<(u32, Option<Content<'a>>), DocError> {
     const LEFT: u8 = 0x80;
     const RIGHT: u8 = 0x40;
@@ -198,7 +198,7 @@ fn block<'a>(reader: &mut Reader<'a>) -> Result<(u32, Option<Content<'a>>), DocE
         let parent = match reader.varuint().ok_or(CUT)? {
             1 => Parent::Root(reader.string().ok_or(CUT)?),
             0 => Parent::Item(id(reader)?),
-            _ => return Err(DocError::Malformed("an item has no such parent")),
+            _ => return Err(DocError::Malformed("an item's parent is of an unknown form")),
         };
         let key = if info & NAMED != 0 { Some(reader.string().ok_or(CUT)?) } else { None };
         Some((parent, key))
@@ -221,7 +221,7 @@ fn content(kind: u8, reader: &mut Reader<'_>) -> Result<(u32, Role), DocError> {
                 0 | 1 | 2 | 4 | 6 => {}
                 3 => drop(reader.string().ok_or(CUT)?),
                 // Of an XML hook (5) yrs does not read the name.
-                _ => return Err(DocError::Unsupported("a type of this number")),
+                _ => return Err(DocError::Unsupported("this shared type")),
             }
             (1, Role::Type)
         }
@@ -236,7 +236,7 @@ fn content(kind: u8, reader: &mut Reader<'_>) -> Result<(u32, Role), DocError> {
         2 => return Err(DocError::Unsupported("content of Yjs before version 13")),
         // yrs keeps pointers to its item that outlive it.
         9 => return Err(DocError::Unsupported("a document inside a document: give it a key of its own")),
-        _ => return Err(DocError::Malformed("content is of no known kind")),
+        _ => return Err(DocError::Malformed("content is of an unknown kind")),
     };
     Ok((length, role))
 }

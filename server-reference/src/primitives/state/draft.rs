@@ -39,7 +39,7 @@ impl<'a> Draft<'a> {
     ///
     /// # Errors
     ///
-    /// When there is no such place, or the value cannot be written as JSON.
+    /// Fails if there is no such place, or the value cannot be written as JSON.
     pub fn set(&mut self, pointer: &str, value: impl Serialize) -> Result<(), StateError> {
         let value = serde_json::to_value(value)?;
         let path = parse(pointer)?;
@@ -54,7 +54,7 @@ impl<'a> Draft<'a> {
     ///
     /// # Errors
     ///
-    /// When there is no such place, or the value cannot be written as JSON.
+    /// Fails if there is no such place, or the value cannot be written as JSON.
     pub fn insert(&mut self, pointer: &str, value: impl Serialize) -> Result<(), StateError> {
         self.apply(Operation::Add { path: parse(pointer)?, value: serde_json::to_value(value)? })
     }
@@ -63,7 +63,7 @@ impl<'a> Draft<'a> {
     ///
     /// # Errors
     ///
-    /// When there is none.
+    /// Fails if there is no such member or element.
     pub fn remove(&mut self, pointer: &str) -> Result<(), StateError> {
         self.apply(Operation::Remove { path: parse(pointer)? })
     }
@@ -72,7 +72,7 @@ impl<'a> Draft<'a> {
     ///
     /// # Errors
     ///
-    /// When there is no integer, or the sum is none.
+    /// Fails if there is no integer at the pointer, or the sum is not an integer in range.
     pub fn add(&mut self, pointer: &str, amount: i64) -> Result<(), StateError> {
         let sum = self.value.pointer(pointer).and_then(Value::as_i64).and_then(|value| value.checked_add(amount));
         let sum = sum.ok_or_else(|| StateError::Rejected(format!("no integer at {pointer:?} to add {amount} to")))?;
@@ -83,7 +83,7 @@ impl<'a> Draft<'a> {
     ///
     /// # Errors
     ///
-    /// When it does not fit the value, or exceeds what one patch may do together with those before it.
+    /// Fails if the operation does not fit the value, or if all operations together exceed the limits of one patch.
     pub fn apply(&mut self, operation: Operation) -> Result<(), StateError> {
         self.transaction.apply(self.value, &operation, &PatchLimits::default())?;
         self.operations.push(operation);

@@ -4,7 +4,7 @@ use datasole_core::{codes, patch::PatchError};
 
 use crate::{backend::BackendError, error::RpcError};
 
-/// Why a state was not changed. The state is as it was before.
+/// The reason why a state was not changed. The state is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
@@ -21,11 +21,11 @@ pub enum StateError {
     /// The patch does not apply to the value.
     #[error(transparent)]
     Patch(#[from] PatchError),
-    /// The closure of an update decided against it.
+    /// The closure of an update rejected the change.
     #[error("update rejected: {0}")]
     Rejected(String),
     /// The value cannot be written as JSON, or not be read as the type asked for.
-    #[error("not the JSON it should be: {0}")]
+    #[error("value: {0}")]
     Json(#[from] serde_json::Error),
     /// A key must have 1 to [`Limits::max_key`](crate::Limits::max_key) bytes.
     #[error("a key must have 1 to {limit} bytes, this has {bytes}")]
@@ -35,7 +35,7 @@ pub enum StateError {
         /// The limit.
         limit: usize,
     },
-    /// The backend failed; whether the change was stored is not known, and it was not sent to anybody.
+    /// The backend failed. The outcome is unknown: the change may be stored, but was not published.
     #[error(transparent)]
     Backend(#[from] BackendError),
 }

@@ -1,7 +1,8 @@
 //! Live states: values by key that every client mirrors.
 //!
 //! Every change is planned on the value, stored by the backend, and only then published: subscribers never see what was
-//! not stored, and a change that is refused leaves no trace. Changes of one key are linearised by its stream's writer lock.
+//! not stored, and a change that is refused leaves no trace. Changes of one key are linearised by its stream's writer
+//! lock.
 
 mod draft;
 mod error;
@@ -21,7 +22,7 @@ use crate::{
     limits::Limits,
 };
 
-/// The line of states in the table of kinds. States that nobody needs are nothing; none is spare.
+/// The line of states in the table of kinds. Unused states are evicted at once; none is kept spare.
 pub(crate) fn kind(limits: &Arc<Limits>) -> Spec {
     let replay = limits.replay;
     Spec {
@@ -66,7 +67,7 @@ impl<'a> State<'a> {
     ///
     /// # Errors
     ///
-    /// When the backend fails.
+    /// Fails if the backend fails.
     pub async fn get(self, key: &str) -> Result<Option<Value>, StateError> {
         self.look(key, |value| value.cloned()).await
     }
@@ -75,7 +76,7 @@ impl<'a> State<'a> {
     ///
     /// # Errors
     ///
-    /// When the backend fails, or the value is not of that type.
+    /// Fails if the backend fails, or the value is not of that type.
     pub async fn get_as<T: DeserializeOwned>(self, key: &str) -> Result<Option<T>, StateError> {
         Ok(self.look(key, |value| value.map(T::deserialize)).await?.transpose()?)
     }
@@ -89,12 +90,12 @@ impl<'a> State<'a> {
     ///
     /// # Errors
     ///
-    /// When the backend fails.
+    /// Fails if the backend fails.
     pub async fn keys(self) -> Result<Vec<String>, StateError> {
         Ok(self.hub.keys(StreamKind::State).await?)
     }
 
-    /// Makes `value` the value of `key`: any JSON value. Clients get the difference, or the whole where that is shorter.
+    /// Sets the value of `key`: any JSON value. Clients receive the difference, or the whole if that is shorter.
     ///
     /// # Errors
     ///
@@ -119,7 +120,8 @@ impl<'a> State<'a> {
 
     /// Changes the value by a closure, whose changes are recorded as they are made: no comparison of whole values.
     ///
-    /// The closure runs under the state's lock, so it must be quick; it runs again when another server was faster.
+    /// The closure runs under the state's lock, so it must be quick; it runs again after a conflict with another
+    /// server.
     ///
     /// # Errors
     ///
@@ -136,7 +138,7 @@ impl<'a> State<'a> {
     ///
     /// # Errors
     ///
-    /// When the backend fails. A key that does not exist is no error.
+    /// Fails if the backend fails. A key that does not exist is no error.
     pub async fn remove(self, key: &str) -> Result<(), StateError> {
         if self.hub.find(StreamKind::State, key).await?.is_none() {
             return Ok(());
@@ -144,7 +146,8 @@ impl<'a> State<'a> {
         self.change(key, |state| Ok(state.plan_remove())).await.map(drop)
     }
 
-    /// Plans a change, stores and publishes it; plans again, when another server was faster. The position then.
+    /// Plans, stores and publishes a change, and returns its position. Plans again after a conflict with another
+    /// server.
     async fn change(
         self,
         key: &str,

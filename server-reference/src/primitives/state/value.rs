@@ -1,7 +1,7 @@
-//! [`StateValue`]: what the entries of a state come to.
+//! [`StateValue`]: the content of a state's stream.
 //!
-//! A patch is planned by applying it: the value is touched once, and the way back is kept until the entry is stored. Who
-//! looks at the value meanwhile is shown the one before.
+//! A patch is planned by applying it: the value is touched once, and the way back is kept until the entry is stored.
+//! Readers see the previous value meanwhile.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -65,7 +65,7 @@ pub(crate) struct Room<'a> {
 }
 
 impl Room<'_> {
-    /// Whether a value of so many bytes of JSON text fits.
+    /// True if a value of so many bytes of JSON text fits.
     pub(crate) fn check(&self, length: usize) -> Result<(), StateError> {
         // A key takes at most six bytes for each of its own, as \u00xx.
         let bytes = length.saturating_add(ENVELOPE + 6 * self.key.len());
@@ -135,7 +135,8 @@ impl StateValue {
         }
     }
 
-    /// Plans what a function does to the value. A panic of it goes on, with the value as it was.
+    /// Plans the changes that a function makes to the value. If it panics, the changes are undone and the panic goes
+    /// on.
     pub(crate) fn plan_update(
         &mut self,
         room: Room<'_>,
@@ -166,14 +167,14 @@ impl StateValue {
         }
     }
 
-    /// The entry of a patch that has been applied, and the bound of what it has led to, if that fits.
+    /// The entry of a patch that has been applied, and the bound of the resulting value, if that fits.
     fn weigh(&self, room: Room<'_>, existed: bool, patch: &Patch) -> Result<(Entry, usize), StateError> {
         let mut entry = Entry::json(PATCH, patch)?;
         // Only a copy adds more than its own text: then nothing is known until the value is measured.
         let copies = patch.operations().iter().any(|operation| matches!(operation, Operation::Copy { .. }));
         let mut bound = if copies { usize::MAX } else { self.bound.saturating_add(entry.content().len()) };
-        // A subscriber of a key that did not exist has nothing to apply a patch to. Else, only where the bound says that
-        // it might be too long is the value measured.
+        // A subscriber of a key that did not exist has nothing to apply a patch to. Else, only where the bound says
+        // that it might be too long is the value measured.
         if !existed || room.check(bound).is_err() {
             let whole = Entry::json(VALUE, &self.value)?;
             bound = whole.content().len();

@@ -1,4 +1,4 @@
-//! A stream that remembers whether anything came in: half a message is a sign of life, too, and nobody can answer a ping
+//! A byte stream that remembers incoming bytes as signs of life. Half a message is one, too: no peer can answer a ping
 //! in the middle of a frame.
 
 use std::{
@@ -19,7 +19,7 @@ impl<S> Heard<S> {
         Self { stream, heard: false }
     }
 
-    /// Whether anything came since this was last asked.
+    /// True if bytes came since the last call.
     pub(super) fn take(&mut self) -> bool {
         std::mem::take(&mut self.heard)
     }

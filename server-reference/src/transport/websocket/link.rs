@@ -1,6 +1,6 @@
-//! One connection's loop: drain what has come, answer it in one write, pass on what others have queued.
+//! The loop of one connection: drain inbound messages, answer them in one write, pass on queued messages.
 //!
-//! tungstenite parses what comes in; what goes out is framed by [`framing`] and written in batches
+//! tungstenite parses inbound frames; outbound messages are framed by [`framing`] and written in batches
 //! straight to the stream. The two never interleave: nothing is read while a batch is partly written, and a pong that
 //! tungstenite owes is flushed before the next batch.
 
@@ -51,9 +51,9 @@ thread_local! {
 
 /// How a connection came to its end.
 enum End {
-    /// The peer said goodbye; tungstenite has the answer ready.
+    /// The peer closed; tungstenite has the answer ready.
     Goodbye,
-    /// We say goodbye, and why.
+    /// The server closes, with this code and reason.
     Close(Close),
     /// The socket is gone.
     Lost,
@@ -74,7 +74,7 @@ struct Link<S> {
     alive: Instant,
     pinged: bool,
     timer: Pin<Box<Sleep>>,
-    /// Until when the first AUTH must have been accepted.
+    /// The deadline of the first AUTH.
     auth_deadline: Option<Instant>,
     /// Given back when the connection is gone.
     _seat: Seat,
@@ -82,7 +82,8 @@ struct Link<S> {
 
 /// Serves one connection until it has ended. `read` is what came behind the upgrade request.
 ///
-/// These futures are most of an idle connection's memory, so what only its beginning and its end need is boxed by itself.
+/// These futures are most of an idle connection's memory, so what only its beginning and its end need is boxed by
+/// itself.
 pub(super) async fn run<S>(stream: S, read: Bytes, node: Arc<Node>, session: Session, seat: Seat)
 where
     S: AsyncRead + AsyncWrite + Unpin,

@@ -1,4 +1,4 @@
-//! From an HTTP request to a WebSocket, or to the status that says why not.
+//! The upgrade from an HTTP request to a WebSocket, or the status that refuses it.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -149,7 +149,7 @@ fn handshake_key(request: &Request) -> Result<String, Refusal> {
     Ok(derive_accept_key(key))
 }
 
-/// Whether it may be 16 bytes in base64: 22 digits and the padding.
+/// True for the base64 of 16 bytes: 22 digits and the padding.
 fn is_nonce(key: &[u8]) -> bool {
     let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
     key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(is_digit))
