@@ -315,6 +315,14 @@ impl World {
                 self.connect(client);
             }
         }
+        // Another server opens every stream while the last writes are made.
+        self.start();
+        self.clients.push(Client::new(u32::try_from(self.clients.len() + 1).unwrap()));
+        let (client, node) = (self.clients.len() - 1, self.nodes.len() - 1);
+        self.clients[client].connect(self.nodes[node].number, &self.nodes[node].server);
+        for stream in 0..STREAMS.len() {
+            self.write(0, stream, false);
+        }
         // Pauses before repeats, turns; without calm also the check of streams that had no news.
         let (rounds, time) = if self.calm { (12, 500) } else { (24, 2_500) };
         for _ in 0..rounds {
