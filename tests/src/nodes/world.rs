@@ -339,16 +339,15 @@ impl World {
     }
 
     async fn compare(&mut self) {
-        for stream in 0..STREAMS.len() {
+        for (stream, name) in STREAMS.iter().enumerate() {
             let at = self.spy.at(stream);
             for client in &self.clients {
-                let (standing, _) = client.standing(stream);
-                assert_eq!(standing, Some(at.position), "a client of {:?} is behind", STREAMS[stream]);
+                assert_eq!(client.standing(stream), Some(at.position), "a client of {name:?} is behind");
             }
             for node in 0..self.nodes.len() {
                 let entries = self.read(node, stream).await;
                 let number = self.nodes[node].number;
-                self.record.tell(WORLD, number, Kind::Ok, STREAMS[stream].1, Function::ReadFinal { entries });
+                self.record.tell(WORLD, number, Kind::Ok, name.1, Function::ReadFinal { entries });
             }
         }
     }
