@@ -205,6 +205,18 @@ fn a_grant_that_may_be_outside_of_the_window_does_not_count() {
 }
 
 #[test]
+fn a_grant_that_is_long_pending_may_be_before_later_windows() {
+    let grant = |id, time, kind| (time, kind, Function::Grant { id: Id(id), cost: 1, limit: 1, window: 1000 });
+    let pending = told(&[
+        grant(1, 0, Kind::Invoke),
+        grant(2, 1_200, Kind::Invoke),
+        grant(2, 1_300, Kind::Ok),
+        grant(1, 1_400, Kind::Ok),
+    ]);
+    expect(&pending, &Promises::default(), &[]);
+}
+
+#[test]
 fn a_room_may_lag_by_the_bound_and_not_longer() {
     let promises = Promises { presence: 1000, ..Promises::default() };
     let join = (0, Kind::Ok, Function::Join { id: Id(1) });

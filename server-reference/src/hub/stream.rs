@@ -523,6 +523,30 @@ mod tests {
         inner.window.check();
     }
 
+    /// Entries at `seq` after an entry of this tag: whether they are taken.
+    fn offer(stream: &Arc<Stream>, epoch: u64, seq: u64, prev: Tag) -> bool {
+        let tag = Tag { node: 1, count: seq };
+        let entry = log::Entry { tag, prev: prev.hash(), bytes: number(seq).bytes().clone() };
+        let before = stream.mark();
+        let taken = stream.accept(Position { epoch, seq: seq - 1 }, &[entry], 0, &[]).is_ok();
+        let moved = stream.mark() != before;
+        assert!(taken || !moved, "what is refused has no effect");
+        moved
+    }
+
+    #[test]
+    fn only_the_next_entry_of_the_same_history_is_taken() {
+        let stream = Numbers::stream("t", Position { epoch: 9, seq: 0 }, Replay::default());
+        let tag = |count| Tag { node: 1, count };
+        assert!(!offer(&stream, 9, 2, tag(1)), "a gap");
+        assert!(!offer(&stream, 8, 1, Tag::default()), "another life");
+        assert!(offer(&stream, 9, 1, Tag::default()));
+        assert!(!offer(&stream, 9, 2, Tag { node: 2, count: 1 }), "another history");
+        assert!(!offer(&stream, 9, 1, Tag::default()), "again");
+        assert!(offer(&stream, 9, 2, tag(1)));
+        assert_eq!(stream.mark(), Mark { position: Position { epoch: 9, seq: 2 }, tag: tag(2) });
+    }
+
     #[test]
     fn the_replay_window_is_bounded_by_entries() {
         let replay = |entries| Replay { entries, ..Replay::default() };

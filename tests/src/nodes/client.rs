@@ -92,7 +92,7 @@ impl Client {
     /// Connects to a server, and follows every stream from where it was.
     pub(super) fn connect(&mut self, node: usize, server: &Server) {
         self.node = node;
-        self.peer = Some(server.peer(Protocol::V2, Identity::user(&format!("user {}", self.process))));
+        self.peer = Some(server.peer(Protocol::V2, Identity::user(format!("user {}", self.process))));
         for stream in 0..STREAMS.len() {
             self.subscribe(stream);
         }
@@ -188,10 +188,9 @@ impl Client {
         replica.at = Some(position);
     }
 
-    /// Where the client is in a stream, and what it has there.
-    pub(super) fn standing(&self, stream: usize) -> (Option<Position>, u64) {
-        let replica = &self.replicas[&stream];
-        (replica.at, if STREAMS[stream].0 == "event" { 0 } else { replica.hash() })
+    /// Where the client is in a stream.
+    pub(super) fn standing(&self, stream: usize) -> Option<Position> {
+        self.replicas[&stream].at
     }
 }
 

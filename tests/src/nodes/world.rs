@@ -315,6 +315,14 @@ impl World {
                 self.connect(client);
             }
         }
+        // Another server opens every stream while the last writes are made.
+        self.start();
+        self.clients.push(Client::new(u32::try_from(self.clients.len() + 1).unwrap()));
+        let (client, node) = (self.clients.len() - 1, self.nodes.len() - 1);
+        self.clients[client].connect(self.nodes[node].number, &self.nodes[node].server);
+        for stream in 0..STREAMS.len() {
+            self.write(0, stream, false);
+        }
         // Pauses before repeats, turns; without calm also the check of streams that had no news.
         let (rounds, time) = if self.calm { (12, 500) } else { (24, 2_500) };
         for _ in 0..rounds {
@@ -331,16 +339,15 @@ impl World {
     }
 
     async fn compare(&mut self) {
-        for stream in 0..STREAMS.len() {
+        for (stream, name) in STREAMS.iter().enumerate() {
             let at = self.spy.at(stream);
             for client in &self.clients {
-                let (standing, _) = client.standing(stream);
-                assert_eq!(standing, Some(at.position), "a client of {:?} is behind", STREAMS[stream]);
+                assert_eq!(client.standing(stream), Some(at.position), "a client of {name:?} is behind");
             }
             for node in 0..self.nodes.len() {
                 let entries = self.read(node, stream).await;
                 let number = self.nodes[node].number;
-                self.record.tell(WORLD, number, Kind::Ok, STREAMS[stream].1, Function::ReadFinal { entries });
+                self.record.tell(WORLD, number, Kind::Ok, name.1, Function::ReadFinal { entries });
             }
         }
     }
