@@ -19,7 +19,7 @@ const MAX_MATCH: usize = 258;
 const HASH_BITS: u32 = 13;
 
 /// Candidates compared for one match.
-const CHAIN: usize = 24;
+const CHAIN: usize = 8;
 
 /// Literals and matches of one block, at most.
 const BLOCK: usize = 16 * 1024;
