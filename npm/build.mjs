@@ -43,25 +43,39 @@ await declarations();
 
 /**
  * wasm-bindgen's glue keeps its instance in module variables. As a function's, every engine gets an instance of its own:
- * two clients share nothing, and one that has panicked is replaced.
+ * two clients share nothing, and one that has panicked is replaced. Of the ways in which the glue loads a wasm only the one
+ * from a compiled module is kept.
  */
 async function makeGlue() {
+  const source = await readFile('generated/datasole_wasm.js', 'utf8');
   const { outputFiles } = await build({
-    entryPoints: ['generated/datasole_wasm.js'],
+    stdin: {
+      contents: replaceOnce(
+        source,
+        /^export \{ initSync, __wbg_init as default \};$/m,
+        'export async function init(module) {\n' +
+          '  __wbg_finalize_init(await WebAssembly.instantiate(module, __wbg_get_imports()), module);\n' +
+          '}',
+      ),
+    },
     bundle: true,
     write: false,
-    format: 'iife',
-    globalName: 'glue',
+    format: 'esm',
     target: 'es2022',
-    treeShaking: true,
   });
-  const js = outputFiles[0].text.replace(/^"use strict";\s*/, '');
-  await writeFile('generated/glue.js', `export function createGlue() {\n${js}\nreturn glue;\n}\n`);
+  const js = replaceOnce(outputFiles[0].text, /^export \{\n  Core,\n  init\n\};$/m, 'return { Core, init };');
+  await writeFile('generated/glue.js', `export function createGlue() {\n${js}}\n`);
   await writeFile(
     'generated/glue.d.ts',
-    "export type { Core } from './datasole_wasm.js';\n" +
-      "export declare function createGlue(): typeof import('./datasole_wasm.js');\n",
+    "import type { Core } from './datasole_wasm.js';\n" +
+      "export type { Core };\n" +
+      'export declare function createGlue(): { Core: typeof Core; init(module: WebAssembly.Module): Promise<void> };\n',
   );
+}
+
+function replaceOnce(text, what, by) {
+  if (!what.test(text)) throw new Error(`wasm-bindgen's glue has changed: it has no ${what}`);
+  return text.replace(what, by);
 }
 
 function bundle(entry, name, options) {

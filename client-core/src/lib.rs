@@ -61,6 +61,7 @@ mod sync;
 mod table;
 mod time;
 pub mod wire;
+mod write;
 
 pub use client::Client;
 pub use config::{Config, Limits, Reconnect, TokenVia};
@@ -69,6 +70,7 @@ pub use event::{
     CallId, CloseVerdict, DisconnectReason, EditOutcome, Event, Hint, Input, Output, Payload, Progress, Question,
     Request, SocketClose, SocketId, Status, SubscriptionId, SyncPhase,
 };
+pub use json::push_json_string;
 pub use rng::Seed;
 pub use stream::{Position, StreamId, StreamKind};
 pub use time::{Millis, TimerKind};

@@ -2,7 +2,6 @@
 //!
 //! Knows neither sockets nor the queue: it keeps the books, and reads and writes the payloads.
 
-use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{
@@ -12,7 +11,8 @@ use crate::{
     read::Read,
     table::Table,
     time::Millis,
-    wire::{ErrorBody, RpcRequest, RpcResponse, join_binary, split_binary},
+    wire::{ErrorBody, RpcResponse, join_binary, split_binary},
+    write,
 };
 
 /// The calls that have not ended.
@@ -137,23 +137,16 @@ impl Calls {
 
 /// The frame of a request.
 pub(crate) fn request(method: &str, params: &Payload, correlation: u32) -> (Opcode, Vec<u8>) {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Head<'a> {
-        method: &'a str,
-        correlation_id: u32,
-    }
-
-    let params = match params {
-        Payload::Empty => RawValue::NULL,
-        Payload::Json(raw) => raw,
-        Payload::Binary(bytes) => {
-            let head = json(&Head { method, correlation_id: correlation });
-            return (Opcode::RpcRequestBinary, join_binary(&head, bytes));
-        }
+    let (params, bytes) = match params {
+        Payload::Empty => (Some(RawValue::NULL), None),
+        Payload::Json(raw) => (Some(&**raw), None),
+        Payload::Binary(bytes) => (None, Some(bytes)),
     };
-    let request = RpcRequest { method: method.into(), params: Some(params), correlation_id: correlation };
-    (Opcode::RpcRequest, json(&request))
+    let request = write::request(method, params, correlation);
+    match bytes {
+        None => (Opcode::RpcRequest, request),
+        Some(bytes) => (Opcode::RpcRequestBinary, join_binary(&request, bytes)),
+    }
 }
 
 /// What an RPC_RES says. One that cannot be read ends its call all the same.
@@ -202,24 +195,10 @@ impl From<Refusal> for CallError {
     }
 }
 
-/// The payload of a CRDT_OP or PRESENCE: `{key}` and one more member, written up to its value, or none.
-pub(crate) fn keyed(key: &str, member: &str, value: &str) -> Vec<u8> {
-    let mut payload = Vec::new();
-    for part in [b"{\"key\":", &json(&key)[..], member.as_bytes(), value.as_bytes(), b"}"] {
-        payload.extend_from_slice(part);
-    }
-    payload
-}
-
 const UNREADABLE: &str = "the answer cannot be read";
 
 pub(crate) fn unreadable() -> CallError {
     CallError::Server { code: codes::PARSE, message: UNREADABLE.into(), data: None, retry_after: None }
-}
-
-/// JSON of a wire structure. Writing plain structs with string keys into memory cannot fail.
-pub(crate) fn json<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
 }
 
 /// A correlation id that is not in use; never 0. `last` is where the search begins and what it leaves behind.
@@ -237,7 +216,6 @@ pub(crate) fn next_correlation(last: &mut u32, in_use: impl Fn(u32) -> bool) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire;
 
     #[test]
     fn correlation_ids_wrap_around_zero_and_what_is_in_use() {
@@ -276,16 +254,6 @@ mod tests {
         let (opcode, payload) = request("ping", &Payload::Empty, 7);
         assert_eq!(opcode, Opcode::RpcRequest);
         assert_eq!(payload, br#"{"method":"ping","params":null,"correlationId":7}"#);
-    }
-
-    #[test]
-    fn operations_are_written_as_their_structures_are() {
-        let raw = RawValue::from_string("[1, null]".into()).unwrap();
-        let op = wire::CrdtOp { key: "a\"b".into(), op: &raw, epoch: None, seq: None };
-        assert_eq!(keyed("a\"b", ",\"op\":", raw.get()), json(&op));
-        let value = wire::ClientPresence { key: "k".into(), value: Some(&raw) };
-        assert_eq!(keyed("k", ",\"value\":", raw.get()), json(&value));
-        assert_eq!(keyed("k", "", ""), json(&wire::ClientPresence { value: None, ..value }));
     }
 
     #[test]

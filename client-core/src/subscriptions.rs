@@ -11,10 +11,11 @@ use crate::{
     error::CommandError,
     event::SubscriptionId,
     json::{first_element, members, string},
-    rpc::{json, next_correlation},
+    rpc::next_correlation,
     stream::{Position, StreamId, StreamKind},
     table::Table,
-    wire::{Subscribe, Subscribed},
+    wire::Subscribed,
+    write,
 };
 
 /// Gaps in a row, without an entry in sequence between them, after which a stream starts from scratch; after twice as
@@ -202,8 +203,7 @@ impl Subscriptions {
         if let Some(channel) = entry.channel.take() {
             self.by_channel.remove(&channel);
         }
-        let Subscription { stream: StreamId { kind, key }, position, .. } = entry;
-        Some((json(&Subscribe { kind: *kind, key: key.as_str().into(), since: *position }), old))
+        Some((write::subscribe(&entry.stream, entry.position), old))
     }
 
     /// Forgets where a stream is.

@@ -5,7 +5,7 @@
 
 use datasole_core::{
     CallError, CommandError, DisconnectReason, EditOutcome, Event, Millis, Payload, Progress, Question, Status,
-    StreamId, SyncPhase,
+    StreamId, SyncPhase, push_json_string,
 };
 
 /// Messages on their way to the other side, in order. Order is meaning.
@@ -316,8 +316,7 @@ impl Batch {
 
     fn string(&mut self, name: &str, value: &str) {
         self.key(name);
-        // A string can always be written as JSON.
-        self.text.push_str(&serde_json::to_string(value).unwrap_or_default());
+        push_json_string(&mut self.text, value);
     }
 
     fn number(&mut self, name: &str, value: u64) {

@@ -77,7 +77,7 @@ class WasmEngine implements Engine {
       throw new Error("no WebSocket here: set globalThis.WebSocket (before Node 22, to that of the package 'ws')");
     }
     const glue = createGlue();
-    await glue.default({ module_or_path: await compile(wasm, wasmUrl) });
+    await glue.init(await compile(wasm, wasmUrl));
     this.#core = new glue.Core(options, {
       open: (id: number, url: string, protocols: string) => this.#open(id, url, protocols),
       // A copy: what is sent later must not be read from memory that wasm has used again by then.

@@ -47,9 +47,13 @@ class Player {
   out: unknown[] = [];
   parts: (string | Uint8Array)[] = [];
 
-  constructor(options: Partial<CoreOptions>) {
+  static async start(options: Partial<CoreOptions>): Promise<Player> {
     const glue = createGlue();
-    glue.initSync({ module: wasm });
+    await glue.init(wasm);
+    return new Player(glue, options);
+  }
+
+  private constructor(glue: ReturnType<typeof createGlue>, options: Partial<CoreOptions>) {
     clock = 0;
     this.core = new glue.Core({ url: 'ws://localhost/__ds', reconnectInterval: 0, retryFirst: true, ...options }, {
       open: (socket) => (this.socket = socket),
@@ -157,8 +161,8 @@ const files = readdirSync(folder).filter((name) => name.endsWith('.json'));
 for (const file of files) {
   describe(`tests/vectors/sync/${file}`, () => {
     for (const { name, config, steps } of JSON.parse(readFileSync(new URL(file, folder), 'utf8'))) {
-      it(name, () => {
-        const player = new Player(config);
+      it(name, async () => {
+        const player = await Player.start(config);
         for (const [number, step] of steps.entries()) {
           assert.deepEqual(player.step(step), expected(step), `step ${number}: ${JSON.stringify(step)}`);
         }
@@ -197,8 +201,8 @@ const MEMBERS: Members = {
   token: {},
 };
 
-it('messages have the members that are declared, and every member comes', () => {
-  const player = new Player({ askToken: true });
+it('messages have the members that are declared, and every member comes', async () => {
+  const player = await Player.start({ askToken: true });
   const { core } = player;
   core.call(1, 'early', undefined, undefined, undefined, false);
   core.emit('early', undefined, undefined, false);

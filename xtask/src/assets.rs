@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use wasm_bindgen_cli_support::Bindgen;
+use wasm_bindgen_cli_support::{Bindgen, Output};
 
 use crate::{
     command::{cargo, program, run},
@@ -31,7 +31,10 @@ const SERVED: [&str; 7] = [
 
 /// The smallest in brotli of what was tried: less inlining makes the file longer and the compressed file shorter. The
 /// features are all that rustc lets LLVM emit for wasm32-unknown-unknown, and no more.
-const WASM_OPT: [&str; 13] = [
+const WASM_OPT: [&str; 15] = [
+    "-Oz",
+    // The second pass knows what each function of the first one's does.
+    "--generate-global-effects",
     "-Oz",
     "--low-memory-unused",
     "--always-inline-max-function-size=0",
@@ -81,11 +84,31 @@ fn bind(raw: &Path) -> Result<()> {
         if let Some(import) = bound.wasm().imports.iter().find(|import| import.module == "env") {
             bail!("the wasm imports `{}` from `env`: something in it expects an operating system", import.name);
         }
+        let renamed = rename_imports(&mut bound)?;
         fs::create_dir_all(&generated)?;
         bound.emit(&generated)?;
+        let mut glue = fs::read_to_string(&outputs[0])?;
+        for (name, short) in renamed {
+            glue = glue.replace(&name, &short);
+        }
+        fs::write(&outputs[0], glue)?;
         let optimiser = project::npm().join("node_modules/binaryen/bin/wasm-opt");
         run(program("node").arg(optimiser).args(WASM_OPT).arg(&wasm).arg("-o").arg(&wasm))
     })
+}
+
+/// Takes the hashes off the names of the wasm's imports, which do not compress: the old names and the new ones.
+fn rename_imports(bound: &mut Output) -> Result<Vec<(String, String)>> {
+    let mut renamed: Vec<(String, String)> = Vec::new();
+    for import in bound.wasm_mut().imports.iter_mut() {
+        let Some((short, _hash)) = import.name.rsplit_once('_').filter(|(_, hash)| hash.len() == 16) else { continue };
+        if renamed.iter().any(|(_, other)| other == short) {
+            bail!("two imports of the wasm are named `{short}`");
+        }
+        let short = short.to_owned();
+        renamed.push((std::mem::replace(&mut import.name, short.clone()), short));
+    }
+    Ok(renamed)
 }
 
 /// `npm/build.mjs`: TypeScript and wasm into `npm/dist`.

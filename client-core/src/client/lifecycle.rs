@@ -1,6 +1,6 @@
 //! From idle to open and back: attempts, tokens, greetings, losses, timers, hints.
 
-use super::{Client, renewal::features};
+use super::Client;
 use crate::{
     config::TokenVia,
     error::CallError,
@@ -9,10 +9,10 @@ use crate::{
     queue::Item,
     read::Read,
     reconnect::STABLE_AFTER,
-    rpc,
     session::{Link, Phase, Version},
     time::{Millis, TimerKind},
-    wire::{CLOSE_INVALID, ClientHello, Hello, SUBPROTOCOLS},
+    wire::{CLOSE_INVALID, Hello, SUBPROTOCOLS},
+    write,
 };
 
 impl Client {
@@ -132,7 +132,7 @@ impl Client {
         self.was_open = true;
         self.set_status(Status::Connected { protocol, connection_id, user_id, server_time });
         if announces {
-            self.send(Opcode::Client, 0, &rpc::json(&ClientHello { features: features() }));
+            self.send(Opcode::Client, 0, &write::hello());
         }
         self.streams_connected(version);
         self.renew_all();

@@ -13,7 +13,6 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use self::renewal::features;
 use crate::{
     config::Config,
     error::{CallError, CommandError},
@@ -28,7 +27,8 @@ use crate::{
     subscriptions::Subscriptions,
     sync::Streams,
     time::{Clock, Millis, TimerKind},
-    wire::{Auth, ClientEvent, join_binary, push_varuint},
+    wire::{join_binary, push_varuint},
+    write,
 };
 
 /// One client. See the [crate documentation](crate) for the drive loop.
@@ -350,11 +350,9 @@ impl Client {
         }
         let mut document = None;
         let (opcode, body) = match (kind, payload) {
-            (StreamKind::Crdt, Payload::Json(op)) => (Opcode::CrdtOp, rpc::keyed(key, ",\"op\":", op.get())),
-            (StreamKind::Presence, Payload::Json(value)) => {
-                (Opcode::Presence, rpc::keyed(key, ",\"value\":", value.get()))
-            }
-            (StreamKind::Presence, Payload::Empty) => (Opcode::Presence, rpc::keyed(key, "", "")),
+            (StreamKind::Crdt, Payload::Json(op)) => (Opcode::CrdtOp, write::keyed(key, "op", Some(op))),
+            (StreamKind::Presence, Payload::Json(value)) => (Opcode::Presence, write::keyed(key, "value", Some(value))),
+            (StreamKind::Presence, Payload::Empty) => (Opcode::Presence, write::keyed(key, "", None)),
             (StreamKind::Doc, Payload::Binary(message)) => {
                 let (id, channel) = self.subscriptions.channel(key).ok_or(CommandError::NotConnected)?;
                 document = Some(id);
@@ -393,8 +391,7 @@ impl Client {
 
     /// Sends AUTH: the first one of a connection with the features of this client.
     fn send_auth(&mut self, first: bool) {
-        let features = if first { features() } else { Vec::new() };
-        let payload = rpc::json(&Auth { token: self.token.as_deref().map(Into::into), features });
+        let payload = write::auth(self.token.as_deref(), first);
         let correlation = self.next_correlation();
         if let Some(link) = self.phase.link() {
             link.auth = Some(correlation);
@@ -454,10 +451,9 @@ impl Client {
 
 /// The frame of an event.
 fn event_frame(event: &str, data: &Payload) -> (Opcode, Vec<u8>) {
-    let head = |data| rpc::json(&ClientEvent { event: event.into(), data });
     match data {
-        Payload::Empty => (Opcode::ClientEvent, head(None)),
-        Payload::Json(raw) => (Opcode::ClientEvent, head(Some(raw))),
-        Payload::Binary(bytes) => (Opcode::ClientEventBinary, join_binary(&head(None), bytes)),
+        Payload::Empty => (Opcode::ClientEvent, write::event(event, None)),
+        Payload::Json(raw) => (Opcode::ClientEvent, write::event(event, Some(raw))),
+        Payload::Binary(bytes) => (Opcode::ClientEventBinary, join_binary(&write::event(event, None), bytes)),
     }
 }

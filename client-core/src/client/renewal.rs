@@ -1,23 +1,16 @@
 //! Subscriptions on the connection there is: asked for one by one, or many in a batch.
 
-use std::borrow::Cow;
-
 use super::Client;
 use crate::{
     event::{Event, Output, Payload, SubscriptionId},
     frame::Opcode,
     session::Version,
     stream::{StreamId, StreamKind},
-    wire::{self, BATCH, push_item},
+    wire::{self, push_item},
 };
 
 /// Most bytes of the payload of a batch that is sent.
 const MAX_BATCH: usize = 64 * 1024;
-
-/// The features of this client beyond version 2.
-pub(super) fn features() -> Vec<Cow<'static, str>> {
-    vec![BATCH.into()]
-}
 
 impl Client {
     /// Subscribes on the connection there is: version 2 is asked, on version 1 there is nothing to ask.

@@ -13,6 +13,8 @@
 //! ```
 
 mod codec;
+#[cfg(any(target_arch = "wasm32", test))]
+mod deflate;
 mod opcode;
 mod zlib;
 

@@ -1,9 +1,10 @@
-//! zlib (RFC 1950) behind one interface: zlib-rs natively, `miniz_oxide` in wasm, where it is small and fast enough.
+//! zlib (RFC 1950) behind one interface: zlib-rs natively; in wasm `miniz_oxide` to inflate, which is small and fast enough
+//! there, and a small compressor of our own.
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) use native::{Deflater, Inflater};
 #[cfg(target_arch = "wasm32")]
-pub(super) use portable::{Deflater, Inflater};
+pub(super) use {super::deflate::Deflater, portable::Inflater};
 
 /// What one call of `Inflater::step` did.
 pub(super) struct Step {
@@ -71,10 +72,6 @@ mod native {
 mod portable {
     use miniz_oxide::{
         DataFormat, MZError, MZFlush, MZStatus,
-        deflate::{
-            core::{CompressorOxide, create_comp_flags_from_zip_params},
-            stream::deflate,
-        },
         inflate::stream::{InflateState, inflate},
     };
 
@@ -102,41 +99,13 @@ mod portable {
             Some(Step { consumed: result.bytes_consumed, produced: result.bytes_written, finished })
         }
     }
-
-    pub(in crate::frame) struct Deflater(Box<CompressorOxide>);
-
-    impl Deflater {
-        pub(in crate::frame) fn new() -> Self {
-            // Level 3, window bits positive: zlib framing, as natively.
-            Self(Box::new(CompressorOxide::new(create_comp_flags_from_zip_params(3, 1, 0))))
-        }
-
-        /// Nothing when the compressor fails, which it has no reason to on a fresh context.
-        pub(in crate::frame) fn deflate(&mut self, plain: &[u8]) -> Option<Vec<u8>> {
-            self.0.reset();
-            let mut out = vec![0; plain.len() / 2 + 64];
-            let (mut read, mut written) = (0, 0);
-            loop {
-                let result = deflate(&mut self.0, &plain[read..], &mut out[written..], MZFlush::Finish);
-                read += result.bytes_consumed;
-                written += result.bytes_written;
-                match result.status {
-                    Ok(MZStatus::StreamEnd) => {
-                        out.truncate(written);
-                        return Some(out);
-                    }
-                    // Out of room.
-                    Ok(_) | Err(MZError::Buf) => out.resize(out.len() * 2, 0),
-                    Err(_) => return None,
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Step, native, portable};
+    use proptest::prelude::*;
+
+    use super::{super::deflate, Step, native, portable};
 
     /// Inflates as the codec does, `chunk` bytes of output at a time: the result, or nothing for a broken stream.
     fn drain(mut step: impl FnMut(&[u8], &mut [u8]) -> Option<Step>, stream: &[u8], chunk: usize) -> Option<Vec<u8>> {
@@ -157,30 +126,35 @@ mod tests {
     /// Both backends, each with one context for all streams, must say the same.
     fn check(streams: &[(Vec<u8>, Option<&[u8]>)]) {
         for chunk in [1, 9, 4096, 1024 * 1024] {
-            let (mut native, mut portable) = (native::Inflater::new(), portable::Inflater::new());
-            for (number, (stream, expected)) in streams.iter().enumerate() {
-                native.reset();
-                portable.reset();
-                let natively = drain(|input, output| native.step(input, output), stream, chunk);
-                let portably = drain(|input, output| portable.step(input, output), stream, chunk);
-                assert!(natively.as_deref() == *expected, "native, stream {number}, {chunk} at a time");
-                assert!(portably.as_deref() == *expected, "portable, stream {number}, {chunk} at a time");
-            }
+            check_by(chunk, streams);
+        }
+    }
+
+    fn check_by(chunk: usize, streams: &[(Vec<u8>, Option<&[u8]>)]) {
+        let (mut native, mut portable) = (native::Inflater::new(), portable::Inflater::new());
+        for (number, (stream, expected)) in streams.iter().enumerate() {
+            native.reset();
+            portable.reset();
+            let natively = drain(|input, output| native.step(input, output), stream, chunk);
+            let portably = drain(|input, output| portable.step(input, output), stream, chunk);
+            assert!(natively.as_deref() == *expected, "native, stream {number}, {chunk} at a time");
+            assert!(portably.as_deref() == *expected, "portable, stream {number}, {chunk} at a time");
         }
     }
 
     #[test]
-    fn both_backends_read_each_other() {
+    fn both_backends_read_both_compressors() {
         let long: Vec<u8> = (0..70_000u32).map(|i| (i.wrapping_mul(i) % 251) as u8).collect();
-        let noise: Vec<u8> =
-            (0..70_000u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29) >> 40) as u8).collect();
-        let (mut native, mut portable) = (native::Deflater::new(), portable::Deflater::new());
+        let noise = noise(70_000);
+        let (mut native, mut portable) = (native::Deflater::new(), deflate::Deflater::new());
         let mut streams = Vec::new();
         for plain in [&b""[..], b"x", &[b'a'; 40_000], &long, &noise] {
-            for stream in [native.deflate(plain).unwrap(), portable.deflate(plain).unwrap()] {
-                assert_eq!(stream[0], 0x78);
-                streams.push((stream, Some(plain)));
-            }
+            let stream = native.deflate(plain).unwrap();
+            assert_eq!(stream[0], 0x78);
+            streams.push((stream, Some(plain)));
+            // Only what becomes shorter.
+            assert_eq!(portable.deflate(plain).is_some(), plain.len() > 1 && *plain != noise);
+            streams.extend(portable.deflate(plain).map(|stream| (stream, Some(plain))));
         }
         check(&streams);
     }
@@ -210,6 +184,64 @@ mod tests {
             (trailing, Some(plain)),
             (good.clone(), Some(plain)),
         ]);
+    }
+
+    fn noise(bytes: u64) -> Vec<u8> {
+        let mut state = 1u64;
+        let next = |_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        };
+        (0..bytes).map(next).collect()
+    }
+
+    /// Lists of records as applications send them, of about this many bytes.
+    fn records(bytes: usize) -> Vec<u8> {
+        let (mut text, mut random) = (String::from("["), noise(64 * bytes as u64).into_iter());
+        while text.len() < bytes {
+            let [a, b, c] = [(); 3].map(|()| random.next().unwrap_or_default());
+            let name = ["Ann", "Bob", "Carla", "Dmitri", "Eve", "Fatima"][a as usize % 6];
+            text += &format!(
+                r#"{{"id":{},"name":"{name} {b:x}","email":"{name}.{c}@example.org","active":{},"score":{}.{b},"tags":["t{}"]}},"#,
+                text.len(),
+                a % 2 == 0,
+                u32::from(b) * u32::from(c),
+                c % 9,
+            );
+        }
+        text.pop();
+        (text + "]").into()
+    }
+
+    #[test]
+    fn texts_become_nearly_as_short_as_by_the_library() {
+        for bytes in [300, 1_000, 7_000, 40_000, 300_000] {
+            let plain = records(bytes);
+            let ours = deflate::Deflater::new().deflate(&plain).unwrap().len();
+            let theirs = miniz_oxide::deflate::compress_to_vec_zlib(&plain, 6).len();
+            assert!(ours * 100 <= theirs * 135, "{bytes} bytes become {ours}, by the library {theirs}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_come_back(
+            parts in proptest::collection::vec(
+                (proptest::collection::vec(any::<u8>(), 1..20), 1..60usize),
+                0..40,
+            ),
+            gap in 0..70_000usize,
+        ) {
+            let repeated: Vec<u8> = parts.iter().flat_map(|(part, times)| part.repeat(*times)).collect();
+            let plain = [&repeated[..], &noise(gap as u64), &repeated].concat();
+            let mut deflater = deflate::Deflater::new();
+            // With what an earlier message left behind.
+            let first = deflater.deflate(&repeated);
+            let streams = [(first, &repeated), (deflater.deflate(&plain), &plain)];
+            check_by(4096, &streams.into_iter().filter_map(|(stream, plain)| Some((stream?, Some(&plain[..])))).collect::<Vec<_>>());
+        }
     }
 
     #[test]

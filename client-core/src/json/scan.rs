@@ -1,0 +1,189 @@
+//! Where a JSON value ends (RFC 8259). The scanner keeps a byte for each array and object around the current value, so that
+//! depth costs no stack.
+
+/// The index after the value that begins at `at`, spaces before it allowed. `None` when there is no valid value.
+pub(super) fn value_end(text: &[u8], mut at: usize) -> Option<usize> {
+    // The bracket that closes each array and object around the value.
+    let mut around = Vec::new();
+    loop {
+        at = skip_spaces(text, at);
+        at = match *text.get(at)? {
+            b'"' => string_end(text, at)?,
+            b'-' | b'0'..=b'9' => number_end(text, at)?,
+            b't' => word_end(text, at, b"true")?,
+            b'f' => word_end(text, at, b"false")?,
+            b'n' => word_end(text, at, b"null")?,
+            opening @ (b'{' | b'[') => {
+                // In ASCII two after the opening one.
+                let closing = opening + 2;
+                at = skip_spaces(text, at + 1);
+                if text.get(at) != Some(&closing) {
+                    around.push(closing);
+                    at = element(text, at, closing)?;
+                    continue;
+                }
+                at + 1
+            }
+            _ => return None,
+        };
+        loop {
+            let Some(&closing) = around.last() else { return Some(at) };
+            at = skip_spaces(text, at);
+            match *text.get(at)? {
+                b',' => {
+                    at = element(text, at + 1, closing)?;
+                    break;
+                }
+                byte if byte == closing => {
+                    at += 1;
+                    around.pop();
+                }
+                _ => return None,
+            }
+        }
+    }
+}
+
+/// Where the value of the next element begins: in an object after its name.
+fn element(text: &[u8], at: usize, closing: u8) -> Option<usize> {
+    if closing == b']' {
+        return Some(at);
+    }
+    let at = skip_spaces(text, at);
+    (text.get(at) == Some(&b'"')).then_some(())?;
+    let at = skip_spaces(text, string_end(text, at)?);
+    (text.get(at) == Some(&b':')).then_some(at + 1)
+}
+
+fn skip_spaces(text: &[u8], mut at: usize) -> usize {
+    while let Some(b' ' | b'\t' | b'\n' | b'\r') = text.get(at) {
+        at += 1;
+    }
+    at
+}
+
+fn word_end(text: &[u8], at: usize, word: &[u8]) -> Option<usize> {
+    text.get(at..)?.starts_with(word).then_some(at + word.len())
+}
+
+fn number_end(text: &[u8], mut at: usize) -> Option<usize> {
+    if text.get(at) == Some(&b'-') {
+        at += 1;
+    }
+    at = if text.get(at) == Some(&b'0') { at + 1 } else { digits_end(text, at)? };
+    if text.get(at) == Some(&b'.') {
+        at = digits_end(text, at + 1)?;
+    }
+    if let Some(b'e' | b'E') = text.get(at) {
+        at += 1;
+        if let Some(b'+' | b'-') = text.get(at) {
+            at += 1;
+        }
+        at = digits_end(text, at)?;
+    }
+    Some(at)
+}
+
+/// After one or more digits.
+fn digits_end(text: &[u8], at: usize) -> Option<usize> {
+    let count = text.get(at..)?.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    (count > 0).then_some(at + count)
+}
+
+/// The index after the closing quote of the string whose opening quote is at `at`.
+fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
+    at += 1;
+    loop {
+        at += plain(text.get(at..)?);
+        match *text.get(at)? {
+            b'"' => return Some(at + 1),
+            b'\\' => {
+                at += 2;
+                match *text.get(at - 1)? {
+                    b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => {}
+                    b'u' => {
+                        let digits = text.get(at..at + 4)?;
+                        digits.iter().all(u8::is_ascii_hexdigit).then_some(())?;
+                        at += 4;
+                    }
+                    _ => return None,
+                }
+            }
+            0..0x20 => return None,
+            _ => at += 1,
+        }
+    }
+}
+
+/// How many bytes may be skipped eight at a time until a quote, an escape or a control character: all before it or, near
+/// the end of the text, some.
+fn plain(text: &[u8]) -> usize {
+    const EACH: u64 = u64::MAX / 255;
+    // The high bit of the lowest byte that is zero, and maybe of higher ones.
+    let zero = |word: u64| word.wrapping_sub(EACH) & !word;
+    let mut at = 0;
+    while let Some((chunk, _)) = text.get(at..).and_then(<[u8]>::split_first_chunk) {
+        let word = u64::from_le_bytes(*chunk);
+        let special = zero(word ^ (EACH * b'"' as u64))
+            | zero(word ^ (EACH * b'\\' as u64))
+            | (word.wrapping_sub(EACH * 0x20) & !word);
+        let special = special & (EACH << 7);
+        if special != 0 {
+            return at + special.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde::de::IgnoredAny;
+
+    use super::*;
+
+    /// The end of the first value must be where `serde_json` sees it.
+    fn check(text: &str) {
+        let mut values = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
+        let theirs = values.next().and_then(Result::ok).map(|_| values.byte_offset());
+        let ours = value_end(text.as_bytes(), 0);
+        // Numbers and words must be followed by something that cannot belong to them; callers look at what follows.
+        match (ours, theirs) {
+            (Some(end), None) => {
+                assert!(text.as_bytes().get(end).is_some_and(|next| !b",:]}".contains(next)), "{text}")
+            }
+            _ => assert_eq!(ours, theirs, "{text}"),
+        }
+    }
+
+    #[test]
+    fn special_characters_are_found_at_every_offset() {
+        for special in ['"', '\\', '\u{0}', '\u{1f}', '\u{7f}', '!', '#', ' ', '[', ']', 'é', '\u{80}'] {
+            for before in 0..20 {
+                for after in [0, 1, 7, 8, 9] {
+                    let text = format!("\"{}{special}{}\"", "a".repeat(before), "é".repeat(after));
+                    check(&text);
+                    check(&text.replace(special, &format!("{special}{special}")));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn depth_costs_no_stack() {
+        let deep = "[".repeat(1_000_000) + &"]".repeat(1_000_000);
+        assert_eq!(value_end(deep.as_bytes(), 0), Some(deep.len()));
+        assert_eq!(value_end(&deep.as_bytes()[..deep.len() - 1], 0), None);
+    }
+
+    proptest! {
+        #[test]
+        fn ends_are_where_the_library_sees_them(parts in proptest::collection::vec(proptest::sample::select(&[
+            "{", "}", "[", "]", ",", ":", "\"", "\\", "a", "\"a\"", "\"\\u00e9\"", "\\u12", "é", " ", "\n", "0", "1", "-", ".", "5",
+            "e", "E+", "true", "false", "null", "\"k\":", "{}", "[]", "{\"a\":1}", "12345678",
+        ][..]), 0..12)) {
+            check(&parts.concat());
+        }
+    }
+}
