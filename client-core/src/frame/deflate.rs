@@ -94,8 +94,7 @@ impl Deflater {
             if candidate == 0 || at + 1 - candidate > WINDOW {
                 break;
             }
-            let pairs = plain.iter().skip(candidate - 1).zip(plain.iter().skip(at).take(MAX_MATCH));
-            let common = pairs.take_while(|(before, now)| before == now).count();
+            let common = common(plain, candidate - 1, at);
             if common > length {
                 (length, distance) = (common, at + 1 - candidate);
             }
@@ -118,6 +117,16 @@ impl Deflater {
         *link = *head;
         std::mem::replace(head, position as u32)
     }
+}
+
+/// How many bytes from `before` on are the same as from `now` on.
+fn common(plain: &[u8], before: usize, now: usize) -> usize {
+    let (Some(before), Some(now)) = (plain.get(before..), plain.get(now..)) else { return 0 };
+    let mut count = 0;
+    while count < MAX_MATCH && count < now.len() && before.get(count) == now.get(count) {
+        count += 1;
+    }
+    count
 }
 
 /// What a length or a distance is written as: its symbol, and the value and the number of its extra bits.

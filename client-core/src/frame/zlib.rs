@@ -221,7 +221,7 @@ mod tests {
             let plain = records(bytes);
             let ours = deflate::Deflater::new().deflate(&plain).unwrap().len();
             let theirs = miniz_oxide::deflate::compress_to_vec_zlib(&plain, 6).len();
-            assert!(ours * 100 <= theirs * 135, "{bytes} bytes become {ours}, by the library {theirs}");
+            assert!(ours * 100 <= theirs * 115, "{bytes} bytes become {ours}, by the library {theirs}");
         }
     }
 
