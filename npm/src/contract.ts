@@ -1,5 +1,5 @@
 /**
- * The methods, events and states of a server, as types. Written by hand, or generated from the server's types.
+ * The methods, events and states of a server, as types. Written by hand, or derived from the types of the server.
  *
  * @example
  * ```ts
