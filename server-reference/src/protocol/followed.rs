@@ -6,10 +6,11 @@ use std::{
 };
 
 use datasole_core::{Position, StreamId, codes};
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 
 use crate::{
     answer::Refusal,
+    backend::BackendError,
     clock::unix_millis,
     connection::Connection,
     hub::{Hub, Stream},
@@ -65,35 +66,53 @@ impl Followed {
         Ok(())
     }
 
-    /// Opens the streams that have been admitted, together, and answers in one go.
+    /// Opens the streams that have been admitted, together. Streams in memory are answered at once, so that an answer to a
+    /// later request does not overtake them; the others are answered in one go when the backend has returned them all.
     pub(super) async fn open(&self, hub: &Hub, connection: &Arc<Connection>, wanted: &[Wanted]) {
-        let opened = join_all(wanted.iter().map(|Wanted { stream, since, .. }| hub.open_since(stream, *since))).await;
-        {
-            // Under the lock: an UNSUBSCRIBE or the end of the session comes before or after, never between.
-            let mut book = lock(&self.0);
-            let book = book.get_or_insert_default();
-            let _gathered = connection.mailbox().gather();
-            for (Wanted { correlation, since, .. }, opened) in wanted.iter().zip(&opened) {
-                let Some(Subscription::Opening(id)) = book.by_id.remove(correlation) else { continue };
-                match opened {
-                    Ok(stream) => {
-                        stream.subscribe(connection, *correlation, *since, unix_millis());
-                        book.by_id.insert(*correlation, Subscription::Open(stream.clone()));
-                        if stream.channel() != 0 {
-                            book.by_channel.insert(stream.channel(), stream.clone());
-                        }
-                    }
-                    Err(error) => {
-                        book.streams.remove(&id);
-                        tracing::error!(%error, key = id.key, "a stream could not be opened");
-                        let why = "the stream could not be opened";
-                        connection.refuse(*correlation, &Refusal { message: why.into(), ..Refusal::failed(error) });
-                    }
-                }
+        let (mut ready, mut waiting) = (Vec::new(), Vec::new());
+        for wanted in wanted {
+            let mut opening = Box::pin(hub.open_since(&wanted.stream, wanted.since));
+            match (&mut opening).now_or_never() {
+                Some(opened) => ready.push((wanted, opened)),
+                None => waiting.push(async move { (wanted, opening.await) }),
             }
         }
-        for stream in opened.into_iter().flatten() {
-            hub.release(stream).await;
+        self.answer(connection, &ready);
+        if !waiting.is_empty() {
+            let opened = join_all(waiting).await;
+            self.answer(connection, &opened);
+            ready.extend(opened);
+        }
+        for (_, opened) in ready {
+            if let Ok(stream) = opened {
+                hub.release(stream).await;
+            }
+        }
+    }
+
+    /// Answers subscriptions whose streams are open, or could not be opened, with as few messages as possible.
+    fn answer(&self, connection: &Arc<Connection>, opened: &[(&Wanted, Result<Arc<Stream>, BackendError>)]) {
+        // Under the lock: an UNSUBSCRIBE or the end of the session comes before or after, never between.
+        let mut book = lock(&self.0);
+        let book = book.get_or_insert_default();
+        let _gathered = connection.mailbox().gather();
+        for (Wanted { correlation, since, .. }, opened) in opened {
+            let Some(Subscription::Opening(id)) = book.by_id.remove(correlation) else { continue };
+            match opened {
+                Ok(stream) => {
+                    stream.subscribe(connection, *correlation, *since, unix_millis());
+                    book.by_id.insert(*correlation, Subscription::Open(stream.clone()));
+                    if stream.channel() != 0 {
+                        book.by_channel.insert(stream.channel(), stream.clone());
+                    }
+                }
+                Err(error) => {
+                    book.streams.remove(&id);
+                    tracing::error!(%error, key = id.key, "a stream could not be opened");
+                    let why = "the stream could not be opened";
+                    connection.refuse(*correlation, &Refusal { message: why.into(), ..Refusal::failed(error) });
+                }
+            }
         }
     }
 

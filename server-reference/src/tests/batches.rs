@@ -105,6 +105,33 @@ async fn a_batch_of_subscriptions_is_answered_by_batches() {
     assert_eq!(again.node().hub.in_memory(StreamKind::State), STREAMS as usize);
 }
 
+/// Of the subscriptions in one BATCH those to streams in memory are answered before a later request; only the others wait
+/// for the backend.
+#[tokio::test]
+async fn streams_in_memory_do_not_wait_for_those_that_are_not() {
+    let backend = Gated::new(true);
+    let first = builder().backend(backend.clone()).build();
+    for key in ["kept", "left"] {
+        first.state().set(key, &json!(key)).await.unwrap();
+    }
+    let server = builder().backend(backend.clone()).build();
+    assert_eq!(server.state().get("kept").await.unwrap(), Some(json!("kept")));
+    let mut peer = Peer::new(&server);
+    reader(&mut peer);
+    backend.open.send_replace(false);
+    let task = spawn(peer.take(&batch(&[subscribe(1, "left"), subscribe(2, "kept")])));
+    assert!(peer.send(Opcode::Ping, 3, &json!(null)).is_none());
+    let answers = |peer: &mut Peer| -> Vec<_> {
+        unpacked(&peer.messages()).into_iter().map(|(opcode, correlation, _)| (opcode, correlation)).collect()
+    };
+    let at_once = [(Opcode::Subscribed, 2), (Opcode::StateSnapshot, 0), (Opcode::Pong, 3)];
+    assert_eq!(answers(&mut peer), at_once);
+    backend.open.send_replace(true);
+    task.await.unwrap();
+    assert_eq!(answers(&mut peer), [(Opcode::Subscribed, 1), (Opcode::StateSnapshot, 0)]);
+    peer.end().await;
+}
+
 /// The messages of a BATCH are served as if each had come alone, in their order.
 #[tokio::test]
 async fn the_messages_of_a_batch_are_served_in_order() {
