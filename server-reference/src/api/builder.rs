@@ -11,7 +11,7 @@ use crate::{
     access::Access,
     auth::{AuthError, AuthHook, AuthRequest, Identity},
     backend::{Backend, Memory},
-    clock::unix_millis,
+    clock::{System, unix_millis},
     error::RpcError,
     gate::Gate,
     hub::{Hub, Lives},
@@ -335,7 +335,7 @@ impl Builder {
     pub fn build(self) -> Server {
         let lives = self.epoch.map_or_else(|| Lives::new(fresh_epoch()), Lives::counted);
         let epoch = self.epoch.unwrap_or_else(fresh_epoch);
-        let backend = self.backend.unwrap_or_else(|| Memory::default().node());
+        let backend = self.backend.unwrap_or_else(|| Memory::new(Arc::new(System), Arc::new(move || epoch)).node());
         let (limits, access) = (Arc::new(self.limits), Arc::new(self.access));
         let (metrics, histories) = (Arc::<Metrics>::default(), Arc::new(self.histories));
         let hub = Hub::new(backend, limits.clone(), access.clone(), kinds(&limits, &histories), lives);

@@ -111,12 +111,10 @@ impl Server {
         Target::new(&self.node.hub, Audience::Connection(connection_id))
     }
 
-    /// Ends a connection, if there is one of this id, with a close code (1000, 1008, or 4000–4999 of the
+    /// Ends a connection of any node, if there is one of this id, with a close code (1000, 1008, or 4000–4999 of the
     /// application's).
     pub async fn disconnect(&self, connection_id: &str, code: u16, reason: &str) {
-        if let Some(connection) = self.node.hub.connection(connection_id) {
-            connection.mailbox().close(code, reason);
-        }
+        self.node.hub.disconnect(connection_id, code, reason).await;
     }
 
     /// Connections open now, those not yet authenticated included.
