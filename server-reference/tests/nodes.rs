@@ -273,14 +273,20 @@ async fn messages_that_make_no_sense_are_counted() {
     settle().await;
     let id = bob.connection_id();
     let node = NodeId(u64::from_str_radix(id.split_once('-').unwrap().0, 16).unwrap());
-    let too_long = [&b"\x01m\0"[..], &vec![b'x'; 20 << 20]].concat();
-    let malformed: [(Address<'_>, &[u8]); 8] = [
+    let too_long = [&b"\x01m\0\x78"[..], &vec![b'x'; 20 << 20]].concat();
+    let frame = |opcode| [&b"\x01m\0"[..], &Codec::default().encode(opcode, 0, b"{}", usize::MAX)].concat();
+    let (event, other) = (frame(Opcode::ServerEvent), frame(Opcode::Error));
+    let malformed: [(Address<'_>, &[u8]); 12] = [
         (Address::Node(node), b""),
         (Address::Everybody, b"hello"),
         (Address::Node(node), b"\x01m\0no topic"),
         (Address::Topic("u:bob"), b"\x01e\0an entry of a user"),
         (Address::Topic("u:bob"), b"\x01x\0\0\0\0\0\0\0\0\x01\x0f\xa0not by topic"),
         (Address::Topic("u:bob"), &too_long),
+        (Address::Topic("u:bob"), b"\x01m\0"),
+        (Address::Topic("u:bob"), &event[..event.len() - 1]),
+        (Address::Topic("u:bob"), &[&event[..], b"x"].concat()),
+        (Address::Topic("u:bob"), &other),
         (Address::Topic("e:news"), b"\x01e\0no entry"),
         (Address::Topic("e:news"), b"\x01e\0"),
     ];
@@ -288,11 +294,13 @@ async fn messages_that_make_no_sense_are_counted() {
         site.spy.bus.publish(to, Bytes::copy_from_slice(bytes)).await.unwrap();
     }
     settle().await;
-    assert_eq!(site.b.metrics_snapshot().bus_malformed, 8);
+    assert_eq!(site.b.metrics_snapshot().bus_malformed, 12);
     assert!(received(&mut bob).is_empty() && bob.closing().is_none());
+    site.spy.bus.publish(Address::Topic("u:bob"), event.into()).await.unwrap();
     site.a.broadcast("news", &1).await.unwrap();
     settle().await;
-    assert_eq!(events(&mut bob), one("news", json!(1)));
+    let opcodes: Vec<_> = received(&mut bob).into_iter().map(|(opcode, _)| opcode).collect();
+    assert_eq!(opcodes, [Opcode::ServerEvent; 2], "one that makes sense, and one of a server");
 }
 
 /// A bus that can be out of order, and counts what is published.

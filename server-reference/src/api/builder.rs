@@ -323,7 +323,8 @@ impl Builder {
         self
     }
 
-    /// Sets the first epoch of streams, below 2^53, instead of a random number: for runs that must repeat exactly. Two
+    /// Sets the first epoch of streams, below 2^53, instead of a random number: for runs that must repeat exactly. The node
+    /// has the same name, unless it is given a [`backend`](Self::backend). Two
     /// servers that clients may meet one after the other must never have the same.
     #[must_use]
     pub fn epoch(mut self, epoch: u64) -> Self {

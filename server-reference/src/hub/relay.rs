@@ -10,7 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use datasole_core::{StreamId, StreamKind, frame::HEADER_LEN};
+use datasole_core::{
+    StreamId, StreamKind,
+    frame::{self, HEADER_LEN, Opcode, ZLIB_MARK},
+};
 use tokio::{
     runtime::Handle,
     sync::{Notify, mpsc},
@@ -187,8 +190,11 @@ impl Hub {
     /// Hands what has come to the connections it is for; `None` if it makes no sense.
     fn hand_on(&self, topic: Option<&str>, letter: Letter) -> Option<()> {
         let Letter { to, v2_only, message } = letter;
-        // Most that a frame or an entry may have; a frame is longer by its header, and hardly by compression.
-        if message.len() > self.limits.max_payload.saturating_add(HEADER_LEN + 64) {
+        let fits = match &to {
+            To::Members | To::V1(_) | To::Connection(_) => is_event(&message, self.limits.max_payload),
+            To::Stream | To::Close { .. } => message.len() <= self.limits.max_payload,
+        };
+        if !fits {
             return None;
         }
         match (to, topic.map(|topic| topic.split_once(':').unwrap_or((topic, "")))) {
@@ -221,6 +227,18 @@ impl Hub {
         }
         Some(())
     }
+}
+
+/// Whether a message is one event's frame that clients accept, as far as its header tells; of one that is compressed, only
+/// the length.
+fn is_event(message: &[u8], max_payload: usize) -> bool {
+    if message.first() == Some(&ZLIB_MARK) {
+        return message.len() <= max_payload.saturating_add(HEADER_LEN);
+    }
+    frame::decode(message, max_payload).is_ok_and(|frame| {
+        let length = HEADER_LEN + frame.payload.len();
+        matches!(frame.opcode, Opcode::ServerEvent | Opcode::ServerEventBinary) && length == message.len()
+    })
 }
 
 /// Brings the subscriptions to where the members are.

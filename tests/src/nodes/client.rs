@@ -167,7 +167,7 @@ impl Client {
         }
         if opcode == Opcode::ServerEvent && body["event"] == MAIL {
             let (address, id) = (body["data"][0].as_str().unwrap(), Id(body["data"][1].as_u64().unwrap()));
-            // To whom a message goes twice when it moves: each connection is a receiver of its own.
+            // A client that moves may be given a message for its user again: each connection is a receiver of its own.
             let receiver = 1_000_000 * self.process + self.connections;
             record.tell(receiver, self.node, Kind::Ok, address, Function::Receive { id });
             let (to_user, own) = (address == self.user(), self.peer.as_ref().map(|peer| peer.connection_id()));
