@@ -29,7 +29,8 @@ pub enum Protocol {
 #[derive(Debug)]
 pub(crate) struct Connection {
     serial: u64,
-    epoch: u64,
+    /// The name of its node.
+    node: u64,
     protocol: Protocol,
     mailbox: Mailbox,
     compress_above: usize,
@@ -88,10 +89,10 @@ impl Drop for Busy {
 }
 
 impl Connection {
-    pub(crate) fn new(serial: u64, epoch: u64, protocol: Protocol, max_queue: usize, compress_above: usize) -> Self {
+    pub(crate) fn new(serial: u64, node: u64, protocol: Protocol, max_queue: usize, compress_above: usize) -> Self {
         Self {
             serial,
-            epoch,
+            node,
             protocol,
             mailbox: Mailbox::new(max_queue, protocol),
             compress_above,
@@ -136,9 +137,9 @@ impl Connection {
         self.serial
     }
 
-    /// Unique across restarts of the server.
+    /// The id: unique among nodes and their incarnations, and naming the node.
     pub(crate) fn id(&self) -> String {
-        format!("{:x}-{:x}", self.epoch, self.serial)
+        format!("{:x}-{:x}", self.node, self.serial)
     }
 
     pub(crate) fn protocol(&self) -> Protocol {

@@ -15,6 +15,17 @@ pub(crate) struct Metrics {
     pub(crate) fell_behind: AtomicU64,
 }
 
+/// Messages between nodes that came to nothing, by why.
+#[derive(Debug, Default)]
+pub(crate) struct Relayed {
+    /// Times that messages were lost because this node was slow.
+    pub(crate) lost: AtomicU64,
+    /// Messages that made no sense.
+    pub(crate) malformed: AtomicU64,
+    /// Messages that the bus did not take.
+    pub(crate) unsent: AtomicU64,
+}
+
 /// The server's counters since it started; from [`Server::metrics_snapshot`](crate::Server::metrics_snapshot).
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -40,6 +51,12 @@ pub struct MetricsSnapshot {
     pub call_errors: u64,
     /// Connections closed for falling behind.
     pub fell_behind: u64,
+    /// Times that messages of other nodes were lost, because this one was slow.
+    pub bus_lost: u64,
+    /// Messages of other nodes that made no sense.
+    pub bus_malformed: u64,
+    /// Messages for other nodes that the bus did not take.
+    pub bus_unsent: u64,
 }
 
 impl Metrics {
@@ -47,7 +64,7 @@ impl Metrics {
         counter.fetch_add(amount, Ordering::Relaxed);
     }
 
-    pub(crate) fn snapshot(&self, connections: usize) -> MetricsSnapshot {
+    pub(crate) fn snapshot(&self, connections: usize, relayed: &Relayed) -> MetricsSnapshot {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         MetricsSnapshot {
             connections: connections as u64,
@@ -60,6 +77,9 @@ impl Metrics {
             calls: read(&self.calls),
             call_errors: read(&self.call_errors),
             fell_behind: read(&self.fell_behind),
+            bus_lost: read(&relayed.lost),
+            bus_malformed: read(&relayed.malformed),
+            bus_unsent: read(&relayed.unsent),
         }
     }
 }

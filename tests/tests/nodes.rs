@@ -1,17 +1,17 @@
 //! Several servers on one memory under a seeded scheduler: `NODES_SEEDS` says how many schedules, `NODES_SEED` replays one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::panic::catch_unwind;
+use std::{collections::HashMap, panic::catch_unwind};
 
 use datasole_tests::{
-    history::{Promises, check},
+    history::{Function, History, Promises, check},
     nodes::{Stats, run},
 };
 
 const SEEDS: u64 = 1_000;
 
 /// What must have happened somewhere, or the schedules have lost their teeth.
-const AT_STAKE: [&str; 20] = [
+const AT_STAKE: [&str; 23] = [
     "appends",
     "appends behind others",
     "appends without an answer",
@@ -25,6 +25,9 @@ const AT_STAKE: [&str; 20] = [
     "in doubt",
     "killed",
     "looks at heads",
+    "messages for connections",
+    "messages for users",
+    "messages sent",
     "not written",
     "repeats",
     "resets",
@@ -34,6 +37,20 @@ const AT_STAKE: [&str; 20] = [
     "written",
 ];
 
+/// The number of messages that were received on another node than they were sent from.
+fn crossed(history: &History) -> u64 {
+    let mut sent = HashMap::new();
+    let mut crossed = 0;
+    for event in &history.events {
+        match event.function {
+            Function::Send { id } => _ = sent.insert(id, event.node),
+            Function::Receive { id } => crossed += u64::from(sent.get(&id).is_some_and(|node| *node != event.node)),
+            _ => {}
+        }
+    }
+    crossed
+}
+
 /// Runs a seed and checks what was seen; how often what happened.
 fn judge(seed: u64) -> Stats {
     let outcome = run(seed);
@@ -41,6 +58,7 @@ fn judge(seed: u64) -> Stats {
     assert!(verdict.holds(), "{}", verdict.story(&outcome.history));
     let mut stats = outcome.stats;
     let counts = verdict.counts;
+    let crossed = crossed(&outcome.history);
     for (what, count) in [
         ("acknowledged", counts.acknowledged),
         ("failed", counts.failed),
@@ -50,6 +68,8 @@ fn judge(seed: u64) -> Stats {
         ("whole values", counts.resets),
         ("values replayed", counts.replayed),
         ("values compared", counts.compared),
+        ("messages checked", counts.messages),
+        ("messages of another node", crossed),
     ] {
         stats.add(&Stats([(what, count)].into()));
     }
@@ -87,6 +107,8 @@ fn nodes_agree_whatever_happens_between_them() {
         "whole values",
         "values replayed",
         "values compared",
+        "messages checked",
+        "messages of another node",
     ];
     for what in AT_STAKE.iter().chain(&checked) {
         assert!(seeds < SEEDS || stats.get(what) > 0, "in no run was there one of {what:?}");

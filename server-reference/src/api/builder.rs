@@ -11,7 +11,7 @@ use crate::{
     access::Access,
     auth::{AuthError, AuthHook, AuthRequest, Identity},
     backend::{Backend, Memory},
-    clock::unix_millis,
+    clock::{System, unix_millis},
     error::RpcError,
     gate::Gate,
     hub::{Hub, Lives},
@@ -323,7 +323,8 @@ impl Builder {
         self
     }
 
-    /// Sets the first epoch of streams, below 2^53, instead of a random number: for runs that must repeat exactly. Two
+    /// Sets the first epoch of streams, below 2^53, instead of a random number: for runs that must repeat exactly. The node
+    /// has the same name, unless it is given a [`backend`](Self::backend). Two
     /// servers that clients may meet one after the other must never have the same.
     #[must_use]
     pub fn epoch(mut self, epoch: u64) -> Self {
@@ -335,7 +336,7 @@ impl Builder {
     pub fn build(self) -> Server {
         let lives = self.epoch.map_or_else(|| Lives::new(fresh_epoch()), Lives::counted);
         let epoch = self.epoch.unwrap_or_else(fresh_epoch);
-        let backend = self.backend.unwrap_or_else(|| Memory::default().node());
+        let backend = self.backend.unwrap_or_else(|| Memory::new(Arc::new(System), Arc::new(move || epoch)).node());
         let (limits, access) = (Arc::new(self.limits), Arc::new(self.access));
         let (metrics, histories) = (Arc::<Metrics>::default(), Arc::new(self.histories));
         let hub = Hub::new(backend, limits.clone(), access.clone(), kinds(&limits, &histories), lives);

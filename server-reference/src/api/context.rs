@@ -87,7 +87,7 @@ impl Context {
     ///
     /// Fails if the connection is in [`Limits::max_groups`](crate::Limits::max_groups) groups already, or has ended.
     pub async fn join_group(&self, group: &str) -> Result<(), RpcError> {
-        if self.server.node().hub.join_group(&self.connection.0, group) {
+        if self.server.node().hub.join_group(&self.connection.0, group).await {
             return Ok(());
         }
         Err(RpcError::new("too many groups, or the connection has ended").code(codes::LIMIT))

@@ -77,7 +77,8 @@ impl Server {
         Docs::new(&self.node.hub, &self.node.docs)
     }
 
-    /// Publishes an event to all subscribers of its topic, and to every version 1 client.
+    /// Publishes an event to all subscribers of its topic, and to every version 1 client, on every node. A topic without
+    /// history is a stream of its own on each node, where events of other nodes arrive at most once.
     ///
     /// # Errors
     ///
@@ -95,28 +96,26 @@ impl Server {
         events::broadcast(&self.node.hub, &self.node.histories, event, data).await
     }
 
-    /// The connections of a group (see [`Context::join_group`](crate::Context::join_group)). The application makes
+    /// The connections of a group, on every node (see [`Context::join_group`](crate::Context::join_group)). The application makes
     /// groups; clients enter the rooms of [`presence`](Self::presence).
     pub fn to_group<'a>(&'a self, group: &'a str) -> Target<'a> {
         Target::new(&self.node.hub, Audience::Group(group))
     }
 
-    /// All connections of a user.
+    /// All connections of a user, on every node. Other nodes know of a new connection shortly after its HELLO.
     pub fn to_user<'a>(&'a self, user_id: &'a str) -> Target<'a> {
         Target::new(&self.node.hub, Audience::User(user_id))
     }
 
-    /// The connection with this id.
+    /// The connection with this id, of any node.
     pub fn to_connection<'a>(&'a self, connection_id: &'a str) -> Target<'a> {
         Target::new(&self.node.hub, Audience::Connection(connection_id))
     }
 
-    /// Ends a connection, if there is one of this id, with a close code (1000, 1008, or 4000–4999 of the
+    /// Ends a connection of any node, if there is one of this id, with a close code (1000, 1008, or 4000–4999 of the
     /// application's).
     pub async fn disconnect(&self, connection_id: &str, code: u16, reason: &str) {
-        if let Some(connection) = self.node.hub.connection(connection_id) {
-            connection.mailbox().close(code, reason);
-        }
+        self.node.hub.disconnect(connection_id, code, reason).await;
     }
 
     /// Connections open now, those not yet authenticated included.

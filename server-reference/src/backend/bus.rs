@@ -49,6 +49,12 @@ pub trait Bus: Send + Sync + 'static {
     /// arrives no longer.
     async fn rename(&self) -> Result<NodeId, BackendError>;
 
+    /// Whether a node but this may hear what is published there: `false` only if none does. The answer is cheap, from this
+    /// process's memory, and saves writing what nobody reads.
+    fn is_heard(&self, _by: Address<'_>) -> bool {
+        true
+    }
+
     /// Sends a message. `Ok` promises nothing about its delivery.
     async fn publish(&self, to: Address<'_>, bytes: Bytes) -> Result<(), BackendError>;
 

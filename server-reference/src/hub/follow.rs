@@ -19,6 +19,7 @@ use tokio::{
 use super::{
     Hub,
     following::{LINGER, Listening},
+    relaying::stream_topics,
     stream::Stream,
 };
 use crate::{
@@ -45,6 +46,13 @@ impl Hub {
     pub(super) async fn follow(&self, id: &StreamId) -> Result<(), BackendError> {
         self.listen();
         self.backend.log.follow(std::slice::from_ref(id)).await
+    }
+
+    /// Makes the entries come that other nodes publish on a stream that no backend keeps.
+    pub(super) async fn follow_relayed(&self, id: &StreamId) -> Result<(), BackendError> {
+        self.listen();
+        self.listen_to_nodes();
+        self.backend.bus.subscribe(&stream_topics(std::slice::from_ref(id))).await
     }
 
     /// Begins to listen to the backend's news, if there is a runtime to do so.

@@ -4,7 +4,11 @@ use std::{borrow::Borrow, collections::HashMap, hash::Hash, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{Hub, members::Members};
+use super::{
+    Hub,
+    members::Members,
+    relaying::{V1, group_topic, user_topic},
+};
 use crate::{
     auth::Identity,
     connection::{Connection, Protocol},
@@ -47,10 +51,18 @@ impl Hub {
     pub(crate) fn join(&self, connection: &Arc<Connection>, identity: &Identity) {
         write(&self.connections).insert(connection);
         lock(&self.strangers).remove(connection);
-        lock(&self.users).entry(identity.user_id.clone()).or_default().insert(connection);
+        let is_first = {
+            let mut users = lock(&self.users);
+            let members = users.entry(identity.user_id.clone()).or_default();
+            members.insert(connection) && members.len() == 1
+        };
+        if is_first {
+            self.topic_changed(user_topic(&identity.user_id));
+        }
         if connection.protocol() == Protocol::V1 {
             // Registered first, so that a stream born meanwhile finds it; joining twice is harmless.
             write(&self.v1).insert(connection);
+            self.topic_changed(V1.into());
             for followed in self.streams.iter().filter(|streams| streams.spec().v1_follows) {
                 let mut streams = followed.in_memory();
                 streams.sort_unstable_by(|a, b| a.id().cmp(b.id()));
@@ -70,16 +82,21 @@ impl Hub {
         write(&self.connections).remove(connection);
         lock(&self.strangers).remove(connection);
         if let Some(identity) = connection.identity() {
-            remove_member(&mut lock(&self.users), identity.user_id.as_str(), connection);
+            let was_last = remove_member(&mut lock(&self.users), identity.user_id.as_str(), connection);
+            if was_last {
+                self.topic_changed(user_topic(&identity.user_id));
+            }
         }
         let joined = std::mem::take(&mut *lock(&connection.groups));
-        let mut groups = lock(&self.groups);
         for group in joined {
-            remove_member(&mut groups, &group, connection);
+            let was_last = remove_member(&mut lock(&self.groups), &group, connection);
+            if was_last {
+                self.topic_changed(group_topic(&group));
+            }
         }
-        drop(groups);
         if connection.protocol() == Protocol::V1 {
             write(&self.v1).remove(connection);
+            self.topic_changed(V1.into());
             for followed in self.streams.iter().filter(|streams| streams.spec().v1_follows) {
                 followed.in_memory().iter().for_each(|stream| stream.unsubscribe(connection));
                 followed.trim(self.now());
@@ -87,8 +104,15 @@ impl Hub {
         }
     }
 
-    /// Puts a connection into a group; `false` when it is in too many groups or has ended.
-    pub(crate) fn join_group(&self, connection: &Arc<Connection>, group: &str) -> bool {
+    /// Puts a connection into a group, of which messages from other nodes come from here on too; `false` when it is in
+    /// too many groups or has ended.
+    pub(crate) async fn join_group(&self, connection: &Arc<Connection>, group: &str) -> bool {
+        let is_in = self.enter_group(connection, group);
+        self.settle_topics().await;
+        is_in
+    }
+
+    fn enter_group(&self, connection: &Arc<Connection>, group: &str) -> bool {
         let mut joined = lock(&connection.groups);
         if joined.iter().any(|own| **own == *group) {
             return true;
@@ -98,18 +122,28 @@ impl Hub {
         }
         let name: Arc<str> = group.into();
         joined.push(name.clone());
-        lock(&self.groups).entry(name).or_default().insert(connection);
+        let is_first = {
+            let mut groups = lock(&self.groups);
+            let members = groups.entry(name).or_default();
+            members.insert(connection) && members.len() == 1
+        };
+        if is_first {
+            self.topic_changed(group_topic(group));
+        }
         true
     }
 
     /// Takes a connection out of a group.
     pub(crate) fn leave_group(&self, connection: &Arc<Connection>, group: &str) {
         lock(&connection.groups).retain(|own| **own != *group);
-        remove_member(&mut lock(&self.groups), group, connection);
+        let was_last = remove_member(&mut lock(&self.groups), group, connection);
+        if was_last {
+            self.topic_changed(group_topic(group));
+        }
     }
 
-    /// Hands a message to the connections that it is for, and that understand it.
-    pub(crate) fn send(&self, audience: Audience<'_>, message: &Bytes, v2_only: bool) {
+    /// Hands a message to the connections of this node that it is for, and that understand it.
+    pub(super) fn send_here(&self, audience: Audience<'_>, message: &Bytes, v2_only: bool) {
         match audience {
             Audience::Group(group) => {
                 if let Some(members) = lock(&self.groups).get(group) {
@@ -126,16 +160,22 @@ impl Hub {
     }
 }
 
-fn send_to_all(connections: &[Arc<Connection>], message: &Bytes, v2_only: bool) {
+pub(super) fn send_to_all(connections: &[Arc<Connection>], message: &Bytes, v2_only: bool) {
     let understands = |connection: &&Arc<Connection>| !v2_only || connection.protocol() == Protocol::V2;
     connections.iter().filter(understands).for_each(|connection| connection.mailbox().push(message.clone()));
 }
 
-fn remove_member<K: Borrow<str> + Eq + Hash>(map: &mut HashMap<K, Members>, key: &str, connection: &Connection) {
-    if let Some(members) = map.get_mut(key) {
-        members.remove(connection);
-        if members.is_empty() {
-            map.remove(key);
-        }
+/// Removes a member; whether it was the last.
+fn remove_member<K: Borrow<str> + Eq + Hash>(
+    map: &mut HashMap<K, Members>,
+    key: &str,
+    connection: &Connection,
+) -> bool {
+    let Some(members) = map.get_mut(key) else { return false };
+    members.remove(connection);
+    let was_last = members.is_empty();
+    if was_last {
+        map.remove(key);
     }
+    was_last
 }

@@ -107,6 +107,8 @@ pub(crate) struct At<'a> {
 pub(crate) struct Rules {
     /// Whether the backend keeps it.
     pub(crate) stored: bool,
+    /// Whether its entries, which no backend keeps, cross nodes over the bus; at most once each.
+    pub(crate) relayed: bool,
     /// Entries that are kept for clients that resume.
     pub(crate) replay: Replay,
     /// Entries that may follow the backend's newest snapshot before it gets another.

@@ -7,8 +7,11 @@ mod follow;
 mod following;
 mod groups;
 mod kind;
+mod letter;
 mod lives;
 mod members;
+mod relay;
+mod relaying;
 mod stream;
 mod streams;
 mod tail;
@@ -23,7 +26,7 @@ use std::{
 };
 
 pub(crate) use self::lives::Lives;
-use self::{following::Following, lives::Tags, members::Members, streams::Streams};
+use self::{following::Following, lives::Tags, members::Members, relaying::Relaying, streams::Streams};
 pub(crate) use self::{
     groups::Audience,
     kind::{At, Delivery, Inapplicable, Kind, Rules, Spec, V1, of},
@@ -42,6 +45,7 @@ pub(crate) struct Hub {
     /// The names of appends.
     tags: Tags,
     following: Following,
+    relaying: Relaying,
     /// Streams that are named by a number get it from here.
     next_channel: AtomicU32,
     /// One for each line in the table of kinds.
@@ -62,7 +66,8 @@ impl Hub {
         kinds: Vec<Spec>,
         lives: Lives,
     ) -> Arc<Self> {
-        let tags = Tags::new(backend.bus.node());
+        let node = backend.bus.node();
+        let (tags, relaying) = (Tags::new(node), Relaying::new(node));
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             backend,
@@ -71,6 +76,7 @@ impl Hub {
             lives,
             tags,
             following: Following::default(),
+            relaying,
             next_channel: AtomicU32::new(1),
             streams: kinds.into_iter().map(Streams::new).collect(),
             connections: RwLock::default(),

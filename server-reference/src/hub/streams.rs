@@ -14,11 +14,12 @@ use super::{
     Hub,
     following::LINGER,
     kind::{Kind, Spec, V1},
+    relaying::stream_topics,
     stream::Stream,
 };
 use crate::{
     backend::{
-        BackendError, Log,
+        Backend, BackendError,
         log::{Loaded, Mark},
     },
     connection::Connection,
@@ -119,7 +120,7 @@ impl Streams {
     }
 
     /// Ends the news of streams that have left memory for good.
-    fn unfollow_left(&self, now: u64, log: &dyn Log) {
+    fn unfollow_left(&self, now: u64, backend: &Backend) {
         let mut left = lock(&self.left);
         let over = left.partition_point(|(_, since)| since + LINGER <= now);
         let mut over: Vec<StreamId> = left.drain(..over).map(|(id, _)| id).collect();
@@ -131,7 +132,10 @@ impl Streams {
         let opening = lock(&self.opening);
         let map = read(&self.map);
         over.retain(|id| !opening.contains_key(&id.key) && !map.contains_key(&id.key));
-        log.unfollow(&over);
+        let (stored, relayed): (Vec<_>, Vec<_>) =
+            over.into_iter().partition(|id| (self.spec.make)(&id.key).rules().stored);
+        backend.log.unfollow(&stored);
+        backend.bus.unsubscribe(&stream_topics(&relayed));
     }
 
     /// Takes the idle streams out whenever their number has doubled: those that somebody held when they were released.
@@ -215,12 +219,15 @@ impl Hub {
             self.follow(&id).await?;
             self.stored(&id).await.inspect_err(|_| lock(&streams.left).push((id.clone(), self.now())))?
         } else {
+            if rules.relayed {
+                self.follow_relayed(&id).await?;
+            }
             None
         };
         let channel = if rules.numbered { self.next_channel.fetch_add(1, Ordering::Relaxed).max(1) } else { 0 };
         let start = self.start(content, stored)?;
         let stream = Stream::new(id, start, rules, channel, self.limits.compress_above);
-        stream.followed.store(rules.stored, Ordering::SeqCst);
+        stream.followed.store(rules.stored || rules.relayed, Ordering::SeqCst);
         stream.used.store(self.now(), Ordering::SeqCst);
         stream.heard.store(self.now(), Ordering::Relaxed);
         let (stream, forgotten) = {
@@ -268,7 +275,7 @@ impl Hub {
 
     /// Ends the news of streams that have left memory for good.
     pub(super) fn unfollow_left(&self, now: u64) {
-        self.streams.iter().for_each(|streams| streams.unfollow_left(now, &*self.backend.log));
+        self.streams.iter().for_each(|streams| streams.unfollow_left(now, &self.backend));
     }
 
     /// Ends the news of a stream in memory, unless somebody needs it again.

@@ -60,6 +60,7 @@ impl Kind for Numbers {
         let replay = self.replay.unwrap_or(Replay::NONE);
         Rules {
             stored: false,
+            relayed: false,
             replay,
             compaction: replay,
             delivery: Delivery::Conflated,

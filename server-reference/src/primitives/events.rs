@@ -46,6 +46,7 @@ impl Kind for Topic {
         let replay = self.history.unwrap_or(Replay::NONE);
         Rules {
             stored: self.history.is_some(),
+            relayed: self.history.is_none(),
             replay,
             compaction: replay,
             delivery: Delivery::Each,
@@ -229,7 +230,8 @@ impl<'a> Target<'a> {
         Self { hub, audience }
     }
 
-    /// Sends an event to the receivers that are connected.
+    /// Sends an event to the receivers that are connected: at once to those of this node, and over the bus to those of
+    /// others.
     ///
     /// # Errors
     ///
@@ -248,12 +250,12 @@ impl<'a> Target<'a> {
         check(limits, event, data)?;
         let (binary, bytes) = bytes_of(data);
         let message = message(event, binary, bytes, unix_millis(), None, limits.compress_above);
-        self.hub.send(self.audience, &message, binary);
+        self.hub.send(self.audience, &message, binary).await;
         Ok(())
     }
 }
 
-/// Publishes on a topic: to every subscriber, and to every version 1 client, unless it is bytes.
+/// Publishes on a topic: to every subscriber, and to every version 1 client, unless it is bytes; of every node.
 pub(crate) async fn broadcast(
     hub: &Arc<Hub>,
     histories: &HashMap<String, Replay>,
@@ -265,30 +267,31 @@ pub(crate) async fn broadcast(
     let stored = histories.contains_key(event);
     let known = hub.known(StreamKind::Event, event);
     let (binary, bytes) = bytes_of(&data);
+    let time = unix_millis();
+    let entry = |time: u64| Entry::of(if binary { BINARY } else { EVENT }, &[&time.to_be_bytes(), bytes]);
+    // Without a position, for those who follow no stream.
+    let alone = || (!binary).then(|| message(event, binary, bytes, time, None, limits.compress_above));
     if known.is_none() && !stored && hub.in_memory(StreamKind::Event) >= limits.max_idle_topics {
         // `None` if the topic has no subscribers and `max_idle_topics` positions are already remembered.
-        if !binary {
-            let message = message(event, binary, bytes, unix_millis(), None, limits.compress_above);
+        if let Some(message) = alone() {
             hub.with_readers(&StreamId::event(event), |v1| {
                 v1.iter().for_each(|connection| connection.mailbox().push(message.clone()));
             });
         }
+        hub.relay(event, || entry(time), alone).await;
         return Ok(());
     }
     let topic = match known {
         Some(topic) => topic,
         None => hub.open(StreamKind::Event, event).await?,
     };
-    let entry = || {
-        let time = unix_millis().to_be_bytes();
-        Entry::of(if binary { BINARY } else { EVENT }, &[&time, bytes])
-    };
     if stored {
         let writer = topic.writer().await;
-        let entry = entry();
+        let entry = entry(unix_millis());
         hub.transact::<BackendError>(&topic, writer, None, |_| Ok(Some(entry.clone()))).await?;
     } else {
-        hub.publish::<EventError>(&topic, None, |_| Ok(entry()))?;
+        hub.publish::<EventError>(&topic, None, |_| Ok(entry(time)))?;
+        hub.relay(event, || entry(time), alone).await;
     }
     Ok(())
 }
@@ -328,7 +331,7 @@ pub enum EventError {
     /// The data cannot be written as JSON.
     #[error("data: {0}")]
     Json(#[from] serde_json::Error),
-    /// The backend of a topic with history failed.
+    /// The backend failed: the log of a topic with history, or the bus as one without is opened.
     #[error(transparent)]
     Backend(#[from] BackendError),
 }

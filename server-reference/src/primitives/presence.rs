@@ -149,6 +149,7 @@ impl Kind for Room {
     fn rules(&self) -> Rules {
         Rules {
             stored: false,
+            relayed: false,
             replay: Replay::NONE,
             compaction: Replay::NONE,
             delivery: Delivery::Conflated,

@@ -107,7 +107,7 @@ impl Node {
     }
 
     pub(crate) fn metrics_snapshot(&self) -> MetricsSnapshot {
-        self.metrics.snapshot(self.hub.connection_count())
+        self.metrics.snapshot(self.hub.connection_count(), self.hub.relayed())
     }
 
     /// Closes every connection and waits until all are gone, as long as closing may take.
@@ -148,7 +148,7 @@ impl Node {
     pub(crate) fn connection(&self, protocol: Protocol, remote: Option<SocketAddr>) -> Arc<Connection> {
         let serial = self.census.next_serial.fetch_add(1, Ordering::Relaxed);
         let Limits { max_queue, compress_above, .. } = *self.limits;
-        Arc::new(Connection::new(serial, self.epoch, protocol, max_queue, compress_above).from(remote))
+        Arc::new(Connection::new(serial, self.hub.node(), protocol, max_queue, compress_above).from(remote))
     }
 
     /// Asks the authentication hook, within its time.

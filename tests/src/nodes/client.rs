@@ -13,7 +13,10 @@ use datasole_server::{
 };
 use serde_json::{Value, json};
 
-use super::record::{Record, mark};
+use super::{
+    mail::{MAIL, To},
+    record::{Record, mark},
+};
 use crate::history::{Digest, Function, How, Id, Kind};
 
 /// The streams of a run: kind, key, and what a write does.
@@ -45,12 +48,23 @@ pub(super) struct Client {
     writes: BTreeMap<u32, (usize, u64)>,
     /// How many operations it has made.
     operations: u64,
+    /// How many connections it has made.
+    connections: u32,
 }
 
 impl Client {
     pub(super) fn new(process: u32) -> Self {
         let replicas = (0..STREAMS.len()).map(|stream| (stream, Replica::default())).collect();
-        Self { process, node: 0, peer: None, replicas, requests: 0, writes: BTreeMap::new(), operations: 0 }
+        Self {
+            process,
+            node: 0,
+            peer: None,
+            replicas,
+            requests: 0,
+            writes: BTreeMap::new(),
+            operations: 0,
+            connections: 0,
+        }
     }
 
     pub(super) fn disconnect(&mut self, record: &Record) {
@@ -85,6 +99,18 @@ impl Client {
         peer.receive(&Codec::default().encode(Opcode::CrdtOp, self.requests, payload.as_bytes(), usize::MAX));
     }
 
+    /// The address of its user, or of the connection that it has or had.
+    pub(super) fn address(&self, of_user: bool) -> To {
+        match &self.peer {
+            Some(peer) if !of_user => To::Connection(peer.connection_id()),
+            _ => To::User(self.user()),
+        }
+    }
+
+    fn user(&self) -> String {
+        format!("user {}", self.process)
+    }
+
     pub(super) fn is_connected(&self) -> bool {
         self.peer.is_some()
     }
@@ -92,7 +118,8 @@ impl Client {
     /// Connects to a server, and follows every stream from where it was.
     pub(super) fn connect(&mut self, node: usize, server: &Server) {
         self.node = node;
-        self.peer = Some(server.peer(Protocol::V2, Identity::user(format!("user {}", self.process))));
+        self.connections += 1;
+        self.peer = Some(server.peer(Protocol::V2, Identity::user(self.user())));
         for stream in 0..STREAMS.len() {
             self.subscribe(stream);
         }
@@ -136,6 +163,16 @@ impl Client {
             let kind = if opcode == Opcode::Ack { Kind::Ok } else { Kind::Info };
             self.end(stream, id, kind, record);
             record.count(if kind == Kind::Ok { "acknowledged to clients" } else { "refused to clients" });
+            return true;
+        }
+        if opcode == Opcode::ServerEvent && body["event"] == MAIL {
+            let (address, id) = (body["data"][0].as_str().unwrap(), Id(body["data"][1].as_u64().unwrap()));
+            // A client that moves may be given a message for its user again: each connection is a receiver of its own.
+            let receiver = 1_000_000 * self.process + self.connections;
+            record.tell(receiver, self.node, Kind::Ok, address, Function::Receive { id });
+            let (to_user, own) = (address == self.user(), self.peer.as_ref().map(|peer| peer.connection_id()));
+            assert!(to_user || own.as_deref() == Some(address), "a message for {address}");
+            record.count(if to_user { "messages for users" } else { "messages for connections" });
             return true;
         }
         let (kind, name) = match opcode {

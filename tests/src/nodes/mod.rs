@@ -4,6 +4,7 @@
 
 mod client;
 mod counted;
+mod mail;
 mod record;
 mod spy;
 mod world;

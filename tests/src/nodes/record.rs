@@ -70,12 +70,17 @@ impl Record {
         self.with(|inner| inner.stats.get("generations"))
     }
 
-    /// A new write, which begins.
-    pub(super) fn begin(&self, process: u32, node: usize, key: &str, how: How) -> u64 {
-        let id = self.with(|inner| {
+    /// The number of a new write or message.
+    pub(super) fn next(&self) -> u64 {
+        self.with(|inner| {
             inner.ids += 1;
             inner.ids
-        });
+        })
+    }
+
+    /// A new write, which begins.
+    pub(super) fn begin(&self, process: u32, node: usize, key: &str, how: How) -> u64 {
+        let id = self.next();
         self.tell(process, node, Kind::Invoke, key, Function::Write { how, id: Id(id), mark: None });
         id
     }

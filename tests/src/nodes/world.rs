@@ -21,6 +21,7 @@ use tokio::{
 use super::{
     client::{Client, STREAMS},
     counted::counted,
+    mail::{Outbox, sender},
     record::{Outcome, Record},
     spy::Spy,
 };
@@ -36,6 +37,7 @@ const WORLD: u32 = 0;
 
 struct Node {
     server: Server,
+    outbox: Outbox,
     /// Its number in the chaos.
     number: usize,
     frozen: bool,
@@ -134,7 +136,8 @@ impl World {
             .epoch(self.epoch)
             .backend(counted(backend, self.record.clone()))
             .build();
-        self.nodes.push(Node { server, number, frozen: false });
+        let outbox = sender(number, server.clone(), self.record.clone());
+        self.nodes.push(Node { server, outbox, number, frozen: false });
     }
 
     async fn step(&mut self) {
@@ -142,7 +145,8 @@ impl World {
             0..55 => {
                 self.chaos.step();
             }
-            55..72 => self.write_somewhere(),
+            55..68 => self.write_somewhere(),
+            68..72 => self.send_message(),
             72..84 => {
                 let client = self.random.below(self.clients.len() as u64) as usize;
                 if self.clients[client].is_connected() && self.random.below(12) > 0 {
@@ -231,7 +235,8 @@ impl World {
     /// Ends a server as a crash does, and starts another in its place.
     fn kill(&mut self) {
         let node = self.some_node();
-        let Node { server, number, .. } = self.nodes.swap_remove(node);
+        let Node { server, number, outbox, .. } = self.nodes.swap_remove(node);
+        drop(outbox);
         self.record.count("killed");
         self.chaos.stop(number);
         for client in self.clients.iter_mut().filter(|client| client.node == number) {
@@ -240,6 +245,13 @@ impl World {
         drop(server);
         self.record.tell(WORLD, number, Kind::Ok, "", Function::Killed);
         self.start();
+    }
+
+    /// Lets a server send a message to a client of any.
+    fn send_message(&mut self) {
+        let (node, client) = (self.some_node(), self.random.below(self.clients.len() as u64) as usize);
+        let of_user = self.random.coin();
+        let _ = self.nodes[node].outbox.send(self.clients[client].address(of_user));
     }
 
     fn write_somewhere(&mut self) {

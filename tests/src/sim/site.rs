@@ -13,6 +13,8 @@ use datasole_core::{
 };
 use datasole_server::{
     Context, Identity, Limits, Member, Replay, RpcError, Server,
+    backend::{Backend, Memory},
+    clock::System,
     yrs::{GetString, ReadTxn, StateVector, Transaction},
 };
 use futures_util::FutureExt;
@@ -278,6 +280,12 @@ impl Site {
     }
 }
 
+/// The backend of one life of the server, whose node is named after the life: connection ids repeat.
+fn backend(life: u64, archive: &Arc<Archive>) -> Backend {
+    let memory = Memory::new(Arc::new(System), Arc::new(move || life * 1_000_000));
+    Backend { log: Arc::new(Store::new(archive.clone())), ..memory.node() }
+}
+
 fn serve(terms: &Terms, life: u64, ledger: &Arc<Mutex<Ledger>>, rules: &Rules, archive: &Arc<Archive>) -> Server {
     let policy = |verb: Verb| {
         let rules = rules.clone();
@@ -294,7 +302,7 @@ fn serve(terms: &Terms, life: u64, ledger: &Arc<Mutex<Ledger>>, rules: &Rules, a
     let mut builder = Server::builder()
         .limits(terms.limits.clone())
         .epoch(life * 1_000_000)
-        .backend(Store::new(archive.clone()))
+        .backend(backend(life, archive))
         .authorize_read(policy(Verb::Read))
         .authorize_write(policy(Verb::Write))
         .topic(TOPICS[0], terms.history)

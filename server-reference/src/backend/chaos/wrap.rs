@@ -139,6 +139,10 @@ impl Bus for Gated<dyn Bus> {
         self.gate.pass(self.inner.rename()).await
     }
 
+    fn is_heard(&self, by: Address<'_>) -> bool {
+        self.inner.is_heard(by)
+    }
+
     async fn publish(&self, to: Address<'_>, bytes: Bytes) -> Result<(), BackendError> {
         self.gate.pass(self.inner.publish(to, bytes)).await
     }

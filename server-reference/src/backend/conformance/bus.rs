@@ -41,6 +41,23 @@ pub(super) async fn messages_reach_whom_they_are_for(subject: &dyn Subject, a: &
     Ok(())
 }
 
+pub(super) async fn who_hears_is_never_denied(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
+    let mut inbox = b.bus.inbox()?;
+    b.bus.subscribe(&["t".into()]).await?;
+    for to in [Address::Everybody, Address::Node(b.bus.node()), Address::Topic("t")] {
+        assert!(a.bus.is_heard(to), "{to:?}");
+    }
+    // Whatever it answers about others: who asks before publishing reaches the same nodes.
+    for (to, text) in [(Address::Topic("t"), "1"), (Address::Topic("nobody"), "2"), (Address::Everybody, "3")] {
+        if a.bus.is_heard(to) {
+            a.bus.publish(to, bytes(text)).await?;
+        }
+    }
+    assert_eq!(next(&mut inbox).await, message(Some("t"), a.bus.node(), "1"));
+    assert_eq!(next(&mut inbox).await, message(None, a.bus.node(), "3"));
+    Ok(())
+}
+
 pub(super) async fn messages_are_in_order(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     let mut inbox = b.bus.inbox()?;
     b.bus.subscribe(&["t".into()]).await?;

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -25,6 +28,8 @@ const WAITING: usize = 1_024;
 /// The topics and nodes of one process.
 pub(super) struct Topics {
     random: Random,
+    /// How many nodes there are.
+    count: AtomicUsize,
     inner: Mutex<Inner>,
 }
 
@@ -43,7 +48,7 @@ struct Node {
 
 impl Topics {
     pub(super) fn new(random: Random) -> Self {
-        Self { random, inner: Mutex::default() }
+        Self { random, count: AtomicUsize::new(0), inner: Mutex::default() }
     }
 }
 
@@ -61,8 +66,14 @@ impl Handle {
         let mut inner = lock(&topics.inner);
         let number = inner.next;
         inner.next += 1;
+        topics.count.fetch_add(1, Ordering::SeqCst);
         inner.nodes.insert(number, Node { name, outlet });
         Self { topics: Arc::clone(topics), number, receiver: Mutex::new(Some(receiver)) }
+    }
+
+    /// Whether no other node can come any more: this handle is all that is left of the memory.
+    fn is_alone(&self) -> bool {
+        Arc::strong_count(&self.topics) == 1
     }
 }
 
@@ -78,6 +89,19 @@ impl Bus for Handle {
             node.name = name;
         }
         Ok(name)
+    }
+
+    fn is_heard(&self, by: Address<'_>) -> bool {
+        if self.topics.count.load(Ordering::SeqCst) < 2 {
+            return false;
+        }
+        let inner = lock(&self.topics.inner);
+        let is_other = |number: &u64| *number != self.number;
+        match by {
+            Address::Everybody => true,
+            Address::Node(name) => inner.nodes.iter().any(|(number, node)| is_other(number) && node.name == name),
+            Address::Topic(name) => inner.topics.get(name).is_some_and(|numbers| numbers.iter().any(is_other)),
+        }
     }
 
     async fn publish(&self, to: Address<'_>, bytes: Bytes) -> Result<(), BackendError> {
@@ -107,6 +131,9 @@ impl Bus for Handle {
     }
 
     async fn subscribe(&self, topics: &[Arc<str>]) -> Result<(), BackendError> {
+        if self.is_alone() {
+            return Ok(());
+        }
         let mut inner = lock(&self.topics.inner);
         for topic in topics {
             let subscribers = inner.topics.entry(Arc::clone(topic)).or_default();
@@ -137,6 +164,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         let mut inner = lock(&self.topics.inner);
         inner.nodes.remove(&self.number);
+        self.topics.count.fetch_sub(1, Ordering::SeqCst);
         inner.topics.retain(|_, subscribers| {
             subscribers.retain(|number| *number != self.number);
             !subscribers.is_empty()

@@ -9,6 +9,7 @@ use super::*;
 use crate::{
     backend::{
         BackendError,
+        bus::{Address, NodeId},
         conformance::{Subject, verify},
     },
     clock::Manual,
@@ -54,4 +55,24 @@ fn an_engine_for_one_node_refuses_a_second() {
     let engine = Backend::alone(Memory::default().node().log);
     assert!(engine.bus.inbox().is_ok());
     assert!(matches!(engine.clone().bus.inbox(), Err(BackendError::Taken(_))));
+}
+
+#[tokio::test]
+async fn nobody_hears_what_has_no_other_node() {
+    let memory = fresh().memory;
+    let a = memory.node();
+    let name = a.bus.node();
+    a.bus.subscribe(&["t".into()]).await.unwrap();
+    let heard = |by: &Backend| {
+        [Address::Everybody, Address::Topic("t"), Address::Node(name), Address::Node(NodeId(1))]
+            .map(|to| by.bus.is_heard(to))
+    };
+    assert_eq!(heard(&a), [false; 4], "nobody hears itself");
+    let b = memory.node();
+    assert_eq!(heard(&a), [true, false, false, false]);
+    assert_eq!(heard(&b), [true, true, true, false]);
+    a.bus.unsubscribe(&["t".into()]);
+    assert_eq!(heard(&b), [true, false, true, false]);
+    drop(a);
+    assert_eq!(heard(&b), [false; 4]);
 }

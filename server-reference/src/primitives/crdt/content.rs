@@ -132,6 +132,7 @@ impl Kind for Content {
     fn rules(&self) -> Rules {
         Rules {
             stored: true,
+            relayed: false,
             replay: self.settings.replay,
             compaction: self.settings.replay,
             delivery: Delivery::Conflated,

@@ -63,6 +63,7 @@ impl Kind for Shared {
         let (entries, bytes) = (self.limits.doc_compact_entries, self.limits.doc_compact_bytes);
         Rules {
             stored: true,
+            relayed: false,
             replay: Replay::NONE,
             compaction: Replay { entries, bytes, age: None },
             delivery: Delivery::Others,

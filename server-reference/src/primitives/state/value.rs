@@ -227,6 +227,7 @@ impl Kind for StateValue {
     fn rules(&self) -> Rules {
         Rules {
             stored: true,
+            relayed: false,
             replay: self.replay,
             compaction: self.replay,
             delivery: Delivery::Conflated,
