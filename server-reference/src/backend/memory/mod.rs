@@ -61,7 +61,7 @@ impl Default for Memory {
 
 impl Backend {
     /// An engine for exactly one node: streams live in `log`, messages and values in memory. A second node that takes
-    /// this engine's inbox is refused with [`BackendError::Taken`].
+    /// this engine's inbox is refused with [`BackendError::Taken`](super::BackendError::Taken).
     pub fn alone(log: Arc<dyn Log>) -> Self {
         let memory = Memory::default().node();
         Self { log, ..memory }
