@@ -1,12 +1,18 @@
 //! Several servers on one memory under a seeded scheduler: `NODES_SEEDS` says how many schedules, `NODES_SEED` replays one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{collections::HashMap, panic::catch_unwind};
+use std::{collections::HashMap, panic::catch_unwind, time::Duration};
 
+use datasole_core::frame::{Codec, Opcode};
+use datasole_server::{
+    Identity, Limits, Protocol, Server,
+    backend::{Memory, bus::Address},
+};
 use datasole_tests::{
     history::{Function, History, Promises, check},
     nodes::{Stats, run},
 };
+use tokio::{runtime::Builder, time::sleep};
 
 const SEEDS: u64 = 1_000;
 
@@ -123,4 +129,30 @@ fn a_seed_repeats_exactly() {
         assert_eq!(first.history.events, second.history.events, "seed {seed}");
         assert_eq!(first.stats, second.stats, "seed {seed}");
     }
+}
+
+/// A topic without history that has left memory is subscribed to a little longer, and again when it comes back.
+#[test]
+fn a_topic_is_heard_while_it_is_in_memory() {
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let memory = Memory::default();
+        let spy = memory.node();
+        let limits = Limits { max_idle_topics: 0, ..Limits::default() };
+        let server = Server::builder().limits(limits).backend(memory).build();
+        let is_heard = || spy.bus.is_heard(Address::Topic("e:news"));
+        for _ in 0..2 {
+            let mut peer = server.peer(Protocol::V2, Identity::anonymous());
+            let request = br#"{"kind":"event","key":"news"}"#;
+            peer.receive(&Codec::default().encode(Opcode::Subscribe, 1, request, usize::MAX));
+            assert!(is_heard());
+            sleep(Duration::from_secs(120)).await;
+            assert!(is_heard(), "somebody follows it");
+            drop(peer);
+            sleep(Duration::from_secs(10)).await;
+            assert!(is_heard(), "it may be needed again soon");
+            sleep(Duration::from_secs(60)).await;
+            assert!(!is_heard());
+        }
+    });
 }
