@@ -16,9 +16,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = Server::builder()
         .rpc("vote", vote)
         .topic("chat", Replay::default())
-        .on("chat", |context: Context, message: Value| async move {
-            context.server().broadcast("chat", &message).await
-        })
+        .on(
+            "chat",
+            |context: Context, message: Value| async move { context.server().broadcast("chat", &message).await },
+        )
         .build();
     let options = json!([{ "name": "tea", "votes": 0 }, { "name": "coffee", "votes": 0 }]);
     server.state().set("poll", &options).await?;
