@@ -226,7 +226,7 @@ impl Batch {
         self.end();
     }
 
-    /// What became of an edit that the core did not queue: undone, and told.
+    /// `rejected` and `settled` of an edit that the core did not queue: the host undoes it.
     pub(crate) fn edit_refused(&mut self, stream: &StreamId, edit: u64, refused: &CommandError) {
         let (code, message) = (refused.code(), refused.to_string());
         self.rejected(stream, code, &message, Payload::Empty);

@@ -294,7 +294,7 @@ impl Replica {
         let on_top = self.current.seen.get(&op.node);
         let there = on_top.is_some_and(|seen| seen.upto >= op.done && seen.contains(op.counter));
         let same = match self.take(op) {
-            // What it shows of a replica that had been forgotten depends on when it is applied.
+            // The effect of dots of a forgotten replica depends on when the operation is applied.
             Some(_) if self.confirmed.floor > 0 && !op.dots().is_empty() => false,
             // A server that has lost its data numbers what version 1 adds as before: it is not what was meant.
             Some(_) if op.dots().iter().any(|(node, _)| node.starts_with(V1_PREFIX)) => false,

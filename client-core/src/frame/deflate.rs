@@ -129,7 +129,7 @@ fn common(plain: &[u8], before: usize, now: usize) -> usize {
     count
 }
 
-/// What a length or a distance is written as: its symbol, and the value and the number of its extra bits.
+/// The code of a length or a distance: its symbol, and the value and the number of its extra bits.
 type Coded = (usize, u32, u32);
 
 fn coded_length(length: u16) -> Coded {

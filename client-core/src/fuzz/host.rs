@@ -241,7 +241,7 @@ impl Host {
             Event::Entry { stream, payload, position, whole } => self.entry(stream, &payload, position, whole),
             Event::Settled { stream, edit, outcome } => {
                 let known = self.unsettled.get_mut(&stream.key).is_some_and(|edits| edits.remove(&edit));
-                // What was to return may not: it is out of sight, or was lost by the server and refused then.
+                // An edit that was to return may not: reading is refused, or the server lost it and then refused it.
                 let returns = outcome == (EditOutcome::Stored { returns: true });
                 let again = !returns && self.returning.remove(&edit);
                 assert!(known || again, "an edit settled twice");

@@ -434,7 +434,7 @@ impl Scene<'_> {
         }
     }
 
-    /// What the server is known to have is done.
+    /// Drops the operations that the server is known to have.
     fn forget(&mut self) {
         let (confirmed, node) = (self.me.confirmed(), self.me.node());
         self.outbox.retain(|(op, _)| !confirmed.has_seen(node, op.counter()));
@@ -447,7 +447,7 @@ impl Scene<'_> {
         }
     }
 
-    /// What was sent may have arrived, from the first on. What has not been seen to arrive is to be sent again.
+    /// Loses the connection: a random prefix of the sent operations has arrived; all that have not returned are resent.
     fn disconnect(&mut self) {
         let sent: Vec<_> = self.outbox.iter().filter(|(_, sent)| *sent).map(|(op, _)| op.clone()).collect();
         let arrived = self.rng.below(sent.len() + 1);

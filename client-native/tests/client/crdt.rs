@@ -235,7 +235,7 @@ async fn a_refused_key_says_why() {
     assert!(matches!(counter.synced().await, Err(EditError::Refused { .. })));
     assert!(matches!(counter.changes().next().await, Some(Err(FollowError::Refused { .. }))), "later readers, too");
 
-    // Who may not read may still write, unless that is refused as well.
+    // A client that may not read may still write, unless writing is refused as well.
     let mut refusals = client.refusals();
     counter.increment(1).unwrap();
     assert_eq!((counter.value(), counter.status()), (1, SyncStatus::Pending(1)));

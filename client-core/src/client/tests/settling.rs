@@ -217,7 +217,7 @@ impl Run {
                 Output::Event(Event::Settled { edit, outcome, .. }) => {
                     let stored = matches!(outcome, EditOutcome::Stored { .. });
                     let again = self.returning.remove(&edit);
-                    // What was to return is out of sight, or was lost by the server and refused when it came again.
+                    // An edit that was to return cannot be read any more, or the server lost it and refused it later.
                     assert!(self.settled.insert(edit, stored).is_none() || again, "{edit} is settled twice");
                     if outcome == (EditOutcome::Stored { returns: true }) {
                         assert!(!again, "{edit} is settled twice");
