@@ -1,10 +1,10 @@
 //! The flags of `datasole serve`, and the server they describe. Each can be given as an environment variable.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, fs, io, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use datasole_server::{
-    AuthError, AuthRequest, Builder, Context, Identity, Limits, Payload, Replay, Server,
+    AuthError, AuthRequest, Builder, Context, Identity, Limits, Network, Origin, Payload, Replay, Server,
     backend::{BackendError, Sqlite},
 };
 
@@ -17,12 +17,37 @@ pub(crate) struct Flags {
     /// Path of the endpoint; browser files and health are below it
     #[arg(long, env = "DATASOLE_PATH", default_value = "/__ds")]
     path: String,
-    /// Serve this folder beside the endpoint
+    /// Prefix of everything that is served, for proxies that pass it on: /app serves /app/__ds, and the folder at /app/
+    #[arg(long, env = "DATASOLE_BASE_PATH", value_name = "PATH", value_parser = base_path, conflicts_with = "demo")]
+    pub(crate) base_path: Option<String>,
+    /// Serve this folder beside the endpoint, without hidden files; symbolic links are followed
     #[arg(long = "static", env = "DATASOLE_STATIC", value_name = "DIR")]
     pub(crate) folder: Option<PathBuf>,
     /// Let pages of this origin connect, or of every origin with *; repeatable, or separated by commas
-    #[arg(long = "allow-origin", env = "DATASOLE_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
+    #[arg(
+        long = "allow-origin",
+        env = "DATASOLE_ALLOW_ORIGIN",
+        value_name = "ORIGIN",
+        value_delimiter = ',',
+        value_parser = origin
+    )]
     origins: Vec<String>,
+    /// Answer to this host name, or to every one with *; on a loopback address without it only to this machine's names;
+    /// repeatable, or separated by commas
+    #[arg(long = "allow-host", env = "DATASOLE_ALLOW_HOST", value_name = "HOST", value_delimiter = ',', value_parser = host)]
+    hosts: Vec<String>,
+    /// Believe proxies of this network who asks (X-Forwarded-For, -Proto, -Host); repeatable, or separated by commas
+    #[arg(long = "trust-proxy", env = "DATASOLE_TRUST_PROXY", value_name = "CIDR", value_delimiter = ',')]
+    proxies: Vec<Network>,
+    /// Ping quiet connections this often: 1s to 5m, below the idle limit of every proxy
+    #[arg(long, env = "DATASOLE_HEARTBEAT", value_name = "TIME", default_value = "15s", value_parser = heartbeat)]
+    heartbeat: Duration,
+    /// Let every page of this machine connect, whatever its port
+    #[arg(long, env = "DATASOLE_DEV")]
+    dev: bool,
+    /// Show the counters in health to everybody
+    #[arg(long, env = "DATASOLE_METRICS")]
+    metrics: bool,
     /// Accept at most this many connections at a time
     #[arg(long, env = "DATASOLE_MAX_CONNECTIONS", value_name = "N", default_value_t = Limits::default().max_connections)]
     max_connections: usize,
@@ -36,6 +61,9 @@ pub(crate) struct Flags {
         hide_env_values = true
     )]
     tokens: Vec<(String, String)>,
+    /// Read more tokens from this file, one TOKEN=USER a line; empty lines and those that begin with # are skipped
+    #[arg(long = "token-file", env = "DATASOLE_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Pass this event from a client on to all clients; repeatable, or separated by commas
     #[arg(long = "relay", env = "DATASOLE_RELAY", value_name = "EVENT", value_delimiter = ',')]
     relays: Vec<String>,
@@ -58,7 +86,7 @@ pub(crate) struct Flags {
     #[arg(long, env = "DATASOLE_LOG", value_name = "LEVEL", default_value = "info")]
     pub(crate) log: String,
     /// Serve the demo at /
-    #[arg(long, env = "DATASOLE_DEMO", conflicts_with_all = ["path", "tokens"])]
+    #[arg(long, env = "DATASOLE_DEMO", conflicts_with_all = ["path", "tokens", "token_file"])]
     pub(crate) demo: bool,
 }
 
@@ -69,15 +97,42 @@ impl Flags {
         self.data.as_ref().map(open).transpose()
     }
 
+    /// The tokens of the flags and of the file, with their users.
+    pub(crate) fn tokens(&self) -> io::Result<Arc<HashMap<String, String>>> {
+        let mut tokens: HashMap<String, String> = self.tokens.iter().cloned().collect();
+        if let Some(path) = &self.token_file {
+            let wrong = |why: String| io::Error::other(format!("--token-file {}: {why}", path.display()));
+            let text = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+            let lines = text.lines().enumerate().map(|(number, line)| (number + 1, line.trim()));
+            for (number, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+                tokens.extend([token(line).map_err(|why| wrong(format!("line {number}: {why}")))?]);
+            }
+            if tokens.is_empty() {
+                return Err(wrong("no token in it: nobody could connect".to_owned()));
+            }
+        }
+        Ok(Arc::new(tokens))
+    }
+
     /// A builder with all that the flags describe, but for the storage.
-    pub(crate) fn builder(&self) -> Builder {
-        let limits = Limits { max_connections: self.max_connections, ..Limits::default() };
-        let mut builder = Server::builder().path(&self.path).limits(limits);
+    pub(crate) fn builder(&self, users: &Arc<HashMap<String, String>>) -> Builder {
+        let limits = Limits { max_connections: self.max_connections, heartbeat: self.heartbeat, ..Limits::default() };
+        let path = format!("{}/{}", self.base_path.as_deref().unwrap_or_default(), self.path.trim_matches('/'));
+        let mut builder = Server::builder().path(&path).limits(limits).public_metrics(self.metrics);
         for origin in &self.origins {
             builder = builder.allow_origin(origin);
         }
-        if !self.tokens.is_empty() {
-            let users: Arc<HashMap<String, String>> = Arc::new(self.tokens.iter().cloned().collect());
+        for host in &self.hosts {
+            builder = builder.allow_host(host);
+        }
+        for network in &self.proxies {
+            builder = builder.trust_proxy(*network);
+        }
+        if self.dev || self.demo {
+            builder = builder.allow_loopback_origins();
+        }
+        if !users.is_empty() {
+            let users = users.clone();
             builder = builder.auth(move |request: AuthRequest| {
                 let user = request.token.and_then(|token| users.get(&token).cloned());
                 async move { user.map(Identity::user).ok_or_else(|| AuthError::refused("no such token")) }
@@ -106,6 +161,44 @@ fn token(text: &str) -> Result<(String, String), String> {
     match text.rsplit_once('=') {
         Some((token, user)) if !token.is_empty() && !user.is_empty() => Ok((token.to_owned(), user.to_owned())),
         _ => Err("expected TOKEN=USER".to_owned()),
+    }
+}
+
+/// An origin that some page can have, or `*`.
+fn origin(text: &str) -> Result<String, String> {
+    if text != "*" {
+        text.parse::<Origin>().map_err(|error| error.to_string())?;
+    }
+    Ok(text.to_owned())
+}
+
+/// A host name without a port, or `*`.
+fn host(text: &str) -> Result<String, String> {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    let address = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    let fits = text == "*"
+        || address.is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok())
+        || (!text.is_empty() && text.bytes().all(is_name));
+    if fits { Ok(text.to_owned()) } else { Err("expected a host name without scheme and port".to_owned()) }
+}
+
+/// A path with one slash in front and none behind.
+fn base_path(text: &str) -> Result<String, String> {
+    let path = text.trim_matches('/');
+    let fits = !path.is_empty() && path.split('/').all(|part| !part.is_empty() && !part.contains(['{', '}', '?', '#']));
+    if fits { Ok(format!("/{path}")) } else { Err("expected a path such as /app".to_owned()) }
+}
+
+/// A time of 1 second to 5 minutes: `15s`, `2m`, or a number of seconds.
+fn heartbeat(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.strip_suffix('m') {
+        Some(number) => (number, 60),
+        None => (text.strip_suffix('s').unwrap_or(text), 1),
+    };
+    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    match seconds {
+        Some(seconds @ 1..=300) => Ok(Duration::from_secs(seconds)),
+        _ => Err("expected 1s to 5m".to_owned()),
     }
 }
 
@@ -149,6 +242,45 @@ mod tests {
     }
 
     #[test]
+    fn heartbeats_are_of_1_second_to_5_minutes() {
+        for (text, seconds) in [("1s", 1), ("15s", 15), ("20", 20), ("2m", 120), ("300s", 300), ("5m", 300)] {
+            assert_eq!(
+                parse(&format!("--heartbeat {text}")).unwrap().heartbeat,
+                Duration::from_secs(seconds),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_base_path_has_one_slash_in_front() {
+        for text in ["/app", "app", "/app/"] {
+            assert_eq!(parse(&format!("--base-path {text}")).unwrap().base_path.as_deref(), Some("/app"));
+        }
+    }
+
+    #[test]
+    fn files_of_tokens_say_which_line_is_wrong() {
+        let path = std::env::temp_dir().join(format!("datasole-tokens-{}", std::process::id()));
+        let read = |text: &str| {
+            fs::write(&path, text).unwrap();
+            parse(&format!("--token x=xi --token-file {}", path.display())).unwrap().tokens()
+        };
+        let tokens = read("# ours\n\n  a==ann  \r\nb=bob\n").unwrap();
+        let user = |token: &str| tokens.get(token).map(String::as_str);
+        assert_eq!((user("a="), user("b"), user("x"), user("# ours")), (Some("ann"), Some("bob"), Some("xi"), None));
+        let error = read("a=ann\n\nbob\n").unwrap_err().to_string();
+        assert!(error.ends_with("line 3: expected TOKEN=USER"), "{error}");
+        fs::remove_file(&path).unwrap();
+        let missing = parse(&format!("--token-file {}", path.display())).unwrap().tokens().unwrap_err().to_string();
+        assert!(missing.starts_with("--token-file ") && missing.contains("No such file"), "{missing}");
+        fs::write(&path, "# none\n").unwrap();
+        let empty = parse(&format!("--token-file {}", path.display())).unwrap().tokens().unwrap_err().to_string();
+        assert!(empty.contains("nobody could connect"), "{empty}");
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         for line in [
             "--token ann",
@@ -160,6 +292,21 @@ mod tests {
             "--demo --token a=ann",
             "--demo --path /other",
             "--data",
+            "--demo --token-file x",
+            "--demo --base-path /app",
+            "--allow-origin a.example",
+            "--allow-origin https://*.app.example",
+            "--allow-origin null",
+            "--allow-host https://a.example",
+            "--allow-host a.example:80",
+            "--trust-proxy a.example",
+            "--trust-proxy 10.0.0.0/33",
+            "--heartbeat 0s",
+            "--heartbeat 301s",
+            "--heartbeat 6m",
+            "--heartbeat soon",
+            "--base-path /",
+            "--base-path /a//b",
             "--sync",
             "extra",
         ] {

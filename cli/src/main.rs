@@ -1,9 +1,10 @@
 //! `datasole`: the datasole server as a program.
 //!
-//! `flags` are the command line, `serve` is the life of a server, `demo` is the application behind `--demo`. Stdout
+//! `flags` are the command line, `serve` is the life of a server, `files` are those of `--static`, `demo` is the application behind `--demo`. Stdout
 //! carries one line, `listening HOST:PORT`; the log and errors go to stderr. The glossary is in ARCHITECTURE.md.
 
 mod demo;
+mod files;
 mod flags;
 mod serve;
 

@@ -10,11 +10,11 @@ use std::{
 
 use datasole_server::Server;
 use tokio::net::TcpListener;
-use tower_http::services::ServeDir;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     demo::{self, Demo},
+    files,
     flags::Flags,
 };
 
@@ -26,6 +26,7 @@ pub(crate) async fn run(flags: &Flags) -> io::Result<()> {
     let filter = EnvFilter::builder().parse(&flags.log).map_err(|error| io::Error::other(format!("--log: {error}")))?;
     let colours = io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(io::stderr).init();
+    let users = flags.tokens()?;
     let storage = flags.storage().map_err(io::Error::other)?;
     let listener = listen(&flags.listen).await?;
     let mut interrupted = pin!(interrupted()?);
@@ -33,7 +34,7 @@ pub(crate) async fn run(flags: &Flags) -> io::Result<()> {
     let mut restarts = 0;
     loop {
         let demo = flags.demo.then(|| Demo::new(restarts));
-        let mut builder = flags.builder();
+        let mut builder = flags.builder(&users);
         if let Some(storage) = &storage {
             builder = builder.backend(storage.clone());
         }
@@ -47,7 +48,7 @@ pub(crate) async fn run(flags: &Flags) -> io::Result<()> {
             demo.prepare(&server).await.map_err(io::Error::other)?;
         }
         if let Some(folder) = &flags.folder {
-            router = router.fallback_service(ServeDir::new(folder));
+            router = files::serve(router, folder, flags.base_path.as_deref());
         }
         let ended = tokio::select! {
             served = server.serve(&listener, router) => return served,

@@ -96,7 +96,8 @@ fn tokens_and_origins_decide_who_gets_in() {
     ] {
         assert_eq!(server.open(path, headers), status, "{path} {headers}");
     }
-    assert!(server.page("/live/health").contains("\"status\":\"ok\""));
+    let health = server.page("/live/health");
+    assert!(health.contains("\"ready\":true") && !health.contains("metrics"), "{health}");
 }
 
 #[test]
@@ -112,6 +113,114 @@ fn the_environment_is_as_good_as_flags() {
     assert_eq!(server.open("/__ds?token=b", ""), "101");
     assert!(server.page("/").contains("<title>datasole demo</title>"));
     assert!(server.page("/../Cargo.toml").starts_with("http/1.1 404"));
+}
+
+#[test]
+fn hidden_files_stay_hidden() {
+    let folder = std::env::temp_dir().join(format!("datasole-static-{}", std::process::id()));
+    for (file, text) in [
+        ("page.txt", "a page"),
+        (".env", "SECRET"),
+        (".git/config", "SECRET"),
+        ("sub/index.html", "an index"),
+        ("sub/.x", "SECRET"),
+    ] {
+        let path = folder.join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let server = Running::start(&["--static", folder.to_str().unwrap()]);
+    let page = server.page("/page.txt");
+    assert!(page.ends_with("a page") && page.contains("x-content-type-options: nosniff"), "{page}");
+    for path in
+        ["/.env", "/.git/config", "/.git/", "/sub/.x", "/%2eenv", "/sub/%2E%67it", "/sub/../.env", "//.env", "/none"]
+    {
+        let page = server.page(path);
+        assert!(page.starts_with("http/1.1 404") && !page.contains("SECRET"), "{path}: {page}");
+    }
+    // Redirects stay on this server.
+    assert!(server.page("/sub").contains("location: /sub/\r\n"), "{}", server.page("/sub"));
+    assert!(server.page("//sub").starts_with("http/1.1 404"));
+    drop(server);
+    let based = Running::start(&["--static", folder.to_str().unwrap(), "--base-path", "/app"]);
+    assert!(based.page("/app/page.txt").ends_with("a page"));
+    assert!(based.page("/app/sub/").ends_with("an index"));
+    assert!(based.page("/app/sub").contains("location: /app/sub/\r\n"), "{}", based.page("/app/sub"));
+    assert!(based.page("/page.txt").starts_with("http/1.1 404"));
+    assert_eq!(based.open("/app/__ds", ""), "101");
+    assert_eq!(based.open("/app/__ds/", ""), "101");
+    assert_eq!(based.open("/__ds", ""), "404");
+    drop(based);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn tokens_come_from_a_file() {
+    let file = std::env::temp_dir().join(format!("datasole-token-file-{}", std::process::id()));
+    std::fs::write(&file, "# users\nsecret=ann\n").unwrap();
+    let server = Running::start(&["--token-file", file.to_str().unwrap()]);
+    assert_eq!(server.open("/__ds", ""), "401");
+    assert_eq!(server.open("/__ds?token=secret", ""), "101");
+    drop(server);
+    std::fs::remove_file(&file).unwrap();
+    let output = serve(&["--listen", "127.0.0.1:0", "--token-file", file.to_str().unwrap()]).output().unwrap();
+    assert!(!output.status.success() && String::from_utf8(output.stderr).unwrap().contains("--token-file"));
+}
+
+#[test]
+fn refusals_are_logged_once_with_the_flag_that_helps() {
+    let mut server = Running::start(&[]);
+    for _ in 0..3 {
+        assert_eq!(server.open("/__ds", "Origin: http://app:8080\r\n"), "403");
+    }
+    assert_eq!(server.open("/__ds", "Host: evil.example\r\n"), "400", "two hosts");
+    let plain = server.page("/__ds");
+    assert!(
+        plain.contains("this is a websocket endpoint") || plain.contains("this is a WebSocket endpoint"),
+        "{plain}"
+    );
+    let proxied = server.get("/__ds", "Connection: close\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n");
+    assert!(proxied.contains("426") && proxied.contains("does not pass the upgrade on"), "{proxied}");
+    assert!(proxied.contains("datasole-refused: upgrade"), "{proxied}");
+    server.child.kill().unwrap();
+    let mut log = String::new();
+    server.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    let told = |words: &str| log.lines().filter(|line| line.contains(words)).count();
+    assert_eq!(told("origin http://app:8080 is not this server's"), 1, "{log}");
+    assert_eq!(told("--allow-origin http://app:8080"), 1, "{log}");
+    assert_eq!(told("does not pass the upgrade on"), 1, "{log}");
+    assert!(log.contains("WARN") && !log.contains('\u{1b}'), "plain text where there is no terminal: {log}");
+}
+
+#[test]
+fn on_loopback_only_this_machines_names_are_served() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/demo");
+    let ask = |server: &Running, host: &str| {
+        let mut socket = TcpStream::connect(&server.address).unwrap();
+        write!(socket, "GET /index.html HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer.split(' ').nth(1).unwrap().to_owned()
+    };
+    let server = Running::start(&["--static", folder]);
+    for (host, status) in [("localhost:9", "200"), ("127.0.0.1", "200"), ("[::1]:1", "200"), ("evil.example", "403")] {
+        assert_eq!(ask(&server, host), status, "{host}");
+    }
+    let listed = Running::start(&["--static", folder, "--allow-host", "app.example"]);
+    assert_eq!((ask(&listed, "app.example:80"), ask(&listed, "evil.example")), ("200".into(), "403".into()));
+    let proxied = Running::start(&["--static", folder, "--trust-proxy", "127.0.0.1"]);
+    assert_eq!(ask(&proxied, "app.example"), "200");
+}
+
+#[test]
+fn development_lets_pages_of_this_machine_in() {
+    for (flags, status) in [(&[][..], "403"), (&["--dev"], "101"), (&["--demo"], "101")] {
+        let server = Running::start(flags);
+        assert_eq!(server.open("/__ds", "Origin: http://localhost:5173\r\n"), status, "{flags:?}");
+        assert_eq!(server.open("/__ds", "Origin: http://evil.example\r\n"), "403", "{flags:?}");
+        let forwarded = "Origin: http://localhost:5304\r\nX-Forwarded-Host: localhost:5304\r\n";
+        assert_eq!(server.open("/__ds", forwarded), "101", "{flags:?}");
+    }
 }
 
 #[test]
@@ -146,9 +255,16 @@ fn help_and_version_go_to_stdout() {
         "listen",
         "path",
         "static",
+        "base-path",
         "allow-origin",
+        "allow-host",
+        "trust-proxy",
+        "heartbeat",
+        "dev",
+        "metrics",
         "max-connections",
         "token",
+        "token-file",
         "relay",
         "history",
         "data",

@@ -16,7 +16,8 @@ pub struct AuthRequest {
     pub uri: Uri,
     /// The upgrade request's headers.
     pub headers: HeaderMap,
-    /// The peer of the socket; a proxy's where there is one.
+    /// The client's address: the peer of the socket or, behind a trusted proxy
+    /// ([`Builder::trust_proxy`](crate::Builder::trust_proxy)), the one that the proxy names, with port 0.
     pub remote: Option<SocketAddr>,
 }
 

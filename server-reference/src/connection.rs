@@ -107,13 +107,13 @@ impl Connection {
         }
     }
 
-    /// The same with the peer of its socket.
+    /// The same with the client's address.
     pub(crate) fn from(mut self, remote: Option<SocketAddr>) -> Self {
         self.remote = remote;
         self
     }
 
-    /// The peer of its socket; a proxy's where there is one.
+    /// The client's address, as in [`AuthRequest`](crate::AuthRequest).
     pub(crate) fn remote(&self) -> Option<SocketAddr> {
         self.remote
     }

@@ -28,6 +28,7 @@
 //! of applications. The glossary is in ARCHITECTURE.md.
 
 mod access;
+mod admission;
 mod answer;
 mod api;
 mod assets;
@@ -43,7 +44,6 @@ mod limits;
 mod mailbox;
 mod message;
 mod metrics;
-mod origin;
 mod primitives;
 mod protocol;
 mod sync;
@@ -52,6 +52,7 @@ mod task;
 mod tests;
 mod transport;
 
+pub use admission::{Network, NetworkError, Origin, OriginError};
 pub use api::{Builder, Connection, Context, Peer, Server};
 pub use auth::{AuthError, AuthRequest, Identity};
 pub use connection::Protocol;

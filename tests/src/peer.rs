@@ -172,6 +172,12 @@ impl Peer {
         }
     }
 
+    /// Everything up to the end of the connection: the body of an answer that closes it.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        while self.more().await {}
+        std::mem::take(&mut self.ahead)
+    }
+
     /// Reads to the end of the connection, in order or by reset.
     pub async fn end(&mut self) {
         while self.more().await {

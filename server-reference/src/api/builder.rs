@@ -9,6 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{Context, Server};
 use crate::{
     access::Access,
+    admission::{Admission, Network},
     auth::{AuthError, AuthHook, AuthRequest, Identity},
     backend::{Backend, Memory},
     clock::{System, unix_millis},
@@ -17,7 +18,6 @@ use crate::{
     hub::{Hub, Lives},
     limits::{Limits, Replay},
     metrics::Metrics,
-    origin::Origins,
     primitives::{
         crdt::Registry,
         events::{EventOutcome, Handlers},
@@ -31,7 +31,8 @@ use crate::{
 pub struct Builder {
     path: String,
     limits: Limits,
-    origins: Origins,
+    admission: Admission,
+    metrics: bool,
     auth: Option<AuthHook>,
     access: Access,
     methods: Methods<Caller>,
@@ -58,7 +59,8 @@ impl Default for Builder {
         Self {
             path: "/__ds".into(),
             limits: Limits::default(),
-            origins: Origins::default(),
+            admission: Admission::default(),
+            metrics: false,
             auth: None,
             access: Access::default(),
             methods: Methods::default(),
@@ -99,10 +101,54 @@ impl Builder {
     }
 
     /// Lets pages of another origin connect: `https://app.example.org`, or `*` for any. Pages of the server's own
-    /// origin always may.
+    /// origin always may. A text that is no origin allows nothing and is logged: parse [`Origin`](crate::Origin) first to
+    /// be told.
     #[must_use]
     pub fn allow_origin(mut self, origin: &str) -> Self {
-        self.origins.allow(origin);
+        match origin {
+            "*" => self.admission.origins.allow_any(),
+            _ => match origin.parse() {
+                Ok(origin) => self.admission.origins.allow(origin),
+                Err(error) => tracing::error!(%error, "allow_origin"),
+            },
+        }
+        self
+    }
+
+    /// Lets every page of this machine connect, whatever its port: for development servers.
+    #[must_use]
+    pub fn allow_loopback_origins(mut self) -> Self {
+        self.admission.origins.allow_loopback();
+        self
+    }
+
+    /// Names this server: `app.example.org` on any port, or `*` for any name. Requests for other hosts are refused with
+    /// 403, except for those of this machine and of allowed origins. Without a name a server bound to loopback answers to
+    /// this machine's names only (against DNS rebinding), unless it [trusts a proxy](Self::trust_proxy); any other server
+    /// answers to all.
+    #[must_use]
+    pub fn allow_host(mut self, host: &str) -> Self {
+        self.admission.hosts.allow(host);
+        self
+    }
+
+    /// Trusts the proxies of a network: their `X-Forwarded-For` names the client, `X-Forwarded-Proto` and
+    /// `X-Forwarded-Host` the page's origin. Headers of all others are ignored.
+    ///
+    /// ```
+    /// let server = datasole_server::Server::builder().trust_proxy("10.0.0.0/8".parse().unwrap()).build();
+    /// # drop(server);
+    /// ```
+    #[must_use]
+    pub fn trust_proxy(mut self, network: Network) -> Self {
+        self.admission.proxies.trust(network);
+        self
+    }
+
+    /// Shows the counters of [`Server::metrics_snapshot`] to everybody who asks for `health`; off by default.
+    #[must_use]
+    pub fn public_metrics(mut self, shown: bool) -> Self {
+        self.metrics = shown;
         self
     }
 
@@ -344,7 +390,8 @@ impl Builder {
         Server::of(Arc::new(Node {
             path: self.path,
             codec_limits: limits.codec(),
-            origins: self.origins,
+            admission: self.admission,
+            public_metrics: self.metrics,
             auth: self.auth,
             methods: self.methods,
             handlers: self.handlers,

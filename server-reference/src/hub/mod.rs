@@ -12,6 +12,7 @@ mod lives;
 mod members;
 mod relay;
 mod relaying;
+mod standing;
 mod stream;
 mod streams;
 mod tail;
@@ -26,7 +27,9 @@ use std::{
 };
 
 pub(crate) use self::lives::Lives;
-use self::{following::Following, lives::Tags, members::Members, relaying::Relaying, streams::Streams};
+use self::{
+    following::Following, lives::Tags, members::Members, relaying::Relaying, standing::Standing, streams::Streams,
+};
 pub(crate) use self::{
     groups::Audience,
     kind::{At, Delivery, Inapplicable, Kind, Rules, Spec, V1, of},
@@ -46,6 +49,7 @@ pub(crate) struct Hub {
     tags: Tags,
     following: Following,
     relaying: Relaying,
+    standing: Standing,
     /// Streams that are named by a number get it from here.
     next_channel: AtomicU32,
     /// One for each line in the table of kinds.
@@ -77,6 +81,7 @@ impl Hub {
             tags,
             following: Following::default(),
             relaying,
+            standing: Standing::default(),
             next_channel: AtomicU32::new(1),
             streams: kinds.into_iter().map(Streams::new).collect(),
             connections: RwLock::default(),

@@ -2,7 +2,8 @@
 
 use std::{slice, sync::Arc, time::Duration};
 
-use datasole_core::Position;
+use bytes::Bytes;
+use datasole_core::{Position, StreamId};
 use tokio::{
     runtime::Handle,
     time::{Instant, sleep, timeout},
@@ -11,13 +12,14 @@ use tokio::{
 use super::{
     Hub,
     kind::Kind,
+    standing::PROBE,
     stream::{Stream, Writer},
 };
 use crate::{
     answer::Author,
     backend::{
         BackendError,
-        log::{Append, Appended, Loaded, Rule, TURN},
+        log::{Append, Appended, Loaded, Mark, Rule, TURN},
     },
     clock::unix_millis,
     entry::Entry,
@@ -119,7 +121,9 @@ impl Hub {
         let after = stream.mark();
         let append = Append::new(stream.id(), after, rule, self.tags.next(), slice::from_ref(entry.bytes()));
         let append = if has_turn { append.hand_on() } else { append };
-        match self.store(stream, append).await {
+        let stored = self.store(stream, append).await;
+        self.standing.observe(&stored);
+        match stored {
             Ok(Appended::At { between, mark }) => {
                 let published = self
                     .with_v1(stream, |v1| stream.publish((after, &between), (entry, mark), unix_millis(), v1, author));
@@ -154,6 +158,21 @@ impl Hub {
                 Err(error)
             }
         }
+    }
+
+    /// True if the backend stores: the last append was stored, or a probe was since.
+    pub(crate) async fn stores(&self) -> bool {
+        if self.standing.is_failing() && self.standing.may_probe() {
+            // A stream of its own, which expires at once: nobody follows it.
+            let tag = self.tags.next();
+            let stream = StreamId::event(format!("\u{1}probe {:x} {:x}", tag.node, tag.count));
+            let content = Bytes::from_static(b"null");
+            let append = Append::new(&stream, Mark::birth(1), Rule::Exactly, tag, slice::from_ref(&content)).ttl(PROBE);
+            if let Ok(outcome) = timeout(PROBE, self.backend.log.append(append)).await {
+                self.standing.observe(&outcome);
+            }
+        }
+        !self.standing.is_failing()
     }
 
     /// Appends, and repeats what was not answered: the tag makes that one append.

@@ -21,6 +21,7 @@ use tokio::{
 #[cfg(feature = "docs")]
 use crate::primitives::docs;
 use crate::{
+    admission::Admission,
     auth::{AuthError, AuthHook, AuthRequest, Identity},
     clock::unix_millis,
     connection::{Connection, Protocol},
@@ -29,7 +30,6 @@ use crate::{
     limits::{Limits, Replay},
     message::{self, json},
     metrics::{Metrics, MetricsSnapshot},
-    origin::Origins,
     primitives::{crdt::Registry, events::Handlers, rpc::Methods},
     task::{Task, at_once},
 };
@@ -43,7 +43,9 @@ pub(crate) struct Node {
     pub(crate) path: String,
     pub(crate) limits: Arc<Limits>,
     pub(crate) codec_limits: datasole_core::Limits,
-    pub(crate) origins: Origins,
+    pub(crate) admission: Admission,
+    /// Whether `health` shows the counters.
+    pub(crate) public_metrics: bool,
     pub(crate) auth: Option<AuthHook>,
     pub(crate) methods: Methods<Caller>,
     pub(crate) handlers: Handlers<Caller>,

@@ -2,6 +2,8 @@
 //!
 //! A transport moves bytes and knows when a connection has ended; the session knows the meaning of the bytes.
 
+mod health;
+mod refused;
 mod routes;
 mod serve;
 mod websocket;

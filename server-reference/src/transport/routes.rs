@@ -2,26 +2,20 @@
 
 use std::sync::Arc;
 
-use axum::{Json, Router, extract::State, routing::get};
-use http::StatusCode;
-use serde_json::json;
+use axum::{Router, routing::get};
 
-use super::websocket;
+use super::{health, websocket};
 use crate::{assets, protocol::Node};
 
 /// Routes for the endpoint, the browser assets and `health`.
 pub(crate) fn router(node: Arc<Node>) -> Router {
-    let path = &node.path;
-    Router::new()
-        .route(path, get(websocket::handle))
-        .route(&format!("{path}/health"), get(health))
-        .route(&format!("{path}/{{asset}}"), get(assets::handle))
-        .with_state(node)
-}
-
-/// 200 while serving, 503 once shutting down.
-async fn health(State(node): State<Arc<Node>>) -> (StatusCode, Json<serde_json::Value>) {
-    let (status, text) =
-        if node.is_closing() { (StatusCode::SERVICE_UNAVAILABLE, "closing") } else { (StatusCode::OK, "ok") };
-    (status, Json(json!({ "status": text, "version": env!("CARGO_PKG_VERSION"), "metrics": node.metrics_snapshot() })))
+    let path = node.path.trim_end_matches('/');
+    let mut router = Router::new()
+        .route(&format!("{path}/"), get(websocket::handle))
+        .route(&format!("{path}/health"), get(health::handle))
+        .route(&format!("{path}/{{asset}}"), get(assets::handle));
+    if !path.is_empty() {
+        router = router.route(path, get(websocket::handle));
+    }
+    router.with_state(node)
 }

@@ -1,24 +1,29 @@
 //! Serving alone: an accept loop that no slow or broken client can hold up.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
-use axum::{Router, extract::ConnectInfo};
-use hyper::server::conn::http1;
+use axum::{Router, extract::ConnectInfo, response::Response};
+use hyper::{Request, body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 
-use crate::protocol::Node;
+use super::refused::refused;
+use crate::{admission::Listening, metrics::Metrics, protocol::Node};
 
 /// Serves `router` on a listener until the node shuts down.
 pub(crate) async fn serve(node: &Arc<Node>, listener: &TcpListener, router: Router) -> io::Result<()> {
     let local = listener.local_addr()?;
-    tracing::info!(%local, "serving");
+    tracing::debug!(%local, "serving");
+    let listening = if local.ip().to_canonical().is_loopback() { Listening::OnLoopback } else { Listening::Elsewhere };
     let mut closing = node.closing();
     loop {
-        let (stream, remote) = tokio::select! {
+        let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 // Out of descriptors, most likely: others will be given back.
@@ -30,18 +35,18 @@ pub(crate) async fn serve(node: &Arc<Node>, listener: &TcpListener, router: Rout
             },
             () = closed(&mut closing) => return Ok(()),
         };
-        tokio::spawn(connection_task(node.clone(), stream, remote, router.clone()));
+        let routes = Routes { node: node.clone(), peer, listening, router: TowerToHyperService::new(router.clone()) };
+        tokio::spawn(connection_task(node.clone(), stream, routes));
     }
 }
 
-async fn connection_task(node: Arc<Node>, stream: tokio::net::TcpStream, remote: SocketAddr, router: Router) {
-    let router = router.layer(axum::Extension(ConnectInfo(remote)));
-    let service = TowerToHyperService::new(router.into_service::<hyper::body::Incoming>());
+async fn connection_task(node: Arc<Node>, stream: TcpStream, routes: Routes) {
+    let peer = routes.peer;
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(node.limits.handshake_timeout)
         .max_buf_size(16 * 1024)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(stream), routes)
         .with_upgrades();
     let mut closing = node.closing();
     let mut connection = std::pin::pin!(connection);
@@ -53,7 +58,31 @@ async fn connection_task(node: Arc<Node>, stream: tokio::net::TcpStream, remote:
         }
     };
     if let Err(error) = served {
-        tracing::debug!(%error, %remote, "an HTTP connection failed");
+        tracing::debug!(%error, %peer, "an HTTP connection failed");
+    }
+}
+
+/// The router, for the requests of one socket that name a host of ours.
+struct Routes {
+    node: Arc<Node>,
+    peer: SocketAddr,
+    listening: Listening,
+    router: TowerToHyperService<Router>,
+}
+
+impl Service<Request<Incoming>> for Routes {
+    type Response = Response;
+    type Error = std::convert::Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Self::Error>> + Send>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if let Err(rejection) = self.node.admission.host(request.headers(), self.listening) {
+            Metrics::add(&self.node.metrics.refused, 1);
+            let response = refused(&self.node, rejection, Some(self.peer));
+            return Box::pin(std::future::ready(Ok(response)));
+        }
+        request.extensions_mut().insert(ConnectInfo(self.peer));
+        Box::pin(self.router.call(request))
     }
 }
 

@@ -15,6 +15,7 @@ use imports::{Module, Tree};
 const FLOORS: [&[&str]; 8] = [
     &[
         "access",
+        "admission",
         "answer",
         "auth",
         "clock",
@@ -25,7 +26,6 @@ const FLOORS: [&[&str]; 8] = [
         "mailbox",
         "message",
         "metrics",
-        "origin",
         "sync",
         "task",
     ],

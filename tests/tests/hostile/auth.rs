@@ -215,7 +215,7 @@ async fn resets_while_the_hook_is_at_work() {
     .await;
     for reset in [true, false] {
         let mut peer = Peer::connect(running.address).await;
-        peer.write(format!("GET /__ds?token=x HTTP/1.1\r\nHost: x\r\n{UPGRADE}{V2}\r\n").as_bytes()).await;
+        peer.write(format!("GET /__ds?token=x HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}{V2}\r\n").as_bytes()).await;
         assert_eq!(next(&mut watched).await, "begun");
         if reset {
             peer.reset();

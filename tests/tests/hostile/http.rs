@@ -23,14 +23,14 @@ async fn check(request: &[u8], answers: &[u16]) {
 
 #[tokio::test]
 async fn a_path_of_two_slashes() {
-    check(b"GET // HTTP/1.1\r\nHost: x\r\n\r\n", &[400, 404]).await;
+    check(b"GET // HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400, 404]).await;
 }
 
 #[tokio::test]
 async fn a_host_that_is_none() {
-    check(b"GET / HTTP/1.1\r\nHost: [\r\n\r\n", &[400, 404]).await;
-    // The host means nothing to a client that is no page.
-    check(format!("GET /__ds HTTP/1.1\r\nHost: [\r\n{UPGRADE}\r\n").as_bytes(), &[101, 400]).await;
+    // The server listens on loopback only, where no other host than this machine is meant.
+    check(b"GET / HTTP/1.1\r\nHost: [\r\n\r\n", &[400, 403]).await;
+    check(format!("GET /__ds HTTP/1.1\r\nHost: [\r\n{UPGRADE}\r\n").as_bytes(), &[400, 403]).await;
     check(format!("GET /__ds HTTP/1.1\r\nHost: [\r\nOrigin: http://x\r\n{UPGRADE}\r\n").as_bytes(), &[403]).await;
     check(format!("GET /__ds HTTP/1.1\r\nHost: \r\nOrigin: http://\r\n{UPGRADE}\r\n").as_bytes(), &[101, 403]).await;
 }
@@ -41,10 +41,10 @@ async fn garbage() {
     check(b"\r\n\r\n\r\nGET\r\n\r\n", &[400]).await;
     check(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", &[400]).await;
     check(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[0, 400, 505]).await;
-    check(b"GET http:///__ds HTTP/1.1\r\nHost: x\r\n\r\n", &[400, 404]).await;
-    check(b"GET /__ds?%zz=%%% HTTP/1.1\r\nHost: x\r\n\r\n", &[426]).await;
-    check(b"GET /__ds/%ff%00 HTTP/1.1\r\nHost: x\r\n\r\n", &[400, 404]).await;
-    check(b"GET /__ds/..%2f..%2fetc%2fpasswd HTTP/1.1\r\nHost: x\r\n\r\n", &[404]).await;
+    check(b"GET http:///__ds HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400, 404]).await;
+    check(b"GET /__ds?%zz=%%% HTTP/1.1\r\nHost: localhost\r\n\r\n", &[426]).await;
+    check(b"GET /__ds/%ff%00 HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400, 404]).await;
+    check(b"GET /__ds/..%2f..%2fetc%2fpasswd HTTP/1.1\r\nHost: localhost\r\n\r\n", &[404]).await;
 }
 
 #[tokio::test]
@@ -56,8 +56,9 @@ async fn http_before_1() {
 
 #[tokio::test]
 async fn headers_without_end() {
-    check(format!("GET /__ds HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(100_000)).as_bytes(), &[431]).await;
-    check(format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(100_000)).as_bytes(), &[414, 431]).await;
+    check(format!("GET /__ds HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(100_000)).as_bytes(), &[431])
+        .await;
+    check(format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(100_000)).as_bytes(), &[414, 431]).await;
     check(format!("GET / HTTP/1.1\r\n{}\r\n", "X: x\r\n".repeat(1_000)).as_bytes(), &[431]).await;
 }
 
@@ -89,7 +90,7 @@ async fn upgrades_that_are_none() {
         assert_eq!(status, expected, "{headers}");
     }
     let mut post = Peer::connect(running.address).await;
-    post.write(format!("POST /__ds HTTP/1.1\r\nHost: x\r\n{UPGRADE}\r\n").as_bytes()).await;
+    post.write(format!("POST /__ds HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}\r\n").as_bytes()).await;
     assert_eq!(post.status().await, 405);
     assert_serves(&running).await;
 }
@@ -100,7 +101,7 @@ async fn the_version_spoken_is_told() {
     let running = serve(|builder| builder).await;
     let mut peer = Peer::connect(running.address).await;
     let headers = UPGRADE.replace(": 13", ": 8");
-    peer.write(format!("GET /__ds HTTP/1.1\r\nHost: x\r\n{headers}\r\n").as_bytes()).await;
+    peer.write(format!("GET /__ds HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n").as_bytes()).await;
     let head = peer.head().await;
     assert!(head.starts_with("HTTP/1.1 426 "), "{head}");
     assert!(head.contains("sec-websocket-version: 13\r\n"), "{head}");
@@ -118,7 +119,7 @@ async fn the_subprotocol_is_version_2_where_offered() {
         ("Sec-WebSocket-Protocol: datasole.v3,,\r\n", None),
     ] {
         let mut peer = Peer::connect(running.address).await;
-        peer.write(format!("GET /__ds HTTP/1.1\r\nHost: x\r\n{UPGRADE}{offer}\r\n").as_bytes()).await;
+        peer.write(format!("GET /__ds HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}{offer}\r\n").as_bytes()).await;
         let head = peer.head().await;
         let echoed = head.lines().find_map(|line| line.strip_prefix("sec-websocket-protocol: "));
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
@@ -179,7 +180,7 @@ async fn a_thousand_handshakes_that_never_finish() {
         match number % 3 {
             0 => {}
             1 => peer.write(b"GET /__").await,
-            _ => peer.write(format!("GET /__ds HTTP/1.1\r\nHost: x\r\n{UPGRADE}").as_bytes()).await,
+            _ => peer.write(format!("GET /__ds HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}").as_bytes()).await,
         }
         peers.push(peer);
     }

@@ -135,7 +135,7 @@ async fn shutdown() {
     let mut rude = Peer::v2(running.address).await;
     let (_, mut nobody) = Peer::upgrade(running.address, "?auth=frame", &format!("{UPGRADE}{V2}")).await;
     let mut judged = Peer::connect(running.address).await;
-    judged.write(format!("GET /__ds?token=x HTTP/1.1\r\nHost: x\r\n{UPGRADE}{V2}\r\n").as_bytes()).await;
+    judged.write(format!("GET /__ds?token=x HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}{V2}\r\n").as_bytes()).await;
     assert_eq!(next(&mut watched).await, "begun");
 
     let server = running.server.clone();
@@ -187,6 +187,6 @@ async fn shutdown_with_a_reader_that_stopped() {
 async fn health_tells() {
     let running = serve(|builder| builder).await;
     let mut peer = Peer::connect(running.address).await;
-    peer.write(b"GET /__ds/health HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    peer.write(b"GET /__ds/health HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert_eq!(peer.status().await, 200);
 }

@@ -240,7 +240,7 @@ async fn a_frame_byte_by_byte() {
 async fn a_frame_behind_the_request() {
     let running = serve(|builder| builder).await;
     let mut peer = Peer::connect(running.address).await;
-    let mut bytes = format!("GET /__ds HTTP/1.1\r\nHost: x\r\n{UPGRADE}\r\n").into_bytes();
+    let mut bytes = format!("GET /__ds HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}\r\n").into_bytes();
     bytes.extend(masked(0x82, &frame(Opcode::Ping as u8, 9, b"null")));
     peer.write(&bytes).await;
     assert_eq!(peer.status().await, 101);

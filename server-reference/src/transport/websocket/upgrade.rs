@@ -14,8 +14,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::link;
+use super::{super::refused::refused, link};
 use crate::{
+    admission::{Kind, Listening, Rejection},
     auth::{AuthError, AuthRequest},
     connection::Protocol,
     metrics::Metrics,
@@ -24,37 +25,34 @@ use crate::{
 
 /// The one version of RFC 6455.
 const VERSION: &str = "13";
+const NO_REQUEST: &str = "this is a WebSocket endpoint";
+const NO_UPGRADE: &str = "a proxy in front does not pass the upgrade on (nginx: proxy_http_version 1.1; proxy_set_header \
+                          Upgrade $http_upgrade; proxy_set_header Connection \"upgrade\"): see docs/proxies.md, 426";
 
 pub(crate) async fn handle(State(node): State<Arc<Node>>, request: Request) -> Response {
-    match accept(&node, request).await {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
+    match accept(&node, request, peer).await {
         Ok(response) => response,
-        Err((status, why)) => {
+        Err(rejection) => {
             Metrics::add(&node.metrics.refused, 1);
-            tracing::debug!(%status, why, "an upgrade was refused");
-            let mut response = (status, why).into_response();
-            if status == StatusCode::UPGRADE_REQUIRED {
-                response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-                response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static(VERSION));
-            }
-            response
+            refused(&node, rejection, peer)
         }
     }
 }
 
-type Refusal = (StatusCode, &'static str);
-
-async fn accept(node: &Arc<Node>, mut request: Request) -> Result<Response, Refusal> {
+async fn accept(node: &Arc<Node>, mut request: Request, peer: Option<SocketAddr>) -> Result<Response, Rejection> {
+    let reject = Rejection::new;
     let key = handshake_key(&request)?;
-    if !node.origins.admit(request.headers()) {
-        return Err((StatusCode::FORBIDDEN, "this origin may not connect"));
-    }
+    let requester = node.admission.proxies.requester(peer, request.headers());
+    node.admission.host(request.headers(), Listening::Elsewhere)?;
+    node.admission.origins.admit(request.headers(), &requester)?;
     if node.is_closing() {
-        return Err((StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down"));
+        return Err(reject(StatusCode::SERVICE_UNAVAILABLE, Kind::Closing, "the server is shutting down"));
     }
     let on_upgrade = request
         .extensions_mut()
         .remove::<OnUpgrade>()
-        .ok_or((StatusCode::UPGRADE_REQUIRED, "this connection cannot be upgraded"))?;
+        .ok_or_else(|| reject(StatusCode::UPGRADE_REQUIRED, Kind::Upgrade, "this connection cannot be upgraded"))?;
     let (protocol, chosen) = negotiate(request.headers());
     let response = switching(&key, chosen);
 
@@ -70,7 +68,7 @@ async fn accept(node: &Arc<Node>, mut request: Request) -> Result<Response, Refu
         return Ok(response);
     };
 
-    let remote = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
+    let remote = requester.remote;
     let (parts, _) = request.into_parts();
     let mut auth = AuthRequest::new(parts.uri, parts.headers, remote);
     let connection = node.connection(protocol, remote);
@@ -118,34 +116,41 @@ fn run(upgraded: Upgraded, node: Arc<Node>, session: Session, seat: Seat) -> Box
     }
 }
 
-fn refusal(error: AuthError) -> Refusal {
-    match error {
+fn refusal(error: AuthError) -> Rejection {
+    let (status, kind, text) = match error {
         AuthError::Refused(why) => {
             tracing::debug!(why, "credentials were refused");
-            (StatusCode::UNAUTHORIZED, "unauthorized")
+            (StatusCode::UNAUTHORIZED, Kind::Token, "unauthorized")
         }
-        AuthError::TimedOut => (StatusCode::REQUEST_TIMEOUT, "authentication timed out"),
+        AuthError::TimedOut => (StatusCode::REQUEST_TIMEOUT, Kind::Auth, "authentication timed out"),
         AuthError::Failed(why) => {
             tracing::error!(why, "the auth hook failed");
-            (StatusCode::INTERNAL_SERVER_ERROR, "authentication failed")
+            (StatusCode::INTERNAL_SERVER_ERROR, Kind::Auth, "authentication failed")
         }
-    }
+    };
+    Rejection::new(status, kind, text)
 }
 
 /// RFC 6455, section 4.2.1.
-fn handshake_key(request: &Request) -> Result<String, Refusal> {
+fn handshake_key(request: &Request) -> Result<String, Rejection> {
     let headers = request.headers();
     let upgrade = request.method() == Method::GET
         && has_token(headers, &header::CONNECTION, "upgrade")
         && has_token(headers, &header::UPGRADE, "websocket");
     if !upgrade {
-        return Err((StatusCode::UPGRADE_REQUIRED, "this is a WebSocket endpoint"));
+        // Proxies drop the headers of a hop, and pass this one on.
+        let text = if headers.contains_key(header::SEC_WEBSOCKET_KEY) { NO_UPGRADE } else { NO_REQUEST };
+        return Err(Rejection::new(StatusCode::UPGRADE_REQUIRED, Kind::Upgrade, text));
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != VERSION) {
-        return Err((StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13"));
+        let text = "Sec-WebSocket-Version must be 13";
+        return Err(Rejection::new(StatusCode::UPGRADE_REQUIRED, Kind::Handshake, text));
     }
     let key = headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes).filter(|key| is_nonce(key));
-    let key = key.ok_or((StatusCode::BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in base64"))?;
+    let Some(key) = key else {
+        let text = "Sec-WebSocket-Key must be 16 bytes in base64";
+        return Err(Rejection::new(StatusCode::BAD_REQUEST, Kind::Handshake, text));
+    };
     Ok(derive_accept_key(key))
 }
 
