@@ -279,7 +279,7 @@ pub enum EditError {
     Command(CommandError),
     /// The value cannot be written as JSON, or is not of the expected type.
     #[error("value: {0}")]
-    Value(#[source] serde_json::Error),
+    Value(#[from] serde_json::Error),
     /// The client has given up reconnecting. Pending edits are sent after
     /// [`Client::reconnect`](crate::Client::reconnect).
     #[error("{}", status::describe(.0))]

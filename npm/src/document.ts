@@ -15,6 +15,9 @@ export interface Sharer {
   emit(event: 'synced' | 'pending' | 'status' | 'error', value: any): void;
 }
 
+/** The last clock that a document's own awareness was announced with: the next one's begins later. */
+const clocks = new WeakMap<Y.Doc, number>();
+
 /** A document that is open: one for all who share it, each with a `Y.Doc` of its own or that of another. */
 export class SharedDoc implements Stream {
   readonly #sharers = new Set<Sharer>();
@@ -24,9 +27,15 @@ export class SharedDoc implements Stream {
   readonly #close: () => void;
   /** The document that answers the core: a sharer's or, once all have left, a copy from the last one. */
   #doc?: Y.Doc;
-  /** The number of local edits, and of those that are settled. */
+  /** The number of local edits, and of those that are stored. */
   #made = 0;
-  #settled = 0;
+  #stored = 0;
+  /** Refused as it is: it will not be stored before it changes. */
+  #refused = false;
+  /** Something was refused, and not everything stored since. */
+  #rejected = false;
+  /** An update is applied that may place what a document was missing. */
+  #completes = false;
   synced = false;
 
   constructor(client: DatasoleClient<any>, key: string, throttle?: number) {
@@ -39,7 +48,7 @@ export class SharedDoc implements Stream {
   }
 
   get pending(): number {
-    return this.#made - this.#settled;
+    return this.#made - this.#stored;
   }
 
   /** Synchronises a sharer's document and awareness with the server's and those of the other sharers. */
@@ -52,6 +61,8 @@ export class SharedDoc implements Stream {
     // Several sharers of one document have one listener: the function is the same.
     doc.on('update', this.#edited);
     awareness.on('update', this.#moved);
+    const own = awareness.meta.get(awareness.clientID);
+    if (own) own.clock = Math.max(own.clock, (clocks.get(doc) ?? -1) + 1);
     this.#announce();
     if (!other || other === doc) return;
     Y.applyUpdate(other, Y.encodeStateAsUpdate(doc, Y.encodeStateVector(other)));
@@ -68,7 +79,7 @@ export class SharedDoc implements Stream {
     this.#doc = rest[0]?.doc;
     if (this.#doc) return;
     this.#port.send({ t: 'leave' });
-    if (!this.pending) return this.#close();
+    if (!this.pending || this.#refused) return this.#close();
     // Later edits in this document are not shared.
     this.#doc = new Y.Doc();
     Y.applyUpdate(this.#doc, Y.encodeStateAsUpdate(doc));
@@ -84,14 +95,21 @@ export class SharedDoc implements Stream {
 
   progress({ phase, stored }: StreamMessage & { t: 'progress' }): void {
     const before = this.pending;
-    this.#settled = phase === 'refused' ? this.#made : Math.max(this.#settled, stored);
+    this.#stored = Math.max(this.#stored, stored);
+    this.#refused = phase === 'refused';
+    this.#rejected = this.#refused || (this.#rejected && phase !== 'synced');
     this.#setSynced(phase === 'synced');
     if (this.pending !== before) this.#tell('pending', this.pending);
-    if (!this.pending && !this.#sharers.size) this.#close();
+    if ((!this.pending || this.#refused) && !this.#sharers.size) this.#close();
   }
 
   entry(_: unknown, [update]: Uint8Array[]): void {
-    for (const [doc, sharer] of this.#docs()) Y.applyUpdate(doc, update!, sharer);
+    for (const [doc, sharer] of this.#docs()) {
+      // What was missing may be the server's, what waits for it an own edit: the server is told of both.
+      this.#completes = !!(doc.store.pendingStructs || doc.store.pendingDs);
+      Y.applyUpdate(doc, update!, sharer);
+      this.#completes = false;
+    }
   }
 
   awareness(_: unknown, [update]: Uint8Array[]): void {
@@ -101,7 +119,7 @@ export class SharedDoc implements Stream {
   ask({ what }: StreamMessage & { t: 'ask' }, given: Uint8Array[]): void {
     const answer = (bytes: Uint8Array) => this.#port.send({ t: 'answer', bytes });
     if (what === 'stateVector') return answer(Y.encodeStateVector(this.#doc!));
-    if (what === 'difference') return answer(Y.encodeStateAsUpdate(this.#doc!, given[0]));
+    if (what === 'difference') return answer(difference(this.#doc!, given[0], this.#rejected));
     if (what === 'merge') return answer(Y.mergeUpdates(given));
     // Others may have been told that this client is gone, with the next clock.
     for (const { awareness } of this.#sharers) {
@@ -117,7 +135,7 @@ export class SharedDoc implements Stream {
   }
 
   readonly #edited = (update: Uint8Array, origin: unknown, from: Y.Doc): void => {
-    if (this.#sharers.has(origin as Sharer)) return;
+    if (this.#sharers.has(origin as Sharer) && !this.#completes) return;
     this.#port.send({ t: 'edit', id: ++this.#made, bytes: update.slice() });
     for (const [doc, sharer] of this.#docs()) if (doc !== from) Y.applyUpdate(doc, update, sharer);
     this.#tell('pending', this.pending);
@@ -129,10 +147,11 @@ export class SharedDoc implements Stream {
 
   /** Hands a local change to the core and to the other sharers. */
   #announce(): void {
-    for (const { awareness } of this.#sharers) {
+    for (const { doc, awareness } of this.#sharers) {
       const { clientID, meta } = awareness;
       // No client was ever announced.
       if (!meta.has(clientID)) continue;
+      clocks.set(doc, meta.get(clientID)!.clock);
       const update = encodeAwarenessUpdate(awareness, [clientID]);
       this.#clients.add(clientID);
       for (const one of this.#sharers) if (one.awareness !== awareness) applyAwarenessUpdate(one.awareness, update, one);
@@ -164,5 +183,22 @@ export class SharedDoc implements Stream {
   /** Each document once, with a sharer. */
   #docs(): Map<Y.Doc, Sharer> {
     return new Map([...this.#sharers].map((one) => [one.doc, one]));
+  }
+}
+
+/**
+ * All that a document has beyond a state vector, without what it could not place: an update whose predecessor is
+ * missing, which the server could not place either. `small`: also without deleted content that an undo manager keeps.
+ */
+function difference(doc: Y.Doc, stateVector?: Uint8Array, small?: boolean): Uint8Array {
+  const { store } = doc;
+  const { pendingStructs, pendingDs } = store;
+  store.pendingStructs = store.pendingDs = null;
+  try {
+    const copy = small ? new Y.Doc() : doc;
+    if (small) Y.applyUpdate(copy, Y.encodeStateAsUpdate(doc));
+    return Y.encodeStateAsUpdate(copy, stateVector);
+  } finally {
+    Object.assign(store, { pendingStructs, pendingDs });
   }
 }

@@ -19,7 +19,7 @@ export type Port = { send(command: StreamCommand): void; close(): void };
 
 /** The open streams of a client. */
 export class Streams {
-  readonly #open = new Map<string, { stream: Stream; start(): void; port: Port; applied?: boolean; refused?: string }>();
+  readonly #open = new Map<string, { stream: Stream; start(): void; port: Port; applied?: boolean; refused?: number }>();
 
   constructor(private readonly send: (message: ToWorker) => void) {}
 
@@ -49,9 +49,9 @@ export class Streams {
     const { stream, port, applied = false, refused } = open;
     const failed = (error: unknown) => (stream.failed ? stream.failed(error) : report(error));
     const error = message.t === 'rejected' || message.t === 'progress' ? message.error : undefined;
-    if (message.t === 'progress') open.refused = error?.message;
-    // Progress is repeated whenever it changes.
-    const known = message.t === 'progress' && error?.message === refused;
+    // A refusal is told once, by either message, until the stream is synchronised.
+    const known = message.t === 'progress' && error?.code === refused;
+    if (error || ('phase' in message && message.phase === 'synced')) open.refused = error?.code;
     if (error && !known) failed(new DatasoleError({ ...error, message: `${name}: ${error.message}` }));
     const bins = 'bins' in message ? message.bins : 'bin' in message ? [message.bin!] : [];
     let fits: boolean | void = false;

@@ -27,7 +27,10 @@ export interface DatasoleProviderEvents {
   pending: number;
   /** The connection. */
   status: ConnectionState;
-  /** The server refused a local change (read-only, too large) or sent a malformed message. See `code`. */
+  /**
+   * The server refused a local change (read-only, too large, a document inside this one) or sent a malformed message.
+   * See `code`. The change stays pending, with all later ones, until one of those undoes it.
+   */
   error: unknown;
 }
 

@@ -31,12 +31,15 @@ let server: Y.Doc;
 /** Who has the document open, and the messages that came of them. */
 let members: Map<FakeSocket, Uint8Array[]>;
 let answer: (step: number) => Answer;
+/** The same by what is in the update. */
+let judge: (update: Uint8Array) => Answer;
 /** Answers that are owed. */
 let owed: (() => void)[];
 let ends: (() => void)[];
 
 beforeEach(() => {
   [server, members, answer, owed, ends] = [new Y.Doc(), new Map(), () => undefined, [], []];
+  judge = () => undefined;
   FakeSocket.all = [];
   FakeSocket.serve = serve;
   (globalThis as any).WebSocket = FakeSocket;
@@ -68,7 +71,7 @@ function receive(socket: FakeSocket, { opcode, correlation, payload }: Frame): v
   } else if (step === 0) {
     tell(socket, [0, 1], Y.encodeStateAsUpdate(server, content(said, 2)));
   } else {
-    const outcome = answer(step!);
+    const outcome = judge(content(said, 2)) || answer(step!);
     if (outcome) return socket.frame(OP.error, { message: 'no', ...outcome }, correlation);
     const take = () => {
       const update = content(said, 2);
@@ -89,6 +92,15 @@ function tell(socket: FakeSocket, head: number[], bytes: Uint8Array, at = 0): vo
 const text = (doc: Y.Doc) => doc.getText('t').toString();
 const type = (doc: Y.Doc, letters: string) => doc.getText('t').insert(doc.getText('t').length, letters);
 const typed = () => text(server);
+
+/** Waits for what comes of timers, too. */
+async function until(holds: () => boolean): Promise<void> {
+  const end = Date.now() + 5_000;
+  while (!holds()) {
+    assert.ok(Date.now() < end, `in time: ${holds}`);
+    await settled();
+  }
+}
 
 /** A user with a client and one provider. */
 class User {
@@ -218,9 +230,89 @@ describe('DatasoleProvider', () => {
     assert.deepEqual([user!.errors, text(user!.doc)], [[], 'bc'], 'a reader has nothing to say');
     type(user!.doc, 'x');
     await settled();
-    assert.ok(user!.errors.length > 0);
-    for (const { code } of user!.errors) assert.equal(code, ErrorCode.Forbidden);
-    assert.equal(user!.provider.pending, 0);
+    assert.deepEqual(user!.errors.map(({ code }) => code), [ErrorCode.Forbidden]);
+    assert.equal(user!.provider.pending, 1, 'it is not stored');
+  });
+
+  for (const [what, code, undo] of [
+    ['too long for a frame, then deleted', ErrorCode.TooLarge, (doc: Y.Doc) => doc.getText('t').delete(1, 2 ** 21)],
+    ['too long for a frame, then undone', ErrorCode.TooLarge, (_: Y.Doc, undo: Y.UndoManager) => undo.undo()],
+    ['over the limit of the document', ErrorCode.Limit, (doc: Y.Doc) => doc.getText('t').delete(1, 2 ** 21)],
+    ['a document inside', ErrorCode.InvalidParams, (doc: Y.Doc) => doc.getMap('m').delete('inside')],
+  ] as const) {
+    it(`stores what is typed after a refusal, told once: ${what}`, async () => {
+      const [user, watcher] = await connected(new User(), new User());
+      const { doc, provider, errors } = user!;
+      type(doc, 'a');
+      await settled();
+      const manager = new Y.UndoManager(doc.getText('t'));
+      // Content of the kind 9, a document: not gone yet.
+      const inside = (update: Uint8Array) => Y.decodeUpdate(update).structs.some((struct: any) => struct.content instanceof Y.ContentDoc);
+      judge = (update) => (update.length > 10_000 || inside(update) ? { code } : undefined);
+      if (code === ErrorCode.InvalidParams) doc.getMap('m').set('inside', new Y.Doc());
+      else type(doc, 'x'.repeat(code === ErrorCode.Limit ? 20_000 : 2 ** 21));
+      await until(() => errors.length > 0);
+      assert.ok(provider.pending > 0);
+      type(doc, 'b');
+      assert.ok(provider.pending > 0, 'what waits is not saved');
+      undo(doc, manager);
+      type(doc, 'c');
+      await until(() => !provider.pending);
+      assert.deepEqual([text(watcher!.doc), typed()], [text(doc), text(doc)]);
+      assert.ok(/^ab?c$/.test(typed()), typed());
+      assert.deepEqual([errors.map((error) => error.code), provider.synced], [[code], true]);
+    });
+  }
+
+  it('stores own edits beside an update whose predecessor is missing, and what waited for it', async () => {
+    const author = new Y.Doc();
+    const updates: Uint8Array[] = [];
+    author.on('update', (update: Uint8Array) => updates.push(update));
+    type(author, 'first');
+    type(author, ' second');
+    const doc = new Y.Doc();
+    Y.applyUpdate(doc, updates[1]!);
+    type(doc, 'own');
+    // A server that refuses what it cannot place.
+    judge = (update) => {
+      const copy = new Y.Doc();
+      Y.applyUpdate(copy, Y.encodeStateAsUpdate(server));
+      Y.applyUpdate(copy, update);
+      return copy.store.pendingStructs || copy.store.pendingDs ? { code: ErrorCode.InvalidParams } : undefined;
+    };
+    const [user] = await connected(new User(undefined, doc));
+    await until(() => !user!.provider.pending && user!.provider.synced);
+    assert.deepEqual([typed(), user!.errors], ['own', []]);
+    assert.ok(doc.store.pendingStructs, 'it waits here');
+    // What was missing comes from another, who lacks the rest.
+    const [other] = await connected(new User());
+    Y.applyUpdate(other!.doc, updates[0]!);
+    await until(() => doc.store.clients.has(author.clientID));
+    await until(() => !user!.provider.pending && !other!.provider.pending);
+    await settled();
+    assert.equal(doc.store.pendingStructs, null);
+    assert.deepEqual([typed(), text(other!.doc)], [text(doc), text(doc)]);
+    assert.ok(typed().includes('second'));
+  });
+
+  it('shows the cursor of the next provider of the same document at once', async () => {
+    const [watcher] = await connected(new User());
+    const doc = new Y.Doc();
+    const user = new User({ awarenessThrottle: 0 }, doc);
+    await connected(user);
+    const shown = () => watcher!.provider.awareness.getStates().get(doc.clientID)?.cursor;
+    for (let at = 0; at < 10; at++) user.provider.awareness.setLocalStateField('cursor', at);
+    await settled();
+    assert.equal(shown(), 9);
+    for (let round = 0; round < 3; round++) {
+      (round ? next! : user.provider).destroy();
+      await settled();
+      assert.equal(shown(), undefined);
+      var next: DatasoleProvider | undefined = user.provide(doc);
+      next.awareness.setLocalStateField('cursor', `again ${round}`);
+      await settled();
+      assert.equal(shown(), `again ${round}`);
+    }
   });
 
   it('sends everything again after a limit', async () => {

@@ -180,14 +180,17 @@ impl Client {
         self.queue.push(Item::Event { event: event.into(), data }, &self.config.limits).map(drop)
     }
 
-    /// Follows a stream; renewed on every connection. Following the same stream twice yields the same id and counts:
+    /// Follows a state or a topic; renewed on every connection. Following the same stream twice yields the same id and counts:
     /// as many `unsubscribe`s end it.
     ///
     /// # Errors
     ///
-    /// `BadName` and `Limit`. It needs no connection.
+    /// `BadName`, `Limit`, and `Unfit` for kinds to be [opened](Self::open). A connection is not needed.
     pub fn subscribe(&mut self, now: Millis, stream: StreamId) -> Result<SubscriptionId, CommandError> {
         self.clock.advance(now);
+        if !matches!(stream.kind, StreamKind::State | StreamKind::Event) {
+            return Err(CommandError::Unfit { what: stream.kind.name() });
+        }
         self.check_name(&stream.key)?;
         let (id, new) = self.subscriptions.add(stream, &self.config.limits)?;
         if new {

@@ -3,7 +3,7 @@
 use super::Client;
 use crate::{
     error::{CallError, CommandError},
-    event::{CallId, Event, Payload, SubscriptionId},
+    event::{CallId, Payload, SubscriptionId},
     frame::Opcode,
     rpc::Refusal,
     session::Version,
@@ -14,7 +14,7 @@ use crate::{
 
 impl Client {
     /// Opens a CRDT, a presence room or a document. Handles are counted: several opens share one subscription, and as many
-    /// [`leave`](Self::leave)s end it. An [`Event::Progress`] follows. The whole value follows for the first handle; later
+    /// [`leave`](Self::leave)s end it. An [`Event::Progress`](crate::Event::Progress) follows. The whole value follows for the first handle; later
     /// ones share what the host has.
     ///
     /// `throttle`: milliseconds between two announcements in a room, or of a document's awareness;
@@ -49,7 +49,7 @@ impl Client {
 
     /// Queues an edit of an open CRDT (one operation, JSON) or document (one Yjs update, bytes), with or without a
     /// connection. `edit` is the host's number of the edit: increasing within the stream; of a document from 1, without a
-    /// gap. Every edit of a CRDT is settled exactly once ([`Event::Settled`]); those of a document are counted
+    /// gap. Every edit of a CRDT is settled exactly once ([`Event::Settled`](crate::Event::Settled)); those of a document are counted
     /// ([`Progress::stored`](crate::Progress::stored)), also while the document is refused.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl Client {
     }
 
     /// Shows a value (JSON) in an open room from now on; `None` leaves the room. `at_once` skips the throttle, otherwise
-    /// the last value within an interval is sent at its end. A refusal of the server comes as an [`Event::Rejected`].
+    /// the last value within an interval is sent at its end. A refusal of the server comes as an [`Event::Rejected`](crate::Event::Rejected).
     ///
     /// # Errors
     ///
@@ -93,7 +93,7 @@ impl Client {
         self.drive();
     }
 
-    /// Answers the oldest unanswered [`Event::Ask`] of an open document, those for awareness aside. Answers that come after
+    /// Answers the oldest unanswered [`Event::Ask`](crate::Event::Ask) of an open document, those for awareness aside. Answers that come after
     /// a reconnect to a question from before are expected, and ignored.
     pub fn answer(&mut self, now: Millis, document: &str, answer: Vec<u8>) {
         self.clock.advance(now);
@@ -191,11 +191,7 @@ impl Client {
     }
 
     pub(super) fn stream_entry(&mut self, stream: StreamId, payload: Payload, position: Position, whole: bool) {
-        if self.streams.has(&stream) {
-            self.streams.entry(self.clock.now(), &stream, payload, position, whole);
-        } else {
-            self.event(Event::Entry { stream, payload, position, whole });
-        }
+        self.streams.entry(self.clock.now(), &stream, payload, position, whole);
     }
 
     /// A connection is of use: what was refused on the last one is followed again.

@@ -13,13 +13,11 @@
 //! let limits = CrdtLimits::default();
 //! let mut server = Crdt::new(CrdtKind::PnCounter);
 //! let mut ann = Replica::new(CrdtKind::PnCounter, "ann-x1", limits).unwrap();
-//! ann.edit(1_000, Edit::Increment(5)).unwrap();
+//! let op = ann.edit(1_000, Edit::Increment(5)).unwrap().unwrap();
 //! assert_eq!(ann.current().counter(), 5, "at once");
-//! for op in ann.to_send(64) {
-//!     let (op, _) = server.admit(op, 1_010, &limits).unwrap(); // checked; now it may be stored, applied and published
-//!     server.apply(&op, &limits).unwrap();
-//!     ann.remote(&op).unwrap();
-//! }
+//! let (op, _) = server.admit(op, 1_010, &limits).unwrap(); // checked; now it may be stored, applied and published
+//! server.apply(&op, &limits).unwrap();
+//! ann.remote(&op).unwrap();
 //! assert_eq!((server.counter(), ann.pending()), (5, 0));
 //! assert_eq!(ann.current(), &server);
 //! ```

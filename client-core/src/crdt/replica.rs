@@ -1,15 +1,12 @@
 //! A client's side of one CRDT: what the server has confirmed, and its own operations that are not in it yet, on top.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
 use super::{
-    Applied, Change, Crdt, CrdtError, CrdtKind, CrdtLimits, Edit, Hlc, Op,
+    Applied, Crdt, CrdtError, CrdtKind, CrdtLimits, Edit, Hlc, Op,
     op::{RETIRED, V1_PREFIX},
     value::raw,
 };
@@ -18,31 +15,24 @@ use crate::event::EditOutcome;
 /// A replica: one object in one running client, under a name that no other ever has. Edits count at once, and are
 /// pending until the server has confirmed them.
 ///
-/// The host sends what [`to_send`](Self::to_send) gives and tells what comes back: [`acked`](Self::acked),
-/// [`refused`](Self::refused) or [`retry`](Self::retry) by the operation's number, [`remote`](Self::remote) for each entry
-/// of the stream, [`snapshot`](Self::snapshot), and [`detached`](Self::detached) when the connection is lost. With a
-/// storage of its own it writes [`save`](Self::save) after each edit and *before* sending it, or a number could be given
-/// twice after a restart; two running clients must not restore the same replica.
+/// The host hands each edit to [`Client::edit`](crate::Client::edit), which sends it, and tells what comes back:
+/// [`settled`](Self::settled) for each outcome, [`entry`](Self::entry) for each entry of the stream. With a storage of its
+/// own it writes [`save`](Self::save) after each edit and *before* sending it, or a number could be given twice after a
+/// restart, and queues [`own`](Self::own) anew after [`restore`](Self::restore); two running clients must not restore the
+/// same replica.
 #[derive(Clone, Debug)]
 pub struct Replica {
     node: Arc<str>,
     clock: Hlc,
     limits: CrdtLimits,
-    max_pending: usize,
     confirmed: Crdt,
     current: Crdt,
     /// The number of the latest operation.
     counter: u64,
-    /// What the server has not acknowledged, by number.
-    outbox: VecDeque<Pending>,
-    /// What it has acknowledged, until it arrives as an entry, or within a snapshot.
+    /// Operations without an outcome, by number.
+    pending: BTreeMap<u64, Op>,
+    /// Those that are stored, until they arrive as an entry, or within a snapshot.
     arriving: BTreeMap<u64, Op>,
-}
-
-#[derive(Clone, Debug)]
-struct Pending {
-    op: Op,
-    sent: bool,
 }
 
 /// What [`Replica::save`] writes.
@@ -80,20 +70,12 @@ impl Replica {
             // The server bounds the drift of what it publishes.
             clock: Hlc::new(u64::MAX),
             limits,
-            max_pending: Self::MAX_PENDING,
             confirmed: Crdt::new(kind),
             current: Crdt::new(kind),
             counter: 0,
-            outbox: VecDeque::new(),
+            pending: BTreeMap::new(),
             arriving: BTreeMap::new(),
         })
-    }
-
-    /// With another limit than [`MAX_PENDING`](Self::MAX_PENDING).
-    #[must_use]
-    pub fn with_max_pending(mut self, max_pending: usize) -> Self {
-        self.max_pending = max_pending;
-        self
     }
 
     /// Its name.
@@ -121,9 +103,9 @@ impl Replica {
         self.current.value()
     }
 
-    /// How many operations the server has not acknowledged yet.
+    /// How many operations have no outcome yet.
     pub fn pending(&self) -> usize {
-        self.outbox.len()
+        self.pending.len()
     }
 
     /// Makes an edit. `now`: Unix milliseconds, by the server's clock as far as it is known. An edit that would change
@@ -135,8 +117,8 @@ impl Replica {
     /// when the server would refuse it. Nothing has changed then.
     pub fn edit(&mut self, now: u64, edit: Edit) -> Result<Option<Op>, CrdtError> {
         let Some(change) = self.current.change(edit, &self.limits)? else { return Ok(None) };
-        if self.outbox.len() + self.arriving.len() >= self.max_pending {
-            return Err(CrdtError::Limit { what: "pending operations", limit: self.max_pending });
+        if self.pending.len() + self.arriving.len() >= Self::MAX_PENDING {
+            return Err(CrdtError::Limit { what: "pending operations", limit: Self::MAX_PENDING });
         }
         let mut clock = self.clock.clone();
         let (timestamp, logical) = clock.tick(now)?;
@@ -144,69 +126,28 @@ impl Replica {
         let op = Op { kind, node, counter, timestamp, logical, done: self.done(), change }.check(&self.limits)?;
         self.current.apply(&op, &self.limits)?;
         (self.clock, self.counter) = (clock, counter);
-        self.outbox.push_back(Pending { op: op.clone(), sent: false });
+        self.pending.insert(counter, op.clone());
         Ok(Some(op))
     }
 
-    /// The operations to be sent now, in order, so that no more than `window` are unanswered; they count as sent.
-    pub fn to_send(&mut self, window: usize) -> Vec<Op> {
-        let done = self.done();
-        let mut ops = Vec::new();
-        for pending in self.outbox.iter_mut().take(window).filter(|pending| !pending.sent) {
-            pending.sent = true;
-            pending.op.done = done;
-            ops.push(pending.op.clone());
-        }
-        ops
-    }
-
-    /// For a server of version 1, which answers nothing: the operations to be sent now, which count as confirmed. Made
-    /// for [`Op::to_json_v1`].
-    pub fn take_v1(&mut self) -> Vec<Op> {
-        let ops: Vec<_> = self.outbox.drain(..).map(|pending| pending.op).collect();
-        for op in &ops {
-            // It was applied to the current state, which is this one and these operations.
-            let _ = self.confirmed.apply(op, &self.limits);
-        }
-        ops
-    }
-
-    /// Every operation up to this one has been acknowledged.
+    /// Every operation up to this one has its outcome.
     fn done(&self) -> u64 {
-        self.outbox.front().map_or(self.counter, |pending| pending.op.counter - 1)
-    }
-
-    /// The server has this operation. It stays on top until it arrives as an entry, or within a snapshot.
-    pub fn acked(&mut self, counter: u64) {
-        if let Some(Pending { op, .. }) = self.index(counter).and_then(|index| self.outbox.remove(index)) {
-            if self.confirmed.has_seen(&self.node, counter) {
-                self.rebuild();
-            } else {
-                self.arriving.insert(counter, op);
-            }
-        }
-    }
-
-    /// The server will never take this operation: it is undone, and `none` is sent in its place. Returns what was refused.
-    pub fn refused(&mut self, counter: u64) -> Option<Op> {
-        let index = self.index(counter)?;
-        let pending = &mut self.outbox[index];
-        let refused = pending.op.clone();
-        if pending.op.change == Change::None {
-            self.outbox.remove(index);
-        } else {
-            pending.op.change = Change::None;
-            pending.sent = false;
-        }
-        self.rebuild();
-        Some(refused)
+        self.pending.keys().next().map_or(self.counter, |first| first - 1)
     }
 
     /// An edit has its outcome ([`Event::Settled`](crate::Event::Settled)). A stored one stays on top until what the server
     /// confirmed contains it or, where it does not come back, is confirmed herewith; a refused one is undone.
     pub fn settled(&mut self, counter: u64, outcome: &EditOutcome) {
         match outcome {
-            EditOutcome::Stored { returns: true } => self.acked(counter),
+            EditOutcome::Stored { returns: true } => {
+                if let Some(op) = self.pending.remove(&counter) {
+                    if self.confirmed.has_seen(&self.node, counter) {
+                        self.rebuild();
+                    } else {
+                        self.arriving.insert(counter, op);
+                    }
+                }
+            }
             EditOutcome::Stored { returns: false } => {
                 if let Some(op) = self.drop_own(counter) {
                     // One that does not fit is left to the server.
@@ -229,22 +170,7 @@ impl Replica {
     }
 
     fn drop_own(&mut self, counter: u64) -> Option<Op> {
-        let waiting = self.index(counter).and_then(|index| self.outbox.remove(index));
-        waiting.map(|pending| pending.op).or_else(|| self.arriving.remove(&counter))
-    }
-
-    /// The server may take this operation later: it will be sent again.
-    pub fn retry(&mut self, counter: u64) {
-        if let Some(index) = self.index(counter) {
-            self.outbox[index].sent = false;
-        }
-    }
-
-    /// The connection is lost: what is not confirmed will be sent again.
-    pub fn detached(&mut self) {
-        let mut ops = std::mem::take(&mut self.arriving);
-        ops.extend(self.outbox.drain(..).map(|pending| (pending.op.counter, pending.op)));
-        self.outbox.extend(ops.into_values().map(|op| Pending { op, sent: false }));
+        self.pending.remove(&counter).or_else(|| self.arriving.remove(&counter))
     }
 
     /// Takes an entry of the stream as the server sent it: an operation or, `whole`, the state that takes the place of what
@@ -310,7 +236,7 @@ impl Replica {
             self.settle();
         }
         // What was refused here has never been there: `done` skips it.
-        let settled = self.outbox.is_empty() && self.arriving.is_empty();
+        let settled = self.pending.is_empty() && self.arriving.is_empty();
         let skipped = settled && self.current.forgotten != self.confirmed.forgotten;
         if removed || skipped || !same {
             self.rebuild();
@@ -353,11 +279,11 @@ impl Replica {
         replica.counter = saved.counter;
         for json in saved.pending {
             let op = Op::parse(json.get(), &limits)?;
-            let last = replica.outbox.back().map_or(0, |pending| pending.op.counter);
+            let last = replica.pending.keys().next_back().copied().unwrap_or_default();
             if op.kind != saved.kind || op.node != replica.node || op.counter <= last || op.counter > saved.counter {
                 return Err(CrdtError::Malformed("not what this replica has saved"));
             }
-            replica.outbox.push_back(Pending { op, sent: false });
+            replica.pending.insert(op.counter, op);
         }
         replica.rebuild();
         Ok(replica)
@@ -373,22 +299,19 @@ impl Replica {
 
     /// The operations on top.
     fn unconfirmed(&self) -> impl Iterator<Item = &Op> {
-        self.arriving.values().chain(self.outbox.iter().map(|pending| &pending.op))
+        self.arriving.values().chain(self.pending.values())
     }
 
     fn is_pending(&self, counter: u64) -> bool {
-        self.index(counter).is_some() || self.arriving.contains_key(&counter)
+        self.pending.contains_key(&counter) || self.arriving.contains_key(&counter)
     }
 
-    fn index(&self, counter: u64) -> Option<usize> {
-        self.outbox.binary_search_by_key(&counter, |pending| pending.op.counter).ok()
-    }
-
-    /// Drops what has been confirmed from the outbox.
+    /// Drops what has been confirmed from the operations on top.
     fn settle(&mut self) {
         let (confirmed, node) = (&self.confirmed, &self.node);
-        self.outbox.retain(|pending| !confirmed.has_seen(node, pending.op.counter));
-        self.arriving.retain(|&counter, _| !confirmed.has_seen(node, counter));
+        for own in [&mut self.pending, &mut self.arriving] {
+            own.retain(|&counter, _| !confirmed.has_seen(node, counter));
+        }
     }
 
     /// Writes later than what has been confirmed.

@@ -42,6 +42,10 @@ pub(crate) const MAX_ASKED: usize = 16;
 /// Milliseconds before a comparison that is the server's or our own fault.
 const AFTER_FAULT: u64 = 100;
 
+/// Milliseconds before a document with a refused edit is compared again because it has changed; at first, and at most.
+const AFTER_REFUSAL: u64 = 1_000;
+const LONGEST_WAIT: u64 = 60_000;
+
 /// One document that is open.
 #[derive(Debug)]
 pub(crate) struct OpenDocument {
@@ -65,8 +69,13 @@ pub(crate) struct OpenDocument {
     /// When to compare anew.
     again: Option<Millis>,
     refused: Option<Refused>,
-    /// The last edit that the host has been told to be refused, with all before it.
-    rejected: Option<u64>,
+    /// An edit was refused: after further ones, which may undo it, both sides compare again. Lasts until the server has
+    /// taken everything.
+    rejected: bool,
+    /// There were further ones.
+    changed: bool,
+    /// The wait before the next comparison after a refusal; milliseconds.
+    wait: u64,
     awareness: Awareness,
 }
 
@@ -123,16 +132,20 @@ impl OpenDocument {
             faults: 0,
             again: None,
             refused: None,
-            rejected: None,
+            rejected: false,
+            changed: false,
+            wait: 0,
             awareness: Awareness::new(throttle),
         }
     }
 
     pub(crate) fn phase(&self) -> SyncPhase {
         match &self.refused {
-            Some(Refused { code, message }) => SyncPhase::Refused { code: *code, message: message.clone() },
-            None if self.received && self.told => SyncPhase::Synced,
-            None => SyncPhase::Loading,
+            Some(Refused { code, message }) if !self.changed => {
+                SyncPhase::Refused { code: *code, message: message.clone() }
+            }
+            _ if self.received && self.told => SyncPhase::Synced,
+            _ => SyncPhase::Loading,
         }
     }
 
@@ -145,8 +158,9 @@ impl OpenDocument {
         self.stored
     }
 
+    /// The document is refused as it is.
     pub(crate) fn is_refused(&self) -> bool {
-        self.refused.is_some()
+        self.refused.is_some() && !self.changed
     }
 
     pub(crate) fn deadline(&self) -> Option<Millis> {
@@ -155,7 +169,7 @@ impl OpenDocument {
 
     // --- the host ---
 
-    /// An edit of a document that is refused is counted: a later comparison finds it.
+    /// An edit of a document that is refused is counted, and lets both sides compare again after a while.
     pub(crate) fn edit(&mut self, cx: &mut Context<'_>, edit: u64, payload: Payload) -> Result<(), CommandError> {
         let Payload::Binary(update) = payload else { return Err(CommandError::Unfit { what: "doc" }) };
         if edit <= self.made {
@@ -163,6 +177,7 @@ impl OpenDocument {
         }
         self.made = edit;
         if self.stage != Stage::Live {
+            self.retry(cx);
             return Ok(());
         }
         let bytes = self.waiting_bytes + update.len();
@@ -248,11 +263,9 @@ impl OpenDocument {
 
     /// Both sides ask for what they miss.
     pub(crate) fn subscribed(&mut self, cx: &mut Context<'_>) {
-        self.halt();
-        (self.received, self.again, self.refused) = (false, None, None);
+        self.begin();
         if cx.version == Some(Version::V1) {
-            self.refused = Some(CommandError::NeedsV2 { what: "doc" }.into());
-            return;
+            return self.refuse(CommandError::NeedsV2 { what: "doc" }.into());
         }
         self.stage = Stage::Asked;
         self.ask(cx, What::StateVector, Question::StateVector);
@@ -294,40 +307,61 @@ impl OpenDocument {
             }
             // A reader has nothing to tell but deletions that all have.
             Answer::Never(_) if sent.whole && sent.empty && self.made == self.stored => sent.answered = true,
-            Answer::Never(refused) => return self.reject(cx, refused),
+            Answer::Never(refused) => {
+                let upto = sent.upto;
+                return self.reject(cx, refused, upto);
+            }
         }
         while let Some(sent) = self.unanswered.pop_front_if(|sent| sent.answered) {
             self.stored = self.stored.max(sent.upto);
-            self.told |= sent.whole;
+            if sent.whole {
+                self.told = true;
+                (self.refused, self.rejected, self.changed, self.wait) = (None, false, false, 0);
+            }
         }
         self.flush(cx);
     }
 
     fn fault(&mut self, cx: &mut Context<'_>, why: &str) {
-        if self.refused.is_some() {
+        if self.is_refused() {
             return;
         }
         self.faults += 1;
         if self.faults > MAX_FAULTS {
-            self.reject(cx, Refused { code: codes::PARSE, message: why.to_owned() });
+            self.reject(cx, Refused { code: codes::PARSE, message: why.to_owned() }, self.made);
         } else {
             self.start_over(cx, AFTER_FAULT);
         }
     }
 
-    /// The server will not take what was made here. Told once for the same edits, whatever the number of connections.
-    fn reject(&mut self, cx: &mut Context<'_>, refused: Refused) {
-        if self.rejected.is_none_or(|upto| upto < self.made) {
-            self.rejected = Some(self.made);
+    /// The server will not take what was made here, up to this edit. Told once, until the reason is another or the
+    /// server has taken everything.
+    fn reject(&mut self, cx: &mut Context<'_>, refused: Refused, upto: u64) {
+        if !self.rejected || self.refused.as_ref().is_none_or(|known| known.code != refused.code) {
             let Refused { code, message } = refused.clone();
             cx.tell(Event::Rejected { stream: cx.stream.clone(), code, message, payload: Payload::Empty });
         }
         self.refuse(refused);
+        // The next refusal is told at once.
+        (self.rejected, self.faults) = (true, MAX_FAULTS);
+        self.wait = (2 * self.wait).clamp(AFTER_REFUSAL, LONGEST_WAIT);
+        if upto < self.made {
+            self.retry(cx);
+        }
+    }
+
+    /// After an edit: both sides compare again if one was refused before.
+    fn retry(&mut self, cx: &mut Context<'_>) {
+        self.changed = self.rejected;
+        if self.changed && self.stage == Stage::Away && self.again.is_none() && cx.version.is_some() {
+            self.again = Some(cx.now + self.wait);
+        }
     }
 
     pub(crate) fn refuse(&mut self, refused: Refused) {
         self.halt();
         (self.received, self.again, self.faults) = (false, None, 0);
+        (self.rejected, self.changed) = (false, false);
         self.refused = Some(refused);
     }
 
@@ -340,7 +374,16 @@ impl OpenDocument {
     /// Both sides are to compare anew, refused before or not.
     pub(crate) fn reopen(&mut self) {
         self.halt();
-        self.refused = None;
+        (self.refused, self.rejected, self.changed) = (None, false, false);
+    }
+
+    /// Nothing is known of the server, but that it has refused an edit.
+    fn begin(&mut self) {
+        self.halt();
+        (self.received, self.again) = (false, None);
+        if !self.rejected {
+            self.refused = None;
+        }
     }
 
     /// Nothing more is exchanged until both sides have compared again.
@@ -371,8 +414,7 @@ impl OpenDocument {
     }
 
     pub(crate) fn lost(&mut self) {
-        self.halt();
-        (self.received, self.again, self.refused) = (false, None, None);
+        self.begin();
         self.awareness.lost();
     }
 }

@@ -211,7 +211,9 @@ impl Streams {
             let body = match id.kind {
                 StreamKind::Presence => Body::Room(OpenRoom::new(throttle)),
                 StreamKind::Doc => Body::Document(OpenDocument::new(throttle)),
-                _ => Body::Crdt(OpenCrdt::default()),
+                StreamKind::Crdt => Body::Crdt(OpenCrdt::default()),
+                // Nothing is written to those.
+                StreamKind::State | StreamKind::Event => return false,
             };
             let stream = Stream { handles: 1, followed: true, again: None, unfit: 0, progress: None, body };
             self.open.insert(id.clone(), stream);

@@ -177,7 +177,7 @@ impl<T: DeserializeOwned> Register<T> {
     ///
     /// [`EditError::Value`] when it is not a `T`.
     pub fn get(&self) -> Result<Option<T>, EditError> {
-        self.follow.read(|crdt| crdt.register().map(|json| json.read())).transpose().map_err(EditError::Value)
+        Ok(self.follow.read(|crdt| crdt.register().map(|json| json.read())).transpose()?)
     }
 }
 
@@ -188,7 +188,7 @@ impl<T: Serialize> Register<T> {
     ///
     /// [`EditError`]; then nothing has changed.
     pub fn set(&self, value: &T) -> Result<(), EditError> {
-        self.edit(Edit::Set(json(value)?))
+        self.edit(Edit::Set(to_value(value)?))
     }
 }
 
@@ -225,7 +225,7 @@ impl<V: DeserializeOwned> Map<V> {
     ///
     /// [`EditError::Value`] when it is not a `V`.
     pub fn get(&self, key: &str) -> Result<Option<V>, EditError> {
-        self.follow.read(|crdt| crdt.get(key).map(|json| json.read())).transpose().map_err(EditError::Value)
+        Ok(self.follow.read(|crdt| crdt.get(key).map(|json| json.read())).transpose()?)
     }
 
     /// All entries. Entries that are not a `V` are left out, so that one client's mistake does not hide the entries of
@@ -248,7 +248,7 @@ impl<V: Serialize> Map<V> {
     ///
     /// [`EditError`]; then nothing has changed.
     pub fn insert(&self, key: &str, value: &V) -> Result<(), EditError> {
-        self.edit(Edit::Put(key.to_owned(), json(value)?))
+        self.edit(Edit::Put(key.to_owned(), to_value(value)?))
     }
 }
 
@@ -259,7 +259,7 @@ impl<S: kinds::Elements<Element: Serialize>> Replicated<S> {
     ///
     /// [`EditError`]; then nothing has changed.
     pub fn add(&self, element: &S::Element) -> Result<(), EditError> {
-        self.edit(Edit::Add(json(element)?))
+        self.edit(Edit::Add(to_value(element)?))
     }
 
     /// True if the set has the element.
@@ -284,12 +284,8 @@ impl<T: Serialize> Set<T> {
     ///
     /// [`EditError`]; then nothing has changed.
     pub fn remove(&self, element: &T) -> Result<(), EditError> {
-        self.edit(Edit::Remove(json(element)?))
+        self.edit(Edit::Remove(to_value(element)?))
     }
-}
-
-fn json(value: &(impl Serialize + ?Sized)) -> Result<Value, EditError> {
-    to_value(value).map_err(EditError::Value)
 }
 
 impl<K> Clone for Replicated<K> {

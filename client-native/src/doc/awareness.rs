@@ -1,11 +1,18 @@
 //! [`Table`]: the awareness states of a document's clients (y-protocols), cursors mostly.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use datasole_core::wire::{push_varuint, split_varuint};
 
 /// Clients that are kept; more are not shown.
 const MAX_CLIENTS: usize = 10_000;
+
+/// The last clock that any client of this program was announced with. A document may be opened again with the Yjs client
+/// that others have heard of.
+static LAST: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
@@ -18,8 +25,9 @@ pub(super) struct Table {
 }
 
 impl Table {
+    /// The table of a client whose announcements come after all of this program so far.
     pub(super) fn new(own: u64) -> Self {
-        Self { own, ..Self::default() }
+        Self { own, clock: LAST.load(Ordering::Relaxed), ..Self::default() }
     }
 
     /// Sets this client's state; returns the awareness update that announces it.
@@ -36,6 +44,7 @@ impl Table {
 
     fn announce(&mut self, later: u64) -> Vec<u8> {
         self.clock = self.clock.saturating_add(later);
+        LAST.fetch_max(self.clock, Ordering::Relaxed);
         encode(self.own, self.clock, self.json.as_deref().unwrap_or("null"))
     }
 
@@ -109,9 +118,13 @@ mod tests {
 
     const OWN: u64 = 1;
 
+    fn table() -> Table {
+        Table { own: OWN, ..Table::default() }
+    }
+
     /// Applies updates of client 2; what is shown of it.
     fn check(updates: &[(u64, &str)], shown: Option<&str>) {
-        let mut table = Table::new(OWN);
+        let mut table = table();
         for &(clock, json) in updates {
             table.apply(&encode(2, clock, json));
         }
@@ -129,7 +142,7 @@ mod tests {
 
     #[test]
     fn the_number_of_clients_is_bounded() {
-        let mut table = Table::new(OWN);
+        let mut table = table();
         for id in 0..=MAX_CLIENTS as u64 {
             assert_eq!(table.apply(&encode(10 + id, 1, "0")), (id < MAX_CLIENTS as u64, None));
         }
@@ -138,7 +151,7 @@ mod tests {
 
     #[test]
     fn nobody_else_removes_our_own() {
-        let mut table = Table::new(OWN);
+        let mut table = table();
         assert_eq!(table.renew(), None);
         let sent = table.show(Some("1".into()));
         assert_eq!(table.apply(&sent), (false, None), "an echo");
@@ -153,11 +166,19 @@ mod tests {
     fn what_cannot_be_read_is_left() {
         let whole = encode(2, 1, "[1]");
         for len in 0..whole.len() {
-            assert_eq!(Table::new(OWN).apply(&whole[..len]), (false, None), "{len}");
+            assert_eq!(table().apply(&whole[..len]), (false, None), "{len}");
         }
-        assert_eq!(Table::new(OWN).apply(&whole), (true, None));
+        assert_eq!(table().apply(&whole), (true, None));
         let mut many = whole.clone();
         many[0] = 0x7f;
-        assert_eq!(Table::new(OWN).apply(&many), (true, None), "fewer than announced");
+        assert_eq!(table().apply(&many), (true, None), "fewer than announced");
+    }
+
+    #[test]
+    fn the_next_table_of_a_client_goes_on_with_its_clock() {
+        let mut first = Table::new(OWN);
+        first.show(Some("1".into()));
+        let last = first.clock;
+        assert!(Table::new(OWN).clock >= last);
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use datasole_core::{Client as Core, Millis, Question};
 use yrs::{
-    AsyncTransact, ReadTxn, StateVector, Update, merge_updates_v1,
+    AsyncTransact, Doc, ReadTxn, StateVector, Update, merge_updates_v1,
     updates::{decoder::Decode, encoder::Encode},
 };
 
@@ -50,8 +50,13 @@ impl Keeper {
             return;
         }
         let mut transaction = AsyncTransact::transact_mut_with(&self.link.doc, ORIGIN).await;
+        let before = transaction.has_missing_updates().then(|| transaction.state_vector());
         let mut apply = |update| transaction.apply_update(update).is_ok();
         let fitted = updates.iter().filter(|update| Update::decode_v1(update).is_ok_and(&mut apply)).count();
+        if let Some(before) = before.filter(|before| *before != transaction.state_vector()) {
+            // What was missing may be the server's, what waited for it an own edit: the server is told of both.
+            self.link.edited(&self.shared, &transaction.encode_diff_v1(&before));
+        }
         drop(transaction);
         self.applied |= fitted > 0;
         self.link.feed().followers().tell();
@@ -72,7 +77,8 @@ impl Keeper {
                 let theirs = StateVector::decode_v1(&theirs).unwrap_or_default();
                 // Held until the answer is given: no edit comes in between that is not in it.
                 let transaction = self.link.doc.transact().await;
-                answer(transaction.encode_diff_v1(&theirs));
+                let rejected = self.link.local().rejected;
+                answer(if rejected { smallest(&transaction, &theirs) } else { transaction.encode_diff_v1(&theirs) });
             }
             Question::Awareness => {}
         }
@@ -80,6 +86,19 @@ impl Keeper {
 
     fn command(&self, command: impl FnOnce(&mut Core, Millis, &Link)) {
         self.shared.command(|router, now| command(router.core_mut(), now, &self.link));
+    }
+}
+
+/// What a document has beyond a state vector, without the deleted content that an undo manager keeps.
+fn smallest(transaction: &impl ReadTxn, theirs: &StateVector) -> Vec<u8> {
+    let whole = transaction.encode_diff_v1(&StateVector::default());
+    let copy = Doc::new();
+    let mut copying = yrs::Transact::transact_mut(&copy);
+    if Update::decode_v1(&whole).is_ok_and(|update| copying.apply_update(update).is_ok()) {
+        drop(copying);
+        yrs::Transact::transact(&copy).encode_diff_v1(theirs)
+    } else {
+        transaction.encode_diff_v1(theirs)
     }
 }
 

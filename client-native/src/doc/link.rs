@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use datasole_core::{Client as Core, Millis, Payload, Question, StreamId};
+use datasole_core::{Client as Core, Millis, Payload, Question, StreamId, SyncPhase};
 use tokio::sync::Notify;
 use yrs::{Doc, TransactionAcqError};
 
@@ -47,6 +47,8 @@ pub(super) struct Local {
     /// The edits handed to the core, and how many of them the server has stored.
     made: u64,
     stored: u64,
+    /// Something was refused, and not everything stored since.
+    pub(super) rejected: bool,
     pub(super) awareness: Table,
     ended: bool,
 }
@@ -98,7 +100,8 @@ impl Link {
         format!("datasole {:p}", &raw const *self)
     }
 
-    fn edited(&self, shared: &Shared, update: &[u8]) {
+    /// Hands an edit to the core.
+    pub(super) fn edited(&self, shared: &Shared, update: &[u8]) {
         let update = Payload::Binary(update.to_vec());
         shared.command(|router, now| {
             let mut local = self.local();
@@ -167,6 +170,8 @@ impl Follower for Link {
             }
             Notice::Progress(progress) => {
                 local.stored = progress.stored;
+                let refused = matches!(progress.phase, SyncPhase::Refused { .. });
+                local.rejected = refused || local.rejected && progress.phase != SyncPhase::Synced;
                 self.feed.followers().tell();
             }
             Notice::Settled { .. } => {}

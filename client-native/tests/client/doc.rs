@@ -9,7 +9,7 @@ use datasole_client::{
         updates::{decoder::Decode, encoder::Encode},
     },
 };
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
@@ -219,6 +219,81 @@ async fn a_refused_edit_is_told_and_the_document_stays() {
     while !text(document.yrs_doc()).contains('?') {
         tokio::task::yield_now().await;
     }
+}
+
+/// Does something too large for a frame, undoes it, and types on: all but that is stored, without a reconnect.
+async fn check_paste(undo: impl FnOnce(&Doc, &mut UndoManager<()>)) {
+    let server = Fake::listen().await;
+    let (client, document, mut side) = open(&server, "a").await;
+    let (mut refusals, doc) = (client.refusals(), document.yrs_doc());
+    let mut manager = UndoManager::<()>::new();
+    manager.expand_scope(doc, &doc.get_or_insert_text("text"));
+    push(doc, &"x".repeat(2 << 20));
+    assert_eq!(refusals.next().await.unwrap().code, codes::TOO_LARGE);
+    assert!(matches!(document.status(), SyncStatus::Refused { .. }));
+    undo(doc, &mut manager);
+    push(doc, "b");
+    let mut statuses = document.statuses();
+    while statuses.next().await != Some(SyncStatus::Pending(3)) {}
+    side.peer.expect(UNSUBSCRIBE).await;
+    side.accept_again().await;
+    document.synced().await.unwrap();
+    assert_eq!((text(&side.doc), text(doc)), ("ab".into(), "ab".into()));
+    assert!(refusals.next().now_or_never().is_none(), "told once");
+}
+
+#[tokio::test]
+async fn what_is_typed_after_a_refusal_is_stored() {
+    check_paste(|doc, _| doc.get_or_insert_text("text").remove_range(&mut doc.transact_mut(), 1, 2 << 20)).await;
+    check_paste(|_, manager| assert!(manager.undo_blocking())).await;
+}
+
+#[tokio::test]
+async fn own_edits_are_stored_beside_what_misses_its_predecessor() {
+    let author = Doc::new();
+    push(&author, "first");
+    let first = author.transact().encode_diff_v1(&StateVector::default());
+    let known = author.transact().state_vector();
+    push(&author, " second");
+    let second = author.transact().encode_diff_v1(&known);
+
+    let (server, doc) = (Fake::listen().await, Doc::new());
+    doc.transact_mut().apply_update(Update::decode_v1(&second).unwrap()).unwrap();
+    push(&doc, "own");
+    let (client, peer) = server.pair().await;
+    let document = client.open_doc("notes", doc.clone()).unwrap();
+    let mut side = Side::accept(Doc::new(), peer).await;
+    assert!(!side.doc.transact().has_missing_updates());
+    assert_eq!(text(&side.doc), "own");
+    // What was missing comes from the server, which lacks the rest.
+    side.apply(&first);
+    side.seq += 1;
+    side.send(side.seq, SyncMessage::Update(first)).await;
+    let correlation = side.expect_update().await;
+    side.acknowledge(correlation).await;
+    document.synced().await.unwrap();
+    assert_eq!(text(&side.doc), text(document.yrs_doc()));
+    assert!(text(&side.doc).contains("first second"));
+}
+
+#[tokio::test]
+async fn the_cursor_of_a_document_that_is_opened_again_is_new_to_all() {
+    let server = Fake::listen().await;
+    let (client, document, mut side) = open(&server, "").await;
+    let doc = document.yrs_doc().clone();
+    let clock = async |side: &mut Side| {
+        let (_, payload) = side.peer.expect_raw(DOC).await;
+        let Message::Awareness(update) = Message::decode_v1(&payload[1..]).unwrap() else { panic!() };
+        update.clients[&doc.client_id()].clock
+    };
+    document.set_awareness(&1).unwrap();
+    let last = clock(&mut side).await;
+    drop(document);
+    side.peer.expect(UNSUBSCRIBE).await;
+    let again = client.open_doc("notes", doc.clone()).unwrap();
+    side.accept_again().await;
+    again.set_awareness(&2).unwrap();
+    assert!(clock(&mut side).await > last, "the server has told the others that it is gone");
 }
 
 #[tokio::test]

@@ -147,6 +147,10 @@ impl Peer {
         self.client.subscribe(self.now, stream).unwrap()
     }
 
+    fn open(&mut self, stream: StreamId) {
+        self.client.open(self.now, stream, None).unwrap();
+    }
+
     /// What came out, one line each.
     fn drain(&mut self) -> Vec<String> {
         let mut lines = Vec::new();

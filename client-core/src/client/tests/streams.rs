@@ -292,14 +292,11 @@ fn states_nobody_follows_are_ignored() {
 }
 
 #[test]
-fn every_kind_can_be_followed() {
+fn what_is_written_to_is_opened_not_subscribed() {
     let mut peer = Peer::v2(config());
     for kind in [StreamKind::Crdt, StreamKind::Doc, StreamKind::Presence] {
-        peer.subscribe(StreamId { kind, key: "x".into() });
+        let refused = peer.client.subscribe(peer.now, StreamId { kind, key: "x".into() });
+        assert_eq!(refused, Err(CommandError::Unfit { what: kind.name() }));
     }
-    peer.check(&[
-        r#"> Subscribe 1 {"kind":"crdt","key":"x"}"#,
-        r#"> Subscribe 2 {"kind":"doc","key":"x"}"#,
-        r#"> Subscribe 3 {"kind":"presence","key":"x"}"#,
-    ]);
+    peer.check(&[]);
 }

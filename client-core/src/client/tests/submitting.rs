@@ -22,7 +22,7 @@ fn bytes(text: &str) -> Payload {
 /// Follows the document `d` at 5:3, as channel 65, `A`.
 fn document() -> Peer {
     let mut peer = Peer::v2(hasty());
-    peer.subscribe(StreamId::doc("d"));
+    peer.open(StreamId::doc("d"));
     peer.send(Opcode::Subscribed, 1, r#"{"epoch":5,"seq":3,"recovered":false,"channel":65}"#);
     peer.drain();
     peer
@@ -150,11 +150,11 @@ fn the_answer_is_the_authors_entry_of_a_document() {
     peer.drain();
     // Own 4, of another 5, nothing new, own 6, twice.
     peer.send(Opcode::Ack, 2, [4]);
-    peer.send(Opcode::Doc, 65, b"\x05x");
+    peer.send(Opcode::Doc, 65, [5, 0, 2, 1, b'x']);
     peer.send(Opcode::Ack, 3, [0]);
     peer.send(Opcode::Ack, 4, [6]);
     peer.send(Opcode::Ack, 5, [6]);
-    peer.send(Opcode::Doc, 65, b"\x07y");
+    peer.send(Opcode::Doc, 65, [7, 0, 2, 1, b'y']);
     peer.check(&[
         "done 1 empty",
         "entry doc d 5:5 [120]",
@@ -179,11 +179,11 @@ fn an_answer_after_the_end_of_a_subscription_moves_nothing() {
     let mut peer = document();
     let doc = StreamId::doc("d");
     peer.submit(&doc, bytes("m")).unwrap();
-    assert!(peer.client.unsubscribe(peer.now, SubscriptionId(1)));
+    peer.client.leave(peer.now, &doc);
     peer.send(Opcode::Ack, 2, [9]);
     peer.check(&["> Doc 2 Am", "> Unsubscribe 1 null", "done 1 empty"]);
     // Of a CRDT it is no entry either: that comes by itself.
-    peer.subscribe(StreamId::crdt("c"));
+    peer.open(StreamId::crdt("c"));
     subscribed(&mut peer, 3, 1, 1, false);
     peer.submit(&StreamId::crdt("c"), json("1")).unwrap();
     peer.drain();

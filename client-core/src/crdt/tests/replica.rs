@@ -1,4 +1,4 @@
-//! A client's side: what it sends, when, and what it shows meanwhile.
+//! A client's side: what it shows until its edits are confirmed or undone.
 
 use serde_json::Map;
 
@@ -9,55 +9,12 @@ fn replica(kind: CrdtKind) -> Replica {
     Replica::new(kind, "me", CrdtLimits::default()).unwrap()
 }
 
-fn counters(ops: &[Op]) -> Vec<(u64, u64)> {
-    ops.iter().map(|op| (op.counter(), op.done())).collect()
-}
-
-#[test]
-fn operations_are_sent_in_order_within_the_window_and_again_when_lost() {
-    let mut me = replica(CrdtKind::PnCounter);
-    for now in 0..5 {
-        me.edit(now, Edit::Increment(1)).unwrap();
-    }
-    assert_eq!(counters(&me.to_send(2)), [(1, 0), (2, 0)]);
-    assert_eq!(counters(&me.to_send(2)), []);
-    me.acked(1);
-    assert_eq!((counters(&me.to_send(2)), me.pending()), (vec![(3, 1)], 4));
-    me.retry(2);
-    assert_eq!(counters(&me.to_send(2)), [(2, 1)]);
-    me.detached();
-    assert_eq!(me.pending(), 5, "what was acknowledged and has not arrived may be lost");
-    assert_eq!(counters(&me.to_send(64)), [(1, 0), (2, 0), (3, 0), (4, 0), (5, 0)]);
-    assert_eq!(me.current().counter(), 5);
-    for counter in 1..=5 {
-        me.acked(counter);
-    }
-    me.acked(99);
-    assert_eq!((me.pending(), me.current().counter(), me.confirmed().counter()), (0, 5, 0));
-}
-
-#[test]
-fn what_is_refused_is_undone_and_its_number_sent_as_none() {
-    let mut me = replica(CrdtKind::LwwMap);
-    me.edit(1, Edit::Put("a".into(), 1.into())).unwrap();
-    me.edit(2, Edit::Put("a".into(), 2.into())).unwrap();
-    me.to_send(64);
-    assert_eq!(me.refused(2).map(|op| op.counter()), Some(2));
-    assert_eq!(me.value(), json!({"a": 1}));
-    let again = me.to_send(64);
-    assert_eq!((counters(&again), again[0].change()), (vec![(2, 0)], &Change::None));
-    assert!(me.refused(2).is_some() && me.refused(2).is_none(), "nothing is left to refuse");
-    assert_eq!((me.pending(), me.value()), (1, json!({"a": 1})));
-}
-
 #[test]
 fn a_snapshot_takes_the_place_of_what_was_confirmed_and_own_edits_stay() {
     let mut server = Crdt::new(CrdtKind::GSet);
     let mut me = replica(CrdtKind::GSet);
-    for value in 1..=3 {
-        me.edit(value, Edit::Add(value.into())).unwrap();
-    }
-    for op in &me.to_send(2) {
+    let ops: Vec<_> = (1..=3).map(|value| me.edit(value, Edit::Add(value.into())).unwrap().unwrap()).collect();
+    for op in &ops[..2] {
         server.apply(op, &CrdtLimits::default()).unwrap();
     }
     me.snapshot(Some(server)).unwrap();
@@ -76,12 +33,11 @@ fn numbers_go_on_after_a_restart_even_when_the_disk_is_behind() {
     me.edit(5_000, Edit::Add("a".into())).unwrap();
     let early = me.save();
     me.edit(5_000, Edit::Add("a".into())).unwrap();
-    me.to_send(1);
     let mut again = Replica::restore(me.save().get(), limits).unwrap();
     assert_eq!((again.value(), again.pending(), again.node()), (json!(["a"]), 2, "me"));
     let op = again.edit(1, Edit::Add("b".into())).unwrap().unwrap();
     assert_eq!((op.counter(), op.stamp().timestamp), (3, 5_000), "and so does the clock");
-    assert_eq!(counters(&again.to_send(64)), [(1, 0), (2, 0), (3, 0)]);
+    assert_eq!(own(&again), [1, 2, 3]);
     let mut late = Replica::restore(early.get(), limits).unwrap();
     late.snapshot(Some(again.current().clone())).unwrap();
     assert_eq!(late.edit(1, Edit::Add("c".into())).unwrap().unwrap().counter(), 4);
@@ -142,22 +98,19 @@ fn an_edit_that_is_refused_is_undone_stored_or_not() {
 
 #[test]
 fn what_may_be_pending_is_bounded() {
-    let mut me = replica(CrdtKind::LwwRegister).with_max_pending(3);
-    for now in 0..3 {
+    const MOST: u64 = Replica::MAX_PENDING as u64;
+    let mut me = replica(CrdtKind::LwwRegister);
+    for now in 1..=MOST {
         me.edit(now, Edit::Set(now.into())).unwrap();
     }
-    assert_eq!(
-        me.edit(9, Edit::Set(9.into())),
-        Err(CrdtError::Limit { what: "pending operations", limit: 3 }),
-        "above"
-    );
-    assert_eq!(me.value(), json!(2));
-    me.to_send(64);
-    me.acked(1);
-    assert!(me.edit(9, Edit::Set(9.into())).is_err(), "acknowledged, and not arrived");
+    let above = Err(CrdtError::Limit { what: "pending operations", limit: Replica::MAX_PENDING });
+    assert_eq!(me.edit(MOST, Edit::Set(0.into())), above);
+    assert_eq!(me.value(), json!(MOST));
+    me.settled(1, &EditOutcome::Stored { returns: true });
+    assert_eq!(me.edit(MOST, Edit::Set(0.into())), above, "stored, and not arrived");
     let op = Op { kind: CrdtKind::LwwRegister, change: Change::None, ..state_op(1) };
     me.remote(&op).unwrap();
-    me.edit(9, Edit::Set(9.into())).unwrap();
+    me.edit(MOST, Edit::Set(0.into())).unwrap();
 }
 
 fn state_op(counter: u64) -> Op {
@@ -196,11 +149,9 @@ fn a_version_1_server_is_believed_but_for_what_is_later() {
     let state = |json: Value| Crdt::from_json(&json.to_string(), &CrdtLimits::default()).unwrap().unwrap();
     let mut me = replica(CrdtKind::PnCounter);
     me.edit(1, Edit::Increment(2)).unwrap();
-    let sent = me.take_v1();
-    assert_eq!(
-        sent[0].to_json_v1().get(),
-        r#"{"nodeId":"me","op":"increment","timestamp":1,"type":"pn-counter","value":2}"#
-    );
+    let sent = me.own().next().unwrap().to_json_v1();
+    me.settled(1, &EditOutcome::Stored { returns: false });
+    assert_eq!(sent.get(), r#"{"nodeId":"me","op":"increment","timestamp":1,"type":"pn-counter","value":2}"#);
     assert_eq!((me.pending(), me.value()), (0, json!(2)));
     for (increments, value) in
         [(json!({"you": 5}), 7), (json!({"you": 5, "me": 2}), 7), (json!({"you": 6, "me": 3}), 9)]
@@ -211,7 +162,7 @@ fn a_version_1_server_is_believed_but_for_what_is_later() {
     }
     let mut me = replica(CrdtKind::LwwMap);
     me.edit(10, Edit::Put("a".into(), 1.into())).unwrap();
-    me.take_v1();
+    me.settled(1, &EditOutcome::Stored { returns: false });
     for (timestamp, value, expected) in [
         (9, json!({"b": 1}), json!({"a": 1, "b": 1})),
         (10, json!({"b": 1}), json!({"b": 1})),

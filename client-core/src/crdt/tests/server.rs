@@ -80,10 +80,8 @@ fn clocks_that_are_ahead_win_nothing_and_keep_their_order() {
     for (ahead, expected) in [(drift - 1, NOW + drift - 1), (drift, NOW + drift), (drift + 1, NOW), (DAY, NOW)] {
         let mut state = Crdt::new(CrdtKind::LwwRegister);
         let mut ann = Replica::new(CrdtKind::LwwRegister, "ann", limits()).unwrap();
-        for value in ["z", "a"] {
-            ann.edit(NOW + ahead, Edit::Set(value.into())).unwrap();
-        }
-        for op in ann.to_send(64) {
+        let ops = ["z", "a"].map(|value| ann.edit(NOW + ahead, Edit::Set(value.into())).unwrap().unwrap());
+        for op in ops {
             let (op, _) = state.admit(op, NOW, &limits()).unwrap();
             state.apply(&op, &limits()).unwrap();
             ann.remote(&op).unwrap();
@@ -119,12 +117,10 @@ fn forgetting_does_not_show_and_who_was_forgotten_goes_on() {
         let mut state = Crdt::new(kind);
         let mut ann = Replica::new(kind, "ann", limits()).unwrap();
         let mut exchange = |state: &mut Crdt, now: u64, value: u64| {
-            ann.edit(now, edit(value)).unwrap();
-            for op in ann.to_send(64) {
-                let (op, _) = state.admit(op, now, &limits()).unwrap();
-                state.apply(&op, &limits()).unwrap();
-                ann.remote(&op).unwrap();
-            }
+            let op = ann.edit(now, edit(value)).unwrap().unwrap();
+            let (op, _) = state.admit(op, now, &limits()).unwrap();
+            state.apply(&op, &limits()).unwrap();
+            ann.remote(&op).unwrap();
             check(state);
             assert_eq!(ann.value(), state.value());
         };
