@@ -16,8 +16,15 @@ pub(crate) const ENVELOPE: usize = 128;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Maximum open connections, unauthenticated ones included. Further connections are closed with 1013.
+    /// Maximum open connections, unauthenticated ones included. Further connections are closed with 1013. When half of them
+    /// have yet to send their AUTH, the one that has waited longest is closed with 1013.
     pub max_connections: usize,
+    /// Maximum open connections of one address (of version 6: one /64 network); a quarter of `max_connections` by default.
+    /// This machine and trusted proxies are not counted.
+    pub max_connections_per_address: Option<usize>,
+    /// Maximum sockets that speak HTTP (in [`Server::serve`](crate::Server::serve)). For a further one, the socket that
+    /// has made no progress for the longest time is closed. One address may have a quarter of them.
+    pub max_http_sockets: usize,
     /// Longest payload of a frame, either way; bytes.
     pub max_payload: usize,
     /// Longest WebSocket message accepted; bytes.
@@ -69,10 +76,19 @@ pub struct Limits {
     pub doc_compact_entries: usize,
     /// Bytes of stored updates after which a document is compacted.
     pub doc_compact_bytes: usize,
+    /// Maximum time for a client that connects with `auth=frame` to send AUTH.
+    pub auth_frame_timeout: Duration,
+    /// Longest sum of what a client sends before its AUTH was accepted; bytes.
+    pub max_unauthenticated: usize,
+    /// Maximum time from the first byte of a message to its last.
+    pub message_timeout: Duration,
     /// Maximum time of the authentication hook.
     pub auth_timeout: Duration,
     /// Maximum time for a client to send its HTTP request (in [`Server::serve`](crate::Server::serve)).
     pub handshake_timeout: Duration,
+    /// Maximum time for which the reader of an HTTP answer may make no progress (in
+    /// [`Server::serve`](crate::Server::serve)).
+    pub answer_timeout: Duration,
     /// Interval of the heartbeat: see `docs/protocol.md`.
     pub heartbeat: Duration,
     /// Maximum time of a closing handshake, and of the whole shutdown.
@@ -85,6 +101,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 10_000,
+            max_connections_per_address: None,
+            max_http_sockets: 1_024,
             max_payload: 1024 * 1024,
             max_message: 4 * 1024 * 1024,
             max_inflated: 16 * 1024 * 1024,
@@ -109,8 +127,12 @@ impl Default for Limits {
             max_doc: 896 * 1024,
             doc_compact_entries: 1_000,
             doc_compact_bytes: 256 * 1024,
+            auth_frame_timeout: Duration::from_secs(3),
+            max_unauthenticated: 16 * 1024,
+            message_timeout: Duration::from_secs(60),
             auth_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
+            answer_timeout: Duration::from_secs(30),
             heartbeat: Duration::from_secs(15),
             close_timeout: Duration::from_secs(5),
             replay: Replay::default(),

@@ -82,14 +82,6 @@ pub(crate) struct Requester {
     pub(crate) host: Option<String>,
 }
 
-impl Requester {
-    /// The address that bounds count: none for the machine itself.
-    pub(crate) fn address(&self) -> Option<IpAddr> {
-        let address = self.remote?.ip().to_canonical();
-        (!address.is_loopback()).then_some(address)
-    }
-}
-
 impl Proxies {
     pub(crate) fn trust(&mut self, network: Network) {
         self.0.push(network);
@@ -197,15 +189,5 @@ mod tests {
         assert_eq!((trusted.secure, trusted.host.as_deref()), (Some(true), Some("a.example")));
         let stranger = proxies.requester(Some("203.0.113.9:5".parse().unwrap()), &headers);
         assert_eq!((stranger.secure, stranger.host), (None, None));
-    }
-
-    #[test]
-    fn the_machine_itself_is_not_counted() {
-        let address =
-            |remote: &str| Requester { remote: Some(remote.parse().unwrap()), ..Requester::default() }.address();
-        assert_eq!(address("127.0.0.1:9"), None);
-        assert_eq!(address("[::1]:9"), None);
-        assert_eq!(address("[::ffff:127.0.0.1]:9"), None);
-        assert_eq!(address("203.0.113.7:0"), Some("203.0.113.7".parse().unwrap()));
     }
 }

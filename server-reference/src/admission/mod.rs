@@ -1,12 +1,19 @@
 //! Who may reach the endpoint: pages by their origin, requests by the host they name, addresses behind trusted proxies;
 //! and the words for those that may not.
 
+mod cuts;
 mod forwarded;
+mod guesses;
 mod host;
 mod origin;
+mod places;
 mod rejection;
 
+use std::sync::Arc;
+
 use http::HeaderMap;
+
+use self::{cuts::Cuts, guesses::Guesses};
 
 pub use self::{
     forwarded::{Network, NetworkError},
@@ -16,6 +23,7 @@ pub(crate) use self::{
     forwarded::{Proxies, Requester},
     host::{Hosts, Listening},
     origin::Origins,
+    places::{Full, Places, Seat, Source, counted},
     rejection::{Kind, Rejection, Rejections},
 };
 
@@ -25,6 +33,9 @@ pub(crate) struct Admission {
     pub(crate) origins: Origins,
     pub(crate) hosts: Hosts,
     pub(crate) proxies: Proxies,
+    pub(crate) places: Arc<Places>,
+    pub(crate) guesses: Guesses,
+    pub(crate) cuts: Cuts,
     pub(crate) rejections: Rejections,
 }
 

@@ -32,10 +32,12 @@ pub(crate) enum Kind {
     Closing,
     /// Connections are cut after the same quiet time; no answer, but told like one.
     Cut,
+    /// Sockets are not accepted, likewise.
+    Accept,
 }
 
 impl Kind {
-    pub(crate) const COUNT: usize = 9;
+    pub(crate) const COUNT: usize = 10;
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -48,6 +50,7 @@ impl Kind {
             Self::Limit => "limit",
             Self::Closing => "closing",
             Self::Cut => "cut",
+            Self::Accept => "accept",
         }
     }
 }

@@ -7,13 +7,7 @@ use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered, task::noop_wa
 use tokio::time::Instant;
 
 use super::Server;
-use crate::{
-    auth::Identity,
-    connection::Protocol,
-    message::Outgoing,
-    protocol::{Seat, Session},
-    task::Task,
-};
+use crate::{admission::Seat, auth::Identity, connection::Protocol, message::Outgoing, protocol::Session, task::Task};
 
 /// A client of a [`Server`] over a transport of your own. Pass each message of the client to
 /// [`receive`](Self::receive), send the messages of [`poll_message`](Self::poll_message) until it returns `None`, then
@@ -63,7 +57,7 @@ impl Server {
     pub fn peer(&self, protocol: Protocol, identity: Identity) -> Peer {
         let node = self.node().clone();
         let connection = node.connection(protocol, None);
-        let seat = node.seat();
+        let seat = node.seat(None).ok();
         let mut tasks = FuturesUnordered::new();
         if seat.is_some() {
             tasks.extend(node.welcome(&connection, identity));

@@ -41,9 +41,16 @@ impl Hub {
         read(&self.connections).iter().for_each(f);
     }
 
-    /// Adds a connection that has yet to authenticate.
-    pub(crate) fn expect(&self, connection: &Arc<Connection>) {
-        lock(&self.strangers).insert(connection);
+    /// Adds a connection that has yet to authenticate. If there are more than `limit`, the first one of them is removed.
+    pub(crate) fn expect(&self, connection: &Arc<Connection>, limit: usize) -> Option<Arc<Connection>> {
+        let mut strangers = lock(&self.strangers);
+        strangers.insert(connection);
+        if strangers.len() <= limit {
+            return None;
+        }
+        let first = strangers.iter().min_by_key(|stranger| stranger.serial())?.clone();
+        strangers.remove(&first);
+        Some(first)
     }
 
     /// Adds an authenticated connection, unless it has ended. A version 1 client gets every stream in memory of the kinds

@@ -25,7 +25,7 @@ use futures_util::{
 use serde_json::value::RawValue;
 
 use self::followed::{Followed, Wanted};
-pub(crate) use self::node::{Caller, Census, Data, Hook, Node, Seat};
+pub(crate) use self::node::{Caller, Census, Data, Hook, Node};
 #[cfg(feature = "docs")]
 use crate::primitives::docs;
 use crate::{

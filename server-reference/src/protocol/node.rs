@@ -3,25 +3,22 @@
 use std::{
     any::{Any, TypeId},
     collections::HashMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
 use datasole_core::{codes, frame::Opcode, wire};
 use futures_util::{FutureExt, future::BoxFuture};
-use tokio::{
-    sync::{Notify, watch},
-    time::timeout,
-};
+use tokio::{sync::watch, time::timeout};
 
 #[cfg(feature = "docs")]
 use crate::primitives::docs;
 use crate::{
-    admission::Admission,
+    admission::{Admission, Full, Seat, counted},
     auth::{AuthError, AuthHook, AuthRequest, Identity},
     clock::unix_millis,
     connection::{Connection, Protocol},
@@ -84,28 +81,19 @@ pub(crate) type Hook = Box<dyn Fn(Caller) -> BoxFuture<'static, Result<(), Strin
 #[derive(Debug)]
 pub(crate) struct Census {
     next_serial: AtomicU64,
-    /// Connections that count towards the limit, authenticated or not.
-    open: AtomicUsize,
     closing: watch::Sender<bool>,
-    /// Notified whenever a connection is gone.
-    gone: Notify,
 }
 
 impl Default for Census {
     fn default() -> Self {
-        Self {
-            next_serial: AtomicU64::new(1),
-            open: AtomicUsize::new(0),
-            closing: watch::Sender::new(false),
-            gone: Notify::new(),
-        }
+        Self { next_serial: AtomicU64::new(1), closing: watch::Sender::new(false) }
     }
 }
 
 impl Node {
     /// Connections open now, those not yet authenticated included.
     pub(crate) fn connection_count(&self) -> usize {
-        self.census.open.load(Ordering::Relaxed)
+        self.admission.places.taken()
     }
 
     pub(crate) fn metrics_snapshot(&self) -> MetricsSnapshot {
@@ -118,7 +106,7 @@ impl Node {
         self.hub.each_connection(|connection| connection.mailbox().close(1001, "server is shutting down"));
         let all_gone = async {
             loop {
-                let gone = self.census.gone.notified();
+                let gone = self.admission.places.gone.notified();
                 if self.connection_count() == 0 {
                     return;
                 }
@@ -139,11 +127,11 @@ impl Node {
         self.census.closing.subscribe()
     }
 
-    /// Takes a seat among the connections; `None` if all are taken.
-    pub(crate) fn seat(self: &Arc<Self>) -> Option<Seat> {
-        let seat = Seat { node: self.clone() };
-        let taken = self.census.open.fetch_add(1, Ordering::AcqRel);
-        (taken < self.limits.max_connections).then_some(seat)
+    /// Takes a seat among the connections, for a client of this address.
+    pub(crate) fn seat(&self, from: Option<IpAddr>) -> Result<Seat, Full> {
+        let Limits { max_connections, max_connections_per_address, .. } = *self.limits;
+        let share = max_connections_per_address.unwrap_or(max_connections.div_ceil(4));
+        self.admission.places.take(max_connections, from, share)
     }
 
     /// A connection that is not authenticated yet; `remote` is the peer of its socket.
@@ -223,9 +211,12 @@ impl Node {
         Caller { node: self.clone(), connection: connection.clone(), identity: identity.clone() }
     }
 
-    /// Registers a connection that is not authenticated yet, so that a shutdown closes it.
+    /// Registers a connection that is not authenticated yet, so that a shutdown closes it. Half of the places are for
+    /// those that are: of more that are not, the one that has waited longest has to go.
     pub(crate) fn expect(&self, connection: &Arc<Connection>) {
-        self.hub.expect(connection);
+        if let Some(longest) = self.hub.expect(connection, (self.limits.max_connections / 2).max(1)) {
+            longest.mailbox().close(1013, "too many connections without AUTH");
+        }
         self.close_late(connection);
     }
 
@@ -278,6 +269,9 @@ impl Node {
                 connection.mailbox().close(1011, "authentication failed");
             }
             Err(error) => {
+                if matches!(error, AuthError::Refused(_)) {
+                    self.admission.guesses.wrong(counted(connection.remote()));
+                }
                 tracing::debug!(%error, "an AUTH was refused");
                 refuse("unauthorized");
             }
@@ -297,16 +291,4 @@ fn guarded(hook: impl FnOnce() -> BoxFuture<'static, Result<(), String>>, when: 
         Err(_) => tracing::error!(when, "a hook panicked"),
     });
     logged.boxed()
-}
-
-/// A seat among the connections, given back when dropped.
-pub(crate) struct Seat {
-    node: Arc<Node>,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.node.census.open.fetch_sub(1, Ordering::AcqRel);
-        self.node.census.gone.notify_waiters();
-    }
 }

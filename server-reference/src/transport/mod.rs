@@ -3,6 +3,7 @@
 //! A transport moves bytes and knows when a connection has ended; the session knows the meaning of the bytes.
 
 mod health;
+mod lobby;
 mod refused;
 mod routes;
 mod serve;

@@ -13,35 +13,47 @@ use tokio::{
     sync::watch,
 };
 
-use super::refused::refused;
-use crate::{admission::Listening, metrics::Metrics, protocol::Node};
+use super::{
+    lobby::{Flow, Guest, Lobby, source},
+    refused::refused,
+};
+use crate::{
+    admission::{Kind, Listening},
+    metrics::Metrics,
+    protocol::Node,
+};
 
 /// Serves `router` on a listener until the node shuts down.
 pub(crate) async fn serve(node: &Arc<Node>, listener: &TcpListener, router: Router) -> io::Result<()> {
     let local = listener.local_addr()?;
     tracing::debug!(%local, "serving");
     let listening = if local.ip().to_canonical().is_loopback() { Listening::OnLoopback } else { Listening::Elsewhere };
+    let lobby = Lobby::new(node.limits.max_http_sockets);
     let mut closing = node.closing();
     loop {
         let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
-                // Out of descriptors, most likely: others will be given back.
+                // Out of descriptors, most likely: one that makes no progress is given back.
                 Err(error) => {
-                    tracing::warn!(%error, "accept");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    node.admission.rejections.tell(Kind::Accept, &format!("a socket was not accepted: {error}"), None);
+                    let made_room = lobby.make_room();
+                    tokio::time::sleep(Duration::from_millis(if made_room { 1 } else { 50 })).await;
                     continue;
                 }
             },
             () = closed(&mut closing) => return Ok(()),
         };
-        let routes = Routes { node: node.clone(), peer, listening, router: TowerToHyperService::new(router.clone()) };
-        tokio::spawn(connection_task(node.clone(), stream, routes));
+        let guest = lobby.enter(source(peer, node.admission.proxies.has(peer.ip())));
+        let router = TowerToHyperService::new(router.clone());
+        let routes = Routes { node: node.clone(), peer, listening, flow: guest.flow.clone(), router };
+        tokio::spawn(connection_task(node.clone(), stream, guest, routes));
     }
 }
 
-async fn connection_task(node: Arc<Node>, stream: TcpStream, routes: Routes) {
+async fn connection_task(node: Arc<Node>, stream: TcpStream, guest: Guest, routes: Routes) {
     let peer = routes.peer;
+    let stream = guest.watch(stream, node.limits.answer_timeout);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(node.limits.handshake_timeout)
@@ -50,15 +62,21 @@ async fn connection_task(node: Arc<Node>, stream: TcpStream, routes: Routes) {
         .with_upgrades();
     let mut closing = node.closing();
     let mut connection = std::pin::pin!(connection);
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = closed(&mut closing) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let mut is_closing = false;
+    loop {
+        tokio::select! {
+            served = connection.as_mut() => {
+                if let Err(error) = served {
+                    tracing::debug!(%error, %peer, "an HTTP connection failed");
+                }
+                return;
+            }
+            () = guest.flow.sent_away() => return tracing::debug!(%peer, "an idle HTTP connection made room"),
+            () = closed(&mut closing), if !is_closing => {
+                is_closing = true;
+                connection.as_mut().graceful_shutdown();
+            }
         }
-    };
-    if let Err(error) = served {
-        tracing::debug!(%error, %peer, "an HTTP connection failed");
     }
 }
 
@@ -67,6 +85,7 @@ struct Routes {
     node: Arc<Node>,
     peer: SocketAddr,
     listening: Listening,
+    flow: Arc<Flow>,
     router: TowerToHyperService<Router>,
 }
 
@@ -82,7 +101,12 @@ impl Service<Request<Incoming>> for Routes {
             return Box::pin(std::future::ready(Ok(response)));
         }
         request.extensions_mut().insert(ConnectInfo(self.peer));
-        Box::pin(self.router.call(request))
+        let (serving, answer) = (self.flow.serve(), self.router.call(request));
+        Box::pin(async move {
+            let answer = answer.await;
+            drop(serving);
+            answer
+        })
     }
 }
 

@@ -32,7 +32,11 @@ fn obeying(builder: Builder) -> Builder {
 }
 
 fn quick() -> Limits {
-    Limits { auth_timeout: Duration::from_millis(100), ..super::hasty() }
+    Limits {
+        auth_timeout: Duration::from_millis(100),
+        auth_frame_timeout: Duration::from_millis(100),
+        ..super::hasty()
+    }
 }
 
 async fn deferred(running: &Running) -> Peer {

@@ -7,6 +7,8 @@ mod crdt;
 mod health;
 mod http;
 mod life;
+mod places;
+mod probe;
 mod streams;
 mod websocket;
 

@@ -37,6 +37,13 @@ async fn no_mask() {
     check(b"\x82\x01x", 1002).await;
 }
 
+/// Some proxies say goodbye so when they reload: no verdict of ours may reach their client as the last word.
+#[tokio::test]
+async fn a_close_without_mask_is_an_end() {
+    check(b"\x88\x02\x03\xe9", 0).await;
+    check(b"\x88\x00", 0).await;
+}
+
 #[tokio::test]
 async fn opcodes_that_do_not_exist() {
     for opcode in [0x3, 0x7, 0xb, 0xf] {

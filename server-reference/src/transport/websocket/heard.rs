@@ -12,11 +12,30 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(super) struct Heard<S> {
     stream: S,
     heard: bool,
+    /// Bytes that may still come; `None` without a bound.
+    allowance: Option<usize>,
+    /// The last bytes of the last read.
+    last: [u8; 4],
 }
 
 impl<S> Heard<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, heard: false }
+    pub(super) fn new(stream: S, allowance: Option<usize>) -> Self {
+        Self { stream, heard: false, allowance, last: [0; 4] }
+    }
+
+    /// Lets any number of bytes come from here on.
+    pub(super) fn lift(&mut self) {
+        self.allowance = None;
+    }
+
+    /// True if more came than may.
+    pub(super) fn is_exceeded(&self) -> bool {
+        self.allowance == Some(0)
+    }
+
+    /// True if what came last is a WebSocket close without a mask, as some proxies say goodbye.
+    pub(super) fn ends_in_bare_close(&self) -> bool {
+        matches!(self.last, [0x88, 2, ..] | [_, _, 0x88, 0])
     }
 
     /// True if bytes came since the last call.
@@ -29,7 +48,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        self.heard |= buffer.filled().len() > before;
+        let read = &buffer.filled()[before..];
+        self.heard |= !read.is_empty();
+        if let Some(last) = read.last_chunk::<4>() {
+            self.last = *last;
+        } else if !read.is_empty() {
+            self.last.rotate_left(read.len());
+            self.last[4 - read.len()..].copy_from_slice(read);
+        }
+        if let Some(left) = &mut self.allowance {
+            *left = left.saturating_sub(read.len());
+            if *left == 0 && !read.is_empty() {
+                return Poll::Ready(Err(io::Error::other("too much before AUTH")));
+            }
+        }
         Poll::Ready(Ok(()))
     }
 }

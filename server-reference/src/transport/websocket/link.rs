@@ -30,10 +30,11 @@ use tokio_tungstenite::{
 
 use super::{framing, heard::Heard};
 use crate::{
+    admission::{Kind, Seat},
     mailbox::Close,
     message::Outgoing,
     metrics::Metrics,
-    protocol::{Node, Seat, Session},
+    protocol::{Node, Session},
 };
 
 /// Messages taken before their answers are written.
@@ -43,6 +44,9 @@ const ROOM: usize = 64 * 1024;
 /// The read and write buffers of an idle connection: tungstenite zero-fills and keeps its own (ARCHITECTURE,
 /// "Decisions").
 const BUFFER: usize = 1024;
+
+/// How long one that never authenticated is waited for at its end.
+const PARTING: Duration = Duration::from_millis(250);
 
 thread_local! {
     /// The output buffer of whichever connection runs on this thread: idle ones have none.
@@ -76,6 +80,8 @@ struct Link<S> {
     timer: Pin<Box<Sleep>>,
     /// The deadline of the first AUTH.
     auth_deadline: Option<Instant>,
+    /// Since when a message has been coming of which the end is missing.
+    begun: Option<Instant>,
     /// Given back when the connection is gone.
     _seat: Seat,
 }
@@ -101,9 +107,9 @@ pub(super) async fn end(mut session: Session) {
 }
 
 /// Closes a socket for which there is no seat.
-pub(super) async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, node: &Node) {
+pub(super) async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, node: &Node, why: &str) {
     let mut out = Vec::new();
-    framing::close(&mut out, 1013, "too many connections");
+    framing::close(&mut out, 1013, why);
     let goodbye = async {
         stream.write_all(&out).await?;
         drain(&mut stream).await
@@ -157,14 +163,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             .write_buffer_size(BUFFER)
             .max_message_size(Some(node.limits.max_message))
             .max_frame_size(Some(node.limits.max_message));
-        let (stream, read) = (Heard::new(stream), read.to_vec());
+        let deferred = session.connection().identity().is_none();
+        // One byte more may come, and ends it.
+        let allowance = deferred.then(|| node.limits.max_unauthenticated + 1);
+        let (stream, read) = (Heard::new(stream, allowance), read.to_vec());
         let socket = if read.is_empty() {
             WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await
         } else {
             WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await
         };
         let now = Instant::now();
-        let deferred = session.connection().identity().is_none();
         Box::new(Self {
             socket,
             session,
@@ -175,7 +183,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             alive: now,
             pinged: false,
             timer: Box::pin(sleep_until(now)),
-            auth_deadline: deferred.then(|| now + node.limits.auth_timeout),
+            auth_deadline: deferred.then(|| now + node.limits.auth_frame_timeout),
+            begun: None,
             node,
             _seat: seat,
         })
@@ -184,9 +193,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     /// Ends the session, says goodbye and waits a while for the peer's, as RFC 6455 wants it.
     async fn finish(self: Box<Self>, end: End) {
         let Self { socket, session, node, out, written, _seat, .. } = *self;
+        // Strangers have no claim to a place while they part.
+        let stranger = session.connection().identity().is_none();
+        let patience = node.limits.close_timeout.min(if stranger { PARTING } else { Duration::MAX });
         self::end(session).await;
         let goodbye = goodbye(socket, end, &out.bytes, written, &node);
-        match timeout(node.limits.close_timeout, goodbye).await {
+        match timeout(patience, goodbye).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "a closing handshake failed"),
             Err(_) => tracing::debug!("a closing handshake took too long"),
@@ -244,6 +256,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     /// Takes up to a batch of messages: ready when a whole batch was there, and there may be more.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let spawn = &mut |task| drop(tokio::spawn(task));
+        if self.auth_deadline.is_some() && self.session.connection().identity().is_some() {
+            self.admit();
+        }
+        let quiet_since = self.alive;
         for taken in 0..BATCH {
             if self.session.is_busy() {
                 self.session.go_on(&mut self.out, spawn);
@@ -255,10 +271,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                     if taken == 0 && self.socket.get_mut().take() {
                         self.alive = Instant::now();
                         self.pinged = false;
+                        let begun = *self.begun.get_or_insert(self.alive);
+                        if begun + self.node.limits.message_timeout <= self.alive {
+                            return Poll::Ready(Err(self.violation(1009, "a message took too long")));
+                        }
                     }
                     return Poll::Pending;
                 }
             };
+            // What is heard from here on is of the next message.
+            self.socket.get_mut().take();
+            self.begun = None;
             if taken == 0 {
                 self.alive = Instant::now();
                 self.pinged = false;
@@ -280,18 +303,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                     return Poll::Ready(Err(self.violation(1003, "binary messages only")));
                 }
                 Some(Ok(Message::Close(_))) => return Poll::Ready(Err(End::Goodbye)),
-                Some(Err(error)) => return Poll::Ready(Err(self.failure(&error))),
-                None => return Poll::Ready(Err(End::Lost)),
+                Some(Err(error)) => return Poll::Ready(Err(self.failure(&error, quiet_since))),
+                None => return Poll::Ready(Err(self.cut(quiet_since))),
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    fn failure(&self, error: &WsError) -> End {
+    /// The first AUTH was accepted.
+    fn admit(&mut self) {
+        self.auth_deadline = None;
+        self.socket.get_mut().lift();
+    }
+
+    /// The socket ended without a goodbye.
+    fn cut(&self, quiet_since: Instant) -> End {
+        let admission = &self.node.admission;
+        if let Some(text) = admission.cuts.note(quiet_since.elapsed()) {
+            admission.rejections.tell(Kind::Cut, &text, self.session.connection().remote());
+        }
+        End::Lost
+    }
+
+    fn failure(&self, error: &WsError, quiet_since: Instant) -> End {
         match error {
+            WsError::Io(_) if self.socket.get_ref().is_exceeded() => {
+                self.violation(1009, "too much before AUTH was accepted")
+            }
+            WsError::Protocol(ProtocolError::UnmaskedFrameFromClient) if self.socket.get_ref().ends_in_bare_close() => {
+                End::Lost
+            }
             WsError::Capacity(_) => self.violation(1009, "message too big"),
             WsError::Utf8(_) => self.violation(1007, "not UTF-8"),
-            WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Lost,
+            WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) | WsError::Io(_) => self.cut(quiet_since),
             WsError::Protocol(_) => self.violation(1002, "WebSocket protocol violation"),
             _ => End::Lost,
         }
@@ -348,7 +392,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             let now = Instant::now();
             let heartbeat = self.node.limits.heartbeat;
             if self.session.connection().identity().is_some() {
-                self.auth_deadline = None;
+                self.admit();
             } else if self.auth_deadline.is_some_and(|deadline| deadline <= now) {
                 return Poll::Ready(unauthorized("no AUTH in time"));
             }
@@ -406,7 +450,7 @@ mod tests {
         let upgrade = Some(Box::new(AuthRequest::renewal()));
         let node = server.node().clone();
         let session = Session::new(node.clone(), node.connection(Protocol::V2, None), upgrade);
-        let seat = node.seat().unwrap();
+        let seat = node.seat(None).unwrap();
         let served = tokio::spawn(run(ours, Bytes::new(), node, session, seat));
 
         let mut client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;

@@ -11,16 +11,18 @@ use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{super::refused::refused, link};
+use super::{
+    super::{lobby::Watched, refused::refused},
+    link,
+};
 use crate::{
-    admission::{Kind, Listening, Rejection},
+    admission::{Full, Kind, Listening, Rejection, Requester, Seat, counted},
     auth::{AuthError, AuthRequest},
     connection::Protocol,
     metrics::Metrics,
-    protocol::{Node, Seat, Session},
+    protocol::{Node, Session},
 };
 
 /// The one version of RFC 6455.
@@ -56,16 +58,19 @@ async fn accept(node: &Arc<Node>, mut request: Request, peer: Option<SocketAddr>
     let (protocol, chosen) = negotiate(request.headers());
     let response = switching(&key, chosen);
 
+    let address = counted(requester.remote);
+    if node.auth.is_some()
+        && let Some(seconds) = node.admission.guesses.wait(address)
+    {
+        let text = format!("too many wrong tokens from {}", address.map(|from| from.to_string()).unwrap_or_default());
+        let rejection = Rejection::new(StatusCode::TOO_MANY_REQUESTS, Kind::Limit, text);
+        return Err(Rejection { retry_after: Some(seconds), ..rejection });
+    }
+
     // The seat is taken before anything is asked of the authentication: it is what a flood would exhaust.
-    let Some(seat) = node.seat() else {
-        Metrics::add(&node.metrics.refused, 1);
-        let node = node.clone();
-        tokio::spawn(async move {
-            if let Ok(upgraded) = on_upgrade.await {
-                link::turn_away(TokioIo::new(upgraded), &node).await;
-            }
-        });
-        return Ok(response);
+    let seat = match node.seat(address) {
+        Ok(seat) => seat,
+        Err(full) => return turn_away(node, on_upgrade, full, &requester).map(|()| response),
     };
 
     let remote = requester.remote;
@@ -78,7 +83,12 @@ async fn accept(node: &Arc<Node>, mut request: Request, peer: Option<SocketAddr>
         node.expect(&connection);
         Some(Box::new(auth))
     } else {
-        let identity = node.identify(auth).await.map_err(refusal)?;
+        let identity = node.identify(auth).await.map_err(|error| {
+            if matches!(error, AuthError::Refused(_)) {
+                node.admission.guesses.wrong(address);
+            }
+            refusal(error)
+        })?;
         if let Some(task) = node.welcome(&connection, identity) {
             tokio::spawn(task);
         }
@@ -87,6 +97,31 @@ async fn accept(node: &Arc<Node>, mut request: Request, peer: Option<SocketAddr>
     let session = Session::new(node.clone(), connection, upgrade);
     tokio::spawn(serve(on_upgrade, node.clone(), session, seat));
     Ok(response)
+}
+
+/// Upgrades a socket for which there is no place, and closes it with the reason: a page cannot see a status.
+fn turn_away(node: &Arc<Node>, on_upgrade: OnUpgrade, full: Full, requester: &Requester) -> Result<(), Rejection> {
+    let (why, text) = match full {
+        Full::All => ("too many connections", "all places are taken: --max-connections"),
+        Full::Share => (
+            "too many connections from this address",
+            "an address has its share of the places; if it is a proxy's: --trust-proxy",
+        ),
+    };
+    let Some(parting) = node.admission.places.part() else {
+        let rejection = Rejection::new(StatusCode::SERVICE_UNAVAILABLE, Kind::Limit, why);
+        return Err(Rejection { retry_after: Some(1), ..rejection });
+    };
+    node.admission.rejections.tell(Kind::Limit, text, requester.remote);
+    Metrics::add(&node.metrics.refused, 1);
+    let node = node.clone();
+    tokio::spawn(async move {
+        if let Ok(upgraded) = on_upgrade.await {
+            link::turn_away(TokioIo::new(upgraded), &node, why).await;
+        }
+        drop(parting);
+    });
+    Ok(())
 }
 
 /// Runs the connection to its end. The session is ended on every way out, also when the upgrade fails.
@@ -103,9 +138,9 @@ async fn serve(on_upgrade: OnUpgrade, node: Arc<Node>, session: Session, seat: S
 /// Boxed, because the task was allocated for what waits for the upgrade, which is much smaller.
 fn run(upgraded: Upgraded, node: Arc<Node>, session: Session, seat: Seat) -> BoxFuture<'static, ()> {
     // Straight on the socket where it is one: no indirection, no second buffer.
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
+    match upgraded.downcast::<TokioIo<Watched>>() {
         Ok(parts) => {
-            let stream = parts.io.into_inner();
+            let stream = parts.io.into_inner().into_inner();
             // Answers are written in whole batches: waiting for more would only delay them.
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "TCP_NODELAY");
