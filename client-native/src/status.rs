@@ -166,7 +166,10 @@ mod tests {
             (SocketClose { reason: "reset".into(), ..SocketClose::default() }, "connection lost: reset"),
             (SocketClose { code: Some(1006), ..SocketClose::default() }, "connection lost"),
             (SocketClose { code: Some(1001), ..SocketClose::default() }, "closed with code 1001"),
-            (SocketClose { code: Some(4001), reason: "slow".into(), http_status: None }, "closed with code 4001: slow"),
+            (
+                SocketClose { code: Some(4001), reason: "slow".into(), ..SocketClose::default() },
+                "closed with code 4001: slow",
+            ),
             (SocketClose { http_status: Some(503), ..SocketClose::default() }, "refused with HTTP status 503"),
         ] {
             assert_eq!(describe(&DisconnectReason::Closed(close)), text);
