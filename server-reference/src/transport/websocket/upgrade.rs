@@ -32,6 +32,13 @@ pub(crate) async fn handle(State(node): State<Arc<Node>>, request: Request) -> R
             Metrics::add(&node.metrics.refused, 1);
             tracing::debug!(%status, why, "an upgrade was refused");
             let mut response = (status, why).into_response();
+            // Tells clients that a datasole server refuses, and nothing in between.
+            let marked = match status {
+                StatusCode::UNAUTHORIZED => "token",
+                StatusCode::FORBIDDEN => "origin",
+                _ => "other",
+            };
+            response.headers_mut().insert("datasole-refused", HeaderValue::from_static(marked));
             if status == StatusCode::UPGRADE_REQUIRED {
                 response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
                 response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static(VERSION));
