@@ -36,6 +36,8 @@ await Promise.all([
   }),
   bundle('client.ts', 'client.mjs', module),
   bundle('worker.ts', 'worker.mjs', module),
+  bundle('probe.ts', 'probe.mjs', module),
+  bundle('probe.ts', 'datasole-probe.mjs', { format: 'esm' }),
   bundle('index.ts', 'index.mjs', module),
   bundle('yjs.ts', 'yjs.mjs', { ...module, packages: 'external' }),
 ]);
@@ -105,7 +107,7 @@ function siblings() {
   return {
     name: 'siblings',
     setup({ onResolve }) {
-      onResolve({ filter: /^\.\/(worker|client)\.js$/ }, ({ path }) => ({
+      onResolve({ filter: /^\.\/(worker|client|probe)\.js$/ }, ({ path }) => ({
         path: path.replace(/js$/, 'mjs'),
         external: true,
       }));

@@ -125,7 +125,6 @@ describe('starting', () => {
       reconnectInterval: undefined,
       maxReconnectAttempts: 3,
       connectTimeout: 10_000,
-      retryFirst: false,
     };
     assert.deepEqual([v, options], [PROTOCOL_VERSION, expected]);
     assert.deepEqual(
@@ -410,7 +409,7 @@ describe('states', () => {
       worker.say({ t: 'patch', key: 'k', rev: rev + 1, ops: [...ops] });
       assert.deepEqual(client.getState('k'), { n: 0 });
       await settled();
-      assert.deepEqual(worker.of('resync'), [{ t: 'resync', key: 'k' }]);
+      assert.deepEqual(worker.of('resync'), [{ t: 'resync', key: 'k', applied: false }]);
       worker.say({ t: 'snapshot', key: 'k', rev: 9, value: { n: 1 } });
       worker.say({ t: 'patch', key: 'k', rev: 10, ops: [{ op: 'replace', path: '/n', value: 2 }] });
       assert.deepEqual(seen, [undefined, { n: 0 }, { n: 1 }, { n: 2 }]);
@@ -507,7 +506,6 @@ describe('a worker that fails', () => {
       void client.connect().then(() => (back = true));
       const next = await ready(1);
       assert.ok(worker.terminated);
-      assert.equal(next.of('init')[0]!.options.retryFirst, true);
       assert.deepEqual(
         next.received.map(({ t }) => t),
         ['init', 'subscribe', 'subscribe', 'open', 'edit', 'edit', 'open', 'show', 'connect', 'connect'],

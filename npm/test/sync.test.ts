@@ -55,7 +55,7 @@ class Player {
 
   private constructor(glue: ReturnType<typeof createGlue>, options: Partial<CoreOptions>) {
     clock = 0;
-    this.core = new glue.Core({ url: 'ws://localhost/__ds', reconnectInterval: 0, retryFirst: true, ...options }, {
+    this.core = new glue.Core({ url: 'ws://localhost/__ds', reconnectInterval: 0, ...options }, {
       open: (socket) => (this.socket = socket),
       send: (_, message) => this.out.push(frame(message.slice())),
       shut: (_, close) => this.out.push({ close }),
@@ -98,7 +98,7 @@ class Player {
       if (protocol === 2) this.deliver({ op: 'HELLO', payload: { ...HELLO, connectionId: 'c', heartbeat, features } });
     }
     if (step.in) this.deliver(step.in);
-    if (step.close) this.core.closed(this.socket, step.close.code, step.close.reason ?? '');
+    if (step.close) this.core.closed(this.socket, step.close.code, step.close.reason ?? '', false);
     const out = this.out.splice(0);
     const { messages, bytes } = this.take();
     const events = messages.flatMap((message) => told(message, bytes));
@@ -221,7 +221,7 @@ it('messages have the members that are declared, and every member comes', async 
   frame(OP.patch, 0, { key: 'k', patches: [], epoch: 1, seq: 2 });
   frame(OP.event, 0, { event: 'e', data: 1, timestamp: 1 });
   frame(OP.eventBinary, 0, binary({ event: 'e', timestamp: 1 }, [1]));
-  core.closed(player.socket, 1006, '');
+  core.closed(player.socket, 1006, '', false);
   player.take();
   const found = [...seen].map(([t, members]) => [t, [...members].sort()]);
   const declared = Object.entries(MEMBERS).map(([t, members]) => [t, Object.keys(members).sort()]);
