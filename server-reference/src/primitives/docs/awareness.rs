@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use datasole_core::wire::push_varuint;
-use serde_json::Value;
 
 use super::error::DocError;
 use super::{
