@@ -133,9 +133,6 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   #replacing = false;
   /** There was a connection since `connect`; until then calls and events wait for it. */
   #wasOpen = false;
-  /** Hosts in a row that could not be loaded, and the timer of the next one. */
-  #unloaded = 0;
-  #reload?: ReturnType<typeof setTimeout>;
   #connectTimer?: ReturnType<typeof setTimeout>;
   /** The lack of a connection was told on the console. */
   #told = false;
@@ -225,11 +222,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
       const cancelled = () => localError(ErrorCode.Cancelled, `${method} was cancelled`, false, signal?.reason);
       if (signal?.aborted) throw cancelled();
       const encoded = encode(params);
-      if (!this.#link) {
-        if (!queue) throw notConnected();
-        this.#start();
-      }
-      if (this.#link?.full) throw tooMany();
+      this.#need(queue);
       const id = ++this.#lastId;
       const giveUp = (error: DatasoleError) => {
         this.#calls.delete(id);
@@ -285,11 +278,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
    */
   emit<E extends EventName<C>>(event: E, data?: EventData<C, E>, { queue = false }: EmitOptions = {}): boolean {
     const encoded = encode(data);
-    if (!this.#link) {
-      if (!queue) throw notConnected();
-      this.#start();
-    }
-    if (this.#link?.full) throw tooMany();
+    this.#need(queue);
     const sent = queue || this.#status.state === 'connected' || (!this.#wasOpen && !!this.#opening);
     if (sent) this.#send({ t: 'emit', event, queue, ...encoded });
     return sent;
@@ -362,8 +351,17 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     return found;
   }
 
+  /** Something to send to, or an error. */
+  #need(queue: boolean): void {
+    if (!this.#link) {
+      if (!queue) throw localError(ErrorCode.NotConnected, 'not connected', true);
+      this.#start();
+    }
+    if (this.#link?.full) throw localError(ErrorCode.LocalLimit, 'too much waits for a connection', true);
+  }
+
   /** Starts a core host, and renews all subscriptions on it. */
-  #start(untold: ToWorker[] = []): void {
+  #start(): void {
     let link: Link;
     try {
       link = new Link(resolve(this.#options), {
@@ -374,7 +372,8 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
           }
           this.#store.settle();
         },
-        failed: (error, passing) => this.#failed(error, passing),
+        retrying: (status) => this.#retrying(status),
+        failed: (error) => this.#failed(error),
       });
     } catch (error) {
       const message = String(error);
@@ -385,7 +384,6 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     this.#store.renew();
     this.#renewTopics();
     this.streams.renew();
-    for (const message of untold) this.#send(message);
   }
 
   /** Ends the host and all that waits for it. */
@@ -393,9 +391,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     const opening = this.#opening;
     this.#opening = undefined;
     this.#replacing = this.#told = false;
-    this.#unloaded = 0;
     clearTimeout(this.#connectTimer);
-    clearTimeout(this.#reload);
     this.#unlink();
     this.#rejectCalls(error);
     this.#setStatus({ state: 'disconnected', reason });
@@ -411,23 +407,11 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     this.#unwatch = this.#link = undefined;
   }
 
-  #failed(error: DatasoleError, passing: boolean): void {
+  #failed(error: DatasoleError): void {
     const reason: StatusReason = { kind: 'host', message: error.message };
     const { state } = this.#status;
     const now = Date.now();
-    const { reconnect = true, reconnectInterval = 1_000, maxReconnectAttempts = Infinity } = this.#options;
-    if (passing && this.#opening && reconnect && this.#unloaded < maxReconnectAttempts) {
-      // The link that has ended gathers what is sent meanwhile.
-      const retryInMs = Math.random() * Math.min(reconnectInterval * 2 ** this.#unloaded++, 30_000);
-      this.#reload = setTimeout(() => {
-        const untold = this.#link?.untold;
-        this.#unlink();
-        this.#start(untold);
-        this.#send({ t: 'connect' });
-      }, retryInMs);
-      return this.#retrying({ state: 'reconnecting', attempt: this.#unloaded, retryInMs, reason });
-    }
-    if ((state !== 'connected' && state !== 'reconnecting') || now - this.#lastFailure < REPLACE_AFTER_MS) {
+    if (!this.#wasOpen || this.#replacing || now - this.#lastFailure < REPLACE_AFTER_MS) {
       return this.#end(error, reason);
     }
     this.#lastFailure = now;
@@ -501,7 +485,6 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
       case 'connected':
         this.#replacing = this.#told = false;
         this.#wasOpen = true;
-        this.#unloaded = 0;
         clearTimeout(this.#connectTimer);
         this.#opening ??= deferred();
         if (status.serverTime) this.#ahead = status.serverTime - Date.now();
@@ -592,14 +575,6 @@ async function explain(options: DatasoleClientOptions, reason: StatusReason): Pr
   } catch {
     return reason;
   }
-}
-
-function tooMany(): DatasoleError {
-  return localError(ErrorCode.LocalLimit, 'too many calls and events wait for a connection', true);
-}
-
-function notConnected(): DatasoleError {
-  return localError(ErrorCode.NotConnected, 'not connected', true);
 }
 
 /** The error of `connect`, and of calls that waited for a connection. */

@@ -2,6 +2,9 @@
 import type { RefusedSocket, SocketConstructor } from './engine.js';
 import type { LinkOptions } from './link.js';
 
+/** Set by `npm/build.mjs`: whether this is the script for pages without modules. */
+declare const IIFE: boolean;
+
 /** The options of {@link DatasoleClient}. All but `url` have defaults. */
 export interface DatasoleClientOptions {
   /** Base URL of the server: http, https, ws or wss, or relative to the page. */
@@ -98,7 +101,7 @@ export function resolve(options: DatasoleClientOptions): LinkOptions {
     worker: options.worker,
     workerUrl,
     wasmUrl: wasmUrl || (options.wasmUrl ?? ''),
-    socket: page ? undefined : nodeSocket(headers),
+    socket: IIFE || page ? undefined : nodeSocket(headers),
   };
 }
 

@@ -421,11 +421,11 @@ describe('version 2', () => {
     assert.deepEqual(sent(socket, OP.cancel).map((frame) => frame.correlation), [1]);
   });
 
-  it('a text message ends the connection for good', async () => {
+  it('a text message ends the connection, which is tried again', async () => {
     const { client, socket } = await connected('v2');
     socket.deliver('hello');
     await settled();
-    assert.equal(client.getConnectionState(), 'disconnected');
+    assert.equal(client.getConnectionState(), 'reconnecting');
     assert.equal(socket.closedWith?.code, 4004);
   });
 });
