@@ -100,13 +100,17 @@ async function replay({ kind, node, steps }: any): Promise<void> {
     [outbox, arriving] = [[], []];
     streams = new Streams((message: ToWorker) => {
       assert.notEqual(message.t, 'unfit');
-      if (message.t === 'edit') outbox.push({ id: message.id, op: JSON.parse(message.json!) });
+      if (message.t !== 'edit') return;
+      // The server keeps the secret to itself.
+      const { secret, ...op } = JSON.parse(message.json!);
+      assert.equal(secret, 'secret');
+      outbox.push({ id: message.id, op });
     });
     confirmed = new CLASSES[kind]!(node);
     crdt.copy(confirmed);
     // The same object after a restart, too: Rust saves which numbers have been given away; here every page has its own name.
     const made = [crdt, confirmed];
-    return new Replica('k', () => made.shift()!, { streams, now: () => now, storage }, () => {});
+    return new Replica('k', () => made.shift()!, { streams, now: () => now, storage, secret: 'secret' }, () => {});
   };
   let replica = open();
   const receive = (message: object) => {
