@@ -75,12 +75,12 @@ it('agrees with Rust on the committed cases', async () => {
 
 it('agrees with Rust on generated cases', async () => {
   const file = process.env.CRDT_CASES;
-  const cargo = 'run -q -p datasole-core --example crdt_cases -- --seed 2011 --count 3000';
+  const cargo = 'run -q -p datasole-core --example crdt_cases -- --seed 2011 --count 10000';
   const lines = file
     ? readFileSync(file, 'utf8')
     : execFileSync('cargo', cargo.split(' '), { cwd: root, encoding: 'utf8', maxBuffer: 1 << 30 });
   const cases = lines.split('\n').filter(Boolean).map((line) => JSON.parse(line));
-  assert.ok(cases.length >= 3_000, `${cases.length} cases`);
+  assert.ok(cases.length >= 10_000, `${cases.length} cases`);
   for (const [number, one] of cases.entries()) await run(one, number);
 });
 

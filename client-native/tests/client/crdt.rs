@@ -374,6 +374,7 @@ async fn nothing_is_sent_to_a_version_1_server() {
     let client = client.unwrap();
     let counter = client.crdt().counter("n").unwrap();
     counter.increment(2).unwrap();
+    client.crdt().synced().await.unwrap();
     assert_eq!((client.crdt().pending(), counter.value()), (0, 2));
     client.emit("next", &1).await.unwrap();
     peer.expect(EVENT_C2S).await;

@@ -119,9 +119,6 @@ impl Registry {
             }
         };
         Ok(match wanted {
-            Wanted::Op(op, _) if op.node() == self.node => {
-                return Err(CrdtError::Malformed("nodeId is the server's own").into());
-            }
             Wanted::Op(op, _) => match crdt.admit(op.clone(), now, limits)? {
                 (op, Applied::New) => Some(op),
                 (_, Applied::Replay) => None,
@@ -138,6 +135,9 @@ impl Registry {
 
     /// Checks that the client may go on as the replica of an operation.
     fn claim(&self, content: &Content, op: &Op, (owner, client): Shown<'_>) -> Result<Claim, EditError> {
+        if op.node() == self.node {
+            return Err(CrdtError::Malformed("nodeId is the server's own").into());
+        }
         let claim = content.owners().claim(op.node(), owner, client).ok_or(EditError::Foreign)?;
         if let (false, Some(crdt)) = (matches!(claim, Claim::Proven), content.crdt()) {
             crdt.within(op, &self.limits)?;
