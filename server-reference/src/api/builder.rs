@@ -222,7 +222,7 @@ impl Builder {
     #[must_use]
     pub fn rpc<P, R, F, Fut>(mut self, method: &str, handler: F) -> Self
     where
-        P: DeserializeOwned,
+        P: DeserializeOwned + 'static,
         R: Serialize + 'static,
         F: Fn(Context, P) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, RpcError>> + Send + 'static,
@@ -279,7 +279,7 @@ impl Builder {
     #[must_use]
     pub fn on<T, F, Fut>(mut self, event: &str, handler: F) -> Self
     where
-        T: DeserializeOwned,
+        T: DeserializeOwned + 'static,
         F: Fn(Context, T) -> Fut + Send + Sync + 'static,
         Fut: Future<Output: EventOutcome> + Send + 'static,
     {

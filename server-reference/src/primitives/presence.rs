@@ -61,6 +61,7 @@ pub struct Member {
     #[serde(rename = "userId")]
     pub user_id: String,
     /// The value that the client announced.
+    #[serde(deserialize_with = "datasole_core::value::deserialize")]
     pub value: Value,
 }
 
@@ -255,7 +256,7 @@ impl Step {
         }
         let member = shown(connection, Some(value));
         // Checked at the depth that it has in a frame, so that every client can read it.
-        match member.filter(|member| serde_json::from_str::<Value>(&format!("[[{member}]]")).is_ok()) {
+        match member.filter(|member| datasole_core::value::parse(&format!("[[{member}]]")).is_ok()) {
             Some(member) => Ok(Some(member)),
             None => Err(Refusal::new(codes::INVALID_PARAMS, "the value is nested too deeply, or not Unicode")),
         }

@@ -51,10 +51,10 @@ impl Incoming<'_> {
         }
     }
 
-    pub(crate) fn parse<T: DeserializeOwned>(self) -> Result<T, RpcError> {
+    pub(crate) fn parse<T: DeserializeOwned + 'static>(self) -> Result<T, RpcError> {
         match self {
             Incoming::Json(text) => {
-                serde_json::from_str(text.get()).map_err(|error| RpcError::invalid_params(plainly(&error)))
+                datasole_core::value::read(text.get()).map_err(|error| RpcError::invalid_params(plainly(&error)))
             }
             Incoming::Binary(_) => Err(RpcError::invalid_params("this method takes JSON, not bytes")),
         }
@@ -82,7 +82,7 @@ impl<C> Default for Methods<C> {
 impl<C: 'static> Methods<C> {
     pub(crate) fn typed<P, R, F, Fut>(&mut self, name: String, f: F)
     where
-        P: DeserializeOwned,
+        P: DeserializeOwned + 'static,
         R: Serialize + 'static,
         F: Fn(C, P) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, RpcError>> + Send + 'static,

@@ -97,7 +97,7 @@ struct Link<S> {
     /// Since when a message has been coming of which the end is missing.
     begun: Option<Instant>,
     /// Given back when the connection is gone.
-    _seat: Seat,
+    seat: Seat,
 }
 
 /// Serves one connection until it has ended. `read` is what came behind the upgrade request.
@@ -204,17 +204,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             auth_deadline: deferred.then(|| now + node.limits.auth_frame_timeout),
             begun: None,
             node,
-            _seat: seat,
+            seat,
         })
     }
 
     /// Ends the session, says goodbye and waits a while for the peer's, as RFC 6455 wants it.
     async fn finish(self: Box<Self>, end: End) {
-        let Self { socket, session, node, out, written, _seat, .. } = *self;
-        // Strangers have no claim to a place while they part.
-        let stranger = session.connection().identity().is_none();
-        let patience = node.limits.close_timeout.min(if stranger { PARTING } else { Duration::MAX });
+        let Self { socket, session, node, out, written, seat, .. } = *self;
+        // Strangers keep no place while they part: a flood of them would take those of others.
+        let stranger = session.connection().identity().is_none() && !node.is_closing();
         self::end(session).await;
+        let (_seat, _parting, patience) = if stranger {
+            drop(seat);
+            let Some(parting) = node.admission.places.part() else { return };
+            (None, Some(parting), node.limits.close_timeout.min(PARTING))
+        } else {
+            (Some(seat), None, node.limits.close_timeout)
+        };
         let goodbye = goodbye(socket, end, &out.bytes, written, &node);
         match timeout(patience, goodbye).await {
             Ok(Ok(())) => {}
