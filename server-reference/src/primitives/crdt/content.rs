@@ -258,6 +258,10 @@ impl Kind for Content {
         };
         Some(message(Opcode::CrdtState, "state", state.get().as_bytes(), at))
     }
+
+    fn weight(&self) -> usize {
+        self.crdt.as_ref().map_or(0, |crdt| crdt.size())
+    }
 }
 
 /// An entry's content: what is for servers only, and the JSON, which is an object.
