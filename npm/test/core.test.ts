@@ -472,15 +472,35 @@ describe('calls', () => {
 });
 
 describe('connecting', () => {
-  it('rejects when the first attempt fails, and does not try again', async () => {
+  it('rejects when the first attempt fails and it was told not to reconnect', async () => {
     FakeSocket.serve = (socket) => socket.drop(1006);
-    const client = makeClient({ reconnectInterval: 1 });
+    const client = makeClient({ reconnect: false });
     await assert.rejects(client.connect(), { name: 'DatasoleError', code: -32103, retryable: true });
     await settled();
     assert.deepEqual([FakeSocket.all.length, client.getConnectionState()], [1, 'disconnected']);
     FakeSocket.serve = serveV1;
     await client.connect();
     assert.equal(client.getConnectionState(), 'connected');
+  });
+
+  it('tries again until a server answers, and what was sent meanwhile arrives', async () => {
+    FakeSocket.serve = (socket) => (FakeSocket.all.length < 3 ? socket.drop(1006) : serveV2(socket));
+    const client = makeClient({ reconnectInterval: 1 });
+    const opened = client.connect();
+    assert.equal(client.connect(), opened);
+    const call = client.rpc('echo', 'early');
+    assert.equal(client.emit('hello', 1), true);
+    await opened;
+    assert.equal(await call, 'early');
+    assert.equal(FakeSocket.all.length, 3);
+    assert.deepEqual(sent(FakeSocket.all[2]!, OP.emitted).map(({ payload }) => payload), [{ event: 'hello', data: 1 }]);
+  });
+
+  it('rejects when as many attempts have failed as may', async () => {
+    FakeSocket.serve = (socket) => socket.drop(1006);
+    const client = makeClient({ reconnectInterval: 1, maxReconnectAttempts: 2 });
+    await assert.rejects(client.connect(), { name: 'DatasoleError', code: -32103, retryable: true });
+    assert.deepEqual([FakeSocket.all.length, client.getConnectionState()], [3, 'disconnected']);
   });
 
   it('rejects when nothing answers in time', async () => {
@@ -491,7 +511,7 @@ describe('connecting', () => {
   });
 
   it('rejects when the socket cannot be made', async () => {
-    const client = makeClient();
+    const client = makeClient({ reconnect: false });
     (globalThis as any).WebSocket = class {
       constructor() {
         throw new SyntaxError('no such protocol');
@@ -507,7 +527,8 @@ describe('connecting', () => {
 
   it('rejects when the wasm is missing or something else', async () => {
     for (const file of ['/missing.wasm', fileURLToPath(import.meta.url)]) {
-      await assert.rejects(makeClient({ wasmUrl: file }).connect(), { name: 'DatasoleError', code: -32106, message: /wasm/ });
+      const client = makeClient({ wasmUrl: file, maxReconnectAttempts: 0 });
+      await assert.rejects(client.connect(), { name: 'DatasoleError', code: -32106, message: /wasm/ });
     }
   });
 
@@ -529,6 +550,7 @@ describe('connecting', () => {
   it('fails as unauthorized when there is no token to get', async () => {
     FakeSocket.serve = serveV1;
     const client = makeClient({
+      reconnect: false,
       getToken: () => {
         throw new Error('logged out');
       },
