@@ -81,6 +81,11 @@ impl Session {
         &self.connection
     }
 
+    /// True until the client has sent a token, or needs none.
+    pub(crate) fn awaits_token(&self) -> bool {
+        self.upgrade.is_some()
+    }
+
     /// Takes one binary message.
     pub(crate) fn receive(&mut self, bytes: &[u8], out: &mut Outgoing, spawn: &mut dyn FnMut(Task)) {
         self.node.gate.message(bytes.len());
@@ -469,7 +474,10 @@ impl Session {
 
     fn authenticate(&mut self, correlation: u32, token: Option<String>) -> Option<Task> {
         let mut request = match self.upgrade.take() {
-            Some(upgrade) => *upgrade,
+            Some(upgrade) => {
+                self.node.hub.heed(&self.connection);
+                *upgrade
+            }
             None if self.connection.identity().is_some() => AuthRequest::renewal(),
             // Another AUTH is being decided already.
             None => return None,

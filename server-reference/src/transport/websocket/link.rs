@@ -83,7 +83,7 @@ struct Link<S> {
     /// Since when a message has been coming of which the end is missing.
     begun: Option<Instant>,
     /// Given back when the connection is gone.
-    _seat: Seat,
+    seat: Seat,
 }
 
 /// Serves one connection until it has ended. `read` is what came behind the upgrade request.
@@ -186,23 +186,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             auth_deadline: deferred.then(|| now + node.limits.auth_frame_timeout),
             begun: None,
             node,
-            _seat: seat,
+            seat,
         })
     }
 
     /// Ends the session, says goodbye and waits a while for the peer's, as RFC 6455 wants it.
     async fn finish(self: Box<Self>, end: End) {
-        let Self { socket, session, node, out, written, _seat, .. } = *self;
-        // Strangers have no claim to a place while they part.
-        let stranger = session.connection().identity().is_none();
-        let patience = node.limits.close_timeout.min(if stranger { PARTING } else { Duration::MAX });
+        let Self { socket, session, node, out, written, seat, .. } = *self;
+        let stranger = session.connection().identity().is_none() && !node.is_closing();
         self::end(session).await;
+        // Strangers have no claim to a place while they part.
+        let (seat, parting) = if stranger { (None, node.admission.places.part()) } else { (Some(seat), None) };
+        if stranger && parting.is_none() {
+            return;
+        }
+        let patience = node.limits.close_timeout.min(if stranger { PARTING } else { Duration::MAX });
         let goodbye = goodbye(socket, end, &out.bytes, written, &node);
         match timeout(patience, goodbye).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "a closing handshake failed"),
             Err(_) => tracing::debug!("a closing handshake took too long"),
         }
+        drop((seat, parting));
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
@@ -316,6 +321,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         self.socket.get_mut().lift();
     }
 
+    /// The deadline of the first AUTH: the hook's own time is no fault of a client that has sent a token.
+    fn auth_deadline(&self) -> Option<Instant> {
+        let judging = if self.session.awaits_token() { Duration::ZERO } else { self.node.limits.auth_timeout };
+        self.auth_deadline.map(|deadline| deadline + judging)
+    }
+
     /// The socket ended without a goodbye.
     fn cut(&self, quiet_since: Instant) -> End {
         let admission = &self.node.admission;
@@ -393,7 +404,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             let heartbeat = self.node.limits.heartbeat;
             if self.session.connection().identity().is_some() {
                 self.admit();
-            } else if self.auth_deadline.is_some_and(|deadline| deadline <= now) {
+            } else if self.auth_deadline().is_some_and(|deadline| deadline <= now) {
                 return Poll::Ready(unauthorized("no AUTH in time"));
             }
             if expires.is_some_and(|at| at <= now) {
@@ -408,7 +419,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 framing::ping(&mut self.out.bytes);
             }
             let mut next = self.alive + if quiet { heartbeat * 2 } else { heartbeat };
-            if let Some(deadline) = self.auth_deadline {
+            if let Some(deadline) = self.auth_deadline() {
                 next = next.min(deadline);
             }
             if let Some(at) = expires {
