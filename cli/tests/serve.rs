@@ -5,7 +5,11 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
+
+/// Far above what any answer takes.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn datasole(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_datasole"));
@@ -47,6 +51,7 @@ impl Running {
     /// The whole answer to a GET, headers in lower case.
     fn get(&self, path: &str, headers: &str) -> String {
         let mut socket = TcpStream::connect(&self.address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         write!(socket, "GET {path} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", self.address).unwrap();
         let mut answer = Vec::new();
         let mut chunk = [0; 4096];
@@ -276,6 +281,60 @@ fn help_and_version_go_to_stdout() {
         assert!(flags.contains(&format!("--{flag} ")) || flags.contains(&format!("--{flag}\n")), "{flag}: {flags}");
         assert!(flags.contains(&variable), "{variable}: {flags}");
     }
+}
+
+/// The program in a shell that has set this limit of descriptors.
+#[cfg(unix)]
+fn limited(limit: &str, flags: &str) -> Running {
+    let mut shell = Command::new("sh");
+    let program = env!("CARGO_BIN_EXE_datasole");
+    shell.arg("-c").arg(format!("ulimit {limit} && exec {program} serve --listen 127.0.0.1:0 --log warn {flags}"));
+    Running::of(shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))
+}
+
+/// What a program that is killed has logged.
+#[cfg(unix)]
+fn log(mut server: Running) -> String {
+    server.child.kill().unwrap();
+    let mut log = String::new();
+    server.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    log
+}
+
+#[cfg(unix)]
+#[test]
+fn it_takes_the_descriptors_that_it_may_have() {
+    // The soft limit is the program's own to raise.
+    let server = limited("-Sn 64", "--max-connections 200");
+    let held: Vec<_> = (0..200).map(|_| TcpStream::connect(&server.address).unwrap()).collect();
+    assert_eq!(server.open("/__ds", ""), "101");
+    drop(held);
+    assert_eq!(log(server), "");
+    let log = log(limited("-n 300", "--max-connections 45"));
+    assert!(log.contains("the system allows 300 descriptors, 45 connections need 301"), "{log}");
+}
+
+/// The attack: more sockets than the program may have descriptors, each with a file open, and nothing is read.
+#[cfg(unix)]
+#[test]
+fn out_of_descriptors_it_lets_in_whoever_means_it() {
+    let folder = std::env::temp_dir().join(format!("datasole-descriptors-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("file"), vec![7; 16 << 20]).unwrap();
+    let server = limited("-n 64", &format!("--max-connections 8 --static {}", folder.display()));
+    let mut held = Vec::new();
+    for round in 0..20 {
+        for _ in 0..10 {
+            let mut socket = TcpStream::connect(&server.address).unwrap();
+            write!(socket, "GET /file HTTP/1.1\r\nHost: {}\r\n\r\n", server.address).unwrap();
+            held.push(socket);
+        }
+        assert_eq!(server.open("/__ds", ""), "101", "round {round}");
+    }
+    drop(held);
+    let log = log(server);
+    assert_eq!(log.lines().filter(|line| line.contains("a socket was not accepted")).count(), 1, "{log}");
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
