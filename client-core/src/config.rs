@@ -34,6 +34,8 @@ pub struct Config {
     ///
     /// [`Client::open`]: crate::Client::open
     pub presence_throttle: u64,
+    /// How long a state or topic is followed after its last follower has gone, in case one comes back; milliseconds.
+    pub linger: u64,
     /// Keep a document per subscribed state key inside the core (needs the feature `mirror`).
     pub mirror: bool,
     /// Bounds of everything a peer or a caller could make grow.
@@ -55,6 +57,7 @@ impl Config {
             heartbeat: 25_000,
             offer_v2: true,
             presence_throttle: 50,
+            linger: 5_000,
             mirror: false,
             limits: Limits::default(),
         }

@@ -159,6 +159,13 @@ pub enum Event {
         /// For people.
         message: String,
     },
+    /// A subscription to a state or a topic without followers has ended; nothing of the stream follows.
+    Left {
+        /// Which.
+        subscription: SubscriptionId,
+        /// Its stream.
+        stream: StreamId,
+    },
     /// A state's whole value; `None` when the key does not exist.
     Snapshot {
         /// The key.

@@ -41,6 +41,8 @@ pub(crate) struct Subscriptions {
     /// By kind and key, so that a frame's borrowed key finds its subscription.
     by_key: [Table<String, SubscriptionId>; 5],
     by_correlation: Table<u32, SubscriptionId>,
+    /// Subscriptions without followers, and when each ends: in that order.
+    lingering: Vec<(Millis, SubscriptionId)>,
     /// The documents that may be talked about on this connection.
     by_channel: Table<u32, SubscriptionId>,
     /// Version 1: how many entries of each state key have come. Kept over connections of that version.
@@ -55,7 +57,7 @@ pub(crate) struct Subscriptions {
 #[derive(Debug)]
 struct Subscription {
     stream: StreamId,
-    /// As many `unsubscribe`s end it.
+    /// As many `unsubscribe`s end it; at 0 it lingers.
     count: u32,
     phase: Phase,
     /// What the host has; `None` before the first entry.
@@ -119,11 +121,15 @@ pub(crate) enum Step {
 }
 
 impl Subscriptions {
-    /// Adds one, or counts a further follower of the same stream. The flag says whether it is new.
+    /// Adds one, or counts a further follower of the same stream: one that lingers goes on. The flag says whether it is
+    /// new.
     pub(crate) fn add(&mut self, stream: StreamId, limits: &Limits) -> Result<(SubscriptionId, bool), CommandError> {
         if let Some(id) = self.find(stream.kind, &stream.key) {
             if let Some(entry) = self.entries.get_mut(&id) {
                 entry.count = entry.count.saturating_add(1);
+                if entry.count == 1 {
+                    self.lingering.retain(|(_, other)| *other != id);
+                }
             }
             return Ok((id, false));
         }
@@ -148,32 +154,49 @@ impl Subscriptions {
         Ok((id, true))
     }
 
-    /// Counts one follower less. `None` when there is no such subscription; otherwise the stream that ends with it and
-    /// the correlation id to be unsubscribed, if that was the last.
-    pub(crate) fn release(&mut self, id: SubscriptionId, limits: &Limits) -> Option<Option<(StreamId, Option<u32>)>> {
-        let entry = self.entries.get_mut(&id)?;
+    /// Counts one follower less. After the last one the subscription lingers `until` then, and goes on if it is followed
+    /// again. `false` when nobody follows it.
+    pub(crate) fn release(&mut self, id: SubscriptionId, until: Millis) -> bool {
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.count > 0) else { return false };
         entry.count -= 1;
-        if entry.count > 0 {
-            return Some(None);
+        if entry.count == 0 {
+            let at = self.lingering.partition_point(|(other, _)| *other <= until);
+            self.lingering.insert(at, (until, id));
         }
-        let ended = self.remove(id);
-        if let Some((StreamId { kind: StreamKind::State, key }, _)) = &ended
-            && self.counted.len() > limits.max_subscriptions
-        {
-            self.counted.remove(key);
-        }
-        Some(ended)
+        true
+    }
+
+    /// When the first of those that linger ends.
+    pub(crate) fn deadline(&self) -> Option<Millis> {
+        self.lingering.first().map(|(until, _)| *until)
+    }
+
+    /// The first of those that linger, where all places are taken.
+    pub(crate) fn superfluous(&self, limits: &Limits) -> Option<SubscriptionId> {
+        let (_, id) = self.lingering.first().filter(|_| self.entries.len() >= limits.max_subscriptions)?;
+        Some(*id)
+    }
+
+    /// The first of those that have lingered long enough.
+    pub(crate) fn expired(&self, now: Millis) -> Option<SubscriptionId> {
+        self.lingering.first().filter(|(until, _)| *until <= now).map(|(_, id)| *id)
     }
 
     /// Removes the subscription that the server refused under `correlation`.
-    pub(crate) fn refuse(&mut self, correlation: u32) -> Option<(SubscriptionId, StreamId)> {
+    pub(crate) fn refuse(&mut self, correlation: u32, limits: &Limits) -> Option<(SubscriptionId, StreamId)> {
         let id = *self.by_correlation.get(&correlation)?;
-        self.remove(id).map(|(stream, _)| (id, stream))
+        let (stream, _) = self.remove(id, limits)?;
+        Some((id, stream))
     }
 
-    fn remove(&mut self, id: SubscriptionId) -> Option<(StreamId, Option<u32>)> {
+    /// Removes a subscription: its stream, and the correlation id to be unsubscribed.
+    pub(crate) fn remove(&mut self, id: SubscriptionId, limits: &Limits) -> Option<(StreamId, Option<u32>)> {
         let Subscription { stream, phase, channel, .. } = self.entries.remove(&id)?;
+        self.lingering.retain(|(_, other)| *other != id);
         self.by_key[stream.kind as usize].remove(&stream.key);
+        if stream.kind == StreamKind::State && self.counted.len() > limits.max_subscriptions {
+            self.counted.remove(&stream.key);
+        }
         let correlation = phase.correlation();
         if let Some(correlation) = correlation {
             self.by_correlation.remove(&correlation);

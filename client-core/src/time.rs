@@ -69,7 +69,7 @@ pub enum TimerKind {
     Silence,
     /// An RPC's deadline.
     Call,
-    /// Something is due on an open stream: an announcement, or another try.
+    /// Something is due on a stream: an announcement, another try, or its end after the last follower has gone.
     Stream,
     /// The host has not answered [`Output::NeedToken`](crate::Output::NeedToken).
     Token,

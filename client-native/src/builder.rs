@@ -170,6 +170,13 @@ impl Builder {
         self
     }
 
+    /// Sets how long a state or topic is followed after its last handle has gone, in case there is another one soon; 5 s by
+    /// default.
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.config.linger = millis(linger);
+        self
+    }
+
     /// Sets the bounds of everything a peer or the program could make grow.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.config.limits = limits;

@@ -108,11 +108,11 @@ impl Core {
         self.pump();
     }
 
-    /// Stops following what `id` follows.
-    pub fn unfollow(&mut self, id: u32) {
+    /// Stops following what `id` follows, in `linger` milliseconds.
+    pub fn unfollow(&mut self, id: u32, linger: u32) {
         if let Some(index) = self.subscriptions.iter().position(|(_, theirs)| *theirs == id) {
             let (subscription, _) = self.subscriptions.swap_remove(index);
-            self.client.unsubscribe(now(), subscription);
+            self.client.unsubscribe(now(), subscription, Some(linger.into()));
             self.pump();
         }
     }

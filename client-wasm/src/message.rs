@@ -131,6 +131,10 @@ impl Batch {
             Event::Refused { stream, code, message, .. } => {
                 self.refusal(stream.kind.name(), &stream.key, code, &message, false);
             }
+            Event::Left { stream, .. } => {
+                self.of("left", &stream);
+                self.end();
+            }
             Event::Snapshot { key, value, position } => {
                 self.begin("snapshot");
                 self.string("key", &key);

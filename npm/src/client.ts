@@ -24,7 +24,7 @@ import { resolve, type DatasoleClientOptions } from './options.js';
 import { Room, type PresenceOptions } from './presence.js';
 import type { Encoded, FollowedKind, FromWorker, ToWorker } from './protocol.js';
 import type { ConnectionState, Status, StatusReason } from './status.js';
-import { Store } from './store.js';
+import { LINGER_MS, Store } from './store.js';
 import { Streams, type Stream } from './streams.js';
 
 export type * from './contract.js';
@@ -143,7 +143,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     this.streams = new Streams((message) => this.#send(message));
     this.#store = new Store({
       subscribe: (key) => this.#subscribe('state', key),
-      unsubscribe: (id) => this.#send({ t: 'unsubscribe', id }),
+      unsubscribe: (id, linger) => this.#send({ t: 'unsubscribe', id, linger }),
       resync: (key, applied) => this.#send({ t: 'resync', key, applied }),
       unasked: () => this.#status.protocol === 1,
     });
@@ -254,19 +254,18 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
    */
   on<E extends EventName<C>>(event: E, handler: EventHandler<EventData<C, E>>): void {
     let topic = this.#topics.get(event);
-    if (!topic) {
-      topic = { id: this.#subscribe('event', event), handlers: new Set(), followed: false };
-      this.#topics.set(event, topic);
-    }
+    if (!topic) this.#topics.set(event, (topic = { id: 0, handlers: new Set(), followed: false }));
+    topic.id ||= this.#subscribe('event', event);
     topic.handlers.add(handler);
   }
 
-  /** Ends {@link on}. The last handler of a name unsubscribes its topic. */
+  /** Ends {@link on}. The topic of a name is unsubscribed 5 s after its last handler has gone, if there is none again. */
   off<E extends EventName<C>>(event: E, handler: EventHandler<EventData<C, E>>): void {
     const topic = this.#topics.get(event);
     if (topic?.handlers.delete(handler) && !topic.handlers.size) {
-      this.#topics.delete(event);
-      this.#send({ t: 'unsubscribe', id: topic.id });
+      if (!topic.id) this.#topics.delete(event);
+      this.#send({ t: 'unsubscribe', id: topic.id, linger: LINGER_MS });
+      topic.id = 0;
     }
   }
 
@@ -296,16 +295,16 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
 
   /**
    * Follows a live state: calls `handler` at once with the current value (`undefined` before any), then after each
-   * change, never with half of one, and once for changes that arrive together. The last one to unsubscribe a key ends
-   * it on the server as well.
+   * change, never with half of one, and once for changes that arrive together. 5 s after the last one
+   * has unsubscribed a key, it ends on the server as well.
    */
   subscribeState<K extends StateKeyName<C>>(key: K, handler: StateHandler<StateValue<C, K>>): Subscription {
     return this.#store.subscribe(key, handler as (value: unknown) => void);
   }
 
   /**
-   * The latest value of a live state, or `undefined`. A key without followers is followed from here on: its value is
-   * available once the server has sent it.
+   * The latest value of a live state, or `undefined`. A key without followers is followed from here on, until it has not
+   * been read for a minute: its value is available once the server has sent it.
    */
   getState<K extends StateKeyName<C>>(key: K): StateValue<C, K> | undefined {
     return this.#store.get(key) as StateValue<C, K> | undefined;
@@ -462,8 +461,14 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
         topic.followed = true;
         return;
       }
+      case 'left':
+        if (message.kind === 'state') return this.#store.left(message.key);
+        if (this.#topics.get(message.key)?.handlers.size) this.#topics.get(message.key)!.followed = false;
+        else this.#topics.delete(message.key);
+        return;
       case 'refused': {
         const { what, name, error } = message;
+        if (what === 'state') this.#store.refused(name);
         const topic = what === 'event' && this.#topics.get(name);
         if (topic) topic.id = 0;
         return report(new DatasoleError({ ...error, message: `${what} ${name}: ${error.message}` }));
@@ -542,6 +547,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   /** Subscribes all topics on a new core; on a new connection, those that were `refused`. */
   #renewTopics(refused = false): void {
     for (const [event, topic] of this.#topics) {
+      if (!topic.handlers.size) continue;
       if (!refused || !topic.id) topic.id = this.#subscribe('event', event);
     }
   }

@@ -222,7 +222,7 @@ export function perform(core: Core, message: ToWorker): void {
     case 'subscribe':
       return core.follow(message.id, message.kind, message.key);
     case 'unsubscribe':
-      return core.unfollow(message.id);
+      return core.unfollow(message.id, message.linger);
     case 'resync':
       return core.resync(message.key, message.applied);
     case 'open':

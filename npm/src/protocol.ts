@@ -11,7 +11,7 @@ import type { ErrorBody } from './errors.js';
 import type { Status } from './status.js';
 
 /** The version of these messages; both sides must have the same. */
-export const PROTOCOL_VERSION = 2;
+export const PROTOCOL_VERSION = 3;
 
 /** JSON text, or raw bytes, or neither. */
 export interface Encoded {
@@ -32,7 +32,8 @@ export type ToWorker =
   | { t: 'cancel'; id: number }
   | ({ t: 'emit'; event: string; queue: boolean } & Encoded)
   | { t: 'subscribe'; id: number; kind: FollowedKind; key: string }
-  | { t: 'unsubscribe'; id: number }
+  /** The core goes on for `linger` milliseconds, in case there is another follower; then it tells `left`. */
+  | { t: 'unsubscribe'; id: number; linger: number }
   /** Main's mirror of a state has lost step; `applied`: a patch was applied since the last time. */
   | { t: 'resync'; key: string; applied: boolean }
   | (StreamName & StreamCommand)
@@ -80,6 +81,8 @@ export type FromWorker =
   | { t: 'event'; event: string; data?: unknown; bin?: number; timestamp: number }
   /** A subscription was answered; without `recovered`, entries were or may have been missed. */
   | { t: 'subscribed'; kind: string; key: string; recovered: boolean }
+  /** Nothing more comes of a state or topic that nobody follows. */
+  | { t: 'left'; kind: string; key: string }
   /** A subscription (`what`: its kind) or an event (`emit`) was refused. */
   | { t: 'refused'; what: string; name: string; error: ErrorBody }
   /** A state's whole value; absent when the key does not exist. `rev` counts the stream's entries. */

@@ -24,8 +24,10 @@ interface Entry {
   applied: boolean;
   /** Version 1: a change was left out. */
   doubtful: boolean;
-  /** True if the application asked for the value without a handler. */
-  pinned: boolean;
+  /** When the application last asked for the value without a handler. */
+  read: number;
+  /** The server does not show it: reading it does not ask again. */
+  refused: boolean;
   handlers: Set<(value: unknown) => void>;
   /** The subscription, 0 without one. A refused one stays, so that it is not asked for at every look. */
   id: number;
@@ -35,12 +37,18 @@ interface Entry {
 export interface Follow {
   /** Returns the subscription's id, not 0. */
   subscribe(key: string): number;
-  unsubscribe(id: number): void;
+  /** The core goes on for `linger` milliseconds; then {@link Store.left}. */
+  unsubscribe(id: number, linger: number): void;
   /** Asks for a snapshot. */
   resync(key: string, applied: boolean): void;
   /** True if the server sends unfollowed keys, too (version 1). */
   unasked(): boolean;
 }
+
+/** How long a key is followed after its last handler has gone: effects and routes that change find it again. */
+export const LINGER_MS = 5_000;
+/** How long after it was last read without a handler. */
+const READ_MS = 60_000;
 
 /** See the module. */
 export class Store {
@@ -53,11 +61,16 @@ export class Store {
     this.#follow = follow;
   }
 
-  /** The current value; follows the key if it has no follower. */
+  /** The current value; follows the key for a while if it has no follower. */
   get(key: string): unknown {
     const entry = this.#entry(key);
-    if (!entry.handlers.size) entry.pinned = true;
-    this.#ensureFollowed(key, entry);
+    const now = Date.now();
+    // Once a second is enough, and a clock that is set back does not matter.
+    if (!entry.handlers.size && !entry.refused && Math.abs(now - entry.read) > 1_000) {
+      entry.read = now;
+      this.#ensureFollowed(key, entry);
+      this.#leave(entry, READ_MS);
+    }
     return look(entry);
   }
 
@@ -69,9 +82,22 @@ export class Store {
     guarded(() => handler(look(entry)));
     return {
       unsubscribe: () => {
-        if (stop() && !entry.handlers.size && !entry.pinned) this.#leave(key, entry);
+        if (stop() && !entry.handlers.size) this.#leave(entry, LINGER_MS);
       },
     };
+  }
+
+  /** The core has left a key. Whoever follows it by now has asked for it anew. */
+  left(key: string): void {
+    const entry = this.#entries.get(key);
+    // The value is stale from here on.
+    if (entry && !entry.handlers.size && !this.#follow.unasked()) this.#entries.delete(key);
+  }
+
+  /** The server refused a key. */
+  refused(key: string): void {
+    const entry = this.#entries.get(key);
+    if (entry) entry.refused = true;
   }
 
   /** A whole value arrived; of a key that was just left, it is late. */
@@ -128,7 +154,11 @@ export class Store {
     for (const [key, entry] of this.#entries) {
       entry.rev = undefined;
       entry.lost = false;
-      if (entry.handlers.size || entry.pinned) entry.id = this.#follow.subscribe(key);
+      entry.id = 0;
+      entry.refused = false;
+      if (!entry.handlers.size && !entry.read) continue;
+      this.#ensureFollowed(key, entry);
+      if (!entry.handlers.size) this.#leave(entry, READ_MS);
     }
   }
 
@@ -143,7 +173,8 @@ export class Store {
         lost: false,
         applied: false,
         doubtful: false,
-        pinned: false,
+        read: 0,
+        refused: false,
         handlers: new Set(),
         id: 0,
       };
@@ -156,11 +187,9 @@ export class Store {
     if (!entry.id) entry.id = this.#follow.subscribe(key);
   }
 
-  #leave(key: string, entry: Entry): void {
-    this.#follow.unsubscribe(entry.id);
+  #leave(entry: Entry, linger: number): void {
+    this.#follow.unsubscribe(entry.id, linger);
     entry.id = 0;
-    // The value is stale from here on.
-    if (!this.#follow.unasked()) this.#entries.delete(key);
   }
 }
 

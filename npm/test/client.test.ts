@@ -524,18 +524,49 @@ describe('states', () => {
   it('of keys that were left are forgotten, late messages about them too', async () => {
     const { client, worker } = await connected();
     client.subscribeState('k', () => {}).unsubscribe();
+    worker.say({ t: 'snapshot', key: 'k', rev: 7, value: 7 });
+    assert.equal(client.getState('k'), 7, 'until the core has left');
+    worker.say({ t: 'left', kind: 'state', key: 'k' });
     worker.say({ t: 'snapshot', key: 'k', rev: 1, value: 1 }, { t: 'patch', key: 'k', rev: 2, ops: [] });
     await settled();
     assert.equal(worker.of('resync').length, 0);
     assert.equal(client.getState('k'), undefined);
   });
 
-  it('that were asked for stay followed when the last handler leaves', async () => {
+  it('go on when a handler is replaced', async () => {
     const { client, worker } = await connected();
-    client.getState('k');
+    const [before, seen]: [unknown[], unknown[]] = [[], []];
+    const first = client.subscribeState('k', (now) => before.push(now));
+    worker.say({ t: 'snapshot', key: 'k', rev: 7, value: { n: 1 } });
+    first.unsubscribe();
+    client.subscribeState('k', (now) => seen.push(now));
+    worker.say({ t: 'patch', key: 'k', rev: 8, ops: [{ op: 'replace', path: '/n', value: 2 }] });
+    assert.deepEqual(seen, [{ n: 1 }, { n: 2 }]);
+    assert.equal(seen[0], before[1], 'the same value, not a copy');
+  });
+
+  it('of a core that had left meanwhile come anew', async () => {
+    const { client, worker } = await connected();
     client.subscribeState('k', () => {}).unsubscribe();
+    worker.say({ t: 'snapshot', key: 'k', rev: 7, value: 7 });
+    const seen: unknown[] = [];
+    client.subscribeState('k', (now) => seen.push(now));
+    worker.say({ t: 'left', kind: 'state', key: 'k' }, { t: 'snapshot', key: 'k', rev: 1, value: 1 });
+    assert.deepEqual(seen, [7, 1]);
+  });
+
+  it('that are read only are followed for a minute, and asked for once a second at most', async (t) => {
+    const { client, worker } = await connected();
+    for (let times = 0; times < 3; times++) client.getState('k');
     await settled();
-    assert.deepEqual([worker.of('subscribe').length, worker.of('unsubscribe').length], [1, 0]);
+    assert.deepEqual(worker.of('unsubscribe').map(({ linger }) => linger), [60_000]);
+    assert.equal(worker.of('subscribe').length, 1);
+    worker.say({ t: 'refused', what: 'state', name: 'k', error: { code: -32002, message: 'no', retryable: false } });
+    t.mock.timers.enable({ apis: ['Date'], now: Date.now() + 10_000 });
+    client.getState('k');
+    t.mock.timers.reset();
+    await settled();
+    assert.equal(worker.of('subscribe').length, 1, 'what was refused is not asked for again');
   });
 
   it('refused by the server are reported', async () => {

@@ -293,7 +293,14 @@ describe('version 2', () => {
     assert.equal(sent(socket, OP.unsubscribe).length, 0);
     second.unsubscribe();
     await settled();
-    assert.equal(sent(socket, OP.unsubscribe).length, 1);
+    assert.equal(sent(socket, OP.unsubscribe).length, 0, 'there may be another handler soon');
+    const third = client.subscribeState('board', () => {});
+    await settled();
+    assert.equal(sent(socket, OP.subscribe).length, 1, 'which goes on');
+    third.unsubscribe();
+    const left = performance.now();
+    while (!sent(socket, OP.unsubscribe).length) await settled();
+    assert.ok(performance.now() - left > 4_900);
     assert.equal(client.getState('board'), undefined, 'nobody kept it up to date');
     await settled();
     assert.equal(sent(socket, OP.subscribe).length, 2, 'but asking for it follows it again');

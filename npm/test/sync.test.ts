@@ -188,6 +188,7 @@ const MEMBERS: Members = {
   },
   done: { id: true, value: true, bin: true, error: true },
   event: { event: true, data: true, bin: true, timestamp: true },
+  left: { kind: true, key: true },
   subscribed: { kind: true, key: true, recovered: true },
   refused: { what: true, name: true, error: true },
   snapshot: { key: true, rev: true, value: true },
@@ -223,6 +224,7 @@ it('messages have the members that are declared, and every member comes', async 
   frame(OP.patch, 0, { key: 'k', patches: [], epoch: 1, seq: 2 });
   frame(OP.event, 0, { event: 'e', data: 1, timestamp: 1 });
   frame(OP.eventBinary, 0, binary({ event: 'e', timestamp: 1 }, [1]));
+  core.unfollow(1, 0);
   core.closed(player.socket, 1006, '', false);
   player.take();
   const found = [...seen].map(([t, members]) => [t, [...members].sort()]);

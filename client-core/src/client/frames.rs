@@ -177,7 +177,7 @@ impl Client {
     /// ERROR of what is no call.
     fn on_refusal(&mut self, frame: &Frame<'_>) {
         let id = frame.correlation;
-        if let Some((subscription, stream)) = self.subscriptions.refuse(id) {
+        if let Some((subscription, stream)) = self.subscriptions.refuse(id, &self.config.limits) {
             let refusal = Refusal::read(frame.payload);
             if self.streams.has(&stream) {
                 return self.stream_refused(&stream, refusal);

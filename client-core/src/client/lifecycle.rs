@@ -278,6 +278,7 @@ impl Client {
             self.done(call, Err(CallError::Timeout { method: pending.method, millis: pending.timeout }));
         }
         self.streams.run(now);
+        self.end_lingering(now);
         for id in self.subscriptions.rested(now) {
             self.ask(id);
         }

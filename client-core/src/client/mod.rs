@@ -121,6 +121,7 @@ impl Client {
         self.hang_up(1000, "closed by the user");
         self.phase = Phase::Idle;
         self.subscriptions.detach();
+        self.end_lingering(Millis(u64::MAX));
         self.stop(DisconnectReason::ClosedByUser);
         self.streams.lost(self.clock.now());
         self.drive();
@@ -185,7 +186,8 @@ impl Client {
     }
 
     /// Follows a state or a topic; renewed on every connection. Following the same stream twice yields the same id and counts:
-    /// as many `unsubscribe`s end it.
+    /// as many `unsubscribe`s end it. A subscription that lingers goes on as if it had never been left: no
+    /// [`Event::Subscribed`] and no snapshot follow.
     ///
     /// # Errors
     ///
@@ -196,26 +198,22 @@ impl Client {
             return Err(CommandError::Unfit { what: stream.kind.name() });
         }
         self.check_name(&stream.key)?;
-        let (id, new) = self.subscriptions.add(stream, &self.config.limits)?;
+        let (id, new) = self.add(stream)?;
         if new {
             self.renew(id);
         }
         Ok(id)
     }
 
-    /// Stops following. `false` when there was no such subscription.
-    pub fn unsubscribe(&mut self, now: Millis, subscription: SubscriptionId) -> bool {
+    /// Stops following; `false` when nobody followed. After the last follower of a state or topic the subscription lingers
+    /// for [`Config::linger`] or `linger` milliseconds, in case somebody follows it again; then [`Event::Left`] tells that
+    /// it has ended. It ends earlier when another one needs its place.
+    pub fn unsubscribe(&mut self, now: Millis, subscription: SubscriptionId, linger: Option<u64>) -> bool {
         self.clock.advance(now);
-        let Some(ended) = self.subscriptions.release(subscription, &self.config.limits) else { return false };
-        if let Some((stream, correlation)) = ended {
-            if !self.subscriptions.counts(&stream) {
-                self.forget_value(&stream);
-            }
-            if let Some(correlation) = correlation {
-                self.send(Opcode::Unsubscribe, correlation, b"null");
-            }
-        }
-        true
+        let now = self.clock.now();
+        let followed = self.subscriptions.release(subscription, now + linger.unwrap_or(self.config.linger));
+        self.end_lingering(now);
+        followed
     }
 
     /// Forgets where a stream is and asks for its snapshot again: for a host whose own mirror has lost step. `applied`: a
@@ -299,9 +297,9 @@ impl Client {
     fn next_deadline(&self) -> Option<(Millis, TimerKind)> {
         let call = self.calls.deadline().map(|deadline| (deadline, TimerKind::Call));
         // Ties go to the call, which `run_timers` also serves first.
-        let [stream, rest] = [self.streams.deadline(), self.subscriptions.rest_ends()]
-            .map(|deadline| deadline.map(|deadline| (deadline, TimerKind::Stream)));
-        [call, stream, rest, self.phase.deadline()].into_iter().flatten().min_by_key(|&(deadline, _)| deadline)
+        let own = [self.streams.deadline(), self.subscriptions.rest_ends(), self.subscriptions.deadline()];
+        let own = own.into_iter().flatten().min().map(|deadline| (deadline, TimerKind::Stream));
+        [call, own, self.phase.deadline()].into_iter().flatten().min_by_key(|&(deadline, _)| deadline)
     }
 
     fn check_name(&self, name: &str) -> Result<(), CommandError> {

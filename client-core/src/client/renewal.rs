@@ -2,10 +2,12 @@
 
 use super::Client;
 use crate::{
+    error::CommandError,
     event::{Event, Output, Payload, SubscriptionId},
     frame::Opcode,
     session::Version,
     stream::{StreamId, StreamKind},
+    time::Millis,
     wire::{self, push_item},
 };
 
@@ -13,6 +15,37 @@ use crate::{
 const MAX_BATCH: usize = 64 * 1024;
 
 impl Client {
+    /// Adds a subscription, or counts a follower; one that lingers makes room for it.
+    pub(super) fn add(&mut self, stream: StreamId) -> Result<(SubscriptionId, bool), CommandError> {
+        if let Some(id) = self.subscriptions.superfluous(&self.config.limits)
+            && self.subscriptions.find(stream.kind, &stream.key).is_none()
+        {
+            self.end(id);
+        }
+        self.subscriptions.add(stream, &self.config.limits)
+    }
+
+    /// Ends the subscriptions that have lingered until `now`.
+    pub(super) fn end_lingering(&mut self, now: Millis) {
+        while let Some(id) = self.subscriptions.expired(now) {
+            self.end(id);
+        }
+    }
+
+    /// Ends a subscription, on the server as well.
+    pub(super) fn end(&mut self, id: SubscriptionId) {
+        let Some((stream, correlation)) = self.subscriptions.remove(id, &self.config.limits) else { return };
+        if let Some(correlation) = correlation {
+            self.send(Opcode::Unsubscribe, correlation, b"null");
+        }
+        if !self.subscriptions.counts(&stream) {
+            self.forget_value(&stream);
+        }
+        if matches!(stream.kind, StreamKind::State | StreamKind::Event) {
+            self.event(Event::Left { subscription: id, stream });
+        }
+    }
+
     /// Subscribes on the connection there is: version 2 is asked, on version 1 there is nothing to ask.
     pub(super) fn renew(&mut self, id: SubscriptionId) {
         match self.phase.open().map(|link| link.version) {

@@ -3,8 +3,7 @@
 use super::Client;
 use crate::{
     error::{CallError, CommandError},
-    event::{CallId, Payload, SubscriptionId},
-    frame::Opcode,
+    event::{CallId, Payload},
     rpc::Refusal,
     session::Version,
     stream::{Position, StreamId, StreamKind},
@@ -30,7 +29,7 @@ impl Client {
         }
         self.check_name(&stream.key)?;
         let known = self.streams.has(&stream);
-        let id = if known { None } else { Some(self.subscriptions.add(stream.clone(), &self.config.limits)?.0) };
+        let id = if known { None } else { Some(self.add(stream.clone())?.0) };
         self.streams.open(self.clock.now(), &stream, throttle.unwrap_or(self.config.presence_throttle));
         if let Some(id) = id {
             self.renew(id);
@@ -128,7 +127,7 @@ impl Client {
         let now = self.clock.now();
         match act {
             Act::Tell(event) => self.event(event),
-            Act::Follow(stream) => match self.subscriptions.add(stream.clone(), &self.config.limits) {
+            Act::Follow(stream) => match self.add(stream.clone()) {
                 Ok((id, _)) => self.renew(id),
                 // There may be room later.
                 Err(limit) => self.streams.refused(now, &stream, limit.into(), Some(1_000)),
@@ -197,15 +196,9 @@ impl Client {
     /// A connection is of use: what was refused on the last one is followed again.
     pub(super) fn streams_connected(&mut self, version: Version) {
         for stream in self.streams.connected(self.clock.now(), version) {
-            if let Err(limit) = self.subscriptions.add(stream.clone(), &self.config.limits) {
+            if let Err(limit) = self.add(stream.clone()) {
                 self.streams.refused(self.clock.now(), &stream, limit.into(), Some(1_000));
             }
-        }
-    }
-
-    fn end(&mut self, id: SubscriptionId) {
-        if let Some(Some((_, Some(correlation)))) = self.subscriptions.release(id, &self.config.limits) {
-            self.send(Opcode::Unsubscribe, correlation, b"null");
         }
     }
 }

@@ -93,7 +93,7 @@ impl Host {
             }
             Opcode::Unsubscribe if correlation >= OURS => self.client.leave(self.now, &one(correlation)),
             Opcode::Unsubscribe => {
-                self.client.unsubscribe(self.now, SubscriptionId(correlation));
+                self.client.unsubscribe(self.now, SubscriptionId(correlation), Some(0));
             }
             Opcode::Cancel => {
                 self.client.cancel(self.now, CallId(correlation.into()));
@@ -264,7 +264,7 @@ impl Host {
                 }
             }
             Event::Awareness { update, .. } => assert!(update.len() <= self.limits.max_payload),
-            Event::Progress { .. } | Event::Status(_) => {}
+            Event::Progress { .. } | Event::Status(_) | Event::Left { .. } => {}
         }
     }
 

@@ -160,7 +160,7 @@ pub(crate) struct Router {
     inbox_limits: InboxLimits,
     calls: HashMap<CallId, oneshot::Sender<Result<Payload, CallError>>>,
     topics: HashMap<String, Topic>,
-    states: HashMap<String, Followers>,
+    states: HashMap<String, Followed>,
     streams: Streams,
     /// The server's clock minus ours; milliseconds.
     ahead: i64,
@@ -174,8 +174,16 @@ pub(crate) struct Router {
 }
 
 /// The subscribers of one event name.
+/// The handles of a state.
+#[derive(Debug, Default)]
+struct Followed {
+    subscription: Option<SubscriptionId>,
+    followers: Followers,
+}
+
 #[derive(Debug, Default)]
 struct Topic {
+    subscription: Option<SubscriptionId>,
     /// The first subscription was answered: later subscriptions that are not recovered missed events.
     followed: bool,
     inboxes: Vec<Arc<Inbox>>,
@@ -224,8 +232,8 @@ impl Router {
         for inbox in self.topics.drain().flat_map(|(_, topic)| topic.inboxes) {
             inbox.end();
         }
-        for (_, mut followers) in self.states.drain() {
-            followers.end(End::Closed);
+        for (_, mut followed) in self.states.drain() {
+            followed.followers.end(End::Closed);
         }
         self.streams.close()
     }
@@ -255,25 +263,32 @@ impl Router {
         self.check_open()?;
         let subscription = self.core.subscribe(now, StreamId::event(name))?;
         let inbox = Arc::new(Inbox::new(self.inbox_limits));
-        self.topics.entry(name.to_owned()).or_default().inboxes.push(inbox.clone());
+        let topic = self.topics.entry(name.to_owned()).or_default();
+        if topic.subscription.replace(subscription) != Some(subscription) {
+            // Another one has ended.
+            topic.followed = false;
+        }
+        topic.inboxes.push(inbox.clone());
         Ok((subscription, inbox))
     }
 
     pub(crate) fn leave_topic(&mut self, now: Millis, name: &str, id: SubscriptionId, inbox: &Arc<Inbox>) {
-        self.core.unsubscribe(now, id);
         if let Some(topic) = self.topics.get_mut(name) {
             topic.inboxes.retain(|other| !Arc::ptr_eq(other, inbox));
-            if topic.inboxes.is_empty() {
-                self.topics.remove(name);
-            }
         }
+        self.core.unsubscribe(now, id, None);
     }
 
     pub(crate) fn join_state(&mut self, now: Millis, key: &str) -> Result<(SubscriptionId, Arc<Signal>), CommandError> {
         self.check_open()?;
         let subscription = self.core.subscribe(now, StreamId::state(key))?;
         let known = self.core.state(key).is_some();
-        let followers = self.states.entry(key.to_owned()).or_default();
+        let followed = self.states.entry(key.to_owned()).or_default();
+        if followed.subscription.replace(subscription) != Some(subscription) && followed.followers.is_empty() {
+            // Another one has ended.
+            followed.followers = Followers::default();
+        }
+        let followers = &mut followed.followers;
         if known {
             followers.load();
         }
@@ -281,13 +296,10 @@ impl Router {
     }
 
     pub(crate) fn leave_state(&mut self, now: Millis, key: &str, id: SubscriptionId, signal: &Arc<Signal>) {
-        self.core.unsubscribe(now, id);
-        if let Some(followers) = self.states.get_mut(key) {
-            followers.leave(signal);
-            if followers.is_empty() {
-                self.states.remove(key);
-            }
+        if let Some(followed) = self.states.get_mut(key) {
+            followed.followers.leave(signal);
         }
+        self.core.unsubscribe(now, id, None);
     }
 
     // --- CRDTs, rooms and documents ---

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use datasole_core::{
     CallError, CallId, DisconnectReason, Event, Millis, Payload, Status as CoreStatus, StreamId, StreamKind,
+    SubscriptionId,
 };
 
 use super::{Notice, Router, unix_time};
@@ -30,9 +31,10 @@ impl Router {
             }
             Event::Subscribed { stream, recovered, .. } => self.route_subscribed(&stream, recovered),
             Event::Refused { stream, code, message, .. } => self.route_refusal(&stream, code, message),
+            Event::Left { subscription, stream } => self.route_end(&stream, subscription),
             Event::Snapshot { key, .. } | Event::Patch { key, .. } => {
-                if let Some(followers) = self.states.get_mut(&key) {
-                    followers.change();
+                if let Some(followed) = self.states.get_mut(&key) {
+                    followed.followers.change();
                 }
             }
             Event::Entry { stream, payload, whole, .. } => {
@@ -93,7 +95,7 @@ impl Router {
                 for inbox in self.topics.values().flat_map(|topic| &topic.inboxes) {
                     inbox.push(Item::Disconnected(reason.clone()));
                 }
-                self.states.values().for_each(|followers| followers.disconnect(reason));
+                self.states.values().for_each(|followed| followed.followers.disconnect(reason));
                 self.streams.lost();
                 self.streams.give_up(Some(reason));
             }
@@ -118,6 +120,20 @@ impl Router {
         }
     }
 
+    /// A topic or state that nobody follows has ended; the subscription after it has not.
+    fn route_end(&mut self, stream: &StreamId, subscription: SubscriptionId) {
+        let key = &stream.key;
+        match stream.kind {
+            StreamKind::State if self.states.get(key).is_some_and(|it| it.subscription == Some(subscription)) => {
+                self.states.remove(key);
+            }
+            StreamKind::Event if self.topics.get(key).is_some_and(|it| it.subscription == Some(subscription)) => {
+                self.topics.remove(key);
+            }
+            _ => {}
+        }
+    }
+
     /// The server refused to show a topic or a state.
     fn route_refusal(&mut self, stream: &StreamId, code: i32, message: String) {
         match stream.kind {
@@ -128,8 +144,8 @@ impl Router {
                 }
             }
             StreamKind::State => {
-                if let Some(mut followers) = self.states.remove(&stream.key) {
-                    followers.end(End::Refused { code, message });
+                if let Some(mut followed) = self.states.remove(&stream.key) {
+                    followed.followers.end(End::Refused { code, message });
                 }
             }
             StreamKind::Crdt | StreamKind::Presence | StreamKind::Doc => {}

@@ -1,5 +1,7 @@
 //! A server that does only what a test tells it to, frame by frame, written by hand and not with our encoder.
 
+use std::time::Duration;
+
 use datasole_client::{Builder, Client, Reconnect};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -53,7 +55,7 @@ impl Fake {
     /// A client that tries again without waiting.
     pub(crate) fn client(&self) -> Builder {
         let reconnect = Reconnect { base: 0, cap: 0, ..Reconnect::default() };
-        Client::builder(&self.url()).reconnect(reconnect)
+        Client::builder(&self.url()).reconnect(reconnect).linger(Duration::ZERO)
     }
 
     /// Answers one upgrade with this HTTP response, and drops the connection.

@@ -1,5 +1,7 @@
 //! Live states against a scripted server.
 
+use std::time::Duration;
+
 use datasole_client::{Client, State, StateError, codes};
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -142,6 +144,32 @@ async fn giving_up_is_told_and_reconnecting_goes_on() {
     peer.send(STATE_PATCH, 0, &patch(8, json!([{"op": "replace", "path": "/n", "value": 2}]))).await;
     state.changed().await.unwrap();
     assert_eq!(state.get().unwrap(), Some(Board { n: 2, rows: vec![] }));
+}
+
+#[tokio::test]
+async fn a_handle_that_comes_soon_after_the_last_goes_on() {
+    let server = Fake::listen().await;
+    let (client, mut peer) =
+        tokio::join!(server.client().linger(Duration::from_secs(60)).connect(), server.accept_v2());
+    let client = client.unwrap();
+    let mut state = client.state::<Value>("k").unwrap();
+    let mut events = client.events::<u32>("n").unwrap();
+    peer.accept_subscription("state", "k", json!({"epoch": 1, "seq": 7, "recovered": false})).await;
+    peer.accept_subscription("event", "n", json!({"epoch": 1, "seq": 0, "recovered": false})).await;
+    // A key that does not exist is loaded, too.
+    peer.send(STATE_SNAPSHOT, 0, &json!({"key": "k", "epoch": 1, "seq": 7})).await;
+    state.changed().await.unwrap();
+    drop((state, std::mem::replace(&mut events, client.events::<u32>("n").unwrap())));
+    let mut state = client.state::<Value>("k").unwrap();
+    state.changed().await.unwrap();
+    assert_eq!((state.is_loaded(), state.get().unwrap()), (true, None));
+    drop(events);
+    let mut events = client.events::<u32>("n").unwrap();
+    peer.send(EVENT_S2C, 0, &json!({"event": "n", "data": 5, "timestamp": 0, "epoch": 1, "seq": 1})).await;
+    assert_eq!(events.next().await.unwrap().unwrap().data, 5);
+    client.emit("next", &()).await.unwrap();
+    // Neither unsubscribed nor subscribed again.
+    peer.expect(EVENT_C2S).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! A client and its host: the clock, the one timer, the sockets it thinks it has, and what its user does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use datasole_core::{
     CallId, Client, CommandError, Config, Event, Hint, Input, Limits, Millis, Output, Payload, Reconnect, Request,
@@ -51,6 +51,8 @@ pub(super) struct Actor {
     /// When the timer fires, on the world's clock.
     pub(super) alarm: Option<u64>,
     follows: BTreeMap<StreamId, SubscriptionId>,
+    /// Left a moment ago.
+    lingering: BTreeSet<StreamId>,
     socket: Option<SocketId>,
     offset: i64,
     /// The clock jumped: deadlines mean little.
@@ -93,6 +95,7 @@ impl Actor {
             keeper,
             alarm: None,
             follows: BTreeMap::new(),
+            lingering: BTreeSet::new(),
             socket: None,
             offset: ORIGIN + random.below(1_000_000) as i64,
             jumped: false,
@@ -169,14 +172,21 @@ impl Actor {
                 }
                 Output::NeedToken => orders.push(Order::Token),
                 Output::Event(event) => {
-                    match event {
+                    match &event {
                         // What version 1 has sent unasked.
                         Event::Status(Status::Connected { protocol: 2, .. }) => {
-                            self.watch
-                                .states
-                                .retain(|key, _| self.follows.contains_key(&StreamId::state(key.as_str())));
+                            let keeps = |stream: &StreamId| {
+                                self.follows.contains_key(stream) || self.lingering.contains(stream)
+                            };
+                            self.watch.states.retain(|key, _| keeps(&StreamId::state(key.as_str())));
                         }
                         Event::Status(_) => self.open.lost(),
+                        Event::Left { stream, .. } => {
+                            assert!(self.lingering.remove(stream), "left what is followed");
+                            self.watch.forget(stream.kind, &stream.key);
+                            stats.count("left");
+                            continue;
+                        }
                         _ => {}
                     }
                     let from = From { protocol: self.watch.protocol, memory };
@@ -228,8 +238,9 @@ impl Actor {
                     None => StreamId::event(TOPICS[which - KEYS.len()]),
                 };
                 if let Some(id) = self.follows.remove(&stream) {
-                    assert!(self.client.unsubscribe(host, id));
-                    self.watch.forget(stream.kind, &stream.key);
+                    let linger = random.below(3) * 2_000;
+                    assert!(self.client.unsubscribe(host, id, Some(linger)));
+                    self.lingering.insert(stream);
                 } else {
                     self.follow(now, stream);
                 }
@@ -292,6 +303,7 @@ impl Actor {
 
     fn follow(&mut self, now: u64, stream: StreamId) {
         let id = self.client.subscribe(self.host(now), stream.clone()).unwrap();
+        self.lingering.remove(&stream);
         self.follows.insert(stream, id);
     }
 

@@ -189,7 +189,7 @@ impl Peer {
             Step::Cancel(call) => drop(self.client.cancel(now, CallId(*call))),
             Step::Emit(queue) => drop(self.client.emit(now, "e", Payload::Empty, *queue)),
             Step::Subscribe(index) => drop(self.client.subscribe(now, stream(index))),
-            Step::Unsubscribe(id) => drop(self.client.unsubscribe(now, SubscriptionId(*id))),
+            Step::Unsubscribe(id) => drop(self.client.unsubscribe(now, SubscriptionId(*id), Some(0))),
             Step::Resync(index) => drop(self.client.resync(now, &stream(index), index % 2 == 0)),
             Step::Stream { what, index, number } => {
                 let (stream, bytes, few) = (stream(index), vec![*number; 3], number % 2 == 0);

@@ -69,7 +69,7 @@ fn a_document_lives_as_long_as_its_subscription() {
     let mut peer = following();
     peer.close(1006);
     assert!(peer.client.state("k").is_some());
-    peer.client.unsubscribe(peer.now, SubscriptionId(1));
+    peer.client.unsubscribe(peer.now, SubscriptionId(1), Some(0));
     assert_eq!(peer.client.state("k"), None);
 }
 
@@ -161,7 +161,7 @@ fn version_1_values_outlive_their_followers_but_not_the_version() {
     let mut peer = Peer::v1(config());
     let id = peer.client.subscribe(peer.now, StreamId::state("k")).unwrap();
     peer.send(Opcode::StateSnapshot, 0, r#"{"key":"k","version":1,"data":[1]}"#);
-    assert!(peer.client.unsubscribe(peer.now, id));
+    assert!(peer.client.unsubscribe(peer.now, id, Some(0)));
     peer.send(Opcode::StatePatch, 0, r#"{"key":"k","patches":[{"op":"add","path":"/-","value":2}]}"#);
     peer.client.subscribe(peer.now, StreamId::state("other")).unwrap();
     peer.send(Opcode::StateSnapshot, 0, r#"{"key":"other","version":1,"data":3}"#);

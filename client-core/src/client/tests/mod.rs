@@ -215,6 +215,7 @@ fn line(event: &Event) -> String {
         Event::Subscribed { subscription, stream, recovered } => {
             format!("subscribed {} {} {}", subscription.0, stream.key, if *recovered { "recovered" } else { "anew" })
         }
+        Event::Left { stream, .. } => format!("left {}", stream.key),
         Event::Refused { subscription, stream, code, message } => {
             format!("refused {} {} {code} {message}", subscription.0, stream.key)
         }

@@ -263,7 +263,7 @@ fn a_subscription_that_there_is_no_room_for_is_tried_again() {
     assert_eq!(lines.iter().filter(|line| line.starts_with("> Subscribe")).count(), 1, "{lines:?}");
     peer.wait(1_000);
     peer.check(&[]);
-    assert!(peer.client.unsubscribe(peer.now, state));
+    assert!(peer.client.unsubscribe(peer.now, state, Some(0)));
     peer.drain();
     peer.wait(1_000);
     peer.check(&[r#"> Subscribe 2 {"kind":"doc","key":"d"}"#]);

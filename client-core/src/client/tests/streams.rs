@@ -186,16 +186,67 @@ fn following_twice_counts() {
     let other = peer.subscribe(StreamId::event("k"));
     assert_eq!(other, SubscriptionId(2));
     peer.drain();
-    assert!(peer.client.unsubscribe(peer.now, SubscriptionId(1)));
+    assert!(peer.client.unsubscribe(peer.now, SubscriptionId(1), Some(0)));
     patch(&mut peer, 8, 4);
     peer.check(&["patch k 8:4 []"]);
-    assert!(peer.client.unsubscribe(peer.now, SubscriptionId(1)));
-    assert!(!peer.client.unsubscribe(peer.now, SubscriptionId(1)));
+    assert!(peer.client.unsubscribe(peer.now, SubscriptionId(1), Some(0)));
+    assert!(!peer.client.unsubscribe(peer.now, SubscriptionId(1), Some(0)));
     patch(&mut peer, 8, 5);
     snapshot(&mut peer, 9, 9);
-    peer.check(&["> Unsubscribe 1 null"]);
+    peer.check(&["> Unsubscribe 1 null", "left k"]);
     reconnect(&mut peer);
     peer.check(&[r#"connected v2 "c1" Some("ann")"#, r#"> Subscribe 1 {"kind":"event","key":"k"}"#]);
+}
+
+#[test]
+fn a_stream_is_followed_a_while_after_its_last_follower() {
+    let mut peer = following();
+    peer.drain();
+    assert!(peer.client.unsubscribe(peer.now, SubscriptionId(1), None));
+    assert!(!peer.client.unsubscribe(peer.now, SubscriptionId(1), None), "nobody follows it");
+    patch(&mut peer, 8, 4);
+    peer.check(&["patch k 8:4 []"]);
+    // A follower comes in time: nothing has happened.
+    peer.wait(4_999);
+    assert_eq!(peer.subscribe(StreamId::state("k")), SubscriptionId(1));
+    peer.wait(5_000);
+    patch(&mut peer, 8, 5);
+    peer.check(&["patch k 8:5 []"]);
+    assert!(peer.client.unsubscribe(peer.now, SubscriptionId(1), Some(60_000)));
+    assert_eq!(peer.subscribe(StreamId::state("k")), SubscriptionId(1));
+    assert!(peer.client.unsubscribe(peer.now, SubscriptionId(1), None));
+    peer.wait(4_999);
+    peer.check(&[]);
+    peer.wait(1);
+    peer.check(&["> Unsubscribe 1 null", "left k"]);
+    assert_ne!(peer.subscribe(StreamId::state("k")), SubscriptionId(1));
+}
+
+#[test]
+fn what_lingers_is_resumed_and_ends_with_the_client() {
+    let mut peer = following();
+    peer.client.unsubscribe(peer.now, SubscriptionId(1), None);
+    reconnect(&mut peer);
+    let lines = peer.drain();
+    assert_eq!(lines.last().unwrap(), r#"> Subscribe 1 {"kind":"state","key":"k","since":{"epoch":8,"seq":3}}"#);
+    peer.client.close(peer.now);
+    assert!(peer.drain().contains(&"left k".to_owned()));
+}
+
+#[test]
+fn what_lingers_makes_room() {
+    let limits = Limits { max_subscriptions: 2, ..Limits::default() };
+    let mut peer = Peer::v2(Config { limits, ..config() });
+    let first = peer.subscribe(StreamId::state("a"));
+    let second = peer.subscribe(StreamId::event("b"));
+    peer.client.unsubscribe(peer.now, second, Some(3_000));
+    peer.client.unsubscribe(peer.now, first, Some(2_000));
+    peer.drain();
+    assert_eq!(peer.subscribe(StreamId::event("b")), second);
+    peer.subscribe(StreamId::state("c"));
+    peer.check(&["> Unsubscribe 1 null", "left a", r#"> Subscribe 3 {"kind":"state","key":"c"}"#]);
+    let refused = peer.client.subscribe(peer.now, StreamId::state("d"));
+    assert_eq!(refused, Err(CommandError::Limit { what: "subscriptions", limit: 2 }));
 }
 
 #[test]
@@ -205,7 +256,7 @@ fn a_refused_subscription_is_gone() {
     peer.drain();
     peer.send(Opcode::Error, 1, r#"{"message":"not allowed","code":-32002}"#);
     peer.check(&["refused 1 secret -32002 not allowed"]);
-    assert!(!peer.client.unsubscribe(peer.now, SubscriptionId(1)));
+    assert!(!peer.client.unsubscribe(peer.now, SubscriptionId(1), Some(0)));
     reconnect(&mut peer);
     peer.check(&[r#"connected v2 "c1" Some("ann")"#]);
     let again = peer.subscribe(StreamId::state("secret"));
@@ -221,7 +272,7 @@ fn subscriptions_are_bounded() {
     let refused = peer.client.subscribe(peer.now, StreamId::state("c"));
     assert_eq!(refused, Err(CommandError::Limit { what: "subscriptions", limit: 2 }));
     assert_eq!(peer.subscribe(StreamId::state("a")), first);
-    peer.client.unsubscribe(peer.now, SubscriptionId(2));
+    peer.client.unsubscribe(peer.now, SubscriptionId(2), Some(0));
     peer.subscribe(StreamId::state("c"));
 }
 

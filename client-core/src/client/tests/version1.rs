@@ -45,8 +45,8 @@ fn a_repeated_connection_warns_of_stale_values() {
     patch(&mut peer, "k", "[]");
     peer.check(&[r#"connected v1 "" None"#, "subscribed 1 k anew", "patch k 0:2 []"]);
     assert!(!peer.client.resync(peer.now, &StreamId::state("k"), false));
-    assert!(peer.client.unsubscribe(peer.now, SubscriptionId(1)));
-    peer.check(&[]);
+    assert!(peer.client.unsubscribe(peer.now, SubscriptionId(1), Some(0)));
+    peer.check(&["left k"]);
 }
 
 #[test]
@@ -81,7 +81,8 @@ fn keys_are_bounded_but_for_those_that_are_subscribed() {
         peer.drain();
         peer.send(Opcode::StateSnapshot, 0, format!(r#"{{"key":"{round}","data":0}}"#));
         peer.check(&[&format!("snapshot {round} 0:1 0")]);
-        peer.client.unsubscribe(peer.now, id);
+        peer.client.unsubscribe(peer.now, id, Some(0));
+        peer.check(&[&format!("left {round}")]);
         peer.send(Opcode::StateSnapshot, 0, format!(r#"{{"key":"{round}","data":0}}"#));
         peer.check(&[]);
     }
