@@ -19,6 +19,7 @@ use crate::{
     auth::Identity,
     budget::{Budget, Held},
     mailbox::Mailbox,
+    share::{Shares, Standing},
     sync::lock,
 };
 
@@ -50,6 +51,8 @@ pub(crate) struct Connection {
     budget: Arc<Budget>,
     /// The number of streams of each kind that the client's frames created; made when first used.
     created: OnceLock<Box<[Arc<AtomicUsize>; StreamKind::ALL.len()]>>,
+    /// What its owner has created and cost; its own until it is known who that is.
+    standing: OnceLock<Arc<Standing>>,
     /// Held while a stream is opened and its writer lock awaited, so that the client's operations stay in order.
     pub(crate) turn: tokio::sync::Mutex<()>,
 }
@@ -140,6 +143,7 @@ impl Connection {
             calls: Mutex::default(),
             budget: Arc::default(),
             created: OnceLock::new(),
+            standing: OnceLock::new(),
             turn: tokio::sync::Mutex::default(),
         }
     }
@@ -171,6 +175,28 @@ impl Connection {
         &self.created.get_or_init(Box::default)[kind as usize]
     }
 
+    /// What its owner has created and cost, over all of its connections.
+    pub(crate) fn standing(&self) -> &Arc<Standing> {
+        self.standing.get_or_init(|| Standing::new(self.serial))
+    }
+
+    /// Makes it one of its owner's: of its user, or of those who come from its address without one.
+    pub(crate) fn belong(&self, shares: &Shares) {
+        if let Some(standing) = shares.standing(self.user().as_deref(), self.remote.map(|remote| remote.ip())) {
+            drop(self.standing.set(standing));
+        }
+    }
+
+    /// The user, unless anonymous.
+    pub(crate) fn user(&self) -> Option<String> {
+        let user = self.identity().map(|identity| identity.user_id.clone());
+        user.filter(|user| *user != self.anonymous())
+    }
+
+    fn anonymous(&self) -> String {
+        format!("anonymous-{}", self.id())
+    }
+
     pub(crate) fn serial(&self) -> u64 {
         self.serial
     }
@@ -197,7 +223,7 @@ impl Connection {
     /// changes.
     pub(crate) fn admit(&self, order: u64, mut identity: Identity) -> Reception {
         if identity.user_id.is_empty() {
-            identity.user_id = format!("anonymous-{}", self.id());
+            identity.user_id = self.anonymous();
         }
         let expires = identity.expires_in.and_then(|time| Instant::now().checked_add(time));
         let identity = Arc::new(identity);

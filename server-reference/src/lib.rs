@@ -37,6 +37,7 @@ pub mod backend;
 mod budget;
 pub mod clock;
 mod connection;
+mod desk;
 mod entry;
 mod error;
 mod gate;
@@ -47,6 +48,7 @@ mod message;
 mod metrics;
 mod primitives;
 mod protocol;
+mod share;
 mod sync;
 mod task;
 #[cfg(test)]

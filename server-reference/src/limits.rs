@@ -78,6 +78,21 @@ pub struct Limits {
     pub max_docs: usize,
     /// Maximum documents that one connection may create.
     pub max_docs_per_connection: usize,
+    /// Maximum documents that one user may create in a day, or one address without a user. Not for connections from the
+    /// machine itself.
+    pub max_docs_per_user: usize,
+    /// Maximum memory of one document, bytes: estimated as its bytes and 600 for each block (a piece of content that was
+    /// inserted at once).
+    pub max_doc_memory: usize,
+    /// Maximum memory of all documents that are loaded, bytes. Those that nobody follows leave memory before; above it,
+    /// documents neither grow nor are loaded for a while. They also leave when they take more than a quarter of it, after
+    /// [`doc_stay`](Self::doc_stay).
+    pub max_docs_memory: usize,
+    /// Maximum memory by which one user, or one address without a user, may make loaded documents grow, and that of the
+    /// documents that one connection follows while memory is short; bytes.
+    pub max_docs_memory_per_user: usize,
+    /// How long a document that nobody follows stays in memory, if there is room.
+    pub doc_stay: Duration,
     /// Longest document, encoded as one update; bytes. Deletions may exceed it by an eighth. The whole must fit in a
     /// frame.
     pub max_doc: usize,
@@ -136,6 +151,11 @@ impl Default for Limits {
             max_idle_docs: 100,
             max_docs: 10_000,
             max_docs_per_connection: 100,
+            max_docs_per_user: 1_000,
+            max_doc_memory: 32 * 1024 * 1024,
+            max_docs_memory: 512 * 1024 * 1024,
+            max_docs_memory_per_user: 128 * 1024 * 1024,
+            doc_stay: Duration::from_secs(30),
             max_doc: 896 * 1024,
             doc_compact_entries: 1_000,
             doc_compact_bytes: 256 * 1024,

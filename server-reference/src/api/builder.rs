@@ -26,6 +26,7 @@ use crate::{
         rpc::Methods,
     },
     protocol::{Caller, Census, Data, Hook, Node},
+    share::Shares,
 };
 
 /// Collects handlers and options; from [`Server::builder`].
@@ -445,6 +446,7 @@ impl Builder {
             epoch,
             reconnect_window: window,
             census: Census::default(),
+            shares: Shares::default(),
             told: Told::default(),
             limits,
         }))

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     Hub,
-    following::{LINGER, Listening},
+    following::{LINGER, Listening, TICK},
     relaying::stream_topics,
     stream::Stream,
 };
@@ -30,8 +30,6 @@ use crate::{
     clock::unix_millis,
 };
 
-/// The unit of the times below.
-const TICK: Duration = Duration::from_secs(5);
 /// Ticks by which checks are spread.
 const JITTER: u64 = 3;
 /// Streams whose heads are asked for in one call, and how many such calls there are at once.
@@ -173,6 +171,7 @@ impl Hub {
             }
         }
         self.unfollow_left(now);
+        self.evict();
         if !silent.is_empty() {
             let hub = self.me.clone();
             self.spawn(async move {

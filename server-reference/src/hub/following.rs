@@ -1,12 +1,17 @@
 //! [`Following`]: what a node remembers of how it follows the log, and [`Lag`]: whether a stream is behind.
 
-use std::sync::{
-    OnceLock,
-    atomic::{AtomicU8, AtomicU64, Ordering},
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::{runtime::Handle, sync::Semaphore, task::AbortHandle};
 
+/// The unit of the times of streams.
+pub(super) const TICK: Duration = Duration::from_secs(5);
 /// Ticks for which the news of a stream still come when nobody needs it, and after which one without news is checked.
 pub(super) const LINGER: u64 = 6;
 /// Streams that catch up at the same time.

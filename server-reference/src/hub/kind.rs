@@ -1,6 +1,6 @@
 //! [`Kind`]: what the entries of a stream come to, and the rules by which the stream goes.
 
-use std::{any::Any, fmt::Debug};
+use std::{any::Any, fmt::Debug, time::Duration};
 
 use bytes::Bytes;
 use datasole_core::{Position, StreamKind};
@@ -39,7 +39,8 @@ pub(crate) trait Kind: Any + Debug + Send {
     /// Gives up what is pending.
     fn retract(&mut self) {}
 
-    /// The snapshot that a backend may keep in place of the entries so far; `None` when it should keep those.
+    /// The snapshot that a backend may keep in place of the entries so far; `None` when it should keep those, or the
+    /// kind sees to it itself.
     fn snapshot(&mut self) -> Option<Bytes>;
 
     /// An entry that leaves out what is so old that it may be forgotten, if there is anything; it is pending then.
@@ -159,9 +160,39 @@ pub(crate) struct Spec {
     pub(crate) kind: StreamKind,
     /// How many streams may be in memory before those that nobody follows, and may leave it, do.
     pub(crate) spare: usize,
+    /// What else bounds those in memory.
+    pub(crate) bounds: Bounds,
     /// Whether clients of version 1 follow every stream of the kind.
     pub(crate) v1_follows: bool,
     pub(crate) make: Make,
+}
+
+/// The room that there is in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Room {
+    /// None: nothing more is loaded.
+    None,
+    /// Enough for what is followed.
+    Short,
+    /// Enough for what was followed a moment ago, too.
+    Tight,
+    /// Enough.
+    Ample,
+}
+
+/// How long streams that nobody follows stay in memory.
+#[derive(Default)]
+pub(crate) struct Bounds {
+    /// The least time, if the room is not short.
+    pub(crate) stay: Duration,
+    /// Tells the room, where it is not the number alone that counts.
+    pub(crate) room: Option<Box<dyn Fn() -> Room + Send + Sync>>,
+}
+
+impl Bounds {
+    pub(super) fn room(&self) -> Room {
+        self.room.as_ref().map_or(Room::Ample, |room| room())
+    }
 }
 
 /// The content as that of a certain kind, which its stream tells.

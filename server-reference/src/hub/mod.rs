@@ -33,10 +33,10 @@ use self::{
 };
 pub(crate) use self::{
     groups::Audience,
-    kind::{At, Delivery, Inapplicable, Kind, Rules, Spec, V1, of},
+    kind::{At, Bounds, Delivery, Inapplicable, Kind, Room, Rules, Spec, V1, of},
     stream::{Stream, Writer},
 };
-use crate::{access::Access, backend::Backend, limits::Limits};
+use crate::{access::Access, backend::Backend, desk::Desk, limits::Limits};
 
 pub(crate) struct Hub {
     /// For the tasks that outlive a call, but not the hub.
@@ -44,6 +44,7 @@ pub(crate) struct Hub {
     backend: Backend,
     limits: Arc<Limits>,
     access: Arc<Access>,
+    desk: Desk,
     /// Streams born in this process get epochs from here.
     lives: Lives,
     /// The names of appends.
@@ -80,6 +81,7 @@ impl Hub {
             backend,
             limits,
             access,
+            desk: Desk::default(),
             lives,
             tags,
             following: Following::default(),
@@ -94,6 +96,11 @@ impl Hub {
             users: Mutex::default(),
             groups: Mutex::default(),
         })
+    }
+
+    /// Where work of milliseconds is done.
+    pub(crate) fn desk(&self) -> &Desk {
+        &self.desk
     }
 
     /// The server's bounds.

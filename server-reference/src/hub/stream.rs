@@ -48,6 +48,8 @@ pub(crate) struct Stream {
     pub(super) used: AtomicU64,
     pub(super) heard: AtomicU64,
     pub(super) lag: Lag,
+    /// Whether it is in the queue of those that may leave memory.
+    pub(super) queued: AtomicBool,
     /// Notified when it is this node's turn to append.
     pub(super) turn: tokio::sync::Notify,
 }
@@ -112,6 +114,7 @@ impl Stream {
             used: AtomicU64::new(0),
             heard: AtomicU64::new(0),
             lag: Lag::default(),
+            queued: AtomicBool::new(false),
             turn: tokio::sync::Notify::new(),
         };
         stream.remember(&mut lock(&stream.inner), &stored, now);

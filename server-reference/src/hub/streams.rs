@@ -1,7 +1,7 @@
 //! Streams by kind: opening them, and letting go of them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, RwLock,
         atomic::{AtomicUsize, Ordering},
@@ -12,8 +12,8 @@ use datasole_core::{Position, StreamId, StreamKind};
 
 use super::{
     Hub,
-    following::LINGER,
-    kind::{Kind, Spec, V1},
+    following::{LINGER, TICK},
+    kind::{Kind, Room, Spec, V1},
     relaying::stream_topics,
     stream::Stream,
 };
@@ -40,6 +40,8 @@ pub(super) struct Streams {
     opening: Mutex<HashMap<String, Asked>>,
     /// Streams that have left memory while their news came, and at which tick.
     left: Mutex<Vec<(StreamId, u64)>>,
+    /// Those that nobody followed when they were released, and when that was: the first to leave memory, if they still are.
+    idle: Mutex<VecDeque<(String, u64)>>,
     /// How many there may be before the idle ones are swept.
     sweep_at: AtomicUsize,
 }
@@ -79,7 +81,8 @@ impl Opening<'_> {
 impl Streams {
     pub(super) fn new(spec: Spec) -> Self {
         let sweep_at = AtomicUsize::new(SWEEP_AT.max(spec.spare));
-        Self { spec, map: RwLock::default(), opening: Mutex::default(), left: Mutex::default(), sweep_at }
+        let (opening, left, idle) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { spec, map: RwLock::default(), opening, left, idle, sweep_at }
     }
 
     pub(super) fn spec(&self) -> &Spec {
@@ -101,15 +104,67 @@ impl Streams {
         Arc::strong_count(stream) == 1 && stream.is_idle() && !lock(&self.opening).contains_key(&stream.id().key)
     }
 
-    /// Drops an idle stream, if it holds nothing or there are enough; what is gone and should be forgotten at the backend.
+    /// Drops an idle stream that holds nothing, and others if there are enough; what is gone and should be forgotten at the
+    /// backend.
     fn release(&self, id: &StreamId, now: u64) -> Option<Mark> {
         let mut map = write(&self.map);
         let stream = map.get(&id.key).filter(|stream| self.is_spare(stream))?;
         let (gone, stored) = (stream.gone_at(), stream.rules().stored);
-        if gone.is_some() || map.len() > self.spec.spare {
+        if gone.is_some() {
             map.remove(&id.key).inspect(|stream| self.leave(stream, now));
+            return gone.filter(|_| stored);
         }
-        gone.filter(|_| stored)
+        stream.used.store(now, Ordering::SeqCst);
+        if !stream.queued.swap(true, Ordering::SeqCst) {
+            lock(&self.idle).push_back((id.key.clone(), now));
+        }
+        self.evict_from(&mut map, now);
+        None
+    }
+
+    /// The ticks for which idle ones stay at least.
+    fn stay(&self) -> u64 {
+        self.spec.bounds.stay.as_secs().div_ceil(TICK.as_secs())
+    }
+
+    /// Whether another one may be loaded.
+    fn has_room(&self, now: u64) -> bool {
+        let bounds = &self.spec.bounds;
+        if bounds.room() == Room::None {
+            self.evict(now);
+        }
+        bounds.room() > Room::None
+    }
+
+    /// Drops what nobody has followed for longest, until there are few enough and there is room.
+    pub(super) fn evict(&self, now: u64) {
+        self.evict_from(&mut write(&self.map), now);
+    }
+
+    fn evict_from(&self, map: &mut HashMap<String, Arc<Stream>>, now: u64) {
+        let mut idle = lock(&self.idle);
+        loop {
+            let room = self.spec.bounds.room();
+            if map.len() <= self.spec.spare && room == Room::Ample {
+                return;
+            }
+            let Some((key, since)) = idle.pop_front() else { return };
+            let Some(stream) = map.get(&key) else { continue };
+            if !self.is_spare(stream) {
+                // Whoever needs it releases it.
+                stream.queued.store(false, Ordering::SeqCst);
+                continue;
+            }
+            let used = stream.used.load(Ordering::SeqCst);
+            if used > since {
+                idle.push_back((key, used));
+            } else if room >= Room::Tight && since + self.stay() > now {
+                return idle.push_front((key, since));
+            } else {
+                self.leave(stream, now);
+                map.remove(&key);
+            }
+        }
     }
 
     /// Takes note of a stream that leaves memory: its news still come for a while.
@@ -143,7 +198,8 @@ impl Streams {
         if map.len() < self.sweep_at.load(Ordering::Relaxed) {
             return Vec::new();
         }
-        let mut surplus = map.len().saturating_sub(self.spec.spare);
+        // Those that may stay for a while leave later.
+        let mut surplus = if self.stay() > 0 { 0 } else { map.len().saturating_sub(self.spec.spare) };
         let mut forgotten = Vec::new();
         map.retain(|_, stream| {
             if !self.is_spare(stream) {
@@ -199,6 +255,10 @@ impl Hub {
 
     /// The stream, as the backend has it, or a new and empty one. News of one that is stored come from here on.
     pub(crate) async fn open(&self, kind: StreamKind, key: &str) -> Result<Arc<Stream>, BackendError> {
+        self.open_in(kind, key, 0).await
+    }
+
+    async fn open_in(&self, kind: StreamKind, key: &str, lane: u64) -> Result<Arc<Stream>, BackendError> {
         let known = self.known(kind, key);
         if let Some(stream) = &known
             && self.is_current(stream)
@@ -225,7 +285,10 @@ impl Hub {
             None
         };
         let channel = if rules.numbered { self.next_channel.fetch_add(1, Ordering::Relaxed).max(1) } else { 0 };
-        let start = self.start(content, stored)?;
+        if stored.is_some() && !streams.has_room(self.now()) {
+            return Err(BackendError::Unavailable("there is no memory for more streams at the moment".into()));
+        }
+        let start = self.start(content, stored, lane).await?;
         let stream = Stream::new(id, start, rules, channel, self.limits.compress_above);
         stream.followed.store(rules.stored || rules.relayed, Ordering::SeqCst);
         stream.used.store(self.now(), Ordering::SeqCst);
@@ -247,9 +310,15 @@ impl Hub {
         Ok(stream)
     }
 
-    /// The stream for a client that has it up to `since`, which another node may have told: at least as far.
-    pub(crate) async fn open_since(&self, id: &StreamId, since: Option<Position>) -> Result<Arc<Stream>, BackendError> {
-        let stream = self.open(id.kind, &id.key).await?;
+    /// The stream for a client that has it up to `since`, which another node may have told: at least as far. What takes
+    /// long is done in the client's lane.
+    pub(crate) async fn open_since(
+        &self,
+        id: &StreamId,
+        since: Option<Position>,
+        lane: u64,
+    ) -> Result<Arc<Stream>, BackendError> {
+        let stream = self.open_in(id.kind, &id.key, lane).await?;
         let order = |position: Position| (position.epoch, position.seq);
         if since.is_some_and(|since| order(since) > order(stream.position())) && stream.rules().stored {
             self.catch_up(&stream).await?;
@@ -266,6 +335,12 @@ impl Hub {
     fn is_current(&self, stream: &Stream) -> bool {
         stream.used.store(self.now(), Ordering::SeqCst);
         !stream.rules().stored || stream.followed.load(Ordering::SeqCst)
+    }
+
+    /// Lets go of streams that nobody follows, where there are too many or there is no room.
+    pub(crate) fn evict(&self) {
+        let now = self.now();
+        self.streams.iter().for_each(|streams| streams.evict(now));
     }
 
     /// The streams of every kind that are in memory.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "docs")]
+use bytes::Bytes;
 use datasole_core::StreamId;
 
 use super::{
@@ -17,6 +19,9 @@ use crate::{
     clock::unix_millis,
 };
 
+/// Bytes that are made into a content at once; more take milliseconds.
+const SMALL: usize = 16 * 1024;
+
 impl Hub {
     /// The stream as the backend has it; `None` when there is none.
     pub(super) async fn stored(&self, id: &StreamId) -> Result<Option<Stored>, BackendError> {
@@ -28,15 +33,20 @@ impl Hub {
     }
 
     /// Where a stream begins: as the backend has it, or with a new life.
-    pub(super) fn start(&self, mut content: Box<dyn Kind>, stored: Option<Stored>) -> Result<Start, BackendError> {
+    pub(super) async fn start(
+        &self,
+        mut content: Box<dyn Kind>,
+        stored: Option<Stored>,
+        lane: u64,
+    ) -> Result<Start, BackendError> {
         let now = unix_millis();
-        Ok(match stored {
-            Some(stored) => {
-                content.restore(&stored)?;
-                Start { mark: stored.mark, content, stored, now }
-            }
-            None => Start { mark: self.lives.birth(), content, stored: Stored::default(), now },
-        })
+        let Some(stored) = stored else {
+            return Ok(Start { mark: self.lives.birth(), content, stored: Stored::default(), now });
+        };
+        let entries = stored.since_snapshot().iter().map(|entry| entry.bytes.len());
+        let bytes: usize = stored.snapshot.iter().map(|(_, bytes)| bytes.len()).chain(entries).sum();
+        let restore = move || content.restore(&stored).map(|()| Start { mark: stored.mark, content, stored, now });
+        if bytes > SMALL { self.desk.run(lane, restore).await } else { restore() }
     }
 
     /// Takes what others have appended: entry by entry, where the backend has them all, else the whole.
@@ -58,7 +68,7 @@ impl Hub {
                 Loaded::Absent if since.position.seq == 0 => return Ok(()),
                 Loaded::Absent => None,
             };
-            if self.restart(stream, since, stored)? {
+            if self.restart(stream, since, stored).await? {
                 return Ok(());
             }
         }
@@ -69,20 +79,27 @@ impl Hub {
         loop {
             let since = stream.mark();
             let stored = self.stored(stream.id()).await?;
-            if self.restart(stream, since, stored)? {
+            if self.restart(stream, since, stored).await? {
                 return Ok(());
             }
         }
     }
 
     /// Resets the stream, unless it has moved since it was at `since`.
-    fn restart(&self, stream: &Arc<Stream>, since: Mark, stored: Option<Stored>) -> Result<bool, BackendError> {
-        Ok(stream.reset(since, self.start(self.empty(stream.id())?, stored)?))
+    async fn restart(&self, stream: &Arc<Stream>, since: Mark, stored: Option<Stored>) -> Result<bool, BackendError> {
+        let start = self.start(self.empty(stream.id())?, stored, 0).await?;
+        Ok(stream.reset(since, start))
     }
 
     /// Gives a stream that does not exist another life to begin with, unless it has moved.
-    pub(super) fn begin_again(&self, stream: &Arc<Stream>, since: Mark) -> Result<(), BackendError> {
-        self.restart(stream, since, None).map(drop)
+    pub(super) async fn begin_again(&self, stream: &Arc<Stream>, since: Mark) -> Result<(), BackendError> {
+        self.restart(stream, since, None).await.map(drop)
+    }
+
+    /// Lets the backend keep a snapshot of a stream as it was at `at`, or later, in place of the entries up to there.
+    #[cfg(feature = "docs")]
+    pub(crate) async fn keep_snapshot(&self, stream: &Stream, at: Mark, snapshot: Bytes) -> Result<(), BackendError> {
+        self.backend.log.snapshot(stream.id(), at, snapshot, 0).await
     }
 
     /// Forgets a stream, which begins a new life.
@@ -101,7 +118,7 @@ impl Hub {
                 // Where others have appended meanwhile, nothing was removed.
                 let stored = hub.stored(stream.id()).await?;
                 let is_gone = stored.is_none();
-                if hub.restart(&stream, at, stored)? && is_gone {
+                if hub.restart(&stream, at, stored).await? && is_gone {
                     return Ok(());
                 }
             }

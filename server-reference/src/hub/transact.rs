@@ -147,7 +147,7 @@ impl Hub {
                 });
                 if !taken && mark.position.seq == 0 && stream.mark() == after {
                     // There is none, and a new life must begin later than this one would have.
-                    self.begin_again(stream, after)?;
+                    self.begin_again(stream, after).await?;
                 } else if !taken {
                     self.catch_up(stream).await?;
                 }

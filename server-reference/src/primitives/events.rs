@@ -17,7 +17,7 @@ use crate::{
     clock::unix_millis,
     entry::Entry,
     error::RpcError,
-    hub::{At, Audience, Delivery, Hub, Inapplicable, Kind, Rules, Spec, V1},
+    hub::{At, Audience, Bounds, Delivery, Hub, Inapplicable, Kind, Rules, Spec, V1},
     limits::{Limits, Replay},
     message::{OBJECT, Object, framed},
 };
@@ -31,7 +31,13 @@ const BINARY: u8 = b'b';
 pub(crate) fn kind(limits: &Arc<Limits>, histories: &Arc<HashMap<String, Replay>>) -> Spec {
     let histories = histories.clone();
     let make = move |key: &str| -> Box<dyn Kind> { Box::new(Topic { history: histories.get(key).copied() }) };
-    Spec { kind: StreamKind::Event, spare: limits.max_idle_topics, v1_follows: false, make: Box::new(make) }
+    Spec {
+        kind: StreamKind::Event,
+        spare: limits.max_idle_topics,
+        bounds: Bounds::default(),
+        v1_follows: false,
+        make: Box::new(make),
+    }
 }
 
 /// The rules of topics, which have no content: their entries are the events alone.

@@ -19,7 +19,7 @@ use crate::{
     backend::{BackendError, log::Stored},
     connection::{Connection, Protocol},
     entry::Entry,
-    hub::{self, At, Delivery, Hub, Inapplicable, Kind, Rules, Spec, Stream, V1},
+    hub::{self, At, Bounds, Delivery, Hub, Inapplicable, Kind, Rules, Spec, Stream, V1},
     limits::{Limits, Replay},
     message::{OBJECT, Object, framed},
     sync::lock,
@@ -30,7 +30,13 @@ const MEMBERS: u8 = b'm';
 
 /// The line of presence rooms in the table of kinds. An empty room without followers is evicted at once.
 pub(crate) fn kind() -> Spec {
-    Spec { kind: StreamKind::Presence, spare: 0, v1_follows: false, make: Box::new(|_| Box::<Room>::default()) }
+    Spec {
+        kind: StreamKind::Presence,
+        spare: 0,
+        bounds: Bounds::default(),
+        v1_follows: false,
+        make: Box::new(|_| Box::<Room>::default()),
+    }
 }
 
 /// Bytes that the frame of a whole room needs beside key and members.

@@ -71,7 +71,7 @@ impl Followed {
     pub(super) async fn open(&self, hub: &Hub, connection: &Arc<Connection>, wanted: &[Wanted]) {
         let (mut ready, mut waiting) = (Vec::new(), Vec::new());
         for wanted in wanted {
-            let mut opening = Box::pin(hub.open_since(&wanted.stream, wanted.since));
+            let mut opening = Box::pin(hub.open_since(&wanted.stream, wanted.since, connection.standing().lane));
             match (&mut opening).now_or_never() {
                 Some(opened) => ready.push((wanted, opened)),
                 None => waiting.push(async move { (wanted, opening.await) }),

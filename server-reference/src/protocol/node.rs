@@ -29,6 +29,7 @@ use crate::{
     message::{self, json},
     metrics::{Metrics, MetricsSnapshot},
     primitives::{crdt::Registry, events::Handlers, rpc::Methods},
+    share::Shares,
     task::{Task, at_once},
 };
 
@@ -64,6 +65,7 @@ pub(crate) struct Node {
     /// Milliseconds.
     pub(crate) reconnect_window: Option<u64>,
     pub(crate) census: Census,
+    pub(crate) shares: Shares,
     pub(crate) told: Told,
 }
 
@@ -170,6 +172,7 @@ impl Node {
     }
 
     fn greet(self: &Arc<Self>, connection: &Arc<Connection>, identity: Arc<Identity>) -> Option<Task> {
+        connection.belong(&self.shares);
         Metrics::add(&self.metrics.accepted, 1);
         if connection.protocol() == Protocol::V2 {
             connection.mailbox().push(message::shared(

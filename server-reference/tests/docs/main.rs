@@ -4,6 +4,8 @@
 mod backend;
 mod client;
 
+use std::time::Duration;
+
 use datasole_core::frame::Opcode;
 use datasole_server::{
     Builder, DocError, Limits, Position, Server, codes,
@@ -228,7 +230,8 @@ async fn positions_and_texts_survive_the_server() {
 #[tokio::test]
 async fn idle_documents_leave_memory_and_come_back() {
     let backend = Faulty::default();
-    let server = over(&backend).limits(Limits { max_idle_docs: 2, ..Limits::default() }).build();
+    let server =
+        over(&backend).limits(Limits { max_idle_docs: 2, doc_stay: Duration::ZERO, ..Limits::default() }).build();
     let mut ann = Client::new(&server, "ann");
     for n in 0..6 {
         ann.follow(&format!("d{n}"), Doc::new());
@@ -285,8 +288,9 @@ async fn awareness_comes_and_goes_with_connections() {
     assert_eq!(ann.awareness, [awareness(2, 1, r#"{"name":"Bob"}"#)], "not one's own");
     assert_eq!(bob.awareness, [awareness(1, 5, r#"{"name":"Ann"}"#)]);
     // Nobody speaks for others.
-    assert_eq!(bob.ask(0, &state(1, 9, "null")), Ok(0));
-    assert_eq!(bob.ask(0, &state(1, 9, r#"{"name":"Eve"}"#)), Ok(0));
+    assert_eq!(bob.ask(0, &state(1, 9, "null")), Err(codes::FORBIDDEN.into()));
+    assert_eq!(bob.ask(0, &state(1, 9, r#"{"name":"Eve"}"#)), Err(codes::FORBIDDEN.into()));
+    assert_eq!(bob.ask(0, &state(1, 5, r#"{"name":"Ann"}"#)), Ok(0), "what is known may be repeated");
     ann.hear();
     assert_eq!(ann.awareness.len(), 1);
     let late = Client::following(&server, "late", "d");
@@ -298,6 +302,7 @@ async fn awareness_comes_and_goes_with_connections() {
     ann.unfollow(0);
     bob.hear();
     assert_eq!(bob.awareness.pop(), Some(awareness(1, 5, "null")), "gone with the subscription");
+    assert_eq!(bob.ask(0, &state(1, 9, "1")), Err(codes::FORBIDDEN.into()), "reserved for Ann");
     drop(bob);
     let mut late = late;
     late.hear();
@@ -441,6 +446,64 @@ async fn documents_below_at_and_above_the_limit() {
     let all = bob.open[1].doc.transact().encode_state_as_update_v1(&yrs::StateVector::default());
     assert!(bob.ask(1, &change(&all)).is_ok(), "one that is gone makes room");
     assert_eq!(server.docs().keys().await.unwrap(), ["2", "3", "4"]);
+}
+
+/// A user's documents count together, whatever their connections.
+#[tokio::test]
+async fn documents_of_a_user_below_at_and_above_the_limit() {
+    let limits = Limits { max_docs_per_user: 2, ..Limits::default() };
+    let server = Server::builder().limits(limits).build();
+    for (user, key, outcome) in
+        [("ann", "1", Ok(1)), ("ann", "2", Ok(1)), ("ann", "3", Err(codes::LIMIT.into())), ("bob", "3", Ok(1))]
+    {
+        assert_eq!(Client::following(&server, user, key).write(0, 0, "x"), outcome, "{user} {key}");
+    }
+}
+
+/// What a user has made documents grow by is given back when they shrink or leave memory.
+#[tokio::test]
+async fn the_memory_of_a_user_is_bounded() {
+    let limits =
+        Limits { max_docs_memory_per_user: 2_000, max_idle_docs: 0, doc_stay: Duration::ZERO, ..Limits::default() };
+    let server = Server::builder().limits(limits).build();
+    let mut ann = Client::following(&server, "ann", "1");
+    assert_eq!(ann.write(0, 0, "x"), Ok(1));
+    assert_eq!(ann.write(0, 0, "x"), Ok(2));
+    let third = ann.draft(0, |t| t.get_or_insert_text("text").insert(t, 0, "third"));
+    assert_eq!(ann.ask(0, &change(&third)), Err(codes::LIMIT.into()));
+    let mut bob = Client::following(&server, "bob", "1");
+    assert_eq!(bob.write(0, 0, "x"), Ok(3), "each has a part");
+    ann.hear();
+    // Nobody follows it any more: it leaves memory.
+    let doc = ann.unfollow(0);
+    drop(bob);
+    ann.follow("1", doc);
+    assert_eq!(server.docs().text("1", "text").await.unwrap().len(), 8);
+}
+
+/// Where there is no memory, nothing more is loaded; what nobody follows leaves first.
+#[tokio::test]
+async fn the_memory_of_all_documents_is_bounded() {
+    let server = over(&Faulty::default()).limits(Limits { max_docs_memory: 100_000, ..Limits::default() }).build();
+    for n in 0..40 {
+        let mut ann = Client::following(&server, "ann", &format!("d{n}"));
+        assert_eq!(ann.write(0, 0, &"x".repeat(3_000)), Ok(1), "{n}: the idle ones leave");
+        drop(ann);
+        tokio::task::yield_now().await;
+    }
+    let mut ann = Client::new(&server, "ann");
+    let mut followed = 0;
+    let refused = loop {
+        assert!(followed < 40, "all of them do not fit");
+        let at = ann.follow(&format!("d{followed}"), Doc::new());
+        let subscribe = ann.open[at].id;
+        match ann.answers.iter().find(|(id, _)| *id == subscribe) {
+            Some((_, outcome)) => break outcome.unwrap_err(),
+            None => followed += 1,
+        }
+    };
+    assert_eq!(refused, i64::from(codes::INTERNAL));
+    assert!(followed > 4, "{followed}");
 }
 
 /// Whoever opens several large documents at once gets them all, and is not closed for falling behind.

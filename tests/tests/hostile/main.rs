@@ -4,6 +4,7 @@
 mod auth;
 mod calls;
 mod crdt;
+mod documents;
 mod fair;
 mod health;
 mod http;

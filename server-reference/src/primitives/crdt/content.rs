@@ -23,7 +23,7 @@ use crate::{
     },
     connection::Protocol,
     entry::Entry,
-    hub::{At, Delivery, Inapplicable, Kind, Rules, Spec, V1},
+    hub::{At, Bounds, Delivery, Inapplicable, Kind, Rules, Spec, V1},
     limits::{Limits, Replay},
     message::{OBJECT, Object, framed},
     primitives::{
@@ -47,7 +47,13 @@ pub(crate) fn kind(limits: &Arc<Limits>) -> Spec {
     let settings =
         Arc::new(Settings { limits: limits.crdt(), retention: limits.crdt_retention, replay: limits.replay });
     let make = move |_: &str| -> Box<dyn Kind> { Box::new(Content::new(settings.clone())) };
-    Spec { kind: StreamKind::Crdt, spare: limits.max_idle_crdts, v1_follows: true, make: Box::new(make) }
+    Spec {
+        kind: StreamKind::Crdt,
+        spare: limits.max_idle_crdts,
+        bounds: Bounds::default(),
+        v1_follows: true,
+        make: Box::new(make),
+    }
 }
 
 #[derive(Debug)]

@@ -1,37 +1,59 @@
 //! [`Document`]: a Yjs document, made by yrs from the updates of untrusted clients.
 
 use std::{
+    collections::HashMap,
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use datasole_core::wire::push_varuint;
 use yrs::{
-    ClientID, Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, Transaction, TransactionMut,
-    Update as YrsUpdate, updates::decoder::Decode,
+    Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, Transaction, TransactionMut, Update as YrsUpdate,
+    updates::decoder::Decode,
 };
 
 use super::error::DocError;
 use super::{
     index::{Index, Mark},
     lib0::Reader,
-    update::{self, PIECE, Update},
+    update::{self, PIECE, RANGES, Update},
 };
+use crate::desk::thread_time;
 
 /// Bytes that a new block may take beyond its bytes in the update: it may split another, whose second part gets a head.
 const SPLIT: usize = 32;
 
-/// How long an update may take; longer by half for every 10,000 blocks. Where many units are meant for one place, yrs
-/// looks at all of them for each: for a hostile update of 1 MiB that takes hours.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The processor time that an update may take; longer by half for every 2,500 blocks. Where many units are meant for one
+/// place, yrs looks at all of them for each: for a hostile update of 1 MiB that takes hours.
+const PATIENCE: Duration = Duration::from_millis(250);
 /// How long a stored update may take.
 const UNHURRIED: Duration = Duration::from_secs(3_600);
+
+/// Memory that a block takes in yrs and in the index; bytes, measured.
+const BLOCK: usize = 600;
+
+/// Memory of a document without content, with its stream; bytes.
+const EMPTY: usize = 4 * 1024;
+
+/// Blocks by units of 16 bytes of an update that are applied at once, for at most two milliseconds.
+const LIGHT: usize = 16 * 1024;
+
+/// The bounds of one document.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Encoded bytes.
+    pub(crate) size: usize,
+    /// Bytes of memory, estimated.
+    pub(crate) memory: usize,
+}
 
 /// A Yjs document, and the updates it is made of.
 ///
 /// An update takes effect as a whole or not at all, and is pending until it has been stored. The changes that yrs
-/// reports are published and stored, never the bytes of a peer.
+/// reports are published and stored, never the bytes of a peer. What a refused update, or one that could not be stored,
+/// has left behind is taken away before anything else is done.
 pub(crate) struct Document {
     doc: Doc,
     index: Index,
@@ -39,12 +61,17 @@ pub(crate) struct Document {
     base: Bytes,
     /// The updates since the last snapshot.
     tail: Vec<Bytes>,
+    /// The bytes of both.
+    kept: usize,
     /// Pending changes: in the document, not stored yet.
     pending: Option<(Bytes, Mark)>,
-    /// An upper bound of its encoded length; exact if `measured`.
+    /// The state vector of what is stored, if the document holds more than that, which is to be taken away.
+    spoilt: Option<Vec<u8>>,
+    /// Upper bounds of its encoded length and of its blocks; exact if `measured`.
     size: usize,
+    blocks: usize,
     measured: bool,
-    max_size: usize,
+    bounds: Bounds,
     patience: Duration,
 }
 
@@ -56,29 +83,34 @@ impl std::fmt::Debug for Document {
 
 impl Document {
     /// An empty document.
-    pub(crate) fn empty(max_size: usize) -> Self {
+    pub(crate) fn empty(bounds: Bounds) -> Self {
         let options = Options { offset_kind: OffsetKind::Utf16, cleanup_formatting: false, ..Options::default() };
         Self {
             doc: Doc::with_options(options),
             index: Index::default(),
             base: Bytes::from_static(YrsUpdate::EMPTY_V1),
             tail: Vec::new(),
+            kept: YrsUpdate::EMPTY_V1.len(),
             pending: None,
+            spoilt: None,
             size: YrsUpdate::EMPTY_V1.len(),
+            blocks: 0,
             measured: true,
-            max_size,
+            bounds,
             patience: PATIENCE,
         }
     }
 
-    /// The document that a snapshot and the updates after it make. It takes at most `max_size` bytes encoded; deleting
-    /// may take it beyond by an eighth, so that one can delete from a document that is full.
-    pub(crate) fn load(base: Option<Bytes>, tail: Vec<Bytes>, max_size: usize) -> Result<Self, DocError> {
-        let mut document = Self { tail, measured: false, ..Self::empty(max_size) };
+    /// The document that a snapshot and the updates after it make. Deleting may take it beyond its bounds by an eighth, so
+    /// that one can delete from a document that is full.
+    pub(crate) fn load(base: Option<Bytes>, tail: Vec<Bytes>, bounds: Bounds) -> Result<Self, DocError> {
+        let mut document = Self { tail, measured: false, ..Self::empty(bounds) };
         document.base = base.unwrap_or(document.base);
+        document.kept = 0;
         let mut updates = Vec::new();
         for bytes in std::iter::once(&document.base).chain(&document.tail) {
             document.index.advance(&Update::parse(bytes)?)?;
+            document.kept += bytes.len();
             updates.push(decode(bytes)?);
         }
         document.transact(|transaction| updates.into_iter().try_for_each(|update| integrate(transaction, update)))?;
@@ -86,15 +118,38 @@ impl Document {
         Ok(document)
     }
 
-    /// Applies an update; returns the changes, now pending, if it had any. A refused update leaves the document
-    /// unchanged.
-    pub(crate) fn apply(&mut self, bytes: &[u8]) -> Result<Option<Bytes>, DocError> {
+    /// The memory that it takes; estimated, bytes.
+    pub(crate) fn memory(&self) -> usize {
+        EMPTY + self.kept + 2 * self.size + BLOCK * self.blocks
+    }
+
+    /// True if applying so many bytes is done at once, whatever they say.
+    pub(crate) fn is_light(&self, bytes: usize) -> bool {
+        let bytes = if self.spoilt.is_some() { bytes + self.kept } else { bytes };
+        (self.blocks + 64) * (bytes / 16 + 1) <= LIGHT
+    }
+
+    /// The number of the updates since the last snapshot, and their bytes.
+    pub(crate) fn tail(&self) -> (usize, usize) {
+        (self.tail.len(), self.kept - self.base.len())
+    }
+
+    /// Takes away what a refused update has left, and what could not be stored.
+    pub(crate) fn mend(&mut self) -> Result<(), DocError> {
+        self.retract();
+        if self.spoilt.is_some() { self.restore() } else { Ok(()) }
+    }
+
+    /// Applies an update that may take so much more memory; returns the changes, now pending, if it had any. A refused
+    /// update leaves nothing behind that others see.
+    pub(crate) fn apply(&mut self, bytes: &[u8], room: usize) -> Result<Option<Bytes>, DocError> {
+        self.mend()?;
         let update = Update::parse(bytes)?;
         let mark = self.index.advance(&update)?;
         // yrs gets only updates with something new.
         let all: usize = update.clients.iter().map(|(_, blocks)| blocks.len()).sum();
-        let decoded = self.admit(&mark).and_then(|()| {
-            if mark.order.len() == all && all <= PIECE {
+        let decoded = self.admit(&mark, room).and_then(|()| {
+            if mark.order.len() == all && all <= PIECE && update.deletes.len() <= RANGES {
                 return Ok(vec![decode(bytes)?]);
             }
             update.pieces(&mark.order).iter().map(|piece| decode(piece)).collect()
@@ -107,38 +162,45 @@ impl Document {
             }
         };
         let blocks = u32::try_from(mark.order.len()).unwrap_or(u32::MAX);
-        let (begun, time) = (Instant::now(), self.patience + (self.patience / 20_000).saturating_mul(blocks));
+        let until = thread_time() + self.patience + (self.patience / 5_000).saturating_mul(blocks);
         let outcome = self.transact(|transaction| {
             for piece in decoded {
-                if begun.elapsed() > time {
+                if thread_time() > until {
                     return Err(DocError::TooSlow);
                 }
                 integrate(transaction, piece)?;
             }
             Ok(Change::of(transaction))
         });
-        outcome.and_then(|change| self.keep(change, mark)).or_else(|error| {
-            self.restore()?;
-            Err(match error {
-                DocError::Damaged => DocError::Malformed("it cannot be applied"),
-                error => error,
-            })
-        })
+        match outcome.and_then(|change| self.keep(change, &mark)) {
+            Ok(new) => Ok(self.await_storage(new, mark)),
+            Err(error) => {
+                self.spoil(&mark);
+                Err(match error {
+                    DocError::Damaged => DocError::Malformed("it cannot be applied"),
+                    error => error,
+                })
+            }
+        }
     }
 
     /// Applies a stored update, which can no longer be refused.
     pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<(), DocError> {
-        let (max_size, patience) = (self.max_size, self.patience);
-        (self.max_size, self.patience) = (usize::MAX / 2, UNHURRIED);
-        let taken = self.apply(bytes);
-        (self.max_size, self.patience) = (max_size, patience);
+        self.mend()?;
+        let (bounds, patience) = (self.bounds, self.patience);
+        (self.bounds, self.patience) = (Bounds { size: usize::MAX / 2, memory: usize::MAX / 2 }, UNHURRIED);
+        let taken = self.apply(bytes, usize::MAX);
+        (self.bounds, self.patience) = (bounds, patience);
         self.settle();
         taken.map(drop)
     }
 
     /// Settles the pending changes: they have been stored.
     pub(crate) fn settle(&mut self) {
-        self.tail.extend(self.pending.take().map(|(update, _)| update));
+        if let Some((update, _)) = self.pending.take() {
+            self.kept += update.len();
+            self.tail.push(update);
+        }
     }
 
     /// True if this update is pending.
@@ -146,13 +208,22 @@ impl Document {
         self.pending.as_ref().is_some_and(|(pending, _)| pending == update)
     }
 
-    /// Undoes the pending changes: they could not be stored.
-    pub(crate) fn retract(&mut self) -> Result<(), DocError> {
-        if self.pending.is_some() { self.restore() } else { Ok(()) }
+    /// Gives up the pending changes: they could not be stored.
+    pub(crate) fn retract(&mut self) {
+        if let Some((_, mark)) = self.pending.take() {
+            self.spoil(&mark);
+        }
+    }
+
+    /// Takes note that the document holds more than what is stored, as it was before this mark.
+    fn spoil(&mut self, mark: &Mark) {
+        let stored = self.index.state_vector(Some(mark));
+        self.spoilt.get_or_insert_with(|| encode(&stored));
     }
 
     /// True if something in an update is new.
-    pub(crate) fn lacks(&self, bytes: &[u8]) -> Result<bool, DocError> {
+    pub(crate) fn lacks(&mut self, bytes: &[u8]) -> Result<bool, DocError> {
+        self.mend()?;
         let update = Update::parse(bytes)?;
         if self.index.lacks(&update) {
             return Ok(true);
@@ -161,9 +232,12 @@ impl Document {
             return Ok(false);
         }
         let deleted = self.read(|transaction| transaction.snapshot().delete_set)?;
+        let deleted: HashMap<u64, Vec<Range<u32>>> =
+            deleted.iter().map(|(client, ranges)| (client.get(), ranges.iter().cloned().collect())).collect();
         Ok(update.deletes.iter().any(|(client, start, end)| {
-            let ranges = deleted.get(&ClientID::new(*client));
-            !ranges.is_some_and(|ranges| ranges.ranges().any(|range| range.start <= *start && *end <= range.end))
+            let Some(ranges) = deleted.get(client) else { return true };
+            let at = ranges.partition_point(|range| range.end < *end);
+            !ranges.get(at).is_some_and(|range| range.start <= *start)
         }))
     }
 
@@ -172,6 +246,7 @@ impl Document {
         &mut self,
         edit: impl FnOnce(&mut TransactionMut<'_>) -> R,
     ) -> Result<(R, Option<Bytes>), DocError> {
+        self.mend()?;
         let outcome = self.transact(|transaction| {
             // What it did before it panicked is whole, and can be committed before it is thrown away.
             let result = catch_unwind(AssertUnwindSafe(|| edit(transaction))).map_err(|_| DocError::Panicked)?;
@@ -187,8 +262,9 @@ impl Document {
     fn judge(&mut self, change: Option<Change>) -> Result<Option<Bytes>, DocError> {
         let Some(change) = change else { return Ok(None) };
         let mark = self.index.advance(&Update::parse(&change.update)?)?;
-        self.admit(&mark)?;
-        self.keep(Some(change), mark)
+        self.admit(&mark, usize::MAX)?;
+        let new = self.keep(Some(change), &mark)?;
+        Ok(self.await_storage(new, mark))
     }
 
     /// Runs a function that reads the document.
@@ -198,7 +274,8 @@ impl Document {
     }
 
     /// The update for a replica with this state vector: all changes that it lacks.
-    pub(crate) fn diff(&self, state_vector: &[u8]) -> Result<Vec<u8>, DocError> {
+    pub(crate) fn diff(&mut self, state_vector: &[u8]) -> Result<Vec<u8>, DocError> {
+        self.mend()?;
         const MALFORMED: DocError = DocError::Malformed("a state vector cannot be read");
         let reader = &mut Reader::new(state_vector);
         let clients = reader.varuint().ok_or(MALFORMED)?;
@@ -214,14 +291,10 @@ impl Document {
 
     /// The state vector of the stored changes.
     pub(crate) fn state_vector(&self) -> Vec<u8> {
-        let known = self.index.state_vector(self.pending.as_ref().map(|(_, mark)| mark));
-        let mut out = Vec::new();
-        push_varuint(&mut out, known.len() as u64);
-        for (client, clock) in known {
-            push_varuint(&mut out, client);
-            push_varuint(&mut out, u64::from(clock));
+        match &self.spoilt {
+            Some(stored) => stored.clone(),
+            None => encode(&self.index.state_vector(self.pending.as_ref().map(|(_, mark)| mark))),
         }
-        out
     }
 
     /// All of it, as one update.
@@ -232,14 +305,16 @@ impl Document {
 
     /// Makes one update of all: a snapshot.
     pub(crate) fn compact(&mut self) -> Result<Bytes, DocError> {
+        self.mend()?;
         let snapshot = self.encode()?;
         // It holds less than before: what was deleted is no longer told apart.
         let mut index = Index::default();
-        index.advance(&Update::parse(&snapshot)?)?;
+        let update = Update::parse(&snapshot)?;
+        index.advance(&update)?;
         self.index = index;
-        self.size = snapshot.len();
-        self.measured = true;
+        (self.size, self.blocks, self.measured) = (snapshot.len(), update.blocks(), true);
         self.base = snapshot.clone();
+        self.kept = snapshot.len();
         self.tail.clear();
         Ok(snapshot)
     }
@@ -255,46 +330,64 @@ impl Document {
         (self.tail.len(), self.index.len())
     }
 
-    /// True if there is room for the blocks that an update inserts.
-    fn admit(&mut self, mark: &Mark) -> Result<(), DocError> {
-        if mark.order.is_empty() || self.size + mark.bytes + SPLIT * mark.order.len() <= self.max_size {
+    /// True if there is room for the blocks that an update inserts, which may take so much more memory.
+    fn admit(&mut self, mark: &Mark, room: usize) -> Result<(), DocError> {
+        if mark.order.is_empty() {
             return Ok(());
         }
-        self.measure()?;
-        if self.size + mark.bytes <= self.max_size { Ok(()) } else { Err(self.full()) }
+        let Bounds { size, memory } = self.bounds;
+        let (more, blocks) = (mark.bytes, BLOCK * mark.order.len());
+        if self.size + more + SPLIT * mark.order.len() > size || self.memory() + 3 * more + blocks > memory {
+            self.measure()?;
+        }
+        if self.size + more > size {
+            return Err(DocError::TooLarge { limit: size });
+        }
+        if self.memory() + 3 * more + blocks > memory {
+            return Err(DocError::TooManyBlocks { limit: memory });
+        }
+        if 3 * more + blocks > room { Err(DocError::Full) } else { Ok(()) }
     }
 
-    /// Keeps changes as pending, unless they make the document too large.
-    fn keep(&mut self, change: Option<Change>, mark: Mark) -> Result<Option<Bytes>, DocError> {
+    /// Takes note of what changes take, unless they make the document too large.
+    fn keep(&mut self, change: Option<Change>, mark: &Mark) -> Result<Option<Bytes>, DocError> {
         let Some(change) = change else { return Ok(None) };
         self.size += change.update.len() + SPLIT * (mark.order.len() + 2 * change.deletes);
+        self.blocks += mark.order.len() + 2 * change.deletes;
         self.measured = false;
-        let bound = self.max_size + self.max_size / 8;
-        if self.size > bound {
+        let Bounds { size, memory } = self.bounds;
+        let (size, memory) = (size + size / 8, memory + memory / 8);
+        if self.size > size || self.memory() > memory {
             self.measure()?;
-            if self.size > bound {
-                return Err(self.full());
+            if self.size > size {
+                return Err(DocError::TooLarge { limit: self.bounds.size });
+            }
+            if self.memory() > memory {
+                return Err(DocError::TooManyBlocks { limit: self.bounds.memory });
             }
         }
-        self.pending = Some((change.update.clone(), mark));
         Ok(Some(change.update))
     }
 
-    fn full(&self) -> DocError {
-        DocError::TooLarge { limit: self.max_size }
+    /// Changes are pending from now on.
+    fn await_storage(&mut self, new: Option<Bytes>, mark: Mark) -> Option<Bytes> {
+        self.pending = new.clone().map(|update| (update, mark));
+        new
     }
 
     fn measure(&mut self) -> Result<(), DocError> {
         if !self.measured {
-            self.size = self.encode()?.len();
-            self.measured = true;
+            let whole = self.encode()?;
+            (self.size, self.blocks, self.measured) = (whole.len(), Update::parse(&whole)?.blocks(), true);
         }
         Ok(())
     }
 
     /// Restores the document from its stored updates.
     fn restore(&mut self) -> Result<(), DocError> {
-        *self = Self::load(Some(self.base.clone()), self.tail.clone(), self.max_size)?;
+        let patience = self.patience;
+        *self = Self::load(Some(self.base.clone()), self.tail.clone(), self.bounds)?;
+        self.patience = patience;
         Ok(())
     }
 
@@ -324,6 +417,17 @@ impl Change {
             deletes: transaction.delete_set().iter().map(|(_, ranges)| ranges.len()).sum(),
         })
     }
+}
+
+/// A state vector, as it is written.
+fn encode(known: &[(u64, u32)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    push_varuint(&mut out, known.len() as u64);
+    for (client, clock) in known {
+        push_varuint(&mut out, *client);
+        push_varuint(&mut out, u64::from(*clock));
+    }
+    out
 }
 
 fn decode(bytes: &[u8]) -> Result<YrsUpdate, DocError> {

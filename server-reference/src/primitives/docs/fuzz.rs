@@ -1,12 +1,20 @@
 //! Body of the fuzz target `document`: no sequence of messages breaks a document's promises.
 
+use std::time::Instant;
+
 use datasole_core::wire::push_varuint;
 use yrs::{ReadTxn, StateVector, Transact, Update, updates::decoder::Decode};
 
-use super::{awareness::Awareness, document::Document, lib0::Reader, message::Message};
+use super::{
+    awareness::{Author, Awareness},
+    document::{Bounds, Document},
+    lib0::Reader,
+    message::Message,
+};
 
 /// Small, so that a few hundred bytes reach it.
 const LIMIT: usize = 8 * 1024;
+const BOUNDS: Bounds = Bounds { size: LIMIT, memory: 1 << 20 };
 
 /// Steps, each a byte that says what to do and the bytes to do it with, their length before them. An update is applied
 /// as a whole or leaves nothing behind. The published changes are all that others need, are new only once, and survive
@@ -17,28 +25,29 @@ const LIMIT: usize = 8 * 1024;
 /// Panics if a promise is broken.
 pub fn document(data: &[u8]) {
     let mut awareness = Awareness::default();
-    let Ok(mut document) = Document::load(None, Vec::new(), LIMIT) else { return };
+    let Ok(mut document) = Document::load(None, Vec::new(), BOUNDS) else { return };
     let other = follower();
     let steps = &mut Reader::new(data);
     while let (Some(step), Some(bytes)) = (steps.byte(), steps.bytes()) {
         let before = document.state_vector();
         match step % 8 {
             0 => drop(document.diff(bytes)),
-            1 => drop(awareness.apply(u64::from(step / 8), bytes)),
-            2 => drop(awareness.leave(u64::from(step / 8))),
+            1 => drop(awareness.apply(&Author { serial: u64::from(step / 8), user: None }, bytes, Instant::now())),
+            2 => drop(awareness.leave(u64::from(step / 8), Instant::now())),
             3 => drop(Message::parse(bytes)),
             4 => assert!(document.compact().is_ok(), "it cannot be compacted"),
             kind => {
-                let new = document.apply(bytes);
+                let new = document.apply(bytes, usize::MAX);
                 assert!(document.state_vector() == before, "what is pending is told");
                 let Ok(Some(new)) = new else { continue };
                 if kind == 5 {
-                    assert!(document.retract().is_ok() && document.state_vector() == before, "not retracted");
+                    document.retract();
+                    assert!(document.state_vector() == before, "not retracted");
                     continue;
                 }
                 document.settle();
                 for known in [bytes, &new] {
-                    assert!(matches!(document.apply(known), Ok(None)), "it is new again");
+                    assert!(matches!(document.apply(known, usize::MAX), Ok(None)), "it is new again");
                     assert!(matches!(document.lacks(known), Ok(false)), "it is lacked again");
                 }
                 hear(&other, &new);
@@ -51,7 +60,7 @@ pub fn document(data: &[u8]) {
         hear(&follower(), &update);
     }
     let Ok(stored) = document.compact() else { panic!("it cannot be compacted") };
-    let Ok(again) = Document::load(Some(stored), Vec::new(), LIMIT) else { panic!("it cannot be loaded") };
+    let Ok(again) = Document::load(Some(stored), Vec::new(), BOUNDS) else { panic!("it cannot be loaded") };
     assert!(again.state_vector() == document.state_vector(), "something was lost in storing");
     let known = other.transact().state_vector();
     let mut pairs: Vec<(u64, u32)> = known.iter().map(|(client, clock)| (client.get(), *clock)).collect();

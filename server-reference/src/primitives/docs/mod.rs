@@ -10,6 +10,7 @@ mod error;
 #[expect(clippy::panic, reason = "what is broken shall be found")]
 pub mod fuzz;
 mod index;
+mod ledger;
 mod lib0;
 mod message;
 mod request;
@@ -17,6 +18,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 mod update;
+mod work;
 
 use std::sync::{
     Arc,
@@ -118,12 +120,16 @@ impl<'a> Docs<'a> {
     /// Fails if the backend fails, or the function panics.
     pub async fn read<R>(self, key: &str, look: impl FnOnce(&Transaction<'_>) -> R) -> Result<R, DocError> {
         let Some(stream) = self.hub.find(StreamKind::Doc, key).await? else {
-            return Document::empty(self.hub.limits().max_doc).read(look);
+            return Document::empty(document::Bounds { size: 0, memory: 0 }).read(look);
         };
         let result = {
             // A change that is about to be stored is not to be seen.
             let _writer = stream.writer().await;
-            stream.with_content(|content| shared(content)?.document.read(look))
+            stream.with_content(|content| {
+                let document = shared(content)?.document()?;
+                document.mend()?;
+                document.read(look)
+            })
         };
         self.hub.release(stream).await;
         result
@@ -143,10 +149,23 @@ impl<'a> Docs<'a> {
         let stream = self.hub.open(StreamKind::Doc, key).await?;
         let writer = stream.writer().await;
         let admission = Admission { total: self.count.get(self.hub).await?, limits: self.hub.limits(), client: None };
-        let edit = |document: &mut Document| document.edit(edit);
-        let outcome = change(self.hub, &stream, writer, None, &admission, edit).await;
+        let edited = stream.with_content(|content| {
+            let shared = shared(content)?;
+            let edited = shared.document()?.edit(edit);
+            shared.settle(None);
+            edited
+        });
+        let outcome = match edited {
+            Ok((result, None)) => Ok(result),
+            Ok((result, Some(new))) => publish(self.hub, &stream, writer, None, &admission, new).await.map(|_| result),
+            Err(error) => {
+                drop(writer);
+                Err(error)
+            }
+        };
+        let outcome = work::heal(self.hub, &stream, outcome).await;
         self.hub.release(stream).await;
-        outcome.map(|(result, _)| result)
+        outcome
     }
 
     /// Removes a document. Clients that have it create it again when they next synchronise.
@@ -188,7 +207,9 @@ impl Admission<'_> {
         let total = reservation.take(self.total);
         let Some(client) = self.client else { return Ok(reservation) };
         let own = reservation.take(client.created(StreamKind::Doc));
-        for (taken, limit) in [(own, self.limits.max_docs_per_connection), (total, self.limits.max_docs)] {
+        let of_owner = reservation.take(client.standing().created(StreamKind::Doc));
+        let Limits { max_docs_per_connection, max_docs_per_user, max_docs, .. } = *self.limits;
+        for (taken, limit) in [(own, max_docs_per_connection), (of_owner, max_docs_per_user), (total, max_docs)] {
             if taken >= limit {
                 return Err(DocError::TooMany { limit });
             }
@@ -197,37 +218,28 @@ impl Admission<'_> {
     }
 }
 
-/// Changes a document, stores and publishes the new changes; returns their position, if there are any.
-async fn change<R>(
+/// Stores and publishes changes that are pending in the document, and compacts it now and then; the position, unless others
+/// had the same changes.
+async fn publish(
     hub: &Arc<Hub>,
     stream: &Arc<Stream>,
     writer: Writer,
     author: Option<Author>,
     admission: &Admission<'_>,
-    change: impl FnOnce(&mut Document) -> Result<(R, Option<Bytes>), DocError>,
-) -> Result<(R, Option<Position>), DocError> {
-    let (mut change, mut result, mut update) = (Some(change), None, None);
+    update: Bytes,
+) -> Result<Option<Position>, DocError> {
     let plan = |content: &mut dyn Kind| {
         let shared = shared(content)?;
         let reservation = if shared.exists() { None } else { Some(admission.reserve()?) };
-        let new = match (change.take(), &update) {
-            (Some(change), _) => {
-                let (returned, new) = change(&mut shared.document)?;
-                result = Some(returned);
-                update.clone_from(&new);
-                new
-            }
-            // A conflict with another server: plan again on its changes.
-            (None, Some(update)) => shared.document.apply(update)?,
-            (None, None) => None,
-        };
+        let document = shared.document()?;
+        // After a conflict with another server: plan again on its changes.
+        let is_pending = document.is_pending(&update);
+        let new = if is_pending { Some(update.clone()) } else { document.apply(&update, usize::MAX)? };
         Ok(new.map(|update| shared.intend(&update, reservation)))
     };
-    let changed = hub.transact(stream, writer, author, plan).await;
-    if let Err(DocError::Damaged) = changed {
-        let _writer = stream.writer().await;
-        hub.reload(stream).await?;
+    let position = hub.transact(stream, writer, author, plan).await;
+    if matches!(position, Ok(Some(_))) {
+        work::compact(hub, stream).await;
     }
-    let position = changed?;
-    Ok((result.ok_or(DocError::Damaged)?, position))
+    position
 }

@@ -4,11 +4,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Admission, Count, change, document::Document, error::DocError, message::Message, shared, shared::message};
+use super::{
+    Admission, Count, awareness,
+    document::Document,
+    error::DocError,
+    message::Message,
+    publish, shared,
+    shared::message,
+    work::{Done, heal, work},
+};
 use crate::{
     answer::Request,
     hub::{Hub, Stream},
 };
+
+/// Updates of an owner that take too long, within a few minutes, before its connection is closed.
+const MAX_SLOW: u32 = 3;
 
 /// The message of a DOC frame.
 pub(crate) enum Posted {
@@ -40,10 +51,10 @@ pub(crate) async fn serve(
 ) {
     let served = match posted {
         Posted::Awareness(update) => announce(request, stream, &update),
-        Posted::Ask(state_vector) => answer(request, stream, &state_vector).await,
-        Posted::Update(update) => take(hub, count, request, stream, &update, may_write).await,
+        Posted::Ask(state_vector) => answer(hub, request, stream, state_vector).await,
+        Posted::Update(update) => take(hub, count, request, stream, update, may_write).await,
     };
-    match served {
+    match heal(hub, stream, served).await {
         // Published and acknowledged in one step.
         Ok(true) if request.correlation != 0 => {}
         Ok(_) => request.acknowledge(0),
@@ -51,41 +62,76 @@ pub(crate) async fn serve(
     }
 }
 
-/// Publishes a client's awareness to the other followers.
+/// Publishes a client's awareness to the other followers: that of a client that may only read, too, whose cursor they see.
 fn announce(request: &Request, stream: &Stream, update: &[u8]) -> Result<bool, DocError> {
-    let serial = request.connection.serial();
-    stream.tell(serial, |content, at| shared(content)?.announce(serial, update, at))?;
+    let (serial, user) = (request.connection.serial(), request.connection.user());
+    let author = awareness::Author { serial, user: user.as_deref() };
+    stream.tell(serial, |content, at| shared(content)?.announce(&author, update, at))?;
     Ok(false)
 }
 
 /// Answers a state vector with the changes that the client lacks.
-async fn answer(request: &Request, stream: &Stream, state_vector: &[u8]) -> Result<bool, DocError> {
-    let _writer = stream.writer().await;
-    stream.at_present(|content, at| {
-        let update = shared(content)?.document.diff(state_vector)?;
+async fn answer(hub: &Hub, request: &Request, stream: &Arc<Stream>, state_vector: Bytes) -> Result<bool, DocError> {
+    let owner = request.connection.standing();
+    let writer = owner.queue(stream.writer()).await;
+    let length = state_vector.len();
+    let diff = move |document: &mut Document| document.diff(&state_vector);
+    let Done { writer: _writer, result, .. } = work(hub, stream, writer, Some(owner), length, diff).await?;
+    let update = result?;
+    stream.at_present(|_, at| {
         request.connection.mailbox().push_answer(message(0, &Message::Answer(&update), at));
-        Ok(false)
-    })
+    });
+    Ok(false)
 }
 
-/// Applies, stores and publishes an update; returns whether anything in it was new.
+/// Applies, stores and publishes an update; returns whether anything in it was new. A refused one costs its owner time.
 async fn take(
     hub: &Arc<Hub>,
     count: &Count,
     request: &Request,
     stream: &Arc<Stream>,
-    update: &Bytes,
+    update: Bytes,
     may_write: bool,
 ) -> Result<bool, DocError> {
-    let writer = stream.writer().await;
+    let owner = request.connection.standing();
+    let writer = owner.queue(stream.writer()).await;
+    let length = update.len();
     if !may_write {
         // A client that may only read answers the question of the server, too.
-        let lacks = stream.with_content(|content| shared(content)?.document.lacks(update))?;
-        return if lacks { Err(DocError::Forbidden) } else { Ok(false) };
+        let lacks = move |document: &mut Document| document.lacks(&update);
+        let done = work(hub, stream, writer, Some(owner), length, lacks).await?;
+        return match done.result {
+            Ok(false) => Ok(false),
+            outcome => {
+                owner.charge(done.took);
+                outcome.and(Err(DocError::Forbidden))
+            }
+        };
     }
     let client = Some(&*request.connection);
     let admission = Admission { total: count.get(hub).await?, limits: hub.limits(), client };
-    let apply = |document: &mut Document| Ok(((), document.apply(update)?));
-    let ((), position) = change(hub, stream, writer, request.author(), &admission, apply).await?;
-    Ok(position.is_some())
+    let room = stream.with_content(|content| {
+        let shared = shared(content)?;
+        // Refused before it costs anything.
+        if !shared.exists() {
+            drop(admission.reserve()?);
+        }
+        Ok::<_, DocError>(shared.left(owner))
+    })?;
+    let apply = move |document: &mut Document| {
+        let new = document.apply(&update, room);
+        if new.is_err() {
+            document.mend()?;
+        }
+        new
+    };
+    let Done { writer, result, took } = work(hub, stream, writer, Some(owner), length, apply).await?;
+    let new = result.inspect_err(|error| {
+        owner.charge(took);
+        if matches!(error, DocError::TooSlow) && owner.was_slow() >= MAX_SLOW {
+            request.connection.mailbox().close(1008, "updates that take too long");
+        }
+    })?;
+    let Some(new) = new else { return Ok(false) };
+    Ok(publish(hub, stream, writer, request.author(), &admission, new).await?.is_some())
 }

@@ -1,21 +1,28 @@
 //! [`Shared`]: the content of a document's stream, and the awareness of its followers.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use datasole_core::{StreamKind, frame::Opcode, wire::push_varuint};
 
-use super::{awareness::Awareness, document::Document, error::DocError, message::Message};
+use super::{
+    awareness::{self, Awareness},
+    document::{self, Document},
+    error::DocError,
+    ledger::{Account, Ledger},
+    message::Message,
+};
 use crate::{
     backend::{
         BackendError,
         log::{Rule, Stored},
     },
     entry::Entry,
-    hub::{At, Delivery, Inapplicable, Kind, Rules, Spec, V1},
+    hub::{self, At, Delivery, Inapplicable, Kind, Rules, Spec, V1},
     limits::{Limits, Replay},
     message::framed,
     primitives::reservation::Reservation,
+    share::Standing,
 };
 
 /// A change of a document: a Yjs update.
@@ -23,49 +30,134 @@ const UPDATE: u8 = b'u';
 
 /// The line of documents in the table of kinds.
 pub(crate) fn kind(limits: &Arc<Limits>) -> Spec {
-    let own = limits.clone();
-    let make = move |key: &str| -> Box<dyn Kind> { Box::new(Shared::new(key, own.clone())) };
-    Spec { kind: StreamKind::Doc, spare: limits.max_idle_docs, v1_follows: false, make: Box::new(make) }
+    let ledger = Arc::new(Ledger::new(limits));
+    let (own, room) = (limits.clone(), ledger.clone());
+    let make = move |key: &str| -> Box<dyn Kind> { Box::new(Shared::new(key, own.clone(), ledger.clone())) };
+    let bounds = hub::Bounds { stay: limits.doc_stay, room: Some(Box::new(move || room.room())) };
+    Spec { kind: StreamKind::Doc, spare: limits.max_idle_docs, bounds, v1_follows: false, make: Box::new(make) }
 }
 
 /// A document in memory, with the awareness of its followers.
 #[derive(Debug)]
 pub(crate) struct Shared {
     key: Box<str>,
-    pub(super) document: Document,
+    held: Held,
     pub(super) awareness: Awareness,
     /// True if the backend has anything of the document.
     exists: bool,
     /// A reservation for the document, if the pending changes create it.
     reservation: Option<Reservation>,
+    account: Account,
     limits: Arc<Limits>,
 }
 
+/// Where the document is.
+#[derive(Debug)]
+enum Held {
+    Here(Box<Document>),
+    /// Somebody who has the right to change it works on it.
+    Lent {
+        state_vector: Vec<u8>,
+        /// Updates of others that have been stored since.
+        since: Vec<Bytes>,
+    },
+}
+
 impl Shared {
-    fn new(key: &str, limits: Arc<Limits>) -> Self {
-        let document = Document::empty(limits.max_doc);
-        Self { key: key.into(), document, awareness: Awareness::default(), exists: false, reservation: None, limits }
+    fn new(key: &str, limits: Arc<Limits>, ledger: Arc<Ledger>) -> Self {
+        let mut shared = Self {
+            key: key.into(),
+            held: Held::Here(Box::new(Document::empty(bounds(&limits)))),
+            awareness: Awareness::default(),
+            exists: false,
+            reservation: None,
+            account: Account::new(ledger),
+            limits,
+        };
+        shared.settle(None);
+        shared
     }
 
     pub(super) fn exists(&self) -> bool {
         self.exists
     }
 
+    /// The document. Whoever has the right to change it finds it here, unless it is damaged.
+    pub(super) fn document(&mut self) -> Result<&mut Document, DocError> {
+        match &mut self.held {
+            Held::Here(document) => Ok(document),
+            Held::Lent { .. } => Err(DocError::Damaged),
+        }
+    }
+
+    /// Lends the document to whoever has the right to change it, who brings it back.
+    pub(super) fn lend(&mut self) -> Result<Box<Document>, DocError> {
+        let lent = Held::Lent { state_vector: self.document()?.state_vector(), since: Vec::new() };
+        match std::mem::replace(&mut self.held, lent) {
+            Held::Here(document) => Ok(document),
+            Held::Lent { .. } => Err(DocError::Damaged),
+        }
+    }
+
+    /// Takes the document back; or tells what it must take before. Nothing if it is not wanted any more: the stream has
+    /// started over.
+    pub(super) fn take_back(
+        &mut self,
+        document: Box<Document>,
+        by: Option<&Arc<Standing>>,
+    ) -> Option<(Box<Document>, Vec<Bytes>)> {
+        let Held::Lent { since, .. } = &mut self.held else { return None };
+        if !since.is_empty() {
+            return Some((document, std::mem::take(since)));
+        }
+        self.held = Held::Here(document);
+        self.settle(by);
+        None
+    }
+
+    /// Takes note of the memory that the document takes after a change by somebody, unless it was the server.
+    pub(super) fn settle(&mut self, by: Option<&Arc<Standing>>) {
+        if let Held::Here(document) = &self.held {
+            self.account.settle(document.memory(), by);
+        }
+    }
+
+    /// How much the document may grow, by this owner; bytes of memory.
+    pub(super) fn left(&self, owner: &Standing) -> usize {
+        self.account.left(owner)
+    }
+
+    /// True if a snapshot should take the place of the updates since the last one.
+    pub(super) fn is_due(&self) -> bool {
+        let Held::Here(document) = &self.held else { return false };
+        let (updates, bytes) = document.tail();
+        updates > self.limits.doc_compact_entries || bytes > self.limits.doc_compact_bytes
+    }
+
     /// The entry of an update that is pending in the document.
     pub(super) fn intend(&mut self, update: &[u8], reservation: Option<Reservation>) -> Entry {
         self.reservation = reservation;
-        Entry::new(UPDATE, update)
+        entry(update)
     }
+}
+
+/// The entry of an update; the whole document is one, too.
+pub(super) fn entry(update: &[u8]) -> Entry {
+    Entry::new(UPDATE, update)
+}
+
+fn bounds(limits: &Limits) -> document::Bounds {
+    document::Bounds { size: limits.max_doc, memory: limits.max_doc_memory }
 }
 
 impl Kind for Shared {
     fn rules(&self) -> Rules {
-        let (entries, bytes) = (self.limits.doc_compact_entries, self.limits.doc_compact_bytes);
         Rules {
             stored: true,
             relayed: false,
             replay: Replay::NONE,
-            compaction: Replay { entries, bytes, age: None },
+            // It takes milliseconds: see `work::compact`.
+            compaction: Replay { entries: usize::MAX, bytes: usize::MAX, age: None },
             delivery: Delivery::Others,
             v1: V1::Nothing,
             evictable: true,
@@ -85,21 +177,26 @@ impl Kind for Shared {
             .iter()
             .map(|entry| update(&entry.bytes))
             .collect::<Result<Vec<Bytes>, BackendError>>()?;
-        self.document = Document::load(snapshot, entries, self.limits.max_doc).map_err(|error| {
+        let document = Document::load(snapshot, entries, bounds(&self.limits)).map_err(|error| {
             tracing::error!(%error, key = self.key, "a stored document cannot be read");
             corrupt()
         })?;
+        self.held = Held::Here(Box::new(document));
+        self.settle(None);
         self.exists = stored.mark.position.seq > 0;
         Ok(())
     }
 
     fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
-        if self.document.is_pending(entry.content()) {
-            self.document.settle();
-        } else {
-            self.retract();
-            self.document.take(entry.content()).map_err(|_| Inapplicable)?;
+        match &mut self.held {
+            Held::Here(document) if document.is_pending(entry.content()) => document.settle(),
+            Held::Here(document) => {
+                self.reservation = None;
+                document.take(entry.content()).map_err(|_| Inapplicable)?;
+            }
+            Held::Lent { since, .. } => since.push(entry.bytes().slice(1..)),
         }
+        self.settle(None);
         self.exists = true;
         self.reservation.take().into_iter().for_each(Reservation::keep);
         Ok(())
@@ -111,18 +208,13 @@ impl Kind for Shared {
 
     fn retract(&mut self) {
         self.reservation = None;
-        if let Err(error) = self.document.retract() {
-            tracing::error!(%error, key = self.key, "a document cannot be restored");
+        if let Held::Here(document) = &mut self.held {
+            document.retract();
         }
     }
 
-    /// The whole document; nothing when it cannot be written.
     fn snapshot(&mut self) -> Option<Bytes> {
-        let snapshot = self.document.compact();
-        if let Err(error) = &snapshot {
-            tracing::error!(%error, key = self.key, "a document cannot be compacted");
-        }
-        snapshot.ok().map(|snapshot| Entry::new(UPDATE, &snapshot).bytes().clone())
+        None
     }
 
     fn is_gone(&self) -> bool {
@@ -138,25 +230,37 @@ impl Kind for Shared {
     }
 
     fn greeting(&self, at: &At<'_>) -> Vec<Bytes> {
-        let asked = message(0, &Message::Ask(&self.document.state_vector()), at);
+        let asked = match &self.held {
+            Held::Here(document) => message(0, &Message::Ask(&document.state_vector()), at),
+            Held::Lent { state_vector, .. } => message(0, &Message::Ask(state_vector), at),
+        };
         let present = self.awareness.all().map(|all| message(0, &Message::Awareness(&all), at));
         std::iter::once(asked).chain(present).collect()
     }
 
     fn restart(&mut self, at: &At<'_>) -> Vec<Bytes> {
-        let whole = self.document.encode().ok().map(|whole| message(0, &Message::Answer(&whole), at));
+        let whole = self
+            .document()
+            .and_then(|document| document.encode())
+            .ok()
+            .map(|whole| message(0, &Message::Answer(&whole), at));
         whole.into_iter().chain(self.greeting(at)).collect()
     }
 
     fn leave(&mut self, serial: u64, at: &At<'_>) -> Option<Bytes> {
-        self.awareness.leave(serial).map(|gone| message(0, &Message::Awareness(&gone), at))
+        self.awareness.leave(serial, Instant::now()).map(|gone| message(0, &Message::Awareness(&gone), at))
     }
 }
 
 impl Shared {
     /// Takes a follower's awareness update; returns the message for the others.
-    pub(super) fn announce(&mut self, serial: u64, update: &[u8], at: &At<'_>) -> Result<Option<Bytes>, DocError> {
-        let news = self.awareness.apply(serial, update)?;
+    pub(super) fn announce(
+        &mut self,
+        author: &awareness::Author<'_>,
+        update: &[u8],
+        at: &At<'_>,
+    ) -> Result<Option<Bytes>, DocError> {
+        let news = self.awareness.apply(author, update, Instant::now())?;
         Ok(news.map(|news| message(0, &Message::Awareness(&news), at)))
     }
 }

@@ -8,10 +8,10 @@ use yrs::{
     updates::{decoder::Decode, encoder::Encode},
 };
 
-use super::document::Document;
+use super::document::{Bounds, Document};
 use super::error::DocError;
 
-const ROOM: usize = 1 << 20;
+const ROOM: Bounds = Bounds { size: 1 << 20, memory: 1 << 26 };
 
 fn empty() -> Document {
     Document::load(None, Vec::new(), ROOM).unwrap()
@@ -19,8 +19,11 @@ fn empty() -> Document {
 
 /// Applies an update, and stores it.
 fn take(document: &mut Document, update: &[u8]) -> Result<Option<Bytes>, DocError> {
-    let new = document.apply(update);
+    let new = document.apply(update, usize::MAX);
     document.settle();
+    if new.is_err() {
+        document.mend().unwrap();
+    }
     new
 }
 
@@ -67,7 +70,8 @@ fn json(any: &Any) -> serde_json::Value {
     serde_json::from_str(&text).unwrap()
 }
 
-fn said_by(document: &Document) -> String {
+fn said_by(document: &mut Document) -> String {
+    document.mend().unwrap();
     document.read(|transaction| content(transaction)).unwrap()
 }
 
@@ -136,8 +140,8 @@ fn updates_make_the_document_that_their_authors_have() {
     assert_eq!(take(&mut document, updates.last().unwrap()).unwrap(), None, "all of it is not new");
     let author = Editor::new(8);
     author.hear(updates.last().unwrap());
-    assert_eq!(said_by(&document), content(&author.0.transact()));
-    assert_eq!(said_by(&document), content(&reader.0.transact()));
+    assert_eq!(said_by(&mut document), content(&author.0.transact()));
+    assert_eq!(said_by(&mut document), content(&reader.0.transact()));
 }
 
 #[test]
@@ -154,8 +158,8 @@ fn a_document_survives_being_stored_and_compacted() {
                 assert_eq!(document.held().0, 0);
             }
         }
-        let loaded = Document::load(snapshot, stored, ROOM).unwrap();
-        assert_eq!(said_by(&loaded), said_by(&document));
+        let mut loaded = Document::load(snapshot, stored, ROOM).unwrap();
+        assert_eq!(said_by(&mut loaded), said_by(&mut document));
         assert_eq!(loaded.state_vector(), document.state_vector());
     }
 }
@@ -175,7 +179,7 @@ fn a_difference_holds_what_is_missing() {
             assert!(document.diff(&state_vector[..end]).is_err(), "cut to {end}");
         }
         reader.hear(&document.diff(&state_vector).unwrap());
-        assert_eq!(content(&reader.0.transact()), said_by(&document));
+        assert_eq!(content(&reader.0.transact()), said_by(&mut document));
     }
     // Who says it has more than there is gets nothing more than deletions.
     assert!(document.diff(&[1, 1, 0xff, 0xff, 0xff, 0x03]).is_ok());
@@ -198,7 +202,7 @@ fn what_depends_on_unknown_changes_is_refused() {
     for update in [&first, &second, &foreign, &delete] {
         assert!(take(&mut document, update).unwrap().is_some());
     }
-    assert_eq!(said_by(&document), content(&bob.0.transact()));
+    assert_eq!(said_by(&mut document), content(&bob.0.transact()));
     // Several at once, of clients that wait for each other.
     assert!(take(&mut empty(), &bob.all()).unwrap().is_some());
 }
@@ -224,7 +228,7 @@ fn truncated_updates_are_refused() {
     for (index, update) in updates.iter().enumerate() {
         let mut document = empty();
         updates[..index].iter().for_each(|update| drop(take(&mut document, update).unwrap()));
-        let said = said_by(&document);
+        let said = said_by(&mut document);
         for end in 0..update.len() {
             assert!(!check_hostile(&mut document, &update[..end], &said), "cut to {end}");
         }
@@ -242,7 +246,7 @@ fn flipped_bits_harm_nobody() {
             document
         };
         let mut document = make();
-        let said = said_by(&document);
+        let said = said_by(&mut document);
         for bit in 0..update.len() * 8 {
             let mut flipped = update.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
@@ -280,7 +284,7 @@ impl Raw {
 
 #[test]
 fn hostile_updates_are_refused_before_they_cost_anything() {
-    let said = said_by(&empty());
+    let said = said_by(&mut empty());
     let none = |raw: Raw| {
         let mut document = empty();
         assert!(!check_hostile(&mut document, &raw.0, &said), "{:?}", &raw.0[..raw.0.len().min(40)]);
@@ -350,10 +354,10 @@ fn updates_that_take_too_long_leave_nothing_behind() {
         raw = raw.bytes(&[0x44, 1]).number(clock).bytes(&[1, b'y']);
     }
     let hostile = raw.bytes(&[0]).0;
-    let (before, said) = (document.state_vector(), said_by(&document));
+    let (before, said) = (document.state_vector(), said_by(&mut document));
     document.hurry();
-    assert!(matches!(document.apply(&hostile), Err(DocError::TooSlow)));
-    assert_eq!((document.state_vector(), said_by(&document)), (before, said));
+    assert!(matches!(document.apply(&hostile, usize::MAX), Err(DocError::TooSlow)));
+    assert_eq!((document.state_vector(), said_by(&mut document)), (before, said));
 }
 
 #[test]
@@ -373,18 +377,18 @@ fn updates_of_many_blocks_and_clients_are_one_change() {
     let mut document = empty();
     let all = editors[0].all();
     let new = take(&mut document, &all).unwrap().unwrap();
-    assert_eq!(said_by(&document), content(&editors[3].0.transact()));
+    assert_eq!(said_by(&mut document), content(&editors[3].0.transact()));
     assert_eq!(take(&mut document, &all).unwrap(), None);
     let reader = Editor::new(9);
     reader.hear(&new);
-    assert_eq!(content(&reader.0.transact()), said_by(&document));
+    assert_eq!(content(&reader.0.transact()), said_by(&mut document));
     assert_eq!(document.held().0, 1);
 }
 
 #[test]
 fn documents_are_bounded() {
     let limit = 4_096;
-    let mut document = Document::load(None, Vec::new(), limit).unwrap();
+    let mut document = Document::load(None, Vec::new(), Bounds { size: limit, ..ROOM }).unwrap();
     let editor = Editor::new(1);
     let write = |length: usize| editor.edit(|t| t.get_or_insert_text("text").insert(t, 0, &"x".repeat(length)));
     let first = write(4_000);
@@ -420,8 +424,34 @@ fn documents_are_bounded() {
 }
 
 #[test]
+fn the_memory_of_a_document_is_bounded_by_its_blocks() {
+    // Letters, each inserted by itself at the beginning: a block of six bytes each.
+    let blocks: usize = 50;
+    let mut raw = Raw::client(blocks as u64, 1, 0);
+    for _ in 0..blocks {
+        raw = raw.bytes(&[4, 1, 1, b't', 1, b'x']);
+    }
+    let update = raw.bytes(&[0]).0;
+    let (before, grows) = (empty().memory(), (3 * 6 + 600) * blocks);
+    let of = |memory| Document::load(None, Vec::new(), Bounds { memory, ..ROOM }).unwrap();
+    for (memory, fits) in [(before + grows - 1, false), (before + grows, true), (before + grows + 1, true)] {
+        match of(memory).apply(&update, usize::MAX) {
+            Ok(new) => assert!(fits && new.is_some(), "{memory}"),
+            Err(error) => assert!(!fits && matches!(error, DocError::TooManyBlocks { limit } if limit == memory)),
+        }
+    }
+    // What its author may take, of all there is.
+    for (room, fits) in [(grows - 1, false), (grows, true), (grows + 1, true)] {
+        let mut document = empty();
+        let outcome = document.apply(&update, room);
+        assert!(if fits { outcome.is_ok() } else { matches!(outcome, Err(DocError::Full)) }, "{room}");
+        assert_eq!(document.memory() > before, fits, "what is refused takes nothing");
+    }
+}
+
+#[test]
 fn server_code_edits_and_leaves_nothing_behind_when_it_fails() {
-    let mut document = Document::load(None, Vec::new(), 1_000).unwrap();
+    let mut document = Document::load(None, Vec::new(), Bounds { size: 1_000, ..ROOM }).unwrap();
     let (length, update) = document
         .edit(|t| {
             let text = t.get_or_insert_text("text");
@@ -433,10 +463,10 @@ fn server_code_edits_and_leaves_nothing_behind_when_it_fails() {
     assert_eq!(length, 3, "as JavaScript counts");
     let reader = Editor::new(1);
     reader.hear(&update.unwrap());
-    assert_eq!(content(&reader.0.transact()), said_by(&document));
+    assert_eq!(content(&reader.0.transact()), said_by(&mut document));
     assert!(document.edit(|_| ()).unwrap().1.is_none());
 
-    let said = said_by(&document);
+    let said = said_by(&mut document);
     let outcome = document.edit(|t| {
         t.get_or_insert_text("text").insert(t, 0, "half");
         panic!("on purpose");
@@ -446,7 +476,7 @@ fn server_code_edits_and_leaves_nothing_behind_when_it_fails() {
     assert!(matches!(long, Err(DocError::TooLarge { .. })));
     let subdocument = document.edit(|t| t.get_or_insert_map("map").insert(t, "doc", Doc::new()).into_unit());
     assert!(matches!(subdocument, Err(DocError::Unsupported(_))));
-    assert_eq!(said_by(&document), said);
+    assert_eq!(said_by(&mut document), said);
     assert!(document.edit(|t| t.get_or_insert_text("text").insert(t, 3, "?")).unwrap().1.is_some());
 }
 
@@ -455,18 +485,18 @@ fn what_could_not_be_stored_never_was() {
     let updates = corpus();
     let mut document = empty();
     for update in &updates[..updates.len() - 1] {
-        let (before, said) = (document.state_vector(), said_by(&document));
+        let (before, said) = (document.state_vector(), said_by(&mut document));
         for _ in 0..2 {
             assert!(document.lacks(update).unwrap());
-            assert!(document.apply(update).unwrap().is_some());
+            assert!(document.apply(update, usize::MAX).unwrap().is_some());
             assert_eq!(document.state_vector(), before, "what is pending is not told");
-            document.retract().unwrap();
-            assert_eq!(said_by(&document), said);
+            document.retract();
+            assert_eq!(said_by(&mut document), said);
         }
         assert!(take(&mut document, update).unwrap().is_some());
         assert!(!document.lacks(update).unwrap());
-        assert!(document.state_vector() != before || said_by(&document) != said);
-        document.retract().unwrap();
+        assert!(document.state_vector() != before || said_by(&mut document) != said);
+        document.retract();
         assert!(!document.lacks(update).unwrap());
     }
 }

@@ -11,8 +11,9 @@ const MAX_CLOCK: u32 = i32::MAX as u32;
 /// Client ids are below this: JavaScript's integers.
 const MAX_CLIENT: u64 = 1 << 53;
 
-/// Blocks in a piece of an update.
+/// Blocks, and deleted ranges, in a piece of an update.
 pub(crate) const PIECE: usize = 16;
+pub(crate) const RANGES: usize = 256;
 
 /// The id of one unit that a client inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,8 +28,6 @@ pub(crate) struct Update<'a> {
     pub(crate) clients: Vec<(u64, Vec<Block<'a>>)>,
     /// Ranges of clocks: client, start, end.
     pub(crate) deletes: Vec<(u64, u32, u32)>,
-    /// The same as it was written.
-    encoded_deletes: &'a [u8],
 }
 
 /// Consecutive units of one client.
@@ -92,7 +91,6 @@ impl<'a> Update<'a> {
             }
             clients.push((client, list));
         }
-        let encoded_deletes = reader.rest();
         let mut deletes = Vec::new();
         let mut deleters = Vec::new();
         for _ in 0..count(reader, 2)? {
@@ -112,7 +110,12 @@ impl<'a> Update<'a> {
         }
         distinct(clients.iter().map(|(client, _)| *client).collect())?;
         distinct(deleters)?;
-        Ok(Self { clients, deletes, encoded_deletes })
+        Ok(Self { clients, deletes })
+    }
+
+    /// The number of blocks.
+    pub(crate) fn blocks(&self) -> usize {
+        self.clients.iter().map(|(_, blocks)| blocks.len()).sum()
     }
 
     /// The same as updates of a few blocks each, in an order in which each block finds those it refers to.
@@ -136,7 +139,20 @@ impl<'a> Update<'a> {
             piece.push(0);
             pieces.push(piece);
         }
-        pieces.push([&[0], self.encoded_deletes].concat());
+        for ranges in self.deletes.chunks(RANGES) {
+            let mut piece = vec![0];
+            let clients = ranges.chunk_by(|(one, ..), (other, ..)| one == other);
+            push_varuint(&mut piece, clients.clone().count() as u64);
+            for ranges in clients {
+                push_varuint(&mut piece, ranges.first().map_or(0, |(client, ..)| *client));
+                push_varuint(&mut piece, ranges.len() as u64);
+                for (_, start, end) in ranges {
+                    push_varuint(&mut piece, u64::from(*start));
+                    push_varuint(&mut piece, u64::from(end - start));
+                }
+            }
+            pieces.push(piece);
+        }
         pieces
     }
 }

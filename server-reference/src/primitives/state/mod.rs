@@ -18,7 +18,7 @@ use self::value::{Room, StateValue};
 pub use self::{draft::Draft, error::StateError};
 use crate::{
     entry::Entry,
-    hub::{self, Hub, Spec},
+    hub::{self, Bounds, Hub, Spec},
     limits::Limits,
 };
 
@@ -28,6 +28,7 @@ pub(crate) fn kind(limits: &Arc<Limits>) -> Spec {
     Spec {
         kind: StreamKind::State,
         spare: 0,
+        bounds: Bounds::default(),
         v1_follows: true,
         make: Box::new(move |_| Box::new(StateValue::new(replay))),
     }

@@ -1,0 +1,114 @@
+//! Work on a document: what is light is done at once, the rest off the async workers.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    document::Document,
+    error::DocError,
+    shared::{self, Shared},
+};
+use crate::{
+    desk::thread_time,
+    hub::{self, Hub, Stream, Writer},
+    share::Standing,
+};
+
+/// The outcome of work.
+pub(super) struct Done<R> {
+    /// Still held, so that what follows from the result is next.
+    pub(super) writer: Writer,
+    pub(super) result: R,
+    /// The processor time that it took.
+    pub(super) took: Duration,
+}
+
+/// Works on a document, on which the time depends and on so many bytes. A change, by `owner` unless by the server, is
+/// pending afterwards. Work that has begun is done to its end, whoever waits for it.
+pub(super) async fn work<R: Send + 'static>(
+    hub: &Hub,
+    stream: &Arc<Stream>,
+    writer: Writer,
+    owner: Option<&Arc<Standing>>,
+    bytes: usize,
+    work: impl FnOnce(&mut Document) -> R + Send + 'static,
+) -> Result<Done<R>, DocError> {
+    let is_light =
+        stream.with_content(|content| super::shared(content)?.document().map(|document| document.is_light(bytes)))?;
+    if is_light {
+        return on_loan(stream, writer, owner, work);
+    }
+    let (own, by, lane) = (stream.clone(), owner.cloned(), owner.map_or(0, |owner| owner.lane));
+    hub.desk().run(lane, move || on_loan(&own, writer, by.as_ref(), work)).await
+}
+
+/// Borrows the document meanwhile: the stream stays free for those who follow it.
+fn on_loan<R>(
+    stream: &Stream,
+    writer: Writer,
+    owner: Option<&Arc<Standing>>,
+    work: impl FnOnce(&mut Document) -> R,
+) -> Result<Done<R>, DocError> {
+    let begun = thread_time();
+    let document = stream.with_content(|content| super::shared(content)?.lend())?;
+    let mut loan = Loan { stream, owner, document: Some(document) };
+    let document = loan.document.as_mut().ok_or(DocError::Damaged)?;
+    let result = work(document);
+    drop(loan);
+    Ok(Done { writer, result, took: thread_time().saturating_sub(begun) })
+}
+
+/// A document that is given back when dropped.
+struct Loan<'a> {
+    stream: &'a Stream,
+    owner: Option<&'a Arc<Standing>>,
+    document: Option<Box<Document>>,
+}
+
+impl Drop for Loan<'_> {
+    fn drop(&mut self) {
+        let mut next = self.document.take();
+        while let Some(document) = next {
+            let back = |content: &mut dyn hub::Kind| hub::of::<Shared>(content)?.take_back(document, self.owner);
+            let Some((mut document, since)) = self.stream.with_content(back) else { return };
+            if let Err(error) = since.iter().try_for_each(|update| document.take(update)) {
+                // Not given back, it is found damaged, and loaded again.
+                tracing::error!(%error, key = self.stream.id().key, "a stored update cannot be applied");
+                return;
+            }
+            next = Some(document);
+        }
+    }
+}
+
+/// Lets the backend keep a snapshot in place of the updates so far, if there are enough of them.
+pub(super) async fn compact(hub: &Hub, stream: &Arc<Stream>) {
+    let is_due = || stream.with::<Shared, bool>(|shared| shared.is_due());
+    if !is_due() {
+        return;
+    }
+    let writer = stream.writer().await;
+    // What others add meanwhile may be in the snapshot, too: it has no effect twice.
+    let at = stream.mark();
+    if !is_due() {
+        return;
+    }
+    let kept = match work(hub, stream, writer, None, 0, Document::compact).await {
+        Ok(Done { writer: _writer, result: Ok(snapshot), .. }) => {
+            hub.keep_snapshot(stream, at, shared::entry(&snapshot).bytes().clone()).await.map_err(DocError::from)
+        }
+        Ok(Done { result: Err(error), .. }) | Err(error) => Err(error),
+    };
+    if let Err(error) = kept {
+        // All is stored; the backend only holds more than it must.
+        tracing::error!(%error, key = stream.id().key, "a document could not be compacted");
+    }
+}
+
+/// Loads a document that was found damaged.
+pub(super) async fn heal<R>(hub: &Arc<Hub>, stream: &Arc<Stream>, outcome: Result<R, DocError>) -> Result<R, DocError> {
+    if let Err(DocError::Damaged) = outcome {
+        let _writer = stream.writer().await;
+        hub.reload(stream).await?;
+    }
+    outcome
+}
