@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::error::BackendError;
 
-/// The name of a node, random and new for each of its incarnations.
+/// The name of a node: random, new for each process, and part of the ids of its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u64);
 
@@ -44,10 +44,6 @@ pub enum Delivery {
 pub trait Bus: Send + Sync + 'static {
     /// The node's name.
     fn node(&self) -> NodeId;
-
-    /// Gives the node a new name, under which it starts anew: it keeps its topics, and what is sent to the old name
-    /// arrives no longer.
-    async fn rename(&self) -> Result<NodeId, BackendError>;
 
     /// Whether a node but this may hear what is published there: `false` only if none does. The answer is cheap, from this
     /// process's memory, and saves writing what nobody reads.

@@ -5,6 +5,7 @@ use std::{any::Any, fmt::Debug, time::Duration};
 use bytes::Bytes;
 use datasole_core::{Position, StreamKind};
 
+use super::seat::Seat;
 use crate::{
     backend::{
         BackendError,
@@ -91,6 +92,33 @@ pub(crate) trait Kind: Any + Debug + Send {
     fn leave(&mut self, _serial: u64, _at: &At<'_>) -> Option<Bytes> {
         None
     }
+
+    /// What a connection of this node shares with those of others: what no backend keeps, and ends with the connection.
+    fn share(&self, _serial: u64) -> Option<Bytes> {
+        None
+    }
+
+    /// The connections of this node that share something.
+    fn sharers(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
+    /// Takes what a connection of another node shares, in place of what it has shared; `None`: nothing any more.
+    fn take_share(&mut self, _of: Seat, _share: Option<&[u8]>, _at: &At<'_>) -> Taken {
+        Taken::Nothing
+    }
+
+    /// Takes over from the content before what is shared, as the stream starts over.
+    fn inherit(&mut self, _before: &mut dyn Kind) {}
+}
+
+/// What followers are told of a share.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// Nothing: what they see is the same.
+    Nothing,
+    /// An entry, of what no backend keeps; it is pending.
+    Entry(Entry),
 }
 
 /// An entry that is not one of the stream, or does not fit its content.

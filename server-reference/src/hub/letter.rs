@@ -17,7 +17,7 @@ const V2_ONLY: u8 = 1;
 pub(super) struct Letter {
     pub(super) to: To,
     pub(super) v2_only: bool,
-    /// A frame for clients; of [`To::Stream`] the entry, of [`To::Close`] the reason.
+    /// A frame for clients; of [`To::Stream`] the entry, of [`To::Close`] the reason, of [`To::Shares`] the changes.
     pub(super) message: Bytes,
 }
 
@@ -28,6 +28,10 @@ pub(super) enum To {
     Members,
     /// The stream of the topic.
     Stream,
+    /// The followers of the topic's stream: what connections of the sender share there.
+    Shares,
+    /// Every node: the sender has begun to share.
+    Greeting,
     /// Clients of version 1 that may read the topic of this name.
     V1(Arc<str>),
     /// The connection of this number.
@@ -44,7 +48,7 @@ impl Letter {
         let (kind, flags) = (self.to.kind(), if self.v2_only { V2_ONLY } else { 0 });
         out.extend_from_slice(&[VERSION, kind, flags]);
         match &self.to {
-            To::Members | To::Stream => {}
+            To::Members | To::Stream | To::Shares | To::Greeting => {}
             To::V1(name) => {
                 out.put_u32(u32::try_from(name.len()).unwrap_or(u32::MAX));
                 out.extend_from_slice(name.as_bytes());
@@ -69,6 +73,8 @@ impl Letter {
         let to = match kind {
             b'm' => To::Members,
             b'e' => To::Stream,
+            b's' => To::Shares,
+            b'h' => To::Greeting,
             b'v' => {
                 let length = usize::try_from(rest.try_get_u32().ok()?).ok()?;
                 if rest.len() < length {
@@ -89,6 +95,8 @@ impl To {
         match self {
             Self::Members => b'm',
             Self::Stream => b'e',
+            Self::Shares => b's',
+            Self::Greeting => b'h',
             Self::V1(_) => b'v',
             Self::Connection(_) => b'c',
             Self::Close { .. } => b'x',
@@ -105,6 +113,8 @@ mod tests {
         let kinds = [
             (To::Members, 3),
             (To::Stream, 3),
+            (To::Shares, 3),
+            (To::Greeting, 3),
             (To::V1("näme".into()), 12),
             (To::Connection(u64::MAX), 11),
             (To::Close { serial: 1, code: 4_999 }, 13),

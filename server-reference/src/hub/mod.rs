@@ -7,11 +7,17 @@ mod follow;
 mod following;
 mod groups;
 mod kind;
+mod lease;
 mod letter;
 mod lives;
 mod members;
 mod relay;
 mod relaying;
+mod roster;
+mod rosters;
+mod seat;
+mod share;
+mod sharing;
 mod shown;
 mod standing;
 mod stream;
@@ -29,11 +35,13 @@ use std::{
 
 pub(crate) use self::lives::Lives;
 use self::{
-    following::Following, lives::Tags, members::Members, relaying::Relaying, standing::Standing, streams::Streams,
+    following::Following, lives::Tags, members::Members, relaying::Relaying, sharing::Sharing, standing::Standing,
+    streams::Streams,
 };
 pub(crate) use self::{
     groups::Audience,
-    kind::{At, Bounds, Delivery, Inapplicable, Kind, Room, Rules, Spec, V1, of},
+    kind::{At, Bounds, Delivery, Inapplicable, Kind, Room, Rules, Spec, Taken, V1, of},
+    seat::Seat,
     stream::{Stream, Writer},
 };
 use crate::{access::Access, backend::Backend, desk::Desk, limits::Limits};
@@ -51,6 +59,7 @@ pub(crate) struct Hub {
     tags: Tags,
     following: Following,
     relaying: Relaying,
+    sharing: Sharing,
     standing: Standing,
     /// Streams that are named by a number get it from here.
     next_channel: AtomicU32,
@@ -86,6 +95,7 @@ impl Hub {
             tags,
             following: Following::default(),
             relaying,
+            sharing: Sharing::default(),
             standing: Standing::default(),
             next_channel: AtomicU32::new(1),
             streams: kinds.into_iter().map(Streams::new).collect(),

@@ -1,13 +1,10 @@
 //! Messages between nodes: sending to clients that other nodes hold, and handing on what other nodes send.
 //!
 //! Local members are served first and without the bus; what goes through it arrives at most once, in order per sender and
-//! topic. A node subscribes to `u:<user>`, `g:<group>` and `v1` while it holds such connections, and to `e:<topic>` while
-//! that topic, without history, is in memory.
+//! topic. A node subscribes to `u:<user>`, `g:<group>` and `v1` while it holds such connections, to `e:<topic>` while
+//! that topic, without history, is in memory, and to `p:<room>` and `a:<document>` while somebody follows those here.
 
-use std::{
-    sync::{Arc, Weak, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, Weak, atomic::Ordering};
 
 use bytes::Bytes;
 use datasole_core::{
@@ -24,13 +21,16 @@ use super::{
     Hub,
     groups::{Audience, send_to_all},
     kind::Kind,
+    lease::hold_lease,
     letter::{Letter, To},
-    relaying::{V1, event_topic, group_topic, parse, user_topic},
+    relaying::{PAUSE, V1, event_topic, group_topic, parse, user_topic},
+    roster::Shares,
+    rosters::share,
 };
 use crate::{
     backend::{
         BackendError, Bus,
-        bus::{Address, Delivery},
+        bus::{Address, Delivery, NodeId},
     },
     clock::unix_millis,
     entry::Entry,
@@ -38,8 +38,8 @@ use crate::{
     sync::{lock, read},
 };
 
-/// The pause before topics are subscribed to again after a failure.
-const PAUSE: Duration = Duration::from_millis(500);
+/// Bytes of shares in a message, at most.
+const SHARES: usize = 1024 * 1024;
 
 impl Hub {
     /// The first half of connection ids: the node's name.
@@ -112,7 +112,7 @@ impl Hub {
     }
 
     /// Whether there may be other nodes: a cheap question before anything is written for them.
-    fn has_others(&self) -> bool {
+    pub(super) fn has_others(&self) -> bool {
         self.backend.bus.is_heard(Address::Everybody)
     }
 
@@ -136,6 +136,8 @@ impl Hub {
         self.relaying.tasks.get_or_init(|| {
             let mut tasks =
                 vec![runtime.spawn(keep_topics(self.me.clone(), self.relaying.bell.clone())).abort_handle()];
+            tasks.push(runtime.spawn(share(self.me.clone(), self.sharing.bell.clone())).abort_handle());
+            tasks.push(runtime.spawn(hold_lease(self.me.clone(), self.sharing.wake.clone())).abort_handle());
             match self.backend.bus.inbox() {
                 Ok(inbox) => tasks.push(runtime.spawn(hear(self.me.clone(), inbox)).abort_handle()),
                 Err(error) => tracing::error!(%error, "messages of other servers are not heard"),
@@ -163,6 +165,7 @@ impl Hub {
         match topic.split_once(':') {
             Some(("u", user)) => lock(&self.users).contains_key(user),
             Some(("g", group)) => lock(&self.groups).contains_key(group),
+            Some(("p" | "a", _)) => lock(&self.sharing.rosters).contains_key(topic),
             _ => topic == V1 && !read(&self.v1).is_empty(),
         }
     }
@@ -176,27 +179,31 @@ impl Hub {
                         "messages of other nodes were lost: this one is too slow; later losses are counted only"
                     );
                 }
+                self.reread_rosters();
                 return;
             }
         };
         if from == self.relaying.node {
             return;
         }
-        if Letter::decode(&bytes).is_none_or(|letter| self.hand_on(topic.as_deref(), letter).is_none()) {
+        if Letter::decode(&bytes).is_none_or(|letter| self.hand_on(topic.as_deref(), from, letter).is_none()) {
             self.relaying.counts.malformed.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Hands what has come to the connections it is for; `None` if it makes no sense.
-    fn hand_on(&self, topic: Option<&str>, letter: Letter) -> Option<()> {
+    fn hand_on(&self, topic: Option<&str>, from: NodeId, letter: Letter) -> Option<()> {
         let Letter { to, v2_only, message } = letter;
         let fits = match &to {
             To::Members | To::V1(_) | To::Connection(_) => is_event(&message, self.limits.max_payload),
             To::Stream | To::Close { .. } => message.len() <= self.limits.max_payload,
+            To::Shares => message.len() <= SHARES,
+            To::Greeting => message.is_empty(),
         };
         if !fits {
             return None;
         }
+        let name = topic;
         match (to, topic.map(|topic| topic.split_once(':').unwrap_or((topic, "")))) {
             (To::Connection(serial), None) => {
                 if let Some(connection) = read(&self.connections).get(serial) {
@@ -220,6 +227,8 @@ impl Hub {
                 let plan = |content: &mut dyn Kind| content.reads(&entry).then(|| entry.clone()).ok_or(());
                 stream.publish_planned(unix_millis(), &[], None, plan).ok().flatten()?;
             }
+            (To::Shares, Some(("p" | "a", _))) => self.hear_shares(name?, from, Shares::decode(message)?),
+            (To::Greeting, None) => drop(self.is_sharing()),
             (To::V1(event), Some((V1, _))) => self.with_readers(&StreamId::event(&*event), |v1| {
                 send_to_all(v1, &message, false);
             }),
@@ -254,6 +263,8 @@ async fn settle(hub: &Hub, bus: Arc<dyn Bus>) {
         tracing::warn!(%error, topics = wanted.len(), "messages of other nodes do not come yet");
         lock(&hub.relaying.changed).append(&mut wanted);
         hub.relaying.bell.notify_one();
+    } else {
+        hub.heard_from_here(&wanted);
     }
 }
 

@@ -1,6 +1,9 @@
 //! [`Relaying`]: what a node needs to hear from other nodes, and the names of topics.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::{
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
 
 use datasole_core::{StreamId, StreamKind};
 use tokio::{sync::Notify, task::AbortHandle};
@@ -9,6 +12,9 @@ use crate::{backend::bus::NodeId, metrics::Relayed};
 
 /// The topic of events for clients of version 1, which get those of every topic.
 pub(super) const V1: &str = "v1";
+/// The pause before what has failed is tried again.
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
+
 /// What a node needs to send through the bus and to hear from it.
 #[derive(Debug)]
 pub(super) struct Relaying {

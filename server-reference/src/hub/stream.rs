@@ -14,8 +14,9 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::{
     following::Lag,
-    kind::{self, At, Delivery, Inapplicable, Kind, Rules, V1},
+    kind::{self, At, Delivery, Inapplicable, Kind, Rules, Taken, V1},
     members::Members,
+    seat::Seat,
     shown::Shown,
     window::Window,
 };
@@ -356,6 +357,20 @@ impl Stream {
         }
     }
 
+    /// Takes what a connection of another node shares, and tells the followers.
+    pub(super) fn take_share(self: &Arc<Self>, of: Seat, share: Option<&[u8]>, now: u64) {
+        let mut inner = lock(&self.inner);
+        let position = inner.mark.position;
+        match inner.content.take_share(of, share, &self.at(position)) {
+            Taken::Nothing => {}
+            Taken::Entry(entry) => {
+                if inner.content.apply(&entry).is_ok() {
+                    self.push(&mut inner, &entry, Tag::default(), now, &[], None);
+                }
+            }
+        }
+    }
+
     /// Takes entries that others have appended right behind `after`, and hands them to the followers. Those that are here
     /// already are passed over. An entry takes effect only as the one after what is here, told by its tag too.
     pub(crate) fn accept(
@@ -404,11 +419,12 @@ impl Stream {
     /// much that its entries are gone. Followers of what has a snapshot get it; those of a document its greeting; the
     /// others the newest entry, before which they see a gap and ask for what they missed.
     pub(crate) fn reset(self: &Arc<Self>, since: Mark, start: Start) -> bool {
-        let Start { mark, content, stored, now } = start;
+        let Start { mark, mut content, stored, now } = start;
         let mut inner = lock(&self.inner);
         if inner.mark != since {
             return false;
         }
+        content.inherit(&mut *inner.content);
         if since.position.seq > 0 {
             inner.unborn.clear();
         } else if inner.unborn.len() < UNBORN {

@@ -323,6 +323,7 @@ impl Hub {
         if since.is_some_and(|since| order(since) > order(stream.position())) && stream.rules().stored {
             self.catch_up(&stream).await?;
         }
+        self.attend(&stream).await;
         Ok(stream)
     }
 
@@ -346,6 +347,11 @@ impl Hub {
     /// The streams of every kind that are in memory.
     pub(super) fn all_in_memory(&self) -> Vec<Arc<Stream>> {
         self.streams.iter().flat_map(Streams::in_memory).collect()
+    }
+
+    /// The streams of certain kinds that are in memory.
+    pub(super) fn in_memory_of(&self, kinds: impl Fn(StreamKind) -> bool) -> Vec<Arc<Stream>> {
+        self.streams.iter().filter(|streams| kinds(streams.spec.kind)).flat_map(Streams::in_memory).collect()
     }
 
     /// Ends the news of streams that have left memory for good.

@@ -1,4 +1,5 @@
-//! Presence: the members of a room and their values. Nothing is stored; a member leaves with its connection.
+//! Presence: the members of a room and their values. Nothing is stored; a member leaves with its connection. What a
+//! connection shares with other servers is its member, as followers see it.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +20,7 @@ use crate::{
     backend::{BackendError, log::Stored},
     connection::{Connection, Protocol},
     entry::Entry,
-    hub::{self, At, Bounds, Delivery, Hub, Inapplicable, Kind, Rules, Spec, Stream, V1},
+    hub::{self, At, Bounds, Delivery, Hub, Inapplicable, Kind, Rules, Seat, Spec, Stream, Taken, V1},
     limits::{Limits, Replay},
     message::{OBJECT, Object, framed},
     sync::lock,
@@ -29,14 +30,16 @@ use crate::{
 const MEMBERS: u8 = b'm';
 
 /// The line of presence rooms in the table of kinds. An empty room without followers is evicted at once.
-pub(crate) fn kind() -> Spec {
-    Spec {
-        kind: StreamKind::Presence,
-        spare: 0,
-        bounds: Bounds::default(),
-        v1_follows: false,
-        make: Box::new(|_| Box::<Room>::default()),
-    }
+pub(crate) fn kind(limits: &Limits) -> Spec {
+    let max_payload = limits.max_payload;
+    let make =
+        move |key: &str| Box::new(Room { limit: room_for(key, max_payload), ..Room::default() }) as Box<dyn Kind>;
+    Spec { kind: StreamKind::Presence, spare: 0, bounds: Bounds::default(), v1_follows: false, make: Box::new(make) }
+}
+
+/// The bytes that all members of a room may have, so that they fit in a frame. Every byte of the key may be escaped.
+fn room_for(key: &str, max_payload: usize) -> usize {
+    max_payload.saturating_sub(ENVELOPE + 6 * key.len())
 }
 
 /// Bytes that the frame of a whole room needs beside key and members.
@@ -76,29 +79,51 @@ impl<'a> Presence<'a> {
         Self { hub, room }
     }
 
-    /// The members of the room, the longest connected first.
+    /// The members of the room on all servers: first those of this one, the longest connected first. Others come and go
+    /// here a moment later than there, those of a server that has died within 20 seconds, and are left out while the
+    /// backend cannot tell of them.
     pub async fn list(self) -> Vec<Member> {
-        self.look(|room| room.members.values().filter_map(|member| serde_json::from_str(member.get()).ok()).collect())
+        let elsewhere = self.elsewhere().await;
+        let read = |member: &[u8]| serde_json::from_slice(member).ok();
+        let mut list: Vec<Member> = self.look(|room| {
+            let members = room.members.iter().filter(|(seat, _)| elsewhere.is_none() || seat.serial_here().is_some());
+            members.filter_map(|(_, member)| read(member.get().as_bytes())).collect()
+        });
+        list.extend(elsewhere.into_iter().flatten().filter_map(|(_, member)| read(&member)));
+        list
     }
 
-    /// The number of connections in the room.
+    /// The number of connections in the room, as [`list`](Self::list) shows them.
     pub async fn count(self) -> usize {
-        self.look(|room| room.members.len())
+        match self.elsewhere().await {
+            Some(elsewhere) => elsewhere.len() + self.look(|room| room.sharers().len()),
+            None => self.look(|room| room.members.len()),
+        }
     }
 
-    fn look<R: Default>(self, f: impl FnOnce(&mut Room) -> R) -> R {
+    /// The members of other servers, where nobody follows the room here; `None` where memory has them.
+    async fn elsewhere(&self) -> Option<Vec<(Seat, Bytes)>> {
+        let id = StreamId { kind: StreamKind::Presence, key: self.room.to_owned() };
+        self.hub.shares_elsewhere(&id).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, room = self.room, "the members of other servers are not known");
+            None
+        })
+    }
+
+    fn look<R: Default>(&self, f: impl FnOnce(&mut Room) -> R) -> R {
         self.hub.known(StreamKind::Presence, self.room).map_or_else(R::default, |stream| stream.with(f))
     }
 }
 
-/// Members of a room, by the serial number of their connection, each as it is shown to followers.
+/// Members of a room, each as it is shown to followers.
 #[derive(Debug, Default)]
 struct Room {
-    members: BTreeMap<u64, Box<RawValue>>,
-    /// Bytes of all members, with a comma each.
+    members: BTreeMap<Seat, Box<RawValue>>,
+    /// Bytes of all members, with a comma each; and how many there may be.
     bytes: usize,
+    limit: usize,
     /// The change that is about to be published: the member and its new value.
-    pending: Option<(Entry, u64, Option<Box<RawValue>>)>,
+    pending: Option<(Entry, Seat, Option<Box<RawValue>>)>,
 }
 
 /// A member in a frame: without a value, it is gone.
@@ -122,28 +147,41 @@ enum NoEntry {
 
 impl Room {
     /// Plans to set the value of `member`.
-    fn enter(&mut self, serial: u64, member: &RawValue, limit: usize) -> Result<Entry, NoEntry> {
-        let before = self.members.get(&serial);
+    fn enter(&mut self, seat: Seat, member: &RawValue) -> Result<Entry, NoEntry> {
+        let before = self.members.get(&seat);
         if before.is_some_and(|before| before.get() == member.get()) {
             return Err(NoEntry::Unchanged);
         }
-        if self.bytes - before.map_or(0, |before| weight(before)) + weight(member) > limit {
+        if self.bytes - before.map_or(0, |before| weight(before)) + weight(member) > self.limit {
             return Err(NoEntry::Full);
         }
-        Ok(self.intend(serial, member, Some(member.to_owned())))
+        Ok(self.intend(seat, member, Some(member.to_owned())))
     }
 
     /// Plans to remove a member.
-    fn leave(&mut self, serial: u64, gone: &RawValue) -> Result<Entry, NoEntry> {
-        if !self.members.contains_key(&serial) {
+    fn leave(&mut self, seat: Seat, gone: &RawValue) -> Result<Entry, NoEntry> {
+        if !self.members.contains_key(&seat) {
             return Err(NoEntry::Unchanged);
         }
-        Ok(self.intend(serial, gone, None))
+        Ok(self.intend(seat, gone, None))
     }
 
-    fn intend(&mut self, serial: u64, shown: &RawValue, member: Option<Box<RawValue>>) -> Entry {
+    /// Plans to set a member of another server, or to remove it.
+    fn take(&mut self, seat: Seat, share: Option<&[u8]>) -> Option<Entry> {
+        if let Some(share) = share {
+            let member: Box<RawValue> = serde_json::from_slice(share).ok()?;
+            // Whoever is shown must be one who can leave.
+            serde_json::from_str::<Member>(member.get()).ok()?;
+            return self.enter(seat, &member).ok();
+        }
+        let Member { connection_id, user_id, .. } = serde_json::from_str(self.members.get(&seat)?.get()).ok()?;
+        let gone = to_raw_value(&Shown { id: &connection_id, user_id: &user_id, value: None }).ok()?;
+        self.leave(seat, &gone).ok()
+    }
+
+    fn intend(&mut self, seat: Seat, shown: &RawValue, member: Option<Box<RawValue>>) -> Entry {
         let entry = Entry::of(MEMBERS, &[b"[", shown.get().as_bytes(), b"]"]);
-        self.pending = Some((entry.clone(), serial, member));
+        self.pending = Some((entry.clone(), seat, member));
         entry
     }
 }
@@ -172,11 +210,11 @@ impl Kind for Room {
     }
 
     fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
-        let (_, serial, member) = self.pending.take().filter(|(own, ..)| own == entry).ok_or(Inapplicable)?;
+        let (_, seat, member) = self.pending.take().filter(|(own, ..)| own == entry).ok_or(Inapplicable)?;
         let after = member.as_deref().map_or(0, weight);
         let before = match member {
-            Some(member) => self.members.insert(serial, member),
-            None => self.members.remove(&serial),
+            Some(member) => self.members.insert(seat, member),
+            None => self.members.remove(&seat),
         };
         self.bytes = self.bytes + after - before.map_or(0, |before| weight(&before));
         Ok(())
@@ -205,6 +243,18 @@ impl Kind for Room {
     fn show(&mut self, _: Protocol, at: &At<'_>) -> Option<Bytes> {
         let members = serde_json::to_vec(&self.members.values().collect::<Vec<_>>()).ok()?;
         Some(message(&members, true, at))
+    }
+
+    fn share(&self, serial: u64) -> Option<Bytes> {
+        self.members.get(&Seat::here(serial)).map(|member| Bytes::copy_from_slice(member.get().as_bytes()))
+    }
+
+    fn sharers(&self) -> Vec<u64> {
+        self.members.keys().map_while(|seat| seat.serial_here()).collect()
+    }
+
+    fn take_share(&mut self, of: Seat, share: Option<&[u8]>, _: &At<'_>) -> Taken {
+        self.take(of, share).map_or(Taken::Nothing, Taken::Entry)
     }
 
     fn weight(&self) -> usize {
@@ -334,10 +384,9 @@ impl Joined {
         if !is_in && rooms.len() >= limits.max_rooms {
             return Err(Refusal::new(codes::LIMIT, "too many rooms"));
         }
-        // Every byte of the key may be escaped.
-        let limit = limits.max_payload.saturating_sub(ENVELOPE + 6 * stream.id().key.len());
         let serial = request.connection.serial();
-        match publish(hub, stream, request.author().as_ref(), |room| room.enter(serial, member, limit)) {
+        let author = request.author();
+        match publish(hub, stream, serial, author.as_ref(), |room, seat| room.enter(seat, member)) {
             Ok(()) if !is_in => rooms.push(stream.clone()),
             Ok(()) => {}
             Err(NoEntry::Unchanged) => request.acknowledge(0),
@@ -355,7 +404,8 @@ impl Joined {
         };
         let gone = shown(connection, None);
         let (Some(stream), Some(gone)) = (left, gone) else { return request.acknowledge(0) };
-        let left = publish(hub, &stream, request.author().as_ref(), |room| room.leave(connection.serial(), &gone));
+        let (serial, author) = (connection.serial(), request.author());
+        let left = publish(hub, &stream, serial, author.as_ref(), |room, seat| room.leave(seat, &gone));
         if left.is_err() {
             request.acknowledge(0);
         }
@@ -376,7 +426,7 @@ impl Joined {
         lock(&self.0).retain(|room| !refused.iter().any(|refused| Arc::ptr_eq(refused, room)));
         for stream in &refused {
             // The connection may have left it meanwhile.
-            let _ = publish(hub, stream, None, |room| room.leave(connection.serial(), &gone));
+            let _ = publish(hub, stream, connection.serial(), None, |room, seat| room.leave(seat, &gone));
         }
         refused
     }
@@ -390,19 +440,23 @@ impl Joined {
         if let Some(gone) = shown(connection, None) {
             for stream in &rooms {
                 // The connection is in every room listed.
-                let _ = publish(hub, stream, None, |room| room.leave(connection.serial(), &gone));
+                let _ = publish(hub, stream, connection.serial(), None, |room, seat| room.leave(seat, &gone));
             }
         }
         rooms
     }
 }
 
-/// Publishes a change of the room, and acknowledges it.
+/// Publishes a change that a connection makes of the room, here and to other servers, and acknowledges it.
 fn publish(
     hub: &Hub,
     stream: &Arc<Stream>,
+    serial: u64,
     author: Option<&Author>,
-    change: impl FnOnce(&mut Room) -> Result<Entry, NoEntry>,
+    change: impl FnOnce(&mut Room, Seat) -> Result<Entry, NoEntry>,
 ) -> Result<(), NoEntry> {
-    hub.publish(stream, author, |content| hub::of(content).map_or(Err(NoEntry::Unchanged), change))
+    let change = |room: &mut Room| change(room, Seat::here(serial));
+    hub.publish(stream, author, |content| hub::of(content).map_or(Err(NoEntry::Unchanged), change))?;
+    hub.share(stream, serial);
+    Ok(())
 }

@@ -16,7 +16,7 @@ pub(crate) fn kinds(limits: &Arc<Limits>, histories: &Arc<HashMap<String, Replay
         state::kind(limits),
         events::kind(limits, histories),
         crdt::kind(limits),
-        presence::kind(),
+        presence::kind(limits),
         #[cfg(feature = "docs")]
         docs::kind(limits),
     ]

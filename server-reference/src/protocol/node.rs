@@ -122,6 +122,11 @@ impl Node {
         if timeout(self.limits.close_timeout, all_gone).await.is_err() {
             tracing::warn!(connections = self.connection_count(), "connections outlived the shutdown");
         }
+        match timeout(self.limits.close_timeout, self.hub.depart()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "other servers notice a little later that this one is gone"),
+            Err(_) => tracing::warn!("other servers notice a little later that this one is gone"),
+        }
     }
 
     pub(crate) fn is_closing(&self) -> bool {

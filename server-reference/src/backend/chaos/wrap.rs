@@ -135,10 +135,6 @@ impl Bus for Gated<dyn Bus> {
         self.inner.node()
     }
 
-    async fn rename(&self) -> Result<NodeId, BackendError> {
-        self.gate.pass(self.inner.rename()).await
-    }
-
     fn is_heard(&self, by: Address<'_>) -> bool {
         self.inner.is_heard(by)
     }

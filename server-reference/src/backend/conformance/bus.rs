@@ -70,20 +70,6 @@ pub(super) async fn messages_are_in_order(_: &dyn Subject, a: &Backend, b: &Back
     Ok(())
 }
 
-pub(super) async fn names_change(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
-    let mut inbox = b.bus.inbox()?;
-    b.bus.subscribe(&["t".into()]).await?;
-    let old = b.bus.node();
-    let new = b.bus.rename().await?;
-    assert!(new != old && b.bus.node() == new);
-    a.bus.publish(Address::Node(old), bytes("old")).await?;
-    a.bus.publish(Address::Node(new), bytes("new")).await?;
-    a.bus.publish(Address::Topic("t"), bytes("topic")).await?;
-    assert_eq!(next(&mut inbox).await, message(None, a.bus.node(), "new"));
-    assert_eq!(next(&mut inbox).await, message(Some("t"), a.bus.node(), "topic"), "topics are kept");
-    Ok(())
-}
-
 pub(super) async fn slow_inboxes_lose_and_know(_: &dyn Subject, a: &Backend, b: &Backend) -> Outcome {
     const MESSAGES: usize = 20_000;
     let mut inbox = b.bus.inbox()?;

@@ -66,7 +66,7 @@ const BETWEEN_NODES: &[(&str, Clause)] = clauses! {
     follow: followers_miss_nothing, news_are_in_order, large_entries_are_announced, slow_readers_lose_and_know,
         unfollowed_streams_are_silent, news_have_one_reader, a_generation_begins_once;
     turn: turns_are_fair, turns_survive_their_holder;
-    bus: messages_reach_whom_they_are_for, who_hears_is_never_denied, messages_are_in_order, names_change, slow_inboxes_lose_and_know,
+    bus: messages_reach_whom_they_are_for, who_hears_is_never_denied, messages_are_in_order, slow_inboxes_lose_and_know,
         inboxes_have_one_reader;
 };
 

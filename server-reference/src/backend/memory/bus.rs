@@ -83,14 +83,6 @@ impl Bus for Handle {
         lock(&self.topics.inner).nodes.get(&self.number).map_or(NodeId(0), |node| node.name)
     }
 
-    async fn rename(&self) -> Result<NodeId, BackendError> {
-        let name = NodeId((self.topics.random)());
-        if let Some(node) = lock(&self.topics.inner).nodes.get_mut(&self.number) {
-            node.name = name;
-        }
-        Ok(name)
-    }
-
     fn is_heard(&self, by: Address<'_>) -> bool {
         if self.topics.count.load(Ordering::SeqCst) < 2 {
             return false;

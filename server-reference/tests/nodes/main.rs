@@ -1,5 +1,7 @@
-//! Events between servers on one memory: who receives them, how often, and in which order.
+//! Events and presence rooms between servers on one memory: who receives what, how often, and in which order.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod rooms;
 
 use std::sync::{
     Arc,
@@ -332,10 +334,6 @@ impl Counted {
 impl Bus for Counted {
     fn node(&self) -> NodeId {
         self.bus.node()
-    }
-
-    async fn rename(&self) -> Result<NodeId, BackendError> {
-        self.bus.rename().await
     }
 
     fn is_heard(&self, by: Address<'_>) -> bool {
