@@ -1,0 +1,92 @@
+//! All three contracts on one Redis or Valkey (7 or later), for nodes on any number of machines.
+
+mod bus;
+mod engine;
+mod kv;
+mod link;
+mod log;
+mod names;
+mod scripts;
+
+use std::{fmt, sync::Arc};
+
+use self::{engine::Engine, kv::Values, link::Link, names::Names};
+use super::{error::BackendError, memory::Random, node::Backend};
+use crate::clock::System;
+
+/// One Redis server, which several datasole nodes share.
+///
+/// **Layout.** A stream is a hash (position, tag, lifetime), a list of entries and a snapshot, in one of 1,024
+/// partitions by hash tag. One script appends: it compares, reads what came in between, stores and publishes. Entries
+/// longer than 8 KiB are announced and read, not pushed.
+///
+/// **What survives.** Whatever the server keeps: nothing without persistence; with `appendonly yes` and
+/// `appendfsync everysec` everything that was acknowledged when its process is killed, and all but the last one or two
+/// seconds when its machine is. A failover loses what the replica had not got. So that nobody diverges unnoticed,
+/// a node that meets another run of the server begins a new generation: every stream begins a new life, and clients
+/// start from snapshots. With `?durable=yes` the operator declares that nothing acknowledged is ever lost
+/// (`appendfsync always` on one machine), and lives go on.
+///
+/// **When the server is away** operations fail at once with [`BackendError::Unavailable`] and are tried again after at
+/// most two seconds; followers then learn that news were lost.
+///
+/// Cloning yields another handle to the same server.
+#[derive(Clone)]
+pub struct Redis {
+    engine: Arc<Engine>,
+    random: Random,
+}
+
+impl Redis {
+    /// Connects to `redis://[user:password@]host[:port][/database][?prefix=NAME][&durable=yes]`; `rediss://` for TLS.
+    /// All keys and channels begin with the prefix (`ds` unless given), so that applications can share a server.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Invalid`] for another URL, [`BackendError::Unavailable`] when the server cannot be reached,
+    /// [`BackendError::Corrupt`] when its keys below the prefix are of another layout.
+    pub async fn connect(url: &str) -> Result<Self, BackendError> {
+        let (address, query) = url.split_once('?').unwrap_or((url, ""));
+        let (mut prefix, mut durable, mut rest) = ("ds", false, Vec::new());
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=') {
+                Some(("prefix", value)) if !value.is_empty() && !value.contains(['{', '}']) => prefix = value,
+                Some(("durable", "yes")) => durable = true,
+                Some(("durable", "no")) => {}
+                Some(("protocol", _)) => rest.push(pair),
+                _ => {
+                    let name = pair.split('=').next().unwrap_or_default();
+                    return Err(BackendError::Invalid(format!("{name} in the URL of a Redis server")));
+                }
+            }
+        }
+        let address = if rest.is_empty() { address.to_owned() } else { format!("{address}?{}", rest.join("&")) };
+        // Errors of the parser do not repeat the URL, which may hold a password.
+        let client = redis::Client::open(address)
+            .map_err(|error| BackendError::Invalid(format!("the URL of a Redis server: {error}")))?;
+        let engine = Engine::new(client, Names::new(prefix), Arc::new(System), durable);
+        engine.session().await?;
+        let random: Random = Arc::new(|| getrandom::u64().unwrap_or_default());
+        Ok(Self { engine: Arc::new(engine), random })
+    }
+
+    /// Handles of a node of its own, with a connection for its messages.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Unavailable`] when the server cannot be reached.
+    pub async fn node(&self) -> Result<Backend, BackendError> {
+        let link = Link::open(&self.engine, (self.random)()).await?;
+        Ok(Backend {
+            log: Arc::new(log::Handle::new(&self.engine, &link)),
+            bus: Arc::new(bus::Handle::new(&self.engine, &link, Arc::clone(&self.random))),
+            kv: Arc::new(Values::new(&self.engine)),
+        })
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").finish_non_exhaustive()
+    }
+}
