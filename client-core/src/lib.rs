@@ -70,7 +70,7 @@ pub use event::{
     CallId, CloseVerdict, DisconnectReason, EditOutcome, Event, Hint, Input, Output, Payload, Progress, Question,
     Request, SocketClose, SocketId, Status, SubscriptionId, SyncPhase,
 };
-pub use json::push_json_string;
+pub use json::{push_json_string, value};
 pub use rng::Seed;
 pub use stream::{Position, StreamId, StreamKind};
 pub use time::{Millis, TimerKind};

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, value::RawValue};
 
-use crate::patch::{Operation, Patch, PatchLimits, apply, text_length};
+use crate::{
+    json::value,
+    patch::{Operation, Patch, PatchLimits, apply, text_length},
+};
 
 /// How long a value may become by patches, as text; bytes. Snapshots are far shorter: they fit into a frame.
 const MAX_TEXT: usize = 16 * 1024 * 1024;
@@ -36,7 +39,7 @@ impl Mirror {
             self.remove(key);
             return true;
         };
-        match serde_json::from_str(raw.get()) {
+        match value::parse(raw.get()) {
             Ok(value) => {
                 self.entries.insert(key.into(), Entry { value, text: raw.get().len() });
                 true

@@ -220,7 +220,7 @@ pub struct ErrorBody<'a> {
 /// [`Opcode::Hello`](crate::frame::Opcode::Hello).
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Hello<'a> {
+pub struct Hello<'a, L = HelloLimits> {
     /// 2.
     pub protocol: u8,
     /// This connection's id.
@@ -238,7 +238,7 @@ pub struct Hello<'a> {
     /// The heartbeat interval; milliseconds.
     pub heartbeat: u64,
     /// What the server accepts.
-    pub limits: HelloLimits,
+    pub limits: L,
     /// The window in which clients spread their attempts when this server goes away; milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconnect_window: Option<u64>,
@@ -269,6 +269,41 @@ pub struct HelloLimits {
     pub max_pending_calls: usize,
     /// Longest event name; bytes.
     pub max_event_name: usize,
+}
+
+/// All limits that our server announces: those of [`HelloLimits`], and more that our clients do not need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerLimits {
+    /// What a client goes by.
+    #[serde(flatten)]
+    pub common: HelloLimits,
+    /// Longest key of a stream; bytes.
+    pub max_key: usize,
+    /// Presence rooms per connection.
+    pub max_rooms: usize,
+    /// Longest value in a presence room; bytes.
+    pub max_presence: usize,
+    /// Longest document, as one update; bytes.
+    pub max_doc: usize,
+    /// Longest value of a CRDT; bytes.
+    pub max_crdt_value: usize,
+    /// Containers nested in each other within one value of a CRDT.
+    pub max_crdt_depth: usize,
+    /// Longest state of a CRDT; bytes.
+    pub max_crdt: usize,
+    /// Entries of a CRDT.
+    pub max_crdt_entries: usize,
+    /// Longest key of an entry of a map; bytes.
+    pub max_crdt_key: usize,
+    /// Longest name of a replica; bytes.
+    pub max_crdt_node: usize,
+    /// Additions that one operation may name.
+    pub max_crdt_dots: usize,
+    /// Operations of a replica beyond the first that is missing.
+    pub max_crdt_ahead: usize,
+    /// Keys of CRDTs that one connection may create.
+    pub max_crdt_keys: usize,
 }
 
 /// [`Opcode::Auth`](crate::frame::Opcode::Auth).

@@ -98,9 +98,9 @@ impl<T> fmt::Debug for Events<T> {
     }
 }
 
-pub(crate) fn decode_json<T: DeserializeOwned>(payload: Payload) -> Result<T, DecodeError> {
+pub(crate) fn decode_json<T: DeserializeOwned + 'static>(payload: Payload) -> Result<T, DecodeError> {
     match payload.as_json() {
-        Some(json) => Ok(serde_json::from_str(json)?),
+        Some(json) => Ok(datasole_core::value::read(json)?),
         None => Err(DecodeError::Binary { bytes: payload.len() }),
     }
 }

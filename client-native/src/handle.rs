@@ -72,7 +72,7 @@ impl Client {
     pub async fn call<P, R>(&self, method: &str, params: &P) -> Result<R, CallError>
     where
         P: Serialize + ?Sized,
-        R: DeserializeOwned,
+        R: DeserializeOwned + 'static,
     {
         self.call_with(method, params, CallOptions::new()).await
     }
@@ -85,7 +85,7 @@ impl Client {
     pub async fn call_with<P, R>(&self, method: &str, params: &P, options: CallOptions) -> Result<R, CallError>
     where
         P: Serialize + ?Sized,
-        R: DeserializeOwned,
+        R: DeserializeOwned + 'static,
     {
         let params = Payload::Json(to_raw_value(params).map_err(CallError::Params)?);
         decode_json(self.call_raw(method, params, options).await?).map_err(CallError::Result)
@@ -159,7 +159,7 @@ impl Client {
     /// # Errors
     ///
     /// [`CommandError`]: closed, too many subscriptions, or a bad name.
-    pub fn events<T: DeserializeOwned>(&self, name: &str) -> Result<Events<T>, CommandError> {
+    pub fn events<T: DeserializeOwned + 'static>(&self, name: &str) -> Result<Events<T>, CommandError> {
         self.follow_events(name, decode_json)
     }
 
@@ -187,7 +187,7 @@ impl Client {
     /// # Errors
     ///
     /// [`CommandError`]: closed, too many subscriptions, or a bad key.
-    pub fn state<T: DeserializeOwned>(&self, key: &str) -> Result<State<T>, CommandError> {
+    pub fn state<T: DeserializeOwned + 'static>(&self, key: &str) -> Result<State<T>, CommandError> {
         let shared = &self.owner.shared;
         let joined = shared.command(|router, now| router.join_state(now, key))?;
         Ok(State::new(shared.clone(), key.to_owned(), joined))

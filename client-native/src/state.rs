@@ -76,18 +76,18 @@ impl<T> State<T> {
     }
 }
 
-impl<T: DeserializeOwned> State<T> {
+impl<T: DeserializeOwned + 'static> State<T> {
     /// The value as it is; `None` when the key does not exist, or [nothing came yet](Self::is_loaded).
     ///
     /// # Errors
     ///
     /// [`StateError::Value`] when it is not a `T`.
     pub fn get(&self) -> Result<Option<T>, StateError> {
-        self.with_value(|value| value.map(T::deserialize).transpose()).map_err(StateError::Value)
+        self.with_value(|value| value.map(datasole_core::value::from_value).transpose()).map_err(StateError::Value)
     }
 }
 
-impl<T: DeserializeOwned> Stream for State<T> {
+impl<T: DeserializeOwned + 'static> Stream for State<T> {
     type Item = Result<Option<T>, StateError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {

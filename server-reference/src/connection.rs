@@ -15,7 +15,12 @@ use futures_util::future::AbortHandle;
 use http::Extensions;
 use tokio::time::Instant;
 
-use crate::{auth::Identity, mailbox::Mailbox, sync::lock};
+use crate::{
+    auth::Identity,
+    budget::{Budget, Held},
+    mailbox::Mailbox,
+    sync::lock,
+};
 
 /// The protocol version that a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +47,7 @@ pub(crate) struct Connection {
     /// The groups of the connection.
     pub(crate) groups: Mutex<Vec<Arc<str>>>,
     calls: Mutex<Calls>,
+    budget: Arc<Budget>,
     /// The number of streams of each kind that the client's frames created; made when first used.
     created: OnceLock<Box<[Arc<AtomicUsize>; StreamKind::ALL.len()]>>,
     /// Held while a stream is opened and its writer lock awaited, so that the client's operations stay in order.
@@ -60,31 +66,61 @@ pub(crate) struct Own {
 struct Admitted {
     identity: Arc<Identity>,
     expires: Option<Instant>,
+    /// The number of the AUTH that brought it; 0 for the upgrade request.
+    order: u64,
+}
+
+/// What came of an identity that the authentication hook has answered with.
+#[derive(Debug)]
+pub(crate) enum Reception {
+    /// The connection had none before.
+    First(Arc<Identity>),
+    /// The same user's, in place of the one before.
+    Renewed(Arc<Identity>),
+    /// Of an AUTH that a later one has overtaken: this one holds.
+    Overtaken(Arc<Identity>),
+    /// Another user's.
+    Other,
 }
 
 /// Handlers under way: calls by their correlation id, others by count.
 #[derive(Debug, Default)]
 struct Calls {
-    running: HashMap<u32, AbortHandle>,
-    others: usize,
+    running: HashMap<u32, Running>,
+    /// Handlers under way, calls included.
+    count: usize,
+    held: Held,
     ended: bool,
     /// True after `on_connect` and before `on_disconnect`.
     welcomed: bool,
 }
 
-impl Calls {
-    fn have_room(&self, limit: usize) -> bool {
-        !self.ended && self.running.len() + self.others < limit
-    }
+/// A call under way.
+#[derive(Debug)]
+struct Running {
+    abort: AbortHandle,
+    /// Whether its handler is dropped when the connection ends.
+    ends_with_caller: bool,
 }
 
-/// A handler under way that is no call; over when dropped.
+/// A handler or a frame under way, and the bytes that it holds; over when dropped.
 #[derive(Debug)]
-pub(crate) struct Busy(Arc<Connection>);
+pub(crate) struct Busy {
+    connection: Arc<Connection>,
+    bytes: usize,
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        lock(&self.0.calls).others -= 1;
+        let mut calls = lock(&self.connection.calls);
+        let was_full = !calls.held.room(&self.connection.budget, 1);
+        calls.count -= 1;
+        calls.held.release(&self.connection.budget, self.bytes);
+        drop(calls);
+        // It may have stopped reading.
+        if was_full {
+            self.connection.mailbox.nudge();
+        }
     }
 }
 
@@ -102,14 +138,16 @@ impl Connection {
             own: OnceLock::new(),
             groups: Mutex::default(),
             calls: Mutex::default(),
+            budget: Arc::default(),
             created: OnceLock::new(),
             turn: tokio::sync::Mutex::default(),
         }
     }
 
-    /// The same with the client's address.
-    pub(crate) fn from(mut self, remote: Option<SocketAddr>) -> Self {
+    /// The same with the client's address, and the budget of all connections.
+    pub(crate) fn from(mut self, remote: Option<SocketAddr>, budget: &Arc<Budget>) -> Self {
         self.remote = remote;
+        self.budget = budget.clone();
         self
     }
 
@@ -155,14 +193,28 @@ impl Connection {
         lock(&self.identity).as_ref().map(|admitted| admitted.identity.clone())
     }
 
-    pub(crate) fn admit(&self, mut identity: Identity) -> Arc<Identity> {
+    /// Takes the identity that the AUTH of this number brought, unless a later one has brought one already. The user never
+    /// changes.
+    pub(crate) fn admit(&self, order: u64, mut identity: Identity) -> Reception {
         if identity.user_id.is_empty() {
             identity.user_id = format!("anonymous-{}", self.id());
         }
         let expires = identity.expires_in.and_then(|time| Instant::now().checked_add(time));
         let identity = Arc::new(identity);
-        *lock(&self.identity) = Some(Admitted { identity: identity.clone(), expires });
-        identity
+        let mut admitted = lock(&self.identity);
+        let outcome = match &*admitted {
+            None => Reception::First(identity.clone()),
+            Some(known) if known.order > order => return Reception::Overtaken(known.identity.clone()),
+            Some(known) if known.identity.user_id != identity.user_id => return Reception::Other,
+            Some(_) => Reception::Renewed(identity.clone()),
+        };
+        *admitted = Some(Admitted { identity, expires, order });
+        outcome
+    }
+
+    /// The identity of a later AUTH than the one of this number.
+    pub(crate) fn overtaken(&self, order: u64) -> Option<Arc<Identity>> {
+        lock(&self.identity).as_ref().filter(|known| known.order > order).map(|known| known.identity.clone())
     }
 
     /// The end of the identity; `None` if it does not expire.
@@ -175,15 +227,32 @@ impl Connection {
         self.own.get_or_init(Box::default)
     }
 
-    /// True if a call may begin: its id is free, and fewer than `limit` handlers are under way.
-    pub(crate) fn takes_call(&self, correlation: u32, limit: usize) -> bool {
+    /// True if a call that holds so many bytes may begin: its id is free, fewer than `limit` handlers are under way, and
+    /// they leave room.
+    pub(crate) fn takes_call(&self, correlation: u32, limit: usize, bytes: usize) -> bool {
         let calls = lock(&self.calls);
-        calls.have_room(limit) && !calls.running.contains_key(&correlation)
+        !calls.ended
+            && calls.count < limit
+            && !calls.running.contains_key(&correlation)
+            && calls.held.room(&self.budget, bytes)
+    }
+
+    /// True if a call of this id is under way.
+    pub(crate) fn has_call(&self, correlation: u32) -> bool {
+        lock(&self.calls).running.contains_key(&correlation)
     }
 
     /// Registers a call whose handler has not finished.
-    pub(crate) fn begin_call(&self, correlation: u32, abort: AbortHandle) {
-        lock(&self.calls).running.insert(correlation, abort);
+    pub(crate) fn begin_call(
+        self: &Arc<Self>,
+        correlation: u32,
+        abort: AbortHandle,
+        ends_with_caller: bool,
+        bytes: usize,
+    ) -> Busy {
+        let mut calls = lock(&self.calls);
+        calls.running.insert(correlation, Running { abort, ends_with_caller });
+        self.take(&mut calls, bytes)
     }
 
     /// Removes a call that has ended; `false` if it was cancelled meanwhile.
@@ -192,28 +261,38 @@ impl Connection {
     }
 
     pub(crate) fn cancel_call(&self, correlation: u32) {
-        if let Some(abort) = lock(&self.calls).running.remove(&correlation) {
-            abort.abort();
+        if let Some(running) = lock(&self.calls).running.remove(&correlation) {
+            running.abort.abort();
         }
     }
 
-    /// Registers a handler that is no call, if there is room.
-    pub(crate) fn begin(self: &Arc<Self>, limit: usize) -> Option<Busy> {
+    /// Registers a handler that is no call and holds so many bytes, if there is room.
+    pub(crate) fn begin(self: &Arc<Self>, limit: usize, bytes: usize) -> Option<Busy> {
         let mut calls = lock(&self.calls);
-        calls.have_room(limit).then(|| {
-            calls.others += 1;
-            Busy(self.clone())
-        })
+        let has_room = !calls.ended && calls.count < limit && calls.held.room(&self.budget, bytes);
+        has_room.then(|| self.take(&mut calls, bytes))
     }
 
-    /// Drops the handlers of calls, whose answers are not awaited any more, and all queued messages. Event handlers go
-    /// on.
+    fn take(self: &Arc<Self>, calls: &mut Calls, bytes: usize) -> Busy {
+        calls.count += 1;
+        calls.held.take(&self.budget, bytes);
+        Busy { connection: self.clone(), bytes }
+    }
+
+    /// True while handlers and frames under way hold so much that nothing more should be read.
+    pub(crate) fn is_full(&self) -> bool {
+        !lock(&self.calls).held.room(&self.budget, 1)
+    }
+
+    /// Drops the handlers of calls that end with their caller, and all queued messages. Other handlers go on.
     pub(crate) fn end(&self) {
         self.mailbox.end();
         let mut calls = lock(&self.calls);
         calls.ended = true;
-        for (_, abort) in calls.running.drain() {
-            abort.abort();
+        for (_, running) in calls.running.drain() {
+            if running.ends_with_caller {
+                running.abort.abort();
+            }
         }
     }
 

@@ -57,3 +57,77 @@ impl RpcError {
         RpcErrorBody { code: self.code, message: self.message.as_str().into(), data: self.data.as_deref() }
     }
 }
+
+/// Longest reason that [`plainly`] gives; bytes.
+const LONGEST: usize = 200;
+
+/// The reason why JSON does not fit, in the words of JSON: no names of types, no repetition of long values.
+pub(crate) fn plainly(error: &serde_json::Error) -> String {
+    const REASONS: [(&str, &str); 8] = [
+        ("missing field", "missing member"),
+        ("unknown field", "unknown member"),
+        ("duplicate field", "member twice:"),
+        ("unknown variant", "unknown value"),
+        ("invalid type: map", "invalid type: object"),
+        ("invalid type: sequence", "invalid type: array"),
+        ("invalid type:", "invalid type:"),
+        ("invalid value:", "invalid value:"),
+    ];
+    let text = error.to_string();
+    // Behind it come names of types, and then a position.
+    let end = text.find(", expected ").or_else(|| text.rfind(" at line ")).unwrap_or(text.len());
+    let reason = text.get(..end).unwrap_or_default();
+    let known = REASONS.iter().find_map(|(theirs, ours)| Some((ours, reason.strip_prefix(theirs)?)));
+    match known {
+        Some((ours, rest)) => {
+            let cut = rest.floor_char_boundary(LONGEST);
+            let dots = if cut < rest.len() { "…" } else { "" };
+            format!("{ours}{}{dots}", &rest[..cut])
+        }
+        None => "the JSON does not fit what is expected".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::plainly;
+
+    #[test]
+    fn reasons_name_members_and_no_types() {
+        #[derive(Debug, Deserialize)]
+        #[serde(rename_all = "lowercase", deny_unknown_fields)]
+        #[expect(dead_code, reason = "only read")]
+        struct Add {
+            a: i8,
+            op: Op,
+        }
+        #[derive(Debug, Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Op {
+            Plus,
+        }
+        #[derive(Debug, Deserialize)]
+        #[serde(untagged)]
+        #[expect(dead_code, reason = "only read")]
+        enum Either {
+            Number(i8),
+        }
+        let add = |text: &str| plainly(&serde_json::from_str::<Add>(text).unwrap_err());
+        assert_eq!(add("[1]"), "the JSON does not fit what is expected");
+        assert_eq!(add("3"), "invalid type: integer `3`");
+        assert_eq!(add(r#"{"op":"plus"}"#), "missing member `a`");
+        assert_eq!(add(r#"{"a":1,"b":2}"#), "unknown member `b`");
+        assert_eq!(add(r#"{"a":1,"a":2}"#), "member twice: `a`");
+        assert_eq!(add(r#"{"a":1,"op":"frob"}"#), "unknown value `frob`");
+        assert_eq!(add(r#"{"a":300}"#), "invalid value: integer `300`");
+        assert_eq!(add(r#"{"a":[]}"#), "invalid type: array");
+        assert_eq!(
+            plainly(&serde_json::from_str::<Either>("{}").unwrap_err()),
+            "the JSON does not fit what is expected"
+        );
+        let long = add(&format!(r#"{{"a":"{}"}}"#, "é".repeat(1_000)));
+        assert!(long.len() < 250 && long.ends_with('…'), "{long}");
+    }
+}

@@ -9,7 +9,9 @@ use crate::{
     answer::{Refusal, Request},
     auth::Identity,
     connection::{Busy, Connection},
+    error::RpcError,
     limits::Limits,
+    message::OBJECT,
     metrics::Metrics,
 };
 
@@ -35,10 +37,25 @@ impl Gate {
         Metrics::add(&self.metrics.malformed, 1);
     }
 
-    /// Counts a call, and admits it where there is room.
-    pub(crate) fn call(&self, connection: &Connection, correlation: u32) -> bool {
+    /// Counts a call that holds so many bytes, and admits it where there is room.
+    pub(crate) fn call(
+        &self,
+        connection: &Connection,
+        correlation: u32,
+        method: &str,
+        bytes: usize,
+    ) -> Result<(), RpcError> {
         Metrics::add(&self.metrics.calls, 1);
-        connection.takes_call(correlation, self.limits.max_pending)
+        // Neither looked for nor repeated.
+        let (length, limit) = (method.len(), self.limits.max_event_name);
+        if length > limit {
+            let error = RpcError::new(format!("Method not found: the name has {length} bytes, the limit is {limit}"));
+            return Err(error.code(codes::METHOD_NOT_FOUND));
+        }
+        if connection.takes_call(correlation, self.limits.max_pending, bytes) {
+            return Ok(());
+        }
+        Err(RpcError::new("too many calls or bytes under way, or the id is in use").code(codes::LIMIT))
     }
 
     /// Counts a call that ends in an error.
@@ -46,18 +63,28 @@ impl Gate {
         Metrics::add(&self.metrics.call_errors, 1);
     }
 
-    /// Admits a frame whose handler may take a while.
-    pub(crate) fn handler(&self, connection: &Arc<Connection>) -> Result<Busy, Refusal> {
-        connection.begin(self.limits.max_pending).ok_or_else(|| Refusal::busy("too many requests under way"))
+    /// Admits a frame that holds so many bytes and whose handler may take a while.
+    pub(crate) fn handler(&self, connection: &Arc<Connection>, bytes: usize) -> Result<Busy, Refusal> {
+        let busy = connection.begin(self.limits.max_pending, bytes);
+        busy.ok_or_else(|| Refusal::busy("too many requests or bytes under way"))
     }
 
-    /// Admits an event.
-    pub(crate) fn event(&self, connection: &Arc<Connection>, name: &str) -> Result<Busy, Refusal> {
+    /// Admits an event with so many bytes of data, which hold `bytes`. What is admitted can be sent on under its name.
+    pub(crate) fn event(
+        &self,
+        connection: &Arc<Connection>,
+        name: &str,
+        data: usize,
+        bytes: usize,
+    ) -> Result<Busy, Refusal> {
         if name.is_empty() || name.len() > self.limits.max_event_name {
             self.malformed();
             return Err(Refusal::new(codes::INVALID_REQUEST, "an event's name is too long or empty"));
         }
-        self.handler(connection)
+        if data.saturating_add(OBJECT + 6 * name.len()) > self.limits.max_payload {
+            return Err(Refusal::new(codes::TOO_LARGE, "an event must fit in a frame with its time and position"));
+        }
+        self.handler(connection, bytes)
     }
 
     /// Admits a frame that is answered by ACK or ERROR.
@@ -66,8 +93,9 @@ impl Gate {
         connection: &Arc<Connection>,
         identity: Arc<Identity>,
         correlation: u32,
+        bytes: usize,
     ) -> Result<Request, Refusal> {
-        let busy = self.handler(connection)?;
+        let busy = self.handler(connection, bytes)?;
         Ok(Request::new(connection.clone(), identity, correlation, busy))
     }
 
@@ -79,7 +107,7 @@ impl Gate {
         if stream.key.is_empty() || stream.key.len() > self.limits.max_key {
             return Err(Refusal::new(codes::INVALID_REQUEST, "the key is too long or empty"));
         }
-        if !self.access.may_read(identity, stream) {
+        if !self.may_read(identity, stream) {
             return Err(Refusal::new(codes::FORBIDDEN, "not allowed to read this stream"));
         }
         Ok(())
@@ -91,6 +119,11 @@ impl Gate {
             return Ok(());
         }
         Err(Refusal::new(codes::FORBIDDEN, format!("not allowed to change this {}", stream.kind.name())))
+    }
+
+    /// True if a user may follow a stream.
+    pub(crate) fn may_read(&self, identity: &Identity, stream: &StreamId) -> bool {
+        self.access.may_read(identity, stream)
     }
 
     /// True if a user may change a stream.

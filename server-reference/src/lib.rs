@@ -34,6 +34,7 @@ mod api;
 mod assets;
 mod auth;
 pub mod backend;
+mod budget;
 pub mod clock;
 mod connection;
 mod entry;

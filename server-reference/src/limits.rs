@@ -40,7 +40,12 @@ pub struct Limits {
     pub max_subscriptions: usize,
     /// Maximum running handlers of one connection: calls, events and acknowledged frames.
     pub max_pending: usize,
-    /// Longest event name; bytes.
+    /// Maximum bytes that running handlers and waiting frames of one connection hold, by estimate; a single frame may exceed
+    /// it. Above it the server stops reading for a second, then refuses what comes.
+    pub max_under_way: usize,
+    /// The same of all connections together. A connection may hold no more than is free, and 64 KiB in any case.
+    pub max_under_way_total: usize,
+    /// Longest name of an event or a method; bytes.
     pub max_event_name: usize,
     /// Longest key of a stream; bytes.
     pub max_key: usize,
@@ -110,6 +115,8 @@ impl Default for Limits {
             max_queue: 1024 * 1024,
             max_subscriptions: 1_024,
             max_pending: 1_024,
+            max_under_way: 4 * 1024 * 1024,
+            max_under_way_total: 256 * 1024 * 1024,
             max_event_name: 256,
             max_key: 256,
             max_groups: 256,

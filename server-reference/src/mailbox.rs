@@ -173,6 +173,11 @@ impl Mailbox {
         self.is_filled() && lock(&self.queue).missed > 0
     }
 
+    /// Wakes the connection's task for another reason than a message.
+    pub(crate) fn nudge(&self) {
+        self.waker.wake();
+    }
+
     /// Registers the connection's task to be woken by the next push or order.
     pub(crate) fn register(&self, waker: &Waker) {
         self.waker.register(waker);

@@ -269,16 +269,16 @@ fn what_makes_no_sense_changes_nothing() {
 }
 
 #[test]
-fn no_answer_where_none_is_wanted() {
+fn without_an_id_there_is_no_effect() {
     let server = server(Limits::default());
     let mut ann = Client::new(&server, "ann");
     ann.peer.receive(&ann.codec.encode(Opcode::Presence, 0, br#"{"key":"r","value":1}"#, 256));
-    assert_eq!(ann.received(), []);
-    assert_eq!(count(&server, "r"), 1);
+    assert_eq!(ann.received(), [Error(codes::INVALID_REQUEST.into())]);
+    assert_eq!(count(&server, "r"), 0);
     // Version 1 has no such frame.
     let mut old = server.peer(Protocol::V1, Identity::user("old"));
     old.receive(&Codec::default().encode(Opcode::Presence, 1, br#"{"key":"r","value":1}"#, 256));
-    assert_eq!((old.poll_message(), count(&server, "r")), (None, 1));
+    assert_eq!((old.poll_message(), count(&server, "r")), (None, 0));
 }
 
 #[test]

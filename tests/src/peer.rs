@@ -172,6 +172,14 @@ impl Peer {
         }
     }
 
+    /// So many bytes of a body; fewer if the connection ends before.
+    pub async fn body(&mut self, length: usize) -> Vec<u8> {
+        match self.exactly(length).await {
+            Some(body) => body,
+            None => std::mem::take(&mut self.ahead),
+        }
+    }
+
     /// Everything up to the end of the connection: the body of an answer that closes it.
     pub async fn rest(&mut self) -> Vec<u8> {
         while self.more().await {}

@@ -36,7 +36,7 @@ const EXAMPLE: &str = "examples/axum-app";
 pub(crate) enum Extent {
     /// Before each change goes in: minutes.
     Usual,
-    /// The usual, and what takes long: every feature alone, the example app, many seeds.
+    /// The usual, and what takes long: every feature alone, the example app, proxies, many seeds.
     All,
 }
 
@@ -55,6 +55,7 @@ pub(crate) fn run(extent: Extent) -> ExitCode {
     browser_tests(&mut report);
     if extent == Extent::All {
         example(&mut report);
+        proxies(&mut report);
         long_seeds(&mut report);
     }
     report.finish()
@@ -129,6 +130,13 @@ fn example(report: &mut Report) {
     let mut clippy = elsewhere(EXAMPLE, &["clippy"]);
     clippy.arg("--target-dir").arg(project::target()).args(["--", "-D", "warnings"]);
     report.check("example", clippy);
+}
+
+/// Behind nginx, HAProxy, Apache and Caddy.
+fn proxies(report: &mut Report) {
+    report.task("proxies", tools::proxies);
+    let tests = cargo(["test", "--workspace", "--test", "proxies", "--", "--ignored"]);
+    report.tests("proxy tests", tests, Tally::of_cargo);
 }
 
 fn long_seeds(report: &mut Report) {

@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     command::{program, read, run},
@@ -14,6 +14,9 @@ use crate::{
 };
 
 const NODE_MAJOR: u32 = 20;
+/// Programs, and Debian's packages.
+const PROXIES: [(&str, &str); 4] =
+    [("nginx", "nginx"), ("haproxy", "haproxy"), ("apache2", "apache2-bin"), ("caddy", "caddy")];
 const CHROMIUM_NAMES: [&str; 5] =
     ["chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome-headless-shell"];
 
@@ -79,9 +82,8 @@ pub(crate) fn chromium() -> Result<PathBuf> {
     if let Some(path) = installed_chromium() {
         return Ok(path);
     }
-    if Path::new("/etc/debian_version").exists() && is_root() {
-        let apt = |args: &[&str]| run(program("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive"));
-        apt(&["update"]).and_then(|()| apt(&["install", "-y", "chromium"]))?;
+    if can_install() {
+        install(&["chromium"])?;
     }
     installed_chromium().context("Chromium is missing: install it, or set CHROMIUM_PATH to a Chromium or Chrome")
 }
@@ -95,6 +97,32 @@ fn installed_chromium() -> Option<PathBuf> {
 fn on_path(name: &str) -> Option<PathBuf> {
     let file = if cfg!(windows) { format!("{name}.exe") } else { name.to_owned() };
     env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(&file)).find(|path| path.is_file())
+}
+
+/// The proxies that the tests run behind, installed where that can be done.
+pub(crate) fn proxies() -> Result<()> {
+    let missing = || {
+        let missing =
+            PROXIES.iter().filter(|(name, _)| on_path(name).is_none() && !Path::new("/usr/sbin").join(name).is_file());
+        missing.map(|(_, package)| *package).collect::<Vec<_>>()
+    };
+    if !missing().is_empty() && can_install() {
+        install(&missing())?;
+    }
+    let missing = missing();
+    ensure!(missing.is_empty(), "proxies are missing: apt-get install {}", missing.join(" "));
+    Ok(())
+}
+
+/// True for the administrator of a Debian.
+fn can_install() -> bool {
+    Path::new("/etc/debian_version").exists() && is_root()
+}
+
+/// Installs Debian's packages.
+fn install(packages: &[&str]) -> Result<()> {
+    let apt = |args: &[&str]| run(program("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive"));
+    apt(&["update"]).and_then(|()| apt(&[&["install", "-y"], packages].concat()))
 }
 
 fn is_root() -> bool {

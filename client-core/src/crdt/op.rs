@@ -51,7 +51,7 @@ pub enum Change {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Members {
+struct Members<'a> {
     r#type: CrdtKind,
     node_id: String,
     counter: Option<u64>,
@@ -62,8 +62,15 @@ struct Members {
     done: u64,
     op: Name,
     key: Option<String>,
-    value: Option<Value>,
+    #[serde(borrow)]
+    value: Option<&'a RawValue>,
     dots: Option<Vec<(String, u64)>>,
+}
+
+impl Members<'_> {
+    fn value(&self) -> Result<Option<Value>, CrdtError> {
+        Ok(self.value.map(|text| crate::value::parse(text.get())).transpose()?)
+    }
 }
 
 #[derive(Deserialize)]
@@ -84,14 +91,14 @@ impl Op {
     ///
     /// [`CrdtError::Json`], [`CrdtError::Malformed`], [`CrdtError::Limit`].
     pub fn parse(json: &str, limits: &CrdtLimits) -> Result<Self, CrdtError> {
-        let members: Members = serde_json::from_str(json)?;
+        let members: Members<'_> = serde_json::from_str(json)?;
         let op = Self {
             kind: members.r#type,
             counter: members.counter.ok_or(CrdtError::Malformed("no counter"))?,
             timestamp: members.timestamp,
             logical: members.logical,
             done: members.done,
-            change: change(&members, limits)?,
+            change: change(&members, members.value()?, limits)?,
             node: members.node_id.into(),
         };
         op.check(limits)
@@ -104,21 +111,22 @@ impl Op {
         limits: &CrdtLimits,
         number: impl FnOnce(&str, u64) -> ((u64, u64), (u64, u64)),
     ) -> Result<Self, CrdtError> {
-        let mut members: Members = serde_json::from_str(json)?;
-        if let Some(value) = members.value.as_ref().and_then(Value::as_i64).filter(|value| *value < 0) {
+        let mut members: Members<'_> = serde_json::from_str(json)?;
+        let mut value = members.value()?;
+        if let Some(by) = value.as_ref().and_then(Value::as_i64).filter(|by| *by < 0) {
             members.op = match members.op {
                 Name::Increment if members.r#type == CrdtKind::PnCounter => Name::Decrement,
                 Name::Decrement => Name::Increment,
                 other => other,
             };
             if matches!(members.op, Name::Increment | Name::Decrement) {
-                members.value = Some(value.unsigned_abs().into());
+                value = Some(by.unsigned_abs().into());
             }
         }
         members.dots = None;
         let node: Arc<str> = format!("{V1_PREFIX}{}", members.node_id).into();
         let ((counter, done), (timestamp, logical)) = number(&node, members.timestamp);
-        let change = change(&members, limits)?;
+        let change = change(&members, value, limits)?;
         Self { kind: members.r#type, node, counter, timestamp, logical, done, change }.check(limits)
     }
 
@@ -259,13 +267,13 @@ impl Op {
 }
 
 /// What the members say, for the type they are for.
-fn change(members: &Members, limits: &CrdtLimits) -> Result<Change, CrdtError> {
+fn change(members: &Members<'_>, value: Option<Value>, limits: &CrdtLimits) -> Result<Change, CrdtError> {
     use CrdtKind::{GCounter, GSet, LwwMap, LwwRegister, OrSet, PnCounter};
-    let value = || Json::new(members.value.as_ref().unwrap_or(&Value::Null), limits);
-    let amount = || match &members.value {
+    let json = || Json::new(value.as_ref().unwrap_or(&Value::Null), limits);
+    let amount = || match &value {
         None => Ok(1),
         // An integer may be written as a float.
-        Some(Value::Number(_)) => value()?.get().parse().map_err(|_| AMOUNT),
+        Some(Value::Number(_)) => json()?.get().parse().map_err(|_| AMOUNT),
         Some(_) => Err(AMOUNT),
     };
     let key = || members.key.as_deref().map(Arc::from).ok_or(CrdtError::Malformed("no key"));
@@ -273,12 +281,12 @@ fn change(members: &Members, limits: &CrdtLimits) -> Result<Change, CrdtError> {
     Ok(match (members.r#type, &members.op) {
         (GCounter | PnCounter, Name::Increment) => Change::Increment(amount()?),
         (PnCounter, Name::Decrement) => Change::Decrement(amount()?),
-        (LwwRegister, Name::Set) => Change::Set(value()?),
-        (LwwMap, Name::Set) => Change::Put(key()?, Some(value()?)),
+        (LwwRegister, Name::Set) => Change::Set(json()?),
+        (LwwMap, Name::Set) => Change::Put(key()?, Some(json()?)),
         (LwwMap, Name::Remove) => Change::Put(key()?, None),
-        (GSet, Name::Add) => Change::Add(value()?, Vec::new()),
-        (OrSet, Name::Add) => Change::Add(value()?, dots()),
-        (OrSet, Name::Remove) => Change::Remove(value()?, dots()),
+        (GSet, Name::Add) => Change::Add(json()?, Vec::new()),
+        (OrSet, Name::Add) => Change::Add(json()?, dots()),
+        (OrSet, Name::Remove) => Change::Remove(json()?, dots()),
         (_, Name::None) => Change::None,
         _ => return Err(CrdtError::Malformed("the type has no such op")),
     })

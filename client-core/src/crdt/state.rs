@@ -21,10 +21,10 @@ use super::{
 const SERVER: &str = "server";
 
 #[derive(Deserialize)]
-struct State {
+struct State<'a> {
     r#type: CrdtKind,
-    #[serde(default)]
-    value: Value,
+    #[serde(borrow)]
+    value: Option<&'a RawValue>,
     #[serde(default)]
     metadata: Metadata,
 }
@@ -80,7 +80,7 @@ impl Crdt {
         if json.len() > limits.max_bytes {
             return Err(CrdtError::Limit { what: "bytes of a CRDT", limit: limits.max_bytes });
         }
-        let Some(state) = serde_json::from_str::<Option<State>>(json)? else { return Ok(None) };
+        let Some(state) = serde_json::from_str::<Option<State<'_>>>(json)? else { return Ok(None) };
         let plain = state.metadata.seen.is_none();
         Ok(Some((read(state, limits)?, plain)))
     }
@@ -218,8 +218,9 @@ fn write_totals(counter: &GCounter, v1: bool, out: &mut String) {
 }
 
 /// What a state says, checked.
-fn read(state: State, limits: &CrdtLimits) -> Result<Crdt, CrdtError> {
+fn read(state: State<'_>, limits: &CrdtLimits) -> Result<Crdt, CrdtError> {
     let State { r#type: kind, value, metadata } = state;
+    let value = value.map_or(Ok(Value::Null), |value| crate::value::parse(value.get()))?;
     let mut crdt = Crdt::new(kind);
     crdt.floor = integer(metadata.floor)?;
     read_seen(&mut crdt, &metadata, limits)?;

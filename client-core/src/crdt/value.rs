@@ -57,8 +57,8 @@ impl Json {
     /// # Errors
     ///
     /// What serde says when it is not of that type.
-    pub fn read<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_str(&self.0)
+    pub fn read<T: DeserializeOwned + 'static>(&self) -> Result<T, serde_json::Error> {
+        crate::value::read(&self.0)
     }
 
     pub(super) fn text(&self) -> &Arc<str> {

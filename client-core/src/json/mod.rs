@@ -5,6 +5,7 @@
 //! and no reading into data structures. What is JSON is decided as `serde_json` decides it; the tests hold both equal.
 
 mod scan;
+pub mod value;
 mod write;
 
 use std::{borrow::Cow, fmt, iter};

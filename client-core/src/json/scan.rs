@@ -55,7 +55,7 @@ fn element(text: &[u8], at: usize, closing: u8) -> Option<usize> {
     (text.get(at) == Some(&b':')).then_some(at + 1)
 }
 
-fn skip_spaces(text: &[u8], mut at: usize) -> usize {
+pub(super) fn skip_spaces(text: &[u8], mut at: usize) -> usize {
     while let Some(b' ' | b'\t' | b'\n' | b'\r') = text.get(at) {
         at += 1;
     }
@@ -66,7 +66,7 @@ fn word_end(text: &[u8], at: usize, word: &[u8]) -> Option<usize> {
     text.get(at..)?.starts_with(word).then_some(at + word.len())
 }
 
-fn number_end(text: &[u8], mut at: usize) -> Option<usize> {
+pub(super) fn number_end(text: &[u8], mut at: usize) -> Option<usize> {
     if text.get(at) == Some(&b'-') {
         at += 1;
     }
@@ -91,7 +91,7 @@ fn digits_end(text: &[u8], at: usize) -> Option<usize> {
 }
 
 /// The index after the closing quote of the string whose opening quote is at `at`.
-fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
+pub(super) fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
     at += 1;
     loop {
         at += plain(text.get(at..)?);

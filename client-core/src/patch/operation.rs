@@ -6,7 +6,9 @@ use serde::{
     Deserialize, Deserializer, Serialize,
     de::{DeserializeSeed, Error as _, IgnoredAny, SeqAccess, Visitor},
 };
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
+
+use crate::json::value;
 
 use super::{PatchError, PatchLimits, Pointer, error::excerpt};
 
@@ -72,7 +74,8 @@ impl Operation {
 
 impl<'de> Deserialize<'de> for Operation {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Members::deserialize(deserializer)?.check(0).map_err(D::Error::custom)
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        serde_json::from_str::<Members<'_>>(text.get()).map_err(D::Error::custom)?.check(0).map_err(D::Error::custom)
     }
 }
 
@@ -83,13 +86,13 @@ struct Members<'a> {
     op: Cow<'a, str>,
     path: Option<String>,
     from: Option<String>,
-    #[serde(default, deserialize_with = "present")]
-    value: Option<Value>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    value: Option<&'a RawValue>,
 }
 
 /// `null` is a value, not an absence.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
-    Value::deserialize(deserializer).map(Some)
+fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 impl Members<'_> {
@@ -99,7 +102,10 @@ impl Members<'_> {
             let shown = excerpt(&text);
             Pointer::parse(text).map_err(|_| PatchError::BadPointer { operation, pointer: shown })
         };
-        let value = |value: Option<Value>| value.ok_or(PatchError::MissingMember { operation, member: "value" });
+        let value = |text: Option<&RawValue>| {
+            let text = text.ok_or(PatchError::MissingMember { operation, member: "value" })?;
+            value::parse(text.get()).map_err(|error| PatchError::Parse { operation, message: error.to_string() })
+        };
         Ok(match &*self.op {
             "add" => Operation::Add { path: pointer(self.path, "path")?, value: value(self.value)? },
             "remove" => Operation::Remove { path: pointer(self.path, "path")? },

@@ -170,7 +170,7 @@ impl GCounter {
     }
 }
 
-impl<T: DeserializeOwned> Register<T> {
+impl<T: DeserializeOwned + 'static> Register<T> {
     /// The value, once it was set.
     ///
     /// # Errors
@@ -218,7 +218,7 @@ impl<V> Map<V> {
     }
 }
 
-impl<V: DeserializeOwned> Map<V> {
+impl<V: DeserializeOwned + 'static> Map<V> {
     /// The value of an entry.
     ///
     /// # Errors
@@ -268,7 +268,7 @@ impl<S: kinds::Elements<Element: Serialize>> Replicated<S> {
     }
 }
 
-impl<S: kinds::Elements<Element: DeserializeOwned>> Replicated<S> {
+impl<S: kinds::Elements<Element: DeserializeOwned + 'static>> Replicated<S> {
     /// The elements, in the order of their JSON texts. Elements of another type are left out.
     pub fn iter(&self) -> impl Iterator<Item = S::Element> + use<S> {
         let elements: Vec<_> =

@@ -139,12 +139,12 @@ impl Document {
     }
 
     /// The awareness states of all clients, this one included. States that are not a `T` are left out.
-    pub fn awareness<T: DeserializeOwned>(&self) -> Vec<Awareness<T>> {
+    pub fn awareness<T: DeserializeOwned + 'static>(&self) -> Vec<Awareness<T>> {
         let own = self.follow.doc.client_id().get();
         // Read without the lock, which an observer takes.
         let texts: Vec<_> = self.follow.local().awareness.all().map(|(id, json)| (id, json.to_owned())).collect();
         let read = |(client_id, json): (u64, String)| {
-            Some(Awareness { client_id, own: client_id == own, value: serde_json::from_str(&json).ok()? })
+            Some(Awareness { client_id, own: client_id == own, value: datasole_core::value::read(&json).ok()? })
         };
         texts.into_iter().filter_map(read).collect()
     }

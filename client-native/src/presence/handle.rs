@@ -89,7 +89,7 @@ impl<T: Serialize> Presence<T> {
     }
 }
 
-impl<T: DeserializeOwned> Presence<T> {
+impl<T: DeserializeOwned + 'static> Presence<T> {
     /// The members of the room known so far, this client included, in the order of their ids. Members whose value is
     /// not a `T` are left out.
     pub fn members(&self) -> Vec<Member<T>> {

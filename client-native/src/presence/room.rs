@@ -43,14 +43,15 @@ struct Wire {
 
 /// `null` is a value.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
-    Value::deserialize(deserializer).map(Some)
+    datasole_core::value::deserialize(deserializer).map(Some)
 }
 
 impl Room {
     /// The members whose value is a `T`; `connection` is this client's id.
-    pub(super) fn members<T: DeserializeOwned>(&self, connection: Option<&str>) -> Vec<Member<T>> {
+    pub(super) fn members<T: DeserializeOwned + 'static>(&self, connection: Option<&str>) -> Vec<Member<T>> {
         let read = |Wire { id, user_id, value }: &Wire| {
-            let (value, own) = (T::deserialize(value.as_ref()?).ok()?, connection == Some(id.as_str()));
+            let (value, own) =
+                (datasole_core::value::from_value(value.as_ref()?).ok()?, connection == Some(id.as_str()));
             Some(Member { id: id.clone(), user_id: user_id.clone(), own, value })
         };
         self.shown().values().filter_map(read).collect()

@@ -62,10 +62,10 @@ impl Places {
 
     /// Takes one of `limit` places; one of `share` for a source that is counted.
     pub(crate) fn take(self: &Arc<Self>, limit: usize, from: Option<IpAddr>, share: usize) -> Result<Seat, Full> {
+        self.open
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |open| (open < limit).then_some(open + 1))
+            .map_err(|_| Full::All)?;
         let mut seat = Seat { places: self.clone(), source: None };
-        if self.open.fetch_add(1, Ordering::AcqRel) >= limit {
-            return Err(Full::All);
-        }
         if let Some(source) = from.map(Source::from) {
             let mut held = lock(&self.by_source);
             let own = held.entry(source).or_default();

@@ -12,6 +12,7 @@ use crate::{
     admission::{Admission, Network},
     auth::{AuthError, AuthHook, AuthRequest, Identity},
     backend::{Backend, Memory},
+    budget::Budget,
     clock::{System, unix_millis},
     error::RpcError,
     gate::Gate,
@@ -38,6 +39,7 @@ pub struct Builder {
     methods: Methods<Caller>,
     handlers: Handlers<Caller>,
     connected: Option<Hook>,
+    renewed: Option<Hook>,
     disconnected: Option<Hook>,
     data: Data,
     histories: HashMap<String, Replay>,
@@ -66,6 +68,7 @@ impl Default for Builder {
             methods: Methods::default(),
             handlers: Handlers::default(),
             connected: None,
+            renewed: None,
             disconnected: None,
             data: Data::default(),
             histories: HashMap::new(),
@@ -201,7 +204,9 @@ impl Builder {
 
     /// Registers an RPC method. Parameters are read from JSON, absent ones as `null`; a unit result is void.
     ///
-    /// A handler is dropped at an `await` when its caller cancels or goes away: spawn what must be finished.
+    /// A handler runs to its end when its caller goes away, unless [`cancel_on_disconnect`](Self::cancel_on_disconnect)
+    /// says otherwise. A handler is dropped at an `await` when its caller cancels the call: spawn what must be finished
+    /// even then.
     ///
     /// ```
     /// use datasole_server::{Context, RpcError, Server};
@@ -217,7 +222,7 @@ impl Builder {
     #[must_use]
     pub fn rpc<P, R, F, Fut>(mut self, method: &str, handler: F) -> Self
     where
-        P: DeserializeOwned,
+        P: DeserializeOwned + 'static,
         R: Serialize + 'static,
         F: Fn(Context, P) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, RpcError>> + Send + 'static,
@@ -234,6 +239,23 @@ impl Builder {
         Fut: Future<Output = Result<Payload, RpcError>> + Send + 'static,
     {
         self.methods.raw(method.to_owned(), move |caller: Caller, params| handler(caller.into(), params));
+        self
+    }
+
+    /// Lets handlers of the method registered last be dropped, at an `await`, when their caller's connection ends: for work
+    /// that is of use to nobody else.
+    ///
+    /// ```
+    /// use datasole_server::{Context, Server};
+    /// let server = Server::builder()
+    ///     .rpc("search", |_: Context, text: String| async move { Ok(text.len()) })
+    ///     .cancel_on_disconnect()
+    ///     .build();
+    /// # drop(server);
+    /// ```
+    #[must_use]
+    pub fn cancel_on_disconnect(mut self) -> Self {
+        self.methods.end_with_caller();
         self
     }
 
@@ -257,7 +279,7 @@ impl Builder {
     #[must_use]
     pub fn on<T, F, Fut>(mut self, event: &str, handler: F) -> Self
     where
-        T: DeserializeOwned,
+        T: DeserializeOwned + 'static,
         F: Fn(Context, T) -> Fut + Send + Sync + 'static,
         Fut: Future<Output: EventOutcome> + Send + 'static,
     {
@@ -299,6 +321,19 @@ impl Builder {
         Fut: Future<Output: EventOutcome> + Send + 'static,
     {
         self.connected = Some(Box::new(move |caller| hook(caller.into()).map(EventOutcome::report).boxed()));
+        self
+    }
+
+    /// Registers a hook that starts when an AUTH frame has renewed the identity of an open connection. The policies have
+    /// been asked again by then: subscriptions and rooms that the user may not have any more are ended. Groups are the
+    /// application's: take the connection out of those that the new roles do not allow.
+    #[must_use]
+    pub fn on_renew<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: EventOutcome> + Send + 'static,
+    {
+        self.renewed = Some(Box::new(move |caller| hook(caller.into()).map(EventOutcome::report).boxed()));
         self
     }
 
@@ -396,7 +431,9 @@ impl Builder {
             methods: self.methods,
             handlers: self.handlers,
             connected: self.connected,
+            renewed: self.renewed,
             disconnected: self.disconnected,
+            budget: Arc::new(Budget::new(limits.max_under_way, limits.max_under_way_total)),
             data: self.data,
             gate: Gate::new(access, limits.clone(), metrics.clone()),
             hub,

@@ -130,7 +130,8 @@ impl Connection {
         self.0.protocol()
     }
 
-    /// The address of the socket's peer: a proxy's address behind a proxy, `None` without a socket.
+    /// The client's address: the peer of the socket or, behind a [trusted proxy](crate::Builder::trust_proxy), the one that
+    /// the proxy names, with port 0; `None` without a socket.
     pub fn remote_addr(&self) -> Option<SocketAddr> {
         self.0.remote()
     }

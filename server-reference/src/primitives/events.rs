@@ -184,7 +184,7 @@ impl<C> Default for Handlers<C> {
 impl<C: 'static> Handlers<C> {
     pub(crate) fn typed<T, F, Fut>(&mut self, name: String, f: F)
     where
-        T: DeserializeOwned,
+        T: DeserializeOwned + 'static,
         F: Fn(C, T) -> Fut + Send + Sync + 'static,
         Fut: Future<Output: EventOutcome> + Send + 'static,
     {

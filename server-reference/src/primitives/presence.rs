@@ -15,6 +15,7 @@ use serde_json::{
 
 use crate::{
     answer::{Author, Refusal, Request},
+    auth::Identity,
     backend::{BackendError, log::Stored},
     connection::{Connection, Protocol},
     entry::Entry,
@@ -60,6 +61,7 @@ pub struct Member {
     #[serde(rename = "userId")]
     pub user_id: String,
     /// The value that the client announced.
+    #[serde(deserialize_with = "datasole_core::value::deserialize")]
     pub value: Value,
 }
 
@@ -250,7 +252,7 @@ impl Step {
         }
         let member = shown(connection, Some(value));
         // Checked at the depth that it has in a frame, so that every client can read it.
-        match member.filter(|member| serde_json::from_str::<Value>(&format!("[[{member}]]")).is_ok()) {
+        match member.filter(|member| datasole_core::value::parse(&format!("[[{member}]]")).is_ok()) {
             Some(member) => Ok(Some(member)),
             None => Err(Refusal::new(codes::INVALID_PARAMS, "the value is nested too deeply, or not Unicode")),
         }
@@ -262,10 +264,17 @@ impl Step {
 pub(crate) struct Joined(Mutex<Vec<Arc<Stream>>>);
 
 impl Joined {
-    /// Serves a PRESENCE frame of the connection.
-    pub(crate) async fn serve(&self, hub: &Hub, request: &Request, step: Step) {
+    /// Serves a PRESENCE frame of the connection. `may_enter` is asked again where the identity has been renewed while the
+    /// room was loaded.
+    pub(crate) async fn serve(
+        &self,
+        hub: &Hub,
+        request: &Request,
+        step: Step,
+        may_enter: impl Fn(&Identity, &StreamId) -> bool,
+    ) {
         let served = match step.member(&request.connection, hub.limits()) {
-            Ok(Some(member)) => self.enter(hub, request, &step.id, &member).await,
+            Ok(Some(member)) => self.enter(hub, request, &step.id, &member, may_enter).await,
             Ok(None) => {
                 self.leave(hub, request, &step.id).await;
                 Ok(())
@@ -277,16 +286,35 @@ impl Joined {
         }
     }
 
-    async fn enter(&self, hub: &Hub, request: &Request, id: &StreamId, member: &RawValue) -> Result<(), Refusal> {
+    async fn enter(
+        &self,
+        hub: &Hub,
+        request: &Request,
+        id: &StreamId,
+        member: &RawValue,
+        may_enter: impl Fn(&Identity, &StreamId) -> bool,
+    ) -> Result<(), Refusal> {
         let stream = hub.open(id.kind, &id.key).await.map_err(|error| Refusal::failed(&error))?;
-        let entered = self.enter_room(hub, request, &stream, member);
+        let entered = self.enter_room(hub, request, &stream, member, may_enter);
         hub.release(stream).await;
         entered
     }
 
-    fn enter_room(&self, hub: &Hub, request: &Request, stream: &Arc<Stream>, member: &RawValue) -> Result<(), Refusal> {
-        // A connection that ends leaves the rooms listed here: under the lock, it has ended or will find this one.
+    fn enter_room(
+        &self,
+        hub: &Hub,
+        request: &Request,
+        stream: &Arc<Stream>,
+        member: &RawValue,
+        may_enter: impl Fn(&Identity, &StreamId) -> bool,
+    ) -> Result<(), Refusal> {
+        // A connection that ends, or whose identity is renewed, leaves the rooms listed here: under the lock, it has done so
+        // or will find this one.
         let mut rooms = lock(&self.0);
+        let renewed = request.connection.identity().filter(|identity| !Arc::ptr_eq(identity, &request.identity));
+        if renewed.is_some_and(|identity| !may_enter(&identity, stream.id())) {
+            return Err(Refusal::new(codes::FORBIDDEN, "not allowed to change this presence room any more"));
+        }
         let is_in = rooms.iter().any(|room| Arc::ptr_eq(room, stream));
         let limits = hub.limits();
         if request.connection.has_ended() {
@@ -322,6 +350,25 @@ impl Joined {
             request.acknowledge(0);
         }
         hub.release(stream).await;
+    }
+
+    /// The connection leaves the rooms that it may not enter any more; those rooms, to be released.
+    pub(crate) fn review(
+        &self,
+        hub: &Hub,
+        connection: &Connection,
+        may_write: impl Fn(&StreamId) -> bool,
+    ) -> Vec<Arc<Stream>> {
+        let rooms = lock(&self.0).clone();
+        // The policies are the application's: they are asked without a lock.
+        let refused: Vec<Arc<Stream>> = rooms.into_iter().filter(|room| !may_write(room.id())).collect();
+        let Some(gone) = shown(connection, None).filter(|_| !refused.is_empty()) else { return refused };
+        lock(&self.0).retain(|room| !refused.iter().any(|refused| Arc::ptr_eq(refused, room)));
+        for stream in &refused {
+            // The connection may have left it meanwhile.
+            let _ = publish(hub, stream, None, |room| room.leave(connection.serial(), &gone));
+        }
+        refused
     }
 
     /// The connection has ended: it leaves every room; those rooms, to be released.

@@ -1,13 +1,20 @@
 //! Calls: handlers by name, and what came with a call.
 
-use std::{any::TypeId, collections::HashMap, panic::AssertUnwindSafe};
+use std::{
+    any::TypeId,
+    collections::{HashMap, HashSet},
+    panic::AssertUnwindSafe,
+};
 
 use datasole_core::{Payload, codes};
 use futures_util::{FutureExt, future::BoxFuture};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::error::RpcError;
+use crate::{
+    budget::weight,
+    error::{RpcError, plainly},
+};
 
 /// The data of a call or an event, borrowed from the message.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +24,26 @@ pub(crate) enum Incoming<'a> {
 }
 
 impl Incoming<'_> {
+    pub(crate) fn len(self) -> usize {
+        self.bytes().len()
+    }
+
+    /// The bytes that a handler holds that waits with them.
+    pub(crate) fn weight(self) -> usize {
+        match self {
+            Incoming::Json(text) => weight(text.get().as_bytes()),
+            // No values are read from bytes.
+            Incoming::Binary(bytes) => weight(&[]) + bytes.len(),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Incoming::Json(text) => text.get().as_bytes(),
+            Incoming::Binary(bytes) => bytes,
+        }
+    }
+
     pub(crate) fn to_payload(self) -> Payload {
         match self {
             Incoming::Json(text) => Payload::Json(text.to_owned()),
@@ -24,10 +51,10 @@ impl Incoming<'_> {
         }
     }
 
-    pub(crate) fn parse<T: DeserializeOwned>(self) -> Result<T, RpcError> {
+    pub(crate) fn parse<T: DeserializeOwned + 'static>(self) -> Result<T, RpcError> {
         match self {
             Incoming::Json(text) => {
-                serde_json::from_str(text.get()).map_err(|error| RpcError::invalid_params(error.to_string()))
+                datasole_core::value::read(text.get()).map_err(|error| RpcError::invalid_params(plainly(&error)))
             }
             Incoming::Binary(_) => Err(RpcError::invalid_params("this method takes JSON, not bytes")),
         }
@@ -38,18 +65,24 @@ pub(crate) type Outcome = Result<Payload, RpcError>;
 type RpcHandler<C> = Box<dyn Fn(C, Incoming<'_>) -> BoxFuture<'static, Outcome> + Send + Sync>;
 
 /// Handlers by method. Each receives the caller, a `C`.
-pub(crate) struct Methods<C>(HashMap<String, RpcHandler<C>>);
+pub(crate) struct Methods<C> {
+    handlers: HashMap<String, RpcHandler<C>>,
+    /// Methods whose handlers are dropped when their caller's connection ends.
+    end_with_caller: HashSet<String>,
+    /// The method registered last.
+    last: Option<String>,
+}
 
 impl<C> Default for Methods<C> {
     fn default() -> Self {
-        Self(HashMap::new())
+        Self { handlers: HashMap::new(), end_with_caller: HashSet::new(), last: None }
     }
 }
 
 impl<C: 'static> Methods<C> {
     pub(crate) fn typed<P, R, F, Fut>(&mut self, name: String, f: F)
     where
-        P: DeserializeOwned,
+        P: DeserializeOwned + 'static,
         R: Serialize + 'static,
         F: Fn(C, P) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, RpcError>> + Send + 'static,
@@ -61,7 +94,23 @@ impl<C: 'static> Methods<C> {
             }
             Err(error) => std::future::ready(Err(error)).boxed(),
         };
-        self.0.insert(name, Box::new(handler));
+        self.insert(name, Box::new(handler));
+    }
+
+    fn insert(&mut self, name: String, handler: RpcHandler<C>) {
+        self.end_with_caller.remove(&name);
+        self.last = Some(name.clone());
+        self.handlers.insert(name, handler);
+    }
+
+    /// Lets handlers of the method registered last end with their caller's connection.
+    pub(crate) fn end_with_caller(&mut self) {
+        self.end_with_caller.extend(self.last.clone());
+    }
+
+    /// Whether the handlers of a method end with their caller's connection.
+    pub(crate) fn ends_with_caller(&self, name: &str) -> bool {
+        self.end_with_caller.contains(name)
     }
 
     pub(crate) fn raw<F, Fut>(&mut self, name: String, f: F)
@@ -69,12 +118,12 @@ impl<C: 'static> Methods<C> {
         F: Fn(C, Payload) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Outcome> + Send + 'static,
     {
-        self.0.insert(name, Box::new(move |caller, incoming| f(caller, incoming.to_payload()).boxed()));
+        self.insert(name, Box::new(move |caller, incoming| f(caller, incoming.to_payload()).boxed()));
     }
 
     /// Starts a handler. A panic in it becomes an error of this call only.
     pub(crate) fn call(&self, name: &str, caller: C, params: Incoming<'_>) -> BoxFuture<'static, Outcome> {
-        let Some(handler) = self.0.get(name) else {
+        let Some(handler) = self.handlers.get(name) else {
             let error = RpcError::new(format!("Method not found: {name}")).code(codes::METHOD_NOT_FOUND);
             return std::future::ready(Err(error)).boxed();
         };

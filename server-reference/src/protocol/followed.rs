@@ -140,6 +140,27 @@ impl Followed {
         }
     }
 
+    /// Ends the subscriptions that are not allowed any more, each with an ERROR under its id; the streams, to be released.
+    pub(super) fn review(&self, connection: &Connection, may_read: impl Fn(&StreamId) -> bool) -> Vec<Arc<Stream>> {
+        let held: Vec<(u32, StreamId)> = {
+            let book = lock(&self.0);
+            let all = book.iter().flat_map(|book| &book.by_id);
+            all.filter_map(|(correlation, subscription)| match subscription {
+                Subscription::Open(stream) => Some((*correlation, stream.id().clone())),
+                Subscription::Opening(id) => Some((*correlation, id.clone())),
+                Subscription::Abandoned => None,
+            })
+            .collect()
+        };
+        // The policies are the application's: they are asked without a lock.
+        let mut left = Vec::new();
+        for (correlation, _) in held.into_iter().filter(|(_, id)| !may_read(id)) {
+            left.extend(self.leave(connection, correlation));
+            connection.refuse(correlation, &Refusal::new(codes::FORBIDDEN, "not allowed to read this stream any more"));
+        }
+        left
+    }
+
     /// Ends all of them; the streams, to be released.
     pub(super) fn end(&self, connection: &Connection) -> Vec<Arc<Stream>> {
         let book = lock(&self.0).take();

@@ -30,7 +30,8 @@ pub(crate) use self::node::{Caller, Census, Data, Hook, Node};
 use crate::primitives::docs;
 use crate::{
     answer::{Refusal, Request},
-    auth::AuthRequest,
+    auth::{AuthRequest, Identity},
+    budget::weight,
     connection::{Connection, Protocol},
     error::RpcError,
     message::{self, Outgoing},
@@ -47,6 +48,9 @@ const LATER: u8 = 0x30;
 /// Bytes of answers to one BATCH after which they are written out.
 const ROOM: usize = 64 * 1024;
 
+/// Bytes of payloads, inflated, after which others have their turn.
+pub(crate) const TURN: usize = 64 * 1024;
+
 pub(crate) struct Session {
     node: Arc<Node>,
     connection: Arc<Connection>,
@@ -54,6 +58,10 @@ pub(crate) struct Session {
     held: Arc<Held>,
     /// The request whose token is to come in an AUTH frame.
     upgrade: Option<Box<AuthRequest>>,
+    /// The number of AUTH frames so far.
+    auths: u64,
+    /// Bytes of payloads served since the last look.
+    served: usize,
     /// The rest of a BATCH that is being served.
     batch: Option<Box<Batch>>,
 }
@@ -65,6 +73,22 @@ struct Held {
     joined: Joined,
 }
 
+impl Held {
+    /// Asks the policies again, for an identity that has been renewed: ends subscriptions and leaves rooms that are not
+    /// allowed any more, and lets the application know.
+    async fn review(&self, node: &Arc<Node>, connection: &Arc<Connection>) {
+        let Some(identity) = connection.identity() else { return };
+        let mut streams = self.followed.review(connection, |id| node.gate.may_read(&identity, id));
+        streams.extend(self.joined.review(&node.hub, connection, |id| node.gate.may_change(&identity, id)));
+        for stream in streams {
+            node.hub.release(stream).await;
+        }
+        if let Some(hook) = node.renewed(connection, &identity) {
+            hook.await;
+        }
+    }
+}
+
 /// The messages of a BATCH that are not served yet.
 struct Batch {
     payload: Vec<u8>,
@@ -74,7 +98,7 @@ struct Batch {
 impl Session {
     /// With `upgrade`, the client is unauthenticated until its first AUTH frame has been accepted.
     pub(crate) fn new(node: Arc<Node>, connection: Arc<Connection>, upgrade: Option<Box<AuthRequest>>) -> Self {
-        Self { node, connection, held: Arc::default(), upgrade, batch: None }
+        Self { node, connection, held: Arc::default(), upgrade, auths: 0, served: 0, batch: None }
     }
 
     pub(crate) fn connection(&self) -> &Arc<Connection> {
@@ -90,6 +114,11 @@ impl Session {
         self.go_on(out, spawn);
     }
 
+    /// Bytes of payloads, inflated, served since this was last asked.
+    pub(crate) fn take_served(&mut self) -> usize {
+        std::mem::take(&mut self.served)
+    }
+
     /// True while a BATCH has unserved messages: the session takes no other message before.
     pub(crate) fn is_busy(&self) -> bool {
         self.batch.is_some()
@@ -99,6 +128,7 @@ impl Session {
     pub(crate) fn go_on(&mut self, out: &mut Outgoing, spawn: &mut dyn FnMut(Task)) {
         let Some(mut batch) = self.batch.take() else { return };
         let mut arrival = Arrival { batched: true, wanted: Vec::new() };
+        let before = self.served;
         loop {
             let rest = batch.payload.get(batch.at..).unwrap_or_default();
             if rest.is_empty() {
@@ -118,7 +148,7 @@ impl Session {
             if self.connection.mailbox().closing().is_some() {
                 break;
             }
-            if out.len() >= ROOM {
+            if out.len() >= ROOM || self.served - before >= TURN {
                 self.batch = Some(batch);
                 break;
             }
@@ -194,6 +224,10 @@ impl Session {
 
     fn frame(&mut self, frame: Frame<'_>, out: &mut Outgoing, spawn: &mut dyn FnMut(Task), arrival: &mut Arrival) {
         let Frame { opcode, correlation, payload } = frame;
+        // The messages of a batch count, each by itself.
+        if opcode != Opcode::Batch {
+            self.served += payload.len();
+        }
         if self.connection.identity().is_none() && opcode != Opcode::Auth {
             return self.close_unauthenticated();
         }
@@ -232,9 +266,15 @@ impl Session {
                 }
                 Err(_) => self.unreadable(correlation, "the payload is not a subscription"),
             },
-            Opcode::CrdtOp => self.serve(correlation, |session, request| session.crdt(request, payload)),
+            Opcode::CrdtOp | Opcode::Presence if correlation == 0 && self.is_v2() => {
+                self.invalid(0, codes::INVALID_REQUEST, "this frame needs a correlation id");
+                None
+            }
+            Opcode::CrdtOp => {
+                self.serve(correlation, weight(payload), |session, request| session.crdt(request, payload))
+            }
             Opcode::Presence if self.is_v2() => {
-                self.serve(correlation, |session, request| session.presence(request, payload))
+                self.serve(correlation, weight(payload), |session, request| session.presence(request, payload))
             }
             #[cfg(feature = "docs")]
             Opcode::Doc if self.is_v2() => self.doc(correlation, payload),
@@ -246,8 +286,9 @@ impl Session {
             Opcode::Auth if self.is_v2() => match serde_json::from_slice::<wire::Auth<'_>>(payload) {
                 Ok(auth) => {
                     self.features(&auth.features);
-                    self.authenticate(correlation, auth.token.map(Cow::into_owned))
+                    self.authenticate(correlation, auth.token.map(Cow::into_owned), payload.len())
                 }
+                Err(_) if self.connection.identity().is_none() => return self.close_unauthenticated(),
                 Err(_) => self.unreadable(correlation, "the payload is not a token"),
             },
             Opcode::Client if self.is_v2() => match serde_json::from_slice::<wire::ClientHello<'_>>(payload) {
@@ -287,9 +328,10 @@ impl Session {
     fn serve(
         &self,
         correlation: u32,
+        bytes: usize,
         serve: impl FnOnce(&Self, Request) -> Result<Option<Task>, (Request, Refusal)>,
     ) -> Option<Task> {
-        let request = match self.node.gate.request(&self.connection, self.connection.identity()?, correlation) {
+        let request = match self.admit(correlation, bytes) {
             Ok(request) => request,
             Err(refusal) => {
                 self.connection.refuse(correlation, &refusal);
@@ -303,6 +345,12 @@ impl Session {
             request.refuse(&refusal);
             None
         })
+    }
+
+    fn admit(&self, correlation: u32, bytes: usize) -> Result<Request, Refusal> {
+        let identity = self.connection.identity();
+        let identity = identity.ok_or_else(|| Refusal::new(codes::FORBIDDEN, "not authenticated"))?;
+        self.node.gate.request(&self.connection, identity, correlation, bytes)
     }
 
     fn crdt(&self, request: Request, payload: &[u8]) -> Result<Option<Task>, (Request, Refusal)> {
@@ -327,7 +375,11 @@ impl Session {
         match admitted {
             Ok(step) => {
                 let (node, held) = (self.node.clone(), self.held.clone());
-                Ok(at_once(async move { held.joined.serve(&node.hub, &request, step).await }.boxed()))
+                let served = async move {
+                    let may_enter = |identity: &Identity, id: &StreamId| node.gate.may_change(identity, id);
+                    held.joined.serve(&node.hub, &request, step, may_enter).await;
+                };
+                Ok(at_once(served.boxed()))
             }
             Err(refusal) => Err((request, refusal)),
         }
@@ -341,7 +393,10 @@ impl Session {
             self.invalid(correlation, codes::INVALID_REQUEST, "no document is followed on this channel");
             return None;
         };
-        self.serve(correlation, |session, request| match docs::Posted::read(message) {
+        self.serve(correlation, weight(&[]) + message.len(), |session, request| match docs::Posted::read(message) {
+            _ if !session.node.gate.may_read(&request.identity, stream.id()) => {
+                Err((request, Refusal::new(codes::FORBIDDEN, "not allowed to read this document any more")))
+            }
             Ok(posted) => {
                 let node = session.node.clone();
                 let may_write = node.gate.may_change(&request.identity, stream.id());
@@ -372,9 +427,9 @@ impl Session {
     }
 
     fn call(&mut self, correlation: u32, method: &str, params: Incoming<'_>, out: &mut Outgoing) -> Option<Task> {
-        if !self.node.gate.call(&self.connection, correlation) {
+        let bytes = params.weight();
+        if let Err(error) = self.node.gate.call(&self.connection, correlation, method, bytes) {
             self.node.gate.call_failed();
-            let error = RpcError::new("too many calls under way, or the id is in use").code(codes::LIMIT);
             self.answer(out, correlation, &Err(error));
             return None;
         }
@@ -389,7 +444,8 @@ impl Session {
             return None;
         }
         let (abort, registration) = AbortHandle::new_pair();
-        self.connection.begin_call(correlation, abort);
+        let ends_with_caller = self.node.methods.ends_with_caller(method);
+        let busy = self.connection.begin_call(correlation, abort, ends_with_caller, bytes);
         let (node, connection) = (self.node.clone(), self.connection.clone());
         let task = async move {
             let outcome = handler.await.unwrap_or_else(|_| Err(panicked()));
@@ -397,12 +453,13 @@ impl Session {
                 node.gate.call_failed();
             }
             connection.end_call(correlation, &outcome, node.limits.max_payload);
+            drop(busy);
         };
         Some(Abortable::new(task, registration).map(drop).boxed())
     }
 
     fn event(&mut self, correlation: u32, name: Cow<'_, str>, data: Incoming<'_>) -> Option<Task> {
-        let busy = match self.node.gate.event(&self.connection, &name) {
+        let busy = match self.node.gate.event(&self.connection, &name, data.len(), data.weight()) {
             Ok(busy) => busy,
             Err(refusal) => {
                 self.connection.refuse(correlation, &refusal);
@@ -439,6 +496,9 @@ impl Session {
     /// Admits a subscription, or refuses it.
     fn want(&self, subscription: Wanted, arrival: &mut Arrival) {
         let outcome = self.held.followed.want(&subscription, |open| {
+            if self.connection.has_call(subscription.correlation) {
+                return Err(Refusal::new(codes::INVALID_REQUEST, "a call has this id"));
+            }
             if !self.node.hub.serves(subscription.stream.kind) {
                 return Err(Refusal::new(codes::NOT_FOUND, "this server has no such kind of stream"));
             }
@@ -467,14 +527,21 @@ impl Session {
         at_once(async move { node.hub.release(stream).await }.boxed())
     }
 
-    fn authenticate(&mut self, correlation: u32, token: Option<String>) -> Option<Task> {
-        let mut request = match self.upgrade.take() {
-            Some(upgrade) => *upgrade,
-            None if self.connection.identity().is_some() => AuthRequest::renewal(),
-            // Another AUTH is being decided already.
-            None => return None,
-        };
-        let busy = match self.node.gate.handler(&self.connection) {
+    fn authenticate(&mut self, correlation: u32, token: Option<String>, bytes: usize) -> Option<Task> {
+        let is_known = self.connection.identity().is_some();
+        if correlation == 0 {
+            if is_known {
+                self.invalid(0, codes::INVALID_REQUEST, "AUTH needs a correlation id");
+            } else {
+                self.close_unauthenticated();
+            }
+            return None;
+        }
+        if is_known {
+            self.upgrade = None;
+        }
+        let mut request = self.upgrade.as_deref().cloned().unwrap_or_else(AuthRequest::renewal);
+        let busy = match self.node.gate.handler(&self.connection, bytes) {
             Ok(busy) => busy,
             Err(refusal) => {
                 self.connection.refuse(correlation, &refusal);
@@ -482,8 +549,16 @@ impl Session {
             }
         };
         request.token = token;
-        let authentication = self.node.clone().authenticate(self.connection.clone(), correlation, request);
-        at_once(authentication.map(|()| drop(busy)).boxed())
+        self.auths += 1;
+        let (node, connection, held, order) =
+            (self.node.clone(), self.connection.clone(), self.held.clone(), self.auths);
+        let authentication = async move {
+            if node.clone().authenticate(connection.clone(), (order, correlation), request).await {
+                held.review(&node, &connection).await;
+            }
+            drop(busy);
+        };
+        at_once(authentication.boxed())
     }
 }
 

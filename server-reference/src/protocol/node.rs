@@ -20,8 +20,9 @@ use crate::primitives::docs;
 use crate::{
     admission::{Admission, Full, Seat, counted},
     auth::{AuthError, AuthHook, AuthRequest, Identity},
+    budget::Budget,
     clock::unix_millis,
-    connection::{Connection, Protocol},
+    connection::{Connection, Protocol, Reception},
     gate::Gate,
     hub::Hub,
     limits::{Limits, Replay},
@@ -47,9 +48,11 @@ pub(crate) struct Node {
     pub(crate) methods: Methods<Caller>,
     pub(crate) handlers: Handlers<Caller>,
     pub(crate) connected: Option<Hook>,
+    pub(crate) renewed: Option<Hook>,
     pub(crate) disconnected: Option<Hook>,
     pub(crate) data: Data,
     pub(crate) gate: Gate,
+    pub(crate) budget: Arc<Budget>,
     pub(crate) hub: Arc<Hub>,
     /// Histories of topics, for clients that resume.
     pub(crate) histories: Arc<HashMap<String, Replay>>,
@@ -138,7 +141,9 @@ impl Node {
     pub(crate) fn connection(&self, protocol: Protocol, remote: Option<SocketAddr>) -> Arc<Connection> {
         let serial = self.census.next_serial.fetch_add(1, Ordering::Relaxed);
         let Limits { max_queue, compress_above, .. } = *self.limits;
-        Arc::new(Connection::new(serial, self.hub.node(), protocol, max_queue, compress_above).from(remote))
+        Arc::new(
+            Connection::new(serial, self.hub.node(), protocol, max_queue, compress_above).from(remote, &self.budget),
+        )
     }
 
     /// Asks the authentication hook, within its time.
@@ -156,7 +161,14 @@ impl Node {
     /// version 1 client that are not in memory.
     #[must_use]
     pub(crate) fn welcome(self: &Arc<Self>, connection: &Arc<Connection>, identity: Identity) -> Option<Task> {
-        let identity = connection.admit(identity);
+        match connection.admit(0, identity) {
+            Reception::First(identity) => self.greet(connection, identity),
+            // Nobody is welcomed twice.
+            Reception::Renewed(_) | Reception::Overtaken(_) | Reception::Other => None,
+        }
+    }
+
+    fn greet(self: &Arc<Self>, connection: &Arc<Connection>, identity: Arc<Identity>) -> Option<Task> {
         Metrics::add(&self.metrics.accepted, 1);
         if connection.protocol() == Protocol::V2 {
             connection.mailbox().push(message::shared(
@@ -186,8 +198,9 @@ impl Node {
         at_once(task.boxed())
     }
 
-    fn hello<'a>(&self, connection: &Connection, identity: &'a Identity) -> wire::Hello<'a> {
+    fn hello<'a>(&self, connection: &Connection, identity: &'a Identity) -> wire::Hello<'a, wire::ServerLimits> {
         let limits = &self.limits;
+        let crdt = limits.crdt();
         wire::Hello {
             protocol: 2,
             connection_id: connection.id().into(),
@@ -195,12 +208,27 @@ impl Node {
             epoch: self.epoch,
             time: Some(unix_millis()),
             heartbeat: u64::try_from(limits.heartbeat.as_millis()).unwrap_or(u64::MAX),
-            limits: wire::HelloLimits {
-                max_payload: limits.max_payload,
-                compress_above: limits.compress_above,
-                max_subscriptions: limits.max_subscriptions,
-                max_pending_calls: limits.max_pending,
-                max_event_name: limits.max_event_name,
+            limits: wire::ServerLimits {
+                common: wire::HelloLimits {
+                    max_payload: limits.max_payload,
+                    compress_above: limits.compress_above,
+                    max_subscriptions: limits.max_subscriptions,
+                    max_pending_calls: limits.max_pending,
+                    max_event_name: limits.max_event_name,
+                },
+                max_key: limits.max_key,
+                max_rooms: limits.max_rooms,
+                max_presence: limits.max_presence,
+                max_doc: limits.max_doc,
+                max_crdt_value: crdt.max_value,
+                max_crdt_depth: crdt.max_depth,
+                max_crdt: crdt.max_bytes,
+                max_crdt_entries: crdt.max_entries,
+                max_crdt_key: crdt.max_key,
+                max_crdt_node: crdt.max_node,
+                max_crdt_dots: crdt.max_dots,
+                max_crdt_ahead: crdt.max_ahead,
+                max_crdt_keys: limits.max_crdt_keys_per_connection,
             },
             reconnect_window: self.reconnect_window,
             features: FEATURES.map(Into::into).to_vec(),
@@ -227,6 +255,12 @@ impl Node {
         }
     }
 
+    /// Runs `on_renew` for a connection whose identity was renewed.
+    pub(super) fn renewed(self: &Arc<Self>, connection: &Arc<Connection>, identity: &Arc<Identity>) -> Option<Task> {
+        let hook = self.renewed.as_ref()?;
+        Some(guarded(|| hook(self.caller(connection, identity)), "renews its identity"))
+    }
+
     /// Runs `on_disconnect` for a connection that has ended, if `on_connect` ran.
     pub(super) fn parted(self: &Arc<Self>, connection: &Arc<Connection>) -> Option<Task> {
         let hook = self.disconnected.as_ref().filter(|_| connection.parts())?;
@@ -234,48 +268,56 @@ impl Node {
         at_once(guarded(|| hook(caller), "disconnects"))
     }
 
-    /// Serves an AUTH frame: the first one opens the connection, later ones renew its identity.
+    /// Serves the AUTH frame of this number: the first one that is answered opens the connection, others renew its
+    /// identity. One that a later frame has overtaken has no effect. `true` if the identity was renewed.
     pub(crate) async fn authenticate(
         self: Arc<Self>,
         connection: Arc<Connection>,
-        correlation: u32,
+        (order, correlation): (u64, u32),
         request: AuthRequest,
-    ) {
-        let refuse = |why: &str| connection.mailbox().close(wire::CLOSE_UNAUTHORIZED, why);
-        match self.identify(request).await {
-            Ok(mut identity) => {
-                let known = connection.identity();
-                if let Some(known) = &known {
-                    if identity.user_id.is_empty() {
-                        identity.user_id.clone_from(&known.user_id);
-                    }
-                    if identity.user_id != known.user_id {
-                        return refuse("the token is another user's");
-                    }
-                    connection.admit(identity.clone());
-                }
-                let user_id = Some(identity.user_id.as_str()).filter(|id| !id.is_empty()).map(Into::into);
-                let authed = json(&wire::Authed { user_id });
-                let above = self.limits.compress_above;
-                connection.mailbox().push(message::shared(Opcode::Authed, correlation, &authed, above));
-                if known.is_none()
-                    && let Some(task) = self.welcome(&connection, identity)
-                {
+    ) -> bool {
+        let known = connection.identity().filter(|_| self.auth.is_none());
+        let identified = match known {
+            // Without a hook nobody's identity is in question.
+            Some(known) => Ok((*known).clone()),
+            None => self.identify(request).await,
+        };
+        let authed = |identity: &Identity| {
+            let body = json(&wire::Authed { user_id: Some(identity.user_id.as_str().into()) });
+            let above = self.limits.compress_above;
+            connection.mailbox().push(message::shared(Opcode::Authed, correlation, &body, above));
+        };
+        if let Err(AuthError::Refused(_)) = identified {
+            self.admission.guesses.wrong(counted(connection.remote()));
+        }
+        match identified.map(|identity| connection.admit(order, identity)) {
+            Ok(Reception::First(identity)) => {
+                authed(&identity);
+                if let Some(task) = self.greet(&connection, identity) {
                     task.await;
                 }
             }
-            Err(AuthError::Failed(why)) => {
-                tracing::error!(why, code = codes::INTERNAL, "the auth hook failed");
-                connection.mailbox().close(1011, "authentication failed");
+            Ok(Reception::Renewed(identity)) => {
+                authed(&identity);
+                return true;
             }
-            Err(error) => {
-                if matches!(error, AuthError::Refused(_)) {
-                    self.admission.guesses.wrong(counted(connection.remote()));
+            Ok(Reception::Overtaken(identity)) => authed(&identity),
+            Ok(Reception::Other) => {
+                connection.mailbox().close(wire::CLOSE_UNAUTHORIZED, "the token is another user's");
+            }
+            Err(error) => match (connection.overtaken(order), error) {
+                (Some(identity), _) => authed(&identity),
+                (None, AuthError::Failed(why)) => {
+                    tracing::error!(why, code = codes::INTERNAL, "the auth hook failed");
+                    connection.mailbox().close(1011, "authentication failed");
                 }
-                tracing::debug!(%error, "an AUTH was refused");
-                refuse("unauthorized");
-            }
+                (None, error) => {
+                    tracing::debug!(%error, "an AUTH was refused");
+                    connection.mailbox().close(wire::CLOSE_UNAUTHORIZED, "unauthorized");
+                }
+            },
         }
+        false
     }
 }
 

@@ -18,6 +18,7 @@ const FLOORS: [&[&str]; 8] = [
         "admission",
         "answer",
         "auth",
+        "budget",
         "clock",
         "connection",
         "entry",

@@ -3,7 +3,7 @@
 use std::{future::pending, time::Duration};
 
 use datasole_core::frame::Opcode;
-use datasole_server::{AuthError, AuthRequest, Builder, Identity, Limits};
+use datasole_server::{AuthError, AuthRequest, Builder, Context, Identity, Limits, StreamId};
 use datasole_tests::{
     peer::{Peer, Received, UPGRADE, V1, V2},
     running::Running,
@@ -276,4 +276,158 @@ async fn refused_until(peer: &mut Peer, call: u32) -> usize {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// A server whose admins may read and write what begins with `admin/`; `TOKEN@GATE` waits for a permit of the gate.
+async fn guarded(gate: std::sync::Arc<tokio::sync::Semaphore>) -> Running {
+    let renewed = |context: Context| async move {
+        if !context.identity().has_role("admin") {
+            context.leave_group("admins").await;
+        }
+    };
+    let may = |identity: &Identity, stream: &StreamId| !stream.key.starts_with("admin/") || identity.has_role("admin");
+    serve(|builder| {
+        builder
+            .auth(move |request: AuthRequest| {
+                let gate = gate.clone();
+                async move {
+                    let token = request.token.ok_or_else(|| AuthError::refused("no token"))?;
+                    let (token, waits) = token.strip_suffix("@gate").map_or((&*token, false), |token| (token, true));
+                    if waits {
+                        gate.acquire().await.unwrap().forget();
+                    }
+                    let (user, role) = token.split_once('/').ok_or_else(|| AuthError::refused("no role"))?;
+                    Ok(Identity::user(user).role(role))
+                }
+            })
+            .authorize_read(may)
+            .authorize_write(may)
+            .on_renew(renewed)
+            .rpc("whoami", |context: Context, (): ()| async move { Ok(context.identity().roles.clone()) })
+            .rpc("admins", |context: Context, (): ()| async move { context.join_group("admins").await })
+    })
+    .await
+}
+
+async fn open_as(running: &Running, token: &str) -> Peer {
+    let (status, mut peer) =
+        Peer::upgrade(running.address, &format!("?token={token}"), &format!("{UPGRADE}{V2}")).await;
+    assert_eq!(status, 101);
+    peer.expect(Opcode::Hello, 0).await;
+    peer
+}
+
+/// With fewer roles everything that the user may not have any more ends: each subscription by an ERROR under its id, rooms,
+/// and the application's groups by its hook.
+#[tokio::test]
+async fn permissions_are_asked_again() {
+    let running = guarded(std::sync::Arc::new(tokio::sync::Semaphore::new(0))).await;
+    let server = &running.server;
+    let mut peer = open_as(&running, "ann/admin").await;
+    let mut other = open_as(&running, "bob/admin").await;
+    for (id, kind, key) in [
+        (1, "state", "admin/s"),
+        (2, "event", "admin/e"),
+        (3, "crdt", "admin/c"),
+        (4, "presence", "admin/p"),
+        (5, "state", "public"),
+    ] {
+        peer.send(Opcode::Subscribe, id, format!(r#"{{"kind":"{kind}","key":"{key}"}}"#)).await;
+        peer.expect(Opcode::Subscribed, id).await;
+        if kind != "event" {
+            assert!(matches!(peer.receive().await, Received::Frame(..)), "a snapshot");
+        }
+    }
+    other.send(Opcode::Subscribe, 1, r#"{"kind":"presence","key":"admin/p"}"#).await;
+    other.expect(Opcode::Subscribed, 1).await;
+    other.expect(Opcode::Presence, 0).await;
+    peer.send(Opcode::Presence, 6, r#"{"key":"admin/p","value":1}"#).await;
+    peer.expect(Opcode::Presence, 0).await;
+    assert!(matches!(peer.receive().await, Received::Frame(Opcode::Ack, 6, _)));
+    assert_eq!(other.expect(Opcode::Presence, 0).await["members"][0]["value"], 1);
+    assert!(peer.call(7, "admins", "null").await.get("error").is_none());
+
+    peer.send(Opcode::Auth, 8, r#"{"token":"ann/guest"}"#).await;
+    assert_eq!(peer.expect(Opcode::Authed, 8).await["userId"], "ann");
+    let mut refused = Vec::new();
+    for _ in 1..=4 {
+        let Received::Frame(Opcode::Error, id, body) = peer.receive().await else { panic!("an ERROR") };
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["code"], -32002);
+        refused.push(id);
+    }
+    refused.sort_unstable();
+    assert_eq!(refused, [1, 2, 3, 4]);
+    assert!(other.expect(Opcode::Presence, 0).await["members"][0].get("value").is_none(), "ann has left the room");
+    assert_eq!(peer.call(9, "whoami", "null").await["result"], serde_json::json!(["guest"]));
+
+    // Nothing of it comes any more; what is allowed goes on.
+    server.state().set("admin/s", &1).await.unwrap();
+    server.broadcast("admin/e", &1).await.unwrap();
+    server.to_group("admins").emit("secret", &1).await.unwrap();
+    server.state().set("public", &1).await.unwrap();
+    assert_eq!(peer.expect(Opcode::StateSnapshot, 0).await["key"], "public");
+    peer.send(Opcode::Presence, 10, r#"{"key":"admin/p","value":1}"#).await;
+    peer.expect_error(10, -32002).await;
+    peer.send(Opcode::Subscribe, 1, r#"{"kind":"state","key":"admin/s"}"#).await;
+    peer.expect_error(1, -32002).await;
+    // With the role back, the same id is free again.
+    peer.send(Opcode::Auth, 11, r#"{"token":"ann/admin"}"#).await;
+    peer.expect(Opcode::Authed, 11).await;
+    peer.send(Opcode::Subscribe, 1, r#"{"kind":"state","key":"admin/s"}"#).await;
+    peer.expect(Opcode::Subscribed, 1).await;
+}
+
+/// Of two AUTH on their way the later token holds, whichever answer comes first; both are answered.
+#[tokio::test]
+async fn the_later_token_holds() {
+    let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let running = guarded(gate.clone()).await;
+    // Good, refused, and another user's: what has been overtaken has no effect.
+    for slow in ["ann/admin@gate", "ann@gate", "bob/admin@gate"] {
+        let mut peer = open_as(&running, "ann/user").await;
+        peer.send(Opcode::Auth, 1, format!(r#"{{"token":"{slow}"}}"#)).await;
+        peer.send(Opcode::Auth, 2, r#"{"token":"ann/guest"}"#).await;
+        assert_eq!(peer.expect(Opcode::Authed, 2).await["userId"], "ann");
+        gate.add_permits(1);
+        assert_eq!(peer.expect(Opcode::Authed, 1).await["userId"], "ann");
+        assert_eq!(peer.call(3, "whoami", "null").await["result"], serde_json::json!(["guest"]), "{slow}");
+    }
+    // The first token of a connection is no exception.
+    let mut peer = deferred(&running).await;
+    peer.send(Opcode::Auth, 1, r#"{"token":"ann/admin@gate"}"#).await;
+    peer.send(Opcode::Auth, 2, r#"{"token":"ann/guest"}"#).await;
+    peer.expect(Opcode::Authed, 2).await;
+    peer.expect(Opcode::Hello, 0).await;
+    gate.add_permits(1);
+    peer.expect(Opcode::Authed, 1).await;
+    assert_eq!(peer.call(3, "whoami", "null").await["result"], serde_json::json!(["guest"]));
+    // In their order both take effect.
+    peer.send(Opcode::Auth, 4, r#"{"token":"ann/user"}"#).await;
+    peer.expect(Opcode::Authed, 4).await;
+    assert_eq!(peer.call(5, "whoami", "null").await["result"], serde_json::json!(["user"]));
+}
+
+#[tokio::test]
+async fn tokens_without_an_id_or_that_cannot_be_read() {
+    let running = serve(obeying).await;
+    for (id, payload) in [(1, ""), (1, "7"), (1, r#"{"token":7}"#), (0, r#"{"token":"ann"}"#)] {
+        let mut peer = deferred(&running).await;
+        peer.send(Opcode::Auth, id, payload).await;
+        peer.expect_close(4002).await;
+    }
+    let mut peer = open_as(&running, "ann").await;
+    peer.send(Opcode::Auth, 0, r#"{"token":"ann"}"#).await;
+    peer.expect_error(0, -32600).await;
+    // Nobody in particular is not ann.
+    peer.send(Opcode::Auth, 1, r#"{"token":null}"#).await;
+    peer.expect_close(4002).await;
+    // Who is nobody in particular stays the same nobody.
+    let mut peer = deferred(&running).await;
+    peer.send(Opcode::Auth, 1, r#"{"token":null}"#).await;
+    let user = peer.expect(Opcode::Authed, 1).await["userId"].clone();
+    assert!(user.as_str().unwrap().starts_with("anonymous-"));
+    assert_eq!(peer.expect(Opcode::Hello, 0).await["userId"], user);
+    peer.send(Opcode::Auth, 2, r#"{"token":null}"#).await;
+    assert_eq!(peer.expect(Opcode::Authed, 2).await["userId"], user);
 }

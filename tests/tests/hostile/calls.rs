@@ -70,11 +70,16 @@ async fn a_method_name_as_long_as_the_frame() {
     for mut peer in [Peer::v1(running.address).await, Peer::v2(running.address).await] {
         let answer = peer.call(1, &name, "null").await;
         assert_eq!(answer["error"]["code"], -32601);
-        // Every byte escaped in the answer: the error itself would be over the frame limit.
         let payload = format!(r#"{{"method":"{}"}}"#, "\u{7f}\\u0001".repeat(140_000));
         peer.send(Opcode::RpcRequest, 2, payload).await;
         let answer = peer.expect(Opcode::RpcResponse, 2).await;
-        assert!([-32601, -32005].contains(&answer["error"]["code"].as_i64().unwrap()), "{answer:.200}");
+        assert_eq!(answer["error"]["code"], -32601, "{answer:.200}");
+        assert!(answer.to_string().len() < 200, "the name is not repeated");
+        // Below, at and above the limit of names.
+        for (length, repeated) in [(255, true), (256, true), (257, false)] {
+            let answer = peer.call(3, &name[..length], "null").await.to_string();
+            assert_eq!(answer.contains(&name[..length]), repeated, "{length}: {answer}");
+        }
     }
     assert_serves(&running).await;
 }
@@ -131,13 +136,16 @@ async fn calls_below_at_and_above_the_limit() {
     let (watch, mut watched) = Watch::new();
     let limits = Limits { max_pending: 3, ..Limits::default() };
     let running = serve(|builder| {
-        builder.limits(limits).rpc("hang", move |_: Context, _: Value| {
-            let watched = watch.begin();
-            async move {
-                let _watched = watched;
-                pending::<Result<(), RpcError>>().await
-            }
-        })
+        builder
+            .limits(limits)
+            .rpc("hang", move |_: Context, _: Value| {
+                let watched = watch.begin();
+                async move {
+                    let _watched = watched;
+                    pending::<Result<(), RpcError>>().await
+                }
+            })
+            .cancel_on_disconnect()
     })
     .await;
     for mut peer in [Peer::v1(running.address).await, Peer::v2(running.address).await] {
@@ -162,13 +170,15 @@ async fn calls_below_at_and_above_the_limit() {
 async fn an_id_that_is_in_use() {
     let (watch, mut watched) = Watch::new();
     let running = serve(|builder| {
-        builder.rpc("hang", move |_: Context, _: Value| {
-            let watched = watch.begin();
-            async move {
-                let _watched = watched;
-                pending::<Result<(), RpcError>>().await
-            }
-        })
+        builder
+            .rpc("hang", move |_: Context, _: Value| {
+                let watched = watch.begin();
+                async move {
+                    let _watched = watched;
+                    pending::<Result<(), RpcError>>().await
+                }
+            })
+            .cancel_on_disconnect()
     })
     .await;
     let mut peer = Peer::v2(running.address).await;
@@ -299,6 +309,59 @@ async fn events_that_make_no_sense() {
     assert_serves(&running).await;
 }
 
+/// What is admitted can be sent on under its name: with the time and a position it fits in a frame.
+#[tokio::test]
+async fn events_below_at_and_above_what_can_be_sent_on() {
+    let limits = Limits { max_payload: 2_000, compress_above: usize::MAX, ..Limits::default() };
+    let running = serve(|builder| {
+        builder
+            .limits(limits)
+            .on("e", |context: Context, text: String| async move { context.server().broadcast("e", &text).await })
+    })
+    .await;
+    let mut peer = Peer::v2(running.address).await;
+    peer.send(Opcode::Subscribe, 1, r#"{"kind":"event","key":"e"}"#).await;
+    peer.expect(Opcode::Subscribed, 1).await;
+    let most = 2_000 - 128 - 6;
+    for (length, fits) in [(most - 1, true), (most, true), (most + 1, false)] {
+        let text = "x".repeat(length - 2);
+        peer.send(Opcode::ClientEvent, 2, format!(r#"{{"event":"e","data":"{text}"}}"#)).await;
+        if fits {
+            assert_eq!(peer.expect(Opcode::ServerEvent, 0).await["data"], text);
+        } else {
+            peer.expect_error(2, -32005).await;
+        }
+    }
+}
+
+/// One header field, one rule: what is answered needs an id, and no id is used twice.
+#[tokio::test]
+async fn ids_of_what_is_answered() {
+    let running = serve(|builder| {
+        builder.rpc("hang", |_: Context, _: Value| pending::<Result<(), RpcError>>()).cancel_on_disconnect()
+    })
+    .await;
+    let mut peer = Peer::v2(running.address).await;
+    for (opcode, payload) in [
+        (Opcode::Presence, r#"{"key":"room","value":1}"#),
+        (
+            Opcode::CrdtOp,
+            r#"{"key":"k","op":{"type":"g-set","nodeId":"n","counter":1,"timestamp":1,"op":"add","value":1}}"#,
+        ),
+        (Opcode::Subscribe, r#"{"kind":"state","key":"k"}"#),
+    ] {
+        peer.send(opcode, 0, payload).await;
+        peer.expect_error(0, -32600).await;
+    }
+    assert_eq!(running.server.presence("room").count().await, 0, "without an id there is no effect");
+    peer.begin(5, "hang", "null").await;
+    peer.send(Opcode::Subscribe, 5, r#"{"kind":"state","key":"k"}"#).await;
+    peer.expect_error(5, -32600).await;
+    peer.send(Opcode::Cancel, 5, "null").await;
+    peer.send(Opcode::Subscribe, 5, r#"{"kind":"state","key":"k"}"#).await;
+    peer.expect(Opcode::Subscribed, 5).await;
+}
+
 #[tokio::test]
 async fn event_handlers_below_at_and_above_the_limit() {
     let (watch, mut watched) = Watch::new();
@@ -320,6 +383,109 @@ async fn event_handlers_below_at_and_above_the_limit() {
     }
     peer.send(Opcode::ClientEvent, 3, r#"{"event":"hang","data":1}"#).await;
     peer.expect_error(3, -32004).await;
+    assert!(watched.try_recv().is_err());
+    assert_serves(&running).await;
+}
+
+/// What is under way counts in bytes: large calls are not read beyond the bound, but cancelled they make room, and a call
+/// that is larger than the bound is served alone.
+#[tokio::test]
+async fn bytes_under_way_below_at_and_above_the_limit() {
+    let (watch, mut watched) = Watch::new();
+    // Four of these calls fit, a fifth does not: 100,000 bytes of text, and 512 for each.
+    let limits = Limits { max_under_way: 4 * 101_000, ..Limits::default() };
+    let running = serve(|builder| {
+        let hang = builder.limits(limits).rpc("hang", move |_: Context, _: Value| {
+            let watched = watch.begin();
+            async move {
+                let _watched = watched;
+                pending::<Result<(), RpcError>>().await
+            }
+        });
+        hang.cancel_on_disconnect()
+    })
+    .await;
+    let text = format!("{:?}", "x".repeat(100_000));
+    let mut peer = Peer::v2(running.address).await;
+    for id in 1..=4 {
+        peer.begin(id, "hang", &text).await;
+        assert_eq!(next(&mut watched).await, "begun");
+    }
+    assert_eq!(peer.call(5, "hang", &text).await["error"]["code"], -32004, "one too many");
+    assert_eq!(peer.call(6, "add", "[1, 2]").await["result"], 3, "small ones fit");
+    peer.send(Opcode::Cancel, 2, "null").await;
+    assert_eq!(next(&mut watched).await, "gone");
+    peer.begin(5, "hang", &text).await;
+    assert_eq!(next(&mut watched).await, "begun");
+    for id in [1, 3, 4, 5] {
+        peer.send(Opcode::Cancel, id, "null").await;
+        assert_eq!(next(&mut watched).await, "gone");
+    }
+    // Values weigh more than their text: 100,000 numbers are above the bound, and served alone.
+    let numbers = format!("[{}0]", "0,".repeat(100_000));
+    peer.begin(7, "hang", &numbers).await;
+    assert_eq!(next(&mut watched).await, "begun");
+    assert!(watched.try_recv().is_err());
+    // Nothing is read for a second, then the cancellation.
+    assert_eq!(peer.call(8, "hang", "1").await["error"]["code"], -32004);
+    peer.send(Opcode::Cancel, 7, "null").await;
+    assert_eq!(next(&mut watched).await, "gone");
+    peer.begin(8, "hang", &text).await;
+    assert_eq!(next(&mut watched).await, "begun");
+    // Events and others count as well.
+    peer.begin(9, "hang", &numbers).await;
+    assert_eq!(peer.expect(Opcode::RpcResponse, 9).await["error"]["code"], -32004);
+    assert_serves(&running).await;
+    drop(peer);
+    all_gone(&running).await;
+}
+
+/// Whoever takes all that there is for all leaves as much to others as he has.
+#[tokio::test]
+async fn bytes_under_way_of_all_are_shared() {
+    let (watch, mut watched) = Watch::new();
+    let limits = Limits { max_under_way: 1_000_000, max_under_way_total: 1_000_000, ..Limits::default() };
+    let running = serve(|builder| {
+        builder
+            .limits(limits)
+            .rpc("hang", move |_: Context, _: Value| {
+                let watched = watch.begin();
+                async move {
+                    let _watched = watched;
+                    pending::<Result<(), RpcError>>().await
+                }
+            })
+            .cancel_on_disconnect()
+    })
+    .await;
+    let text = format!("{:?}", "x".repeat(100_000));
+    let mut greedy = Peer::v2(running.address).await;
+    let mut taken = 0;
+    for id in 1..=20 {
+        greedy.begin(id, "hang", &text).await;
+    }
+    greedy.begin(21, "add", "[1, 2]").await;
+    loop {
+        match greedy.receive().await {
+            Received::Frame(Opcode::RpcResponse, 21, _) => break,
+            Received::Frame(Opcode::RpcResponse, ..) => taken += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    let held = 20 - taken;
+    assert!((4..=7).contains(&held), "{held} are under way");
+    let mut modest = Peer::v2(running.address).await;
+    for id in 1..=2 {
+        modest.begin(id, "hang", &text).await;
+    }
+    assert_eq!(
+        modest.call(3, "add", "[1, 2]").await["result"],
+        3,
+        "both are under way, or they had been refused before"
+    );
+    for _ in 0..held + 2 {
+        assert_eq!(next(&mut watched).await, "begun");
+    }
     assert!(watched.try_recv().is_err());
     assert_serves(&running).await;
 }

@@ -80,16 +80,17 @@ async fn a_slow_message_is_not_cut_off() {
 }
 
 #[tokio::test]
-async fn handlers_end_with_their_client() {
+async fn handlers_end_with_their_client_where_they_are_told_to() {
     let (watch, mut watched) = Watch::new();
     let running = serve(|builder| {
-        builder.rpc("hang", move |_: Context, _: Value| {
+        let hang = builder.rpc("hang", move |_: Context, _: Value| {
             let watched = watch.begin();
             async move {
                 let _watched = watched;
                 pending::<Result<(), RpcError>>().await
             }
-        })
+        });
+        hang.cancel_on_disconnect()
     })
     .await;
     let mut peers = Vec::new();
@@ -108,6 +109,56 @@ async fn handlers_end_with_their_client() {
     cancelling.send(Opcode::Cancel, 1, "null").await;
     assert_eq!(next(&mut watched).await, "gone");
     assert_eq!(cancelling.call(2, "add", "[1, 2]").await["result"], 3, "and nothing else answers");
+    assert_serves(&running).await;
+}
+
+/// However a caller leaves, its handler runs to its end; only CANCEL ends it before.
+#[tokio::test]
+async fn handlers_run_to_their_end() {
+    let (told, mut ends) = tokio::sync::mpsc::unbounded_channel();
+    let (watch, mut watched) = Watch::new();
+    let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let running = serve(|builder| {
+        let gate = gate.clone();
+        let transact = builder.rpc("transact", move |_: Context, n: u32| {
+            let (watched, gate, told) = (watch.begin(), gate.clone(), told.clone());
+            async move {
+                let _watched = watched;
+                gate.acquire().await.unwrap().forget();
+                tokio::task::yield_now().await;
+                told.send(n).unwrap();
+                Ok(n)
+            }
+        });
+        // The option is of the method before it alone.
+        transact.rpc("other", |_: Context, _: Value| pending::<Result<(), RpcError>>()).cancel_on_disconnect()
+    })
+    .await;
+    let mut peers = Vec::new();
+    for n in 1..=4 {
+        let mut peer = Peer::v2(running.address).await;
+        peer.begin(n, "transact", &n.to_string()).await;
+        assert_eq!(next(&mut watched).await, "begun");
+        peers.push(peer);
+    }
+    let [mut closing, resetting, mut cancelling, mut staying] = <[Peer; 4]>::try_from(peers).unwrap();
+    closing.message(0x88, &1000u16.to_be_bytes()).await;
+    resetting.reset();
+    cancelling.send(Opcode::Cancel, 3, "null").await;
+    assert_eq!(next(&mut watched).await, "gone", "the cancelled one");
+    drop((closing, cancelling));
+    while running.server.connection_count() > 1 {
+        tokio::task::yield_now().await;
+    }
+    assert!(watched.try_recv().is_err(), "the others wait");
+    gate.add_permits(3);
+    let mut ended = Vec::new();
+    for _ in 0..3 {
+        ended.push(ends.recv().await.unwrap());
+    }
+    ended.sort_unstable();
+    assert_eq!(ended, [1, 2, 4]);
+    assert_eq!(staying.expect(Opcode::RpcResponse, 4).await["result"], 4);
     assert_serves(&running).await;
 }
 

@@ -191,7 +191,7 @@ impl Register<'_> {
     /// # Errors
     ///
     /// Fails if the value or the key is of another type, or the backend fails.
-    pub async fn get<T: DeserializeOwned>(self) -> Result<Option<T>, EditError> {
+    pub async fn get<T: DeserializeOwned + 'static>(self) -> Result<Option<T>, EditError> {
         let value = self.0.read(|crdt| crdt.register().cloned()).await?.flatten();
         Ok(value.map(|value| value.read()).transpose()?)
     }
@@ -216,7 +216,7 @@ impl Map<'_> {
     /// # Errors
     ///
     /// Fails if the value or the key is of another type, or the backend fails.
-    pub async fn get<T: DeserializeOwned>(self, entry: &str) -> Result<Option<T>, EditError> {
+    pub async fn get<T: DeserializeOwned + 'static>(self, entry: &str) -> Result<Option<T>, EditError> {
         let value = self.0.read(|crdt| crdt.get(entry).cloned()).await?.flatten();
         Ok(value.map(|value| value.read()).transpose()?)
     }
@@ -260,7 +260,7 @@ impl Set<'_> {
     /// # Errors
     ///
     /// Fails if an element or the key is of another type, or the backend fails.
-    pub async fn values<T: DeserializeOwned>(self) -> Result<Vec<T>, EditError> {
+    pub async fn values<T: DeserializeOwned + 'static>(self) -> Result<Vec<T>, EditError> {
         let elements = self.0.read(Crdt::elements).await?.unwrap_or_default();
         Ok(elements.iter().map(|element| element.read()).collect::<Result<_, _>>()?)
     }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use datasole_core::wire::push_varuint;
-use serde_json::Value;
 
 use super::error::DocError;
 use super::{
@@ -119,7 +118,7 @@ fn parse(bytes: &[u8]) -> Result<Vec<Said<'_>>, DocError> {
             return Err(DocError::Crowded);
         }
         // Others parse it, together with everybody else's: as strictly, and no deeper, than any of them.
-        if serde_json::from_str::<Value>(text).is_err() {
+        if datasole_core::value::parse(text).is_err() {
             return Err(DocError::Malformed("an awareness state is no JSON, too deep or not Unicode"));
         }
         said.push((client, clock, (text.trim_ascii() != "null").then_some(text)));

@@ -77,8 +77,8 @@ impl<'a> State<'a> {
     /// # Errors
     ///
     /// Fails if the backend fails, or the value is not of that type.
-    pub async fn get_as<T: DeserializeOwned>(self, key: &str) -> Result<Option<T>, StateError> {
-        Ok(self.look(key, |value| value.map(T::deserialize)).await?.transpose()?)
+    pub async fn get_as<T: DeserializeOwned + 'static>(self, key: &str) -> Result<Option<T>, StateError> {
+        Ok(self.look(key, |value| value.map(datasole_core::value::from_value)).await?.transpose()?)
     }
 
     async fn look<R>(self, key: &str, f: impl FnOnce(Option<&Value>) -> Option<R>) -> Result<Option<R>, StateError> {
@@ -103,7 +103,7 @@ impl<'a> State<'a> {
     pub async fn set(self, key: &str, value: &impl Serialize) -> Result<Position, StateError> {
         let text = to_raw_value(value)?;
         // Reading it back also refuses what is nested too deeply for any client.
-        let value: Value = serde_json::from_str(text.get())?;
+        let value = datasole_core::value::parse(text.get())?;
         self.room(key).check(text.get().len())?;
         self.change(key, |state| state.plan_set(&value, &text)).await
     }

@@ -208,7 +208,7 @@ impl StateValue {
         let limits = PatchLimits::default();
         match entry.tag() {
             VALUE => {
-                self.value = Some(serde_json::from_slice(entry.content()).ok()?);
+                self.value = Some(datasole_core::value::parse(entry.text()).ok()?);
                 self.bound = entry.content().len();
             }
             REMOVED => (self.value, self.bound) = (None, 0),

@@ -7,7 +7,7 @@
 use std::{
     cell::Cell,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures_util::{Sink, SinkExt, StreamExt, future::poll_fn};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    task::yield_now,
     time::{Instant, Sleep, sleep_until, timeout},
 };
 use tokio_tungstenite::{
@@ -34,11 +35,17 @@ use crate::{
     mailbox::Close,
     message::Outgoing,
     metrics::Metrics,
-    protocol::{Node, Session},
+    protocol::{Node, Session, TURN},
 };
 
 /// Messages taken before their answers are written.
 const BATCH: usize = 64;
+/// How long a connection is served before others have their turn.
+const TURN_TIME: Duration = Duration::from_millis(1);
+/// Messages between two looks at the clock, but after large ones.
+const LOOK: usize = 8;
+/// How long a connection whose handlers and frames hold too much is not read, so that a peer can still cancel them.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Bytes gathered for one write, roughly.
 const ROOM: usize = 64 * 1024;
 /// The read and write buffers of an idle connection: tungstenite zero-fills and keeps its own (ARCHITECTURE,
@@ -78,12 +85,19 @@ struct Link<S> {
     alive: Instant,
     pinged: bool,
     timer: Pin<Box<Sleep>>,
+    /// Until when nothing is read because too much is under way.
+    paused: Option<Instant>,
+    /// Bytes of payloads served in this turn, and when it began.
+    served: usize,
+    began: Option<Instant>,
+    /// The turn is over: others come before this one is read again.
+    yields: bool,
     /// The deadline of the first AUTH.
     auth_deadline: Option<Instant>,
     /// Since when a message has been coming of which the end is missing.
     begun: Option<Instant>,
     /// Given back when the connection is gone.
-    _seat: Seat,
+    seat: Seat,
 }
 
 /// Serves one connection until it has ended. `read` is what came behind the upgrade request.
@@ -183,20 +197,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             alive: now,
             pinged: false,
             timer: Box::pin(sleep_until(now)),
+            paused: None,
+            served: 0,
+            began: None,
+            yields: false,
             auth_deadline: deferred.then(|| now + node.limits.auth_frame_timeout),
             begun: None,
             node,
-            _seat: seat,
+            seat,
         })
     }
 
     /// Ends the session, says goodbye and waits a while for the peer's, as RFC 6455 wants it.
     async fn finish(self: Box<Self>, end: End) {
-        let Self { socket, session, node, out, written, _seat, .. } = *self;
-        // Strangers have no claim to a place while they part.
-        let stranger = session.connection().identity().is_none();
-        let patience = node.limits.close_timeout.min(if stranger { PARTING } else { Duration::MAX });
+        let Self { socket, session, node, out, written, seat, .. } = *self;
+        // Strangers keep no place while they part: a flood of them would take those of others.
+        let stranger = session.connection().identity().is_none() && !node.is_closing();
         self::end(session).await;
+        let (_seat, _parting, patience) = if stranger {
+            drop(seat);
+            let Some(parting) = node.admission.places.part() else { return };
+            (None, Some(parting), node.limits.close_timeout.min(PARTING))
+        } else {
+            (Some(seat), None, node.limits.close_timeout)
+        };
         let goodbye = goodbye(socket, end, &out.bytes, written, &node);
         match timeout(patience, goodbye).await {
             Ok(Ok(())) => {}
@@ -231,13 +255,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                     return self.poll_timer(cx);
                 }
             }
+            if std::mem::take(&mut self.yields) {
+                // Woken once the others have been served, and the runtime has looked at its sockets.
+                let _ = pin!(yield_now()).poll(cx);
+                return self.poll_timer(cx);
+            }
             let replaying = self.session.connection().mailbox().is_replaying();
             let more = replaying
-                || match self.poll_read(cx) {
-                    Poll::Ready(Ok(())) => true,
-                    Poll::Ready(Err(end)) => return Poll::Ready(end),
-                    Poll::Pending => false,
-                };
+                || self.may_read()
+                    && match self.poll_read(cx) {
+                        Poll::Ready(Ok(())) => true,
+                        Poll::Ready(Err(end)) => return Poll::Ready(end),
+                        Poll::Pending => false,
+                    };
             let mailbox = self.session.connection().mailbox();
             if mailbox.is_filled() {
                 mailbox.drain(&mut self.out, ROOM);
@@ -247,7 +277,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                     return Poll::Ready(End::Close(close));
                 }
             }
-            if self.out.bytes.is_empty() && !more {
+            if self.out.bytes.is_empty() && !more && !self.yields {
                 return self.poll_timer(cx);
             }
         }
@@ -263,11 +293,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         for taken in 0..BATCH {
             if self.session.is_busy() {
                 self.session.go_on(&mut self.out, spawn);
+                self.ends_turn(0);
                 break;
             }
             let received = match self.socket.poll_next_unpin(cx) {
                 Poll::Ready(received) => received,
                 Poll::Pending => {
+                    (self.served, self.began) = (0, None);
                     if taken == 0 && self.socket.get_mut().take() {
                         self.alive = Instant::now();
                         self.pinged = false;
@@ -293,7 +325,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             match received {
                 Some(Ok(Message::Binary(bytes))) => {
                     self.session.receive(&bytes, &mut self.out, spawn);
-                    if self.out.len() >= ROOM || self.session.connection().mailbox().is_replaying() {
+                    if self.ends_turn(taken)
+                        || self.out.len() >= ROOM
+                        || self.session.connection().mailbox().is_replaying()
+                    {
                         break;
                     }
                 }
@@ -323,6 +358,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             admission.rejections.tell(Kind::Cut, &text, self.session.connection().remote());
         }
         End::Lost
+    }
+
+    /// Notes what the last message took: whether the turn is over.
+    fn ends_turn(&mut self, taken: usize) -> bool {
+        let bytes = self.session.take_served();
+        self.served += bytes;
+        let began = *self.began.get_or_insert(self.alive);
+        let looks = bytes > 1024 || taken % LOOK == LOOK - 1;
+        if self.served >= TURN || looks && began.elapsed() >= TURN_TIME {
+            (self.served, self.began, self.yields) = (0, None, true);
+        }
+        self.yields
+    }
+
+    /// False while handlers and frames under way hold too much: then nothing is read for a while. Later messages are read,
+    /// so that a peer can cancel, and what needs room is refused.
+    fn may_read(&mut self) -> bool {
+        if !self.session.connection().is_full() {
+            self.paused = None;
+            return true;
+        }
+        let now = Instant::now();
+        let until = *self.paused.get_or_insert(now + PAUSE);
+        if until <= now {
+            return true;
+        }
+        // Who is not read is not silent.
+        self.alive = until;
+        if until < self.timer.deadline() {
+            self.timer.as_mut().reset(until);
+        }
+        false
     }
 
     fn failure(&self, error: &WsError, quiet_since: Instant) -> End {
@@ -407,11 +474,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 self.pinged = true;
                 framing::ping(&mut self.out.bytes);
             }
+            if self.paused.is_some_and(|until| until <= now) {
+                cx.waker().wake_by_ref();
+            }
             let mut next = self.alive + if quiet { heartbeat * 2 } else { heartbeat };
             if let Some(deadline) = self.auth_deadline {
                 next = next.min(deadline);
             }
-            if let Some(at) = expires {
+            for at in [expires, self.paused.filter(|until| *until > now)].into_iter().flatten() {
                 next = next.min(at);
             }
             self.timer.as_mut().reset(next);

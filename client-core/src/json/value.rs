@@ -1,0 +1,387 @@
+//! Reading of [`serde_json::Value`]s in which a member is a member, whatever its name.
+//!
+//! `serde_json`'s own reader of `Value` has names of its own: an object whose first member is called
+//! `$serde_json::private::RawValue` is replaced by what that member's text means, and with the feature
+//! `arbitrary_precision`, which any crate of a program can turn on, there is another such name. Peers and users choose
+//! names, so whatever they wrote is read here. Numbers are read as `serde_json` does without that feature, floats to the
+//! nearest double.
+
+use std::{
+    any::{Any, TypeId},
+    fmt,
+};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error as _},
+};
+use serde_json::{Error, Map, Number, Value, value::RawValue};
+
+use super::{scan, unescape};
+
+/// Arrays and objects nested in each other; deeper values are refused. The limit of `serde_json`.
+pub const MAX_DEPTH: usize = 127;
+
+/// Reads a value.
+///
+/// ```
+/// let text = r#"{"$serde_json::private::RawValue":"[1,2]"}"#;
+/// let value = datasole_core::value::parse(text)?;
+/// assert_eq!(value.to_string(), text);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// Text that is no JSON, is nested more than [`MAX_DEPTH`] levels deep, or has a number beyond a double's range or half of
+/// a surrogate pair.
+pub fn parse(text: &str) -> Result<Value, Error> {
+    let mut reader = Reader { text, at: 0 };
+    let value = reader.value(0).and_then(|value| {
+        reader.at = scan::skip_spaces(text.as_bytes(), reader.at);
+        if reader.at == text.len() { Ok(value) } else { Err(Unfit::Syntax) }
+    });
+    value.map_err(|unfit| Error::custom(format_args!("{unfit} at byte {}", reader.at)))
+}
+
+/// Reads a type of the application: a [`Value`] as [`parse`] does, any other type as `serde_json` does. For values inside
+/// a type of the application see [`deserialize`].
+///
+/// # Errors
+///
+/// Those of [`parse`], and `serde_json`'s for text that is not a `T`.
+pub fn read<T: DeserializeOwned + 'static>(text: &str) -> Result<T, Error> {
+    if TypeId::of::<T>() != TypeId::of::<Value>() {
+        return serde_json::from_str(text);
+    }
+    let mut value = Some(parse(text)?);
+    // Both types are the same.
+    (&mut value as &mut dyn Any).downcast_mut().and_then(Option::take).ok_or_else(|| Error::custom("no value"))
+}
+
+/// Reads a type of the application from a value: a [`Value`] is copied.
+///
+/// # Errors
+///
+/// `serde_json`'s for a value that is not a `T`.
+pub fn from_value<T: DeserializeOwned + 'static>(value: &Value) -> Result<T, Error> {
+    if TypeId::of::<T>() != TypeId::of::<Value>() {
+        return T::deserialize(value);
+    }
+    let mut value = Some(value.clone());
+    (&mut value as &mut dyn Any).downcast_mut().and_then(Option::take).ok_or_else(|| Error::custom("no value"))
+}
+
+/// Reads a field that holds any value, for `#[serde(deserialize_with = "…")]` in types that are read from JSON text:
+///
+/// ```
+/// #[derive(serde::Deserialize)]
+/// struct Note {
+///     #[serde(deserialize_with = "datasole_core::value::deserialize")]
+///     data: serde_json::Value,
+/// }
+/// let text = r#"{"data":{"$serde_json::private::RawValue":"3"}}"#;
+/// let note: Note = serde_json::from_str(text)?;
+/// assert!(note.data.is_object());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// Those of [`parse`].
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
+    parse(Box::<RawValue>::deserialize(deserializer)?.get()).map_err(D::Error::custom)
+}
+
+/// Why text is no value.
+#[derive(Clone, Copy, Debug)]
+enum Unfit {
+    Syntax,
+    Depth,
+    Number,
+    Text,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syntax => f.write_str("no JSON"),
+            Self::Depth => write!(f, "nested more than {MAX_DEPTH} levels deep"),
+            Self::Number => f.write_str("number out of range"),
+            Self::Text => f.write_str("text that is not Unicode"),
+        }
+    }
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl Reader<'_> {
+    /// The next value, within so many arrays and objects.
+    fn value(&mut self, depth: usize) -> Result<Value, Unfit> {
+        let bytes = self.text.as_bytes();
+        self.at = scan::skip_spaces(bytes, self.at);
+        Ok(match bytes.get(self.at) {
+            Some(b'"') => Value::String(self.string()?),
+            Some(b'{') => {
+                let mut members = Map::new();
+                self.list(b'}', depth, |reader| {
+                    reader.at = scan::skip_spaces(bytes, reader.at);
+                    if bytes.get(reader.at) != Some(&b'"') {
+                        return Err(Unfit::Syntax);
+                    }
+                    let name = reader.string()?;
+                    reader.at = scan::skip_spaces(bytes, reader.at);
+                    reader.token(b':')?;
+                    members.insert(name, reader.value(depth + 1)?);
+                    Ok(())
+                })?;
+                Value::Object(members)
+            }
+            Some(b'[') => {
+                let mut elements = Vec::new();
+                self.list(b']', depth, |reader| {
+                    elements.push(reader.value(depth + 1)?);
+                    Ok(())
+                })?;
+                Value::Array(elements)
+            }
+            Some(b't') => self.word("true", Value::Bool(true))?,
+            Some(b'f') => self.word("false", Value::Bool(false))?,
+            Some(b'n') => self.word("null", Value::Null)?,
+            Some(_) => {
+                let end = scan::number_end(bytes, self.at).ok_or(Unfit::Syntax)?;
+                let number = number(&self.text[self.at..end]).ok_or(Unfit::Number)?;
+                self.at = end;
+                Value::Number(number)
+            }
+            None => return Err(Unfit::Syntax),
+        })
+    }
+
+    /// The elements of an array or object, whose opening bracket is next.
+    fn list(
+        &mut self,
+        closing: u8,
+        depth: usize,
+        mut each: impl FnMut(&mut Self) -> Result<(), Unfit>,
+    ) -> Result<(), Unfit> {
+        if depth >= MAX_DEPTH {
+            return Err(Unfit::Depth);
+        }
+        let bytes = self.text.as_bytes();
+        self.at = scan::skip_spaces(bytes, self.at + 1);
+        if bytes.get(self.at) == Some(&closing) {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            each(self)?;
+            self.at = scan::skip_spaces(bytes, self.at);
+            if bytes.get(self.at) != Some(&b',') {
+                return self.token(closing);
+            }
+            self.at += 1;
+        }
+    }
+
+    /// The string whose opening quote is next.
+    fn string(&mut self) -> Result<String, Unfit> {
+        let end = scan::string_end(self.text.as_bytes(), self.at).ok_or(Unfit::Syntax)?;
+        let text = &self.text[self.at + 1..end - 1];
+        self.at = end;
+        if text.contains('\\') { unescape(text).ok_or(Unfit::Text) } else { Ok(text.to_owned()) }
+    }
+
+    fn word(&mut self, word: &str, value: Value) -> Result<Value, Unfit> {
+        if !self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
+            return Err(Unfit::Syntax);
+        }
+        self.at += word.len();
+        Ok(value)
+    }
+
+    fn token(&mut self, byte: u8) -> Result<(), Unfit> {
+        if self.text.as_bytes().get(self.at) != Some(&byte) {
+            return Err(Unfit::Syntax);
+        }
+        self.at += 1;
+        Ok(())
+    }
+}
+
+/// An integer of 64 bits where it is one, else the nearest double; `None` beyond its range.
+fn number(text: &str) -> Option<Number> {
+    if let Ok(integer) = text.parse::<u64>() {
+        return Some(integer.into());
+    }
+    // Negative zero is a double.
+    if let Some(integer) = text.parse::<i64>().ok().filter(|integer| *integer != 0) {
+        return Some(integer.into());
+    }
+    Number::from_f64(text.parse().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    /// Reads as the library does.
+    fn check(text: &str) {
+        let (ours, theirs) = (parse(text), serde_json::from_str::<Value>(text));
+        assert_eq!(ours.is_ok(), theirs.is_ok(), "{text}: {ours:?} {theirs:?}");
+        if let (Ok(ours), Ok(theirs)) = (ours, theirs) {
+            assert_eq!(ours.to_string(), theirs.to_string(), "{text}");
+        }
+    }
+
+    #[test]
+    fn private_names_are_members_like_any_other() {
+        for text in [
+            r#"{"$serde_json::private::RawValue":"[1,2]"}"#,
+            r#"{"$serde_json::private::RawValue":"not JSON"}"#,
+            r#"{"$serde_json::private::RawValue":3}"#,
+            r#"{"$serde_json::private::RawValue":{"$serde_json::private::RawValue":"1"}}"#,
+            r#"{"$serde_json::private::RawValue":"1","a":2}"#,
+            r#"{"$serde_json::private::Number":"1"}"#,
+            r#"[{"a":{"$serde_json::private::RawValue":null}}]"#,
+        ] {
+            assert_eq!(parse(text).unwrap().to_string(), text);
+            assert_eq!(read::<Value>(text).unwrap().to_string(), text);
+            assert_eq!(from_value::<Value>(&parse(text).unwrap()).unwrap().to_string(), text);
+        }
+        let escaped = r#"{"\u0024serde_json::private::RawValue":"1"}"#;
+        assert_eq!(parse(escaped).unwrap(), parse(r#"{"$serde_json::private::RawValue":"1"}"#).unwrap());
+    }
+
+    #[test]
+    fn other_types_are_read_as_the_library_does() {
+        assert_eq!(read::<Vec<u8>>("[1,2]").unwrap(), [1, 2]);
+        assert!(read::<u8>("300").is_err());
+        assert_eq!(from_value::<String>(&json!("x")).unwrap(), "x");
+        assert!(from_value::<String>(&json!(1)).is_err());
+    }
+
+    #[test]
+    fn texts_are_read_as_the_library_does() {
+        for text in [
+            "",
+            " ",
+            "null",
+            " null ",
+            "nul",
+            "nulll",
+            "true",
+            "false",
+            "truefalse",
+            "1 2",
+            "[",
+            "]",
+            "[]",
+            "[ ]",
+            "[,]",
+            "[1,]",
+            "[1 2]",
+            "{}",
+            "{ }",
+            "{,}",
+            r#"{"a":1,}"#,
+            r#"{"a" 1}"#,
+            r#"{a:1}"#,
+            r#"{1:1}"#,
+            r#"{"a":1}}"#,
+            "'a'",
+            "-",
+            "+1",
+            "01",
+            "1.",
+            ".1",
+            "1e",
+            "1e+",
+            "-0",
+            "-0.0",
+            "0",
+            "-1",
+            "1.0",
+            "1e2",
+            "1E-2",
+            "9007199254740993",
+            "18446744073709551615",
+            "18446744073709551616",
+            "-9223372036854775808",
+            "-9223372036854775809",
+            "1e308",
+            "1e309",
+            "-1e999",
+            "1e-999",
+            "0.1",
+            "123456789012345678901234567890.5",
+            r#""a"#,
+            r#""\u00e9\ud83d\ude00""#,
+            r#""\ud83d""#,
+            r#""\x""#,
+            "\"\n\"",
+            r#"{"\ud800":1}"#,
+            r#"{"a":1,"a":2}"#,
+            r#"{"":{}}"#,
+            "\u{feff}1",
+            "nan",
+            "1\u{a0}",
+        ] {
+            check(text);
+        }
+    }
+
+    #[test]
+    fn depth_is_bounded_as_in_the_library() {
+        for depth in [MAX_DEPTH - 1, MAX_DEPTH, MAX_DEPTH + 1, 100_000] {
+            for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
+                let text = format!("{}1{}", open.repeat(depth), close.repeat(depth));
+                check(&text);
+                assert_eq!(parse(&text).is_ok(), depth <= MAX_DEPTH, "{depth}");
+            }
+        }
+    }
+
+    fn values() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 40, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::vec((".{0,6}", inner), 0..6).prop_map(|members| members.into_iter().collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_written_is_read_back(value in values()) {
+            prop_assert_eq!(&parse(&value.to_string()).unwrap(), &value);
+            prop_assert_eq!(&parse(&serde_json::to_string_pretty(&value).unwrap()).unwrap(), &value);
+        }
+
+        #[test]
+        fn broken_texts_are_refused_alike(value in values(), at in any::<prop::sample::Index>(), byte in 0x20u8..0x7f) {
+            let mut text = value.to_string().into_bytes();
+            let at = at.index(text.len());
+            text[at] = byte;
+            if let Ok(text) = String::from_utf8(text) {
+                check(&text);
+            }
+        }
+    }
+}

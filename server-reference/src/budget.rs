@@ -1,0 +1,114 @@
+//! [`Budget`]: the memory of handlers and frames under way, of each connection and of all.
+//!
+//! A connection may hold as much as it is allowed alone, and no more than all others leave free: however many take all they
+//! can, as much as each of them holds stays free for the next one. A little is always there.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Bytes that a connection may hold in any case, and that are not counted with those of all.
+const FREE: usize = 64 * 1024;
+/// Bytes of a handler or a frame under way beside its payload.
+const HANDLER: usize = 512;
+/// Bytes of a JSON value in memory, beside its text.
+const VALUE: usize = 32;
+
+/// The bounds of what is under way; bytes.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    /// Of one connection. A single frame may exceed it.
+    each: usize,
+    /// Of all connections.
+    total: usize,
+    used: AtomicUsize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::new(usize::MAX, usize::MAX)
+    }
+}
+
+impl Budget {
+    pub(crate) fn new(each: usize, total: usize) -> Self {
+        Self { each, total, used: AtomicUsize::new(0) }
+    }
+}
+
+/// What one connection holds; under the connection's lock.
+#[derive(Debug, Default)]
+pub(crate) struct Held(usize);
+
+impl Held {
+    /// True if so much more may be held.
+    pub(crate) fn room(&self, budget: &Budget, more: usize) -> bool {
+        let after = self.0.saturating_add(more);
+        if after <= FREE.min(budget.each) {
+            return true;
+        }
+        let free = budget.total.saturating_sub(budget.used.load(Ordering::Relaxed));
+        after <= free && (after <= budget.each || self.0 == 0)
+    }
+
+    pub(crate) fn take(&mut self, budget: &Budget, bytes: usize) {
+        let before = self.0.saturating_sub(FREE);
+        self.0 += bytes;
+        budget.used.fetch_add(self.0.saturating_sub(FREE) - before, Ordering::Relaxed);
+    }
+
+    pub(crate) fn release(&mut self, budget: &Budget, bytes: usize) {
+        let before = self.0.saturating_sub(FREE);
+        self.0 -= bytes;
+        budget.used.fetch_sub(before - self.0.saturating_sub(FREE), Ordering::Relaxed);
+    }
+}
+
+/// The bytes that a frame with this payload holds while it is under way: the payload, and the values that a handler may have
+/// read from it. Each value but the first follows a comma, a colon or a bracket.
+pub(crate) fn weight(payload: &[u8]) -> usize {
+    let values = payload.iter().filter(|byte| matches!(byte, b',' | b':' | b'[')).count();
+    HANDLER + payload.len() + VALUE * values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_has_its_own_bound_and_one_frame_above_it() {
+        let budget = Budget::new(100_000, usize::MAX);
+        let mut held = Held::default();
+        assert!(held.room(&budget, 1_000_000), "one alone");
+        held.take(&budget, 99_000);
+        for (more, fits) in [(999, true), (1_000, true), (1_001, false)] {
+            assert_eq!(held.room(&budget, more), fits, "{more}");
+        }
+        held.release(&budget, 99_000);
+        assert!(held.room(&budget, 100_000) && budget.used.load(Ordering::Relaxed) == 0);
+    }
+
+    #[test]
+    fn those_who_take_all_they_can_leave_as_much_for_the_next() {
+        let total = 16 * 1024 * 1024;
+        let budget = Budget::new(total, total);
+        let mut greedy: Vec<Held> = (0..7).map(|_| Held::default()).collect();
+        for _ in 0..total / 1_000 {
+            for held in &mut greedy {
+                if held.room(&budget, 1_000) {
+                    held.take(&budget, 1_000);
+                }
+            }
+        }
+        let used = budget.used.load(Ordering::Relaxed);
+        assert!(used <= total);
+        assert!(Held::default().room(&budget, total / 8 - FREE), "{used} of {total} are used");
+        // Whatever the others hold, a little is there.
+        budget.used.store(total, Ordering::Relaxed);
+        assert!(Held::default().room(&budget, FREE) && !Held::default().room(&budget, FREE + 1));
+    }
+
+    #[test]
+    fn values_weigh_more_than_their_text() {
+        let (numbers, text) = ("[0,0,0,0]", "\"0000000\"");
+        assert!(weight(numbers.as_bytes()) >= weight(text.as_bytes()) + 4 * VALUE);
+    }
+}
