@@ -96,7 +96,9 @@ async fn conforms() {
 
 #[tokio::test]
 async fn urls_are_checked_and_passwords_kept() {
-    for url in ["http://127.0.0.1", "redis://127.0.0.1?prefix=", "redis://127.0.0.1?prefix=a{b}", "redis://h?colour=red"] {
+    for url in
+        ["http://127.0.0.1", "redis://127.0.0.1?prefix=", "redis://127.0.0.1?prefix=a{b}", "redis://h?colour=red"]
+    {
         assert!(matches!(Redis::connect(url).await, Err(BackendError::Invalid(_))), "{url}");
     }
     let refused = Redis::connect("redis://user:secret@127.0.0.1:1").await;

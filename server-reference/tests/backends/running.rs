@@ -36,7 +36,9 @@ impl Running {
 
 fn spawn(program: &str, arguments: Vec<String>) -> Child {
     let command = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    command.unwrap_or_else(|error| panic!("{program} is needed on the path ({error}): install it, for example from Debian"))
+    command.unwrap_or_else(|error| {
+        panic!("{program} is needed on the path ({error}): install it, for example from Debian")
+    })
 }
 
 impl Drop for Running {

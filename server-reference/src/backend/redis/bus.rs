@@ -31,10 +31,6 @@ impl Handle {
     pub(super) fn new(engine: &Arc<Engine>, link: &Arc<Link>, random: Random) -> Self {
         Self { engine: Arc::clone(engine), link: Arc::clone(link), name: AtomicU64::new(link.origin), random }
     }
-
-    fn inbox_of(&self, node: u64) -> String {
-        format!("{}{node:016x}", self.engine.names.inbox())
-    }
 }
 
 #[async_trait]
@@ -45,12 +41,12 @@ impl Bus for Handle {
 
     async fn rename(&self) -> Result<NodeId, BackendError> {
         let name = (self.random)();
-        self.link.subscribe(vec![(self.inbox_of(name), Source::Inbox)]).await?;
+        let names = &self.engine.names;
+        self.link.subscribe(vec![(names.inbox(name), Source::Inbox)]).await?;
         let old = self.name.swap(name, Ordering::SeqCst);
-        // Turns go by the link's first name, which stays.
-        if old != self.link.origin {
-            self.link.unsubscribe(vec![self.inbox_of(old)]);
-        }
+        self.link.unsubscribe(vec![names.inbox(old)]);
+        // Answered after the old name is gone. A link that broke meanwhile does not subscribe to it again.
+        let _ = self.link.subscribe(Vec::new()).await;
         Ok(NodeId(name))
     }
 
@@ -60,8 +56,8 @@ impl Bus for Handle {
         let mut command = redis::cmd("PUBLISH");
         match to {
             Address::Topic(topic) => command.arg(names.topic(topic)).arg(message),
-            Address::Node(node) => command.arg(self.inbox_of(node.0)).arg([b"M", &message[..]].concat()),
-            Address::Everybody => command.arg(names.everybody()).arg([b"M", &message[..]].concat()),
+            Address::Node(node) => command.arg(names.inbox(node.0)).arg(message),
+            Address::Everybody => command.arg(names.everybody()).arg(message),
         };
         self.engine.command(&command).await
     }

@@ -24,6 +24,7 @@ const OPEN: Duration = Duration::from_secs(2);
 /// The wait after the first failure to connect, doubled up to [`LONGEST_WAIT`]; calls fail at once meanwhile.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+const REFUSED: &str = "the Redis server refuses the user or the password";
 
 /// One server, as all nodes of this process use it.
 pub(super) struct Engine {
@@ -61,6 +62,14 @@ impl Engine {
         Self { client, names, scripts: Scripts::default(), clock, durable, state: tokio::sync::Mutex::default() }
     }
 
+    /// Opens the connection. What is wrong with the user or the password is the caller's to correct.
+    pub(super) async fn first_session(&self) -> Result<(), BackendError> {
+        self.session().await.map(drop).map_err(|error| match error {
+            BackendError::Unavailable(text) if text == REFUSED => BackendError::Invalid(text),
+            other => other,
+        })
+    }
+
     /// The connection, opened if there is none.
     pub(super) async fn session(&self) -> Result<Session, BackendError> {
         let mut state = self.state.lock().await;
@@ -82,7 +91,11 @@ impl Engine {
             Err(error) => {
                 state.wait = (state.wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
                 state.closed_until = Some(Instant::now() + state.wait);
-                state.failure = error.to_string();
+                if let BackendError::Unavailable(text) = &error {
+                    state.failure.clone_from(text);
+                } else {
+                    state.failure = error.to_string();
+                }
                 Err(error)
             }
         }
@@ -176,7 +189,9 @@ impl Engine {
 }
 
 fn unavailable(error: &RedisError) -> BackendError {
-    BackendError::Unavailable(error.to_string())
+    let refused =
+        error.kind() == ErrorKind::AuthenticationFailed || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"));
+    BackendError::Unavailable(if refused { REFUSED.to_owned() } else { error.to_string() })
 }
 
 /// The error that a caller sees.

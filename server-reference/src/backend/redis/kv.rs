@@ -29,8 +29,9 @@ fn corrupt(expected: &str) -> BackendError {
     BackendError::Corrupt(format!("the engine holds something other than {expected}"))
 }
 
+/// A lifetime in milliseconds; 0 deletes what it is given to.
 fn lifetime(ttl: Option<Duration>) -> String {
-    ttl.map(|ttl| millis(ttl).to_string()).unwrap_or_default()
+    ttl.map(|ttl| if ttl.is_zero() { 0 } else { millis(ttl) }.to_string()).unwrap_or_default()
 }
 
 impl Values {

@@ -43,8 +43,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 pub(super) enum Source {
     Stream(StreamId),
     Topic(Arc<str>),
-    /// Messages for this node or for everybody, and turns.
+    /// Messages for this node or for everybody.
     Inbox,
+    /// Turns that are this node's.
+    Turns,
 }
 
 type Answer = oneshot::Sender<Result<(), BackendError>>;
@@ -75,15 +77,14 @@ impl Link {
         let task = Task { engine: Arc::downgrade(engine), reader, commands: receiver };
         drop(tokio::spawn(task.run(sink, stream)));
         let names = &engine.names;
-        let own = [names.everybody(), format!("{}{origin:016x}", names.inbox())];
-        link.subscribe(own.map(|channel| (channel, Source::Inbox)).to_vec()).await?;
+        let turns = format!("{}{origin:016x}", names.turns());
+        let own = [(names.everybody(), Source::Inbox), (names.inbox(origin), Source::Inbox), (turns, Source::Turns)];
+        link.subscribe(own.into()).await?;
         Ok(link)
     }
 
+    /// In force, as are all commands before it, when this answers.
     pub(super) async fn subscribe(&self, channels: Vec<(String, Source)>) -> Result<(), BackendError> {
-        if channels.is_empty() {
-            return Ok(());
-        }
         let (answer, answered) = oneshot::channel();
         let sent = self.commands.send(Command::Subscribe(channels, answer));
         sent.map_err(|_| ended())?;
@@ -151,19 +152,16 @@ impl Reader {
                     self.inbox.send(delivery);
                 }
             }
-            Source::Inbox => match payload.split_first() {
-                Some((b'T', notice)) => {
-                    if let Some(stream) = read_notice(notice) {
-                        self.news.send(News::Turn(stream));
-                    }
+            Source::Inbox => {
+                if let Some(delivery) = read_delivery(self.origin, None, payload) {
+                    self.inbox.send(delivery);
                 }
-                Some((b'M', _)) => {
-                    if let Some(delivery) = read_delivery(self.origin, None, payload.slice(1..)) {
-                        self.inbox.send(delivery);
-                    }
+            }
+            Source::Turns => {
+                if let Some(stream) = read_notice(&payload) {
+                    self.news.send(News::Turn(stream));
                 }
-                _ => {}
-            },
+            }
         }
     }
 }
@@ -345,13 +343,17 @@ mod tests {
         let mut good = [&7_u64.to_be_bytes()[..], b"E", &1_u64.to_be_bytes(), &2_u64.to_be_bytes()].concat();
         good.extend([&25_u32.to_be_bytes()[..], &[1; 24], b"x"].concat());
         let news = read_news(8, &stream, Bytes::from(good.clone()));
-        assert!(matches!(news, Some(News::Entries { first, entries, .. }) if first.seq == 2 && entries[0].bytes == "x"));
+        assert!(
+            matches!(news, Some(News::Entries { first, entries, .. }) if first.seq == 2 && entries[0].bytes == "x")
+        );
         assert_eq!(read_news(7, &stream, Bytes::from(good.clone())), None, "the node's own");
         for end in (0..good.len()).filter(|end| *end != 25) {
             assert_eq!(read_news(8, &stream, Bytes::copy_from_slice(&good[..end])), None, "{end}");
         }
         let message = Bytes::from(write_delivery(7, NodeId(9), b"m"));
-        assert!(matches!(read_delivery(8, None, message.clone()), Some(Delivery::Message { bytes, .. }) if bytes == "m"));
+        assert!(
+            matches!(read_delivery(8, None, message.clone()), Some(Delivery::Message { bytes, .. }) if bytes == "m")
+        );
         assert_eq!(read_delivery(7, None, message.clone()), None);
         assert_eq!(read_delivery(8, None, message.slice(..15)), None);
     }

@@ -130,10 +130,6 @@ impl Handle {
         let node = format!("{:016x}", link.origin);
         Self { engine: Arc::clone(engine), link: Arc::clone(link), node }
     }
-
-    fn notice(id: &StreamId) -> String {
-        format!("T{}", Names::notice(id))
-    }
 }
 
 #[async_trait]
@@ -152,7 +148,7 @@ impl Log for Handle {
             call.arg(ttl.map(|ttl| millis(ttl).to_string()).unwrap_or_default());
             call.arg(MAX_MISSED).arg(MAX_PUSH).arg(&names.channel).arg(&self.link.origin.to_be_bytes()[..]);
             call.arg(if turn == Turn::HandOn { self.node.as_str() } else { "" });
-            call.arg(self.engine.names.inbox()).arg(Self::notice(stream));
+            call.arg(self.engine.names.turns()).arg(Names::notice(stream));
             for entry in entries {
                 call.arg(&entry[..]);
             }
@@ -229,7 +225,8 @@ impl Log for Handle {
                 }));
             }
             let pages = futures_util::future::try_join_all(calls).await?;
-            let complete = pages.iter().filter(|page| page.len() >= share).filter_map(|page| page.last()).min().cloned();
+            let complete =
+                pages.iter().filter(|page| page.len() >= share).filter_map(|page| page.last()).min().cloned();
             let mut page: Vec<String> = pages.into_iter().flatten().collect();
             if let Some(complete) = &complete {
                 page.retain(|key| key <= complete);
@@ -270,7 +267,7 @@ impl Log for Handle {
         let names = self.engine.names.stream(stream);
         let answer = self.engine.run(&self.engine.scripts.end_turn, |call, _| {
             call.key(&names.turn).key(&names.queue).arg(&self.node);
-            call.arg(self.engine.names.inbox()).arg(Self::notice(stream));
+            call.arg(self.engine.names.turns()).arg(Names::notice(stream));
         });
         answer.await.map(|_: Value| ())
     }

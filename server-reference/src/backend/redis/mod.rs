@@ -10,6 +10,8 @@ mod scripts;
 
 use std::{fmt, sync::Arc};
 
+use rustls::crypto::{CryptoProvider, ring};
+
 use self::{engine::Engine, kv::Values, link::Link, names::Names};
 use super::{error::BackendError, memory::Random, node::Backend};
 use crate::clock::System;
@@ -30,6 +32,18 @@ use crate::clock::System;
 /// **When the server is away** operations fail at once with [`BackendError::Unavailable`] and are tried again after at
 /// most two seconds; followers then learn that news were lost.
 ///
+/// One server, with or without a replica that takes its address over; Redis Cluster and Sentinel are not spoken.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use datasole_server::{Server, backend::Redis};
+///
+/// let redis = Redis::connect("redis://127.0.0.1:6379/?prefix=shop").await?;
+/// // Every server that stands on it is a node: what one changes, clients of all see.
+/// let server = Server::builder().backend(redis.node().await?).build();
+/// # Ok(()) }
+/// ```
+///
 /// Cloning yields another handle to the same server.
 #[derive(Clone)]
 pub struct Redis {
@@ -38,13 +52,20 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Connects to `redis://[user:password@]host[:port][/database][?prefix=NAME][&durable=yes]`; `rediss://` for TLS.
-    /// All keys and channels begin with the prefix (`ds` unless given), so that applications can share a server.
+    /// Connects to a server. Its URL is one of
+    ///
+    /// - `redis://[[user]:password@]host[:port][/database]`, port 6379 and database 0 unless given;
+    /// - `rediss://…`, the same over TLS, with certificates that this machine trusts;
+    /// - `unix:///path/of/socket[?db=database][&user=…][&pass=…]`.
+    ///
+    /// Options follow a `?`, separated by `&`: `prefix=NAME`, with which all keys and channels begin (`ds` unless given),
+    /// so that applications can share a server; `durable=yes`, see [`Redis`].
     ///
     /// # Errors
     ///
-    /// [`BackendError::Invalid`] for another URL, [`BackendError::Unavailable`] when the server cannot be reached,
-    /// [`BackendError::Corrupt`] when its keys below the prefix are of another layout.
+    /// [`BackendError::Invalid`] for another URL and when the server refuses user or password,
+    /// [`BackendError::Unavailable`] when it cannot be reached, [`BackendError::Corrupt`] when its keys below the prefix
+    /// are of another layout. No error repeats the URL or the password.
     pub async fn connect(url: &str) -> Result<Self, BackendError> {
         let (address, query) = url.split_once('?').unwrap_or((url, ""));
         let (mut prefix, mut durable, mut rest) = ("ds", false, Vec::new());
@@ -53,7 +74,7 @@ impl Redis {
                 Some(("prefix", value)) if !value.is_empty() && !value.contains(['{', '}']) => prefix = value,
                 Some(("durable", "yes")) => durable = true,
                 Some(("durable", "no")) => {}
-                Some(("protocol", _)) => rest.push(pair),
+                Some(("db" | "user" | "pass", _)) if address.starts_with("unix:") => rest.push(pair),
                 _ => {
                     let name = pair.split('=').next().unwrap_or_default();
                     return Err(BackendError::Invalid(format!("{name} in the URL of a Redis server")));
@@ -61,11 +82,14 @@ impl Redis {
             }
         }
         let address = if rest.is_empty() { address.to_owned() } else { format!("{address}?{}", rest.join("&")) };
-        // Errors of the parser do not repeat the URL, which may hold a password.
+        if address.starts_with("rediss:") && CryptoProvider::get_default().is_none() {
+            // Fails where another thread was first, which is as good.
+            let _ = ring::default_provider().install_default();
+        }
         let client = redis::Client::open(address)
             .map_err(|error| BackendError::Invalid(format!("the URL of a Redis server: {error}")))?;
         let engine = Engine::new(client, Names::new(prefix), Arc::new(System), durable);
-        engine.session().await?;
+        engine.first_session().await?;
         let random: Random = Arc::new(|| getrandom::u64().unwrap_or_default());
         Ok(Self { engine: Arc::new(engine), random })
     }

@@ -32,9 +32,12 @@ static TAGS: LazyLock<Vec<u32>> = LazyLock::new(|| {
 /// CRC-16/XMODEM, by which a cluster spreads hash tags over slots.
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc: u16, byte| {
-        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
-            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
-        })
+        (0..8).fold(
+            crc ^ (u16::from(*byte) << 8),
+            |crc, _| {
+                if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
+            },
+        )
     })
 }
 
@@ -103,8 +106,7 @@ impl Names {
     /// Per partition: the index of the keys of a kind, and the prefix of their meta hashes.
     pub(super) fn indexes(&self, kind: StreamKind) -> impl Iterator<Item = (String, String)> + '_ {
         let (prefix, kind) = (&self.prefix, letter(kind));
-        TAGS.iter()
-            .map(move |tag| (format!("{prefix}:{{{tag}}}:k:{kind}"), format!("{prefix}:{{{tag}}}:m:{kind}")))
+        TAGS.iter().map(move |tag| (format!("{prefix}:{{{tag}}}:k:{kind}"), format!("{prefix}:{{{tag}}}:m:{kind}")))
     }
 
     pub(super) fn generation(&self) -> String {
@@ -134,9 +136,14 @@ impl Names {
         format!("{}:{{leases}}-versions", self.prefix)
     }
 
-    /// The channel of one node, for the name of which this is the prefix.
-    pub(super) fn inbox(&self) -> String {
-        format!("{}:i:", self.prefix)
+    /// The channel for messages to one node.
+    pub(super) fn inbox(&self, node: u64) -> String {
+        format!("{}:i:{node:016x}", self.prefix)
+    }
+
+    /// What the channels for turns begin with; the name of the link, by which it waits for turns, follows.
+    pub(super) fn turns(&self) -> String {
+        format!("{}:u:", self.prefix)
     }
 
     pub(super) fn everybody(&self) -> String {

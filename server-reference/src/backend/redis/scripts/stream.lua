@@ -9,18 +9,20 @@ local function now()
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
--- Ends a life: entries, snapshot and the key in the index go.
+-- Ends a life: entries, snapshot and the key in the index go. An engine that is full keeps them for now.
 local function bury(keys, name, meta)
+  meta.p = math.max(meta.p, meta.e)
+  meta.s, meta.x = 0, 0
+  local stored = redis.pcall('HSET', keys[1], 's', '0', 'p', digits(meta.p), 'e', digits(meta.e))
+  if type(stored) == 'table' then return end
+  redis.call('HDEL', keys[1], 't', 'h', 'n', 'x')
+  redis.call('PEXPIRE', keys[1], 86400000)
   redis.call('DEL', keys[2], keys[3])
   redis.call('ZREM', keys[4], name)
-  meta.p = math.max(meta.p, meta.e)
-  meta.s, meta.x = 0, nil
-  redis.call('HDEL', keys[1], 't', 'h', 'n', 'x')
-  redis.call('HSET', keys[1], 's', '0', 'p', digits(meta.p), 'e', digits(meta.e))
-  redis.call('PEXPIRE', keys[1], 86400000)
 end
 
--- The stream as it is now. Reading counts what a generation has changed; writers store it (`adopt`).
+-- The stream as it is now. What time and generations have changed is stored, unless the engine is full: it follows from
+-- the same again.
 local function read(keys, name, generation)
   local m = redis.call('HMGET', keys[1], 'e', 's', 't', 'h', 'n', 'p', 'g', 'x')
   local meta = {
@@ -31,7 +33,7 @@ local function read(keys, name, generation)
   if meta.s > 0 and meta.g < generation then
     meta.e = math.max(meta.e + 1, generation)
     meta.g = generation
-    redis.call('HSET', keys[1], 'e', digits(meta.e), 'g', digits(meta.g))
+    redis.pcall('HSET', keys[1], 'e', digits(meta.e), 'g', digits(meta.g))
   end
   return meta
 end
