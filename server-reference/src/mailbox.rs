@@ -25,8 +25,8 @@ use crate::{connection::Protocol, message::Outgoing, sync::lock};
 
 /// A stream whose pending entries a snapshot can replace.
 pub(crate) trait Conflate: std::fmt::Debug + Send + Sync {
-    /// Hands the message that shows the stream's content to `f`, with no entry in between.
-    fn with_snapshot(&self, protocol: Protocol, f: &mut dyn FnMut(Option<Bytes>));
+    /// Hands the messages that show the stream's content to `f`, with no entry in between.
+    fn with_snapshot(&self, protocol: Protocol, f: &mut dyn FnMut(&mut dyn Iterator<Item = &Bytes>));
 }
 
 #[derive(Debug)]
@@ -203,12 +203,13 @@ impl Mailbox {
                 }
             };
             // Under the stream's lock no entry can slip between the snapshot and the end of staleness.
-            stale.with_snapshot(self.protocol, &mut |snapshot| {
+            stale.with_snapshot(self.protocol, &mut |messages| {
                 let mut queue = lock(&self.queue);
                 queue.stale.retain(|stream| !is_same(stream, &stale));
-                if let Some(message) = snapshot {
-                    queue.bytes += message.len();
-                    queue.items.push_back(Item { weight: message.len(), message, stream: Some(stale.clone()) });
+                for message in messages {
+                    let weight = message.len();
+                    queue.bytes += weight;
+                    queue.items.push_back(Item { weight, message: message.clone(), stream: Some(stale.clone()) });
                 }
             });
         }

@@ -27,27 +27,34 @@ pub(crate) type Header = fn(&mut Vec<u8>, usize);
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(crate) bytes: Vec<u8>,
+    /// The number of messages in it.
+    pub(crate) messages: u64,
     header: Header,
 }
 
 impl Outgoing {
     pub(crate) fn new(header: Header) -> Self {
-        Self { bytes: Vec::new(), header }
+        Self { bytes: Vec::new(), messages: 0, header }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
+    fn start(&mut self, length: usize) {
+        self.messages += 1;
+        (self.header)(&mut self.bytes, length);
+    }
+
     /// Appends a message that has been made.
     pub(crate) fn push(&mut self, message: &[u8]) {
-        (self.header)(&mut self.bytes, message.len());
+        self.start(message.len());
         self.bytes.extend_from_slice(message);
     }
 
     /// Begins a frame that is not compressed, whose payload, of exactly so many bytes, is to be written next.
     pub(crate) fn begin(&mut self, opcode: Opcode, payload: usize) -> &mut Vec<u8> {
-        (self.header)(&mut self.bytes, HEADER_LEN + payload);
+        self.start(HEADER_LEN + payload);
         head(&mut self.bytes, opcode, 0, payload);
         &mut self.bytes
     }
@@ -59,7 +66,7 @@ impl Outgoing {
             let message = with_codec(|codec| codec.encode(opcode, correlation, payload, compress_above));
             return self.push(&message);
         }
-        (self.header)(&mut self.bytes, plain);
+        self.start(plain);
         head(&mut self.bytes, opcode, correlation, payload.len());
         self.bytes.extend_from_slice(payload);
     }

@@ -160,6 +160,37 @@ async fn patches_of_what_is_not_there() {
     assert_eq!(state.get("k").await.unwrap(), Some(json!({"a": 1})));
 }
 
+/// Where there is nothing, the first member or element begins the whole.
+#[tokio::test]
+async fn an_update_of_what_is_not_there() {
+    let server = server(1_000);
+    let state = server.state();
+    for exists in [false, true] {
+        for (pointer, value) in
+            [("/latest", json!({"latest": 1})), ("/0", json!([1])), ("/-", json!([1])), ("/1", json!({"1": 1}))]
+        {
+            for insert in [false, true] {
+                state.remove("k").await.unwrap();
+                if exists {
+                    state.set("k", &()).await.unwrap();
+                }
+                let update = state.update("k", |draft| match insert {
+                    true => draft.insert(pointer, 1),
+                    false => draft.set(pointer, 1),
+                });
+                update.await.unwrap();
+                assert_eq!(state.get("k").await.unwrap(), Some(value.clone()), "{pointer}");
+            }
+        }
+        // What is deeper has no container, and what is there is not replaced.
+        state.remove("k").await.unwrap();
+        state.update("k", |draft| draft.set("/a/b", 1)).await.unwrap_err();
+        assert_eq!(state.get("k").await.unwrap(), None);
+        state.set("k", &false).await.unwrap();
+        state.update("k", |draft| draft.set("/a", 1)).await.unwrap_err();
+    }
+}
+
 #[tokio::test]
 async fn an_update_that_is_refused_leaves_no_trace() {
     let server = server(1_000);

@@ -246,3 +246,38 @@ async fn a_flood_of_subscriptions_to_a_history() {
     growth.assert_below(8 * MIB);
     assert_serves(&running).await;
 }
+
+/// What waits is counted in bytes: a thousand calls of a megabyte, each of a kilobyte on the wire, on each of two connections.
+#[tokio::test]
+async fn values_that_wait() {
+    let hang = |_: Context, _: Value| std::future::pending::<Result<(), datasole_server::RpcError>>();
+    let running = Running::start(
+        Server::builder()
+            .rpc("hang", hang)
+            .rpc("add", |_: Context, (a, b): (i64, i64)| async move { Ok(a + b) })
+            .build(),
+    )
+    .await;
+    let mut codec = datasole_core::frame::Codec::default();
+    let payload = format!(r#"{{"method":"hang","params":{:?}}}"#, "x".repeat(1_000_000));
+    let mut peers = [Peer::v2(running.address).await, Peer::v2(running.address).await];
+    let growth = Growth::start().await;
+    for peer in &mut peers {
+        for id in 1..=1_000 {
+            let call = codec.encode(Opcode::RpcRequest, id, payload.as_bytes(), 256);
+            assert!(call.len() < 1_100);
+            peer.message(0x82, &call).await;
+        }
+        peer.begin(2_000, "add", "[1, 2]").await;
+        let mut refused = 0;
+        loop {
+            match peer.receive().await {
+                Received::Frame(Opcode::RpcResponse, 2_000, _) => break,
+                Received::Frame(Opcode::RpcResponse, ..) => refused += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!((990..1_000).contains(&refused), "{refused} were refused");
+    }
+    growth.assert_below(40 * MIB);
+}

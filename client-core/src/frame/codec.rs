@@ -2,7 +2,7 @@
 
 use super::{
     Frame, FrameError, HEADER_LEN, Opcode, ZLIB_MARK,
-    zlib::{Deflater, Inflater, Step},
+    zlib::{Deflater, Inflate, Inflater, MAX_MATCH, WINDOW},
 };
 use crate::config::Limits;
 
@@ -26,14 +26,15 @@ impl std::fmt::Debug for Codec {
 impl Codec {
     /// Reads a message. Bytes after the payload are ignored; a compressed message is known by its first byte.
     ///
-    /// Allocates at most `max_payload` bytes and a header, whatever the message claims.
+    /// Allocates at most `max_payload` bytes and 64 KiB, whatever the message claims.
     ///
     /// # Errors
     ///
     /// [`FrameError`]; the codec stays usable.
     pub fn decode<'a>(&'a mut self, message: &'a [u8], limits: &Limits) -> Result<Frame<'a>, FrameError> {
         if message.first() == Some(&ZLIB_MARK) {
-            self.inflate(message, limits)?;
+            let inflater = self.inflater.get_or_insert_with(Inflater::new);
+            inflate(inflater, message, limits, &mut self.inflated)?;
             decode(&self.inflated, limits.max_payload)
         } else {
             decode(message, limits.max_payload)
@@ -58,50 +59,46 @@ impl Codec {
         // A receiver takes either: it goes by the first byte.
         self.deflater.get_or_insert_with(Deflater::new).deflate(&plain).unwrap_or(plain)
     }
+}
 
-    /// Inflates into `self.inflated`: the header first, then no more than it declares; what follows is only checked.
-    fn inflate(&mut self, message: &[u8], limits: &Limits) -> Result<(), FrameError> {
-        if message.len() > limits.max_compressed {
-            return Err(FrameError::CompressedTooLong { bytes: message.len(), limit: limits.max_compressed });
-        }
-        let inflater = self.inflater.get_or_insert_with(Inflater::new);
-        inflater.reset();
-        if self.inflated.capacity() > KEEP {
-            self.inflated = Vec::new();
-        }
-        self.inflated.clear();
-        self.inflated.resize(HEADER_LEN, 0);
+/// Inflates the header first, then no more than it declares; what follows is only checked.
+fn inflate(inflater: &mut impl Inflate, message: &[u8], limits: &Limits, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    if message.len() > limits.max_compressed {
+        return Err(FrameError::CompressedTooLong { bytes: message.len(), limit: limits.max_compressed });
+    }
+    inflater.reset();
+    if out.capacity() > KEEP {
+        *out = Vec::new();
+    }
+    out.clear();
+    out.resize(HEADER_LEN + MAX_MATCH, 0);
 
-        let (mut read, mut written, mut sized) = (0, 0, false);
-        let mut surplus = [0; 4096];
-        let mut discarded = 0;
-        loop {
-            let full = written == self.inflated.len();
-            let target = if full { &mut surplus[..] } else { &mut self.inflated[written..] };
-            let Step { consumed, produced, finished } =
-                inflater.step(&message[read..], target).ok_or(FrameError::BrokenZlib)?;
-            read += consumed;
-            if full {
-                discarded += produced;
-            } else {
-                written += produced;
-            }
-            if written + discarded > limits.max_inflated {
-                return Err(FrameError::InflatedTooLong { limit: limits.max_inflated });
-            }
-            if !sized && written == HEADER_LEN {
-                sized = true;
-                let declared = header(&self.inflated, limits.max_payload)?.2;
-                self.inflated.resize((HEADER_LEN + declared).min(limits.max_inflated), 0);
-            }
-            if finished {
-                self.inflated.truncate(written);
-                return Ok(());
-            }
-            if consumed == 0 && produced == 0 {
-                return Err(FrameError::BrokenZlib);
+    // Of the bytes up to `end`, the first `kept` are the frame; of those after it, some may have been dropped.
+    let (mut kept, mut end, mut dropped) = (0, 0, 0);
+    loop {
+        end = inflater.step(message, out, end).ok_or(FrameError::BrokenZlib)?;
+        if end + dropped > limits.max_inflated {
+            return Err(FrameError::InflatedTooLong { limit: limits.max_inflated });
+        }
+        if inflater.finished() {
+            out.truncate(end);
+            return Ok(());
+        }
+        if kept == 0 && end >= HEADER_LEN {
+            let declared = header(out, limits.max_payload)?.2;
+            kept = (HEADER_LEN + declared).min(limits.max_inflated);
+        }
+        let mut size = kept + MAX_MATCH;
+        if end > kept {
+            size = kept + 2 * WINDOW;
+            if end + MAX_MATCH > size {
+                let window = kept + WINDOW;
+                out.copy_within(end - WINDOW..end, kept);
+                dropped += end - window;
+                end = window;
             }
         }
+        out.resize(size, 0);
     }
 }
 
@@ -191,6 +188,33 @@ mod tests {
             let limits = Limits { max_inflated: limit, ..Limits::default() };
             assert_eq!(codec.decode(&message, &limits).map(|frame| frame.payload.len()).ok(), fits.then_some(4));
         }
+    }
+
+    #[test]
+    fn what_follows_the_payload_is_checked_without_being_kept() {
+        let mut codec = Codec::default();
+        // Far matches from beyond what is kept at once, and a last block that begins there.
+        let text = b"what follows the payload ".repeat(1_600);
+        for bytes in [60_000, 65_535, 65_536, 70_000, 300_000] {
+            let mut plain = vec![Opcode::Ping as u8, 0, 0, 0, 0, 0, 0, 0, 4];
+            plain.extend_from_slice(b"null");
+            plain.extend(text.iter().cycle().take(bytes));
+            plain.extend((0..40_000u32).map(|i| (i.wrapping_mul(i) >> 3) as u8));
+            let mut message = codec.compress(plain, 256);
+            what_follows(&mut Inflater::new(), &message, Ok(b"null"));
+            what_follows(&mut super::super::inflate::Inflater::new(), &message, Ok(b"null"));
+            *message.last_mut().unwrap() ^= 1;
+            what_follows(&mut Inflater::new(), &message, Err(FrameError::BrokenZlib));
+            what_follows(&mut super::super::inflate::Inflater::new(), &message, Err(FrameError::BrokenZlib));
+        }
+    }
+
+    fn what_follows(inflater: &mut impl Inflate, message: &[u8], expected: Result<&[u8], FrameError>) {
+        let mut out = Vec::new();
+        let payload =
+            inflate(inflater, message, &Limits::default(), &mut out).map(|()| decode(&out, 4).unwrap().payload);
+        assert_eq!(payload, expected);
+        assert!(out.capacity() < 128 * 1024);
     }
 
     #[test]

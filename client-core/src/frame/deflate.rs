@@ -7,14 +7,13 @@ mod huffman;
 use std::iter;
 
 use self::huffman::{Code, codes, lengths};
-
-/// How far back a match may begin.
-const WINDOW: usize = 32 * 1024;
+use super::{
+    adler::Adler,
+    zlib::{MAX_MATCH, WINDOW},
+};
 
 /// Matches have at least the bytes that are hashed.
 const MIN_MATCH: usize = 4;
-
-const MAX_MATCH: usize = 258;
 
 const HASH_BITS: u32 = 13;
 
@@ -82,7 +81,9 @@ impl Deflater {
         }
         out.block(&self.block, true);
         out.put(0, 7);
-        out.bytes.extend_from_slice(&adler32(plain).to_be_bytes());
+        let mut sum = Adler::default();
+        sum.add(plain);
+        out.bytes.extend_from_slice(&sum.value().to_be_bytes());
         (out.bytes.len() < plain.len()).then_some(out.bytes)
     }
 
@@ -272,18 +273,4 @@ fn add(counts: &mut [u32], symbol: usize) {
     if let Some(count) = counts.get_mut(symbol) {
         *count += 1;
     }
-}
-
-fn adler32(bytes: &[u8]) -> u32 {
-    let (mut a, mut b) = (1, 0);
-    // As many as can be summed up without an overflow.
-    for chunk in bytes.chunks(5552) {
-        for &byte in chunk {
-            a += u32::from(byte);
-            b += a;
-        }
-        a %= 65521;
-        b %= 65521;
-    }
-    b << 16 | a
 }

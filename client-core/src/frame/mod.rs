@@ -12,9 +12,13 @@
 //! assert_eq!((frame.opcode, frame.correlation, frame.payload), (Opcode::Ping, 7, &b"null"[..]));
 //! ```
 
+#[cfg(any(target_arch = "wasm32", test))]
+mod adler;
 mod codec;
 #[cfg(any(target_arch = "wasm32", test))]
 mod deflate;
+#[cfg(any(target_arch = "wasm32", test))]
+mod inflate;
 mod opcode;
 mod zlib;
 

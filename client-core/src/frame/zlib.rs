@@ -1,46 +1,61 @@
-//! zlib (RFC 1950) behind one interface: zlib-rs natively; in wasm `miniz_oxide` to inflate, which is small and fast enough
-//! there, and a small compressor of our own.
+//! zlib (RFC 1950) behind one interface: zlib-rs natively, in wasm the smallest that is as fast as a library.
 
+#[cfg(target_arch = "wasm32")]
+pub(super) use super::{deflate::Deflater, inflate::Inflater};
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) use native::{Deflater, Inflater};
-#[cfg(target_arch = "wasm32")]
-pub(super) use {super::deflate::Deflater, portable::Inflater};
 
-/// What one call of `Inflater::step` did.
-pub(super) struct Step {
-    /// Bytes of input used.
-    pub(super) consumed: usize,
-    /// Bytes of output written.
-    pub(super) produced: usize,
-    /// The stream has ended and its checksum is right.
-    pub(super) finished: bool,
+/// Reads one stream after the other.
+pub(super) trait Inflate {
+    /// Begins a stream.
+    fn reset(&mut self);
+
+    /// Goes on writing into `out` from `at` on: where the bytes end then. Stops at the end of the stream, or when fewer than
+    /// [`MAX_MATCH`] bytes are free. The [`WINDOW`] written last has to be in front of `at`. Nothing for a broken stream.
+    fn step(&mut self, stream: &[u8], out: &mut [u8], at: usize) -> Option<usize>;
+
+    /// Whether the stream has ended, with the right checksum.
+    fn finished(&self) -> bool;
 }
+
+/// The longest match; bytes. Inflating stops when there is less room than this.
+pub(super) const MAX_MATCH: usize = 258;
+
+/// How far back a match may begin; bytes.
+pub(super) const WINDOW: usize = 32 * 1024;
 
 #[cfg(not(target_arch = "wasm32"))]
 mod native {
     use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-    use super::Step;
+    use super::Inflate;
 
-    pub(in crate::frame) struct Inflater(Decompress);
+    /// The context, and whether its stream has ended.
+    pub(in crate::frame) struct Inflater(Decompress, bool);
 
     impl Inflater {
         pub(in crate::frame) fn new() -> Self {
-            Self(Decompress::new(true))
+            Self(Decompress::new(true), false)
         }
+    }
 
-        pub(in crate::frame) fn reset(&mut self) {
+    impl Inflate for Inflater {
+        fn reset(&mut self) {
             self.0.reset(true);
+            self.1 = false;
         }
 
-        pub(in crate::frame) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Option<Step> {
+        fn step(&mut self, stream: &[u8], out: &mut [u8], at: usize) -> Option<usize> {
             let (read, written) = (self.0.total_in(), self.0.total_out());
-            let status = self.0.decompress(input, output, FlushDecompress::None).ok()?;
-            Some(Step {
-                consumed: (self.0.total_in() - read) as usize,
-                produced: (self.0.total_out() - written) as usize,
-                finished: status == Status::StreamEnd,
-            })
+            let (rest, room) = (stream.get(read as usize..)?, out.get_mut(at..)?);
+            self.1 = self.0.decompress(rest, room, FlushDecompress::None).ok()? == Status::StreamEnd;
+            let produced = self.0.total_out() - written;
+            let moved = self.1 || produced > 0 || self.0.total_in() > read;
+            moved.then_some(at + produced as usize)
+        }
+
+        fn finished(&self) -> bool {
+            self.1
         }
     }
 
@@ -68,59 +83,25 @@ mod native {
     }
 }
 
-#[cfg(any(target_arch = "wasm32", test))]
-mod portable {
-    use miniz_oxide::{
-        DataFormat, MZError, MZFlush, MZStatus,
-        inflate::stream::{InflateState, inflate},
-    };
-
-    use super::Step;
-
-    pub(in crate::frame) struct Inflater(Box<InflateState>);
-
-    impl Inflater {
-        pub(in crate::frame) fn new() -> Self {
-            Self(InflateState::new_boxed(DataFormat::Zlib))
-        }
-
-        pub(in crate::frame) fn reset(&mut self) {
-            self.0.reset(DataFormat::Zlib);
-        }
-
-        pub(in crate::frame) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Option<Step> {
-            let result = inflate(&mut self.0, input, output, MZFlush::None);
-            let finished = match result.status {
-                Ok(MZStatus::StreamEnd) => true,
-                // No progress possible: the caller sees it by the zeros.
-                Ok(_) | Err(MZError::Buf) => false,
-                Err(_) => return None,
-            };
-            Some(Step { consumed: result.bytes_consumed, produced: result.bytes_written, finished })
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::deflate, Step, native, portable};
+    use super::{
+        super::{adler, deflate, inflate},
+        Inflate, MAX_MATCH, native,
+    };
 
-    /// Inflates as the codec does, `chunk` bytes of output at a time: the result, or nothing for a broken stream.
-    fn drain(mut step: impl FnMut(&[u8], &mut [u8]) -> Option<Step>, stream: &[u8], chunk: usize) -> Option<Vec<u8>> {
-        let (mut read, mut plain, mut buffer) = (0, Vec::new(), vec![0; chunk]);
-        loop {
-            let Step { consumed, produced, finished } = step(&stream[read..], &mut buffer)?;
-            read += consumed;
-            plain.extend_from_slice(&buffer[..produced]);
-            if finished {
-                return Some(plain);
-            }
-            if consumed == 0 && produced == 0 {
-                return None;
-            }
+    /// Inflates by steps of `chunk` bytes of room and more: the result, or nothing for a broken stream.
+    fn drain(inflater: &mut impl Inflate, stream: &[u8], chunk: usize) -> Option<Vec<u8>> {
+        inflater.reset();
+        let (mut plain, mut end) = (Vec::new(), 0);
+        while !inflater.finished() {
+            plain.resize(end + MAX_MATCH + chunk - 1, 0);
+            end = inflater.step(stream, &mut plain, end)?;
         }
+        plain.truncate(end);
+        Some(plain)
     }
 
     /// Both backends, each with one context for all streams, must say the same.
@@ -131,12 +112,10 @@ mod tests {
     }
 
     fn check_by(chunk: usize, streams: &[(Vec<u8>, Option<&[u8]>)]) {
-        let (mut native, mut portable) = (native::Inflater::new(), portable::Inflater::new());
+        let (mut native, mut portable) = (native::Inflater::new(), inflate::Inflater::new());
         for (number, (stream, expected)) in streams.iter().enumerate() {
-            native.reset();
-            portable.reset();
-            let natively = drain(|input, output| native.step(input, output), stream, chunk);
-            let portably = drain(|input, output| portable.step(input, output), stream, chunk);
+            let natively = drain(&mut native, stream, chunk);
+            let portably = drain(&mut portable, stream, chunk);
             assert!(natively.as_deref() == *expected, "native, stream {number}, {chunk} at a time");
             assert!(portably.as_deref() == *expected, "portable, stream {number}, {chunk} at a time");
         }
@@ -242,6 +221,35 @@ mod tests {
             let streams = [(first, &repeated), (deflater.deflate(&plain), &plain)];
             check_by(4096, &streams.into_iter().filter_map(|(stream, plain)| Some((stream?, Some(&plain[..])))).collect::<Vec<_>>());
         }
+
+        /// Streams of every level, in which bytes have been changed: either backend refuses them, or both read the same.
+        #[test]
+        fn changed_streams_mean_the_same_to_both(
+            bytes in 0..3_000usize,
+            level in 0..10u8,
+            changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4),
+            chunk in 1..5_000usize,
+        ) {
+            let plain = [records(bytes), noise(bytes as u64 / 8)].concat();
+            let mut stream = miniz_oxide::deflate::compress_to_vec_zlib(&plain, level);
+            for (at, byte) in changes {
+                // Codes of their own begin early.
+                let at = at.index(stream.len().min(200));
+                stream[at] = byte;
+            }
+            // With the checksum of what they have become, if anything.
+            let (mut raw, mut plain) = (flate2::Decompress::new(false), Vec::with_capacity(1 << 20));
+            let read = raw.decompress_vec(&stream[2..], &mut plain, flate2::FlushDecompress::Finish);
+            if matches!(read, Ok(flate2::Status::StreamEnd)) {
+                stream.truncate(2 + raw.total_in() as usize);
+                let mut sum = adler::Adler::default();
+                sum.add(&plain);
+                stream.extend(sum.value().to_be_bytes());
+            }
+            let natively = drain(&mut native::Inflater::new(), &stream, chunk);
+            let portably = drain(&mut inflate::Inflater::new(), &stream, chunk);
+            prop_assert!(natively == portably, "{:?} {:?}", natively.map(|plain| plain.len()), portably.map(|plain| plain.len()));
+        }
     }
 
     #[test]
@@ -255,10 +263,9 @@ mod tests {
                 let stream: Vec<u8> =
                     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
                 if stream.first() == Some(&0x78) {
-                    let (mut native, mut portable) = (native::Inflater::new(), portable::Inflater::new());
-                    let plain = drain(|input, output| native.step(input, output), &stream, 4096);
+                    let plain = drain(&mut native::Inflater::new(), &stream, 4096);
                     assert!(plain.is_some() || *list == "malformed", "{}", record["name"]);
-                    let portably = drain(|input, output| portable.step(input, output), &stream, 4096);
+                    let portably = drain(&mut inflate::Inflater::new(), &stream, 4096);
                     assert!(portably == plain, "{}", record["name"]);
                     *count += 1;
                 }

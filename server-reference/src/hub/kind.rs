@@ -71,6 +71,11 @@ pub(crate) trait Kind: Any + Debug + Send {
         None
     }
 
+    /// About how many bytes that message has before compression; what is large is not made for each follower.
+    fn weight(&self) -> usize {
+        0
+    }
+
     /// Messages, no entries, that a new follower gets first.
     fn greeting(&self, _at: &At<'_>) -> Vec<Bytes> {
         Vec::new()

@@ -12,6 +12,7 @@ mod lives;
 mod members;
 mod relay;
 mod relaying;
+mod shown;
 mod standing;
 mod stream;
 mod streams;

@@ -16,6 +16,7 @@ use super::{
     following::Lag,
     kind::{self, At, Delivery, Inapplicable, Kind, Rules, V1},
     members::Members,
+    shown::Shown,
     window::Window,
 };
 use crate::{
@@ -65,8 +66,8 @@ struct Inner {
     window: Window,
     followers: Members,
     content: Box<dyn Kind>,
-    /// The message that shows the content to followers of either version, made when first asked for.
-    shown: [Option<Bytes>; 2],
+    /// The messages that show the content to followers of either version, made when first asked for.
+    shown: [Option<Shown>; 2],
     held: Held,
 }
 
@@ -243,7 +244,9 @@ impl Stream {
         inner.mark.position.seq += 1;
         inner.mark.tag = tag;
         let message = inner.content.message(entry, &self.at(inner.mark.position));
-        inner.shown = [None, None];
+        for shown in &mut inner.shown {
+            shown.take_if(|shown| !shown.follow(&message));
+        }
         inner.window.push(message.clone(), now, &self.rules.replay);
         match self.rules.delivery {
             Delivery::Each => {
@@ -302,7 +305,13 @@ impl Stream {
         inner.window.expire(now, &self.rules.replay);
         let resumed = since.filter(|_| self.rules.delivery != Delivery::Others).map(|since| inner.born(since));
         let missed = resumed.and_then(|since| inner.missed(since));
-        let from = if missed.is_some() { resumed.unwrap_or_default() } else { inner.mark.position };
+        let from = if missed.is_some() {
+            resumed.unwrap_or_default()
+        } else {
+            let behind = self.shown(&mut inner, connection.protocol()).map_or(0, Shown::behind);
+            let Position { epoch, seq } = inner.mark.position;
+            Position { epoch, seq: seq - behind as u64 }
+        };
         let channel = Some(self.at(from).channel).filter(|&channel| channel != 0);
         let answer = Subscribed { epoch: from.epoch, seq: from.seq, recovered: missed.is_some(), channel };
         let mailbox = connection.mailbox();
@@ -314,8 +323,8 @@ impl Stream {
                     Delivery::Conflated | Delivery::Others => mailbox.push_entry(message.clone(), self),
                 }
             }
-        } else if let Some(snapshot) = self.shown(&mut inner, connection.protocol()) {
-            mailbox.push_entry(snapshot, self);
+        } else if let Some(shown) = self.shown(&mut inner, connection.protocol()) {
+            shown.messages().for_each(|message| mailbox.push_entry(message.clone(), self));
         }
         for message in inner.content.greeting(&self.at(inner.mark.position)) {
             mailbox.push_answer(message);
@@ -328,9 +337,9 @@ impl Stream {
         let mut inner = lock(&self.inner);
         if inner.followers.insert(connection)
             && !inner.content.is_gone()
-            && let Some(snapshot) = self.shown(&mut inner, Protocol::V1)
+            && let Some(shown) = self.shown(&mut inner, Protocol::V1)
         {
-            connection.mailbox().push_entry(snapshot, self);
+            shown.messages().for_each(|message| connection.mailbox().push_entry(message.clone(), self));
         }
     }
 
@@ -409,8 +418,8 @@ impl Stream {
         let again = inner.content.restart(&self.at(mark.position));
         for at in 0..inner.followers.len() {
             let Some(connection) = inner.followers.as_slice().get(at).cloned() else { break };
-            if let Some(snapshot) = self.shown(&mut inner, connection.protocol()) {
-                connection.mailbox().push_entry(snapshot, self);
+            if let Some(shown) = self.shown(&mut inner, connection.protocol()) {
+                shown.messages().for_each(|message| connection.mailbox().push_entry(message.clone(), self));
             } else if self.rules.delivery == Delivery::Each {
                 inner.window.newest(1).for_each(|message| connection.mailbox().push(message.clone()));
             }
@@ -453,19 +462,26 @@ impl Stream {
         Some((inner.mark, snapshot, inner.window.len() as u64))
     }
 
-    fn shown(&self, inner: &mut Inner, protocol: Protocol) -> Option<Bytes> {
-        let at = usize::from(protocol == Protocol::V1 && self.rules.v1 == V1::Whole);
-        if inner.shown[at].is_none() {
-            inner.shown[at] = inner.content.show(protocol, &self.at(inner.mark.position));
+    fn shown<'a>(&self, inner: &'a mut Inner, protocol: Protocol) -> Option<&'a Shown> {
+        let whole = protocol == Protocol::V1 && self.rules.v1 == V1::Whole;
+        let shown = &mut inner.shown[usize::from(whole)];
+        shown.take_if(|shown| !shown.is_fresh());
+        if shown.is_none() {
+            let message = inner.content.show(protocol, &self.at(inner.mark.position))?;
+            // Who is shown the whole after each change gets no entries.
+            *shown = Some(Shown::new(message, inner.content.weight(), !whole));
         }
-        inner.shown[at].clone()
+        shown.as_ref()
     }
 }
 
 impl Conflate for Stream {
-    fn with_snapshot(&self, protocol: Protocol, f: &mut dyn FnMut(Option<Bytes>)) {
+    fn with_snapshot(&self, protocol: Protocol, f: &mut dyn FnMut(&mut dyn Iterator<Item = &Bytes>)) {
         let mut inner = lock(&self.inner);
-        f(self.shown(&mut inner, protocol));
+        match self.shown(&mut inner, protocol) {
+            Some(shown) => f(&mut shown.messages()),
+            None => f(&mut std::iter::empty()),
+        }
     }
 }
 

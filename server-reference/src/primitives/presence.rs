@@ -200,6 +200,10 @@ impl Kind for Room {
         let members = serde_json::to_vec(&self.members.values().collect::<Vec<_>>()).ok()?;
         Some(message(&members, true, at))
     }
+
+    fn weight(&self) -> usize {
+        self.bytes
+    }
 }
 
 /// The message with the changed members, or with all members.

@@ -146,3 +146,19 @@ async fn counters_are_shown_only_where_they_are_public() {
         }
     }
 }
+
+#[tokio::test]
+async fn messages_are_counted_both_ways() {
+    let running = serve(|builder| builder).await;
+    let mut peer = Peer::v2(running.address).await;
+    for id in 1..=10 {
+        peer.call(id, "add", "[1, 2]").await;
+    }
+    // HELLO and the answers; an answer may be read before it is counted.
+    while running.server.metrics_snapshot().messages_out < 11 {
+        tokio::task::yield_now().await;
+    }
+    let counted = running.server.metrics_snapshot();
+    assert_eq!((counted.messages_in, counted.messages_out), (10, 11));
+    assert!(counted.uptime < 3_600);
+}

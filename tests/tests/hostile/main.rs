@@ -4,6 +4,7 @@
 mod auth;
 mod calls;
 mod crdt;
+mod fair;
 mod health;
 mod http;
 mod life;

@@ -224,6 +224,10 @@ impl Kind for Content {
         };
         Some(message(Opcode::CrdtState, "state", state.get().as_bytes(), at))
     }
+
+    fn weight(&self) -> usize {
+        self.crdt.as_ref().map_or(0, |crdt| crdt.size())
+    }
 }
 
 fn message(opcode: Opcode, member: &str, json: &[u8], at: &At<'_>) -> Bytes {

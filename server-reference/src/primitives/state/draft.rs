@@ -2,7 +2,7 @@
 
 use datasole_core::patch::{Operation, PatchError, PatchLimits, Pointer, PointerError, Transaction, Undo};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::StateError;
 
@@ -35,7 +35,8 @@ impl<'a> Draft<'a> {
         self.value.pointer(pointer)
     }
 
-    /// Sets a member, replaces an element, or replaces the whole. The container must exist.
+    /// Sets a member, replaces an element, or replaces the whole. The container must exist, but for the whole: where there
+    /// is nothing, or `null`, it is begun as an object, or as an array for `/0` and `/-`.
     ///
     /// # Errors
     ///
@@ -43,6 +44,7 @@ impl<'a> Draft<'a> {
     pub fn set(&mut self, pointer: &str, value: impl Serialize) -> Result<(), StateError> {
         let value = serde_json::to_value(value)?;
         let path = parse(pointer)?;
+        self.begin(pointer)?;
         self.apply(if self.value.pointer(pointer).is_some() {
             Operation::Replace { path, value }
         } else {
@@ -50,13 +52,28 @@ impl<'a> Draft<'a> {
         })
     }
 
-    /// Inserts an element before the one at the pointer; `-` as the last token appends.
+    /// Inserts an element before the one at the pointer; `-` as the last token appends. The whole is begun as in
+    /// [`set`](Self::set).
     ///
     /// # Errors
     ///
     /// Fails if there is no such place, or the value cannot be written as JSON.
     pub fn insert(&mut self, pointer: &str, value: impl Serialize) -> Result<(), StateError> {
-        self.apply(Operation::Add { path: parse(pointer)?, value: serde_json::to_value(value)? })
+        let value = serde_json::to_value(value)?;
+        let path = parse(pointer)?;
+        self.begin(pointer)?;
+        self.apply(Operation::Add { path, value })
+    }
+
+    /// Begins the whole where there is nothing, for a member or an element of it.
+    fn begin(&mut self, pointer: &str) -> Result<(), StateError> {
+        let Some(token) = pointer.strip_prefix('/').filter(|_| self.value.is_null()) else { return Ok(()) };
+        // What would not fit the new whole either is refused as it stands.
+        if token.contains('/') {
+            return Ok(());
+        }
+        let value = if matches!(token, "0" | "-") { Value::Array(Vec::new()) } else { Value::Object(Map::new()) };
+        self.apply(Operation::Replace { path: parse("")?, value })
     }
 
     /// Removes a member or an element.

@@ -304,6 +304,10 @@ impl Kind for StateValue {
         }
         Some(whole(text.as_deref(), at))
     }
+
+    fn weight(&self) -> usize {
+        self.bound
+    }
 }
 
 /// The message of a whole value, `None` when the key does not exist.

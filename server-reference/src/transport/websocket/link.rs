@@ -438,6 +438,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             }
         }
         ready!(stream.poll_flush(cx))?;
+        Metrics::add(&self.node.metrics.messages_out, std::mem::take(&mut self.out.messages));
         Metrics::add(&self.node.metrics.bytes_out, self.out.len() as u64);
         self.written = 0;
         self.out.bytes.clear();
