@@ -52,7 +52,7 @@ pub(crate) struct Flags {
     metrics: bool,
     /// Accept at most this many connections at a time
     #[arg(long, env = "DATASOLE_MAX_CONNECTIONS", value_name = "N", default_value_t = Limits::default().max_connections)]
-    max_connections: usize,
+    pub(crate) max_connections: usize,
     /// Admit only clients with one of these tokens, each as its user; repeatable, or separated by commas
     #[arg(
         long = "token",

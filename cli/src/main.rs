@@ -1,9 +1,12 @@
 //! `datasole`: the datasole server as a program.
 //!
-//! `flags` are the command line, `serve` is the life of a server, `storage` where it keeps things, `files` are those of `--static`, `demo` is the application behind `--demo`. Stdout
+//! `flags` are the command line, `serve` is the life of a server, `storage` where it keeps things, `descriptors` are what the
+//! system lets it have, `files` are those of `--static`, `demo` is the application behind `--demo`. Stdout
 //! carries one line, `listening HOST:PORT`; the log and errors go to stderr. The glossary is in ARCHITECTURE.md.
 
 mod demo;
+#[cfg(unix)]
+mod descriptors;
 mod files;
 mod flags;
 mod serve;
@@ -14,6 +17,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::flags::Flags;
+
+/// Gives memory back to the system once a crowd has left.
+#[cfg(all(feature = "jemalloc", not(target_env = "msvc")))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const EXAMPLES: &str = "\
 Examples:

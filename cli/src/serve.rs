@@ -12,6 +12,8 @@ use datasole_server::Server;
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
+#[cfg(unix)]
+use crate::descriptors;
 use crate::{
     demo::{self, Demo},
     files,
@@ -26,6 +28,8 @@ pub(crate) async fn run(flags: &Flags) -> io::Result<()> {
     let filter = EnvFilter::builder().parse(&flags.log).map_err(|error| io::Error::other(format!("--log: {error}")))?;
     let colours = io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(io::stderr).init();
+    #[cfg(unix)]
+    descriptors::raise(flags.max_connections);
     let users = flags.tokens()?;
     let storage = flags.storage().await.map_err(io::Error::other)?;
     let listener = listen(&flags.listen).await?;

@@ -5,7 +5,11 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
+
+/// Far above what any answer takes.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn datasole(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_datasole"));
@@ -47,6 +51,7 @@ impl Running {
     /// The whole answer to a GET, headers in lower case.
     fn get(&self, path: &str, headers: &str) -> String {
         let mut socket = TcpStream::connect(&self.address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         write!(socket, "GET {path} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", self.address).unwrap();
         let mut answer = Vec::new();
         let mut chunk = [0; 4096];
@@ -278,6 +283,60 @@ fn help_and_version_go_to_stdout() {
     }
 }
 
+/// The program in a shell that has set this limit of descriptors.
+#[cfg(unix)]
+fn limited(limit: &str, flags: &str) -> Running {
+    let mut shell = Command::new("sh");
+    let program = env!("CARGO_BIN_EXE_datasole");
+    shell.arg("-c").arg(format!("ulimit {limit} && exec {program} serve --listen 127.0.0.1:0 --log warn {flags}"));
+    Running::of(shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))
+}
+
+/// What a program that is killed has logged.
+#[cfg(unix)]
+fn log(mut server: Running) -> String {
+    server.child.kill().unwrap();
+    let mut log = String::new();
+    server.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    log
+}
+
+#[cfg(unix)]
+#[test]
+fn it_takes_the_descriptors_that_it_may_have() {
+    // The soft limit is the program's own to raise.
+    let server = limited("-Sn 64", "--max-connections 200");
+    let held: Vec<_> = (0..200).map(|_| TcpStream::connect(&server.address).unwrap()).collect();
+    assert_eq!(server.open("/__ds", ""), "101");
+    drop(held);
+    assert_eq!(log(server), "");
+    let log = log(limited("-n 300", "--max-connections 45"));
+    assert!(log.contains("the system allows 300 descriptors, 45 connections need 301"), "{log}");
+}
+
+/// The attack: more sockets than the program may have descriptors, each with a file open, and nothing is read.
+#[cfg(unix)]
+#[test]
+fn out_of_descriptors_it_lets_in_whoever_means_it() {
+    let folder = std::env::temp_dir().join(format!("datasole-descriptors-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("file"), vec![7; 16 << 20]).unwrap();
+    let server = limited("-n 64", &format!("--max-connections 8 --static {}", folder.display()));
+    let mut held = Vec::new();
+    for round in 0..20 {
+        for _ in 0..10 {
+            let mut socket = TcpStream::connect(&server.address).unwrap();
+            write!(socket, "GET /file HTTP/1.1\r\nHost: {}\r\n\r\n", server.address).unwrap();
+            held.push(socket);
+        }
+        assert_eq!(server.open("/__ds", ""), "101", "round {round}");
+    }
+    drop(held);
+    let log = log(server);
+    assert_eq!(log.lines().filter(|line| line.contains("a socket was not accepted")).count(), 1, "{log}");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 #[test]
 fn a_missing_or_unknown_command_is_an_error_with_usage() {
     for args in [&[][..], &["server"], &["--listen", "127.0.0.1:0"]] {
@@ -334,4 +393,42 @@ fn a_folder_of_data_is_one_servers() {
     }
     drop(third);
     std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// Without its Redis a server does not start, and the password stays out of what it says; once it runs, health tells
+/// that its Redis is away, and that it is back.
+#[test]
+fn a_redis_is_shared_and_its_absence_told() {
+    let refused = serve(&["--listen", "127.0.0.1:0", "--redis", "redis://:secret@127.0.0.1:1"]).output().unwrap();
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && error.contains("backend unavailable") && !error.contains("secret"), "{error}");
+
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let redis = || {
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &port.to_string(), "--save", "", "--appendonly", "no"]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("Ready to accept connections")));
+        child
+    };
+    let mut engine = redis();
+    let url = format!("redis://127.0.0.1:{port}");
+    let servers = [0, 1].map(|_| Running::start(&["--redis", &url]));
+    let all_are = |status: &str| {
+        let began = std::time::Instant::now();
+        while !servers.iter().all(|server| server.page("/__ds/health").split(' ').nth(1) == Some(status)) {
+            assert!(began.elapsed().as_secs() < 60, "health becomes {status}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    };
+    all_are("200");
+    engine.kill().unwrap();
+    engine.wait().unwrap();
+    all_are("503");
+    assert!(servers[0].page("/__ds/health").contains("the backend does not store"));
+    let mut engine = redis();
+    all_are("200");
+    engine.kill().unwrap();
+    engine.wait().unwrap();
 }

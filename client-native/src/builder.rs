@@ -59,7 +59,7 @@ impl Builder {
             provider: None,
             headers: Ok(HeaderMap::new()),
             event_buffer: 1_024,
-            replicas: Policy { node: "native".into(), limits: CrdtLimits::default(), storage: None },
+            replicas: Policy { node: "native".into(), secret: None, limits: CrdtLimits::default(), storage: None },
             #[cfg(feature = "__tls")]
             tls: None,
         }
@@ -208,12 +208,15 @@ impl Builder {
         }
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(ConnectError::Entropy)?;
-        let mut replica = [0; 8];
-        getrandom::fill(&mut replica).map_err(ConnectError::Entropy)?;
+        let (mut replica, mut secret) = ([0; 8], [0; 16]);
+        for bytes in [&mut replica[..], &mut secret[..]] {
+            getrandom::fill(bytes).map_err(ConnectError::Entropy)?;
+        }
         let core = Core::new(Config { url, ..self.config }, Seed(seed));
-        let Policy { node, limits, storage } = self.replicas;
+        let Policy { node, limits, storage, .. } = self.replicas;
+        let secret = Some(format!("{:032x}", u128::from_be_bytes(secret)));
         let node = format!("{node}.{:016x}", u64::from_be_bytes(replica));
-        let replicas = Replicas::new(Policy { node, limits, storage });
+        let replicas = Replicas::new(Policy { node, secret, limits, storage });
         let inboxes = InboxLimits { items: self.event_buffer, bytes: EVENT_BUFFER_BYTES };
         let shared = Arc::new(Shared::new(core, inboxes));
         let client = Client::new(shared.clone(), replicas);

@@ -321,7 +321,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     else {
       const now = () => Date.now() + this.#ahead;
       const { streams } = this;
-      return (this.#crdts ??= new CrdtStore({ streams, now, storage: this.#options.crdtStorage }, name));
+      return (this.#crdts ??= new CrdtStore(name, { streams, now, storage: this.#options.crdtStorage }));
     }
   }
 

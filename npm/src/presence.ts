@@ -38,8 +38,8 @@ export class Room<T = any> {
   readonly #handlers = new Set<(members: readonly Member<T>[]) => void>();
   #members: readonly Member<T>[] = [];
   #port?: Port;
-  /** This client's value, in a box; none outside the room. */
-  #own?: { value: T };
+  /** This client's value as JSON; none outside the room. */
+  #own?: string;
 
   /** @internal */
   constructor(open: (room: Stream) => Port, self: () => string | undefined) {
@@ -59,8 +59,10 @@ export class Room<T = any> {
 
   /** Replaces the value; of those in quick succession, the last one is sent. */
   update(value: T): void {
+    // Throws before anything has changed.
+    const json = JSON.stringify(value ?? null) ?? 'null';
     const joins = !this.#own;
-    this.#own = { value };
+    this.#own = json;
     this.#follow();
     this.#show(joins);
   }
@@ -108,6 +110,6 @@ export class Room<T = any> {
   }
 
   #show(now: boolean): void {
-    this.#port?.send({ t: 'show', now, json: this.#own && JSON.stringify(this.#own.value ?? null) });
+    this.#port?.send({ t: 'show', now, json: this.#own });
   }
 }

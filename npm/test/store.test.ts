@@ -1,8 +1,7 @@
 // CRDTs and presence on streams whose other end is the test.
 import assert from 'node:assert/strict';
 import { before, describe, it } from 'node:test';
-import { PNCounter, type CrdtOperation, type CrdtState } from '../src/crdt/index.js';
-import { CrdtStore } from '../src/crdt/store.js';
+import { CrdtStore, LWWMap, LWWRegister, ORSet, PNCounter, type CrdtOperation, type CrdtState } from '../src/crdt/index.js';
 import { ErrorCode } from '../src/errors.js';
 import { Room } from '../src/presence.js';
 import type { StreamCommand, StreamMessage, StreamName, ToWorker } from '../src/protocol.js';
@@ -22,7 +21,7 @@ class FakeCore {
 
   /** The operations among them, and their numbers. */
   edits(): { id: number; op: CrdtOperation }[] {
-    return this.take().flatMap((one) => (one.t === 'edit' ? [{ id: one.id, op: JSON.parse(one.json!) }] : []));
+    return this.take().flatMap((one) => (one.t === 'edit' ? [{ id: one.id, op: published(one.json!) }] : []));
   }
 
   /** As it comes from the worker. */
@@ -31,12 +30,19 @@ class FakeCore {
   }
 }
 
+/** An operation as the server publishes it: without the secret. */
+function published(json: string): CrdtOperation {
+  const { secret, ...op } = JSON.parse(json);
+  assert.match(secret, /^\w{12,}$/);
+  return op;
+}
+
 /** A store, and the core of the key `k`. */
 function makeStore(options: { saved?: string } = {}) {
   const core = new FakeCore({ kind: 'crdt', key: 'k' });
   const saved: (string | undefined)[] = [];
   const storage = { load: () => options.saved, save: (_: string, text?: string) => void saved.push(text) };
-  const store = new CrdtStore({ streams: core.streams, now: () => 1000, storage }, 'app');
+  const store = new CrdtStore('app', { streams: core.streams, now: () => 1000, storage });
   return { store, saved, core };
 }
 
@@ -65,21 +71,24 @@ describe('a store', () => {
     assert.equal(store.get('x'), undefined);
   });
 
-  it('hands operations over by itself, tells of them, and does not mind being told to', async () => {
+  it('hands operations over by itself, with the secret, and keeps those that the application carries', async () => {
     const { store, core } = makeStore();
     const [ops, pending]: [unknown[], number[]] = [[], []];
-    store.onOps((one) => ops.push(one));
+    store.onOps((some) => ops.push(some));
     store.onPending((count) => pending.push(count));
     const votes = store.register('k', 'pn-counter');
     const op = votes.increment(5);
     store.queueOperation(op);
     assert.deepEqual([votes.value(), votes.pending, store.pending], [5, 1, 1]);
-    assert.deepEqual(ops, [{ key: 'k', op }]);
-    assert.deepEqual(store.drainPendingOps(), [{ key: 'k', op }]);
+    assert.deepEqual([ops, store.drainPendingOps(), store.drainPendingOps()], [[[op]], [op], []]);
     const name = { kind: 'crdt', key: 'k' };
-    assert.deepEqual(core.take(), [
+    const sent = core.take();
+    const { secret } = JSON.parse((sent[1] as { json: string }).json);
+    assert.match(secret, /^\w{12,}$/);
+    assert.equal('secret' in op, false);
+    assert.deepEqual(sent, [
       { ...name, t: 'open', throttle: undefined },
-      { ...name, t: 'edit', id: 1, json: JSON.stringify(op) },
+      { ...name, t: 'edit', id: 1, json: JSON.stringify({ ...op, secret }) },
     ]);
     await turn();
     core.say('settled', { id: 1, returns: true });
@@ -229,11 +238,15 @@ describe('a store', () => {
     before.store.register('k', 'pn-counter').increment(5);
     await turn();
     const { store, saved, core } = makeStore({ saved: before.saved.at(-1) });
+    const [{ secret }] = JSON.parse(before.saved.at(-1)!);
     const votes = store.register('k', 'pn-counter');
     votes.increment(1);
     await turn();
     assert.deepEqual([votes.value(), votes.pending], [6, 2]);
-    const edits = core.edits();
+    const sent = core.take();
+    const secrets = sent.flatMap((one) => (one.t === 'edit' ? [JSON.parse(one.json!).secret === secret] : []));
+    assert.deepEqual(secrets, [false, true], 'an heir shows the secret of the replica');
+    const edits = sent.flatMap((one) => (one.t === 'edit' ? [{ id: one.id, op: published(one.json!) }] : []));
     assert.deepEqual(edits.map(({ id, op }) => [id, op.counter, op.nodeId === votes.nodeId]), [[1, 1, true], [2, 1, false]]);
     for (const { id, op } of edits) {
       core.say('entry', { data: op });
@@ -241,6 +254,106 @@ describe('a store', () => {
     }
     await turn();
     assert.deepEqual([votes.value(), votes.pending, saved.at(-1)], [6, 0, undefined]);
+  });
+
+  it('leaves the storage alone until what it has was loaded', async () => {
+    const before = makeStore();
+    before.store.register('k', 'pn-counter').increment(5);
+    await turn();
+    const stored = before.saved.at(-1)!;
+    const core = new FakeCore({ kind: 'crdt', key: 'k' });
+    const saved: (string | undefined)[] = [];
+    let loaded!: (text: string) => void;
+    const load = () => new Promise<string>((resolve) => (loaded = resolve));
+    const storage = { load, save: (_: string, text?: string) => void saved.push(text) };
+    const votes = new CrdtStore('app', { streams: core.streams, now: () => 1000, storage }).register('k', 'pn-counter');
+    votes.increment(1);
+    await turn();
+    assert.deepEqual([saved, votes.value()], [[], 1]);
+    loaded(stored);
+    await turn();
+    assert.deepEqual([JSON.parse(saved.at(-1)!).length, votes.value()], [2, 6]);
+  });
+
+  it('gives every key a name of its own, that the others do not tell', () => {
+    const { store } = makeStore();
+    const [a, b] = ['a', 'b'].map((key) => store.register(key, 'pn-counter').nodeId);
+    assert.notEqual(a, b);
+    assert.match(b!, /^app\.\w{12,}$/);
+  });
+
+  it('finds and removes what JSON makes of a value', () => {
+    const { store } = makeStore();
+    for (const type of ['g-set', 'or-set'] as const) {
+      const set = store.register<typeof type, any>(type, type);
+      const date = new Date(5);
+      for (const value of [{ id: 1, note: undefined }, date, [1, undefined], { toJSON: () => 'x' }, undefined, NaN, { 10: 1, 9: 2 }]) {
+        set.add(value);
+        assert.equal(set.has(value), true);
+        assert.equal(set.has(JSON.parse(JSON.stringify(value) ?? 'null')), true);
+        if (!('delete' in set)) continue;
+        set.delete(value);
+        assert.equal(set.has(value), false);
+        assert.deepEqual(set.value(), []);
+      }
+      assert.throws(() => set.add(1n), TypeError);
+      assert.throws(() => set.has(1n), TypeError);
+    }
+  });
+
+  it('is of use without a client', () => {
+    const [a, b] = [new CrdtStore('a'), new CrdtStore('b')];
+    const carried: CrdtOperation[] = [];
+    a.onOps((ops) => ops.forEach((op) => b.applyRemote('votes', op) && carried.push(op)));
+    const votes = a.register('votes', 'pn-counter');
+    const theirs = b.register('votes', 'pn-counter');
+    a.queueOperation(votes.increment(3));
+    assert.deepEqual([votes.nodeId, votes.value(), theirs.value(), a.pending], ['a', 3, 3, 0]);
+    assert.deepEqual([a.drainPendingOps(), a.drainPendingOps()], [carried, []]);
+    theirs.decrement(1);
+    assert.equal(a.mergeRemoteState('votes', b.snapshot().votes!), true);
+    assert.deepEqual([votes.value(), a.get('votes'), a.mergeRemoteState('x', theirs.state())], [2, votes, false]);
+    assert.equal(a.register('r', 'lww-register', 'initial').value(), 'initial');
+  });
+
+  it('takes operations of version 1, which have no number', () => {
+    const from = { nodeId: 'old', timestamp: 7 };
+    const counter = new PNCounter('me');
+    const [up, down] = [
+      { ...from, type: 'pn-counter', op: 'increment', value: 2 } as const,
+      { ...from, type: 'pn-counter', op: 'decrement', value: 5 } as const,
+    ];
+    assert.deepEqual([counter.apply(up), counter.apply(up), counter.apply(down), counter.value()], [true, true, true, -1]);
+    assert.equal(counter.apply({ ...up, value: -3 }), true);
+    assert.deepEqual([counter.value(), counter.vector()], [-4, { increments: { old: 4 }, decrements: { old: 8 } }]);
+    assert.equal(counter.apply({ ...up, nodeId: 'me' }), false, 'the own one, come back');
+    const state = { type: 'pn-counter', value: -4, metadata: { ...from, type: 'pn-counter', version: 4, vector: counter.vector() } };
+    assert.deepEqual([counter.merge(state as CrdtState), counter.value()], [true, -4]);
+    const register = new LWWRegister<string>('me');
+    const set = (value: string) => register.apply({ ...from, type: 'lww-register', op: 'set', value });
+    assert.deepEqual([set('b'), set('a'), register.value()], [true, true, 'a'], 'the later arrival');
+    const map = new LWWMap('me');
+    assert.equal(map.apply({ ...from, type: 'lww-map', op: 'set', key: 'k', value: 1 }), true);
+    assert.equal(map.apply({ ...from, type: 'lww-map', op: 'remove', key: 'k' }), true);
+    assert.deepEqual(map.value(), {});
+    const tags = new ORSet<string>('me');
+    tags.add('x');
+    assert.equal(tags.apply({ ...from, type: 'or-set', op: 'remove', value: 'x' }), true);
+    assert.deepEqual(tags.value(), []);
+    for (const bad of [{}, { ...up, type: 'g-set' }, { ...up, timestamp: -1 }, { ...up, nodeId: 1 }]) {
+      assert.equal(counter.apply(bad as CrdtOperation), false);
+    }
+  });
+
+  it('counts exactly where sums leave the range on the way', () => {
+    const counter = new PNCounter('me');
+    const by = (nodeId: string, op: string, value: number) =>
+      counter.apply({ nodeId, op, value, type: 'pn-counter', counter: 1, timestamp: 1 } as CrdtOperation);
+    const most = Number.MAX_SAFE_INTEGER;
+    assert.deepEqual([by('a', 'increment', most), by('b', 'decrement', most - 3), by('c', 'increment', most - 3)], [true, true, true]);
+    const other = new PNCounter('other');
+    assert.deepEqual([counter.value(), other.merge(counter.state()), other.value()], [most, true, most]);
+    assert.equal(by('d', 'increment', 1), false, 'above');
   });
 
   it('takes the word of a version 1 server, and keeps what is later', () => {
@@ -296,6 +409,19 @@ describe('a room', () => {
     assert.deepEqual(sent(), [[undefined, true], 'leave']);
     room.join(undefined);
     assert.deepEqual(sent(), ['open', ['null', true]]);
+  });
+
+  it('refuses what is no JSON, and is as it was', () => {
+    const { room, core, sent } = makeRoom();
+    room.join(1);
+    assert.throws(() => room.join(1n), TypeError);
+    assert.throws(() => room.update({ toJSON: () => { throw new TypeError('no'); } }), TypeError);
+    sent();
+    core.streams.renew();
+    assert.deepEqual(sent(), ['open', ['1', true]]);
+    const { room: empty, sent: nothing } = makeRoom();
+    assert.throws(() => empty.join(1n), TypeError);
+    assert.deepEqual(nothing(), []);
   });
 
   it('is entered again in a new core', () => {

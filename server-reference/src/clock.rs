@@ -64,6 +64,18 @@ pub(crate) fn unix_millis() -> u64 {
     System.unix_millis()
 }
 
+/// The time as clients are told: it stands still where the machine's clock steps back, so that what they write later is
+/// later.
+#[derive(Debug, Default)]
+pub(crate) struct Told(AtomicU64);
+
+impl Told {
+    /// The time to be told when the machine's clock shows `now`; Unix milliseconds.
+    pub(crate) fn at(&self, now: u64) -> u64 {
+        self.0.fetch_max(now, Ordering::Relaxed).max(now)
+    }
+}
+
 /// A duration in whole milliseconds.
 pub(crate) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
@@ -72,6 +84,12 @@ pub(crate) fn millis(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_that_is_told_never_steps_back() {
+        let told = Told::default();
+        assert_eq!([5, 6, 2, 6, 7].map(|now| told.at(now)), [5, 6, 6, 6, 7]);
+    }
 
     #[test]
     fn a_manual_clock_moves_only_when_advanced() {

@@ -63,6 +63,10 @@ pub struct Limits {
     pub max_crdt_keys: usize,
     /// Maximum unregistered CRDT keys that one connection may create.
     pub max_crdt_keys_per_connection: usize,
+    /// Maximum new replicas of one user in one CRDT at once, or of one connection without a user; one more is allowed every
+    /// two seconds. All connections of one address without a user may make a quarter of
+    /// [`CrdtLimits::max_replicas`] in ten minutes, but for those of the machine itself.
+    pub max_crdt_replicas_per_user: usize,
     /// Bounds of one CRDT and of each operation on it. The state must also fit in a frame.
     pub crdt: CrdtLimits,
     /// Time for which a CRDT remembers silent replicas and tombstones of map entries. Edits older than that are
@@ -126,6 +130,7 @@ impl Default for Limits {
             max_idle_crdts: 1_000,
             max_crdt_keys: 1_000,
             max_crdt_keys_per_connection: 100,
+            max_crdt_replicas_per_user: 16,
             crdt: CrdtLimits::default(),
             crdt_retention: Duration::from_secs(30 * 24 * 3_600),
             max_idle_docs: 100,

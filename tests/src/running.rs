@@ -18,11 +18,17 @@ pub struct Running {
 impl Running {
     /// Serves on a free port.
     pub async fn start(server: Server) -> Self {
+        let router = server.router();
+        Self::with(server, router).await
+    }
+
+    /// Serves this router, the server's with routes of one's own, on a free port.
+    pub async fn with(server: Server, router: axum::Router) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let accepting = tokio::spawn({
             let server = server.clone();
-            async move { server.serve(&listener, server.router()).await.unwrap() }
+            async move { server.serve(&listener, router).await.unwrap() }
         });
         Self { server, address, accepting }
     }

@@ -3,7 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![cfg(target_os = "linux")]
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use datasole_core::frame::Opcode;
 use datasole_server::{Context, Limits, Payload, Replay, Server};
@@ -17,6 +23,11 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
 const MIB: usize = 1024 * 1024;
+/// Clients, and streams that each of them follows.
+const CROWD: u32 = 100;
+const STREAMS: u32 = 500;
+/// Far above what an allocator waits before it gives memory back.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 static ALONE: Mutex<()> = Mutex::const_new(());
 
@@ -46,7 +57,11 @@ impl Growth {
 }
 
 fn kilobytes(name: &str) -> usize {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
+    kilobytes_of("self", name)
+}
+
+fn kilobytes_of(process: &str, name: &str) -> usize {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
@@ -245,6 +260,72 @@ async fn a_flood_of_subscriptions_to_a_history() {
     fill(&mut peer, &[subscribe, unsubscribe].concat()).await;
     growth.assert_below(8 * MIB);
     assert_serves(&running).await;
+}
+
+/// The program with nothing but its flags; killed when dropped.
+struct Program {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Program {
+    fn start() -> Self {
+        let tests = std::env::current_exe().unwrap();
+        let program = tests.ancestors().nth(2).unwrap().join("datasole");
+        let mut command = Command::new(&program);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--log", "error"]).stdout(Stdio::piped());
+        let mut child =
+            command.spawn().unwrap_or_else(|_| panic!("{} is missing: cargo build -p datasole-cli", program.display()));
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening ").expect("it listens").parse().unwrap();
+        Self { child, address }
+    }
+
+    fn memory(&self) -> usize {
+        kilobytes_of(&self.child.id().to_string(), "VmRSS:") * 1024
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A hundred clients that each follow as many streams as they may, none of them the same.
+async fn crowd(program: &Program) -> Vec<Peer> {
+    let mut crowd = Vec::new();
+    for number in 0..CROWD {
+        let mut peer = Peer::v2(program.address).await;
+        for id in 1..=STREAMS {
+            let key = format!("client {number}, stream {id}");
+            peer.send(Opcode::Subscribe, id, json!({"kind": "state", "key": key}).to_string()).await;
+            peer.expect(Opcode::Subscribed, id).await;
+            peer.expect(Opcode::StateSnapshot, 0).await;
+        }
+        crowd.push(peer);
+    }
+    crowd
+}
+
+/// The program, whose allocator is its own: what a crowd took is the system's again, not kept for the next one.
+#[tokio::test]
+async fn a_crowd_that_has_left_gives_back() {
+    let _alone = ALONE.lock().await;
+    let program = Program::start();
+    let before = program.memory();
+    let crowd = crowd(&program).await;
+    let grown = program.memory() - before;
+    assert!(grown > 32 * MIB, "the crowd is one: {grown}");
+    drop(crowd);
+    let started = Instant::now();
+    while program.memory() > before + grown / 2 {
+        assert!(started.elapsed() < PATIENCE, "{} of {grown} bytes are kept", program.memory() - before);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!("took {} KiB, half of it given back after {:?}", grown / 1024, started.elapsed());
 }
 
 /// What waits is counted in bytes: a thousand calls of a megabyte, each of a kilobyte on the wire, on each of two connections.

@@ -23,7 +23,7 @@ use crate::{
 
 /// The cases that hold our two implementations, of patches and of CRDTs, equal: the example that prints them, how many,
 /// and the variable that names the file to the npm tests.
-const CASES: [(&str, u32, &str); 2] = [("patch_cases", 10_000, "PATCH_CASES"), ("crdt_cases", 3_000, "CRDT_CASES")];
+const CASES: [(&str, u32, &str); 2] = [("patch_cases", 10_000, "PATCH_CASES"), ("crdt_cases", 10_000, "CRDT_CASES")];
 
 /// The tests over random seeds, the variable that says how many, and how many the long run takes.
 const SEEDS: [(&str, &str, u32); 2] = [("sim", "SIM_SEEDS", 20_000), ("converge", "CONVERGE_SEEDS", 100_000)];

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Change, Content, Crdt, CrdtError, CrdtLimits, Dot, LwwRegister, Op, g_counter, op::V1_PREFIX, seen,
+    Change, Content, Crdt, CrdtError, CrdtLimits, Dot, LwwRegister, MAX_INTEGER, Op, g_counter, op::V1_PREFIX, seen,
     value::quoted_len,
 };
 
@@ -14,6 +14,13 @@ pub enum Applied {
     New,
     /// It had been seen: nothing is to be done.
     Replay,
+}
+
+fn check_amount(op: &Op, limits: &CrdtLimits) -> Result<(), CrdtError> {
+    if op.effect().unsigned_abs() > limits.max_amount {
+        return Err(CrdtError::Amount { limit: limits.max_amount });
+    }
+    Ok(())
 }
 
 impl Crdt {
@@ -60,18 +67,21 @@ impl Crdt {
     }
 
     /// For a server: checks `op` as it came from a client, and returns what is to be stored, applied and published. A
-    /// stamp too far ahead of `now` (Unix milliseconds) is set back to it, and dots that are not known are left out, but
-    /// for the replica's own earlier ones: nobody can make what others have yet to do look seen.
+    /// stamp too far ahead of `now` (Unix milliseconds) is set back, and dots that are not known are left out, but for the
+    /// replica's own earlier ones: nobody can make what others have yet to do look seen. Whether the client is the replica
+    /// is for the server to know; where it does not, see [`within`](Self::within).
     ///
     /// # Errors
     ///
-    /// Those of [`apply`](Self::apply), and [`CrdtError::Malformed`] for a name that belongs to version 1.
+    /// Those of [`apply`](Self::apply), [`CrdtError::Malformed`] for a name that belongs to version 1, and
+    /// [`CrdtError::Amount`].
     pub fn admit(&self, mut op: Op, now: u64, limits: &CrdtLimits) -> Result<(Op, Applied), CrdtError> {
         if op.node.starts_with(V1_PREFIX) {
             return Err(CrdtError::Malformed("nodeId is reserved for version 1"));
         }
+        check_amount(&op, limits)?;
         if op.timestamp > now.saturating_add(limits.max_drift) {
-            (op.timestamp, op.logical) = self.set_back(&op.node, op.counter, now);
+            (op.timestamp, op.logical) = self.set_back(now);
         }
         let (node, counter) = (op.node.clone(), op.counter);
         if let (Change::Add(value, dots) | Change::Remove(value, dots), Some(set)) = (&mut op.change, self.or_set()) {
@@ -96,7 +106,7 @@ impl Crdt {
             let (counter, done) = self.number(node, now);
             let time = self.seen.get(node).map_or(0, |seen| seen.time);
             let stamp = match timestamp {
-                _ if timestamp > now.saturating_add(limits.max_drift) => self.set_back(node, counter, now),
+                _ if timestamp > now.saturating_add(limits.max_drift) => self.set_back(now),
                 _ if timestamp == time => (timestamp, counter),
                 _ => (timestamp, 0),
             };
@@ -105,14 +115,33 @@ impl Crdt {
         if let Change::Add(value, dots) | Change::Remove(value, dots) = &mut op.change {
             *dots = self.dots(value);
         }
+        check_amount(&op, limits)?;
         self.plan(&op, limits)?;
         Ok(op)
     }
 
-    /// A stamp for what claims to be from the future: now, and after what the replica did before.
-    fn set_back(&self, node: &str, counter: u64, now: u64) -> (u64, u64) {
-        let time = self.seen.get(node).map_or(0, |seen| seen.time);
-        if time < now { (now, 0) } else { (time, counter) }
+    /// For a server: checks that `op` is no further ahead of what was seen of its replica than operations may be after a
+    /// gap. `done` marks others as seen, so that a stranger could make all that the replica has yet to do look seen.
+    ///
+    /// # Errors
+    ///
+    /// [`CrdtError::Limit`]. A replica that is not remembered may begin anywhere.
+    pub fn within(&self, op: &Op, limits: &CrdtLimits) -> Result<(), CrdtError> {
+        let ahead = self.seen.get(&op.node).map_or(0, |seen| op.counter.saturating_sub(seen.upto));
+        if ahead > limits.max_ahead as u64 {
+            return Err(CrdtError::Limit { what: "operations after those seen", limit: limits.max_ahead });
+        }
+        Ok(())
+    }
+
+    /// A stamp for what claims to be from the future: now, or after everything that was seen, should the clock have
+    /// stepped back since.
+    fn set_back(&self, now: u64) -> (u64, u64) {
+        match self.stamp() {
+            latest if latest.timestamp < now => (now, 0),
+            latest if latest.logical < MAX_INTEGER => (latest.timestamp, latest.logical + 1),
+            latest => (latest.timestamp + 1, 0),
+        }
     }
 
     /// The additions that an operation shows to have been: not those that live though their replica was forgotten.

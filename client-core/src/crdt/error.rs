@@ -23,6 +23,12 @@ pub enum CrdtError {
     /// A counter, or what one replica contributed to it, would leave ±(2^53 − 1).
     #[error("the counter would leave ±(2^53-1)")]
     Range,
+    /// One change of a counter is over [`CrdtLimits::max_amount`](super::CrdtLimits::max_amount).
+    #[error("a counter changes by at most {limit} at once")]
+    Amount {
+        /// The limit.
+        limit: u64,
+    },
     /// Older than what is still remembered: it may contradict something that has been forgotten.
     #[error("older than {floor}, and what came before that has been forgotten")]
     Forgotten {

@@ -136,6 +136,8 @@ pub struct CrdtLimits {
     pub max_node: usize,
     /// How far ahead of the server's clock a stamp may be, in milliseconds; those further are set back.
     pub max_drift: u64,
+    /// The most by which one operation of a client changes a counter.
+    pub max_amount: u64,
 }
 
 impl Default for CrdtLimits {
@@ -151,6 +153,7 @@ impl Default for CrdtLimits {
             max_dots: 256,
             max_node: 128,
             max_drift: 60_000,
+            max_amount: 1 << 32,
         }
     }
 }
@@ -243,6 +246,11 @@ impl Crdt {
     /// Operations from before this time (Unix milliseconds) are refused.
     pub fn floor(&self) -> u64 {
         self.floor
+    }
+
+    /// Whether a replica is remembered: one of its operations was seen, and not forgotten since.
+    pub fn remembers(&self, node: &str) -> bool {
+        self.seen.get(node).is_some()
     }
 
     /// How many replicas are remembered.

@@ -1,6 +1,6 @@
 //! One operation on a CRDT: `{type, nodeId, counter, timestamp, logical?, done?, op, key?, value?, dots?}`.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
@@ -14,6 +14,9 @@ use super::{
 pub(super) const RETIRED: &str = "retired";
 /// What the names of version 1 replicas begin with.
 pub(super) const V1_PREFIX: &str = "v1:";
+
+/// Bytes of a replica's secret.
+pub(super) const MAX_SECRET: usize = 64;
 
 /// The id of an operation: the replica's name, and the operation's number there.
 pub type Dot = (Arc<str>, u64);
@@ -65,6 +68,8 @@ struct Members<'a> {
     #[serde(borrow)]
     value: Option<&'a RawValue>,
     dots: Option<Vec<(String, u64)>>,
+    #[serde(borrow)]
+    secret: Option<Cow<'a, str>>,
 }
 
 impl Members<'_> {
@@ -91,6 +96,15 @@ impl Op {
     ///
     /// [`CrdtError::Json`], [`CrdtError::Malformed`], [`CrdtError::Limit`].
     pub fn parse(json: &str, limits: &CrdtLimits) -> Result<Self, CrdtError> {
+        Ok(Self::with_secret(json, limits)?.0)
+    }
+
+    /// The same, and the secret of the operation's replica if there is one: what a client sends to its server.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`parse`](Self::parse).
+    pub fn with_secret<'a>(json: &'a str, limits: &CrdtLimits) -> Result<(Self, Option<Cow<'a, str>>), CrdtError> {
         let members: Members<'_> = serde_json::from_str(json)?;
         let op = Self {
             kind: members.r#type,
@@ -101,7 +115,10 @@ impl Op {
             change: change(&members, members.value()?, limits)?,
             node: members.node_id.into(),
         };
-        op.check(limits)
+        if members.secret.as_ref().is_some_and(|secret| secret.is_empty() || secret.len() > MAX_SECRET) {
+            return Err(CrdtError::Malformed("a secret has 1 to 64 bytes"));
+        }
+        Ok((op.check(limits)?, members.secret))
     }
 
     /// Reads an operation of version 1: without `counter`, and with increments that may be negative. `number` tells the

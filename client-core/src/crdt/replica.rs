@@ -8,7 +8,7 @@ use serde_json::{Value, value::RawValue};
 use super::{
     Applied, Crdt, CrdtError, CrdtKind, CrdtLimits, Edit, Hlc, Op,
     op::{RETIRED, V1_PREFIX},
-    value::raw,
+    value::{quote, raw},
 };
 use crate::event::EditOutcome;
 
@@ -23,6 +23,7 @@ use crate::event::EditOutcome;
 #[derive(Clone, Debug)]
 pub struct Replica {
     node: Arc<str>,
+    secret: Option<Arc<str>>,
     clock: Hlc,
     limits: CrdtLimits,
     confirmed: Crdt,
@@ -41,6 +42,8 @@ struct Saved<'a> {
     #[serde(rename = "type")]
     kind: CrdtKind,
     node: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
     counter: u64,
     timestamp: u64,
     logical: u64,
@@ -67,6 +70,7 @@ impl Replica {
         }
         Ok(Self {
             node: node.into(),
+            secret: None,
             // The server bounds the drift of what it publishes.
             clock: Hlc::new(u64::MAX),
             limits,
@@ -76,6 +80,26 @@ impl Replica {
             pending: BTreeMap::new(),
             arriving: BTreeMap::new(),
         })
+    }
+
+    /// The same with a secret, 1 to 64 bytes that nobody can guess: a server gives the name to the replica that shows it,
+    /// where it has not authenticated a user. Saved with the replica.
+    #[must_use]
+    pub fn with_secret(mut self, secret: &str) -> Self {
+        self.secret = Some(secret.into());
+        self
+    }
+
+    /// An operation of this replica as it goes to [`Client::edit`](crate::Client::edit): with the secret.
+    pub fn sent(&self, op: &Op) -> Box<RawValue> {
+        let Some(secret) = &self.secret else { return op.to_json() };
+        let mut out = op.to_json().get().to_owned();
+        // The last of the members.
+        out.pop();
+        out.push_str(",\"secret\":");
+        quote(secret, &mut out);
+        out.push('}');
+        raw(out)
     }
 
     /// Its name.
@@ -164,7 +188,7 @@ impl Replica {
     }
 
     /// The own operations that what the server confirmed does not contain, by number: to be queued anew after
-    /// [`restore`](Self::restore).
+    /// [`restore`](Self::restore), each as [`sent`](Self::sent) writes it.
     pub fn own(&self) -> impl Iterator<Item = &Op> {
         self.unconfirmed()
     }
@@ -261,8 +285,9 @@ impl Replica {
         let (timestamp, logical) = self.clock.latest();
         let ops: BTreeMap<_, _> = self.unconfirmed().map(|op| (op.counter, op.to_json())).collect();
         let (kind, node, counter) = (self.kind(), self.node.to_string(), self.counter);
+        let secret = self.secret.as_deref().map(Into::into);
         let pending = ops.values().map(AsRef::as_ref).collect();
-        let saved = Saved { kind, node, counter, timestamp, logical, pending };
+        let saved = Saved { kind, node, secret, counter, timestamp, logical, pending };
         // Writing to memory cannot fail.
         raw(serde_json::to_string(&saved).unwrap_or_default())
     }
@@ -275,6 +300,7 @@ impl Replica {
     pub fn restore(saved: &str, limits: CrdtLimits) -> Result<Self, CrdtError> {
         let saved: Saved<'_> = serde_json::from_str(saved)?;
         let mut replica = Self::new(saved.kind, &saved.node, limits)?;
+        replica.secret = saved.secret.map(Into::into);
         replica.clock.observe((saved.timestamp, saved.logical), 0);
         replica.counter = saved.counter;
         for json in saved.pending {

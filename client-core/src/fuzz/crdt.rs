@@ -14,6 +14,7 @@ const LIMITS: CrdtLimits = CrdtLimits {
     max_dots: 4,
     max_node: 16,
     max_drift: 1_000,
+    max_amount: u64::MAX,
 };
 
 /// The server's clock: what is stamped later is set back, and half of that is forgotten in between.

@@ -110,44 +110,23 @@ fn member<'a>(object: &'a RawValue, wanted: &str) -> Option<&'a RawValue> {
     found
 }
 
-/// How an operation goes over the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
-    /// As it is, with what is known to be done.
-    Whole { done: u64 },
-    /// As `none`, in the place of what was refused.
-    None { done: u64 },
-    /// As version 1 has it: without an id.
-    V1,
-}
-
-/// The text of an operation in this form.
-pub(crate) fn write(operation: &RawValue, form: Form) -> Option<Box<RawValue>> {
+/// The text of an operation as it is sent: with what is known to be done and, where it was refused, as `none` in its place.
+pub(crate) fn write(operation: &RawValue, void: bool, done: u64) -> Option<Box<RawValue>> {
     let mut out = String::with_capacity(operation.get().len() + 24);
     let mut add = |parts: &[&str]| {
         out.push(if out.is_empty() { '{' } else { ',' });
         parts.iter().for_each(|part| out.push_str(part));
     };
     members(operation.get().as_bytes(), &mut |name, value| {
-        let kept = match (form, name) {
-            (_, "done") => false,
-            (Form::V1, name) => !matches!(name, "counter" | "logical" | "dots"),
-            (Form::None { .. }, name) => !matches!(name, "key" | "value" | "dots"),
-            (Form::Whole { .. }, _) => true,
-        };
-        if !kept {
+        if name == "done" || void && matches!(name, "key" | "value" | "dots") {
             return Some(());
         }
         // Names of members need no escapes, or are none that anybody knows.
         if name.contains(['"', '\\']) || name.chars().any(char::is_control) {
             return Some(());
         }
-        let none = matches!(form, Form::None { .. }) && name == "op";
-        add(&["\"", name, "\":", if none { "\"none\"" } else { value.get() }]);
-        if let Form::Whole { done } | Form::None { done } = form
-            && name == "counter"
-            && done > 0
-        {
+        add(&["\"", name, "\":", if void && name == "op" { "\"none\"" } else { value.get() }]);
+        if name == "counter" && done > 0 {
             add(&["\"done\":", &done.to_string()]);
         }
         Some(())
@@ -214,17 +193,17 @@ mod tests {
             (CrdtKind::OrSet, Edit::Add("x".into())),
         ];
         for (kind, edit) in edits {
-            let mut replica = Replica::new(kind, "n\"1", limits).unwrap();
+            let mut replica = Replica::new(kind, "n\"1", limits).unwrap().with_secret("s\"");
             replica.edit(5, edit.clone()).unwrap();
             let op = replica.edit(5, edit).unwrap().unwrap();
-            let text = op.to_json();
-            assert_eq!(write(&text, Form::Whole { done: 0 }).unwrap().get(), text.get().replace(",\"done\":1", ""));
-            assert_eq!(write(&text, Form::V1).unwrap().get(), op.to_json_v1().get());
-            let none = write(&text, Form::None { done: 1 }).unwrap();
-            let none = Op::parse(none.get(), &limits).unwrap();
+            let text = replica.sent(&op);
+            assert_eq!(write(&text, false, 0).unwrap().get(), text.get().replace(",\"done\":1", ""));
+            let none = write(&text, true, 1).unwrap();
+            let (none, secret) = Op::with_secret(none.get(), &limits).unwrap();
+            assert_eq!(secret.as_deref(), Some("s\""), "only its owner may give an operation up");
             let id = (none.node(), none.counter(), none.done(), none.stamp());
             assert_eq!((id, none.change()), ((op.node(), op.counter(), 1, op.stamp()), &Change::None));
-            let done = Op::parse(write(&text, Form::Whole { done: 1 }).unwrap().get(), &limits).unwrap();
+            let done = Op::parse(write(&text, false, 1).unwrap().get(), &limits).unwrap();
             assert_eq!((done.done(), done.change()), (1, op.change()));
         }
     }

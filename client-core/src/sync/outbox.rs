@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::{
     answer::{Answer, Refused},
-    operation::{self, Form, Id, Seen},
+    operation::{self, Id, Seen},
 };
 use crate::{error::CommandError, event::EditOutcome, time::Millis};
 
@@ -97,18 +97,13 @@ impl Outbox {
 
     /// The next operation to be sent, and the number of the submission; nothing while the window is full or the server
     /// has asked to wait.
-    pub(crate) fn next(&mut self, now: Millis, v1: bool) -> Option<(u64, Box<RawValue>)> {
+    pub(crate) fn next(&mut self, now: Millis) -> Option<(u64, Box<RawValue>)> {
         if self.in_flight >= WINDOW || self.waits(now) {
             return None;
         }
         let at = self.items.iter().position(|item| item.stage == Stage::Waiting)?;
         let item = &self.items[at];
-        let form = match (v1, self.done(&item.id)) {
-            (true, _) => Form::V1,
-            (false, done) if item.void => Form::None { done },
-            (false, done) => Form::Whole { done },
-        };
-        let text = operation::write(&item.text, form)?;
+        let text = operation::write(&item.text, item.void, self.done(&item.id))?;
         self.sent += 1;
         self.in_flight += 1;
         self.items[at].stage = Stage::Sent(self.sent);
@@ -233,11 +228,10 @@ impl Outbox {
         self.remove(at);
     }
 
-    /// The server speaks version 1, where each operation counts as another edit: what is settled is not sent again, and
-    /// does not return.
-    pub(crate) fn begin_v1(&mut self, news: &mut Vec<News>) {
-        while let Some(at) = self.items.iter().position(|item| item.settled) {
-            self.taken(at, false, news);
+    /// Nothing is sent: every edit is settled, and does not return.
+    pub(crate) fn stay(&mut self, news: &mut Vec<News>) {
+        while !self.items.is_empty() {
+            self.taken(0, false, news);
         }
     }
 
@@ -279,7 +273,7 @@ mod tests {
 
     /// The numbers of what is sent now.
     fn send(outbox: &mut Outbox, now: u64) -> Vec<u64> {
-        std::iter::from_fn(|| outbox.next(Millis(now), false).map(|(number, _)| number)).collect()
+        std::iter::from_fn(|| outbox.next(Millis(now)).map(|(number, _)| number)).collect()
     }
 
     fn answer(outbox: &mut Outbox, number: u64, answer: Answer) -> Vec<News> {

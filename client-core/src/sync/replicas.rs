@@ -53,24 +53,25 @@ impl OpenCrdt {
 
     /// Sends what can be sent.
     pub(crate) fn flush(&mut self, cx: &mut Context<'_>) {
-        let v1 = match cx.version {
-            Some(version) if self.ready => version == Version::V1,
-            _ => return,
-        };
-        while let Some((number, text)) = self.outbox.next(cx.now, v1) {
-            cx.submit(number, Payload::Json(text));
+        match cx.version {
+            Some(Version::V2) if self.ready => {
+                while let Some((number, text)) = self.outbox.next(cx.now) {
+                    cx.submit(number, Payload::Json(text));
+                }
+            }
+            // There, operations count anew each time they come: what the application does not send itself stays here.
+            Some(Version::V1) => {
+                let mut news = Vec::new();
+                self.outbox.stay(&mut news);
+                tell(cx, news);
+            }
+            _ => {}
         }
     }
 
     pub(crate) fn subscribed(&mut self, cx: &mut Context<'_>, recovered: bool) {
         (self.unreadable, self.refused) = (None, None);
-        self.ready = recovered || cx.version == Some(Version::V1);
-        self.loaded = recovered;
-        if cx.version == Some(Version::V1) {
-            let mut news = Vec::new();
-            self.outbox.begin_v1(&mut news);
-            tell(cx, news);
-        }
+        (self.ready, self.loaded) = (recovered, recovered);
         self.flush(cx);
     }
 

@@ -24,6 +24,8 @@ use crate::{
 pub(crate) struct Policy {
     /// The prefix of replica names.
     pub(crate) node: String,
+    /// The replicas show it to be the owners of their names.
+    pub(crate) secret: Option<String>,
     pub(crate) limits: CrdtLimits,
     pub(crate) storage: Option<Arc<dyn CrdtStorage>>,
 }
@@ -43,12 +45,16 @@ impl Replicas {
 
     /// The replica that the storage has, or a new one.
     fn load(&self, kind: CrdtKind, key: &str) -> Result<Replica, CrdtError> {
-        let Policy { node, limits, storage } = &self.policy;
+        let Policy { node, secret, limits, storage } = &self.policy;
         if let Some(saved) = storage.as_ref().and_then(|storage| storage.load(key)) {
             return Replica::restore(&saved, *limits);
         }
         let number = self.named.fetch_add(1, Ordering::Relaxed) + 1;
-        Replica::new(kind, &format!("{node}{number:x}"), *limits)
+        let replica = Replica::new(kind, &format!("{node}{number:x}"), *limits)?;
+        Ok(match secret {
+            Some(secret) => replica.with_secret(secret),
+            None => replica,
+        })
     }
 }
 
@@ -96,7 +102,7 @@ impl Tracked {
         let Some(op) = local.replica.edit(time, edit)? else { return Ok(()) };
         // Before the operation is sent: a number must not be given twice.
         self.save(&local.replica);
-        let handed = core.edit(now, &self.stream, op.counter(), Payload::Json(op.to_json()));
+        let handed = core.edit(now, &self.stream, op.counter(), Payload::Json(local.replica.sent(&op)));
         if let Err(error) = &handed {
             let outcome = EditOutcome::Refused { code: error.code(), message: error.to_string() };
             local.replica.settled(op.counter(), &outcome);
@@ -142,7 +148,7 @@ impl Follower for Tracked {
     fn opened(&self, core: &mut Core, now: Millis) {
         let local = &mut *self.local();
         for op in local.replica.own() {
-            if let Err(error) = core.edit(now, &self.stream, op.counter(), Payload::Json(op.to_json())) {
+            if let Err(error) = core.edit(now, &self.stream, op.counter(), Payload::Json(local.replica.sent(op))) {
                 tracing::warn!(key = self.stream.key, %error, "an edit of an earlier run is not sent");
             }
         }

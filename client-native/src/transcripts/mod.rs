@@ -42,12 +42,12 @@ enum Handle {
 }
 
 /// Replicas named as the transcript names them, which have done nothing yet.
-struct Named(BTreeMap<String, (String, String)>);
+struct Named(BTreeMap<String, [Value; 3]>);
 
 impl CrdtStorage for Named {
     fn load(&self, key: &str) -> Option<String> {
-        let (kind, node) = self.0.get(key)?;
-        let saved = json!({"type": kind, "node": node, "counter": 0, "timestamp": 0, "logical": 0, "pending": []});
+        let [kind, node, secret] = self.0.get(key)?;
+        let saved = json!({"type": kind, "node": node, "secret": secret, "counter": 0, "timestamp": 0, "logical": 0, "pending": []});
         Some(saved.to_string())
     }
 
@@ -93,13 +93,10 @@ impl<'a> Player<'a> {
                 ("open", _) => command.get("throttle").is_none(),
                 ("edit", StreamKind::Crdt) => {
                     *number += 1;
-                    let replica =
-                        ["type", "nodeId"].map(|name| operation[name].as_str().unwrap_or_default().to_owned());
-                    let [of, node] = replica;
-                    let known =
-                        named.entry(command["key"].as_str().unwrap().to_owned()).or_insert((of.clone(), node.clone()));
-                    *known == (of.clone(), node)
-                        && ["pn-counter", "or-set"].contains(&of.as_str())
+                    let replica = ["type", "nodeId", "secret"].map(|name| operation[name].clone());
+                    let known = named.entry(command["key"].as_str().unwrap().to_owned()).or_insert(replica.clone());
+                    *known == replica
+                        && ["pn-counter", "or-set"].map(Value::from).contains(&replica[0])
                         && command["id"] == *number
                         && operation["counter"] == *number
                 }
@@ -120,7 +117,12 @@ impl<'a> Player<'a> {
         }
         let shared = Arc::new(Shared::new(Core::new(config, Seed([1; 32])), InboxLimits { items: 1, bytes: 1 }));
         *shared.fixed.lock().unwrap() = Some(Millis(0));
-        let policy = Policy { node: "me".into(), limits: CrdtLimits::default(), storage: Some(Arc::new(Named(named))) };
+        let policy = Policy {
+            node: "me".into(),
+            secret: None,
+            limits: CrdtLimits::default(),
+            storage: Some(Arc::new(Named(named))),
+        };
         let crdts = Crdts::new(&shared, &Arc::new(Replicas::new(policy)));
         drop(shared.command(|router, now| router.open(now)));
         let mut player = Self {

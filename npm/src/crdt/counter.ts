@@ -125,6 +125,12 @@ function remembered(side: Content<Totals>, other: Content<Totals>): Map<string, 
 
 function sum(cells: Map<string, Totals>): number {
   let value = 0;
-  for (const [up, down] of cells.values()) value += up - down;
+  for (const [up, down] of cells.values()) {
+    value += up - down;
+    // On the way, a sum may leave the range in which doubles are exact.
+    if (!Number.isSafeInteger(value)) {
+      return Number([...cells.values()].reduce((sum, [up, down]) => sum + BigInt(up) - BigInt(down), 0n));
+    }
+  }
   return value;
 }

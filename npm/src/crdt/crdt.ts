@@ -152,9 +152,12 @@ export abstract class Crdt<V = any, Cell = any> {
     return { unsubscribe };
   }
 
-  /** Applies an operation. `false`: the operation has been seen or is malformed, and nothing has changed. */
-  apply(operation: CrdtOperation): boolean {
-    return attempt(() => this.#take(operation));
+  /**
+   * Applies an operation. `false`: the operation has been seen or is malformed, and nothing has changed. One of version 1,
+   * without `counter`, is new whenever it comes, unless it is this replica's own.
+   */
+  apply(operation: CrdtOperation | Omit<CrdtOperation, 'counter'>): boolean {
+    return attempt(() => this.#take('counter' in operation ? operation : this.#number(operation)));
   }
 
   /** Merges a state. `false`: the state is malformed, and nothing has changed. */
@@ -224,6 +227,25 @@ export abstract class Crdt<V = any, Cell = any> {
     outbox?.add(operation);
     return operation;
   }
+
+  /** An operation of version 1 as the next one of its replica: what it cannot say is what has been seen here. */
+  #number(operation: Omit<CrdtOperation, 'counter'>): CrdtOperation {
+    const { nodeId, timestamp, op, value } = operation;
+    must(nodeId !== this.nodeId, 'nodeId');
+    const { upto = 0, time = 0, ahead = new Map<number, number>() } = this.content.seen.get(nodeId) ?? {};
+    const counter = Math.max(upto, ...ahead.keys()) + 1;
+    const less = typeof value === 'number' && value < 0 && (op === 'decrement' || this.type === 'pn-counter');
+    return {
+      ...operation,
+      counter,
+      ...(timestamp === time ? { logical: counter } : {}),
+      ...(less ? { op: op === 'increment' ? 'decrement' : 'increment', value: -value } : {}),
+      dots: this.dots?.(value),
+    };
+  }
+
+  /** The additions of a value that an operation replaces. @internal */
+  dots?(value: unknown): Dot[] | undefined;
 
   #take(operation: CrdtOperation): boolean {
     const { type, counter, done, op, key, dots } = operation;

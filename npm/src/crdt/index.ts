@@ -4,4 +4,4 @@ export { Crdt, type CrdtOperation, type CrdtState, type CrdtType, type Dot, type
 export { LWWMap, LWWRegister } from './lww.js';
 export { GSet, ORSet } from './set.js';
 export type { CrdtStorage } from '../options.js';
-export type { CrdtClasses, Crdts, CrdtStore, KeyedOperation } from './store.js';
+export { CrdtStore, type CrdtClasses, type Crdts } from './store.js';

@@ -8,6 +8,11 @@ export function canonical(value: unknown): string {
   return `{${Object.keys(value).sort().map(member)}}`;
 }
 
+/** A value as others read it: `toJSON` is called, and what JSON does not have is left out, or `null`. */
+export function plain(value: unknown): unknown {
+  return JSON.parse(JSON.stringify(value) ?? 'null');
+}
+
 /** An object of a map; `__proto__` is a key like others. */
 export function toObject<A, B>(map: Iterable<[string, A]>, of: (value: A) => B): Record<string, B> {
   return Object.fromEntries(Array.from(map, ([key, value]) => [key, of(value)]));

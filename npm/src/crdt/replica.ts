@@ -12,11 +12,13 @@ export interface ReplicaHost {
   streams: Streams;
   /** The server's clock as far as it is known; Unix milliseconds. */
   now(): number;
+  /** Shows the server that operations are this client's. */
+  secret: string;
   storage?: CrdtStorage;
 }
 
-/** An operation that is not in the confirmed state; `stored`: the server has acknowledged it. */
-type Own = { edit: number; operation: CrdtOperation; stored?: boolean };
+/** An operation that is not in the confirmed state, and its secret; `stored`: the server has acknowledged it. */
+type Own = { edit: number; operation: CrdtOperation; secret: string; stored?: boolean };
 
 /** See the module. */
 export class Replica implements Outbox, Stream {
@@ -27,14 +29,16 @@ export class Replica implements Outbox, Stream {
   readonly #own = new Map<string, Own>();
   #edits = 0;
   pending = 0;
+  /** What was saved before is here. */
+  #loaded = false;
   #telling = false;
 
-  /** `tell` is called with each operation that is made, and without one when {@link pending} may have changed. */
+  /** `tell` is called when {@link pending} may have changed. */
   constructor(
     private readonly key: string,
     make: () => Crdt,
     private readonly host: ReplicaHost,
-    private readonly tell: (made?: CrdtOperation) => void,
+    private readonly tell: () => void,
   ) {
     this.crdt = make();
     this.crdt.outbox = this;
@@ -47,11 +51,6 @@ export class Replica implements Outbox, Stream {
     return this.host.now();
   }
 
-  /** The pending operations. */
-  get operations(): CrdtOperation[] {
-    return [...this.#own.values()].filter(({ stored }) => !stored).map(({ operation }) => operation);
-  }
-
   done({ nodeId, counter }: Pick<CrdtOperation, 'nodeId' | 'counter'>): number | undefined {
     for (const { operation, stored } of this.#own.values()) {
       if (!stored && operation.nodeId === nodeId) return operation.counter - 1 || undefined;
@@ -61,7 +60,6 @@ export class Replica implements Outbox, Stream {
 
   add(operation: CrdtOperation): void {
     this.#queue(operation);
-    this.tell(operation);
   }
 
   renew(): void {
@@ -113,16 +111,16 @@ export class Replica implements Outbox, Stream {
     }
   }
 
-  #queue(operation: CrdtOperation): void {
-    const own = { edit: ++this.#edits, operation };
+  #queue(operation: CrdtOperation, secret = this.host.secret): void {
+    const own = { edit: ++this.#edits, operation, secret };
     this.#own.set(id([operation.nodeId, operation.counter]), own);
     this.pending++;
     this.#send(own);
     this.#changed();
   }
 
-  #send({ edit, operation }: Own): void {
-    this.#port.send({ t: 'edit', id: edit, json: JSON.stringify(operation) });
+  #send(own: Own): void {
+    this.#port.send({ t: 'edit', id: own.edit, json: JSON.stringify(whole(own)) });
   }
 
   #forget({ operation, stored }: Own): void {
@@ -137,21 +135,27 @@ export class Replica implements Outbox, Stream {
     this.#telling = true;
     queueMicrotask(() => {
       this.#telling = false;
-      const rest = Array.from(this.#own.values(), ({ operation }) => operation);
-      guarded(() => this.host.storage?.save(this.key, rest.length ? JSON.stringify(rest) : undefined));
+      const rest = Array.from(this.#own.values(), whole);
+      if (this.#loaded) guarded(() => this.host.storage?.save(this.key, rest.length ? JSON.stringify(rest) : undefined));
       this.tell();
     });
   }
 
   async #restore(): Promise<void> {
     try {
-      for (const operation of JSON.parse((await this.host.storage?.load(this.key)) || '[]') as CrdtOperation[]) {
-        if (this.crdt.apply(operation)) this.#queue(operation);
-      }
+      const saved: ReturnType<typeof whole>[] = JSON.parse((await this.host.storage?.load(this.key)) || '[]');
+      for (const { secret, ...operation } of saved) if (this.crdt.apply(operation)) this.#queue(operation, secret);
     } catch (error) {
       report(error);
     }
+    this.#loaded = true;
+    if (this.#own.size) this.#changed();
   }
+}
+
+/** An operation as it is sent and saved. */
+function whole({ operation, secret }: Own): CrdtOperation & { secret: string } {
+  return { ...operation, secret };
 }
 
 function id([nodeId, counter]: Dot): string {

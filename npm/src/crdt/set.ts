@@ -3,7 +3,7 @@
  * over removals that have not seen it (Bieniusa et al., "An optimized conflict-free replicated set", INRIA 8083, 2012).
  */
 import { Crdt, hasForgotten, knows, type Content, type CrdtOperation, type CrdtState, type CrdtType, type Dot } from './crdt.js';
-import { canonical, compare, must } from './json.js';
+import { canonical, compare, must, plain } from './json.js';
 
 /** An element. */
 interface Element {
@@ -23,7 +23,7 @@ export class GSet<T = any> extends Crdt<T[], Element> {
 
   /** True if the value is an element. */
   has(value: T): boolean {
-    return this.content.cells.has(canonical(value));
+    return this.content.cells.has(canonical(plain(value)));
   }
 
   /** The elements, in the order of their JSON text. */
@@ -82,17 +82,17 @@ export class ORSet<T = any> extends GSet<T> {
 
   /** Adds an element. Returns the operation. */
   override add(value: T): CrdtOperation {
-    return this.commit('add', { value, dots: this.#dots(value) });
+    return this.commit('add', { value, dots: this.dots(value) });
   }
 
   /** Removes an element, if it is one. Returns the operation. */
   delete(value: T): CrdtOperation {
-    return this.commit('remove', { value, dots: this.#dots(value) });
+    return this.commit('remove', { value, dots: this.dots(value) });
   }
 
-  /** The additions that an operation replaces. */
-  #dots(value: T): Dot[] | undefined {
-    const element = this.content.cells.get(canonical(value));
+  /** @internal */
+  override dots(value: unknown): Dot[] | undefined {
+    const element = this.content.cells.get(canonical(plain(value)));
     return element && sorted(element);
   }
 

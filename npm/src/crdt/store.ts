@@ -7,12 +7,6 @@ import { LWWMap, LWWRegister } from './lww.js';
 import { Replica, type ReplicaHost } from './replica.js';
 import { GSet, ORSet } from './set.js';
 
-/** An operation and the CRDT that it changes. */
-export interface KeyedOperation {
-  key: string;
-  op: CrdtOperation;
-}
-
 /** The classes by type. */
 export interface CrdtClasses<T = any> {
   'g-counter': GCounter;
@@ -23,20 +17,27 @@ export interface CrdtClasses<T = any> {
   'or-set': ORSet<T>;
 }
 
-/** The CRDTs of a client, by key. They send and receive by themselves, now or when there is a connection. */
+/**
+ * CRDTs by key. Those of a client send and receive by themselves, now or when there is a connection, but for servers of
+ * version 1; those of `new CrdtStore(nodeId)` travel by hand.
+ */
 export class CrdtStore {
-  readonly #host: ReplicaHost;
-  readonly #nodeId: string;
+  /** The name of the replicas. A client's add something random. */
+  readonly nodeId: string;
+  readonly #host?: ReplicaHost;
+  readonly #crdts = new Map<string, Crdt>();
   readonly #replicas = new Map<string, Replica>();
-  readonly #opsHandlers = new Set<(operation: KeyedOperation) => void>();
+  #queued: CrdtOperation[] = [];
+  readonly #opsHandlers = new Set<(operations: CrdtOperation[]) => void>();
   readonly #pendingHandlers = new Set<(pending: number) => void>();
 
+  /** Nobody else may ever have the same `nodeId`. */
+  constructor(nodeId: string);
   /** @internal */
-  constructor(host: ReplicaHost, name: string) {
-    this.#host = host;
-    // Never used again: operations of an earlier page must not look like repeats of this one's.
-    const random = crypto.getRandomValues(new Uint32Array(3));
-    this.#nodeId = `${name}.${Array.from(random, (part) => part.toString(36)).join('')}`;
+  constructor(nodeId: string, host?: Omit<ReplicaHost, 'secret'>);
+  constructor(nodeId: string, host?: Omit<ReplicaHost, 'secret'>) {
+    this.nodeId = nodeId;
+    this.#host = host && { ...host, secret: random() };
   }
 
   /**
@@ -46,21 +47,27 @@ export class CrdtStore {
    * @throws TypeError when the key has another type here.
    */
   register<K extends CrdtType, T = any>(key: string, type: K, initial?: T): CrdtClasses<T>[K] {
-    let replica = this.#replicas.get(key);
-    if (!replica) {
+    let crdt = this.#crdts.get(key);
+    if (!crdt) {
       must(Object.hasOwn(CLASSES, type), `type: ${type}`);
-      const tell = (op?: CrdtOperation) =>
-        op ? call(this.#opsHandlers, { key, op }) : call(this.#pendingHandlers, this.pending);
-      replica = new Replica(key, () => new CLASSES[type](this.#nodeId, initial), this.#host, tell);
-      this.#replicas.set(key, replica);
+      // Never used again: operations of an earlier page must not look like repeats of this one's. And not to be guessed
+      // from that of another key.
+      const nodeId = this.#host ? `${this.nodeId}.${random()}` : this.nodeId;
+      const make = (): Crdt => new CLASSES[type](nodeId, initial);
+      if (this.#host) {
+        const replica = new Replica(key, make, this.#host, () => call(this.#pendingHandlers, this.pending));
+        this.#replicas.set(key, replica);
+        crdt = replica.crdt;
+      } else crdt = make();
+      this.#crdts.set(key, crdt);
     }
-    must(replica.crdt.type === type, `type for ${key}: it is a ${replica.crdt.type}`);
-    return replica.crdt as CrdtClasses<T>[K];
+    must(crdt.type === type, `type for ${key}: it is a ${crdt.type}`);
+    return crdt as CrdtClasses<T>[K];
   }
 
   /** The CRDT of a key that was registered. */
   get(key: string): Crdt | undefined {
-    return this.#replicas.get(key)?.crdt;
+    return this.#crdts.get(key);
   }
 
   /** The number of pending operations: not confirmed by the server yet. */
@@ -75,17 +82,20 @@ export class CrdtStore {
     return end;
   }
 
-  /** Calls `handler` with every operation that is made here. Returns a function that ends it. */
-  onOps(handler: (operation: KeyedOperation) => void): () => void {
+  /** Calls `handler` with what {@link queueOperation} is given. Returns a function that ends it. */
+  onOps(handler: (operations: CrdtOperation[]) => void): () => void {
     return listen(this.#opsHandlers, handler);
   }
 
-  /** Does nothing: operations are sent when they are made. */
-  queueOperation(_operation?: unknown): void {}
+  /** Keeps an operation for {@link drainPendingOps}, for an application that carries operations itself. */
+  queueOperation(operation: CrdtOperation): void {
+    this.#queued.push(operation);
+    call(this.#opsHandlers, [operation]);
+  }
 
-  /** The operations that the server has not confirmed. They stay, and are sent all the same. */
-  drainPendingOps(): KeyedOperation[] {
-    return [...this.#replicas].flatMap(([key, { operations }]) => operations.map((op) => ({ key, op })));
+  /** Takes all operations that were queued. */
+  drainPendingOps(): CrdtOperation[] {
+    return this.#queued.splice(0);
   }
 
   /** {@link Crdt.apply} on the CRDT of a key. */
@@ -100,7 +110,7 @@ export class CrdtStore {
 
   /** All states by key. */
   snapshot(): Record<string, CrdtState> {
-    return toObject(this.#replicas, ({ crdt }) => crdt.state());
+    return toObject(this.#crdts, (crdt) => crdt.state());
   }
 }
 
@@ -133,3 +143,8 @@ const CLASSES = {
   'g-set': GSet,
   'or-set': ORSet,
 };
+
+/** 96 bits that nobody guesses. */
+function random(): string {
+  return Array.from(crypto.getRandomValues(new Uint32Array(3)), (part) => part.toString(36)).join('');
+}

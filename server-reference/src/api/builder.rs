@@ -13,7 +13,7 @@ use crate::{
     auth::{AuthError, AuthHook, AuthRequest, Identity},
     backend::{Backend, Memory},
     budget::Budget,
-    clock::{System, unix_millis},
+    clock::{System, Told, unix_millis},
     error::RpcError,
     gate::Gate,
     hub::{Hub, Lives},
@@ -445,6 +445,7 @@ impl Builder {
             epoch,
             reconnect_window: window,
             census: Census::default(),
+            told: Told::default(),
             limits,
         }))
     }

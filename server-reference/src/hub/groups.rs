@@ -36,8 +36,9 @@ impl Hub {
 
     /// Goes through all connections, those that have yet to authenticate included.
     pub(crate) fn each_connection(&self, mut f: impl FnMut(&Arc<Connection>)) {
-        // One that is authenticated meanwhile is seen in either place: it leaves the first after it has entered the second.
+        // One that moves on meanwhile is seen in either place: it leaves the first after it has entered the second.
         lock(&self.strangers).iter().for_each(&mut f);
+        lock(&self.asking).iter().for_each(&mut f);
         read(&self.connections).iter().for_each(f);
     }
 
@@ -53,11 +54,18 @@ impl Hub {
         Some(first)
     }
 
+    /// A connection that had yet to authenticate has sent a token: it is removed for nobody else any more.
+    pub(crate) fn heed(&self, connection: &Arc<Connection>) {
+        lock(&self.asking).insert(connection);
+        lock(&self.strangers).remove(connection);
+    }
+
     /// Adds an authenticated connection, unless it has ended. A version 1 client gets every stream in memory of the kinds
     /// it follows that it may read; what is only stored, [`recall`](Self::recall) has to fetch.
     pub(crate) fn join(&self, connection: &Arc<Connection>, identity: &Identity) {
         write(&self.connections).insert(connection);
         lock(&self.strangers).remove(connection);
+        lock(&self.asking).remove(connection);
         let is_first = {
             let mut users = lock(&self.users);
             let members = users.entry(identity.user_id.clone()).or_default();
@@ -88,6 +96,7 @@ impl Hub {
     pub(crate) fn leave(&self, connection: &Arc<Connection>) {
         write(&self.connections).remove(connection);
         lock(&self.strangers).remove(connection);
+        lock(&self.asking).remove(connection);
         if let Some(identity) = connection.identity() {
             let was_last = remove_member(&mut lock(&self.users), identity.user_id.as_str(), connection);
             if was_last {

@@ -58,6 +58,8 @@ pub(crate) struct Hub {
     connections: RwLock<Members>,
     /// Connections that have yet to authenticate.
     strangers: Mutex<Members>,
+    /// Those whose token is being judged.
+    asking: Mutex<Members>,
     v1: RwLock<Members>,
     users: Mutex<HashMap<String, Members>>,
     groups: Mutex<HashMap<Arc<str>, Members>>,
@@ -87,6 +89,7 @@ impl Hub {
             streams: kinds.into_iter().map(Streams::new).collect(),
             connections: RwLock::default(),
             strangers: Mutex::default(),
+            asking: Mutex::default(),
             v1: RwLock::default(),
             users: Mutex::default(),
             groups: Mutex::default(),

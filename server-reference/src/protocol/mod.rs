@@ -105,6 +105,11 @@ impl Session {
         &self.connection
     }
 
+    /// True until the client has sent a token, or needs none.
+    pub(crate) fn awaits_token(&self) -> bool {
+        self.upgrade.is_some() && self.auths == 0
+    }
+
     /// Takes one binary message.
     pub(crate) fn receive(&mut self, bytes: &[u8], out: &mut Outgoing, spawn: &mut dyn FnMut(Task)) {
         self.node.gate.message(bytes.len());
@@ -550,6 +555,9 @@ impl Session {
         };
         request.token = token;
         self.auths += 1;
+        if !is_known {
+            self.node.hub.heed(&self.connection);
+        }
         let (node, connection, held, order) =
             (self.node.clone(), self.connection.clone(), self.held.clone(), self.auths);
         let authentication = async move {

@@ -21,7 +21,7 @@ use crate::{
     admission::{Admission, Full, Seat, counted},
     auth::{AuthError, AuthHook, AuthRequest, Identity},
     budget::Budget,
-    clock::unix_millis,
+    clock::{Told, unix_millis},
     connection::{Connection, Protocol, Reception},
     gate::Gate,
     hub::Hub,
@@ -64,6 +64,7 @@ pub(crate) struct Node {
     /// Milliseconds.
     pub(crate) reconnect_window: Option<u64>,
     pub(crate) census: Census,
+    pub(crate) told: Told,
 }
 
 /// The client whose call or event a handler serves.
@@ -206,7 +207,7 @@ impl Node {
             connection_id: connection.id().into(),
             user_id: Some(identity.user_id.as_str().into()),
             epoch: self.epoch,
-            time: Some(unix_millis()),
+            time: Some(self.told.at(unix_millis())),
             heartbeat: u64::try_from(limits.heartbeat.as_millis()).unwrap_or(u64::MAX),
             limits: wire::ServerLimits {
                 common: wire::HelloLimits {

@@ -8,7 +8,7 @@ use std::{
 
 pub(crate) struct Running {
     child: Child,
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
     pub(crate) port: u16,
 }
 
@@ -26,6 +26,10 @@ impl Running {
     pub(crate) fn kill_and_start(&mut self, program: &str, arguments: impl Fn(u16, &Path) -> Vec<String>) {
         self.stop();
         self.child = spawn(program, arguments(self.port, &self.dir));
+    }
+
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
     }
 
     fn stop(&mut self) {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod limits;
+mod owners;
 mod server;
 mod streams;
 mod version1;
@@ -39,8 +40,18 @@ impl Client {
         client
     }
 
+    fn anonymous(server: &Server) -> Self {
+        let mut client = Self::new(server, Protocol::V2, Identity::anonymous());
+        assert_eq!(client.received()[0].0, Opcode::Hello);
+        client
+    }
+
     fn of(server: &Server, protocol: Protocol, user: &str) -> Self {
-        let peer = server.peer(protocol, Identity::user(user));
+        Self::new(server, protocol, Identity::user(user))
+    }
+
+    fn new(server: &Server, protocol: Protocol, identity: Identity) -> Self {
+        let peer = server.peer(protocol, identity);
         Self { peer, codec: Codec::default(), next: 1, frames: Vec::new() }
     }
 

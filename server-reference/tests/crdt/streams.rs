@@ -121,7 +121,8 @@ async fn the_backend_is_not_left_with_more_than_the_replay() {
 async fn a_follower_has_what_the_server_has() {
     let retention = std::time::Duration::from_secs(1_200);
     let replay = Replay { entries: 4, ..Replay::default() };
-    let server = server(Limits { replay, crdt_retention: retention, ..Limits::default() });
+    let limits = Limits { replay, crdt_retention: retention, max_crdt_replicas_per_user: 40, ..Limits::default() };
+    let server = server(limits);
     let (mut author, mut follower) = (Client::v2(&server), Client::v2(&server));
     follower.follow("m", None);
     let limits = CrdtLimits::default();

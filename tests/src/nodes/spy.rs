@@ -79,7 +79,8 @@ fn body(entry: &[u8]) -> Value {
         b'p' => json!({ "patches": json(&entry[1..]) }),
         // The first write makes a list of one.
         b'v' => json!({ "patches": [{ "value": id_of(&json(&entry[1..])[0]) }] }),
-        b'o' => json!({ "op": json(&entry[1..]) }),
+        // After the owner of a new name.
+        b'o' => json!({ "op": json(entry[1..].rsplit(|byte| *byte == b'\n').next().unwrap()) }),
         b'e' => json!({ "data": json(&entry[9..]) }),
         other => panic!("an entry {other}"),
     }

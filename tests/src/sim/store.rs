@@ -80,8 +80,10 @@ impl Log for Store {
         let appended = log.append(append).await?;
         if stream.kind == StreamKind::Crdt && matches!(appended, Appended::At { .. }) {
             let operation = |entry: &Bytes| {
-                let json = entry.strip_prefix(b"o")?;
-                Some(Op::parse(std::str::from_utf8(json).unwrap(), &CrdtLimits::default()).unwrap())
+                let text = std::str::from_utf8(entry.strip_prefix(b"o")?).unwrap();
+                // After the owner of a new name.
+                let json = text.split_once('\n').map_or(text, |(_, json)| json);
+                Some(Op::parse(json, &CrdtLimits::default()).unwrap())
             };
             let operations = entries.iter().filter_map(operation).map(|op| (stream.key.clone(), op));
             self.archive.operations.lock().unwrap().extend(operations);

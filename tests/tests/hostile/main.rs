@@ -25,11 +25,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server with a few methods, and what a test adds.
 async fn serve(add: impl FnOnce(Builder) -> Builder) -> Running {
-    let builder = Server::builder()
+    Running::start(add(methods(Server::builder())).build()).await
+}
+
+fn methods(builder: Builder) -> Builder {
+    builder
         .rpc_raw("echo", |_: Context, payload: Payload| async move { Ok(payload) })
         .rpc("add", |_: Context, (a, b): (i64, i64)| async move { Ok(a + b) })
-        .rpc("fail", |_: Context, _: Value| async move { Err::<(), _>(RpcError::new("boom")) });
-    Running::start(add(builder).build()).await
+        .rpc("fail", |_: Context, _: Value| async move { Err::<(), _>(RpcError::new("boom")) })
 }
 
 /// Limits that end quickly what must end.

@@ -1,8 +1,9 @@
 //! Who takes places, sockets and time from others: those without credentials, those who do not read, those who guess.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::routing::get;
+use bytes::Bytes;
 use datasole_core::frame::Opcode;
 use datasole_server::{AuthError, AuthRequest, Builder, Identity, Limits, Server};
 use datasole_tests::{
@@ -10,11 +11,11 @@ use datasole_tests::{
     running::Running,
 };
 use tokio::{
-    net::TcpListener,
+    sync::Semaphore,
     time::{Instant, sleep},
 };
 
-use super::{PATIENCE, all_gone, assert_serves, hasty, probe::assert_unnoticed, serve};
+use super::{PATIENCE, all_gone, assert_serves, hasty, methods, probe::assert_unnoticed, serve};
 
 const BODY: usize = 32 * 1024 * 1024;
 
@@ -76,13 +77,53 @@ async fn strangers_leave_half_of_the_places() {
     all_gone(&running).await;
 }
 
+/// A hook may take long: whoever has sent a token is no stranger while it is being judged.
+#[tokio::test]
+async fn a_slow_hook_makes_nobody_a_stranger() {
+    let open = Arc::new(Semaphore::new(0));
+    let limits = Limits { max_connections: 8, auth_frame_timeout: Duration::from_millis(200), ..hasty() };
+    let hook = {
+        let open = open.clone();
+        move |request: AuthRequest| {
+            let open = open.clone();
+            async move {
+                if request.token.as_deref() == Some("slow") {
+                    open.acquire().await.unwrap().forget();
+                }
+                Ok(Identity::user("ann"))
+            }
+        }
+    };
+    let running = serve(|builder| builder.auth(hook).limits(limits)).await;
+    let mut asking = Vec::new();
+    for _ in 0..4 {
+        let mut peer = stranger(&running).await;
+        peer.send(Opcode::Auth, 1, r#"{"token":"slow"}"#).await;
+        asking.push(peer);
+    }
+    // Half of the places are for strangers still, and all of their time has passed when they end.
+    let mut strangers = Vec::new();
+    for _ in 0..4 {
+        strangers.push(stranger(&running).await);
+    }
+    for peer in &mut strangers {
+        peer.expect_close(4002).await;
+    }
+    open.add_permits(4);
+    for peer in &mut asking {
+        peer.expect(Opcode::Authed, 1).await;
+        peer.expect(Opcode::Hello, 0).await;
+        assert_eq!(peer.call(2, "add", "[1, 2]").await["result"], 3);
+    }
+}
+
 /// The attack: handshakes without end, and never an AUTH.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_strangers_is_not_noticed() {
     let limits = Limits { max_connections: 100, ..Limits::default() };
     let running = serve(|builder| builder.limits(limits)).await;
     let address = running.address;
-    assert_unnoticed(&running, move || async move {
+    let attack = move || async move {
         let mut held = std::collections::VecDeque::new();
         loop {
             held.push_back(Peer::upgrade(address, "?auth=frame", &format!("{UPGRADE}{V2}")).await);
@@ -91,9 +132,39 @@ async fn a_flood_of_strangers_is_not_noticed() {
             }
             sleep(Duration::from_millis(5)).await;
         }
-    })
-    .await;
-    assert_serves(&running).await;
+    };
+    assert_unnoticed(&running, attack).await;
+    // Nor do those who come while it goes on.
+    let attackers = [tokio::spawn(attack()), tokio::spawn(attack())];
+    for _ in 0..50 {
+        assert_serves(&running).await;
+    }
+    attackers.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// The attack: answers that nobody reads, and sockets that say nothing, more of them than there is room for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_sockets_that_do_not_read_is_not_noticed() {
+    let limits = Limits { max_http_sockets: 64, ..Limits::default() };
+    let running = with_a_file(limits).await;
+    let address = running.address;
+    let attack = move || async move {
+        let mut held = std::collections::VecDeque::new();
+        loop {
+            held.push_back(Peer::connect(address).await);
+            held.push_back(ask_for_the_file(address).await);
+            if held.len() > 200 {
+                held.drain(..2);
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert_unnoticed(&running, attack).await;
+    let attackers = [tokio::spawn(attack()), tokio::spawn(attack())];
+    for _ in 0..50 {
+        assert_serves(&running).await;
+    }
+    attackers.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test]
@@ -212,17 +283,12 @@ async fn guesses_are_slowed_by_address() {
     assert_eq!(upgrade(&running, "?auth=frame", Some("203.0.113.9")).await.0, 429);
 }
 
-/// A server with a large file, and room for so many sockets that speak HTTP.
-async fn with_a_file(limits: Limits) -> (Server, std::net::SocketAddr, tokio::task::JoinHandle<()>) {
-    let server = Server::builder().limits(limits).build();
-    let router = server.router().route("/file", get(|| async { vec![7u8; BODY] }));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let serving = tokio::spawn({
-        let server = server.clone();
-        async move { server.serve(&listener, router).await.unwrap() }
-    });
-    (server, address, serving)
+/// A server with a large file beside its endpoint.
+async fn with_a_file(limits: Limits) -> Running {
+    let server = methods(Server::builder()).limits(limits).build();
+    let file = Bytes::from(vec![7; BODY]);
+    let router = server.router().route("/file", get(async move || file));
+    Running::with(server, router).await
 }
 
 async fn ask_for_the_file(address: std::net::SocketAddr) -> Peer {
@@ -234,7 +300,8 @@ async fn ask_for_the_file(address: std::net::SocketAddr) -> Peer {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_are_not_read_end() {
     let limits = Limits { answer_timeout: Duration::from_millis(200), ..hasty() };
-    let (_server, address, serving) = with_a_file(limits).await;
+    let running = with_a_file(limits).await;
+    let address = running.address;
     let mut reader = ask_for_the_file(address).await;
     reader.head().await;
     assert_eq!(reader.rest().await.len(), BODY, "who reads gets all");
@@ -244,13 +311,13 @@ async fn answers_that_are_not_read_end() {
     sleep(Duration::from_secs(2)).await;
     let got = idle.rest().await.len();
     assert!(got < BODY, "it is cut off after what the kernel had room for: {got}");
-    serving.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sockets_that_make_no_progress_make_room() {
     let limits = Limits { max_http_sockets: 16, ..hasty() };
-    let (server, address, serving) = with_a_file(limits).await;
+    let running = with_a_file(limits).await;
+    let address = running.address;
     let (mut idle, mut open) = (Vec::new(), Vec::new());
     for number in 0..64 {
         idle.push(if number % 2 == 0 { Peer::connect(address).await } else { ask_for_the_file(address).await });
@@ -262,11 +329,10 @@ async fn sockets_that_make_no_progress_make_room() {
             open.push(peer);
         }
     }
-    assert_eq!(server.connection_count(), 8, "WebSockets are not in the way");
+    assert_eq!(running.server.connection_count(), 8, "WebSockets are not in the way");
     idle.remove(0).end().await;
     for peer in &mut open {
         peer.message(0x89, b"x").await;
         assert_eq!(peer.receive().await, Received::Pong(b"x".to_vec()));
     }
-    serving.abort();
 }

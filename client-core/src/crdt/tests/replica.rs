@@ -46,6 +46,11 @@ fn numbers_go_on_after_a_restart_even_when_the_disk_is_behind() {
     {
         assert!(Replica::restore(hostile, limits).is_err(), "{hostile}");
     }
+    let secret = me.clone().with_secret("s").save();
+    let op = again.own().next().unwrap();
+    let sent = Replica::restore(secret.get(), limits).unwrap().sent(op);
+    assert_eq!(Op::with_secret(sent.get(), &limits).unwrap(), (op.clone(), Some("s".into())), "nor is the secret lost");
+    assert_eq!(again.sent(op).get(), op.to_json().get());
     let other = early.get().replace("\"node\":\"me\"", "\"node\":\"you\"");
     assert!(Replica::restore(&other, limits).is_err(), "operations of another replica");
 }

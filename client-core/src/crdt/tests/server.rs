@@ -91,6 +91,67 @@ fn clocks_that_are_ahead_win_nothing_and_keep_their_order() {
     }
 }
 
+/// A server's clock that was ahead and steps back leaves stamps from the future; what comes later is later all the same.
+#[test]
+fn edits_win_though_the_servers_clock_has_stepped_back() {
+    for kind in [CrdtKind::LwwRegister, CrdtKind::LwwMap] {
+        let edit = |value: &str| match kind {
+            CrdtKind::LwwMap => Edit::Put("k".into(), value.into()),
+            _ => Edit::Set(value.into()),
+        };
+        let mut state = Crdt::new(kind);
+        let mut replicas = ["ann", "bob"].map(|node| Replica::new(kind, node, limits()).unwrap());
+        let steps = [(0, NOW + DAY, "old"), (1, NOW, "new"), (0, NOW, "newer"), (1, NOW + 1, "newest")];
+        for (who, now, value) in steps {
+            let op = replicas[who].edit(now, edit(value)).unwrap().unwrap();
+            let (op, _) = state.admit(op, now, &limits()).unwrap();
+            state.apply(&op, &limits()).unwrap();
+            for replica in &mut replicas {
+                replica.remote(&op).unwrap();
+                assert_eq!(replica.current(), &state, "{value}");
+            }
+            let shown = if kind == CrdtKind::LwwMap { json!({"k": value}) } else { json!(value) };
+            assert_eq!((state.value(), state.stamp().timestamp), (shown, NOW + DAY));
+        }
+        apply_v1(&mut state, NOW, json!({"timestamp": NOW + 2 * DAY, "key": "k", "value": 1})).unwrap();
+        assert!(state.value() == json!(1) || state.value() == json!({"k": 1}));
+    }
+}
+
+#[test]
+fn a_stranger_is_held_to_what_was_seen() {
+    let mut state = Crdt::new(CrdtKind::PnCounter);
+    let limits = CrdtLimits { max_ahead: 3, ..limits() };
+    let op = |counter: u64, done: u64| {
+        let op = json!({"type": "pn-counter", "nodeId": "n", "counter": counter, "done": done, "timestamp": NOW, "op": "increment"});
+        Op::parse(&op.to_string(), &limits).unwrap()
+    };
+    assert_eq!(state.within(&op(100, 99), &limits), Ok(()), "one that is not remembered");
+    state.apply(&op(10, 9), &limits).unwrap();
+    for (counter, fits) in [(10, true), (12, true), (13, true), (14, false), (MAX_INTEGER, false)] {
+        for done in [0, counter - 1] {
+            assert_eq!(state.within(&op(counter, done), &limits).is_ok(), fits, "{counter} {done}");
+        }
+    }
+}
+
+#[test]
+fn one_change_of_a_counter_is_bounded() {
+    let state = Crdt::new(CrdtKind::PnCounter);
+    for (op, value, fits) in [
+        ("increment", 1u64 << 32, true),
+        ("decrement", 1 << 32, true),
+        ("increment", (1 << 32) + 1, false),
+        ("decrement", (1 << 32) + 1, false),
+        ("increment", MAX_INTEGER, false),
+    ] {
+        let op = json!({"type": "pn-counter", "nodeId": "n", "counter": 1, "timestamp": NOW, "op": op, "value": value});
+        let parsed = Op::parse(&op.to_string(), &limits()).unwrap();
+        assert_eq!(state.admit(parsed, NOW, &limits()).is_ok(), fits, "{op}");
+        assert_eq!(state.from_v1(&op.to_string(), NOW, &limits()).is_ok(), fits, "version 1: {op}");
+    }
+}
+
 #[test]
 fn nobody_can_make_what_others_have_yet_to_do_look_seen() {
     let mut state = Crdt::new(CrdtKind::OrSet);

@@ -26,8 +26,14 @@ use crate::{
     hub::{At, Delivery, Inapplicable, Kind, Rules, Spec, V1},
     limits::{Limits, Replay},
     message::{OBJECT, Object, framed},
-    primitives::reservation::Reservation,
+    primitives::{
+        crdt::owner::{Claim, Newcomers, Owners},
+        reservation::Reservation,
+    },
 };
+
+// Before the JSON of an operation or a state, and a line break, may stand what is for servers only: the owner to whom the
+// operation binds its replica, and the owners of a state's replicas.
 
 /// An operation: its JSON.
 pub(super) const OPERATION: u8 = b'o';
@@ -56,6 +62,9 @@ struct Settings {
 #[derive(Debug)]
 pub(crate) struct Content {
     crdt: Option<Box<Crdt>>,
+    owners: Owners,
+    /// New names of late.
+    pub(super) newcomers: Newcomers,
     pending: Option<Pending>,
     settings: Arc<Settings>,
 }
@@ -70,8 +79,9 @@ struct Pending {
 
 #[derive(Debug)]
 enum Change {
-    /// An operation, with the reservation of the key if it creates the key.
-    Operation(Op, Option<Reservation>),
+    /// An operation, with the claim to be its replica if it is a client's, and the reservation of the key if it creates
+    /// the key.
+    Operation(Op, Option<Claim>, Option<Reservation>),
     State(Box<Crdt>),
     /// A removal, with the count that the key is part of.
     Remove(Option<Arc<AtomicUsize>>),
@@ -79,7 +89,7 @@ enum Change {
 
 impl Content {
     fn new(settings: Arc<Settings>) -> Self {
-        Self { crdt: None, pending: None, settings }
+        Self { crdt: None, owners: Owners::default(), newcomers: Newcomers::default(), pending: None, settings }
     }
 
     /// The CRDT as it is stored.
@@ -87,9 +97,20 @@ impl Content {
         self.crdt.as_deref()
     }
 
+    /// Who may go on as which replica.
+    pub(super) fn owners(&self) -> &Owners {
+        &self.owners
+    }
+
     /// Plans the operation of an entry.
-    pub(super) fn intend(&mut self, entry: &Entry, op: Op, rule: Rule, reservation: Option<Reservation>) {
-        self.pending = Some(Pending { entry: entry.clone(), change: Change::Operation(op, reservation), rule });
+    pub(super) fn intend(
+        &mut self,
+        entry: &Entry,
+        (op, claim): (Op, Option<Claim>),
+        rule: Rule,
+        reservation: Option<Reservation>,
+    ) {
+        self.pending = Some(Pending { entry: entry.clone(), change: Change::Operation(op, claim, reservation), rule });
     }
 
     /// Plans to remove the CRDT, if there is one, and its part in a count.
@@ -109,18 +130,23 @@ impl Content {
         let limits = unlimited();
         match entry.tag() {
             OPERATION => {
-                let op = Op::parse(entry.text(), &limits).map_err(|_| Inapplicable)?;
+                let (owner, json) = parts(entry.text());
+                let op = Op::parse(json, &limits).map_err(|_| Inapplicable)?;
                 // One that others have overtaken by making the key of another type is void, on every node alike.
-                let _ = self.operate(&op, &limits);
+                if self.operate(&op, &limits).is_ok() && !owner.is_empty() {
+                    self.owners.bind(op.node(), owner).ok_or(Inapplicable)?;
+                }
                 Ok(())
             }
             STATE => {
-                let crdt = Crdt::from_json(entry.text(), &limits).map_err(|_| Inapplicable)?;
+                let (owners, json) = parts(entry.text());
+                let crdt = Crdt::from_json(json, &limits).map_err(|_| Inapplicable)?;
+                self.owners = Owners::parse(owners).ok_or(Inapplicable)?;
                 self.crdt = crdt.map(Box::new);
                 Ok(())
             }
             REMOVED => {
-                self.crdt = None;
+                (self.crdt, self.owners) = (None, Owners::default());
                 Ok(())
             }
             _ => Err(Inapplicable),
@@ -153,15 +179,21 @@ impl Kind for Content {
     fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
         match self.pending.take() {
             Some(Pending { entry: own, change, .. }) if own == *entry => match change {
-                Change::Operation(op, reservation) => {
+                Change::Operation(op, claim, reservation) => {
                     let limits = self.settings.limits;
                     self.operate(&op, &limits)?;
+                    if let Some(claim) = claim {
+                        self.owners.take(op.node(), claim);
+                    }
                     // From here on the key exists.
                     reservation.into_iter().for_each(Reservation::keep);
                 }
-                Change::State(crdt) => self.crdt = Some(crdt),
+                Change::State(crdt) => {
+                    self.owners.retain(|node| crdt.remembers(node));
+                    self.crdt = Some(crdt);
+                }
                 Change::Remove(counted) => {
-                    self.crdt = None;
+                    (self.crdt, self.owners) = (None, Owners::default());
                     if let Some(count) = counted {
                         count.fetch_sub(1, Ordering::Relaxed);
                     }
@@ -182,7 +214,7 @@ impl Kind for Content {
 
     fn snapshot(&mut self) -> Option<Bytes> {
         let entry = match &self.crdt {
-            Some(crdt) => Entry::new(STATE, crdt.to_json().get().as_bytes()),
+            Some(crdt) => state(crdt, &self.owners),
             None => Entry::new(REMOVED, &[]),
         };
         Some(entry.bytes().clone())
@@ -190,7 +222,9 @@ impl Kind for Content {
 
     fn compact(&mut self, now: u64) -> Option<Entry> {
         let crdt = collected(self.crdt()?, now, self.settings.retention, &self.settings.limits)?;
-        let entry = Entry::new(STATE, crdt.to_json().get().as_bytes());
+        let mut owners = self.owners.clone();
+        owners.retain(|node| crdt.remembers(node));
+        let entry = state(&crdt, &owners);
         self.pending = Some(Pending { entry: entry.clone(), change: Change::State(crdt), rule: Rule::Exactly });
         Some(entry)
     }
@@ -201,15 +235,15 @@ impl Kind for Content {
 
     fn reads(&self, entry: &Entry) -> bool {
         match entry.tag() {
-            OPERATION | STATE => serde_json::from_slice::<IgnoredAny>(entry.content()).is_ok(),
+            OPERATION | STATE => serde_json::from_str::<IgnoredAny>(parts(entry.text()).1).is_ok(),
             tag => tag == REMOVED,
         }
     }
 
     fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes {
         match entry.tag() {
-            OPERATION => message(Opcode::CrdtOp, "op", entry.content(), at),
-            STATE => message(Opcode::CrdtState, "state", entry.content(), at),
+            OPERATION => message(Opcode::CrdtOp, "op", parts(entry.text()).1.as_bytes(), at),
+            STATE => message(Opcode::CrdtState, "state", parts(entry.text()).1.as_bytes(), at),
             _ => message(Opcode::CrdtState, "state", b"null", at),
         }
     }
@@ -228,6 +262,21 @@ impl Kind for Content {
     fn weight(&self) -> usize {
         self.crdt.as_ref().map_or(0, |crdt| crdt.size())
     }
+}
+
+/// An entry's content: what is for servers only, and the JSON, which is an object.
+fn parts(content: &str) -> (&str, &str) {
+    if content.starts_with('{') { ("", content) } else { content.split_once('\n').unwrap_or(("", content)) }
+}
+
+/// An entry of JSON with what is for servers only.
+pub(super) fn entry(tag: u8, private: &str, json: &str) -> Entry {
+    let line = if private.is_empty() { "" } else { "\n" };
+    Entry::of(tag, &[private.as_bytes(), line.as_bytes(), json.as_bytes()])
+}
+
+fn state(crdt: &Crdt, owners: &Owners) -> Entry {
+    entry(STATE, &owners.text(), crdt.to_json().get())
 }
 
 fn message(opcode: Opcode, member: &str, json: &[u8], at: &At<'_>) -> Bytes {

@@ -1,8 +1,10 @@
 //! The error of an edit of a CRDT.
 
+use std::time::Duration;
+
 use datasole_core::{codes, crdt::CrdtError};
 
-use crate::{answer::Refusal, backend::BackendError, error::RpcError};
+use crate::{answer::Refusal, backend::BackendError, clock::millis, error::RpcError};
 
 /// The reason why a CRDT was not edited or read. The CRDT is unchanged.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +22,16 @@ pub enum EditError {
     Keys {
         /// The limit.
         limit: usize,
+    },
+    /// The operation's replica is another client's: see *CRDTs* in `docs/protocol.md`.
+    #[error("the replica belongs to another client")]
+    Foreign,
+    /// Too many new replicas of one user or address: see
+    /// [`Limits::max_crdt_replicas_per_user`](crate::Limits::max_crdt_replicas_per_user).
+    #[error("too many new replicas")]
+    Replicas {
+        /// The time after which one more is allowed.
+        wait: Duration,
     },
     /// The operation does not fit in a frame.
     #[error("operation of {bytes} bytes exceeds the frame limit of {limit}")]
@@ -49,10 +61,10 @@ impl EditError {
     /// The code of the error on the wire: see [`codes`].
     pub(crate) fn code(&self) -> i32 {
         match self {
-            Self::Refused(CrdtError::Limit { .. }) | Self::Keys { .. } => codes::LIMIT,
+            Self::Refused(CrdtError::Limit { .. }) | Self::Keys { .. } | Self::Replicas { .. } => codes::LIMIT,
             Self::Refused(_) | Self::Json(_) => codes::INVALID_PARAMS,
             Self::Key { .. } => codes::INVALID_REQUEST,
-            Self::Unregistered(_) => codes::FORBIDDEN,
+            Self::Unregistered(_) | Self::Foreign => codes::FORBIDDEN,
             Self::TooLarge { .. } => codes::TOO_LARGE,
             Self::Backend(_) => codes::INTERNAL,
         }
@@ -63,6 +75,9 @@ impl From<EditError> for Refusal {
     fn from(error: EditError) -> Self {
         match error {
             EditError::Backend(error) => Self::failed(&error),
+            EditError::Replicas { wait } => {
+                Self { retry_after: Some(millis(wait) + 1), ..Self::new(error.code(), error.to_string()) }
+            }
             error => Self::new(error.code(), error.to_string()),
         }
     }

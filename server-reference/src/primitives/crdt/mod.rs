@@ -6,12 +6,14 @@
 mod content;
 mod error;
 mod handles;
+mod owner;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::AtomicUsize},
+    time::Instant,
 };
 
 use datasole_core::{
@@ -22,8 +24,11 @@ use datasole_core::{
 use serde::Deserialize;
 use tokio::sync::OnceCell;
 
-use self::content::Content;
 pub(crate) use self::content::kind;
+use self::{
+    content::{Content, RETENTION},
+    owner::{Claim, Owner},
+};
 pub use self::{
     error::EditError,
     handles::{Counter, Crdts, Map, Register, Set},
@@ -48,6 +53,7 @@ pub(crate) struct Registry {
     limits: CrdtLimits,
     max_keys: usize,
     max_keys_per_connection: usize,
+    max_new_replicas: usize,
     max_payload: usize,
     max_key: usize,
     /// The server's name as a replica.
@@ -56,10 +62,13 @@ pub(crate) struct Registry {
     unregistered: OnceCell<Arc<AtomicUsize>>,
 }
 
+/// A client, and what it shows to be the owner of a replica.
+type Shown<'a> = (Owner, &'a Arc<Connection>);
+
 /// A requested operation on a CRDT.
 pub(crate) enum Wanted {
-    /// An operation of a client.
-    Op(Op),
+    /// An operation of a client, with the secret of its replica if it has one.
+    Op(Op, Option<Box<str>>),
     /// An operation of a version 1 client, as it came.
     V1(String),
     /// An edit of the server.
@@ -74,6 +83,7 @@ impl Registry {
             limits: limits.crdt(),
             max_keys: limits.max_crdt_keys,
             max_keys_per_connection: limits.max_crdt_keys_per_connection,
+            max_new_replicas: limits.max_crdt_replicas_per_user,
             max_payload: limits.max_payload,
             max_key: limits.max_key,
             node: format!("server-{epoch:x}"),
@@ -96,11 +106,11 @@ impl Registry {
         let crdt = match (crdt, wanted) {
             (Some(crdt), _) => crdt,
             // A `none` for a key that does not exist has no effect.
-            (None, Wanted::Op(op)) if *op.change() == Change::None => return Ok(None),
+            (None, Wanted::Op(op, _)) if *op.change() == Change::None => return Ok(None),
             (None, _) => {
                 let kind = match (self.kinds.get(key), wanted) {
                     (Some(kind), _) => *kind,
-                    (None, Wanted::Op(op)) => op.kind(),
+                    (None, Wanted::Op(op, _)) => op.kind(),
                     (None, Wanted::V1(text)) => kind_of(text)?,
                     (None, Wanted::Edit(kind, _)) => *kind,
                 };
@@ -109,10 +119,7 @@ impl Registry {
             }
         };
         Ok(match wanted {
-            Wanted::Op(op) if op.node() == self.node => {
-                return Err(CrdtError::Malformed("nodeId is the server's own").into());
-            }
-            Wanted::Op(op) => match crdt.admit(op.clone(), now, limits)? {
+            Wanted::Op(op, _) => match crdt.admit(op.clone(), now, limits)? {
                 (op, Applied::New) => Some(op),
                 (_, Applied::Replay) => None,
             },
@@ -124,6 +131,18 @@ impl Registry {
                 crdt.compose(&self.node, now, edit.clone(), limits)?
             }
         })
+    }
+
+    /// Checks that the client may go on as the replica of an operation.
+    fn claim(&self, content: &Content, op: &Op, (owner, client): Shown<'_>) -> Result<Claim, EditError> {
+        if op.node() == self.node {
+            return Err(CrdtError::Malformed("nodeId is the server's own").into());
+        }
+        let claim = content.owners().claim(op.node(), owner, client).ok_or(EditError::Foreign)?;
+        if let (false, Some(crdt)) = (matches!(claim, Claim::Proven), content.crdt()) {
+            crdt.within(op, &self.limits)?;
+        }
+        Ok(claim)
     }
 
     fn check_key(&self, key: &str) -> Result<(), EditError> {
@@ -138,19 +157,28 @@ impl Registry {
         &self,
         key: &str,
         (op, wanted): (Op, &Wanted),
+        claim: Option<Claim>,
         content: &mut Content,
         admission: &Admission<'_>,
     ) -> Result<Entry, EditError> {
-        let entry = Entry::new(content::OPERATION, op.to_json().get().as_bytes());
+        let owner = if let Some(Claim::Free(owner)) = &claim { owner.text() } else { String::new() };
+        let entry = content::entry(content::OPERATION, &owner, op.to_json().get());
         let bytes = entry.content().len() + ENVELOPE + 6 * key.len();
         if bytes > self.max_payload {
             return Err(EditError::TooLarge { bytes, limit: self.max_payload });
         }
         let reservation = if content.crdt().is_some() { None } else { admission.reserve(self)? };
+        let is_new = !content.crdt().is_some_and(|crdt| crdt.remembers(op.node()));
+        if let (true, Some(_), Some(shown)) = (is_new, &claim, admission.client) {
+            // Names take room for as long as a crowded CRDT remembers, at least.
+            let limits = (self.max_new_replicas, (self.limits.max_replicas / 4).max(1));
+            let admitted = content.newcomers.admit(Instant::now(), shown, limits, RETENTION);
+            admitted.map_err(|wait| EditError::Replicas { wait })?;
+        }
         // An operation that a client has numbered goes with whatever comes between. The others are numbered by what is here,
-        // where one of unknown outcome may be missing; and a key comes into being once.
-        let is_numbered = matches!(wanted, Wanted::Op(_)) && content.crdt().is_some();
-        content.intend(&entry, op, if is_numbered { Rule::Behind } else { Rule::Exactly }, reservation);
+        // where one of unknown outcome may be missing; and a key comes into being once, and a name is bound once.
+        let is_numbered = matches!(wanted, Wanted::Op(..)) && content.crdt().is_some() && owner.is_empty();
+        content.intend(&entry, (op, claim), if is_numbered { Rule::Behind } else { Rule::Exactly }, reservation);
         Ok(entry)
     }
 
@@ -162,15 +190,21 @@ impl Registry {
         writer: Writer,
         wanted: Wanted,
         author: Option<Author>,
-        client: Option<&Connection>,
+        client: Option<Shown<'_>>,
     ) -> Result<Option<Position>, EditError> {
         let key = &stream.id().key;
         let registered = self.kinds.contains_key(key);
         let total = if registered { None } else { Some(self.unregistered(hub).await?) };
         let admission = Admission { key, total, client };
-        let plan = |content: &mut Content| match self.plan(key, content.crdt(), &wanted)? {
-            Some(op) => self.propose(key, (op, &wanted), content, &admission).map(Some),
-            None => Ok(None),
+        let plan = |content: &mut Content| {
+            let claim = match (&wanted, client) {
+                (Wanted::Op(op, _), Some(client)) => Some(self.claim(content, op, client)?),
+                _ => None,
+            };
+            match self.plan(key, content.crdt(), &wanted)? {
+                Some(op) => self.propose(key, (op, &wanted), claim, content, &admission).map(Some),
+                None => Ok(None),
+            }
         };
         // A CRDT's stream holds nothing else.
         hub.transact(stream, writer, author, |content| hub::of(content).map_or(Ok(None), plan)).await
@@ -215,8 +249,8 @@ impl Registry {
         if correlation == 0 {
             return Err(Refusal::new(codes::INVALID_REQUEST, "an operation needs a correlation id"));
         }
-        let op = Op::parse(frame.op.get(), &self.limits).map_err(EditError::from)?;
-        Ok((id, Wanted::Op(op)))
+        let (op, secret) = Op::with_secret(frame.op.get(), &self.limits).map_err(EditError::from)?;
+        Ok((id, Wanted::Op(op, secret.map(Into::into))))
     }
 
     /// Serves a CRDT_OP frame.
@@ -241,7 +275,9 @@ impl Registry {
         let stream = hub.open(StreamKind::Crdt, &id.key).await?;
         let writer = stream.writer().await;
         drop(turn);
-        let client = Some(&*request.connection);
+        let secret = if let Wanted::Op(_, secret) = &wanted { secret.as_deref() } else { None };
+        let user = request.identity.authenticated.then_some(&*request.identity.user_id);
+        let client = Some((Owner::of(&id.key, user, secret), &request.connection));
         let changed = self.change(hub, &stream, writer, wanted, request.author(), client).await;
         hub.release(stream).await;
         changed
@@ -254,7 +290,7 @@ struct Admission<'a> {
     /// The number of unregistered keys; `None` if this key is registered.
     total: Option<&'a Arc<AtomicUsize>>,
     /// The client that creates the key, unless the server does.
-    client: Option<&'a Connection>,
+    client: Option<Shown<'a>>,
 }
 
 impl Admission<'_> {
@@ -266,7 +302,7 @@ impl Admission<'_> {
         }
         let mut reservation = Reservation::default();
         let total = reservation.take(total);
-        let Some(client) = self.client else { return Ok(Some(reservation)) };
+        let Some((_, client)) = self.client else { return Ok(Some(reservation)) };
         let own = reservation.take(client.created(StreamKind::Crdt));
         let per_connection = registry.max_keys_per_connection;
         for (taken, limit) in [(own, per_connection), (total, registry.max_keys)] {

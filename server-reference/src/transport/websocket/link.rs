@@ -351,6 +351,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         self.socket.get_mut().lift();
     }
 
+    /// The deadline of the first AUTH: the hook's own time is no fault of a client that has sent a token.
+    fn auth_deadline(&self) -> Option<Instant> {
+        let judging = if self.session.awaits_token() { Duration::ZERO } else { self.node.limits.auth_timeout };
+        self.auth_deadline.map(|deadline| deadline + judging)
+    }
+
     /// The socket ended without a goodbye.
     fn cut(&self, quiet_since: Instant) -> End {
         let admission = &self.node.admission;
@@ -461,7 +467,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             let heartbeat = self.node.limits.heartbeat;
             if self.session.connection().identity().is_some() {
                 self.admit();
-            } else if self.auth_deadline.is_some_and(|deadline| deadline <= now) {
+            } else if self.auth_deadline().is_some_and(|deadline| deadline <= now) {
                 return Poll::Ready(unauthorized("no AUTH in time"));
             }
             if expires.is_some_and(|at| at <= now) {
@@ -479,7 +485,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 cx.waker().wake_by_ref();
             }
             let mut next = self.alive + if quiet { heartbeat * 2 } else { heartbeat };
-            if let Some(deadline) = self.auth_deadline {
+            if let Some(deadline) = self.auth_deadline() {
                 next = next.min(deadline);
             }
             for at in [expires, self.paused.filter(|until| *until > now)].into_iter().flatten() {

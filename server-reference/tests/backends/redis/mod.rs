@@ -1,5 +1,8 @@
 //! Redis, as Debian has it.
 
+mod faults;
+mod nodes;
+
 use std::{
     path::Path,
     sync::{
@@ -96,15 +99,69 @@ async fn conforms() {
 
 #[tokio::test]
 async fn urls_are_checked_and_passwords_kept() {
-    for url in
-        ["http://127.0.0.1", "redis://127.0.0.1?prefix=", "redis://127.0.0.1?prefix=a{b}", "redis://h?colour=red"]
-    {
-        assert!(matches!(Redis::connect(url).await, Err(BackendError::Invalid(_))), "{url}");
+    for url in [
+        "http://127.0.0.1",
+        "redis://127.0.0.1?prefix=",
+        "redis://127.0.0.1?prefix=a{b}",
+        "redis://h?colour=red",
+        "redis://127.0.0.1?pass=secret",
+        "redis://127.0.0.1/nine",
+    ] {
+        let Err(error) = Redis::connect(url).await else { panic!("{url} is refused") };
+        assert!(matches!(error, BackendError::Invalid(_)), "{url}: {error}");
+        assert!(!error.to_string().contains("secret"), "{error}");
     }
-    let refused = Redis::connect("redis://user:secret@127.0.0.1:1").await;
-    let Err(error) = refused else { panic!("nobody listens at port 1") };
+    for url in ["redis://user:secret@127.0.0.1:1", "rediss://:secret@127.0.0.1:1", "unix:///no/socket?pass=secret"] {
+        let Err(error) = Redis::connect(url).await else { panic!("nobody listens there") };
+        assert!(matches!(error, BackendError::Unavailable(_)), "{url}: {error}");
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+}
+
+/// By TCP and by socket, with the right password, a wrong one and none; and TLS to a server without it.
+#[tokio::test]
+async fn passwords_and_sockets() {
+    let server = Running::start(PROGRAM, |port, dir| {
+        let socket = dir.join("s").to_str().unwrap().to_owned();
+        [arguments(port, dir), ["--requirepass", "secret", "--unixsocket", &socket].map(str::to_owned).to_vec()]
+            .concat()
+    });
+    let (port, socket) = (server.port, server.dir.join("s"));
+    connect(&format!("redis://:secret@127.0.0.1:{port}/1?prefix=p")).await.node().await.unwrap();
+    connect(&format!("unix://{}?db=1&pass=secret", socket.display())).await.node().await.unwrap();
+    for url in [
+        format!("redis://:wrong@127.0.0.1:{port}"),
+        format!("redis://nobody:secret@127.0.0.1:{port}"),
+        format!("redis://127.0.0.1:{port}"),
+        format!("unix://{}?pass=wrong", socket.display()),
+    ] {
+        let Err(error) = Redis::connect(&url).await else { panic!("{url} is refused") };
+        assert!(matches!(error, BackendError::Invalid(_)), "{url}: {error}");
+        assert!(error.to_string().contains("refuses the user or the password"), "{error}");
+    }
+    let Err(error) = Redis::connect(&format!("rediss://:secret@127.0.0.1:{port}")).await else {
+        panic!("no TLS there")
+    };
     assert!(matches!(error, BackendError::Unavailable(_)), "{error}");
-    assert!(!error.to_string().contains("secret"), "{error}");
+}
+
+/// Stops a process where it is; it goes on when this is dropped.
+struct Stopped(u32);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        signal(self.0, "-CONT");
+    }
+}
+
+fn signal(process: u32, signal: &str) {
+    let sent = std::process::Command::new("kill").args([signal, &process.to_string()]).status();
+    assert!(sent.is_ok_and(|status| status.success()), "{signal} is sent");
+}
+
+fn pause(server: &Running) -> Stopped {
+    signal(server.process(), "-STOP");
+    Stopped(server.process())
 }
 
 #[tokio::test]
