@@ -8,6 +8,9 @@ fn main() -> io::Result<()> {
     let out = env::var("OUT_DIR").map_err(io::Error::other)?;
     println!("cargo::rerun-if-changed=assets");
     let board = Path::new(&root).join("assets/board.js.gz");
+    if !board.exists() {
+        println!("cargo::warning=the script of the demo's board is missing: run `cargo xtask build` before");
+    }
     let include =
         if board.exists() { format!("Some(include_bytes!({:?}))", board.display().to_string()) } else { "None".into() };
     fs::write(Path::new(&out).join("board.rs"), include)

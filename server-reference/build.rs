@@ -23,6 +23,9 @@ fn main() -> io::Result<()> {
             }
         }
     }
+    if names.is_empty() {
+        println!("cargo::warning=the browser files are missing, pages cannot connect: run `cargo xtask build` before");
+    }
     let mut table = String::from("&[\n");
     for name in names {
         let path = assets.join(&name);

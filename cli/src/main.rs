@@ -1,12 +1,14 @@
 //! `datasole`: the datasole server as a program.
 //!
-//! `flags` are the command line, `serve` is the life of a server, `storage` where it keeps things, `descriptors` are what the
-//! system lets it have, `files` are those of `--static`, `demo` is the application behind `--demo`. Stdout
+//! `flags` are the command line, `serve` is the life of a server, `storage` where it keeps things, `doctor` asks a server
+//! from outside, `descriptors` are what the system lets it have, `files` are those of `--static`, `demo` is the application
+//! behind `--demo`. Stdout
 //! carries one line, `listening HOST:PORT`; the log and errors go to stderr. The glossary is in ARCHITECTURE.md.
 
 mod demo;
 #[cfg(unix)]
 mod descriptors;
+mod doctor;
 mod files;
 mod flags;
 mod serve;
@@ -16,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::flags::Flags;
+use crate::{doctor::Visit, flags::Flags};
 
 /// Gives memory back to the system once a crowd has left.
 #[cfg(all(feature = "jemalloc", not(target_env = "msvc")))]
@@ -29,6 +31,7 @@ Examples:
   datasole serve --static ./public --relay chat:message
   datasole serve --data ./data --token SECRET=ann
   datasole serve --redis redis://127.0.0.1
+  datasole doctor https://app.example
 
 `datasole serve --help` lists the flags; each can be given as an environment variable, too.";
 
@@ -44,12 +47,17 @@ struct Program {
 enum Command {
     /// Serve the endpoint, the browser files below it and, if asked, a folder
     Serve(Flags),
+    /// Say from outside whether pages can connect, and what to do where they cannot
+    Doctor(Visit),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Command::Serve(flags) = Program::parse().command;
-    match serve::run(&flags).await {
+    let done = match Program::parse().command {
+        Command::Serve(flags) => serve::run(&flags).await,
+        Command::Doctor(visit) => return doctor::run(&visit).await,
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("datasole: {error}");

@@ -378,7 +378,8 @@ pub(crate) fn first_value(ops: &RawValue) -> &'static str {
         });
     }
     let path = path.unwrap_or_default();
-    let index = path.strip_prefix('/').and_then(|rest| rest.split('/').next()).unwrap_or_default();
-    let is_index = index == "-" || (!index.is_empty() && index.bytes().all(|byte| byte.is_ascii_digit()));
+    let rest = path.strip_prefix('/').unwrap_or_default().as_bytes();
+    let index = rest.get(..rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len())).unwrap_or_default();
+    let is_index = index == b"-" || (!index.is_empty() && index.iter().all(u8::is_ascii_digit));
     if is_index { "[]" } else { "{}" }
 }

@@ -5,4 +5,4 @@
  */
 export type * from './contract.js';
 export type * from './status.js';
-export { DatasoleError, ErrorCode, GCounter, GSet, LWWMap, LWWRegister, ORSet, PNCounter } from './client.js';
+export { CrdtStore, DatasoleError, ErrorCode, GCounter, GSet, LWWMap, LWWRegister, ORSet, PNCounter } from './client.js';

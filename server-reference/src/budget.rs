@@ -3,7 +3,10 @@
 //! A connection may hold as much as it is allowed alone, and no more than all others leave free: however many take all they
 //! can, as much as each of them holds stays free for the next one. A little is always there.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 /// Bytes that a connection may hold in any case, and that are not counted with those of all.
 const FREE: usize = 64 * 1024;
@@ -42,23 +45,59 @@ impl Held {
     /// True if so much more may be held.
     pub(crate) fn room(&self, budget: &Budget, more: usize) -> bool {
         let after = self.0.saturating_add(more);
-        if after <= FREE.min(budget.each) {
-            return true;
-        }
-        let free = budget.total.saturating_sub(budget.used.load(Ordering::Relaxed));
-        after <= free && (after <= budget.each || self.0 == 0)
+        after <= FREE.min(budget.each) || self.shares(budget, more) && (after <= budget.each || self.0 == 0)
+    }
+
+    /// The same as far as all others are concerned.
+    fn shares(&self, budget: &Budget, more: usize) -> bool {
+        let after = self.0.saturating_add(more);
+        after <= FREE || after <= budget.total.saturating_sub(budget.used.load(Ordering::Relaxed))
     }
 
     pub(crate) fn take(&mut self, budget: &Budget, bytes: usize) {
         let before = self.0.saturating_sub(FREE);
         self.0 += bytes;
-        budget.used.fetch_add(self.0.saturating_sub(FREE) - before, Ordering::Relaxed);
+        if self.0 > FREE {
+            budget.used.fetch_add(self.0 - FREE - before, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn release(&mut self, budget: &Budget, bytes: usize) {
         let before = self.0.saturating_sub(FREE);
         self.0 -= bytes;
-        budget.used.fetch_sub(before - self.0.saturating_sub(FREE), Ordering::Relaxed);
+        if before > 0 {
+            budget.used.fetch_sub(before - self.0.saturating_sub(FREE), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The bytes of a message whose end is missing: a share of what there is for all. The longest message bounds them, too.
+#[derive(Debug)]
+pub(crate) struct Arriving {
+    held: Held,
+    budget: Arc<Budget>,
+}
+
+impl Arriving {
+    pub(crate) fn new(budget: Arc<Budget>) -> Self {
+        Self { held: Held::default(), budget }
+    }
+
+    /// Takes note of bytes that have come; `false` if no more should.
+    pub(crate) fn grow(&mut self, bytes: usize) -> bool {
+        self.held.take(&self.budget, bytes);
+        self.held.shares(&self.budget, 0)
+    }
+
+    /// The message is complete.
+    pub(crate) fn clear(&mut self) {
+        self.held.release(&self.budget, self.held.0);
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 
@@ -104,6 +143,21 @@ mod tests {
         // Whatever the others hold, a little is there.
         budget.used.store(total, Ordering::Relaxed);
         assert!(Held::default().room(&budget, FREE) && !Held::default().room(&budget, FREE + 1));
+    }
+
+    #[test]
+    fn what_arrives_has_a_share_and_gives_it_back() {
+        let budget = Arc::new(Budget::new(FREE, 2 * FREE));
+        let arriving = || Arriving::new(budget.clone());
+        let (mut first, mut second) = (arriving(), arriving());
+        // What it holds stays free for the next one: 1.5 times what is free in any case.
+        assert!(first.grow(FREE) && first.grow(FREE / 2) && !first.grow(1));
+        assert!(second.grow(FREE) && !second.grow(FREE));
+        first.clear();
+        second.clear();
+        assert!(first.grow(FREE + FREE / 2));
+        drop((first, second));
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -362,3 +362,41 @@ async fn values_that_wait() {
     }
     growth.assert_below(40 * MIB);
 }
+
+/// Messages whose end is missing have their share of what there is for all, and are read on once others have gone.
+#[tokio::test]
+async fn messages_that_never_end() {
+    let limits = Limits {
+        max_under_way_total: 16 * MIB,
+        message_timeout: Duration::from_secs(3),
+        close_timeout: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let running = serve(limits).await;
+    let growth = Growth::start().await;
+    let mut peers = Vec::new();
+    for _ in 0..40 {
+        let mut peer = Peer::v2(running.address).await;
+        let head = [&[0x82, 0xff][..], &(4 * MIB as u64).to_be_bytes(), &[0; 4]].concat();
+        peer.write(&head).await;
+        let mut written = 0;
+        while let n @ 1.. = peer.try_write(&vec![0; 4 * MIB - 1 - written]) {
+            written += n;
+        }
+        peers.push(peer);
+    }
+    for _ in 0..20 {
+        assert_serves(&running).await;
+    }
+    growth.assert_below(32 * MIB);
+    drop(peers);
+    // A message as long as any is read once their time is over.
+    while running.server.connection_count() > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut peer = Peer::v2(running.address).await;
+    let mut call = frame(Opcode::RpcRequest as u8, 1, br#"{"method":"echo"}"#);
+    call.resize(4 * MIB - 1, b' ');
+    peer.message(0x82, &call).await;
+    peer.expect(Opcode::RpcResponse, 1).await;
+}

@@ -4,11 +4,10 @@
 
 mod huffman;
 
-use std::iter;
-
 use self::huffman::{Code, codes, lengths};
 use super::{
     adler::Adler,
+    inflate::{SYMBOLS, fixed_lengths},
     zlib::{MAX_MATCH, WINDOW},
 };
 
@@ -22,9 +21,6 @@ const CHAIN: usize = 8;
 
 /// Literals and matches of one block, at most.
 const BLOCK: usize = 16 * 1024;
-
-/// Literals, the end of the block, and lengths, of which the last two are part of the fixed code only.
-const SYMBOLS: usize = 288;
 
 const END: usize = 256;
 
@@ -185,13 +181,9 @@ impl Bits {
             }
         }
         let own = [lengths(&symbols), lengths(&distances)];
-        let fixed = [
-            [(144, 8), (112, 9), (24, 7), (8, 8)]
-                .iter()
-                .flat_map(|&(count, length)| iter::repeat_n(length, count))
-                .collect(),
-            vec![5; DISTANCES],
-        ];
+        let fixed = fixed_lengths();
+        let (left, right) = fixed.split_at(SYMBOLS);
+        let fixed = [left.to_vec(), right.to_vec()];
         let bits = |[left, right]: &[Vec<u8>; 2]| -> u32 {
             let counts = symbols.iter().chain(&distances);
             counts.zip(left.iter().chain(right)).map(|(count, length)| count * u32::from(*length)).sum()

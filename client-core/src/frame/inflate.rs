@@ -14,7 +14,7 @@ const FAST: u32 = 10;
 const MAX_LENGTH: usize = 15;
 
 /// Literals, the end of a block, and lengths, of which the last two mean nothing.
-const SYMBOLS: usize = 288;
+pub(super) const SYMBOLS: usize = 288;
 
 const END: usize = 256;
 
@@ -127,15 +127,7 @@ impl Inflater {
                 return (count ^ complement == 0xffff).then_some(());
             }
             1 => {
-                for (symbol, length) in lengths.iter_mut().enumerate() {
-                    *length = match symbol {
-                        ..144 => 8,
-                        144..256 => 9,
-                        256..280 => 7,
-                        280..SYMBOLS => 8,
-                        _ => 5,
-                    };
-                }
+                lengths = fixed_lengths();
                 SYMBOLS
             }
             2 => self.lengths(stream, &mut lengths)?,
@@ -218,6 +210,20 @@ impl Inflater {
         self.bits = bits;
         Some(end)
     }
+}
+
+/// The lengths of the fixed codes: of literals and lengths, then of distances.
+pub(super) fn fixed_lengths() -> [u8; SYMBOLS + DISTANCES] {
+    let mut lengths = [8; SYMBOLS + DISTANCES];
+    for (symbol, length) in lengths.iter_mut().enumerate() {
+        match symbol {
+            144..256 => *length = 9,
+            256..280 => *length = 7,
+            SYMBOLS.. => *length = 5,
+            _ => {}
+        }
+    }
+    lengths
 }
 
 /// The bits of a stream, the first one lowest.

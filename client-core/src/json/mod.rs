@@ -57,7 +57,8 @@ pub(crate) fn elements<'a>(array: &'a RawValue, each: &mut dyn FnMut(&'a RawValu
     while !rest.starts_with(']') {
         let (element, after) = value(rest)?;
         each(element)?;
-        rest = trim(trim(after).trim_start_matches(','));
+        let after = trim(after);
+        rest = trim(after.strip_prefix(',').unwrap_or(after));
     }
     Some(())
 }
@@ -123,7 +124,8 @@ impl Error for Unreadable {
 }
 
 fn trim(text: &str) -> &str {
-    text.trim_start_matches([' ', '\t', '\n', '\r'])
+    let start = text.bytes().position(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
+    text.get(start.unwrap_or(text.len())..).unwrap_or_default()
 }
 
 /// `text` is known to hold valid escapes only, but for surrogates without their other half.

@@ -147,10 +147,13 @@ impl OpenRoom {
         if whole && list.get().starts_with('[') {
             self.members.clear();
         }
-        let (mut kept, mut all) = (Vec::new(), true);
+        let (mut kept, mut all) = (String::from("["), true);
         elements(list, &mut |member| {
             if self.admit(member) {
-                kept.push(member.get());
+                if kept.len() > 1 {
+                    kept.push(',');
+                }
+                kept.push_str(member.get());
             } else {
                 all = false;
             }
@@ -159,8 +162,8 @@ impl OpenRoom {
         if all {
             return Some(payload);
         }
-        let text = format!("[{}]", kept.join(","));
-        one_value(&text).map(|list| Payload::Json(list.to_owned()))
+        kept.push(']');
+        one_value(&kept).map(|list| Payload::Json(list.to_owned()))
     }
 
     /// Counts a member that came or went; `false` when there are too many, or it has no id.

@@ -49,7 +49,9 @@ impl Replicas {
         if let Some(saved) = storage.as_ref().and_then(|storage| storage.load(key)) {
             return Replica::restore(&saved, *limits);
         }
+        // Everybody sees the names of keys that they follow; those of others are not to be guessed from them.
         let number = self.named.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = getrandom::u64().unwrap_or(number);
         let replica = Replica::new(kind, &format!("{node}{number:x}"), *limits)?;
         Ok(match secret {
             Some(secret) => replica.with_secret(secret),

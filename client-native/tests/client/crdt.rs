@@ -330,6 +330,10 @@ async fn unsent_edits_survive_a_restart() {
     let storage = Memory::default();
     let (client, _peer) = server.pair_with(server.client().node_id("phone").crdt_storage(storage.clone())).await;
     client.crdt().counter("n").unwrap().increment(3).unwrap();
+    client.crdt().counter("m").unwrap().increment(3).unwrap();
+    let [saved, other] = ["n", "m"].map(|key| serde_json::from_str::<Value>(&storage.load(key).unwrap()).unwrap());
+    assert_ne!(saved["node"], other["node"]);
+    storage.save("m", None);
     drop(client);
 
     let (client, mut peer) = server.pair_with(server.client().crdt_storage(storage.clone())).await;
@@ -338,6 +342,8 @@ async fn unsent_edits_survive_a_restart() {
     accept_new(&mut peer, "n").await;
     let (correlation, op) = expect_op(&mut peer, "n").await;
     assert!(op["nodeId"].as_str().unwrap().starts_with("phone."), "the same replica");
+    assert_eq!((&op["nodeId"], &op["secret"]), (&saved["node"], &saved["secret"]), "and it can show that it is");
+    assert_eq!(op["secret"].as_str().unwrap().len(), 32);
     peer.send_raw(ACK, correlation, &[1]).await;
     counter.synced().await.unwrap();
     assert!(storage.0.lock().unwrap().is_empty());

@@ -161,3 +161,25 @@ async fn version_1_states_can_be_followed_again() {
 fn close(code: u16) -> tokio_tungstenite::tungstenite::protocol::CloseFrame {
     tokio_tungstenite::tungstenite::protocol::CloseFrame { code: code.into(), reason: "".into() }
 }
+
+/// Names that `serde_json` uses for itself are names like any other.
+#[tokio::test]
+async fn any_name_can_be_followed() {
+    const RAW: &str = "$serde_json::private::RawValue";
+    let server = Fake::listen().await;
+    let (client, mut peer) = server.pair().await;
+    let mut state = client.state::<Value>("board").unwrap();
+    peer.accept_subscription("state", "board", json!({"epoch": 1, "seq": 7, "recovered": false})).await;
+    peer.send(STATE_SNAPSHOT, 0, &json!({"key": "board", "version": 7, "data": {RAW: "[1,2]"}, "epoch": 1, "seq": 7}))
+        .await;
+    state.changed().await.unwrap();
+    assert_eq!(state.get().unwrap(), Some(json!({RAW: "[1,2]"})));
+    let operations = json!([{"op": "add", "path": "/x", "value": {RAW: 3}}, {"op": "add", "path": format!("/x/{RAW}"), "value": "y"}]);
+    peer.send(STATE_PATCH, 0, &patch(8, operations)).await;
+    state.changed().await.unwrap();
+    let expected = json!({RAW: "[1,2]", "x": {RAW: "y"}});
+    assert_eq!((state.get().unwrap(), state.value()), (Some(expected.clone()), Some(expected)));
+    let mut events = client.events::<Value>("said").unwrap();
+    peer.send(EVENT_S2C, 0, &json!({"event": "said", "data": {RAW: null}, "timestamp": 0})).await;
+    assert_eq!(events.next().await.unwrap().unwrap().data, json!({RAW: null}));
+}

@@ -144,7 +144,10 @@ export class Replica implements Outbox, Stream {
   async #restore(): Promise<void> {
     try {
       const saved: ReturnType<typeof whole>[] = JSON.parse((await this.host.storage?.load(this.key)) || '[]');
-      for (const { secret, ...operation } of saved) if (this.crdt.apply(operation)) this.#queue(operation, secret);
+      for (const { secret, ...operation } of saved) {
+        // One that does not fit here is the server's to refuse.
+        if (this.crdt.apply(operation) || !this.crdt.knows(operation)) this.#queue(operation, secret);
+      }
     } catch (error) {
       report(error);
     }

@@ -99,7 +99,7 @@ export class CrdtStore {
   }
 
   /** {@link Crdt.apply} on the CRDT of a key. */
-  applyRemote(key: string, operation: CrdtOperation): boolean {
+  applyRemote(key: string, operation: Parameters<Crdt['apply']>[0]): boolean {
     return !!this.get(key)?.apply(operation);
   }
 

@@ -1,5 +1,5 @@
 //! A byte stream that remembers incoming bytes as signs of life. Half a message is one, too: no peer can answer a ping
-//! in the middle of a frame.
+//! in the middle of a frame. What comes of a message is counted until the message is complete.
 
 use std::{
     io::{self, IoSlice},
@@ -9,18 +9,39 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::budget::Arriving;
+
 pub(super) struct Heard<S> {
     stream: S,
     heard: bool,
     /// Bytes that may still come; `None` without a bound.
     allowance: Option<usize>,
+    /// The bytes of the message that is coming.
+    arriving: Arriving,
+    /// Nothing is read: there is no room.
+    stalled: bool,
     /// The last bytes of the last read.
     last: [u8; 4],
 }
 
 impl<S> Heard<S> {
-    pub(super) fn new(stream: S, allowance: Option<usize>) -> Self {
-        Self { stream, heard: false, allowance, last: [0; 4] }
+    pub(super) fn new(stream: S, allowance: Option<usize>, arriving: Arriving) -> Self {
+        Self { stream, heard: false, allowance, arriving, stalled: false, last: [0; 4] }
+    }
+
+    /// A message is complete: what comes from here on is of the next one.
+    pub(super) fn complete(&mut self) {
+        self.heard = false;
+        self.arriving.clear();
+    }
+
+    /// True if nothing is read, until [`go_on`](Self::go_on), because there is no room.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled
+    }
+
+    pub(super) fn go_on(&mut self) {
+        self.stalled = false;
     }
 
     /// Lets any number of bytes come from here on.
@@ -46,10 +67,14 @@ impl<S> Heard<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.stalled {
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let read = &buffer.filled()[before..];
         self.heard |= !read.is_empty();
+        self.stalled = !self.arriving.grow(read.len());
         if let Some(last) = read.last_chunk::<4>() {
             self.last = *last;
         } else if !read.is_empty() {

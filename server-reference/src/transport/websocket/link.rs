@@ -32,6 +32,7 @@ use tokio_tungstenite::{
 use super::{framing, heard::Heard};
 use crate::{
     admission::{Kind, Seat},
+    budget::Arriving,
     mailbox::Close,
     message::Outgoing,
     metrics::Metrics,
@@ -180,7 +181,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         let deferred = session.connection().identity().is_none();
         // One byte more may come, and ends it.
         let allowance = deferred.then(|| node.limits.max_unauthenticated + 1);
-        let (stream, read) = (Heard::new(stream, allowance), read.to_vec());
+        let (stream, read) = (Heard::new(stream, allowance, Arriving::new(node.budget.clone())), read.to_vec());
         let socket = if read.is_empty() {
             WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await
         } else {
@@ -308,11 +309,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                             return Poll::Ready(Err(self.violation(1009, "a message took too long")));
                         }
                     }
+                    // Sets the time of the next look.
+                    self.may_read();
                     return Poll::Pending;
                 }
             };
-            // What is heard from here on is of the next message.
-            self.socket.get_mut().take();
+            self.socket.get_mut().complete();
             self.begun = None;
             if taken == 0 {
                 self.alive = Instant::now();
@@ -378,16 +380,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         self.yields
     }
 
-    /// False while handlers and frames under way hold too much: then nothing is read for a while. Later messages are read,
-    /// so that a peer can cancel, and what needs room is refused.
+    /// False while handlers and frames under way hold too much, or messages of all that are coming: then nothing is read for
+    /// a while. Later messages are read, so that a peer can cancel, and what needs room is refused; and a little of the
+    /// message that is coming.
     fn may_read(&mut self) -> bool {
-        if !self.session.connection().is_full() {
+        let stalled = self.socket.get_ref().is_stalled();
+        if !stalled && !self.session.connection().is_full() {
             self.paused = None;
             return true;
         }
         let now = Instant::now();
         let until = *self.paused.get_or_insert(now + PAUSE);
         if until <= now {
+            if stalled {
+                self.socket.get_mut().go_on();
+                self.paused = None;
+            }
             return true;
         }
         // Who is not read is not silent.
