@@ -99,7 +99,7 @@ pub enum TokenVia {
 /// Exponential backoff with full jitter: attempt n waits a uniformly random time up to `min(cap, base * 2^n)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reconnect {
-    /// Try again after a connection was lost.
+    /// Try again after an attempt has failed or a connection was lost.
     pub enabled: bool,
     /// The first attempt's upper bound; milliseconds.
     pub base: u64,
@@ -108,13 +108,11 @@ pub struct Reconnect {
     /// Give up after this many failed attempts in a row, not counting the one that `connect` makes; `None` never does.
     /// A connection that lasted less than a second counts as a failed attempt.
     pub max_attempts: Option<u32>,
-    /// Keep trying when the very first attempt fails. Off (as version 1 behaves), that failure is final.
-    pub retry_first: bool,
 }
 
 impl Default for Reconnect {
     fn default() -> Self {
-        Self { enabled: true, base: 1_000, cap: 30_000, max_attempts: None, retry_first: false }
+        Self { enabled: true, base: 1_000, cap: 30_000, max_attempts: None }
     }
 }
 

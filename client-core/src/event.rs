@@ -61,6 +61,10 @@ pub struct SocketClose {
     pub reason: String,
     /// The HTTP status that refused the upgrade, where the host can see it (browsers cannot).
     pub http_status: Option<u16>,
+    /// The refusal is a datasole server's, by its header `Datasole-Refused`, and not one of something in between.
+    pub by_datasole: bool,
+    /// The refusal's `Retry-After`; milliseconds.
+    pub retry_after: Option<u64>,
 }
 
 /// What the host noticed about itself.
@@ -208,7 +212,8 @@ pub enum Event {
         /// The progress.
         progress: Progress,
     },
-    /// The server refused something of ours for good, and it took no effect: told once each.
+    /// The server refused something of ours for good, and it took no effect: told once each. Of a state, on version 1 with
+    /// [`Config::mirror`](crate::Config::mirror): a change did not fit and was left out, so that the value may be wrong.
     Rejected {
         /// Where it was sent.
         stream: StreamId,
@@ -374,6 +379,11 @@ pub enum DisconnectReason {
 pub enum CloseVerdict {
     /// Try again after the usual delay.
     Retry,
+    /// Try again after a long delay: something in between asks for credentials.
+    RetrySlowly,
+    /// Try again after the usual delay, but stop when that happens several times in a row: the client may be at fault,
+    /// or something in between.
+    RetryAFewTimes,
     /// Try again with a new token; stop where none can be asked for.
     RetryWithNewToken,
     /// Try again at once (with jitter): the server dropped us for falling behind, the streams will catch up.
@@ -391,7 +401,8 @@ pub struct Request {
     pub params: Payload,
     /// Its deadline in milliseconds; `None` takes [`Config::call_timeout`](crate::Config::call_timeout).
     pub timeout: Option<u64>,
-    /// Wait in the queue when there is no connection, instead of being refused. The deadline runs meanwhile.
+    /// Wait in the queue when there is no connection, instead of being refused. The deadline runs meanwhile. While the
+    /// first connection is being made, every call waits.
     pub queue: bool,
 }
 

@@ -26,6 +26,8 @@ struct Entry {
     value: Value,
     /// At least the length of its text: counted up by what comes in, measured only when that exceeds the limit.
     text: usize,
+    /// A change was left out.
+    doubtful: bool,
 }
 
 impl Mirror {
@@ -41,7 +43,7 @@ impl Mirror {
         };
         match value::parse(raw.get()) {
             Ok(value) => {
-                self.entries.insert(key.into(), Entry { value, text: raw.get().len() });
+                self.entries.insert(key.into(), Entry { value, text: raw.get().len(), doubtful: false });
                 true
             }
             Err(_) => {
@@ -70,6 +72,11 @@ impl Mirror {
             self.remove(key);
         }
         fits
+    }
+
+    /// Says that a change was left out; `true` the first time since the last whole value.
+    pub(crate) fn doubt(&mut self, key: &str) -> bool {
+        self.entries.get_mut(key).is_some_and(|entry| !std::mem::replace(&mut entry.doubtful, true))
     }
 
     /// Keeps only the keys that are still `wanted`.

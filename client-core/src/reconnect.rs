@@ -12,23 +12,28 @@ use crate::{
 /// must not be hurried either.
 pub(crate) const STABLE_AFTER: u64 = 1_000;
 
-/// The longest `reconnectWindow` obeyed; milliseconds.
+/// So many closes in a row that say this client is at fault end the attempts. Fewer may be the words of a proxy.
+pub(crate) const OBJECTIONS: u8 = 5;
+
+/// The longest `reconnectWindow` and `Retry-After` obeyed; milliseconds.
 pub(crate) const MAX_WINDOW: u64 = 3_600_000;
 
 impl CloseVerdict {
     /// The table "Closing" of `docs/protocol.md`; the HTTP status, where there is one, comes before the code. Codes and
     /// statuses that are not in it (applications' and proxies' own) are worth another attempt.
     pub fn of(close: &SocketClose) -> Self {
-        match close.http_status {
-            Some(401) => return Self::RetryWithNewToken,
-            Some(403) => return Self::Stop,
-            Some(status) if status >= 300 => return Self::Retry,
+        match (close.http_status, close.by_datasole) {
+            (Some(401), true) => return Self::RetryWithNewToken,
+            (Some(403), true) => return Self::Stop,
+            (Some(401 | 403), false) => return Self::RetrySlowly,
+            (Some(status), _) if status >= 300 => return Self::Retry,
             _ => {}
         }
         match close.code {
             Some(CLOSE_FELL_BEHIND) => Self::Resync,
             Some(CLOSE_UNAUTHORIZED) => Self::RetryWithNewToken,
-            Some(1002 | 1003 | 1007 | 1008 | 1010 | CLOSE_UNKNOWN_KEY | CLOSE_INVALID) => Self::Stop,
+            Some(1002 | 1003 | 1007 | 1008 | 1010) => Self::RetryAFewTimes,
+            Some(CLOSE_UNKNOWN_KEY | CLOSE_INVALID) => Self::Stop,
             _ => Self::Retry,
         }
     }
@@ -41,6 +46,8 @@ pub(crate) struct Backoff {
     pub(crate) attempts: u32,
     /// The last attempt ended with a refused token.
     pub(crate) refused: bool,
+    /// The last attempts or connections that ended with [`CloseVerdict::RetryAFewTimes`].
+    objections: u8,
 }
 
 impl Backoff {
@@ -55,10 +62,15 @@ impl Backoff {
         window: Option<u64>,
         rng: &mut Rng,
     ) -> Option<u64> {
-        if policy.max_attempts.is_some_and(|max| self.attempts >= max) {
+        self.objections = if verdict == CloseVerdict::RetryAFewTimes { self.objections + 1 } else { 0 };
+        if self.objections >= OBJECTIONS || policy.max_attempts.is_some_and(|max| self.attempts >= max) {
             return None;
         }
-        let bound = if verdict == CloseVerdict::Resync { policy.base.min(policy.cap) } else { self.bound(policy) };
+        let bound = match verdict {
+            CloseVerdict::Resync => policy.base.min(policy.cap),
+            CloseVerdict::RetrySlowly => policy.cap,
+            _ => self.bound(policy),
+        };
         let bound = match window.map(|window| window.min(MAX_WINDOW)) {
             Some(window) if self.attempts == 0 => window,
             Some(window) => window.max(bound),
@@ -82,12 +94,13 @@ mod tests {
 
     #[test]
     fn verdicts_follow_the_table() {
-        use CloseVerdict::{Resync, Retry, RetryWithNewToken, Stop};
+        use CloseVerdict::{Resync, Retry, RetryAFewTimes, RetrySlowly, RetryWithNewToken, Stop};
         for (codes, verdict) in [
             (&[1000, 1001, 1005, 1006, 1009, 1011, 1012, 1013, 1014, 1015, 3000, 4000, 4005, 0][..], Retry),
             (&[4001][..], Resync),
             (&[4002][..], RetryWithNewToken),
-            (&[1002, 1003, 1007, 1008, 1010, 4003, 4004][..], Stop),
+            (&[1002, 1003, 1007, 1008, 1010][..], RetryAFewTimes),
+            (&[4003, 4004][..], Stop),
         ] {
             for &code in codes {
                 let close = SocketClose { code: Some(code), ..SocketClose::default() };
@@ -95,9 +108,19 @@ mod tests {
             }
         }
         assert_eq!(CloseVerdict::of(&SocketClose::default()), Retry);
-        for (status, verdict) in [(401, RetryWithNewToken), (403, Stop), (404, Retry), (408, Retry), (500, Retry)] {
-            let close = SocketClose { code: Some(1008), http_status: Some(status), ..SocketClose::default() };
-            assert_eq!(CloseVerdict::of(&close), verdict, "HTTP {status}");
+        for (status, ours, theirs) in [
+            (401, RetryWithNewToken, RetrySlowly),
+            (403, Stop, RetrySlowly),
+            (404, Retry, Retry),
+            (408, Retry, Retry),
+            (429, Retry, Retry),
+            (500, Retry, Retry),
+        ] {
+            for (by_datasole, verdict) in [(true, ours), (false, theirs)] {
+                let close =
+                    SocketClose { code: Some(1008), http_status: Some(status), by_datasole, ..Default::default() };
+                assert_eq!(CloseVerdict::of(&close), verdict, "HTTP {status}, by us: {by_datasole}");
+            }
         }
     }
 
@@ -105,7 +128,7 @@ mod tests {
     fn range(policy: &Reconnect, n: u32, verdict: CloseVerdict, window: Option<u64>) -> (u64, u64) {
         let mut rng = Rng::new(Seed([3; 32]));
         let drawn: Vec<u64> = (0..5_000)
-            .map(|_| Backoff { attempts: n, refused: false }.next(policy, verdict, window, &mut rng).unwrap())
+            .map(|_| Backoff { attempts: n, ..Backoff::default() }.next(policy, verdict, window, &mut rng).unwrap())
             .collect();
         (drawn.iter().copied().min().unwrap(), drawn.iter().copied().max().unwrap())
     }
@@ -117,6 +140,7 @@ mod tests {
             assert_eq!(range(&policy, n, CloseVerdict::Retry, None), (0, bound), "attempt {n}");
         }
         assert_eq!(range(&policy, 9, CloseVerdict::Resync, None), (0, 10));
+        assert_eq!(range(&policy, 0, CloseVerdict::RetrySlowly, None), (0, 75));
     }
 
     #[test]
@@ -138,5 +162,18 @@ mod tests {
                 (0..100).take_while(|_| backoff.next(&policy, CloseVerdict::Retry, None, &mut rng).is_some()).count();
             assert_eq!(made, allowed, "{max:?}");
         }
+    }
+
+    #[test]
+    fn objections_in_a_row_are_final_and_anything_else_breaks_the_row() {
+        let mut rng = Rng::new(Seed([3; 32]));
+        let mut backoff = Backoff::default();
+        let mut next = |verdict| backoff.next(&Reconnect::default(), verdict, None, &mut rng).is_some();
+        for _ in 0..3 {
+            assert!((1..OBJECTIONS).all(|_| next(CloseVerdict::RetryAFewTimes)));
+            assert!(next(CloseVerdict::Retry));
+        }
+        assert!((1..OBJECTIONS).all(|_| next(CloseVerdict::RetryAFewTimes)));
+        assert!(!next(CloseVerdict::RetryAFewTimes));
     }
 }

@@ -5,6 +5,7 @@
 use crate::{
     config::Config,
     event::SocketId,
+    reconnect::STABLE_AFTER,
     time::{Millis, TimerKind},
     wire::{BATCH, Hello},
 };
@@ -12,6 +13,10 @@ use crate::{
 /// How long a probe waits for a sign of life, when the host says that the network may have changed; milliseconds. Also
 /// the least time a PING is given, however late the host's timer was.
 pub(crate) const PROBE: u64 = 5_000;
+
+/// The time after opening at which a client that has not heard HELLO sends a PING: proxies are known to hold back what
+/// a server sends together with its 101 until the server sends more; milliseconds.
+const NUDGE: u64 = 1_000;
 
 /// Heartbeats that are believed; milliseconds.
 const HEARTBEAT: std::ops::RangeInclusive<u64> = 100..=24 * 3_600_000;
@@ -62,6 +67,7 @@ impl Phase {
         match self {
             Self::Idle => None,
             Self::Token { deadline } => Some((*deadline, TimerKind::Token)),
+            Self::Greeting { link, deadline } if link.nudge() < *deadline => Some((link.nudge(), TimerKind::Ping)),
             Self::Opening { deadline, .. } | Self::Greeting { deadline, .. } => Some((*deadline, TimerKind::Connect)),
             Self::Open(link) => Some(link.deadline()),
             Self::Waiting { until } => until.map(|until| (until, TimerKind::Reconnect)),
@@ -132,6 +138,16 @@ impl Link {
         self.heartbeat = believed(hello.heartbeat);
     }
 
+    /// Pings at least as often as this.
+    pub(crate) fn ping_within(&mut self, millis: u64) {
+        self.heartbeat = self.heartbeat.min(millis);
+    }
+
+    /// When to ask for HELLO. Never while AUTH is not answered: nothing may come before that answer.
+    fn nudge(&self) -> Millis {
+        if self.pinged.is_some() || self.auth.is_some() { Millis(u64::MAX) } else { self.opened + NUDGE }
+    }
+
     /// Anything came.
     pub(crate) fn received(&mut self, now: Millis) {
         self.received = now;
@@ -171,6 +187,34 @@ impl Link {
         let pinged = self.pinged?;
         let silence = (self.received + 2 * self.heartbeat).max(pinged + self.heartbeat.min(PROBE));
         Some(self.probe.map_or(silence, |probe| probe.min(silence)))
+    }
+}
+
+/// Connections that something in between cuts when they are quiet for a time shorter than the heartbeat.
+#[derive(Debug)]
+pub(crate) struct Cuts {
+    /// How long the last connection was quiet before it was lost; milliseconds.
+    quiet: u64,
+    /// Pings must be at most so far apart.
+    pub(crate) every: u64,
+}
+
+impl Default for Cuts {
+    fn default() -> Self {
+        Self { quiet: 0, every: u64::MAX }
+    }
+}
+
+impl Cuts {
+    /// A connection was lost without a word. Twice after almost the same quiet time is no accident.
+    pub(crate) fn lost(&mut self, link: &Link, now: Millis) {
+        let quiet = now - link.sent.max(link.received);
+        if (STABLE_AFTER..link.heartbeat).contains(&quiet) {
+            if quiet.abs_diff(self.quiet) <= quiet / 8 {
+                self.every = quiet / 2;
+            }
+            self.quiet = quiet;
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     rpc::next_correlation,
     stream::{Position, StreamId, StreamKind},
     table::Table,
+    time::Millis,
     wire::Subscribed,
     write,
 };
@@ -21,6 +22,13 @@ use crate::{
 /// Gaps in a row, without an entry in sequence between them, after which a stream starts from scratch; after twice as
 /// many the server is not worth listening to.
 const GAPS: u8 = 3;
+
+/// Reports in a row that a stream does not fit what the host has, without a patch applied in between, that are repaired at
+/// once; as many more after a wait, then the server is not worth listening to.
+const MISFITS: u8 = 3;
+
+/// The bound of the first wait before a repair, doubled for each that follows; milliseconds.
+const REST: u64 = 2_000;
 
 /// Bytes of version 1 CRDTs' states that are kept for who follows them later.
 pub(crate) const MAX_KEPT: usize = 1024 * 1024;
@@ -40,6 +48,8 @@ pub(crate) struct Subscriptions {
     /// Version 1: the latest states of CRDTs, followed or not, and their bytes.
     kept: Table<String, Box<RawValue>>,
     kept_bytes: usize,
+    /// When the streams that rest are asked for again.
+    rest: Option<Millis>,
 }
 
 #[derive(Debug)]
@@ -51,6 +61,9 @@ struct Subscription {
     /// What the host has; `None` before the first entry.
     position: Option<Position>,
     gaps: u8,
+    misfits: u8,
+    /// Not asked for before the rest has ended.
+    rests: bool,
     /// A document's name on this connection.
     channel: Option<u32>,
     /// Version 1: how many states of a CRDT have come.
@@ -99,6 +112,8 @@ pub(crate) enum Step {
     Answered { subscription: SubscriptionId, stream: StreamId, recovered: bool },
     /// Subscribe again.
     Ask(SubscriptionId),
+    /// The same, after a random time up to this bound; milliseconds.
+    Rest(SubscriptionId, u64),
     /// The server breaks the rules.
     GiveUp(&'static str),
 }
@@ -124,6 +139,8 @@ impl Subscriptions {
             phase: Phase::Detached,
             position: None,
             gaps: 0,
+            misfits: 0,
+            rests: false,
             channel: None,
             counted: 0,
         };
@@ -184,9 +201,10 @@ impl Subscriptions {
     pub(crate) fn detach(&mut self) {
         self.by_correlation.clear();
         self.by_channel.clear();
+        self.rest = None;
         for entry in self.entries.values_mut() {
             entry.phase = Phase::Detached;
-            entry.gaps = 0;
+            (entry.gaps, entry.misfits, entry.rests) = (0, 0, false);
             entry.channel = None;
         }
     }
@@ -200,6 +218,7 @@ impl Subscriptions {
         }
         self.by_correlation.insert(correlation, id);
         entry.phase = Phase::Asked(correlation);
+        entry.rests = false;
         if let Some(channel) = entry.channel.take() {
             self.by_channel.remove(&channel);
         }
@@ -297,6 +316,54 @@ impl Subscriptions {
             entry.position = None;
         }
         Step::Ask(id)
+    }
+
+    /// A stream does not fit what the host has: what to do about it. `applied`: a patch was, since the last time.
+    pub(crate) fn misfit(&mut self, id: SubscriptionId, applied: bool) -> Step {
+        let Some(entry) = self.entries.get_mut(&id) else { return Step::None };
+        entry.position = None;
+        entry.misfits = if applied { 1 } else { entry.misfits + 1 };
+        match entry.misfits.saturating_sub(MISFITS) {
+            0 => Step::Ask(id),
+            wait @ 1..=MISFITS => Step::Rest(id, REST << (wait - 1)),
+            _ => Step::GiveUp("a state that cannot be repaired"),
+        }
+    }
+
+    /// A patch of a state was applied.
+    #[cfg(feature = "mirror")]
+    pub(crate) fn fits(&mut self, key: &str) {
+        if let Some(id) = self.find(StreamKind::State, key)
+            && let Some(entry) = self.entries.get_mut(&id)
+        {
+            entry.misfits = 0;
+        }
+    }
+
+    /// Ignores a stream until the rest ends, with that of other streams if theirs ends earlier.
+    pub(crate) fn rest(&mut self, id: SubscriptionId, until: Millis) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.rests = true;
+            if let Some(correlation) = entry.phase.correlation() {
+                entry.phase = Phase::Asked(correlation);
+            }
+            self.rest = Some(self.rest.map_or(until, |earlier| earlier.min(until)));
+        }
+    }
+
+    pub(crate) fn rest_ends(&self) -> Option<Millis> {
+        self.rest
+    }
+
+    /// The streams that have rested.
+    pub(crate) fn rested(&mut self, now: Millis) -> Vec<SubscriptionId> {
+        if self.rest.is_none_or(|end| end > now) {
+            return Vec::new();
+        }
+        self.rest = None;
+        let mut ids = self.ids();
+        ids.retain(|id| self.entries.get(id).is_some_and(|entry| entry.rests));
+        ids
     }
 
     /// A connection of version 2 begins: what was counted on version 1 means nothing there.

@@ -302,6 +302,8 @@ pub struct ServerLimits {
     pub max_crdt_dots: usize,
     /// Operations of a replica beyond the first that is missing.
     pub max_crdt_ahead: usize,
+    /// The most by which one operation changes a counter.
+    pub max_crdt_amount: u64,
     /// Keys of CRDTs that one connection may create.
     pub max_crdt_keys: usize,
 }

@@ -15,7 +15,7 @@ use std::{
 
 use clap::Parser;
 use datasole_client::{
-    Client, Counter, Document, Presence, Reconnect, Set,
+    Client, Counter, Document, Presence, Set,
     yrs::{GetString, Text, TextRef, Transact},
 };
 use futures_util::{StreamExt, stream::select_all};
@@ -58,9 +58,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(options: Options) -> Result<(), Box<dyn Error>> {
-    let mut builder = Client::builder(&options.url)
-        .node_id("board")
-        .reconnect(Reconnect { retry_first: true, ..Reconnect::default() });
+    let mut builder = Client::builder(&options.url).node_id("board");
     if let Some(token) = options.token {
         builder = builder.token(token);
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use clap::Parser;
-use datasole_client::{Client, Reconnect, State, Status};
+use datasole_client::{Client, State, Status};
 use futures_util::StreamExt;
 use serde::Deserialize;
 
@@ -50,7 +50,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(options: Options) -> Result<(), Box<dyn Error>> {
-    let mut builder = Client::builder(&options.url).reconnect(Reconnect { retry_first: true, ..Reconnect::default() });
+    let mut builder = Client::builder(&options.url);
     if let Some(token) = options.token {
         builder = builder.token(token);
     }

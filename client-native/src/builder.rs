@@ -2,8 +2,12 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use datasole_core::{Client as Core, Config, Limits, Reconnect, Seed, TokenVia, crdt::CrdtLimits};
+use datasole_core::{Client as Core, Config, DisconnectReason, Limits, Reconnect, Seed, TokenVia, crdt::CrdtLimits};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use tokio::sync::oneshot;
+
+#[cfg(feature = "__tls")]
+use crate::tls::Trust;
 
 use crate::{
     crdt::{CrdtStorage, Policy, Replicas},
@@ -11,12 +15,17 @@ use crate::{
     error::ConnectError,
     handle::Client,
     inbox::InboxLimits,
+    proxy::Proxying,
     router::Shared,
     socket::Dialer,
+    status::Status,
 };
 
 /// Bytes of event data that one subscriber may have waiting.
 const EVENT_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// How long a closing handshake may take, unless the program says otherwise.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Headers of the WebSocket handshake, which are not the program's to set.
 const RESERVED: [HeaderName; 6] = [
@@ -30,13 +39,17 @@ const RESERVED: [HeaderName; 6] = [
 
 /// Options of a client; from [`Client::builder`].
 #[derive(Clone)]
-#[must_use = "nothing happens before `connect`"]
+#[must_use = "nothing happens before `start` or `connect`"]
 pub struct Builder {
     url: String,
     path: String,
     config: Config,
     provider: Option<TokenProvider>,
     headers: Result<HeaderMap, String>,
+    proxying: Proxying,
+    /// How long `connect` waits.
+    patience: Option<Duration>,
+    close_timeout: Duration,
     event_buffer: usize,
     replicas: Policy,
     #[cfg(feature = "__tls")]
@@ -58,6 +71,9 @@ impl Builder {
             config: Config { mirror: true, ..Config::new("") },
             provider: None,
             headers: Ok(HeaderMap::new()),
+            proxying: Proxying::default(),
+            patience: None,
+            close_timeout: CLOSE_TIMEOUT,
             event_buffer: 1_024,
             replicas: Policy { node: "native".into(), secret: None, limits: CrdtLimits::default(), storage: None },
             #[cfg(feature = "__tls")]
@@ -120,9 +136,31 @@ impl Builder {
         self
     }
 
-    /// Sets the maximum time of an attempt; 10 s by default.
+    /// Sets the time within which [`connect`](Self::connect) has a connection or fails, and the maximum time of each
+    /// attempt. By default an attempt takes at most 10 s, and `connect` waits as long as attempts are made.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.patience = Some(timeout);
         self.config.connect_timeout = millis(timeout);
+        self
+    }
+
+    /// Sets the time that [`Client::close`] waits for the server to agree; 5 s by default.
+    pub fn close_timeout(mut self, timeout: Duration) -> Self {
+        self.close_timeout = timeout;
+        self
+    }
+
+    /// Sets the HTTP proxy, `http://[USER:PASSWORD@]HOST[:PORT]`: the connection goes through a tunnel made by `CONNECT`.
+    /// Without it the variables `HTTPS_PROXY` (for `wss`), `HTTP_PROXY` (for `ws`), `ALL_PROXY` and `NO_PROXY` hold, except
+    /// for servers on this machine.
+    pub fn proxy(mut self, url: &str) -> Self {
+        self.proxying = Proxying::Through(url.into());
+        self
+    }
+
+    /// Connects without a proxy, whatever the environment says.
+    pub fn no_proxy(mut self) -> Self {
+        self.proxying = Proxying::Direct;
         self
     }
 
@@ -179,33 +217,72 @@ impl Builder {
         self
     }
 
-    /// Connects, and returns once the connection is open and authenticated.
-    ///
-    /// If the first attempt fails, nothing goes on in the background, unless
-    /// [`Reconnect::retry_first`](datasole_core::Reconnect) is set: then this waits until an attempt succeeds or no
-    /// more are allowed. Dropping the future gives up.
+    /// Starts a client, which connects in the background and is of use at once: states and events can be followed, CRDTs and
+    /// documents edited, calls and events wait for the connection. [`Client::status`] tells how far it is.
     ///
     /// # Errors
     ///
-    /// [`ConnectError`].
+    /// [`ConnectError`] for options that cannot be used, and outside a tokio runtime.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), datasole_client::ConnectError> {
+    /// let client = datasole_client::Client::builder("http://localhost:4000").start()?;
+    /// assert!(!client.status().is_connected());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn start(self) -> Result<Client, ConnectError> {
+        self.launch().map(|(client, _)| client)
+    }
+
+    /// Connects, and returns once the connection is open and authenticated. Attempts that fail are repeated as
+    /// [`reconnect`](Self::reconnect) says. Dropping the future gives up.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`]: the options cannot be used, the server refuses this client for good, no more attempts are allowed,
+    /// or [`connect_timeout`](Self::connect_timeout) was set and has passed.
     pub async fn connect(self) -> Result<Client, ConnectError> {
+        let patience = self.patience;
+        let (client, opened) = self.launch()?;
+        let opened = match patience {
+            Some(patience) => tokio::time::timeout(patience, opened).await,
+            None => Ok(opened.await),
+        };
+        let reason = match opened {
+            Ok(Ok(Ok(()))) => return Ok(client),
+            Ok(Ok(Err(reason))) => reason,
+            // The runtime is shutting down.
+            Ok(Err(_)) => DisconnectReason::ClosedByUser,
+            Err(_) => match client.status() {
+                Status::Waiting { reason, .. } => reason,
+                _ => DisconnectReason::ConnectTimeout,
+            },
+        };
+        Err(ConnectError::Failed(reason))
+    }
+
+    /// Starts the client's task; how connecting ends comes through the channel.
+    fn launch(self) -> Result<(Client, oneshot::Receiver<Result<(), DisconnectReason>>), ConnectError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| ConnectError::NoRuntime)?;
         let url = Config::endpoint(&self.url, &self.path).ok_or(ConnectError::Url)?;
         let uri: Uri = url.parse().map_err(|_| ConnectError::Url)?;
+        if cfg!(not(feature = "__tls")) && uri.scheme_str() == Some("wss") {
+            return Err(ConnectError::Tls("not compiled in".into()));
+        }
+        let host = uri.host().unwrap_or_default();
+        let variable = |name: &str| std::env::var(name).ok();
+        self.proxying
+            .choose(uri.scheme_str() == Some("wss"), host, uri.port_u16().unwrap_or_default(), variable)
+            .map_err(ConnectError::Proxy)?;
         let dialer = Dialer {
             headers: self.headers.map_err(ConnectError::Header)?,
             limits: self.config.limits,
+            proxying: self.proxying,
             #[cfg(feature = "__tls")]
-            tls: match self.tls {
-                Some(config) => Some(config),
-                None if uri.scheme_str() == Some("wss") => Some(crate::tls::default_config().await?),
-                None => None,
-            },
+            trust: self.tls.map_or_else(Trust::default, Trust::from),
         };
-        #[cfg(not(feature = "__tls"))]
-        if uri.scheme_str() == Some("wss") {
-            return Err(ConnectError::Tls("not compiled in".into()));
-        }
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(ConnectError::Entropy)?;
         let (mut replica, mut secret) = ([0; 8], [0; 16]);
@@ -221,13 +298,8 @@ impl Builder {
         let shared = Arc::new(Shared::new(core, inboxes));
         let client = Client::new(shared.clone(), replicas);
         let opened = shared.command(|router, now| router.open(now));
-        runtime.spawn(Driver::new(shared, dialer, self.provider).run());
-        match opened.await {
-            Ok(Ok(())) => Ok(client),
-            Ok(Err(reason)) => Err(ConnectError::Failed(reason)),
-            // The runtime is shutting down.
-            Err(_) => Err(ConnectError::Failed(datasole_core::DisconnectReason::ClosedByUser)),
-        }
+        runtime.spawn(Driver::new(shared, dialer, self.provider, self.close_timeout).run());
+        Ok((client, opened))
     }
 }
 

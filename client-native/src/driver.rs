@@ -22,6 +22,8 @@ pub(crate) struct Driver {
     shared: Arc<Shared>,
     dialer: Dialer,
     provider: Option<TokenProvider>,
+    /// How long a closing handshake may take.
+    close_timeout: Duration,
     link: Link,
     token: Option<JoinHandle<Result<Option<String>, String>>>,
     /// Sockets that only have their closing handshake left.
@@ -47,8 +49,14 @@ enum Happened {
 }
 
 impl Driver {
-    pub(crate) fn new(shared: Arc<Shared>, dialer: Dialer, provider: Option<TokenProvider>) -> Self {
-        Self { shared, dialer, provider, link: Link::Idle, token: None, closing: JoinSet::new(), closed: false }
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        dialer: Dialer,
+        provider: Option<TokenProvider>,
+        close_timeout: Duration,
+    ) -> Self {
+        let (link, closing) = (Link::Idle, JoinSet::new());
+        Self { shared, dialer, provider, close_timeout, link, token: None, closing, closed: false }
     }
 
     /// Runs until the client is closed and its last socket with it.
@@ -67,20 +75,29 @@ impl Driver {
         let shared = self.shared.clone();
         let mut router = shared.router();
         let now = shared.now();
+        let mut news = false;
         while let Some(output) = router.core_mut().poll_output() {
             match output {
                 Output::OpenSocket { socket, url, protocols } => self.open(socket, url, protocols),
                 Output::Send { socket, message } => self.send(socket, message),
                 Output::CloseSocket { socket, code, reason } => self.close(socket, code, reason),
                 Output::NeedToken => self.ask_token(),
-                Output::Event(event) => router.route(now, event),
+                Output::Event(event) => {
+                    news = true;
+                    router.route(now, event);
+                }
             }
         }
         self.closed = router.is_closed();
         if router.set_unsent(self.link.unsent()) {
             shared.room.notify_waiters();
         }
-        router.poll_timeout()
+        let deadline = router.poll_timeout();
+        drop(router);
+        if news {
+            shared.watchers.tell();
+        }
+        deadline
     }
 
     fn open(&mut self, socket: SocketId, url: String, protocols: &'static [&'static str]) {
@@ -100,7 +117,8 @@ impl Driver {
             return;
         }
         if let Link::Open { stream, .. } = std::mem::replace(&mut self.link, Link::Idle) {
-            self.closing.spawn(async move { stream.close(code, reason).await });
+            let patience = self.close_timeout;
+            self.closing.spawn(async move { stream.close(code, reason, patience).await });
         }
     }
 
@@ -146,7 +164,7 @@ impl Driver {
             Happened::Room => {}
             Happened::Closed(close) => {
                 if let Link::Open { stream, .. } = std::mem::replace(&mut self.link, Link::Idle) {
-                    self.closing.spawn(stream.end());
+                    self.closing.spawn(stream.end(self.close_timeout));
                 }
                 self.feed_input(Input::SocketClosed { socket, close });
             }

@@ -2,12 +2,15 @@
 //!
 //! No error holds the URL or a token, so that they can be logged.
 
+use std::fmt;
+
 use datasole_core::{CallError as CallFailure, CommandError, DisconnectReason, codes, crdt::CrdtError};
 
 use crate::status;
 
-/// The reason why [`Builder::connect`](crate::Builder::connect) failed.
-#[derive(Debug, thiserror::Error)]
+/// The reason why [`Builder::connect`](crate::Builder::connect) failed. `Debug` shows the text for people, because that is
+/// how an error leaves `main`.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The URL has no host, or another scheme than `http`, `https`, `ws` and `wss`.
@@ -22,10 +25,14 @@ pub enum ConnectError {
     /// The system has no random numbers to give.
     #[error("no random numbers: {0}")]
     Entropy(getrandom::Error),
+    /// The proxy of the options or of the environment cannot be used.
+    #[error("{0}; `Builder::no_proxy` connects without")]
+    Proxy(String),
     /// The call was not made inside a tokio runtime.
     #[error("not inside a tokio runtime")]
     NoRuntime,
-    /// The attempt failed, or the last one that [`Reconnect`](crate::Reconnect) allows.
+    /// The server refused this client for good, the last attempt that [`Reconnect`](crate::Reconnect) allows failed, or
+    /// there was no connection in time.
     #[error("{}", status::describe(.0))]
     Failed(DisconnectReason),
 }
@@ -34,7 +41,9 @@ impl ConnectError {
     /// The error code, one of [`codes`].
     pub fn code(&self) -> i32 {
         match self {
-            Self::Url | Self::Header(_) | Self::Tls(_) | Self::Entropy(_) | Self::NoRuntime => codes::HOST,
+            Self::Url | Self::Header(_) | Self::Tls(_) | Self::Proxy(_) | Self::Entropy(_) | Self::NoRuntime => {
+                codes::HOST
+            }
             Self::Failed(DisconnectReason::Unauthorized(_)) => codes::UNAUTHORIZED,
             Self::Failed(DisconnectReason::ConnectTimeout) => codes::TIMEOUT,
             Self::Failed(DisconnectReason::ClosedByUser) => codes::CLOSED,
@@ -48,8 +57,14 @@ impl ConnectError {
     pub fn retryable(&self) -> bool {
         match self {
             Self::Failed(reason) => status::is_passing(reason),
-            Self::Url | Self::Header(_) | Self::Tls(_) | Self::Entropy(_) | Self::NoRuntime => false,
+            Self::Url | Self::Header(_) | Self::Tls(_) | Self::Proxy(_) | Self::Entropy(_) | Self::NoRuntime => false,
         }
+    }
+}
+
+impl fmt::Debug for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -58,8 +73,13 @@ impl ConnectError {
 #[non_exhaustive]
 pub enum DecodeError {
     /// JSON of another shape.
-    #[error(transparent)]
-    Json(#[from] serde_json::Error),
+    #[error("no {wanted}: {source}")]
+    Json {
+        /// The expected type.
+        wanted: &'static str,
+        /// The reason.
+        source: serde_json::Error,
+    },
     /// Raw bytes where JSON was expected.
     #[error("expected JSON, got {bytes} raw bytes")]
     Binary {
@@ -82,7 +102,7 @@ pub enum CallError {
     #[error("result: {0}")]
     Result(#[source] DecodeError),
     /// The server refused or failed, or no answer came.
-    #[error(transparent)]
+    #[error("{}", status::plain(&.0.to_string()))]
     Failed(#[from] CallFailure),
 }
 
@@ -117,7 +137,7 @@ pub enum EmitError {
     #[error("data: {0}")]
     Data(#[source] serde_json::Error),
     /// The command was refused: not connected, closed, or over a limit.
-    #[error(transparent)]
+    #[error("{}", status::plain(&.0.to_string()))]
     Refused(#[from] CommandError),
 }
 
@@ -153,7 +173,7 @@ pub enum EventError {
     #[error("{}", status::describe(.0))]
     Disconnected(DisconnectReason),
     /// The server refused the subscription; the stream ends after this.
-    #[error("{message}")]
+    #[error("{}", status::plain(.message))]
     Refused {
         /// The error code, one of [`codes`].
         code: i32,
@@ -188,7 +208,7 @@ pub enum FollowError {
     #[error("{}", status::describe(.0))]
     Disconnected(DisconnectReason),
     /// The server refused the subscription; nothing will come.
-    #[error("{message}")]
+    #[error("{}", status::plain(.message))]
     Refused {
         /// The error code, one of [`codes`].
         code: i32,
@@ -231,14 +251,21 @@ impl From<FollowError> for StateError {
 #[non_exhaustive]
 pub enum StateError {
     /// The value is not of the expected type.
-    #[error("value: {0}")]
-    Value(#[source] serde_json::Error),
+    #[error("the state {key:?} is no {wanted}: {source}")]
+    Value {
+        /// The state's key.
+        key: String,
+        /// The expected type.
+        wanted: &'static str,
+        /// The reason.
+        source: serde_json::Error,
+    },
     /// The client has given up reconnecting. Changes come again after
     /// [`Client::reconnect`](crate::Client::reconnect).
     #[error("{}", status::describe(.0))]
     Disconnected(DisconnectReason),
     /// The server refused the subscription; no value will come.
-    #[error("{message}")]
+    #[error("{}", status::plain(.message))]
     Refused {
         /// The error code, one of [`codes`].
         code: i32,
@@ -254,7 +281,7 @@ impl StateError {
     /// The error code, one of [`codes`].
     pub fn code(&self) -> i32 {
         match self {
-            Self::Value(_) => codes::PARSE,
+            Self::Value { .. } => codes::PARSE,
             Self::Disconnected(_) => codes::NOT_CONNECTED,
             Self::Refused { code, .. } => *code,
             Self::Closed => codes::CLOSED,
@@ -263,7 +290,7 @@ impl StateError {
 
     /// True if a value may come on this handle later.
     pub fn retryable(&self) -> bool {
-        matches!(self, Self::Value(_) | Self::Disconnected(_))
+        matches!(self, Self::Value { .. } | Self::Disconnected(_))
     }
 }
 
@@ -275,7 +302,7 @@ pub enum EditError {
     #[error(transparent)]
     Crdt(#[from] CrdtError),
     /// The command was refused: closed, over a limit, or an invalid key.
-    #[error(transparent)]
+    #[error("{}", status::plain(&.0.to_string()))]
     Command(CommandError),
     /// The value cannot be written as JSON, or is not of the expected type.
     #[error("value: {0}")]
@@ -286,7 +313,7 @@ pub enum EditError {
     Disconnected(DisconnectReason),
     /// The server refused the key, for reading or altogether. Asked again with the next connection, and when the key is
     /// opened again.
-    #[error("{message}")]
+    #[error("{}", status::plain(.message))]
     Refused {
         /// The error code, one of [`codes`].
         code: i32,
@@ -345,7 +372,7 @@ pub enum PresenceError {
     #[error("value: {0}")]
     Value(#[source] serde_json::Error),
     /// The command was refused: closed, over a limit, an invalid key, or a server of version 1.
-    #[error(transparent)]
+    #[error("{}", status::plain(&.0.to_string()))]
     Command(#[from] CommandError),
 }
 
@@ -370,7 +397,7 @@ impl PresenceError {
 #[non_exhaustive]
 pub enum DocError {
     /// The command was refused: closed, over a limit, or an invalid key.
-    #[error(transparent)]
+    #[error("{}", status::plain(&.0.to_string()))]
     Command(#[from] CommandError),
     /// The call was not made inside a tokio runtime.
     #[error("not inside a tokio runtime")]
@@ -389,7 +416,7 @@ pub enum DocError {
     #[error("{}", status::describe(.0))]
     Disconnected(DisconnectReason),
     /// The server refuses the document, or local edits of it (for example of a read-only document).
-    #[error("{message}")]
+    #[error("{}", status::plain(.message))]
     Refused {
         /// The error code, one of [`codes`].
         code: i32,

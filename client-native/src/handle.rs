@@ -22,7 +22,8 @@ use crate::{doc::Document, error::DocError};
 
 /// A connection to a datasole server, kept up until the last clone is dropped or [`close`](Self::close) is called.
 ///
-/// Cloning is cheap. [`Events`] and [`State`] do not keep the connection: they end with the last `Client`.
+/// Dropping the last clone closes gracefully as long as the runtime lives: a struct that owns both names the client before
+/// the runtime. Cloning is cheap. [`Events`] and [`State`] do not keep the connection: they end with the last `Client`.
 #[derive(Clone)]
 pub struct Client {
     owner: Arc<Owner>,
@@ -43,7 +44,7 @@ pub struct CallOptions {
 }
 
 impl CallOptions {
-    /// The client's time-out, and an error when there is no connection.
+    /// The client's time-out, and an error when the connection is lost. Before the first connection every call waits.
     pub fn new() -> Self {
         Self::default()
     }
@@ -121,7 +122,8 @@ impl Client {
         Ok(outcome.unwrap_or(Err(CallFailure::Closed))?)
     }
 
-    /// Sends an event. Waits while too much is waiting to be sent; there is no answer to wait for.
+    /// Sends an event, once the first connection is open. Waits while too much is waiting to be sent; there is no answer to
+    /// wait for.
     ///
     /// # Errors
     ///
@@ -252,6 +254,15 @@ impl Client {
         .boxed()
     }
 
+    /// Calls `watcher` whenever something may have changed that handles of this client show: the status, a value, events
+    /// that came, the state of an edit. Changes that come together are told once.
+    ///
+    /// Meant for user interfaces that draw anew: `client.on_change(move || context.request_repaint())`. Runs on the
+    /// client's task until the client is gone: it must return soon, and may use the client's handles.
+    pub fn on_change(&self, watcher: impl Fn() + Send + Sync + 'static) {
+        self.owner.shared.watchers.add(watcher);
+    }
+
     /// Tries to connect now: after the client has given up, or while it is waiting to try again.
     pub fn reconnect(&self) {
         self.owner.shared.command(|router, now| router.reconnect(now));
@@ -267,8 +278,8 @@ impl Client {
         self.owner.shared.command(|router, now| router.core_mut().refresh_token(now, token));
     }
 
-    /// Sends queued messages, closes, and returns once the server has agreed, or after 5 s. Pending calls and streams
-    /// end.
+    /// Sends queued messages, closes, and returns once the server has agreed, or after
+    /// [`Builder::close_timeout`](crate::Builder::close_timeout). Pending calls and streams end.
     pub async fn close(&self) {
         drop(self.owner.shared.command(|router, now| router.close(now)));
         self.owner.shared.wait_finished().await;

@@ -75,6 +75,7 @@ mod follow;
 mod handle;
 mod inbox;
 mod presence;
+mod proxy;
 mod refusal;
 mod router;
 mod signal;
@@ -85,6 +86,7 @@ mod status;
 mod tls;
 #[cfg(all(test, feature = "docs"))]
 mod transcripts;
+mod watch;
 
 pub use builder::Builder;
 pub use crdt::{Counter, CrdtStorage, Crdts, GCounter, GSet, Map, Register, Replicated, Set, kinds};

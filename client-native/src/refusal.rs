@@ -15,7 +15,8 @@ pub struct Refusal {
     pub code: i32,
     /// The message, for people.
     pub message: String,
-    /// The operation or presence value as JSON; empty for a document's update.
+    /// The operation (as it was sent, with the secret of its replica) or presence value as JSON; empty for a document's
+    /// update.
     pub payload: Payload,
 }
 

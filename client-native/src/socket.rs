@@ -14,7 +14,10 @@ use std::{
 use bytes::Bytes;
 use datasole_core::{Limits, SocketClose, frame::HEADER_LEN};
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
-use http::{HeaderMap, HeaderValue, header::SEC_WEBSOCKET_PROTOCOL};
+use http::{
+    HeaderMap, HeaderValue, StatusCode, Uri,
+    header::{CONTENT_TYPE, LOCATION, RETRY_AFTER, SEC_WEBSOCKET_PROTOCOL},
+};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream,
@@ -27,10 +30,13 @@ use tokio_tungstenite::{
     },
 };
 
-use crate::router::MAX_UNSENT;
+use crate::{proxy::Proxying, router::MAX_UNSENT};
 
-/// How long a closing handshake may take.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The header by which a datasole server marks its own refusals.
+const REFUSED: &str = "datasole-refused";
+
+/// The longest body of a refusal that is told; bytes.
+const MAX_TOLD: usize = 1_024;
 
 /// Messages read in a row before what there is to send is written.
 const READ_BURST: u32 = 64;
@@ -46,8 +52,9 @@ const WRITE_BUFFER: usize = 16 * 1024;
 pub(crate) struct Dialer {
     pub(crate) headers: HeaderMap,
     pub(crate) limits: Limits,
+    pub(crate) proxying: Proxying,
     #[cfg(feature = "__tls")]
-    pub(crate) tls: Option<std::sync::Arc<rustls::ClientConfig>>,
+    pub(crate) trust: crate::tls::Trust,
 }
 
 impl Dialer {
@@ -57,10 +64,14 @@ impl Dialer {
         url: String,
         protocols: &'static [&'static str],
     ) -> Result<(Socket, Option<String>), SocketClose> {
-        let (stream, response) = match self.handshake(&url, protocols).await {
+        let (stream, response) = match self.handshake(self.reach(&url).await?, &url, protocols).await {
             // A server may ignore the offer; tungstenite then insists that there was none.
             Err(Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(SubProtocolError::NoSubProtocol))) => {
-                self.handshake(&url, &[]).await
+                tracing::warn!(
+                    "the server chose no subprotocol: version 1, without resume. If it speaks version 2, something in \
+                     between strips Sec-WebSocket-Protocol"
+                );
+                self.handshake(self.reach(&url).await?, &url, &[]).await
             }
             outcome => outcome,
         }
@@ -69,8 +80,28 @@ impl Dialer {
         Ok((Socket::new(stream), chosen.map(str::to_owned)))
     }
 
+    /// Connects to the server, through the proxy that there may be.
+    async fn reach(&self, url: &str) -> Result<TcpStream, SocketClose> {
+        let unreachable = |reason| SocketClose { reason, ..SocketClose::default() };
+        let uri: Uri = url.parse().map_err(|_| unreachable("the URL is invalid".into()))?;
+        let secure = uri.scheme_str() == Some("wss");
+        let (host, port) = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(if secure { 443 } else { 80 }));
+        let target = format!("{host}:{port}");
+        let proxy = self.proxying.choose(secure, host, port, |name| std::env::var(name).ok()).map_err(unreachable)?;
+        let stream = match proxy {
+            Some(proxy) => proxy.connect(&target).await.map_err(unreachable)?,
+            None => TcpStream::connect(&target)
+                .await
+                .map_err(|error| unreachable(format!("cannot reach the server: {error}")))?,
+        };
+        // Without it messages are slower, and nothing else.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+
     async fn handshake(
         &self,
+        stream: TcpStream,
         url: &str,
         protocols: &[&str],
     ) -> Result<(WebSocketStream<MaybeTlsStream<TcpStream>>, Response), Error> {
@@ -88,13 +119,17 @@ impl Dialer {
             .max_frame_size(Some(longest));
         #[cfg(feature = "__tls")]
         {
-            use tokio_tungstenite::{Connector, connect_async_tls_with_config};
+            use tokio_tungstenite::{Connector, client_async_tls_with_config};
             // Never tungstenite's own connector, which panics unless exactly one crypto provider is compiled in.
-            let connector = self.tls.clone().map_or(Connector::Plain, Connector::Rustls);
-            connect_async_tls_with_config(request, Some(config), true, Some(connector)).await
+            let connector = if request.uri().scheme_str() == Some("wss") {
+                Connector::Rustls(self.trust.config().await.map_err(std::io::Error::other)?)
+            } else {
+                Connector::Plain
+            };
+            client_async_tls_with_config(request, stream, Some(config), Some(connector)).await
         }
         #[cfg(not(feature = "__tls"))]
-        tokio_tungstenite::connect_async_with_config(request, Some(config), true).await
+        tokio_tungstenite::client_async_with_config(request, MaybeTlsStream::Plain(stream), Some(config)).await
     }
 }
 
@@ -199,12 +234,12 @@ where
 
     fn object(&mut self, code: u16, reason: String) -> Received {
         self.objection = Some(code);
-        Received::Closed(SocketClose { code: Some(code), reason, http_status: None })
+        Received::Closed(SocketClose { code: Some(code), reason, ..SocketClose::default() })
     }
 
     /// The connection ended without a close frame.
     fn lost(&mut self, error: &Error) -> Received {
-        let mut reason = error.to_string();
+        let mut reason = words(error);
         match error {
             // It is how connections are lost, and nobody's violation.
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => reason.clear(),
@@ -213,11 +248,11 @@ where
             Error::Protocol(_) => return self.object(1002, reason),
             _ => {}
         }
-        Received::Closed(SocketClose { code: Some(1006), reason, http_status: None })
+        Received::Closed(SocketClose { code: Some(1006), reason, ..SocketClose::default() })
     }
 
-    /// Sends what waits and closes, waiting a bounded time for the peer to agree.
-    pub(crate) async fn close(mut self, code: u16, reason: &str) {
+    /// Sends what waits and closes, waiting so long for the peer to agree.
+    pub(crate) async fn close(mut self, code: u16, reason: &str, patience: Duration) {
         let frame = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
         let handshake = async {
             while let Some(message) = self.outbox.pop_front() {
@@ -232,19 +267,19 @@ where
             Ok::<(), Error>(())
         };
         // Whether the peer agreed changes nothing: nobody waits for this socket any more.
-        let _ = timeout(CLOSE_TIMEOUT, handshake).await;
+        let _ = timeout(patience, handshake).await;
     }
 
     /// After [`Received::Closed`]: answers the peer's close, or tells the peer our objection.
-    pub(crate) async fn end(mut self) {
+    pub(crate) async fn end(mut self, patience: Duration) {
         match self.objection {
             Some(code) => {
                 self.outbox.clear();
-                self.close(code, "").await;
+                self.close(code, "", patience).await;
             }
             // Tungstenite has queued the answer, if there is one to give.
             None => {
-                let _ = timeout(CLOSE_TIMEOUT, self.stream.flush()).await;
+                let _ = timeout(patience, self.stream.flush()).await;
             }
         }
     }
@@ -253,7 +288,7 @@ where
 fn closed_by_peer(frame: Option<CloseFrame>) -> SocketClose {
     match frame {
         Some(frame) => {
-            SocketClose { code: Some(frame.code.into()), reason: frame.reason.to_string(), http_status: None }
+            SocketClose { code: Some(frame.code.into()), reason: frame.reason.to_string(), ..SocketClose::default() }
         }
         None => SocketClose { code: Some(1005), ..SocketClose::default() },
     }
@@ -262,14 +297,60 @@ fn closed_by_peer(frame: Option<CloseFrame>) -> SocketClose {
 /// The reason why an attempt failed.
 fn refusal(error: Error) -> SocketClose {
     match error {
-        Error::Http(response) => SocketClose {
-            code: None,
-            reason: response.status().to_string(),
-            http_status: Some(response.status().as_u16()),
-        },
+        Error::Http(response) => {
+            let header = |name: http::HeaderName| response.headers().get(name).and_then(|value| value.to_str().ok());
+            let by_datasole = response.headers().contains_key(REFUSED);
+            let body = response.body().as_deref().filter(|body| body.len() <= MAX_TOLD);
+            let body = body.and_then(|body| std::str::from_utf8(body).ok()).unwrap_or_default().trim();
+            let location = header(LOCATION).map(|to| to.split('?').next().unwrap_or_default());
+            let reason = refused_with(response.status(), by_datasole.then_some(body), location, header(CONTENT_TYPE));
+            let retry_after = header(RETRY_AFTER).and_then(|seconds| seconds.trim().parse::<u64>().ok());
+            SocketClose {
+                code: None,
+                reason,
+                http_status: Some(response.status().as_u16()),
+                by_datasole,
+                retry_after: retry_after.map(|seconds| seconds.saturating_mul(1_000)),
+            }
+        }
         // Whatever else answered there, it was not a WebSocket that could have said a code.
-        error => SocketClose { code: None, reason: error.to_string(), http_status: None },
+        error => SocketClose { reason: words(&error), ..SocketClose::default() },
     }
+}
+
+/// A refused upgrade in words; `ours` is the body of a datasole server's refusal. Queries are not told: tokens travel there.
+fn refused_with(status: StatusCode, ours: Option<&str>, location: Option<&str>, content: Option<&str>) -> String {
+    let answered = format!("the server answered {status}");
+    match (ours, status.as_u16()) {
+        (Some(""), _) => answered,
+        (Some(body), _) => format!("{answered}: {body}"),
+        (None, 300..=399) => format!("{answered} to {} instead of upgrading", location.unwrap_or("nowhere")),
+        (None, 200..=299) => {
+            let content = content.map(|content| format!(" with {content}")).unwrap_or_default();
+            format!("{answered}{content} instead of upgrading: is the path passed on to the datasole server?")
+        }
+        (None, 401 | 403) => format!("{answered}, and is no datasole server: something in between refuses"),
+        (None, 426) => format!("{answered}: a proxy in front may not pass the upgrade on"),
+        (None, _) => answered,
+    }
+}
+
+/// An error of the connection in words.
+fn words(error: &Error) -> String {
+    let Error::Io(error) = error else { return error.to_string() };
+    #[cfg(feature = "__tls")]
+    if let Some(tls) = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
+        return match tls {
+            rustls::Error::InvalidCertificate(why) => {
+                format!(
+                    "TLS: the server's certificate is not trusted ({why:?}); `Builder::tls_config` takes other roots"
+                )
+            }
+            rustls::Error::InvalidMessage(_) => format!("TLS: {tls}; does the server speak TLS on this port?"),
+            _ => format!("TLS: {tls}"),
+        };
+    }
+    error.to_string()
 }
 
 #[cfg(test)]
@@ -381,7 +462,7 @@ mod tests {
         theirs.send(Message::Close(None)).await.unwrap();
         let Received::Closed(close) = ours.next().await else { panic!() };
         assert_eq!(close.code, Some(1005));
-        let ((), answer) = tokio::join!(ours.end(), async {
+        let ((), answer) = tokio::join!(ours.end(Duration::from_secs(5)), async {
             let answer = theirs.next().await;
             drop(theirs);
             answer

@@ -4,6 +4,7 @@
 //! when asked, under the client's lock, so that it reads one version of the state, never half of a change.
 
 use std::{
+    any::type_name,
     fmt,
     future::poll_fn,
     marker::PhantomData,
@@ -83,7 +84,8 @@ impl<T: DeserializeOwned + 'static> State<T> {
     ///
     /// [`StateError::Value`] when it is not a `T`.
     pub fn get(&self) -> Result<Option<T>, StateError> {
-        self.with_value(|value| value.map(datasole_core::value::from_value).transpose()).map_err(StateError::Value)
+        let value = self.with_value(|value| value.map(datasole_core::value::from_value).transpose());
+        value.map_err(|source| StateError::Value { key: self.key.clone(), wanted: type_name::<T>(), source })
     }
 }
 

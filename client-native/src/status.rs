@@ -70,8 +70,12 @@ impl fmt::Display for Status {
             Self::Connecting => f.write_str("connecting"),
             Self::Connected { protocol, .. } => write!(f, "connected (version {protocol})"),
             Self::Reconnecting { attempt } => write!(f, "reconnecting (attempt {attempt})"),
-            Self::Waiting { attempt, reason, .. } => {
-                write!(f, "waiting for attempt {attempt}: {}", describe(reason))
+            Self::Waiting { until, attempt, reason } => {
+                match until.map(|until| until.saturating_duration_since(Instant::now())) {
+                    Some(wait) => write!(f, "attempt {attempt} in {:.1} s: ", wait.as_secs_f32())?,
+                    None => write!(f, "waiting for attempt {attempt}: ")?,
+                }
+                f.write_str(&describe(reason))
             }
         }
     }
@@ -82,6 +86,7 @@ pub(crate) fn describe(reason: &DisconnectReason) -> String {
     match reason {
         DisconnectReason::Idle => "not connected".into(),
         DisconnectReason::ClosedByUser => "closed".into(),
+        DisconnectReason::Closed(SocketClose { code: None, reason, .. }) if !reason.is_empty() => plain(reason),
         DisconnectReason::Closed(SocketClose { http_status: Some(status), .. }) => {
             format!("refused with HTTP status {status}")
         }
@@ -91,22 +96,31 @@ pub(crate) fn describe(reason: &DisconnectReason) -> String {
                 None | Some(1006) => "connection lost".into(),
                 Some(code) => format!("closed with code {code}"),
             };
-            if reason.is_empty() { what } else { format!("{what}: {reason}") }
+            if reason.is_empty() { what } else { format!("{what}: {}", plain(reason)) }
         }
         DisconnectReason::ConnectTimeout => "the attempt timed out".into(),
         DisconnectReason::HalfOpen => "the server stopped responding".into(),
         DisconnectReason::Protocol(violation) => format!("protocol violation: {violation}"),
-        DisconnectReason::Unauthorized(message) => format!("unauthorized: {message}"),
+        DisconnectReason::Unauthorized(message) => format!("unauthorized: {}", plain(message)),
         DisconnectReason::Offline => "no network".into(),
         other => format!("{other:?}"),
     }
+}
+
+/// A text with its control characters escaped: what a peer writes must not command a terminal.
+pub(crate) fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() { out.extend(character.escape_default()) } else { out.push(character) }
+    }
+    out
 }
 
 /// True if another attempt may succeed.
 pub(crate) fn is_passing(reason: &DisconnectReason) -> bool {
     match reason {
         DisconnectReason::Closed(close) => {
-            matches!(CloseVerdict::of(close), CloseVerdict::Retry | CloseVerdict::Resync)
+            !matches!(CloseVerdict::of(close), CloseVerdict::Stop | CloseVerdict::RetryWithNewToken)
         }
         DisconnectReason::ConnectTimeout | DisconnectReason::HalfOpen | DisconnectReason::Offline => true,
         _ => false,
@@ -150,7 +164,7 @@ impl fmt::Display for SyncStatus {
             Self::Loading => f.write_str("loading"),
             Self::Pending(count) => write!(f, "{count} pending"),
             Self::Synced => f.write_str("synced"),
-            Self::Refused { message, .. } => write!(f, "refused: {message}"),
+            Self::Refused { message, .. } => write!(f, "refused: {}", plain(message)),
         }
     }
 }
@@ -163,13 +177,44 @@ mod tests {
     fn reasons_are_told_in_words() {
         for (close, text) in [
             (SocketClose::default(), "connection lost"),
-            (SocketClose { reason: "reset".into(), ..SocketClose::default() }, "connection lost: reset"),
+            (SocketClose { reason: "reset".into(), ..SocketClose::default() }, "reset"),
             (SocketClose { code: Some(1006), ..SocketClose::default() }, "connection lost"),
             (SocketClose { code: Some(1001), ..SocketClose::default() }, "closed with code 1001"),
-            (SocketClose { code: Some(4001), reason: "slow".into(), http_status: None }, "closed with code 4001: slow"),
+            (
+                SocketClose { code: Some(4001), reason: "slow".into(), ..SocketClose::default() },
+                "closed with code 4001: slow",
+            ),
             (SocketClose { http_status: Some(503), ..SocketClose::default() }, "refused with HTTP status 503"),
         ] {
             assert_eq!(describe(&DisconnectReason::Closed(close)), text);
+        }
+    }
+
+    #[test]
+    fn what_a_peer_writes_commands_no_terminal() {
+        let text = "no\x1b]0;owned\x07\x1b[2J\u{9b}\n\u{e9}";
+        let escaped = "no\\u{1b}]0;owned\\u{7}\\u{1b}[2J\\u{9b}\\n\u{e9}";
+        let close = SocketClose { code: Some(4000), reason: text.into(), ..SocketClose::default() };
+        let refused = |code| SyncStatus::Refused { code, message: text.into() };
+        let failed = crate::CallFailure::Server { code: 1, message: text.into(), data: None, retry_after: None };
+        let command = || datasole_core::CommandError::Refused { code: 1, message: text.into() };
+        for shown in [
+            Status::Disconnected(DisconnectReason::Closed(close.clone())).to_string(),
+            Status::Disconnected(DisconnectReason::Unauthorized(text.into())).to_string(),
+            Status::Waiting { until: None, attempt: 1, reason: DisconnectReason::Closed(close.clone()) }.to_string(),
+            refused(1).to_string(),
+            crate::ConnectError::Failed(DisconnectReason::Closed(close.clone())).to_string(),
+            format!("{:?}", crate::ConnectError::Failed(DisconnectReason::Closed(close))),
+            crate::CallError::Failed(failed).to_string(),
+            crate::EmitError::Refused(command()).to_string(),
+            crate::EventError::Refused { code: 1, message: text.into() }.to_string(),
+            crate::FollowError::Refused { code: 1, message: text.into() }.to_string(),
+            crate::StateError::Refused { code: 1, message: text.into() }.to_string(),
+            crate::EditError::Refused { code: 1, message: text.into() }.to_string(),
+            crate::EditError::Command(command()).to_string(),
+            crate::PresenceError::Command(command()).to_string(),
+        ] {
+            assert!(shown.ends_with(escaped), "{shown:?}");
         }
     }
 

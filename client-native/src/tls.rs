@@ -6,10 +6,30 @@ use std::sync::Arc;
 
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 
+use tokio::sync::OnceCell;
+
 use crate::error::ConnectError;
 
+/// The configuration of TLS: the program's, or the default one, made when it is first needed.
+#[derive(Clone, Default)]
+pub(crate) struct Trust {
+    config: Arc<OnceCell<Arc<ClientConfig>>>,
+}
+
+impl Trust {
+    pub(crate) async fn config(&self) -> Result<Arc<ClientConfig>, ConnectError> {
+        self.config.get_or_try_init(default_config).await.cloned()
+    }
+}
+
+impl From<Arc<ClientConfig>> for Trust {
+    fn from(config: Arc<ClientConfig>) -> Self {
+        Self { config: Arc::new(OnceCell::new_with(Some(config))) }
+    }
+}
+
 /// Reads certificates from disk, therefore on a thread where that is allowed.
-pub(crate) async fn default_config() -> Result<Arc<ClientConfig>, ConnectError> {
+async fn default_config() -> Result<Arc<ClientConfig>, ConnectError> {
     let config = tokio::task::spawn_blocking(build).await.map_err(|error| ConnectError::Tls(error.to_string()))?;
     config.map(Arc::new)
 }

@@ -117,9 +117,9 @@ impl Core {
         }
     }
 
-    /// Asks for the state `key` anew: the caller's copy has lost step.
-    pub fn resync(&mut self, key: String) {
-        self.client.resync(now(), &StreamId::state(key));
+    /// Asks for the state `key` anew: the caller's copy has lost step. `applied`: a patch was applied since the last time.
+    pub fn resync(&mut self, key: String, applied: bool) {
+        self.client.resync(now(), &StreamId::state(key), applied);
         self.pump();
     }
 
@@ -179,9 +179,12 @@ impl Core {
         self.input(Input::Message { socket: SocketId(socket as u64), bytes });
     }
 
-    /// The socket is closed or could not be opened.
-    pub fn closed(&mut self, socket: f64, code: u16, reason: String) {
-        let close = SocketClose { code: Some(code), reason, http_status: None };
+    /// The socket is closed or could not be opened. `code`: the close code or, below 1,000, the HTTP status of a refusal;
+    /// `ours`: a datasole server's refusal; `retry_after` in milliseconds.
+    pub fn closed(&mut self, socket: f64, code: u16, reason: String, ours: bool, retry_after: Option<f64>) {
+        let (code, http_status) = if code < 1_000 { (None, Some(code)) } else { (Some(code), None) };
+        let retry_after = retry_after.map(|millis| millis as u64);
+        let close = SocketClose { code, reason, http_status, by_datasole: ours, retry_after };
         self.input(Input::SocketClosed { socket: SocketId(socket as u64), close });
     }
 

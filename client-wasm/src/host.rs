@@ -20,8 +20,6 @@ export interface CoreOptions {
   connectTimeout?: number;
   /** The deadline of what is sent without one of its own. */
   callTimeout?: number;
-  /** Keep trying when the very first attempt fails. */
-  retryFirst?: boolean;
 }
 
 /** What the core does to the world. None of these may call back into the core before it returns. */
@@ -71,8 +69,6 @@ extern "C" {
     fn connect_timeout(this: &Options) -> Option<f64>;
     #[wasm_bindgen(method, getter, js_name = callTimeout)]
     fn call_timeout(this: &Options) -> Option<f64>;
-    #[wasm_bindgen(method, getter, js_name = retryFirst)]
-    fn retry_first(this: &Options) -> Option<bool>;
 
     /// What the core does to the world, see `CoreHost` in the type declarations.
     #[wasm_bindgen(typescript_type = "CoreHost")]
@@ -117,7 +113,6 @@ impl Options {
             enabled: self.reconnect().unwrap_or(defaults.enabled),
             base: self.reconnect_interval().map_or(defaults.base, |millis| millis as u64),
             max_attempts: self.max_reconnect_attempts().map(|attempts| attempts as u32),
-            retry_first: self.retry_first().unwrap_or(defaults.retry_first),
             ..defaults
         };
         if let Some(millis) = self.connect_timeout() {

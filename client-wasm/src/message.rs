@@ -271,10 +271,13 @@ impl Batch {
         self.text.push('{');
         self.string("kind", kind);
         self.string("message", message);
-        if let DisconnectReason::Closed(close) = reason
-            && let Some(code) = close.code
-        {
-            self.number("code", code.into());
+        if let DisconnectReason::Closed(close) = reason {
+            let (name, number) = match close.http_status {
+                Some(status) => ("httpStatus", status),
+                // 1006 stands for having none.
+                None => ("code", close.code.unwrap_or(1006)),
+            };
+            self.number(name, number.into());
         }
         self.text.push('}');
     }
@@ -361,7 +364,7 @@ mod tests {
     #[test]
     fn statuses() {
         let now = Millis(1_000);
-        let close = SocketClose { code: Some(1006), reason: "a \"b\"\n".into(), http_status: None };
+        let close = SocketClose { code: Some(1006), reason: "a \"b\"\n".into(), ..SocketClose::default() };
         check(|batch| batch.status(&Status::Connecting, now), r#"[{"t":"status","state":"connecting"}]"#);
         check(
             |batch| {

@@ -18,9 +18,9 @@ import type {
 import { byKey, CrdtStore, type Crdts } from './crdt/store.js';
 import { DatasoleError, ErrorCode, localError, report } from './errors.js';
 import { call, guarded, listen } from './handlers.js';
-import { watchPage } from './lifecycle.js';
+import { delay, watchPage } from './lifecycle.js';
 import { Link } from './link.js';
-import { CONNECT_TIMEOUT, resolve, type DatasoleClientOptions } from './options.js';
+import { resolve, type DatasoleClientOptions } from './options.js';
 import { Room, type PresenceOptions } from './presence.js';
 import type { Encoded, FollowedKind, FromWorker, ToWorker } from './protocol.js';
 import type { ConnectionState, Status, StatusReason } from './status.js';
@@ -82,6 +82,8 @@ interface Topic {
 
 /** Set by `npm/build.mjs`: whether CRDTs are in this script. */
 declare const CRDTS: boolean;
+/** Whether this is a script for pages without modules. */
+declare const IIFE: boolean;
 
 /** A host that failed is replaced, unless the one before it failed as recently as this. */
 const REPLACE_AFTER_MS = 60_000;
@@ -129,6 +131,11 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   #lastFailure = -Infinity;
   /** The host was replaced and has not connected yet. */
   #replacing = false;
+  /** There was a connection since `connect`; until then calls and events wait for it. */
+  #wasOpen = false;
+  #connectTimer?: ReturnType<typeof setTimeout>;
+  /** The lack of a connection was told on the console. */
+  #told = false;
 
   /** Makes a client, without side effects. */
   constructor(options: DatasoleClientOptions) {
@@ -137,34 +144,34 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     this.#store = new Store({
       subscribe: (key) => this.#subscribe('state', key),
       unsubscribe: (id) => this.#send({ t: 'unsubscribe', id }),
-      resync: (key) => this.#send({ t: 'resync', key }),
+      resync: (key, applied) => this.#send({ t: 'resync', key, applied }),
       unasked: () => this.#status.protocol === 1,
     });
   }
 
   /**
-   * Connects. Called again, the same promise; while reconnecting, tries at once.
+   * Connects, and keeps trying; resolves once the connection is open. Calls and events wait meanwhile, a call's time-out
+   * running. Called again, the same promise; while reconnecting, tries at once.
    *
-   * @throws DatasoleError when the first attempt fails; the client then stays disconnected. A connection that is lost
-   * later is restored without being asked.
+   * @throws DatasoleError when the server refuses this client for good (token, origin, version), when
+   * `maxReconnectAttempts` have failed or `connectTimeout` was given and has passed; the client then stays disconnected.
    */
   connect(): Promise<void> {
     if (this.#opening) return this.#opening.promise;
     const opening = (this.#opening = deferred());
     const first = this.#status.state === 'disconnected';
-    if (!this.#link) this.#start(false);
+    if (!this.#link) this.#start();
     // Starting may have failed at once.
     if (this.#opening === opening) this.#send({ t: 'connect' });
     if (first) {
-      const millis = this.#options.connectTimeout ?? CONNECT_TIMEOUT;
-      const timer = setTimeout(() => {
-        if (this.#opening === opening) {
+      this.#wasOpen = false;
+      const millis = this.#options.connectTimeout;
+      if (millis !== undefined && millis < Infinity) {
+        this.#connectTimer = setTimeout(() => {
           const message = `no connection to ${this.#options.url} within ${millis} ms`;
-          this.#end(localError(ErrorCode.Timeout, message, true), { kind: 'connectTimeout', message });
-        }
-      }, millis);
-      const stop = () => clearTimeout(timer);
-      opening.promise.then(stop, stop);
+          this.#end(localError(ErrorCode.Timeout, message, true), { ...this.#status.reason, kind: 'connectTimeout', message });
+        }, delay(millis));
+      }
       this.#setStatus({ state: 'connecting' });
     }
     return opening.promise;
@@ -215,21 +222,27 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
       const cancelled = () => localError(ErrorCode.Cancelled, `${method} was cancelled`, false, signal?.reason);
       if (signal?.aborted) throw cancelled();
       const encoded = encode(params);
-      if (!this.#link) {
-        if (!queue) throw notConnected();
-        this.#start(false);
-      }
+      this.#need(queue);
       const id = ++this.#lastId;
-      const abort = () => {
+      const giveUp = (error: DatasoleError) => {
         this.#calls.delete(id);
         this.#send({ t: 'cancel', id });
-        reject(cancelled());
+        settled(reject)(error);
       };
+      const abort = () => giveUp(cancelled());
+      let timer: ReturnType<typeof setTimeout> | undefined;
       signal?.addEventListener('abort', abort, { once: true });
       const settled = <T>(settle: (value: T) => void) => (value: T) => {
         signal?.removeEventListener('abort', abort);
+        clearTimeout(timer);
         settle(value);
       };
+      if (!this.#link?.ready) {
+        // The core keeps the time of calls, once there is one.
+        const millis = timeout ?? 30_000;
+        const late = () => giveUp(localError(ErrorCode.Timeout, `RPC timeout: ${method} (${millis}ms)`, true));
+        timer = setTimeout(late, delay(millis));
+      }
       this.#calls.set(id, { resolve: settled(resolve as (value: unknown) => void), reject: settled(reject) });
       this.#send({ t: 'call', id, method, timeout, queue, ...encoded });
     });
@@ -260,16 +273,13 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   /**
    * Sends an event; a `Uint8Array` as raw bytes, to a server of version 2. Delivered at most once.
    *
-   * @returns True if the event was sent or queued; without a connection an event is dropped unless queued.
+   * @returns True if the event was sent or waits; once there was a connection, an event without one is dropped unless queued.
    * @throws DatasoleError when the client is not connected nor trying to be.
    */
   emit<E extends EventName<C>>(event: E, data?: EventData<C, E>, { queue = false }: EmitOptions = {}): boolean {
     const encoded = encode(data);
-    if (!this.#link) {
-      if (!queue) throw notConnected();
-      this.#start(false);
-    }
-    const sent = queue || this.#status.state === 'connected';
+    this.#need(queue);
+    const sent = queue || this.#status.state === 'connected' || (!this.#wasOpen && !!this.#opening);
     if (sent) this.#send({ t: 'emit', event, queue, ...encoded });
     return sent;
   }
@@ -341,11 +351,20 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     return found;
   }
 
+  /** Something to send to, or an error. */
+  #need(queue: boolean): void {
+    if (!this.#link) {
+      if (!queue) throw localError(ErrorCode.NotConnected, 'not connected', true);
+      this.#start();
+    }
+    if (this.#link?.full) throw localError(ErrorCode.LocalLimit, 'too much waits for a connection', true);
+  }
+
   /** Starts a core host, and renews all subscriptions on it. */
-  #start(retryFirst: boolean): void {
+  #start(): void {
     let link: Link;
     try {
-      link = new Link(resolve(this.#options, retryFirst), {
+      link = new Link(resolve(this.#options), {
         receive: (messages, binaries) => {
           for (const message of messages) {
             // Messages that come after the link has ended are dropped.
@@ -353,6 +372,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
           }
           this.#store.settle();
         },
+        retrying: (status) => this.#retrying(status),
         failed: (error) => this.#failed(error),
       });
     } catch (error) {
@@ -370,11 +390,15 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   #end(error: DatasoleError, reason: StatusReason): void {
     const opening = this.#opening;
     this.#opening = undefined;
-    this.#replacing = false;
+    this.#replacing = this.#told = false;
+    clearTimeout(this.#connectTimer);
     this.#unlink();
     this.#rejectCalls(error);
     this.#setStatus({ state: 'disconnected', reason });
-    opening?.reject(error);
+    // Who closes the client does not wait for it; other failures are uncaught unless somebody does.
+    if (reason.kind === 'closedByUser') opening?.promise.catch(() => {});
+    if (opening) opening.reject(error);
+    else if (reason.kind !== 'closedByUser') this.#tell(reason);
   }
 
   #unlink(): void {
@@ -387,7 +411,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     const reason: StatusReason = { kind: 'host', message: error.message };
     const { state } = this.#status;
     const now = Date.now();
-    if ((state !== 'connected' && state !== 'reconnecting') || now - this.#lastFailure < REPLACE_AFTER_MS) {
+    if (!this.#wasOpen || this.#replacing || now - this.#lastFailure < REPLACE_AFTER_MS) {
       return this.#end(error, reason);
     }
     this.#lastFailure = now;
@@ -396,7 +420,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     this.#unlink();
     this.#rejectCalls(error);
     this.#replacing = true;
-    this.#start(true);
+    this.#start();
     this.#send({ t: 'connect' });
     this.#setStatus({ state: 'reconnecting', reason });
   }
@@ -459,7 +483,9 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   #statusArrived({ t: _, ...status }: Status & { t: 'status' }): void {
     switch (status.state) {
       case 'connected':
-        this.#replacing = false;
+        this.#replacing = this.#told = false;
+        this.#wasOpen = true;
+        clearTimeout(this.#connectTimer);
         this.#opening ??= deferred();
         if (status.serverTime) this.#ahead = status.serverTime - Date.now();
         this.#setStatus(status);
@@ -475,8 +501,26 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
       case 'reconnecting':
         // The next `connect` is answered by the next connection.
         if (this.#status.state === 'connected') this.#opening = undefined;
+        return this.#retrying(status);
     }
     this.#setStatus(status);
+  }
+
+  /** Shows that there is no connection; before the first one, finds out why and tells it. */
+  #retrying(status: Status): void {
+    this.#setStatus(status);
+    const { reason } = status;
+    if (this.#wasOpen || !reason || this.#told) return;
+    this.#told = true;
+    void explain(this.#options, reason).then((explained) => {
+      if (this.#status === status) this.#setStatus({ ...status, reason: explained });
+      this.#tell(explained);
+    });
+  }
+
+  /** Where nobody listens, the console is told. */
+  #tell({ message, hint }: StatusReason): void {
+    if (!this.#statusHandlers.size) console.error(`datasole: no connection to ${this.#options.url}: ${message}${hint ? `; ${hint}` : ''}`);
   }
 
   async #answerToken(): Promise<void> {
@@ -519,12 +563,22 @@ function encode(value: unknown): Encoded {
   return value instanceof Uint8Array ? { bytes: value.slice() } : { json: JSON.stringify(value) };
 }
 
-function notConnected(): DatasoleError {
-  return localError(ErrorCode.NotConnected, 'not connected', true);
+/** The reason in more words, from a script that is loaded only for that. */
+async function explain(options: DatasoleClientOptions, reason: StatusReason): Promise<StatusReason> {
+  try {
+    const { core, workerUrl } = resolve(options);
+    const url = new URL('datasole-probe.mjs', workerUrl).href;
+    const probe: typeof import('./probe.js') = IIFE
+      ? await import(/* webpackIgnore: true */ /* @vite-ignore */ url)
+      : await import('./probe.js');
+    return await probe.explain(core.url, reason);
+  } catch {
+    return reason;
+  }
 }
 
 /** The error of `connect`, and of calls that waited for a connection. */
-function connectionError({ kind, message, code }: StatusReason): DatasoleError {
+function connectionError({ kind, message, code, httpStatus, hint }: StatusReason): DatasoleError {
   const [number, retryable] =
     kind === 'unauthorized'
       ? [ErrorCode.Unauthorized, false]
@@ -533,7 +587,7 @@ function connectionError({ kind, message, code }: StatusReason): DatasoleError {
         : kind === 'protocol'
           ? [ErrorCode.InvalidRequest, false]
           : [ErrorCode.NotConnected, true];
-  const details = [kind, code, message].filter(Boolean).join(', ');
+  const details = [kind, code ?? httpStatus, message, hint].filter(Boolean).join(', ');
   return localError(number, `no connection: ${details}`, retryable);
 }
 

@@ -26,6 +26,18 @@ export type Post = (batch: Batch, transfer: ArrayBuffer[]) => void;
 /** The constructor of sockets, as browsers have it. */
 export type SocketConstructor = new (url: string, protocols: string[]) => WebSocket;
 
+/** A socket that knows why its upgrade was refused, where the platform tells. */
+export interface RefusedSocket extends WebSocket {
+  refusal?: {
+    /** The HTTP status. */
+    status: number;
+    /** A datasole server refused, and nothing in between. */
+    ours: boolean;
+    /** Milliseconds. */
+    retryAfter?: number;
+  };
+}
+
 /** A host with a core of its own: engines share nothing, a panic in one leaves the others alone. */
 export interface Engine {
   /** Takes messages in order. */
@@ -52,6 +64,7 @@ class WasmEngine implements Engine {
   #flushed = -Infinity;
   #delayed?: ReturnType<typeof setTimeout>;
   #dead = false;
+  readonly #loading = new AbortController();
 
   constructor(post: Post, socket: SocketConstructor) {
     this.#post = post;
@@ -66,7 +79,7 @@ class WasmEngine implements Engine {
   #perform(core: Core | undefined, message: ToWorker): void {
     if (message.t === 'init') void this.#start(message).catch((error) => this.#fail(describe(error)));
     else if (core) perform(core, message);
-    if (message.t === 'close' && core) this.#end();
+    if (message.t === 'close') this.#end();
   }
 
   async #start({ v, options, wasm, wasmUrl }: ToWorker & { t: 'init' }): Promise<void> {
@@ -77,7 +90,8 @@ class WasmEngine implements Engine {
       throw new Error("no WebSocket here: set globalThis.WebSocket (before Node 22, to that of the package 'ws')");
     }
     const glue = createGlue();
-    await glue.init(await compile(wasm, wasmUrl));
+    await glue.init(await compile(wasm, wasmUrl, this.#loading.signal));
+    if (this.#dead) return;
     this.#core = new glue.Core(options, {
       open: (id: number, url: string, protocols: string) => this.#open(id, url, protocols),
       // A copy: what is sent later must not be read from memory that wasm has used again by then.
@@ -94,14 +108,17 @@ class WasmEngine implements Engine {
 
   #open(id: number, url: string, protocols: string): void {
     const closed = (code: number, reason: string) => {
-      if (this.#forget(id)) this.#enter((core) => core?.closed(id, code, reason));
+      const socket = this.#forget(id) as RefusedSocket | undefined;
+      const { status, ours = false, retryAfter } = socket?.refusal ?? {};
+      if (status) reason = `the server answered ${status}`;
+      if (socket) this.#enter((core) => core?.closed(id, status ?? code, reason, ours, retryAfter));
     };
     let socket: WebSocket;
     try {
-      socket = new this.#socket(url, protocols.split(','));
+      socket = new this.#socket(url, protocols ? protocols.split(',') : []);
     } catch (error) {
       // The core is at work right here.
-      queueMicrotask(() => this.#enter((core) => core?.closed(id, 1006, describe(error))));
+      queueMicrotask(() => this.#enter((core) => core?.closed(id, 1006, describe(error), false)));
       return;
     }
     this.#sockets.set(id, socket);
@@ -115,7 +132,12 @@ class WasmEngine implements Engine {
     };
     // Browsers say nothing; elsewhere there is a message.
     socket.onerror = (event) => (failure = (event as ErrorEvent).message ?? '');
-    socket.onclose = ({ code, reason }) => closed(code, reason || failure);
+    socket.onclose = ({ code, reason }) => {
+      // A version 1 server may ignore the offer, which the package `ws` takes for an error.
+      if (!/no subprotocol$/.test(failure)) return closed(code, reason || failure);
+      this.#forget(id);
+      this.#open(id, url, '');
+    };
   }
 
   #forget(id: number): WebSocket | undefined {
@@ -173,6 +195,7 @@ class WasmEngine implements Engine {
 
   #end(): void {
     this.#dead = true;
+    this.#loading.abort();
     clearTimeout(this.#timer);
     clearTimeout(this.#delayed);
     for (const id of [...this.#sockets.keys()]) this.#forget(id)?.close();
@@ -201,7 +224,7 @@ export function perform(core: Core, message: ToWorker): void {
     case 'unsubscribe':
       return core.unfollow(message.id);
     case 'resync':
-      return core.resync(message.key);
+      return core.resync(message.key, message.applied);
     case 'open':
       return core.stream(message.t, message.kind, message.key, message.throttle);
     case 'leave':
@@ -234,10 +257,10 @@ const soon: (action: () => void) => void = (() => {
   };
 })();
 
-async function compile(bytes: BufferSource | undefined, url: string): Promise<WebAssembly.Module> {
+async function compile(bytes: BufferSource | undefined, url: string, signal: AbortSignal): Promise<WebAssembly.Module> {
   if (typeof INLINE_WASM === 'string') bytes = Uint8Array.from(atob(INLINE_WASM), (char) => char.charCodeAt(0));
   else if (!bytes) {
-    const response = await fetch(url).catch((error) => {
+    const response = await fetch(url, { signal }).catch((error) => {
       throw new Error(`the wasm at ${url} could not be loaded: ${describe(error)}`);
     });
     if (!response.ok) throw new Error(`the wasm at ${url} could not be loaded: HTTP ${response.status}`);

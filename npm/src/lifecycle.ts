@@ -26,3 +26,8 @@ export function whileCached(hide: () => void, show: () => void): () => void {
   addEventListener('pageshow', show, { signal: end.signal });
   return () => end.abort();
 }
+
+/** A delay for `setTimeout`, which takes a longer one for none. */
+export function delay(millis: number): number {
+  return Math.min(millis, 2 ** 31 - 1);
+}

@@ -4,8 +4,10 @@
  */
 import type { SocketConstructor } from './engine.js';
 import { ErrorCode, localError, type DatasoleError } from './errors.js';
-import { openThread, openWorker, type Port } from './port.js';
-import { PROTOCOL_VERSION, type Batch, type FromWorker, type ToWorker } from './protocol.js';
+import { delay } from './lifecycle.js';
+import { openThread, openWorker, type Port, type PortEvents } from './port.js';
+import { PROTOCOL_VERSION, type Batch, type Encoded, type FromWorker, type ToWorker } from './protocol.js';
+import type { Status } from './status.js';
 import type { CoreOptions } from '../generated/datasole_wasm.js';
 
 declare const IIFE: boolean;
@@ -25,9 +27,15 @@ export interface LinkOptions {
 export interface LinkEvents {
   /** The messages of one batch, and the bytes they refer to. */
   receive(messages: FromWorker[], binaries: Uint8Array[]): void;
+  /** The host could not be loaded, and will be loaded again. */
+  retrying(status: Status): void;
   /** The host is unusable; the link has ended. */
   failed(error: DatasoleError): void;
 }
+
+/** The most messages, and characters and bytes of them, that wait for a host. */
+const MAX_WAITING = 2_048;
+const MAX_WAITING_BYTES = 4 * 1024 * 1024;
 
 const decoder = new TextDecoder();
 
@@ -35,25 +43,40 @@ const decoder = new TextDecoder();
 export class Link {
   readonly #options: LinkOptions;
   readonly #events: LinkEvents;
-  readonly #opening: Promise<Port>;
-  readonly #wasm: Promise<ArrayBuffer | undefined>;
+  /** The host that is used; none between two attempts to load one, and after the end. */
+  #opening?: Promise<Port>;
+  #wasm?: Promise<ArrayBuffer | undefined>;
+  #loading?: AbortController;
   #outbox: ToWorker[] = [];
+  /** Characters and bytes of what waits for the host. */
+  #bytes = 0;
   /** Set when the host is ready. */
   #port?: Port;
-  #ended = false;
+  /** How often in a row the host could not be loaded. */
+  #attempts = 0;
+  /** Ends an attempt, or begins the next. */
+  #timer?: ReturnType<typeof setTimeout>;
 
   constructor(options: LinkOptions, events: LinkEvents) {
     this.#options = options;
     this.#events = events;
-    // While the worker's script is on its way. Bytes, not a compiled module: the page's CSP may forbid to compile, and
-    // trying would be reported as a violation. What fails here is tried again, and reported, by the host.
-    this.#wasm = fetchWasm(options).catch(() => undefined);
-    this.#opening = this.#open();
-    this.#opening.catch((error) => this.#fail(error instanceof Error ? error.message : String(error)));
+    this.#load();
+  }
+
+  /** True once messages reach the host. */
+  get ready(): boolean {
+    return !!this.#port;
+  }
+
+  /** True if no more calls and events may wait for the host. */
+  get full(): boolean {
+    return !this.#port && (this.#outbox.length >= MAX_WAITING || this.#bytes >= MAX_WAITING_BYTES);
   }
 
   /** Sends in order, together with what else is sent in this turn. */
   send(message: ToWorker): void {
+    const { json, bytes } = message as Encoded;
+    this.#bytes += (json ?? bytes ?? '').length;
     if (this.#outbox.push(message) === 1 && this.#port) queueMicrotask(() => this.#flush());
   }
 
@@ -61,85 +84,118 @@ export class Link {
   close(): void {
     this.#outbox.push({ t: 'close' });
     this.#flush();
-    this.#end(true);
+    this.#release(true);
   }
 
-  async #open(): Promise<Port> {
+  #load(): void {
     const options = this.#options;
-    const events = {
-      batch: (batch: Batch) => this.#receive(batch),
-      failed: (message: string) => this.#fail(message),
-    };
-    return options.useWorker
-      ? openWorker(options.workerUrl, options.worker, events)
-      : openThread(options.workerUrl, options.socket, events);
+    const { workerUrl, core } = options;
+    const loading = (this.#loading = new AbortController());
+    // While the worker's script is on its way. Bytes, not a compiled module: the page's CSP may forbid to compile, and
+    // trying would be reported as a violation. What fails here is tried again, and reported, by the host.
+    this.#wasm = fetchWasm(options, loading.signal).catch(() => undefined);
+    const opening = open(options, {
+      batch: (batch: Batch) => this.#opening === opening && this.#receive(batch, opening),
+      failed: (message: string) => this.#opening === opening && this.#fail(message, !this.#port),
+    });
+    this.#opening = opening;
+    opening.catch((error) => {
+      if (this.#opening === opening) this.#fail(error instanceof Error ? error.message : String(error), !options.worker);
+    });
+    const millis = core.connectTimeout!;
+    this.#timer = setTimeout(
+      () => this.#fail(`the worker script ${workerUrl} did not start within ${millis} ms`, true),
+      delay(millis),
+    );
   }
 
   #flush(): void {
     if (!this.#port || !this.#outbox.length) return;
     const messages = this.#outbox;
     this.#outbox = [];
+    this.#bytes = 0;
     const transfer = messages.flatMap((message) =>
       'bytes' in message && message.bytes ? [message.bytes.buffer as ArrayBuffer] : [],
     );
     this.#port.post(messages, transfer);
   }
 
-  #receive(batch: Batch): void {
-    if (this.#ended) return;
+  #receive(batch: Batch, opening: Promise<Port>): void {
     const [text, ...binaries] = Array.isArray(batch) ? batch : [batch];
     const messages = JSON.parse(typeof text === 'string' ? text : decoder.decode(text)) as FromWorker[];
     // The handshake's messages, and only they, come alone.
     const first = messages[0];
     switch (first?.t) {
       case 'here':
-        return this.#greet(first.v);
+        return this.#greet(first.v, opening);
       case 'ready':
-        void this.#opening.then((port) => {
-          if (this.#ended) return;
+        void opening.then((port) => {
+          if (this.#opening !== opening) return;
+          clearTimeout(this.#timer);
           this.#port = port;
           this.#flush();
         });
         return;
       case 'fatal':
-        return this.#fail(first.message);
+        return this.#fail(first.message, /could not be loaded/.test(first.message));
       default:
         this.#events.receive(messages, binaries);
     }
   }
 
-  #greet(v: number): void {
+  #greet(v: number, opening: Promise<Port>): void {
     if (v !== PROTOCOL_VERSION) {
-      return this.#fail(`the page speaks version ${PROTOCOL_VERSION} of the worker protocol, the worker script ${v}`);
+      return this.#fail(`the page speaks version ${PROTOCOL_VERSION} of the worker protocol, the worker script ${v}`, false);
     }
-    void Promise.all([this.#opening, this.#wasm]).then(([port, wasm]) => {
-      if (this.#ended) return;
+    void Promise.all([opening, this.#wasm]).then(([port, wasm]) => {
+      if (this.#opening !== opening) return;
       const { core: options, wasmUrl } = this.#options;
       port.post([{ t: 'init', v, options, wasmUrl, wasm }], wasm ? [wasm] : []);
     });
   }
 
-  #fail(message: string): void {
-    if (this.#ended) return;
-    this.#end(false);
-    this.#events.failed(localError(ErrorCode.Host, message));
+  /** The host is of no use. `passing`: another attempt to load it may succeed. */
+  #fail(message: string, passing: boolean): void {
+    this.#release(false);
+    const { reconnect = true, reconnectInterval = 1_000, maxReconnectAttempts = Infinity } = this.#options.core;
+    if (!passing || !reconnect || this.#attempts >= maxReconnectAttempts) {
+      return this.#events.failed(localError(ErrorCode.Host, message));
+    }
+    const retryInMs = Math.random() * Math.min(reconnectInterval * 2 ** this.#attempts++, 30_000);
+    this.#timer = setTimeout(() => this.#load(), retryInMs);
+    const reason = { kind: 'host', message } as const;
+    this.#events.retrying({ state: 'reconnecting', attempt: this.#attempts, retryInMs, reason });
   }
 
-  #end(gently: boolean): void {
-    this.#ended = true;
+  #release(gently: boolean): void {
+    clearTimeout(this.#timer);
+    this.#loading?.abort();
     const ready = !!this.#port;
-    this.#opening.then(
+    this.#opening?.then(
       (port) => port.end(gently && ready),
       () => {},
     );
+    this.#opening = this.#port = undefined;
   }
 }
 
+/** Where no worker can be made, as in some sandboxed frames, the core runs on this thread. */
+async function open({ useWorker, worker, workerUrl, socket }: LinkOptions, events: PortEvents): Promise<Port> {
+  if (useWorker) {
+    try {
+      return openWorker(workerUrl, worker, events);
+    } catch (error) {
+      if (worker) throw error;
+    }
+  }
+  return openThread(workerUrl, socket, events);
+}
+
 /** The wasm's bytes; none for a worker script that has it inside. */
-async function fetchWasm({ workerUrl, wasmUrl }: LinkOptions): Promise<ArrayBuffer | undefined> {
+async function fetchWasm({ workerUrl, wasmUrl }: LinkOptions, signal: AbortSignal): Promise<ArrayBuffer | undefined> {
   if (workerUrl.includes('.inline.')) return;
   if (!IIFE && !/^https?:/.test(wasmUrl)) return readWasm(wasmUrl);
-  const response = await fetch(wasmUrl);
+  const response = await fetch(wasmUrl, { signal });
   return response.ok ? response.arrayBuffer() : undefined;
 }
 

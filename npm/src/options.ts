@@ -1,6 +1,9 @@
 /** The options of a client, and those of its core's host. */
-import type { SocketConstructor } from './engine.js';
+import type { RefusedSocket, SocketConstructor } from './engine.js';
 import type { LinkOptions } from './link.js';
+
+/** Set by `npm/build.mjs`: whether this is the script for pages without modules. */
+declare const IIFE: boolean;
 
 /** The options of {@link DatasoleClient}. All but `url` have defaults. */
 export interface DatasoleClientOptions {
@@ -25,7 +28,7 @@ export interface DatasoleClientOptions {
    * unauthorized.
    */
   getToken?: () => string | Promise<string>;
-  /** Run socket and core in a dedicated worker. Default `true`; where there are no workers, always on this thread. */
+  /** Run socket and core in a dedicated worker. Default: `true` on a page, else (Node, Bun, Deno, in a worker) `false`. */
   useWorker?: boolean;
   /**
    * The worker script, relative to the page. Default: `datasole-worker.iife.min.js` under `path` on the server. On
@@ -41,7 +44,7 @@ export interface DatasoleClientOptions {
   wasmUrl?: string;
   /** Accepted for compatibility; batched messages give its gain without cross-origin isolation. */
   useSharedArrayBuffer?: boolean;
-  /** Reconnect after a connection was lost. Default `true`. */
+  /** Try again after an attempt has failed or a connection was lost. Default `true`. */
   reconnect?: boolean;
   /**
    * The base of the backoff: attempt n (from 0) waits a random time up to `reconnectInterval * 2^n`. Default 1000 ms.
@@ -51,7 +54,10 @@ export interface DatasoleClientOptions {
   maxReconnectAttempts?: number;
   /** Keeps pending CRDT operations, so that they survive a reload. */
   crdtStorage?: CrdtStorage;
-  /** How long loading and an attempt to connect may take, each. Default 10,000 ms. */
+  /**
+   * The time within which `connect` has a connection or rejects, and the longest time of each attempt. By default an attempt
+   * takes at most 10,000 ms, and `connect` waits as long as attempts are made.
+   */
   connectTimeout?: number;
 }
 
@@ -70,7 +76,7 @@ export interface CrdtStorage {
 export const CONNECT_TIMEOUT = 10_000;
 
 /** Resolves the options against the page. Throws a TypeError if a URL is invalid. @internal */
-export function resolve(options: DatasoleClientOptions, retryFirst: boolean): LinkOptions {
+export function resolve(options: DatasoleClientOptions): LinkOptions {
   const page = typeof location === 'object' ? location.href : undefined;
   const { protocol, host, pathname } = new URL(options.url, page);
   if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`the url must begin with http, https, ws or wss: ${options.url}`);
@@ -90,23 +96,50 @@ export function resolve(options: DatasoleClientOptions, retryFirst: boolean): Li
       reconnectInterval: options.reconnectInterval,
       maxReconnectAttempts: options.maxReconnectAttempts,
       connectTimeout: options.connectTimeout ?? CONNECT_TIMEOUT,
-      retryFirst,
     },
-    useWorker: options.useWorker !== false && (!!options.worker || typeof Worker === 'function'),
+    useWorker: options.useWorker ?? (!!options.worker || (typeof Worker === 'function' && typeof document === 'object')),
     worker: options.worker,
     workerUrl,
     wasmUrl: wasmUrl || (options.wasmUrl ?? ''),
-    socket: headers && !page ? withHeaders(headers) : undefined,
+    socket: IIFE || page ? undefined : nodeSocket(headers),
   };
 }
 
-/** The `ws` package takes headers as a third argument, Node's own WebSocket among the options that are its second. */
-function withHeaders(headers: Record<string, string>): SocketConstructor {
+/**
+ * The socket of Node. The `ws` package takes headers as a third argument, Node's own WebSocket among the options that are its
+ * second; only the former tells how an upgrade was refused.
+ */
+function nodeSocket(headers?: Record<string, string>): SocketConstructor | undefined {
   const Socket = globalThis.WebSocket as unknown as new (url: string, ...more: unknown[]) => WebSocket;
+  if (!Socket) return;
+  const isWs = 'WebSocketServer' in Socket;
+  if (!isWs && !headers) return;
   return class extends Socket {
+    refusal?: RefusedSocket['refusal'];
+
     constructor(url: string, protocols: string[]) {
-      if ('WebSocketServer' in Socket) super(url, protocols, { headers });
-      else super(url, { protocols, headers });
+      if (!isWs) {
+        super(url, { protocols, headers });
+        return;
+      }
+      super(url, protocols, { headers });
+      const ws = this as unknown as NodeSocket;
+      ws.on('unexpected-response', (_, { statusCode, headers }) => {
+        const seconds = +(headers['retry-after'] || NaN);
+        const retryAfter = seconds >= 0 ? seconds * 1_000 : undefined;
+        this.refusal = { status: statusCode, ours: 'datasole-refused' in headers, retryAfter };
+        ws.terminate();
+      });
     }
   };
+}
+
+interface NodeSocket {
+  on(event: string, listener: (request: unknown, response: Refused) => void): void;
+  terminate(): void;
+}
+
+interface Refused {
+  statusCode: number;
+  headers: Record<string, string | undefined>;
 }

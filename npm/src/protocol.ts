@@ -33,8 +33,8 @@ export type ToWorker =
   | ({ t: 'emit'; event: string; queue: boolean } & Encoded)
   | { t: 'subscribe'; id: number; kind: FollowedKind; key: string }
   | { t: 'unsubscribe'; id: number }
-  /** Main's mirror of a state has lost step. */
-  | { t: 'resync'; key: string }
+  /** Main's mirror of a state has lost step; `applied`: a patch was applied since the last time. */
+  | { t: 'resync'; key: string; applied: boolean }
   | (StreamName & StreamCommand)
   | { t: 'hint'; kind: Hint }
   /** Answers `token`. */

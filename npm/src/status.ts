@@ -39,4 +39,8 @@ export interface StatusReason {
   message: string;
   /** The WebSocket close code, where there was one. */
   code?: number;
+  /** The HTTP status that refused the connection, where it could be seen. */
+  httpStatus?: number;
+  /** What may help; for people. */
+  hint?: string;
 }

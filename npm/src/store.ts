@@ -6,6 +6,7 @@
  * for all the changes that came together.
  */
 import { call, guarded, listen } from './handlers.js';
+import { report } from './errors.js';
 import { applyPatch, type Owned } from './patch.js';
 
 interface Entry {
@@ -19,6 +20,10 @@ interface Entry {
   rev: number | undefined;
   /** A snapshot has been asked for; until then patches lead nowhere. */
   lost: boolean;
+  /** A patch was applied since the last that was not. */
+  applied: boolean;
+  /** Version 1: a change was left out. */
+  doubtful: boolean;
   /** True if the application asked for the value without a handler. */
   pinned: boolean;
   handlers: Set<(value: unknown) => void>;
@@ -32,7 +37,7 @@ export interface Follow {
   subscribe(key: string): number;
   unsubscribe(id: number): void;
   /** Asks for a snapshot. */
-  resync(key: string): void;
+  resync(key: string, applied: boolean): void;
   /** True if the server sends unfollowed keys, too (version 1). */
   unasked(): boolean;
 }
@@ -76,25 +81,38 @@ export class Store {
     entry.value = value;
     entry.owned.clear();
     entry.rev = rev;
-    entry.lost = false;
+    entry.lost = entry.doubtful = false;
     this.#changed.add(entry);
   }
 
-  /** A change arrived. One that does not fit is repaired by a snapshot; meanwhile the value shown before stays. */
+  /**
+   * A change arrived. One that does not fit is repaired by a snapshot; meanwhile the value shown before stays. A server of
+   * version 1 cannot send one: there the change is left out.
+   */
   patch(key: string, rev: number, ops: unknown[]): void {
     const entry = this.#entries.get(key);
     if (!entry || entry.lost) return;
+    const repairable = !this.#follow.unasked();
     try {
-      if (entry.rev === undefined || rev !== entry.rev + 1) throw new Error('out of step');
+      if (entry.rev === undefined || (rev !== entry.rev + 1 && repairable)) throw new Error('out of step');
+      // What cannot be repaired must not be half changed.
+      if (!repairable) entry.owned.clear();
       entry.value = applyPatch(entry.value, ops, entry.owned);
-      entry.rev = rev;
+      entry.applied = true;
       this.#changed.add(entry);
     } catch {
-      entry.value = entry.shown;
       entry.owned.clear();
-      entry.lost = true;
-      this.#follow.resync(key);
+      if (repairable) {
+        entry.value = entry.shown;
+        entry.lost = true;
+        this.#follow.resync(key, entry.applied);
+        entry.applied = false;
+      } else if (!entry.doubtful) {
+        entry.doubtful = true;
+        report(new Error(`state ${key} may be wrong: a change did not fit, and a server of version 1 cannot repeat it`));
+      }
     }
+    entry.rev = rev;
   }
 
   /** Calls the handlers of changed keys. */
@@ -123,6 +141,8 @@ export class Store {
         owned: new Set(),
         rev: undefined,
         lost: false,
+        applied: false,
+        doubtful: false,
         pinned: false,
         handlers: new Set(),
         id: 0,

@@ -50,6 +50,7 @@ class FakeWorker {
 
 const CONNECTED: FromWorker = { t: 'status', state: 'connected', protocol: 2, connectionId: 'c1', userId: 'ann' };
 
+const clients: DatasoleClient[] = [];
 let reported: unknown[] = [];
 const consoleError = console.error;
 
@@ -60,19 +61,28 @@ beforeEach(() => {
   console.error = (error: unknown) => reported.push(error);
 });
 
-afterEach(() => {
+afterEach(async () => {
+  // A client that is left goes on trying.
+  for (const client of clients.splice(0)) await client.disconnect();
   console.error = consoleError;
 });
 
 function makeClient(options: Partial<DatasoleClientOptions> = {}): DatasoleClient {
   const worker = () => new FakeWorker() as unknown as Worker;
   // A path that is no file: the bytes are the worker's business here.
-  return new DatasoleClient({ url: 'http://localhost:1', wasmUrl: '/none.wasm', worker, ...options });
+  const client = new DatasoleClient({ url: 'http://localhost:1', wasmUrl: '/none.wasm', worker, ...options });
+  clients.push(client);
+  return client;
 }
 
 /** Until everything that is under way has arrived. */
 async function settled(): Promise<void> {
   for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
+}
+
+/** Until something that takes a timer has happened. */
+async function until(happened: () => boolean): Promise<void> {
+  while (!happened()) await new Promise((resolve) => setTimeout(resolve, 1));
 }
 
 /** The nth worker, greeted and ready. */
@@ -125,7 +135,6 @@ describe('starting', () => {
       reconnectInterval: undefined,
       maxReconnectAttempts: 3,
       connectTimeout: 10_000,
-      retryFirst: false,
     };
     assert.deepEqual([v, options], [PROTOCOL_VERSION, expected]);
     assert.deepEqual(
@@ -143,7 +152,7 @@ describe('starting', () => {
     ['wss://a.example/base?query#hash', undefined, 'wss://a.example/base/__ds'],
   ] as const) {
     it(`${url} with path ${path} is ${endpoint}`, async () => {
-      const client = makeClient({ url, path });
+      const client = makeClient({ url, path, maxReconnectAttempts: 0 });
       const opened = client.connect();
       const worker = await ready();
       assert.equal(worker.of('init')[0]!.options.url, endpoint);
@@ -174,17 +183,112 @@ describe('starting', () => {
     assert.ok(FakeWorker.all[0]!.terminated);
   });
 
-  it('a script that cannot be loaded rejects, and the next attempt starts anew', async () => {
-    const client = makeClient();
+  for (const options of [{ reconnect: false }, { maxReconnectAttempts: 0 }]) {
+    it(`a script that cannot be loaded rejects with ${JSON.stringify(options)}, and the next attempt starts anew`, async () => {
+      const client = makeClient(options);
+      const opened = client.connect();
+      await settled();
+      FakeWorker.all[0]!.fail();
+      await assert.rejects(opened, { name: 'DatasoleError', code: -32106, message: /worker script http:.* could not be loaded/ });
+      assert.equal(client.getConnectionState(), 'disconnected');
+      const again = client.connect();
+      (await ready(1)).say(CONNECTED);
+      await again;
+    });
+  }
+
+  it('a script that cannot be loaded is loaded again, and nothing that waits is lost', async () => {
+    const client = makeClient({ reconnectInterval: 0, maxReconnectAttempts: 2 });
+    const seen: Status[] = [];
+    client.onStatus((status) => seen.push(status));
+    client.on('chat', () => {});
     const opened = client.connect();
+    const call = client.rpc('m');
     await settled();
     FakeWorker.all[0]!.fail();
-    await assert.rejects(opened, { name: 'DatasoleError', code: -32106, message: /worker script http:.* could not be loaded/ });
-    assert.equal(client.getConnectionState(), 'disconnected');
-    const again = client.connect();
-    (await ready(1)).say(CONNECTED);
-    await again;
+    assert.ok(client.emit('early', 1));
+    await until(() => FakeWorker.all.length === 2);
+    assert.ok(FakeWorker.all[0]!.terminated);
+    FakeWorker.all[1]!.say({ t: 'here', v: PROTOCOL_VERSION });
+    FakeWorker.all[1]!.say({ t: 'fatal', message: 'the wasm at /none.wasm could not be loaded' });
+    await until(() => FakeWorker.all.length === 3);
+    const worker = await ready(2);
+    const sent = ['init', 'subscribe', 'connect', 'call', 'emit'];
+    assert.deepEqual([worker.received.map(({ t }) => t), worker.posts], [sent, [1, 4]]);
+    worker.say(CONNECTED, { t: 'done', id: worker.of('call')[0]!.id, value: 1 });
+    assert.deepEqual([await opened, await call], [undefined, 1]);
+    const tries = seen.filter(({ state }) => state === 'reconnecting');
+    assert.deepEqual([...new Set(tries.map(({ attempt }) => attempt))], [1, 2]);
+    assert.deepEqual(tries.map(({ reason }) => reason!.kind), tries.map(() => 'host'));
+    assert.match(tries.at(-1)!.reason!.message, /wasm/);
   });
+
+  it('attempts to load end with maxReconnectAttempts, and with disconnect', async () => {
+    const client = makeClient({ reconnectInterval: 0, maxReconnectAttempts: 1 });
+    const opened = client.connect();
+    await settled();
+    FakeWorker.all[0]!.fail('one');
+    await until(() => FakeWorker.all.length === 2);
+    FakeWorker.all[1]!.fail('two');
+    await assert.rejects(opened, { code: -32106, message: 'two' });
+    const other = makeClient({ reconnectInterval: 20 });
+    const never = other.connect();
+    await settled();
+    FakeWorker.all[2]!.fail();
+    await Promise.all([assert.rejects(never, { code: -32104 }), other.disconnect()]);
+    await new Promise((resolve) => setTimeout(resolve, 40));
+    assert.equal(FakeWorker.all.length, 3);
+  });
+
+  it('a fatal error that is no failure to load is not tried again', async () => {
+    const opened = makeClient().connect();
+    await settled();
+    FakeWorker.all[0]!.say({ t: 'here', v: PROTOCOL_VERSION });
+    FakeWorker.all[0]!.say({ t: 'fatal', message: 'no WebSocket here' });
+    await assert.rejects(opened, { code: -32106, message: 'no WebSocket here' });
+  });
+
+  it('calls that wait for the script end in time, or when they are cancelled', async () => {
+    const client = makeClient();
+    client.connect().catch(() => {});
+    const abort = new AbortController();
+    const cancelled = client.rpc('a', null, { signal: abort.signal });
+    const late = client.rpc('b', null, { timeout: 10 });
+    // Longer than a timer lasts.
+    const long = client.rpc('c', null, { timeout: 2 ** 31 });
+    const endless = client.rpc('d', null, { timeout: Infinity });
+    abort.abort();
+    await assert.rejects(cancelled, { code: -32102 });
+    await assert.rejects(late, { code: -32100, retryable: true });
+    const worker = await ready();
+    const [a, b, c, d] = worker.of('call').map(({ id }) => id);
+    assert.deepEqual(worker.of('cancel').map(({ id }) => id), [a, b]);
+    worker.say(CONNECTED, { t: 'done', id: c!, value: 'c' }, { t: 'done', id: d!, value: 'd' });
+    assert.deepEqual([await long, await endless], ['c', 'd']);
+    await client.disconnect();
+  });
+
+  for (const [what, size, fits] of [
+    ['messages', 0, 2_046],
+    ['characters', 1_024 * 1_024, 4],
+  ] as const) {
+    it(`events that wait for the script are bounded in ${what}`, async () => {
+      const client = makeClient();
+      const opened = client.connect();
+      // A string has quotes around it; `connect` waits, too.
+      const data = 'x'.repeat(Math.max(size - 2, 0));
+      for (let n = 0; n < fits; n++) assert.ok(client.emit('e', data));
+      if (what === 'messages') assert.ok(client.emit('e', data));
+      assert.throws(() => client.emit('e', data), { code: -32105, retryable: true });
+      await assert.rejects(client.rpc('m'), { code: -32105 });
+      const worker = await ready();
+      worker.say(CONNECTED);
+      await opened;
+      assert.ok(client.emit('e', data));
+      await settled();
+      assert.equal(worker.of('emit').length, what === 'messages' ? fits + 2 : fits + 1);
+    });
+  }
 
   it('a worker that cannot be made rejects', async () => {
     const worker = () => {
@@ -410,7 +514,7 @@ describe('states', () => {
       worker.say({ t: 'patch', key: 'k', rev: rev + 1, ops: [...ops] });
       assert.deepEqual(client.getState('k'), { n: 0 });
       await settled();
-      assert.deepEqual(worker.of('resync'), [{ t: 'resync', key: 'k' }]);
+      assert.deepEqual(worker.of('resync'), [{ t: 'resync', key: 'k', applied: false }]);
       worker.say({ t: 'snapshot', key: 'k', rev: 9, value: { n: 1 } });
       worker.say({ t: 'patch', key: 'k', rev: 10, ops: [{ op: 'replace', path: '/n', value: 2 }] });
       assert.deepEqual(seen, [undefined, { n: 0 }, { n: 1 }, { n: 2 }]);
@@ -507,7 +611,6 @@ describe('a worker that fails', () => {
       void client.connect().then(() => (back = true));
       const next = await ready(1);
       assert.ok(worker.terminated);
-      assert.equal(next.of('init')[0]!.options.retryFirst, true);
       assert.deepEqual(
         next.received.map(({ t }) => t),
         ['init', 'subscribe', 'subscribe', 'open', 'edit', 'edit', 'open', 'show', 'connect', 'connect'],

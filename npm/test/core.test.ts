@@ -183,17 +183,17 @@ describe('CRDTs and presence', () => {
     assert.deepEqual([votes.value(), client.crdt.pending], [12, 0]);
   });
 
-  it('takes part on version 1', async () => {
+  it('leaves sending to the application on version 1, where an operation would count each time it comes', async () => {
     const { client, socket } = await connected('v1');
     const votes = client.registerCrdt('app').register('votes', 'pn-counter');
     votes.increment(5);
     await settled();
-    const { key, op } = sent(socket, OP.crdtOp)[0]!.payload;
-    assert.deepEqual([key, op.type, op.op, op.value], ['votes', 'pn-counter', 'increment', 5]);
+    assert.deepEqual(sent(socket, OP.crdtOp), []);
     assert.equal(votes.pending, 0);
     const metadata = { type: 'pn-counter', nodeId: 'b', timestamp: 1, version: 2 };
     const vector = { increments: { [votes.nodeId]: 5, b: 1 }, decrements: { b: 2 } };
-    socket.frame(OP.crdtState, { key, state: { type: 'pn-counter', value: 4, metadata: { ...metadata, vector } } });
+    const state = { type: 'pn-counter', value: 4, metadata: { ...metadata, vector } };
+    socket.frame(OP.crdtState, { key: 'votes', state });
     await settled();
     assert.equal(votes.value(), 4);
   });
@@ -421,11 +421,11 @@ describe('version 2', () => {
     assert.deepEqual(sent(socket, OP.cancel).map((frame) => frame.correlation), [1]);
   });
 
-  it('a text message ends the connection for good', async () => {
+  it('a text message ends the connection, which is tried again', async () => {
     const { client, socket } = await connected('v2');
     socket.deliver('hello');
     await settled();
-    assert.equal(client.getConnectionState(), 'disconnected');
+    assert.equal(client.getConnectionState(), 'reconnecting');
     assert.equal(socket.closedWith?.code, 4004);
   });
 });
@@ -472,15 +472,35 @@ describe('calls', () => {
 });
 
 describe('connecting', () => {
-  it('rejects when the first attempt fails, and does not try again', async () => {
+  it('rejects when the first attempt fails and it was told not to reconnect', async () => {
     FakeSocket.serve = (socket) => socket.drop(1006);
-    const client = makeClient({ reconnectInterval: 1 });
+    const client = makeClient({ reconnect: false });
     await assert.rejects(client.connect(), { name: 'DatasoleError', code: -32103, retryable: true });
     await settled();
     assert.deepEqual([FakeSocket.all.length, client.getConnectionState()], [1, 'disconnected']);
     FakeSocket.serve = serveV1;
     await client.connect();
     assert.equal(client.getConnectionState(), 'connected');
+  });
+
+  it('tries again until a server answers, and what was sent meanwhile arrives', async () => {
+    FakeSocket.serve = (socket) => (FakeSocket.all.length < 3 ? socket.drop(1006) : serveV2(socket));
+    const client = makeClient({ reconnectInterval: 1 });
+    const opened = client.connect();
+    assert.equal(client.connect(), opened);
+    const call = client.rpc('echo', 'early');
+    assert.equal(client.emit('hello', 1), true);
+    await opened;
+    assert.equal(await call, 'early');
+    assert.equal(FakeSocket.all.length, 3);
+    assert.deepEqual(sent(FakeSocket.all[2]!, OP.emitted).map(({ payload }) => payload), [{ event: 'hello', data: 1 }]);
+  });
+
+  it('rejects when as many attempts have failed as may', async () => {
+    FakeSocket.serve = (socket) => socket.drop(1006);
+    const client = makeClient({ reconnectInterval: 1, maxReconnectAttempts: 2 });
+    await assert.rejects(client.connect(), { name: 'DatasoleError', code: -32103, retryable: true });
+    assert.deepEqual([FakeSocket.all.length, client.getConnectionState()], [3, 'disconnected']);
   });
 
   it('rejects when nothing answers in time', async () => {
@@ -491,7 +511,7 @@ describe('connecting', () => {
   });
 
   it('rejects when the socket cannot be made', async () => {
-    const client = makeClient();
+    const client = makeClient({ reconnect: false });
     (globalThis as any).WebSocket = class {
       constructor() {
         throw new SyntaxError('no such protocol');
@@ -507,7 +527,8 @@ describe('connecting', () => {
 
   it('rejects when the wasm is missing or something else', async () => {
     for (const file of ['/missing.wasm', fileURLToPath(import.meta.url)]) {
-      await assert.rejects(makeClient({ wasmUrl: file }).connect(), { name: 'DatasoleError', code: -32106, message: /wasm/ });
+      const client = makeClient({ wasmUrl: file, maxReconnectAttempts: 0 });
+      await assert.rejects(client.connect(), { name: 'DatasoleError', code: -32106, message: /wasm/ });
     }
   });
 
@@ -529,6 +550,7 @@ describe('connecting', () => {
   it('fails as unauthorized when there is no token to get', async () => {
     FakeSocket.serve = serveV1;
     const client = makeClient({
+      reconnect: false,
       getToken: () => {
         throw new Error('logged out');
       },

@@ -92,7 +92,7 @@ describe('the package', () => {
   it('tells bundlers which imports are none of their business', () => {
     const text = readFileSync(new URL('dist/client.mjs', root), 'utf8');
     for (const [, target] of text.matchAll(/\bimport\(([^)]*)\)/g)) {
-      if (target !== '"./worker.mjs"') assert.match(target!, /webpackIgnore: true.*@vite-ignore/s);
+      if (!/^"\.\/(worker|probe)\.mjs"$/.test(target!)) assert.match(target!, /webpackIgnore: true.*@vite-ignore/s);
     }
   });
 

@@ -55,7 +55,7 @@ class Player {
 
   private constructor(glue: ReturnType<typeof createGlue>, options: Partial<CoreOptions>) {
     clock = 0;
-    this.core = new glue.Core({ url: 'ws://localhost/__ds', reconnectInterval: 0, retryFirst: true, ...options }, {
+    this.core = new glue.Core({ url: 'ws://localhost/__ds', reconnectInterval: 0, ...options }, {
       open: (socket) => (this.socket = socket),
       send: (_, message) => this.out.push(frame(message.slice())),
       shut: (_, close) => this.out.push({ close }),
@@ -98,7 +98,7 @@ class Player {
       if (protocol === 2) this.deliver({ op: 'HELLO', payload: { ...HELLO, connectionId: 'c', heartbeat, features } });
     }
     if (step.in) this.deliver(step.in);
-    if (step.close) this.core.closed(this.socket, step.close.code, step.close.reason ?? '');
+    if (step.close) this.core.closed(this.socket, step.close.code, step.close.reason ?? '', false);
     const out = this.out.splice(0);
     const { messages, bytes } = this.take();
     const events = messages.flatMap((message) => told(message, bytes));
@@ -205,7 +205,6 @@ it('messages have the members that are declared, and every member comes', async 
   const player = await Player.start({ askToken: true });
   const { core } = player;
   core.call(1, 'early', undefined, undefined, undefined, false);
-  core.emit('early', undefined, undefined, false);
   core.token('t');
   core.opened(player.socket, 'datasole.v2');
   const frame = (opcode: number, correlation: number, payload: unknown) =>
@@ -214,14 +213,17 @@ it('messages have the members that are declared, and every member comes', async 
   core.call(2, 'json', undefined, undefined, undefined, false);
   core.call(3, 'bytes', undefined, undefined, undefined, false);
   core.follow(1, 'state', 'k');
-  frame(OP.response, 1, { result: 1 });
-  frame(OP.responseBinary, 2, binary({}, [1]));
-  frame(OP.subscribed, 3, { epoch: 1, seq: 1, recovered: false });
+  core.follow(2, 'event', 'forbidden');
+  frame(OP.response, 1, { error: { code: 1, message: 'no' } });
+  frame(OP.response, 2, { result: 1 });
+  frame(OP.responseBinary, 3, binary({}, [1]));
+  frame(OP.error, 5, { code: -32002, message: 'no' });
+  frame(OP.subscribed, 4, { epoch: 1, seq: 1, recovered: false });
   frame(OP.snapshot, 0, { key: 'k', version: 1, data: 1, epoch: 1, seq: 1 });
   frame(OP.patch, 0, { key: 'k', patches: [], epoch: 1, seq: 2 });
   frame(OP.event, 0, { event: 'e', data: 1, timestamp: 1 });
   frame(OP.eventBinary, 0, binary({ event: 'e', timestamp: 1 }, [1]));
-  core.closed(player.socket, 1006, '');
+  core.closed(player.socket, 1006, '', false);
   player.take();
   const found = [...seen].map(([t, members]) => [t, [...members].sort()]);
   const declared = Object.entries(MEMBERS).map(([t, members]) => [t, Object.keys(members).sort()]);

@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const CUTS: usize = 50;
 
 /// At once, so that no test waits for a delay.
-const AT_ONCE: Reconnect = Reconnect { enabled: true, base: 0, cap: 0, max_attempts: None, retry_first: false };
+const AT_ONCE: Reconnect = Reconnect { enabled: true, base: 0, cap: 0, max_attempts: None };
 
 async fn connect(url: &str) -> Client {
     Client::builder(url).reconnect(AT_ONCE).connect().await.unwrap()

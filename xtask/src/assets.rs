@@ -19,13 +19,14 @@ use crate::{
 };
 
 /// The files that the server serves under its path, besides the chunks `client.mjs` may import.
-const SERVED: [&str; 7] = [
+const SERVED: [&str; 8] = [
     "client.mjs",
     "worker.mjs",
     "datasole.iife.min.js",
     "datasole.full.iife.min.js",
     "datasole-worker.iife.min.js",
     "datasole-worker.inline.iife.min.js",
+    "datasole-probe.mjs",
     "datasole.wasm",
 ];
 

@@ -24,14 +24,14 @@ const BUDGETS: [Budget; 3] = [
         files: &["datasole.iife.min.js"],
         compression: "gzip",
         compress: gzip,
-        limit: 7 * 1024,
+        limit: 8 * 1024,
     },
     Budget {
         what: "main thread with CRDTs",
         files: &["datasole.full.iife.min.js"],
         compression: "gzip",
         compress: gzip,
-        limit: 11 * 1024,
+        limit: 12 * 1024 + 512,
     },
     Budget {
         what: "worker and wasm",

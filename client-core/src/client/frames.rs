@@ -263,7 +263,9 @@ impl Client {
             self.snapshot(patch.key.clone(), Some(start), Position { seq: 0, ..position });
         }
         if !self.apply(&patch.key, patch.patches) {
-            return Err("a patch that does not apply");
+            #[cfg(feature = "mirror")]
+            self.doubt(patch.key.clone().into_owned());
+            return Ok(());
         }
         self.patch(patch.key.clone(), patch.patches, position);
         Ok(())
@@ -282,7 +284,24 @@ impl Client {
     /// Applies operations to the mirror; `false` when they do not fit what it has.
     #[cfg(feature = "mirror")]
     fn apply(&mut self, key: &str, ops: &RawValue) -> bool {
-        !self.config.mirror || self.mirror.patch(key, ops)
+        if !self.config.mirror {
+            return true;
+        }
+        let fits = self.mirror.patch(key, ops);
+        if fits {
+            self.subscriptions.fits(key);
+        }
+        fits
+    }
+
+    /// Version 1: a change was left out, and cannot be asked for. Told once until the next snapshot.
+    #[cfg(feature = "mirror")]
+    fn doubt(&mut self, key: String) {
+        if self.mirror.doubt(&key) {
+            let message = "the state may be wrong: a change did not fit, and a server of version 1 cannot repeat it";
+            let (stream, message) = (StreamId::state(key), message.into());
+            self.event(Event::Rejected { stream, code: codes::PARSE, message, payload: Payload::Empty });
+        }
     }
 
     #[cfg(not(feature = "mirror"))]
@@ -336,8 +355,13 @@ impl Client {
     /// The mirror and the stream no longer fit: asks for the whole value.
     fn start_over(&mut self, key: &str) -> Result<(), Malformed> {
         let Some(id) = self.subscriptions.find(StreamKind::State, key) else { return Ok(()) };
-        self.subscriptions.forget(id);
-        self.repair(id)
+        self.misfit(id, false)
+    }
+
+    /// What the host has and the stream do not fit; see [`resync`](Self::resync).
+    pub(super) fn misfit(&mut self, id: SubscriptionId, applied: bool) -> Result<(), Malformed> {
+        let step = self.subscriptions.misfit(id, applied);
+        self.take(step)
     }
 
     fn repair(&mut self, id: SubscriptionId) -> Result<(), Malformed> {
@@ -352,6 +376,10 @@ impl Client {
                 self.answered(subscription, stream, recovered);
             }
             Step::Ask(id) => self.ask(id),
+            Step::Rest(id, bound) => {
+                let until = self.clock.now() + self.rng.up_to(bound);
+                self.subscriptions.rest(id, until);
+            }
             Step::GiveUp(why) => return Err(why),
         }
         Ok(())

@@ -8,7 +8,7 @@ use crate::{
     frame::Opcode,
     queue::Item,
     read::Read,
-    reconnect::STABLE_AFTER,
+    reconnect::{MAX_WINDOW, STABLE_AFTER},
     session::{Link, Phase, Version},
     time::{Millis, TimerKind},
     wire::{CLOSE_INVALID, Hello, SUBPROTOCOLS},
@@ -98,14 +98,17 @@ impl Client {
         let Some(hello) = Hello::read(payload) else {
             return self.violation("HELLO cannot be read");
         };
+        if hello.protocol != 2 {
+            return self.refuse("HELLO is of another version");
+        }
         let link = match std::mem::take(&mut self.phase) {
-            Phase::Greeting { mut link, .. } if link.auth.is_none() && hello.protocol == 2 => {
+            Phase::Greeting { mut link, .. } if link.auth.is_none() => {
                 link.greeted(self.clock.now(), &hello);
                 link
             }
             phase => {
                 self.phase = phase;
-                return self.violation("HELLO out of place, or of another version");
+                return self.violation("HELLO out of place");
             }
         };
         self.subscriptions.begin_v2();
@@ -120,7 +123,7 @@ impl Client {
     /// sent.
     fn opened(
         &mut self,
-        link: Link,
+        mut link: Link,
         announces: bool,
         connection_id: String,
         user_id: Option<String>,
@@ -128,6 +131,7 @@ impl Client {
     ) {
         let version = link.version;
         let protocol = if version == Version::V2 { 2 } else { 1 };
+        link.ping_within(self.cuts.every);
         self.phase = Phase::Open(link);
         self.was_open = true;
         self.set_status(Status::Connected { protocol, connection_id, user_id, server_time });
@@ -168,7 +172,7 @@ impl Client {
                 DisconnectReason::Unauthorized("the server refused the token".into())
             }
             CloseVerdict::RetryWithNewToken => DisconnectReason::Unauthorized(close.reason),
-            CloseVerdict::Retry | CloseVerdict::Resync | CloseVerdict::Stop => DisconnectReason::Closed(close),
+            _ => DisconnectReason::Closed(close),
         };
         self.lose(reason, verdict);
     }
@@ -201,12 +205,18 @@ impl Client {
     /// The attempt or connection is over; waits for the next, or stops.
     fn lose(&mut self, reason: DisconnectReason, verdict: CloseVerdict) {
         let now = self.clock.now();
-        let mut window = None;
+        let (mut window, mut patience) = (None, 0);
         if let Phase::Open(link) = std::mem::take(&mut self.phase) {
             if now - link.opened >= STABLE_AFTER {
                 self.backoff = Default::default();
             }
             window = link.window.filter(|_| verdict == CloseVerdict::Retry);
+            if matches!(reason, DisconnectReason::Closed(SocketClose { code: None | Some(1006), .. })) {
+                self.cuts.lost(&link, now);
+            }
+        }
+        if let DisconnectReason::Closed(SocketClose { retry_after: Some(millis), .. }) = reason {
+            patience = millis.min(MAX_WINDOW);
         }
         self.subscriptions.detach();
         while let Some((call, pending)) = self.calls.take_any_sent() {
@@ -222,13 +232,13 @@ impl Client {
                 CloseVerdict::Stop => false,
                 // The second refusal in a row is final.
                 CloseVerdict::RetryWithNewToken => self.config.ask_token && !refused_before,
-                CloseVerdict::Retry | CloseVerdict::Resync => self.was_open || policy.retry_first,
+                _ => true,
             };
         let wait = if wanted { self.backoff.next(&policy, verdict, window, &mut self.rng) } else { None };
         match wait {
             Some(_) if self.offline => self.wait_for_network(),
             Some(wait) => {
-                let until = now + wait;
+                let until = now + patience + wait;
                 self.phase = Phase::Waiting { until: Some(until) };
                 let until = self.clock.to_host(until);
                 self.set_status(Status::Waiting { until, attempt: self.backoff.attempts, reason });
@@ -268,6 +278,9 @@ impl Client {
             self.done(call, Err(CallError::Timeout { method: pending.method, millis: pending.timeout }));
         }
         self.streams.run(now);
+        for id in self.subscriptions.rested(now) {
+            self.ask(id);
+        }
         match self.phase.deadline() {
             Some((deadline, kind)) if deadline <= now => self.on_deadline(kind),
             _ => {}

@@ -22,7 +22,7 @@ use crate::{
     reconnect::Backoff,
     rng::{Rng, Seed},
     rpc::{self, Calls, Place},
-    session::{Phase, Version},
+    session::{Cuts, Phase, Version},
     stream::{StreamId, StreamKind},
     subscriptions::Subscriptions,
     sync::Streams,
@@ -41,7 +41,8 @@ pub struct Client {
     phase: Phase,
     last_socket: u64,
     backoff: Backoff,
-    /// A connection was open since `connect`: from here on the reconnect policy holds.
+    cuts: Cuts,
+    /// A connection was open since `connect`. Until then commands wait for it.
     was_open: bool,
     /// `close` was called, and no `connect` since.
     closed: bool,
@@ -73,6 +74,7 @@ impl Client {
             phase: Phase::Idle,
             last_socket: 0,
             backoff: Backoff::default(),
+            cuts: Cuts::default(),
             was_open: false,
             closed: false,
             offline: false,
@@ -94,7 +96,8 @@ impl Client {
 
     // --- commands: `Err` means misuse or a limit, and nothing was queued ---
 
-    /// Starts connecting; no effect while connected or connecting. From `Waiting`, tries at once.
+    /// Starts connecting, and keeps trying as [`Config::reconnect`] says; no effect while connected or connecting. From
+    /// `Waiting`, tries at once. Until the first connection is open, calls and events wait for it.
     ///
     /// It tries even when the host has said that there is no network: the user may know better.
     pub fn connect(&mut self, now: Millis) {
@@ -127,7 +130,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// `Closed`, `NotConnected` (without [`Request::queue`]), `BadName`, `TooLarge`, `Limit`, and `NeedsV2` for raw
+    /// `Closed`, `NotConnected` (without [`Request::queue`], unless the first connection is being made), `BadName`, `TooLarge`, `Limit`, and `NeedsV2` for raw
     /// bytes.
     pub fn call(&mut self, now: Millis, request: Request) -> Result<CallId, CommandError> {
         self.clock.advance(now);
@@ -161,7 +164,8 @@ impl Client {
         true
     }
 
-    /// Sends an event. With `queue`, waits in the queue when there is no connection.
+    /// Sends an event. With `queue`, or while the first connection is being made, waits in the queue when there is no
+    /// connection.
     ///
     /// A queued event that the connection cannot carry when it comes (raw bytes on version 1, larger than the server
     /// takes) is dropped.
@@ -214,17 +218,21 @@ impl Client {
         true
     }
 
-    /// Forgets where a stream is and asks for its snapshot again: for a host whose own mirror has lost step.
+    /// Forgets where a stream is and asks for its snapshot again: for a host whose own mirror has lost step. `applied`: a
+    /// patch was applied since the last report. Reports in a row without one are answered at once three times, then after
+    /// a growing wait; the seventh ends the connection.
     ///
     /// `false` when nobody follows it, or the server speaks version 1 and cannot be asked.
-    pub fn resync(&mut self, now: Millis, stream: &StreamId) -> bool {
+    pub fn resync(&mut self, now: Millis, stream: &StreamId, applied: bool) -> bool {
         self.clock.advance(now);
         let Some(id) = self.subscriptions.find(stream.kind, &stream.key) else { return false };
         match self.phase.open().map(|link| link.version) {
             Some(Version::V1) => return false,
             Some(Version::V2) => {
-                self.subscriptions.forget(id);
-                self.ask(id);
+                if let Err(why) = self.misfit(id, applied) {
+                    self.violation(why);
+                    self.drive();
+                }
             }
             None => self.subscriptions.forget(id),
         }
@@ -291,8 +299,9 @@ impl Client {
     fn next_deadline(&self) -> Option<(Millis, TimerKind)> {
         let call = self.calls.deadline().map(|deadline| (deadline, TimerKind::Call));
         // Ties go to the call, which `run_timers` also serves first.
-        let stream = self.streams.deadline().map(|deadline| (deadline, TimerKind::Stream));
-        [call, stream, self.phase.deadline()].into_iter().flatten().min_by_key(|&(deadline, _)| deadline)
+        let [stream, rest] = [self.streams.deadline(), self.subscriptions.rest_ends()]
+            .map(|deadline| deadline.map(|deadline| (deadline, TimerKind::Stream)));
+        [call, stream, rest, self.phase.deadline()].into_iter().flatten().min_by_key(|&(deadline, _)| deadline)
     }
 
     fn check_name(&self, name: &str) -> Result<(), CommandError> {
@@ -309,7 +318,8 @@ impl Client {
     }
 
     fn check_queue(&self, queue: bool) -> Result<(), CommandError> {
-        match (self.closed, queue) {
+        let waits = queue || !self.was_open && !matches!(self.phase, Phase::Idle);
+        match (self.closed, waits) {
             (true, _) => Err(CommandError::Closed),
             (false, false) => Err(CommandError::NotConnected),
             (false, true) => Ok(()),

@@ -6,7 +6,7 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{
     CallId, Client, Config, EditOutcome, Event, Hint, Input, Limits, Millis, Output, Payload, Position, Question,
-    Reconnect, Request, Seed, SocketClose, SocketId, StreamId, StreamKind, SubscriptionId,
+    Request, Seed, SocketClose, SocketId, StreamId, StreamKind, SubscriptionId,
     frame::{Codec, Frame, Opcode},
     patch::{Patch, PatchLimits, apply},
     wire::Subscribe,
@@ -41,10 +41,8 @@ const OURS: u32 = 1 << 31;
 impl Host {
     /// Connected, with a call under way and following what the corpus talks of.
     pub(super) fn new(protocol: &'static str, limits: Limits) -> Self {
-        let reconnect = Reconnect { retry_first: true, ..Reconnect::default() };
         let mirrored = cfg!(feature = "mirror");
-        let config =
-            Config { limits, reconnect, mirror: mirrored, ask_token: true, ..Config::new("ws://localhost/__ds") };
+        let config = Config { limits, mirror: mirrored, ask_token: true, ..Config::new("ws://localhost/__ds") };
         let mut host = Self {
             client: Client::new(config, Seed([7; 32])),
             codec: Codec::default(),
@@ -177,7 +175,7 @@ impl Host {
     fn lose(&mut self, code: u32, reason: &[u8]) {
         let Some(socket) = self.socket.take() else { return };
         let reason = String::from_utf8_lossy(reason).into_owned();
-        let close = SocketClose { code: Some(code as u16), reason, http_status: None };
+        let close = SocketClose { code: Some(code as u16), reason, ..SocketClose::default() };
         self.client.handle_input(self.now, Input::SocketClosed { socket, close });
     }
 
@@ -302,7 +300,7 @@ impl Host {
         if !applied {
             assert!(!self.mirrored, "a patch that the mirror should have refused");
             self.states.remove(key);
-            self.client.resync(self.now, &StreamId { kind: StreamKind::State, key: key.into() });
+            self.client.resync(self.now, &StreamId { kind: StreamKind::State, key: key.into() }, false);
         }
     }
 }

@@ -69,7 +69,7 @@ impl Player {
                     let close = SocketClose {
                         code: what["code"].as_u64().map(|code| code as u16),
                         reason: what["reason"].as_str().unwrap_or_default().into(),
-                        http_status: None,
+                        ..SocketClose::default()
                     };
                     self.input(Input::SocketClosed { socket: self.socket, close });
                 }

@@ -29,6 +29,7 @@ use crate::{
     refusal::Complaints,
     signal::{End, Followers, Signal},
     status::Status,
+    watch::Watchers,
 };
 use streams::Streams;
 
@@ -43,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) wake: Notify,
     /// There is room for more to be sent.
     pub(crate) room: Notify,
+    pub(crate) watchers: Watchers,
     /// The driver has ended.
     finished: watch::Sender<bool>,
     /// The instant of `Millis(0)`.
@@ -66,6 +68,7 @@ impl Shared {
             ahead: 0,
             complaints: Complaints::new(),
             opening: None,
+            warned: false,
             status: watch::Sender::new(Status::Disconnected(DisconnectReason::Idle)),
             unsent: 0,
             closed: false,
@@ -75,6 +78,7 @@ impl Shared {
             router: Mutex::new(router),
             wake: Notify::new(),
             room: Notify::new(),
+            watchers: Watchers::default(),
             finished,
             started,
             #[cfg(test)]
@@ -139,6 +143,7 @@ impl Shared {
         drop(closed);
         self.room.notify_waiters();
         self.finished.send_replace(true);
+        self.watchers.tell();
     }
 
     pub(crate) async fn wait_finished(&self) {
@@ -161,6 +166,8 @@ pub(crate) struct Router {
     ahead: i64,
     complaints: Complaints,
     opening: Option<oneshot::Sender<Result<(), DisconnectReason>>>,
+    /// The loss of the connection, or that there is none, was logged.
+    warned: bool,
     status: watch::Sender<Status>,
     unsent: usize,
     closed: bool,
@@ -187,7 +194,7 @@ impl Router {
         self.status.subscribe()
     }
 
-    /// Starts connecting; the outcome of the first attempt (or of the last that is allowed) comes through the channel.
+    /// Starts connecting; that the connection is open, or why no attempt will follow, comes through the channel.
     pub(crate) fn open(&mut self, now: Millis) -> oneshot::Receiver<Result<(), DisconnectReason>> {
         let (tell, outcome) = oneshot::channel();
         self.opening = Some(tell);

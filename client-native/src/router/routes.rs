@@ -11,7 +11,7 @@ use crate::{
     inbox::{Item, Message},
     refusal::Refusal,
     signal::End,
-    status::Status,
+    status::{Status, describe},
 };
 
 impl Router {
@@ -49,6 +49,9 @@ impl Router {
             #[cfg(not(feature = "docs"))]
             Event::Ask { .. } | Event::Awareness { .. } => {}
             Event::Rejected { stream, code, message, payload } => {
+                if stream.kind == StreamKind::State {
+                    tracing::warn!(key = stream.key, "{message}");
+                }
                 self.complaints.tell(Refusal { stream, code, message, payload });
             }
         }
@@ -82,6 +85,7 @@ impl Router {
                 if let Some(theirs) = server_time {
                     self.ahead = i64::try_from(i128::from(*theirs) - i128::from(unix_time())).unwrap_or(0);
                 }
+                self.warned = false;
                 self.tell_opened(Ok(()));
             }
             CoreStatus::Disconnected(reason) => {
@@ -94,6 +98,11 @@ impl Router {
                 self.streams.give_up(Some(reason));
             }
             CoreStatus::Connecting | CoreStatus::Reconnecting { .. } | CoreStatus::Waiting { .. } => {
+                if let CoreStatus::Waiting { reason, .. } = &status
+                    && !std::mem::replace(&mut self.warned, true)
+                {
+                    tracing::warn!("no connection, trying again: {}", describe(reason));
+                }
                 self.streams.lost();
                 self.streams.give_up(None);
             }

@@ -179,7 +179,7 @@ impl<'a> Player<'a> {
                 "close" => {
                     let code = what["code"].as_u64().map(|code| u16::try_from(code).unwrap());
                     let reason = what["reason"].as_str().unwrap_or_default().to_owned();
-                    let close = SocketClose { code, reason, http_status: None };
+                    let close = SocketClose { code, reason, ..SocketClose::default() };
                     self.input(Input::SocketClosed { socket: self.socket, close });
                 }
                 _ => {}

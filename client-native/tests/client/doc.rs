@@ -358,7 +358,7 @@ async fn giving_up_is_told_and_reconnecting_goes_on() {
     let (client, document, side) = open(&server, "").await;
     let Side { doc, mut peer, .. } = side;
     push(document.yrs_doc(), "x");
-    let close = CloseFrame { code: 1008.into(), reason: "".into() };
+    let close = CloseFrame { code: 4004.into(), reason: "".into() };
     peer.stream.close(Some(close)).await.unwrap();
     assert!(matches!(document.synced().await, Err(DocError::Disconnected(_))));
     assert!(matches!(document.synced().await, Err(DocError::Disconnected(_))), "it still holds");

@@ -3,7 +3,10 @@
 use datasole_client::{Builder, Client, Reconnect};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 use tokio_tungstenite::{
     WebSocketStream, accept_hdr_async,
     tungstenite::{
@@ -35,7 +38,7 @@ pub(crate) const RPC_REQ_BIN: u8 = 0x20;
 pub(crate) const RPC_RES_BIN: u8 = 0x21;
 
 pub(crate) struct Fake {
-    listener: TcpListener,
+    pub(crate) listener: TcpListener,
 }
 
 impl Fake {
@@ -51,6 +54,16 @@ impl Fake {
     pub(crate) fn client(&self) -> Builder {
         let reconnect = Reconnect { base: 0, cap: 0, ..Reconnect::default() };
         Client::builder(&self.url()).reconnect(reconnect)
+    }
+
+    /// Answers one upgrade with this HTTP response, and drops the connection.
+    pub(crate) async fn answer(&self, response: &str) {
+        let mut stream = self.accept_tcp().await;
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await.unwrap());
+        }
+        stream.write_all(response.as_bytes()).await.unwrap();
     }
 
     pub(crate) async fn accept_tcp(&self) -> TcpStream {

@@ -5,10 +5,9 @@ use std::{
     time::Duration,
 };
 
-use datasole_client::{Client, ConnectError, DisconnectReason, Status, codes};
+use datasole_client::{Client, ConnectError, DisconnectReason, Reconnect, Status, codes};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::fake::*;
 
@@ -78,25 +77,29 @@ async fn what_cannot_be_sent_is_refused_before_connecting() {
     }
 }
 
-/// Connects to a server that answers the upgrade with this HTTP response.
+/// Connects once to a server that answers the upgrade with this HTTP response.
 async fn refused_with(response: &str) -> ConnectError {
     let server = Fake::listen().await;
-    let (outcome, ()) = tokio::join!(server.client().connect(), async {
-        let mut stream = server.accept_tcp().await;
-        let mut request = Vec::new();
-        while !request.ends_with(b"\r\n\r\n") {
-            request.push(stream.read_u8().await.unwrap());
-        }
-        stream.write_all(response.as_bytes()).await.unwrap();
-    });
+    let once = server.client().reconnect(Reconnect { max_attempts: Some(0), ..Reconnect::default() });
+    let (outcome, ()) = tokio::join!(once.connect(), server.answer(response));
     outcome.unwrap_err()
 }
 
 #[tokio::test]
 async fn a_refused_upgrade_is_a_typed_error() {
     for (response, code, retryable) in [
-        ("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n", codes::UNAUTHORIZED, false),
-        ("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", codes::CONNECTION_LOST, false),
+        (
+            "HTTP/1.1 401 Unauthorized\r\ndatasole-refused: token\r\ncontent-length: 0\r\n\r\n",
+            codes::UNAUTHORIZED,
+            false,
+        ),
+        (
+            "HTTP/1.1 403 Forbidden\r\ndatasole-refused: origin\r\ncontent-length: 0\r\n\r\n",
+            codes::CONNECTION_LOST,
+            false,
+        ),
+        ("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n", codes::CONNECTION_LOST, true),
+        ("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", codes::CONNECTION_LOST, true),
         ("HTTP/1.1 503 Service Unavailable\r\n\r\n", codes::CONNECTION_LOST, true),
         ("SSH-2.0-OpenSSH\r\n\r\n", codes::CONNECTION_LOST, true),
         ("", codes::CONNECTION_LOST, true),
@@ -133,24 +136,30 @@ async fn each_attempt_has_a_token_of_its_own() {
 #[tokio::test]
 async fn a_provider_that_fails_or_panics_is_a_failed_attempt() {
     let server = Fake::listen().await;
-    let failing = server.client().token_provider(|| async { Err::<Option<String>, _>("no key ring") });
+    let once = || server.client().reconnect(Reconnect { max_attempts: Some(0), ..Reconnect::default() });
+    let failing = once().token_provider(|| async { Err::<Option<String>, _>("no key ring") });
     let error = failing.connect().await.unwrap_err();
     assert!(error.to_string().contains("no key ring"), "{error}");
 
     async fn explode() -> Result<Option<String>, String> {
         panic!("in the provider, as this test wants it")
     }
-    let error = server.client().token_provider(explode).connect().await.unwrap_err();
+    let error = once().token_provider(explode).connect().await.unwrap_err();
     assert!(error.to_string().contains("panicked"), "{error}");
 }
 
 #[tokio::test]
-async fn a_text_message_closes_with_1003() {
+async fn a_text_message_closes_with_1003_and_the_fifth_in_a_row_is_final() {
     let server = Fake::listen().await;
     let (client, mut peer) = server.pair().await;
     let mut statuses = client.statuses();
-    futures_util::SinkExt::send(&mut peer.stream, "text".into()).await.unwrap();
-    assert_eq!(u16::from(peer.expect_close().await.code), 1003);
+    for connection in 1..=5 {
+        futures_util::SinkExt::send(&mut peer.stream, "text".into()).await.unwrap();
+        assert_eq!(u16::from(peer.expect_close().await.code), 1003);
+        if connection < 5 {
+            peer = server.accept_v2().await;
+        }
+    }
     while let Some(status) = statuses.next().await {
         if let Status::Disconnected(DisconnectReason::Closed(close)) = status {
             assert_eq!(close.code, Some(1003));

@@ -66,7 +66,9 @@ async fn a_value_of_another_shape_is_an_error_and_the_handle_goes_on() {
     let server = Fake::listen().await;
     let (_client, mut state, mut peer) = following(&server, json!("text")).await;
     let error = state.get().unwrap_err();
-    assert!(matches!(error, StateError::Value(_)), "{error}");
+    assert!(matches!(error, StateError::Value { .. }));
+    let told = error.to_string();
+    assert!(told.starts_with("the state \"board\" is no "), "the key and the type: {told}");
     assert_eq!((error.code(), error.retryable()), (codes::PARSE, true));
     let whole = json!([{"op": "replace", "path": "", "value": {"n": 2, "rows": []}}]);
     peer.send(STATE_PATCH, 0, &patch(8, whole)).await;
@@ -125,7 +127,7 @@ async fn giving_up_is_told_and_reconnecting_goes_on() {
     let (client, mut state, mut peer) = following(&server, json!({"n": 1, "rows": []})).await;
     let mut events = client.events::<u32>("n").unwrap();
     peer.accept_subscription("event", "n", json!({"epoch": 1, "seq": 0, "recovered": false})).await;
-    peer.stream.close(Some(close(1008))).await.unwrap();
+    peer.stream.close(Some(close(4004))).await.unwrap();
     assert!(matches!(state.changed().await, Err(StateError::Disconnected(_))));
     assert!(events.next().await.is_some_and(|item| item.is_err()));
     assert_eq!(state.get().unwrap(), Some(Board { n: 1, rows: vec![] }));

@@ -229,6 +229,7 @@ impl Node {
                 max_crdt_node: crdt.max_node,
                 max_crdt_dots: crdt.max_dots,
                 max_crdt_ahead: crdt.max_ahead,
+                max_crdt_amount: crdt.max_amount,
                 max_crdt_keys: limits.max_crdt_keys_per_connection,
             },
             reconnect_window: self.reconnect_window,

@@ -44,7 +44,7 @@ const KEY: &str = "c";
 
 impl Client {
     fn new(replica: Replica, now: u64) -> Self {
-        let reconnect = Reconnect { cap: 0, retry_first: true, ..Reconnect::default() };
+        let reconnect = Reconnect { cap: 0, ..Reconnect::default() };
         // Days pass here.
         let config = Config {
             reconnect,

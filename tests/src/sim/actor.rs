@@ -78,7 +78,6 @@ impl Actor {
             reconnect: Reconnect {
                 base: 100 + random.below(1_000),
                 cap: 2_000 + random.below(6_000),
-                retry_first: random.coin(),
                 ..Reconnect::default()
             },
             limits: Limits { max_pending_calls: max_pending, max_queued: 8, ..Limits::default() },
@@ -237,7 +236,7 @@ impl Actor {
             }
             20 => {
                 if let Some(stream) = self.follows.keys().next().cloned()
-                    && self.client.resync(host, &stream)
+                    && self.client.resync(host, &stream, false)
                 {
                     self.watch.resynced(stream.kind, &stream.key);
                 }

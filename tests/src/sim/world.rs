@@ -317,7 +317,8 @@ impl World {
 
     fn reach(&mut self, id: usize) {
         let fate = if self.faulty { self.random.below(20) } else { 20 };
-        let refused = |code, status| SocketClose { code, reason: String::new(), http_status: status };
+        let refused =
+            |code, status| SocketClose { code, http_status: status, by_datasole: true, ..SocketClose::default() };
         let answer = match fate {
             0 => return,
             1 => Some(refused(None, Some(401))),

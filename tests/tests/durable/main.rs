@@ -34,7 +34,7 @@ const LAST: u64 = u64::MAX;
 /// Far above what this takes; without it a lost wake-up would look like a hanging machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Soon, but without spinning while there is no server.
-const SOON: Reconnect = Reconnect { enabled: true, base: 5, cap: 20, max_attempts: None, retry_first: true };
+const SOON: Reconnect = Reconnect { enabled: true, base: 5, cap: 20, max_attempts: None };
 
 /// A folder that is gone after the test.
 struct Folder(PathBuf);

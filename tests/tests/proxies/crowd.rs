@@ -12,7 +12,7 @@ use tokio::{
 use crate::process::Proxy;
 
 const KEY: &str = "n";
-const SOON: Reconnect = Reconnect { enabled: true, base: 100, cap: 1_000, max_attempts: None, retry_first: true };
+const SOON: Reconnect = Reconnect { enabled: true, base: 100, cap: 1_000, max_attempts: None };
 
 pub(crate) struct Crowd {
     natives: Vec<(Client, State<u64>)>,

@@ -43,8 +43,7 @@ fn no_subprotocol_or_the_first_is_version_1() {
 #[test]
 fn a_subprotocol_that_was_not_offered_is_final() {
     for (offer_v2, protocol) in [(true, "datasole.v3"), (false, "datasole.v2")] {
-        let retry_first = Reconnect { retry_first: true, ..Reconnect::default() };
-        let mut peer = Peer::new(Config { offer_v2, reconnect: retry_first, ..config() });
+        let mut peer = Peer::new(Config { offer_v2, ..config() });
         peer.client.connect(peer.now);
         peer.drain();
         peer.opened(Some(protocol));
@@ -53,9 +52,13 @@ fn a_subprotocol_that_was_not_offered_is_final() {
 }
 
 #[test]
-fn the_first_attempt_is_final_unless_told_otherwise() {
-    for (retry_first, last) in [(false, "disconnected: Closed"), (true, "waiting 1: Closed")] {
-        let reconnect = Reconnect { retry_first, ..Reconnect::default() };
+fn a_first_attempt_that_fails_is_repeated_as_the_policy_allows() {
+    for (reconnect, last) in [
+        (Reconnect::default(), "waiting 1: Closed"),
+        (Reconnect { max_attempts: Some(1), ..Reconnect::default() }, "waiting 1: Closed"),
+        (Reconnect { max_attempts: Some(0), ..Reconnect::default() }, "disconnected: Closed"),
+        (Reconnect { enabled: false, ..Reconnect::default() }, "disconnected: Closed"),
+    ] {
         let mut peer = Peer::new(Config { reconnect, ..config() });
         let call = peer.client.call(peer.now, queued("m")).unwrap();
         peer.client.connect(peer.now);
@@ -64,8 +67,101 @@ fn the_first_attempt_is_final_unless_told_otherwise() {
         let lines = peer.drain();
         assert!(lines.last().unwrap().starts_with(last), "{lines:?}");
         let ended = lines.contains(&format!("done {} -32104 the client is closed", call.0));
-        assert_eq!(ended, !retry_first, "{lines:?}");
+        assert_eq!(ended, last.starts_with("disconnected"), "{lines:?}");
     }
+}
+
+#[test]
+fn only_verdicts_of_a_server_end_the_first_attempts() {
+    let http = |status, by_datasole| SocketClose { http_status: Some(status), by_datasole, ..SocketClose::default() };
+    let code = |code| SocketClose { code: Some(code), ..SocketClose::default() };
+    for (close, ends) in [
+        (http(401, true), true),
+        (http(403, true), true),
+        (code(4002), true),
+        (code(4003), true),
+        (http(401, false), false),
+        (http(403, false), false),
+        (http(429, false), false),
+        (http(502, false), false),
+        (http(503, true), false),
+        (code(1002), false),
+        (code(1006), false),
+        (code(1013), false),
+    ] {
+        let mut peer = Peer::new(config());
+        peer.client.connect(peer.now);
+        peer.drain();
+        peer.input(Input::SocketClosed { socket: peer.socket, close: close.clone() });
+        assert_eq!(matches!(peer.client.status(), Status::Disconnected(_)), ends, "{close:?}");
+    }
+}
+
+#[test]
+fn what_is_sent_before_the_first_connection_waits_with_its_deadline() {
+    let mut peer = Peer::new(Config { limits: Limits { max_queued: 3, ..Limits::default() }, ..hasty() });
+    for early in
+        [peer.client.call(peer.now, request("m")).err(), peer.client.emit(peer.now, "e", Payload::Empty, false).err()]
+    {
+        assert_eq!(early, Some(crate::CommandError::NotConnected), "never called");
+    }
+    peer.client.connect(peer.now);
+    let impatient = peer.client.call(peer.now, Request { timeout: Some(500), ..request("slow") }).unwrap();
+    peer.drain();
+    peer.close(1006);
+    // Between the attempts as well.
+    peer.emit("e", false);
+    let patient = peer.call("m");
+    let full = peer.client.emit(peer.now, "e", Payload::Empty, false);
+    assert_eq!(full, Err(crate::CommandError::Limit { what: "queued calls and events", limit: 3 }));
+    peer.drain();
+    peer.wait(0);
+    peer.drain();
+    peer.wait(499);
+    peer.check(&[]);
+    peer.wait(1);
+    peer.check(&[&format!("done {} -32100 RPC timeout: slow (500ms)", impatient.0)]);
+    peer.open_v2();
+    peer.check(&[
+        r#"connected v2 "c1" Some("ann")"#,
+        r#"> ClientEvent 0 {"event":"e"}"#,
+        &format!(r#"> RpcRequest 1 {{"method":"m","params":null,"correlationId":1}}"#),
+    ]);
+    peer.send(Opcode::RpcResponse, 1, r#"{"correlationId":1,"result":1}"#);
+    peer.check(&[&format!("done {} 1", patient.0)]);
+    // Once it was open, what may not wait is refused.
+    peer.close(1006);
+    peer.drain();
+    assert_eq!(peer.client.emit(peer.now, "e", Payload::Empty, false), Err(crate::CommandError::NotConnected));
+}
+
+#[test]
+fn a_greeting_that_is_held_back_is_asked_for_after_a_second() {
+    let mut peer = Peer::new(config());
+    peer.client.connect(peer.now);
+    peer.drain();
+    peer.opened(Some("datasole.v2"));
+    peer.wait(999);
+    peer.check(&[]);
+    peer.wait(1);
+    peer.check(&["> Ping 0 null"]);
+    peer.wait(8_000);
+    peer.check(&[]);
+    peer.send(Opcode::Hello, 0, HELLO);
+    peer.send(Opcode::Pong, 0, "null");
+    peer.check(&[r#"connected v2 "c1" Some("ann")"#]);
+
+    // One that comes in time, and one that is authenticated by a frame, are not asked for.
+    let mut peer = Peer::v2(config());
+    peer.wait(1_000);
+    peer.check(&[]);
+    let mut peer = Peer::new(Config { token_via: crate::TokenVia::Frame, ..config() });
+    peer.client.connect(peer.now);
+    peer.drain();
+    peer.opened(Some("datasole.v2"));
+    peer.drain();
+    peer.wait(5_000);
+    peer.check(&[]);
 }
 
 #[test]
@@ -82,7 +178,7 @@ fn an_attempt_has_a_deadline_until_hello() {
         peer.jump(1_000_499);
         peer.check(&[]);
         peer.jump(1_000_500);
-        peer.check(&["close 1000", "disconnected: ConnectTimeout"]);
+        peer.check(&["close 1000", "waiting 1: ConnectTimeout"]);
         peer.opened(Some("datasole.v2"));
         peer.close(1006);
         peer.check(&[]);
@@ -94,7 +190,6 @@ fn greetings_that_make_no_sense_end_the_attempt() {
     for (opcode, payload) in [
         (Opcode::Hello, ""),
         (Opcode::Hello, "{}"),
-        (Opcode::Hello, &hello(r#""protocol":2"#, r#""protocol":3"#)),
         (Opcode::Hello, &hello(r#""heartbeat":15000"#, r#""heartbeat":-1"#)),
         (Opcode::ServerEvent, r#"{"event":"e"}"#),
         (Opcode::Subscribed, r#"{"epoch":1,"seq":1,"recovered":true}"#),
@@ -106,8 +201,14 @@ fn greetings_that_make_no_sense_end_the_attempt() {
         peer.send(opcode, 0, payload);
         let lines = peer.drain();
         assert_eq!(lines[0], "close 4004", "{opcode:?} {payload}");
-        assert!(lines[1].starts_with("disconnected: Protocol"), "{lines:?}");
+        assert_eq!(lines[1], "waiting 1: Protocol");
     }
+    let mut peer = Peer::new(config());
+    peer.client.connect(peer.now);
+    peer.drain();
+    peer.opened(Some("datasole.v2"));
+    peer.send(Opcode::Hello, 0, hello(r#""protocol":2"#, r#""protocol":3"#));
+    peer.check(&["close 1000", r#"disconnected: Protocol("HELLO is of another version")"#]);
 }
 
 #[test]

@@ -158,3 +158,30 @@ fn heartbeats_out_of_range_are_not_believed() {
         assert_eq!(peer.client.poll_timeout(), Some(peer.now + least));
     }
 }
+
+/// The quiet time after which the client asks, once its connection was cut after these quiet times.
+fn asks_after(cuts: &[u64]) -> u64 {
+    let mut peer = Peer::new(hasty());
+    peer.client.connect(peer.now);
+    for &quiet in cuts {
+        peer.drain();
+        peer.open_v2();
+        peer.wait(quiet);
+        peer.close(1006);
+        peer.wait(0);
+    }
+    peer.drain();
+    peer.open_v2();
+    peer.client.poll_timeout().unwrap() - peer.now
+}
+
+#[test]
+fn something_that_cuts_quiet_connections_is_met_with_more_pings() {
+    assert_eq!(asks_after(&[]), 15_000);
+    assert_eq!(asks_after(&[10_000]), 15_000, "once may be chance");
+    assert_eq!(asks_after(&[10_000, 10_020]), 5_010);
+    assert_eq!(asks_after(&[10_000, 9_000, 3_000]), 4_500, "within an eighth it is the same");
+    assert_eq!(asks_after(&[10_000, 8_800]), 15_000, "beyond, another");
+    assert_eq!(asks_after(&[900, 900, 900]), 15_000, "so soon is another fault");
+    assert_eq!(asks_after(&[10_000, 10_000, 4_000, 4_000]), 2_000);
+}

@@ -190,7 +190,7 @@ impl Peer {
             Step::Emit(queue) => drop(self.client.emit(now, "e", Payload::Empty, *queue)),
             Step::Subscribe(index) => drop(self.client.subscribe(now, stream(index))),
             Step::Unsubscribe(id) => drop(self.client.unsubscribe(now, SubscriptionId(*id))),
-            Step::Resync(index) => drop(self.client.resync(now, &stream(index))),
+            Step::Resync(index) => drop(self.client.resync(now, &stream(index), index % 2 == 0)),
             Step::Stream { what, index, number } => {
                 let (stream, bytes, few) = (stream(index), vec![*number; 3], number % 2 == 0);
                 let operation = || json(&format!(r#"{{"nodeId":"n","counter":{},"dots":[["n",1]]}}"#, number % 8));
@@ -240,12 +240,10 @@ proptest! {
     fn any_history_keeps_the_promises(
         steps in proptest::collection::vec(step(), 0..80),
         ask_token in any::<bool>(),
-        retry_first in any::<bool>(),
         by_frame in any::<bool>(),
     ) {
         let token_via = if by_frame { crate::TokenVia::Frame } else { crate::TokenVia::Url };
-        let reconnect = Reconnect { retry_first, ..Reconnect::default() };
-        let mut peer = Peer::new(Config { ask_token, token_via, reconnect, heartbeat: 5_000, ..config() });
+        let mut peer = Peer::new(Config { ask_token, token_via, heartbeat: 5_000, ..config() });
         let mut ends = std::collections::BTreeMap::new();
         let mut accepted = 0;
         for step in steps.iter().chain([&Step::Close]) {

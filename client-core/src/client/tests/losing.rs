@@ -1,4 +1,5 @@
 use super::*;
+use crate::reconnect::OBJECTIONS;
 
 /// Connects, is told HELLO, lives for `lived` and is closed; returns the wait before the next attempt.
 fn lose(peer: &mut Peer, hello: &str, lived: u64, code: u16) -> u64 {
@@ -59,12 +60,12 @@ fn without_reconnect_a_loss_is_final() {
 
 #[test]
 fn verdicts_reach_the_status() {
-    for (code, status) in [(1001, "waiting 1: Closed"), (4001, "waiting 1: Closed"), (1009, "waiting 1: Closed")] {
+    for code in [1001, 1002, 1003, 1007, 1008, 1009, 1010, 4001] {
         let mut peer = Peer::v2(config());
         peer.close(code);
-        assert_eq!(peer.drain(), [status], "{code}");
+        assert_eq!(peer.drain(), ["waiting 1: Closed"], "{code}");
     }
-    for code in [1002, 1008, 4003, 4004] {
+    for code in [4003, 4004] {
         let mut peer = Peer::v2(config());
         peer.close(code);
         assert!(peer.drain()[0].starts_with("disconnected: Closed"), "{code}");
@@ -97,6 +98,42 @@ fn a_connection_of_a_second_resets_the_delays() {
         assert!(wait <= 1_000, "{wait}");
         assert!(matches!(peer.client.status(), Status::Waiting { attempt: 1, .. }));
         peer.wait(wait);
+    }
+}
+
+#[test]
+fn what_a_proxy_may_say_is_final_only_several_times_in_a_row() {
+    // A proxy that says goodbye in the wrong words, once per reload.
+    let mut peer = Peer::new(config());
+    peer.client.connect(peer.now);
+    for _ in 0..50 {
+        let wait = lose(&mut peer, HELLO, 1_000, 1002);
+        peer.wait(wait);
+    }
+    // A server that means it.
+    for _ in 2..OBJECTIONS {
+        let wait = lose(&mut peer, HELLO, 999, 1002);
+        peer.wait(wait);
+    }
+    peer.drain();
+    peer.open_v2();
+    peer.close(1002);
+    assert!(matches!(peer.client.status(), Status::Disconnected(_)));
+    // Called again, it starts over.
+    peer.client.connect(peer.now);
+    lose(&mut peer, HELLO, 0, 1002);
+}
+
+#[test]
+fn retry_after_is_waited_for_within_an_hour() {
+    for (asked, least) in [(0, 0), (7_000, 7_000), (3_600_000, 3_600_000), (u64::MAX, 3_600_000)] {
+        let mut peer = Peer::new(config());
+        peer.client.connect(peer.now);
+        peer.drain();
+        let close = SocketClose { http_status: Some(429), retry_after: Some(asked), ..SocketClose::default() };
+        peer.input(Input::SocketClosed { socket: peer.socket, close });
+        let Status::Waiting { until, .. } = peer.client.status() else { panic!() };
+        assert!((least..=least + 1_000).contains(&(*until - peer.now)), "{asked}: {until:?}");
     }
 }
 

@@ -102,7 +102,7 @@ impl Peer {
     }
 
     fn close(&mut self, code: u16) {
-        let close = SocketClose { code: Some(code), reason: "gone".into(), http_status: None };
+        let close = SocketClose { code: Some(code), reason: "gone".into(), ..SocketClose::default() };
         self.input(Input::SocketClosed { socket: self.socket, close });
     }
 

@@ -228,15 +228,39 @@ fn subscriptions_are_bounded() {
 #[test]
 fn resync_asks_for_the_snapshot() {
     let mut peer = following();
-    assert!(peer.client.resync(peer.now, &StreamId::state("k")));
-    assert!(!peer.client.resync(peer.now, &StreamId::state("other")));
+    assert!(peer.client.resync(peer.now, &StreamId::state("k"), true));
+    assert!(!peer.client.resync(peer.now, &StreamId::state("other"), true));
     peer.check(&["> Unsubscribe 1 null", r#"> Subscribe 2 {"kind":"state","key":"k"}"#]);
     peer.close(1006);
     peer.wait(0);
     peer.drain();
-    assert!(peer.client.resync(peer.now, &StreamId::state("k")));
+    assert!(peer.client.resync(peer.now, &StreamId::state("k"), true));
     peer.open_v2();
     assert_eq!(peer.drain()[1], r#"> Subscribe 1 {"kind":"state","key":"k"}"#);
+}
+
+#[test]
+fn a_mirror_that_never_fits_is_repaired_six_times_the_last_ones_after_a_wait() {
+    let mut peer = following();
+    let again = |peer: &mut Peer, applied| assert!(peer.client.resync(peer.now, &StreamId::state("k"), applied));
+    for round in 0..3 {
+        again(&mut peer, round == 0);
+        assert_eq!(peer.drain().len(), 2, "at once");
+    }
+    for bound in [2_000, 4_000, 8_000] {
+        again(&mut peer, false);
+        peer.check(&[]);
+        assert!(peer.client.poll_timeout().unwrap() - peer.now <= bound);
+        peer.wait(bound);
+        assert_eq!(peer.drain().iter().filter(|line| line.starts_with("> Subscribe")).count(), 1);
+    }
+    let mut repaired = following();
+    again(&mut peer, false);
+    peer.check(&["close 4004", "waiting 1: Protocol"]);
+    for _ in 0..100 {
+        again(&mut repaired, true);
+        assert_eq!(repaired.drain().len(), 2, "a patch was applied in between");
+    }
 }
 
 fn event(peer: &mut Peer, seq: u64) {

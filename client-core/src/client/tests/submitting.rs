@@ -87,7 +87,7 @@ fn what_does_not_fit_or_has_no_connection_is_refused() {
     assert!(matches!(peer.submit(&StreamId::crdt(""), json("1")), Err(CommandError::BadName { .. })));
     peer.check(&[]);
     // A document that is being asked for again has no channel.
-    assert!(peer.client.resync(peer.now, &StreamId::doc("d")));
+    assert!(peer.client.resync(peer.now, &StreamId::doc("d"), true));
     assert_eq!(peer.submit(&StreamId::doc("d"), bytes("x")), Err(CommandError::NotConnected));
 }
 

@@ -10,7 +10,8 @@ fn token(peer: &mut Peer, token: &str) {
 }
 
 fn refuse(peer: &mut Peer) {
-    let close = SocketClose { code: None, reason: "no".into(), http_status: Some(401) };
+    let close =
+        SocketClose { code: None, reason: "no".into(), http_status: Some(401), by_datasole: true, retry_after: None };
     peer.input(Input::SocketClosed { socket: peer.socket, close });
 }
 
@@ -65,7 +66,8 @@ fn an_answer_that_does_not_come_or_fails_is_a_failed_attempt() {
         peer.client.connect(peer.now);
         peer.drain();
         fail(&mut peer);
-        assert!(peer.drain()[0].starts_with("disconnected: Unauthorized"));
+        peer.wait(0);
+        peer.check(&["waiting 1: Unauthorized", "reconnecting 1", "need token"]);
 
         let mut peer = Peer::v2_asking();
         peer.close(1006);

@@ -44,7 +44,7 @@ fn a_repeated_connection_warns_of_stale_values() {
     peer.opened(None);
     patch(&mut peer, "k", "[]");
     peer.check(&[r#"connected v1 "" None"#, "subscribed 1 k anew", "patch k 0:2 []"]);
-    assert!(!peer.client.resync(peer.now, &StreamId::state("k")));
+    assert!(!peer.client.resync(peer.now, &StreamId::state("k"), false));
     assert!(peer.client.unsubscribe(peer.now, SubscriptionId(1)));
     peer.check(&[]);
 }

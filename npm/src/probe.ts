@@ -1,0 +1,56 @@
+/** Why the first attempt may have failed, by asking the server over HTTP. Loaded only then. */
+import type { StatusReason } from './status.js';
+
+const PATIENCE_MS = 5_000;
+
+/** The reason with a message, a status and a hint, as far as one question to `endpoint` (ws or wss) tells. */
+export async function explain(endpoint: string, reason: StatusReason): Promise<StatusReason> {
+  const { kind, code, httpStatus } = reason;
+  if (httpStatus) return { ...reason, hint: hint(httpStatus) };
+  if (kind !== 'host' && !(kind === 'closed' && code === 1006)) return reason;
+  const url = endpoint.replace(/^ws/, 'http').replace(/\/+$/, '');
+  const why = (message: string, more: Partial<StatusReason> = {}) => ({ ...reason, message, ...more });
+  const ask = (mode: RequestMode) => fetch(`${url}/health`, { mode, cache: 'no-store', signal: AbortSignal.timeout(PATIENCE_MS) });
+  let answer: Response;
+  try {
+    answer = await ask('cors');
+  } catch {
+    const answers = await ask('no-cors').then(
+      () => true,
+      () => false,
+    );
+    return answers
+      ? why(`${url} answers, but refuses the WebSocket`, { hint: 'is the origin of this page allowed there (--allow-origin)?' })
+      : why(`${url} cannot be reached`, { hint: 'is the server running, and does the policy of the page (connect-src) allow it?' });
+  }
+  const { status } = answer;
+  const body: unknown = await answer.json().catch(() => undefined);
+  const ours = typeof body === 'object' && body !== null && ('live' in body || 'status' in body);
+  if (ours && kind === 'host') return reason;
+  if (ours && answer.ok) {
+    return why('the server is there, but the WebSocket was refused', {
+      hint: 'its log says why: a proxy that passes on neither the upgrade nor Host, the origin, the token',
+    });
+  }
+  const httpHint = hint(status);
+  if (httpHint) return why(`${url} answered ${status}`, { httpStatus: status, hint: httpHint });
+  return why(`${url} is not a datasole server`, { httpStatus: status, hint: 'is the path proxied to it?' });
+}
+
+function hint(status: number): string | undefined {
+  switch (status) {
+    case 426:
+      return 'a proxy in front does not pass the upgrade on';
+    case 429:
+      return 'something limits the rate of requests';
+    case 401:
+    case 403:
+      return 'the token, the origin (--allow-origin), or something in between that asks for a login';
+    case 502:
+    case 503:
+    case 504:
+      return 'the server behind the proxy is away';
+    default:
+      return undefined;
+  }
+}
