@@ -5,8 +5,10 @@ use std::{collections::HashMap, fs, io, path::PathBuf, sync::Arc, time::Duration
 use clap::Args;
 use datasole_server::{
     AuthError, AuthRequest, Builder, Context, Identity, Limits, Network, Origin, Payload, Replay, Server,
-    backend::{BackendError, Sqlite},
+    backend::{BackendError, Redis, Sqlite},
 };
+
+use crate::storage::Storage;
 
 /// The flags of `datasole serve`; their comments are what `--help` prints.
 #[derive(Debug, Args)]
@@ -82,6 +84,10 @@ pub(crate) struct Flags {
     /// Wait for the disk before acknowledging a change, so that power failures lose nothing either
     #[arg(long, env = "DATASOLE_SYNC", requires = "data")]
     sync: bool,
+    /// Share everything with the other servers on this Redis: redis://, rediss:// or unix://, with ?prefix=NAME if
+    /// applications share it
+    #[arg(long, env = "DATASOLE_REDIS", value_name = "URL", hide_env_values = true, conflicts_with = "data")]
+    redis: Option<String>,
     /// Log this to stderr: a level, or directives such as datasole_server=debug
     #[arg(long, env = "DATASOLE_LOG", value_name = "LEVEL", default_value = "info")]
     pub(crate) log: String,
@@ -91,10 +97,13 @@ pub(crate) struct Flags {
 }
 
 impl Flags {
-    /// Opens the folder of `--data`; `None` without one.
-    pub(crate) fn storage(&self) -> Result<Option<Sqlite>, BackendError> {
+    /// Opens the folder of `--data`, or connects to the server of `--redis`.
+    pub(crate) async fn storage(&self) -> Result<Storage, BackendError> {
+        if let Some(url) = &self.redis {
+            return Redis::connect(url).await.map(Storage::Redis);
+        }
         let open = if self.sync { Sqlite::open_synced } else { Sqlite::open };
-        self.data.as_ref().map(open).transpose()
+        Ok(self.data.as_ref().map(open).transpose()?.map_or(Storage::Memory, Storage::File))
     }
 
     /// The tokens of the flags and of the file, with their users.
@@ -308,6 +317,8 @@ mod tests {
             "--base-path /",
             "--base-path /a//b",
             "--sync",
+            "--redis",
+            "--redis redis://a.example --data x",
             "extra",
         ] {
             assert!(parse(line).is_err(), "{line}");

@@ -1,6 +1,8 @@
 //! `datasole`: the datasole server as a program.
 //!
-//! `flags` are the command line, `serve` is the life of a server, `doctor` asks a server from outside, `descriptors` are what the system lets it have, `files` are those of `--static`, `demo` is the application behind `--demo`. Stdout
+//! `flags` are the command line, `serve` is the life of a server, `storage` where it keeps things, `doctor` asks a server
+//! from outside, `descriptors` are what the system lets it have, `files` are those of `--static`, `demo` is the application
+//! behind `--demo`. Stdout
 //! carries one line, `listening HOST:PORT`; the log and errors go to stderr. The glossary is in ARCHITECTURE.md.
 
 mod demo;
@@ -10,6 +12,7 @@ mod doctor;
 mod files;
 mod flags;
 mod serve;
+mod storage;
 
 use std::process::ExitCode;
 
@@ -27,6 +30,7 @@ Examples:
   datasole serve --demo
   datasole serve --static ./public --relay chat:message
   datasole serve --data ./data --token SECRET=ann
+  datasole serve --redis redis://127.0.0.1
   datasole doctor https://app.example
 
 `datasole serve --help` lists the flags; each can be given as an environment variable, too.";

@@ -31,7 +31,7 @@ pub(crate) async fn run(flags: &Flags) -> io::Result<()> {
     #[cfg(unix)]
     descriptors::raise(flags.max_connections);
     let users = flags.tokens()?;
-    let storage = flags.storage().map_err(io::Error::other)?;
+    let storage = flags.storage().await.map_err(io::Error::other)?;
     let listener = listen(&flags.listen).await?;
     let mut interrupted = pin!(interrupted()?);
     writeln!(io::stdout(), "listening {}", listener.local_addr()?)?;
@@ -39,8 +39,8 @@ pub(crate) async fn run(flags: &Flags) -> io::Result<()> {
     loop {
         let demo = flags.demo.then(|| Demo::new(restarts));
         let mut builder = flags.builder(&users);
-        if let Some(storage) = &storage {
-            builder = builder.backend(storage.clone());
+        if let Some(backend) = storage.node().await.map_err(io::Error::other)? {
+            builder = builder.backend(backend);
         }
         if let Some(demo) = &demo {
             builder = demo.handlers(builder);

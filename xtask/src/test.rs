@@ -50,6 +50,7 @@ pub(crate) fn run(extent: Extent) -> ExitCode {
     report.task("browser files", assets::build);
     report.task("size budgets", budget::check);
     lints::run(&mut report, extent);
+    report.task("redis", tools::redis);
     report.tests("rust tests", cargo(["test", "--workspace", "--no-fail-fast"]), Tally::of_cargo);
     npm_tests(&mut report);
     browser_tests(&mut report);

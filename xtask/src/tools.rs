@@ -114,6 +114,16 @@ pub(crate) fn proxies() -> Result<()> {
     Ok(())
 }
 
+/// The server on which the tests of the Redis backend stand, installed where that can be done.
+pub(crate) fn redis() -> Result<()> {
+    const NAME: &str = "redis-server";
+    if on_path(NAME).is_none() && can_install() {
+        install(&[NAME])?;
+    }
+    ensure!(on_path(NAME).is_some(), "{NAME} is missing: install Redis 7 or later, Debian's package is {NAME}");
+    Ok(())
+}
+
 /// True for the administrator of a Debian.
 fn can_install() -> bool {
     Path::new("/etc/debian_version").exists() && is_root()

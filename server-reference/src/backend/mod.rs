@@ -23,6 +23,8 @@ pub mod memory;
 mod node;
 mod outlet;
 mod quota;
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
@@ -34,5 +36,7 @@ pub use kv::Kv;
 pub use log::Log;
 pub use memory::Memory;
 pub use node::Backend;
+#[cfg(feature = "redis")]
+pub use redis::Redis;
 #[cfg(feature = "sqlite")]
 pub use sqlite::Sqlite;

@@ -160,16 +160,26 @@ impl Hub {
         }
     }
 
-    /// True if the backend stores: the last append was stored, or a probe was since.
+    /// True if the backend stores: the last append was stored, or a probe was since. While all is well the probe only
+    /// reads, so that an engine that is away is noticed before somebody writes.
     pub(crate) async fn stores(&self) -> bool {
-        if self.standing.is_failing() && self.standing.may_probe() {
+        if self.standing.may_probe() {
             // A stream of its own, which expires at once: nobody follows it.
             let tag = self.tags.next();
             let stream = StreamId::event(format!("\u{1}probe {:x} {:x}", tag.node, tag.count));
-            let content = Bytes::from_static(b"null");
-            let append = Append::new(&stream, Mark::birth(1), Rule::Exactly, tag, slice::from_ref(&content)).ttl(PROBE);
-            if let Ok(outcome) = timeout(PROBE, self.backend.log.append(append)).await {
-                self.standing.observe(&outcome);
+            if self.standing.is_failing() {
+                let content = Bytes::from_static(b"null");
+                let append =
+                    Append::new(&stream, Mark::birth(1), Rule::Exactly, tag, slice::from_ref(&content)).ttl(PROBE);
+                if let Ok(outcome) = timeout(PROBE, self.backend.log.append(append)).await {
+                    self.standing.observe(&outcome);
+                }
+            } else {
+                let read = timeout(PROBE, self.backend.log.heads(slice::from_ref(&stream))).await;
+                let read = read.unwrap_or_else(|_| Err(BackendError::Unavailable("no answer within a second".into())));
+                if read.is_err() {
+                    self.standing.observe(&read);
+                }
             }
         }
         !self.standing.is_failing()

@@ -1,0 +1,6 @@
+//! Engines that are servers of their own pass the conformance suite. Each is started on a free port in a temporary
+//! folder, and stopped.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod redis;
+mod running;
