@@ -3,6 +3,7 @@
  *
  * @packageDocumentation
  */
+import { copyBytes } from './bytes.js';
 import type {
   ContractShape,
   DatasoleContract,
@@ -208,7 +209,8 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   /**
    * Calls a method.
    *
-   * A `Uint8Array` as `params` travels as raw bytes, and a result may be one; both need a server of version 2.
+   * An `ArrayBuffer` or a view as `params` travels as raw bytes, copied at once, and a result may be a `Uint8Array`; both need
+   * a server of version 2. A `Blob` is refused.
    *
    * @throws DatasoleError with the server's message, code and data, or with a local code: {@link ErrorCode}.
    * @example
@@ -270,10 +272,10 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   }
 
   /**
-   * Sends an event; a `Uint8Array` as raw bytes, to a server of version 2. Delivered at most once.
+   * Sends an event; an `ArrayBuffer` or a view as raw bytes, to a server of version 2. Delivered at most once.
    *
    * @returns True if the event was sent or waits; once there was a connection, an event without one is dropped unless queued.
-   * @throws DatasoleError when the client is not connected nor trying to be.
+   * @throws DatasoleError when the client is not connected nor trying to be, and for a `Blob`.
    */
   emit<E extends EventName<C>>(event: E, data?: EventData<C, E>, { queue = false }: EmitOptions = {}): boolean {
     const encoded = encode(data);
@@ -565,8 +567,8 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
 }
 
 function encode(value: unknown): Encoded {
-  // A copy: it is sent later, and then transferred.
-  return value instanceof Uint8Array ? { bytes: value.slice() } : { json: JSON.stringify(value) };
+  const bytes = copyBytes(value);
+  return bytes ? { bytes } : { json: JSON.stringify(value) };
 }
 
 /** The reason in more words, from a script that is loaded only for that. */

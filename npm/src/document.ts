@@ -136,7 +136,7 @@ export class SharedDoc implements Stream {
 
   readonly #edited = (update: Uint8Array, origin: unknown, from: Y.Doc): void => {
     if (this.#sharers.has(origin as Sharer) && !this.#completes) return;
-    this.#port.send({ t: 'edit', id: ++this.#made, bytes: update.slice() });
+    this.#port.send({ t: 'edit', id: ++this.#made, bytes: new Uint8Array(update) });
     for (const [doc, sharer] of this.#docs()) if (doc !== from) Y.applyUpdate(doc, update, sharer);
     this.#tell('pending', this.pending);
   };

@@ -206,5 +206,5 @@ async function readWasm(wasmUrl: string): Promise<ArrayBuffer> {
   const { readFile } = await import(/* webpackIgnore: true */ /* @vite-ignore */ module);
   const file = wasmUrl ? (wasmUrl.startsWith('file:') ? new URL(wasmUrl) : wasmUrl) : new URL(own!, import.meta.url);
   const bytes: Uint8Array = await readFile(file);
-  return bytes.slice().buffer as ArrayBuffer;
+  return new Uint8Array(bytes).buffer;
 }

@@ -1,6 +1,7 @@
 // The facade against a worker that is the test: loading, failing, replacing, and what handlers may do.
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, it } from 'node:test';
+import { runInNewContext } from 'node:vm';
 import { DatasoleClient, DatasoleError, type DatasoleClientOptions, type Status } from '../src/client.js';
 import { PROTOCOL_VERSION, type FromWorker, type ToWorker } from '../src/protocol.js';
 
@@ -361,6 +362,77 @@ describe('messages', () => {
     assert.throws(() => client.emit('e', 1n), TypeError);
     await settled();
     assert.deepEqual([worker.of('call').length, worker.of('emit').length], [0, 0]);
+  });
+});
+
+describe('bytes', () => {
+  /** A class as some polyfills of `Buffer` are: its slice is a view. */
+  class Viewing extends Uint8Array {
+    override slice(start?: number, end?: number): any {
+      return this.subarray(start, end);
+    }
+  }
+  const wide = Uint8Array.of(8, 1, 2, 3, 8);
+
+  const forms: [string, ArrayBuffer | ArrayBufferView][] = [
+    ['a Buffer', Buffer.from([1, 2, 3])],
+    ['a subclass whose slice is a view', Viewing.of(1, 2, 3)],
+    ['a DataView with an offset', new DataView(Uint8Array.from(wide).buffer, 1, 3)],
+    ['an array of wider elements', new Uint16Array(Uint8Array.from([1, 2, 3, 4]).buffer)],
+    ['an ArrayBuffer', Uint8Array.of(1, 2, 3).buffer],
+    ['a SharedArrayBuffer', shared([1, 2, 3])],
+    ['an array of another realm', runInNewContext('Uint8Array.of(1, 2, 3)')],
+    ['an ArrayBuffer of another realm', runInNewContext('Uint8Array.of(1, 2, 3).buffer')],
+    ['no bytes at all', new Uint8Array()],
+  ];
+
+  function shared(bytes: number[]): ArrayBuffer {
+    const buffer = new SharedArrayBuffer(bytes.length);
+    new Uint8Array(buffer).set(bytes);
+    return buffer as unknown as ArrayBuffer;
+  }
+
+  /** The bytes of a buffer or view, as a view of its own. */
+  const over = (bytes: ArrayBuffer | ArrayBufferView) =>
+    ArrayBuffer.isView(bytes)
+      ? new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+      : new Uint8Array(bytes);
+
+  for (const [what, given] of forms) {
+    it(`of ${what} are those at the time of the call, and the caller keeps them`, async () => {
+      const { client, worker } = await connected();
+      const expected = [...over(given)];
+      const call = client.rpc('echo', given);
+      client.emit('e', given);
+      over(given).fill(9);
+      await settled();
+      for (const message of [worker.of('call')[0]!, worker.of('emit')[0]!]) {
+        assert.equal(message.json, undefined);
+        assert.deepEqual([...message.bytes!], expected);
+      }
+      assert.deepEqual([...over(given)], expected.map(() => 9), 'the buffer was not transferred');
+      worker.say({ t: 'done', id: worker.of('call')[0]!.id, value: null });
+      await call;
+    });
+  }
+
+  it('of a buffer that is filled again and again are different ones', async () => {
+    const { client, worker } = await connected();
+    const buffer = Buffer.alloc(1);
+    for (let at = 0; at < 100; at++) client.emit('e', buffer.fill(at));
+    await settled();
+    assert.deepEqual(worker.of('emit').map(({ bytes }) => bytes![0]), [...Array(100).keys()]);
+  });
+
+  it('of a Blob are refused, saying what to do', async () => {
+    const { client, worker } = await connected();
+    for (const blob of [new Blob(['x']), new File(['x'], 'name')]) {
+      const expected = { name: 'DatasoleError', code: -32602, message: /Blob.*arrayBuffer\(\)/ };
+      await assert.rejects(client.rpc('m', blob), expected);
+      assert.throws(() => client.emit('e', blob), expected);
+    }
+    await settled();
+    assert.deepEqual([worker.of('call'), worker.of('emit')], [[], []]);
   });
 });
 

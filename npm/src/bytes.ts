@@ -1,0 +1,19 @@
+/** Bytes of an application: any buffer or view, of whatever realm and class. */
+import { ErrorCode, localError } from './errors.js';
+
+/**
+ * A copy of `value` if it is bytes: the caller may change its own, and the copy may be transferred. `slice` would not do,
+ * which Node's `Buffer` and other classes have made a view.
+ *
+ * @throws DatasoleError for a `Blob`, whose bytes can only be waited for.
+ */
+export function copyBytes(value: unknown): Uint8Array<ArrayBuffer> | undefined {
+  if (ArrayBuffer.isView(value)) return new Uint8Array(new Uint8Array(value.buffer, value.byteOffset, value.byteLength));
+  // `instanceof` knows only this realm's; a frame has its own.
+  const tag = Object.prototype.toString.call(value);
+  if (/ (Shared)?ArrayBuffer]/.test(tag)) return new Uint8Array(new Uint8Array(value as ArrayBuffer));
+  if (/ (Blob|File)]/.test(tag)) {
+    throw localError(ErrorCode.InvalidParams, 'a Blob cannot be sent: send its bytes, `await blob.arrayBuffer()`');
+  }
+  return undefined;
+}
