@@ -1,5 +1,7 @@
-/** Bytes of an application: any buffer or view, of whatever realm and class. */
+/** Bytes: those of an application, in any buffer or view of whatever realm and class, and those of texts. */
 import { ErrorCode, localError } from './errors.js';
+
+const encoder = new TextEncoder();
 
 /**
  * A copy of `value` if it is bytes: the caller may change its own, and the copy may be transferred. `slice` would not do,
@@ -16,4 +18,9 @@ export function copyBytes(value: unknown): Uint8Array<ArrayBuffer> | undefined {
     throw localError(ErrorCode.InvalidParams, 'a Blob cannot be sent: send its bytes, `await blob.arrayBuffer()`');
   }
   return undefined;
+}
+
+/** The length of a text in UTF-8. */
+export function utf8Length(text: string): number {
+  return encoder.encode(text).length;
 }

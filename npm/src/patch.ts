@@ -5,50 +5,71 @@
  * until the owner lets somebody see it. Members named `__proto__`, `constructor` and `prototype` are data like any
  * other.
  */
+import { utf8Length } from './bytes.js';
 
 type Container = Record<string, unknown> | unknown[];
 
 /** Containers not seen outside, which may be written to. */
 export type Owned = Set<object>;
 
+/** Bounds on what a patch may do: those of the Rust core, which says what each counts. */
+export const LIMITS = { operations: 100_000, depth: 120, copiedBytes: 64 * 1024 * 1024, shifted: 100_000_000 };
+
+/** A patch being applied, and what its operations have cost together. */
+interface Work {
+  owned: Owned;
+  limits: typeof LIMITS;
+  copied: number;
+  shifted: number;
+}
+
+/** What a value costs beside its text when it is copied; bytes. */
+const NODE = 32;
+
 /**
  * The document after `operations`. Only containers in `owned` are written to; copies are added to it.
  *
  * @throws Error when an operation cannot be applied. Owned containers may then have been written to.
  */
-export function applyPatch(document: unknown, operations: readonly unknown[], owned: Owned = new Set()): unknown {
+export function applyPatch(
+  document: unknown,
+  operations: readonly unknown[],
+  owned: Owned = new Set(),
+  limits = LIMITS,
+): unknown {
+  if (operations.length > limits.operations) refuse('too many operations');
   const holder = [document];
   owned.add(holder);
-  for (const operation of operations) perform(holder, operation as Record<string, unknown>, owned);
+  const work = { owned, limits, copied: 0, shifted: 0 };
+  for (const operation of operations) perform(holder, operation as Record<string, unknown>, work);
   owned.delete(holder);
   return holder[0];
 }
 
-function perform(holder: unknown[], operation: Record<string, unknown>, owned: Owned): void {
+function perform(holder: unknown[], operation: Record<string, unknown>, work: Work): void {
   const path = tokens(operation.path);
   switch (operation.op) {
     case 'add':
-      return add(holder, path, value(operation), owned);
+      return add(holder, path, fitting(path, value(operation), work), work);
     case 'remove':
-      take(holder, path, owned);
+      take(holder, path, work);
       return;
     case 'replace': {
-      const parent = writable(holder, path, owned);
+      const parent = writable(holder, path, work);
       const key = existing(parent, last(path));
-      set(parent, key, value(operation));
+      set(parent, key, fitting(path, value(operation), work));
       return;
     }
     case 'move': {
       const from = tokens(operation.from);
       if (from.length < path.length && from.every((token, at) => token === path[at])) refuse('moves into itself');
-      return add(holder, path, take(holder, from, owned), owned);
+      const taken = take(holder, from, work);
+      return add(holder, path, path.length > from.length ? fitting(path, taken, work) : taken, work);
     }
     case 'copy': {
       const source = read(holder, tokens(operation.from));
-      // The value has two places from here on: writing through one must not show in the other.
-      owned.clear();
-      owned.add(holder);
-      return add(holder, path, source, owned);
+      share(source, work);
+      return add(holder, path, fitting(path, source, work), work);
     }
     case 'test':
       if (!same(read(holder, path), value(operation))) refuse('test failed');
@@ -58,26 +79,64 @@ function perform(holder: unknown[], operation: Record<string, unknown>, owned: O
   }
 }
 
-function add(holder: unknown[], path: string[], added: unknown, owned: Owned): void {
-  const parent = writable(holder, path, owned);
+function add(holder: unknown[], path: string[], added: unknown, work: Work): void {
+  const parent = writable(holder, path, work);
   const key = last(path);
   if (parent === holder || !Array.isArray(parent)) set(parent, key, added);
   else if (key === '-') parent.push(added);
-  else parent.splice(index(key, parent.length), 0, added);
+  else parent.splice(shift(parent, index(key, parent.length), work), 0, added);
 }
 
-function take(holder: unknown[], path: string[], owned: Owned): unknown {
-  const parent = writable(holder, path, owned);
+function take(holder: unknown[], path: string[], work: Work): unknown {
+  const parent = writable(holder, path, work);
   if (parent === holder) refuse('removes the document');
   const key = existing(parent, last(path));
-  if (Array.isArray(parent)) return parent.splice(key as number, 1)[0];
+  if (Array.isArray(parent)) return parent.splice(shift(parent, key, work), 1)[0];
   const taken = parent[key];
   delete parent[key];
   return taken;
 }
 
+/** `at`, where an element comes or goes: those behind it make room or close up. */
+function shift(elements: unknown[], at: number, work: Work): number {
+  if ((work.shifted += elements.length - at) > work.limits.shifted) refuse('shifts too many elements');
+  return at;
+}
+
+/** `added`, unless the document would be nested too deeply with it at `path`. */
+function fitting(path: string[], added: unknown, { limits }: Work): unknown {
+  const levels = limits.depth - (path.length - 1);
+  if (levels < 0 || isDeeper(added, levels)) refuse('nested too deeply');
+  return added;
+}
+
+function isDeeper(value: unknown, levels: number): boolean {
+  if (typeof value !== 'object' || !value) return false;
+  return !levels || (Array.isArray(value) ? value : Object.values(value)).some((inner) => isDeeper(inner, levels - 1));
+}
+
+/**
+ * Counts a value that is copied. It has two places from here on, and writing through one must not show in the other:
+ * nothing of it is owned any more.
+ */
+function share(value: unknown, work: Work): void {
+  count(NODE, work);
+  if (typeof value === 'string') return count(utf8Length(value), work);
+  if (typeof value !== 'object' || !value) return;
+  work.owned.delete(value);
+  if (Array.isArray(value)) return value.forEach((inner) => share(inner, work));
+  for (const [key, inner] of Object.entries(value)) {
+    count(utf8Length(key), work);
+    share(inner, work);
+  }
+}
+
+function count(bytes: number, work: Work): void {
+  if ((work.copied += bytes) > work.limits.copiedBytes) refuse('copies too much');
+}
+
 /** The container that holds what `path` names, with every container down to it copied unless owned. */
-function writable(holder: unknown[], path: string[], owned: Owned): Container {
+function writable(holder: unknown[], path: string[], { owned }: Work): Container {
   let parent: Container = holder;
   for (let at = 0; at < path.length - 1; at++) {
     const key = existing(parent, path[at]!);

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
-import { applyPatch } from '../src/patch.js';
+import { applyPatch, LIMITS } from '../src/patch.js';
 
 interface Case {
   comment?: string;
@@ -60,6 +60,123 @@ it('agrees with Rust and json-patch on generated cases', () => {
   assert.ok(cases.length >= 10_000, `${cases.length} cases`);
   assert.ok(cases.some((one) => one.error) && cases.some((one) => !one.error));
   for (const one of cases) check(one);
+});
+
+describe('limits', () => {
+  type Limits = Partial<typeof LIMITS>;
+
+  /** The message of the refusal, without one that it was applied. */
+  function refusal(doc: unknown, ops: unknown[], limits: Limits = {}): string | undefined {
+    try {
+      applyPatch(doc, ops, new Set(), { ...LIMITS, ...limits });
+      return undefined;
+    } catch (error) {
+      return (error as Error).message.replace('cannot apply patch: ', '');
+    }
+  }
+
+  /** `levels` arrays in each other. */
+  const nested = (levels: number): unknown => (levels ? [nested(levels - 1)] : 1);
+
+  it("are the Rust core's", () => {
+    const source = readFileSync(new URL('client-core/src/patch/mod.rs', root), 'utf8');
+    const [, line] = /Self \{ (max_operations.*) \}/.exec(source)!;
+    const theirs = Object.fromEntries(
+      line!.split(', ').map((member) => {
+        const [name, product] = member.replaceAll('_', '').split(': ');
+        return [name!.replace('max', '').toLowerCase(), product!.split(' * ').reduce((left, right) => left * +right, 1)];
+      }),
+    );
+    assert.deepEqual(Object.fromEntries(Object.entries(LIMITS).map(([name, limit]) => [name.toLowerCase(), limit])), theirs);
+  });
+
+  it('of operations holds below, at and above', () => {
+    for (const [count, fits] of [[2, true], [3, true], [4, false]] as const) {
+      const ops = Array(count).fill({ op: 'test', path: '', value: 1 });
+      assert.equal(refusal(1, ops, { operations: 3 }), fits ? undefined : 'too many operations', `${count}`);
+    }
+  });
+
+  it('of depth holds below, at and above', () => {
+    const limits = { depth: 5 };
+    for (const [levels, fits] of [[4, true], [5, true], [6, false]] as const) {
+      const expected = fits ? undefined : 'nested too deeply';
+      for (const op of ['add', 'replace']) {
+        assert.equal(refusal(0, [{ op, path: '', value: nested(levels) }], limits), expected);
+        assert.equal(refusal([0], [{ op, path: '/0', value: nested(levels - 1) }], limits), expected);
+        const members = { op, path: '/a', value: { b: nested(levels - 2) } };
+        assert.equal(refusal({ a: 0 }, [members], limits), expected);
+      }
+      // Deeper than what is already there, although the moved value itself is not.
+      for (const op of ['move', 'copy']) {
+        const doc = { a: nested(levels - 2), b: {} };
+        assert.equal(refusal(doc, [{ op, from: '/a', path: '/b/c' }], limits), expected, op);
+      }
+    }
+    // What is too deep already can be made shallower.
+    assert.equal(refusal(nested(9), [{ op: 'move', from: '/0/0/0/0/0', path: '/0' }], limits), undefined);
+    assert.equal(refusal(nested(9), [{ op: 'remove', path: '/0/0/0/0/0/0/0' }], limits), undefined);
+  });
+
+  it('of bytes copied holds below, at and above', () => {
+    // A text of 100 bytes and a member name of 2, in an object: 102 + 2 * 32.
+    const doc = { a: { ä: '€'.repeat(33) + 'x' } };
+    const ops = ['/c', '/d'].map((path) => ({ op: 'copy', from: '/a', path }));
+    for (const [limit, fits] of [[2 * 166 - 1, false], [2 * 166, true], [2 * 166 + 1, true]] as const) {
+      assert.equal(refusal(doc, ops, { copiedBytes: limit }), fits ? undefined : 'copies too much', `${limit}`);
+    }
+    // Elements and scalars: 4 * 32.
+    for (const [limit, fits] of [[127, false], [128, true], [129, true]] as const) {
+      const ops = [{ op: 'copy', from: '/0', path: '/-' }];
+      assert.equal(refusal([[1, null, false]], ops, { copiedBytes: limit }), fits ? undefined : 'copies too much');
+    }
+  });
+
+  it('of elements shifted holds below, at and above', () => {
+    // Three elements behind the one that comes, four behind and with the one that goes, two, none.
+    const ops = [
+      { op: 'add', path: '/0', value: 0 },
+      { op: 'remove', path: '/0' },
+      { op: 'move', from: '/1', path: '/-' },
+    ];
+    for (const [limit, fits] of [[8, false], [9, true], [10, true]] as const) {
+      assert.equal(refusal([1, 2, 3], ops, { shifted: limit }), fits ? undefined : 'shifts too many elements', `${limit}`);
+    }
+    const move = [{ op: 'move', from: '/2', path: '/0' }];
+    for (const [limit, fits] of [[2, false], [3, true], [4, true]] as const) {
+      assert.equal(refusal([1, 2, 3], move, { shifted: limit }), fits ? undefined : 'shifts too many elements', `${limit}`);
+    }
+  });
+
+  it('keep a document from being doubled again and again', () => {
+    const double = Array(40).fill({ op: 'copy', from: '/a', path: '/a/-' });
+    assert.equal(refusal({ a: [0] }, double), 'copies too much');
+    const long = Array(100).fill({ op: 'copy', from: '/text', path: '/copies/-' });
+    assert.equal(refusal({ text: 'x'.repeat(1024 * 1024), copies: [] }, long), 'copies too much');
+  });
+
+  it('keep the front of a huge array from being written again and again', () => {
+    const ops = Array(20_000).fill({ op: 'add', path: '/0', value: 0 });
+    assert.equal(refusal(Array(300_000).fill(0), ops), 'shifts too many elements');
+  });
+
+  it('a copy makes no more than its own parts be copied again when they are written to', () => {
+    const doc = { rows: Array(10).fill(0), a: { n: [0] } };
+    const owned = new Set<object>();
+    const first = applyPatch(doc, [{ op: 'replace', path: '/rows/0', value: 1 }], owned) as typeof doc & { b?: unknown };
+    const { rows } = first;
+    const ops = [
+      { op: 'replace', path: '/a/n/0', value: 1 },
+      { op: 'copy', from: '/a', path: '/b' },
+      { op: 'replace', path: '/rows/1', value: 2 },
+      { op: 'replace', path: '/b/n/0', value: 2 },
+      { op: 'replace', path: '/a/n/0', value: 3 },
+    ];
+    const second = applyPatch(first, ops, owned) as typeof first;
+    assert.equal(second.rows, rows, 'not copied again');
+    assert.deepEqual([second.rows.slice(0, 3), second.a, second.b], [[1, 2, 0], { n: [3] }, { n: [2] }]);
+    assert.deepEqual(doc, { rows: Array(10).fill(0), a: { n: [0] } });
+  });
 });
 
 describe('structural sharing', () => {

@@ -1,4 +1,5 @@
 /** Canonical JSON (RFC 8785), and checked readers of untrusted JSON. */
+import { utf8Length } from '../bytes.js';
 
 /** Members sorted, no white space. */
 export function canonical(value: unknown): string {
@@ -43,5 +44,5 @@ export function integer(value: unknown, least = 0, otherwise?: number): number {
 /** The length of a text in UTF-8. */
 export function bytes(text: unknown): number {
   must(typeof text === 'string', 'text');
-  return new TextEncoder().encode(text).length;
+  return utf8Length(text);
 }
