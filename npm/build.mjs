@@ -129,7 +129,7 @@ async function declarations() {
     (name) => `${name}.d.ts`,
   );
   const made = (await readdir('dist')).filter((name) => name.endsWith('.d.ts'));
-  const hidden = [...made.filter((name) => !shown.includes(name)), 'crdt/replica.d.ts'];
+  const hidden = [...made.filter((name) => !shown.includes(name)), 'crdt/replica.d.ts', 'crdt/json.d.ts'];
   await Promise.all(hidden.map((name) => rm(`dist/${name}`)));
   await writeFile('dist/worker.d.ts', 'export {};\n');
 }

@@ -21,7 +21,7 @@ import { DatasoleError, ErrorCode, localError, report } from './errors.js';
 import { call, guarded, listen } from './handlers.js';
 import { delay, watchPage } from './lifecycle.js';
 import { Link } from './link.js';
-import { resolve, type DatasoleClientOptions } from './options.js';
+import { resolve, type DatasoleClientOptions, type Global } from './options.js';
 import { Room, type PresenceOptions } from './presence.js';
 import type { Encoded, FollowedKind, FromWorker, ToWorker } from './protocol.js';
 import type { ConnectionState, Status, StatusReason } from './status.js';
@@ -40,7 +40,7 @@ export interface RpcOptions {
   /** Its deadline in milliseconds. Default 30,000. */
   timeout?: number;
   /** Cancels the call; the promise rejects with {@link ErrorCode.Cancelled} and the signal's reason as `cause`. */
-  signal?: AbortSignal;
+  signal?: Global<'AbortSignal'>;
   /** Wait for a connection instead of being refused without one; the deadline runs meanwhile. Default `false`. */
   queue?: boolean;
 }

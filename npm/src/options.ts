@@ -5,6 +5,9 @@ import type { LinkOptions } from './link.js';
 /** Set by `npm/build.mjs`: whether this is the script for pages without modules. */
 declare const IIFE: boolean;
 
+/** The type of a platform's class, for programs whose `lib` has it; `unknown` elsewhere. */
+export type Global<Name extends string> = typeof globalThis extends Record<Name, { prototype: infer T }> ? T : unknown;
+
 /** The options of {@link DatasoleClient}. All but `url` have defaults. */
 export interface DatasoleClientOptions {
   /** Base URL of the server: http, https, ws or wss, or relative to the page. */
@@ -36,7 +39,7 @@ export interface DatasoleClientOptions {
    */
   workerUrl?: string;
   /** Makes the worker, for bundlers: `() => new Worker(new URL('datasole/client/worker', import.meta.url), …)`. */
-  worker?: () => Worker;
+  worker?: () => Global<'Worker'>;
   /**
    * The WebAssembly. Default: `datasole.wasm` beside the worker script; in Node the file in this package, and a path or
    * `file:` URL is taken too. Not used by a worker script that has it inside (`*.inline.*`).

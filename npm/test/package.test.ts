@@ -1,10 +1,12 @@
 // The package as it is published: what `cargo xtask build` has put into dist.
 import assert from 'node:assert/strict';
-import { execFile, execFileSync } from 'node:child_process';
-import { readdirSync, readFileSync } from 'node:fs';
+import { execFile, execFileSync, spawnSync } from 'node:child_process';
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
-import { describe, it } from 'node:test';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { WebSocket, WebSocketServer } from 'ws';
@@ -35,6 +37,68 @@ describe('the package', () => {
       for (const [, target] of text.matchAll(/from '(\.\.?\/.*?)\.js'/g)) readFileSync(new URL(`${target}.d.ts`, file));
       assert.doesNotMatch(text, /generated/, name);
     }
+  });
+
+  describe('declarations compile without skipLibCheck', () => {
+    const modules = fileURLToPath(new URL('node_modules', root));
+    let project: string;
+
+    /** An empty project that has installed this package; yjs is none of it. */
+    before(() => {
+      project = mkdtempSync(join(tmpdir(), 'datasole-'));
+      const installed = join(project, 'node_modules/datasole');
+      mkdirSync(installed, { recursive: true });
+      for (const name of ['dist', 'package.json']) cpSync(new URL(name, root), join(installed, name), { recursive: true });
+    });
+    after(() => rmSync(project, { recursive: true }));
+
+    /** The compiler's complaints about a program. */
+    function complaints(program: string, ...options: string[]): string[] {
+      writeFileSync(join(project, 'main.mts'), program);
+      const tsc = join(modules, 'typescript/bin/tsc');
+      const args = [tsc, '--noEmit', '--strict', '--target', 'es2022', '--types', '', ...options, 'main.mts'];
+      const { status, stdout } = spawnSync(process.execPath, args, { cwd: project, encoding: 'utf8' });
+      const lines = stdout.split('\n').filter(Boolean);
+      assert.equal(status === 0, !lines.length, stdout);
+      return lines;
+    }
+
+    const program = `
+      import { PNCounter, type Status } from 'datasole';
+      import { DatasoleClient, type Room } from 'datasole/client';
+      import 'datasole/client/worker';
+      const client = new DatasoleClient({ url: '/' });
+      const status: Status['state'] = client.getConnectionState();
+      const room: Room = client.presence('r');
+      const value: number = new PNCounter('a').value();
+      export const all = [status, room, value];`;
+
+    for (const lib of ['es2022', 'es2022,dom']) {
+      for (const module of [['--module', 'nodenext'], ['--module', 'esnext', '--moduleResolution', 'bundler']]) {
+        it(`with ${lib} and ${module.join(' ')}`, () => {
+          assert.deepEqual(complaints(program, '--lib', lib, ...module), []);
+        });
+      }
+    }
+
+    it('and know the types of the platform where it has them', () => {
+      const wrong = `
+        import { DatasoleClient } from 'datasole/client';
+        new DatasoleClient({ url: '/', worker: () => new Worker('w') }).rpc('m', 1, { signal: new AbortController().signal });
+        new DatasoleClient({ url: '/', worker: () => 1 }).rpc('m', 1, { signal: 2 });`;
+      const found = complaints(wrong, '--lib', 'es2022,dom', '--module', 'nodenext');
+      assert.deepEqual(found.join('\n').match(/type '(Worker|AbortSignal)'/g), ["type 'Worker'", "type 'AbortSignal'"]);
+      assert.ok(!found.some((line) => line.startsWith('main.mts(3,')), found.join('\n'));
+    });
+
+    it('with yjs, what is ours', () => {
+      for (const name of ['yjs', 'y-protocols', 'lib0']) symlinkSync(join(modules, name), join(project, 'node_modules', name));
+      const program = `
+        import { DatasoleProvider } from 'datasole/yjs';
+        export const make: typeof DatasoleProvider = DatasoleProvider;`;
+      const found = complaints(program, '--lib', 'es2022,dom', '--module', 'nodenext');
+      assert.deepEqual(found.filter((line) => /datasole|main/.test(line)), []);
+    });
   });
 
   it('is imported on a server without any effect', () => {

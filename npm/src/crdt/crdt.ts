@@ -317,23 +317,23 @@ export abstract class Crdt<V = any, Cell = any> {
   }
 }
 
-/** True if an operation has been seen. */
+/** True if an operation has been seen. @internal */
 export function knows({ seen }: Content<unknown>, [node, counter]: Dot): boolean {
   const of = seen.get(node);
   return !!of && (counter <= of.upto || of.ahead.has(counter));
 }
 
-/** True if a side has seen, and forgotten, a replica that the other remembers so. */
+/** True if a side has seen, and forgotten, a replica that the other remembers so. @internal */
 export function hasForgotten({ seen, floor }: Content<unknown>, node: string, { time }: Seen): boolean {
   return time < floor && !seen.has(node);
 }
 
-/** Positive when `a` is later. */
+/** Positive when `a` is later. @internal */
 export function compareStamps(a: Stamp, b: Stamp): number {
   return a.timestamp - b.timestamp || (a.logical ?? 0) - (b.logical ?? 0) || compare(a.nodeId, b.nodeId);
 }
 
-/** The stamp of anything that has one. */
+/** The stamp of anything that has one. @internal */
 export function toStamp({ nodeId, timestamp, logical }: Stamp): Stamp {
   return { nodeId, timestamp: integer(timestamp), logical: integer(logical, 0, 0) || undefined };
 }
