@@ -28,8 +28,8 @@ const module = {
   minify: false,
 };
 await Promise.all([
-  bundle('iife.ts', 'datasole.iife.min.js', { ...script, define: defines({ IIFE: true, CRDTS: false }) }),
-  bundle('iife.ts', 'datasole.full.iife.min.js', script),
+  bundle('iife.ts', 'datasole.iife.min.js', script),
+  bundle('iife.ts', 'datasole.slim.iife.min.js', { ...script, define: defines({ IIFE: true, CRDTS: false }) }),
   bundle('worker.ts', 'datasole-worker.iife.min.js', script),
   bundle('worker.ts', 'datasole-worker.inline.iife.min.js', {
     ...script,

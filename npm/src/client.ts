@@ -328,7 +328,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
 
   /** The CRDTs, as a store; made once. Replicas are called `name` and something random, so that no two are the same. */
   registerCrdt(name: string): CrdtStore {
-    if (!CRDTS) throw new Error('CRDTs are in datasole.full.iife.min.js');
+    if (!CRDTS) throw new Error('datasole.slim.iife.min.js has no CRDTs: load datasole.iife.min.js');
     else {
       const now = () => Date.now() + this.#ahead;
       const { streams } = this;

@@ -2,7 +2,7 @@
 import { DatasoleClient, DatasoleError, ErrorCode } from './client.js';
 import { CrdtStore, GCounter, GSet, LWWMap, LWWRegister, ORSet, PNCounter } from './crdt/index.js';
 
-/** False in the small script. */
+/** False in the slim script. */
 declare const CRDTS: boolean;
 
 const crdts = CRDTS ? { CrdtStore, GCounter, GSet, LWWMap, LWWRegister, ORSet, PNCounter } : {};

@@ -9,6 +9,8 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { createContext, runInContext } from 'node:vm';
+import { gzipSync } from 'node:zlib';
 import { WebSocket, WebSocketServer } from 'ws';
 import { decode, encode, HELLO } from './fake-socket.js';
 
@@ -127,6 +129,35 @@ describe('the package', () => {
     });
     assert.deepEqual([errors, warnings], [[], []]);
     assert.doesNotMatch(outputFiles[0]!.text, /require\(|from "node:|import\("node:/);
+  });
+
+  /** The global that a script of the package makes in a page. */
+  function loaded(script: string): any {
+    const { URL, TextEncoder, TextDecoder, crypto, queueMicrotask } = globalThis;
+    const page: any = createContext({ URL, TextEncoder, TextDecoder, crypto, queueMicrotask });
+    runInContext(readFileSync(new globalThis.URL(`dist/${script}`, root), 'utf8'), page);
+    return page.Datasole;
+  }
+
+  it('has all for script tags in one script, CRDTs too', () => {
+    const { DatasoleClient, ...names } = loaded('datasole.iife.min.js');
+    const crdts = ['CrdtStore', 'GCounter', 'GSet', 'LWWMap', 'LWWRegister', 'ORSet', 'PNCounter'];
+    assert.deepEqual(Object.keys(names).sort(), [...crdts, 'DatasoleError', 'ErrorCode'].sort());
+    const counter = new names.PNCounter('a');
+    counter.increment(2);
+    assert.equal(counter.value(), 2);
+    assert.equal(new DatasoleClient({ url: 'http://127.0.0.1:1' }).crdt.counter('votes').value(), 0);
+  });
+
+  it('has a slim script without CRDTs, which names the other', () => {
+    const { DatasoleClient, ...names } = loaded('datasole.slim.iife.min.js');
+    assert.deepEqual(Object.keys(names).sort(), ['DatasoleError', 'ErrorCode']);
+    const client = new DatasoleClient({ url: 'http://127.0.0.1:1' });
+    for (const use of [() => client.crdt, () => client.registerCrdt('a')]) {
+      assert.throws(use, /datasole\.slim\.iife\.min\.js has no CRDTs: load datasole\.iife\.min\.js/);
+    }
+    const [slim, full] = ['slim.', ''].map((variant) => readFileSync(new URL(`dist/datasole.${variant}iife.min.js`, root)));
+    assert.ok(gzipSync(slim!).length + 3 * 1024 < gzipSync(full!).length, 'the CRDTs are left out, not only hidden');
   });
 
   it('has CRDTs for both sides, and a provider for documents', () => {

@@ -55,6 +55,7 @@ describeInBrowser((spec) => {
     const get = async (name) => world.context.request.get(`${world.server.url}/__ds/${name}`);
     for (const [name, type] of [
       ['datasole.iife.min.js', 'text/javascript'],
+      ['datasole.slim.iife.min.js', 'text/javascript'],
       ['client.mjs', 'text/javascript'],
       ['datasole-worker.iife.min.js', 'text/javascript'],
       ['datasole.wasm', 'application/wasm'],

@@ -23,7 +23,7 @@ const SERVED: [&str; 8] = [
     "client.mjs",
     "worker.mjs",
     "datasole.iife.min.js",
-    "datasole.full.iife.min.js",
+    "datasole.slim.iife.min.js",
     "datasole-worker.iife.min.js",
     "datasole-worker.inline.iife.min.js",
     "datasole-probe.mjs",

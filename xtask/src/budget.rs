@@ -20,15 +20,15 @@ struct Budget {
 
 const BUDGETS: [Budget; 3] = [
     Budget {
-        what: "main thread",
-        files: &["datasole.iife.min.js"],
+        what: "main thread, slim",
+        files: &["datasole.slim.iife.min.js"],
         compression: "gzip",
         compress: gzip,
         limit: 8 * 1024,
     },
     Budget {
-        what: "main thread with CRDTs",
-        files: &["datasole.full.iife.min.js"],
+        what: "main thread",
+        files: &["datasole.iife.min.js"],
         compression: "gzip",
         compress: gzip,
         limit: 12 * 1024 + 512,
