@@ -8,7 +8,7 @@ const STRICT = { 'content-security-policy': "default-src 'self'" };
 
 describeInBrowser((spec) => {
   spec('a missing worker script rejects connect()', async (world) => {
-    const error = await refused(await world.open(), { workerUrl: '/missing-worker.js' });
+    const error = await refused(await world.open(), { workerUrl: '/missing-worker.js', maxReconnectAttempts: 0 });
     assert.match(error.message, /worker/i);
     assert.deepEqual([error.name, error.code, error.state], ['DatasoleError', -32106, 'disconnected']);
   });
@@ -17,7 +17,7 @@ describeInBrowser((spec) => {
     const mode = useWorker ? 'worker' : 'in-thread';
 
     spec(`a missing wasm rejects connect(), ${mode}`, async (world) => {
-      const error = await refused(await world.open(), { useWorker, wasmUrl: '/missing.wasm' });
+      const error = await refused(await world.open(), { useWorker, wasmUrl: '/missing.wasm', maxReconnectAttempts: 0 });
       assert.match(error.message, /wasm/i);
       assert.deepEqual([error.name, error.code, error.state], ['DatasoleError', -32106, 'disconnected']);
     });
@@ -31,7 +31,7 @@ describeInBrowser((spec) => {
 
   spec('another client on the page works after one that could not load', async (world) => {
     const page = await world.open();
-    await refused(page, { workerUrl: '/missing-worker.js' });
+    await refused(page, { workerUrl: '/missing-worker.js', maxReconnectAttempts: 0 });
     await connect(page);
     assert.equal(await rpc(page, 'echo', 7), 7);
   });
