@@ -7,12 +7,14 @@ import { minify } from 'terser';
 
 process.chdir(fileURLToPath(new URL('.', import.meta.url)));
 const { version } = JSON.parse(await readFile('package.json', 'utf8'));
+// Page and worker of one version belong together: their URLs have it, so that no cache mixes them.
+const [, protocol] = /PROTOCOL_VERSION = (\d+);/.exec(await readFile('src/protocol.ts', 'utf8'));
 const wasm = await readFile('generated/datasole_wasm_bg.wasm');
 
 await makeGlue();
 await rm('dist', { recursive: true, force: true });
 await mkdir('dist');
-await copyFile('generated/datasole_wasm_bg.wasm', 'dist/datasole.wasm');
+await copyFile('generated/datasole_wasm_bg.wasm', `dist/datasole.v${protocol}.wasm`);
 
 const script = {
   format: 'iife',
@@ -30,7 +32,8 @@ const module = {
 await Promise.all([
   bundle('iife.ts', 'datasole.iife.min.js', script),
   bundle('iife.ts', 'datasole.slim.iife.min.js', { ...script, define: defines({ IIFE: true, CRDTS: false }) }),
-  bundle('worker.ts', 'datasole-worker.iife.min.js', script),
+  bundle('worker.ts', `datasole-worker.v${protocol}.js`, script),
+  bundle('stale.ts', 'datasole-worker.iife.min.js', script),
   bundle('worker.ts', 'datasole-worker.inline.iife.min.js', {
     ...script,
     define: defines({ IIFE: true, INLINE_WASM: wasm.toString('base64') }),

@@ -6,7 +6,7 @@ import type { SocketConstructor } from './engine.js';
 import { ErrorCode, localError, type DatasoleError } from './errors.js';
 import { delay } from './lifecycle.js';
 import { openThread, openWorker, type Port, type PortEvents } from './port.js';
-import { PROTOCOL_VERSION, type Batch, type Encoded, type FromWorker, type ToWorker } from './protocol.js';
+import { PROTOCOL_VERSION, WASM_FILE, type Batch, type Encoded, type FromWorker, type ToWorker } from './protocol.js';
 import type { Status } from './status.js';
 import type { CoreOptions } from '../generated/datasole_wasm.js';
 
@@ -202,7 +202,7 @@ async function fetchWasm({ workerUrl, wasmUrl }: LinkOptions, signal: AbortSigna
 /** From the file system of Node: `wasmUrl` is a path or file URL, or empty for the package's own. */
 async function readWasm(wasmUrl: string): Promise<ArrayBuffer> {
   // Named so that bundlers for browsers neither resolve the module nor copy the file.
-  const [module, own] = ['node:fs/promises', 'datasole.wasm'];
+  const [module, own] = ['node:fs/promises', WASM_FILE];
   const { readFile } = await import(/* webpackIgnore: true */ /* @vite-ignore */ module);
   const file = wasmUrl ? (wasmUrl.startsWith('file:') ? new URL(wasmUrl) : wasmUrl) : new URL(own!, import.meta.url);
   const bytes: Uint8Array = await readFile(file);

@@ -1,6 +1,7 @@
 /** The options of a client, and those of its core's host. */
 import type { RefusedSocket, SocketConstructor } from './engine.js';
 import type { LinkOptions } from './link.js';
+import { PROTOCOL_VERSION, WASM_FILE } from './protocol.js';
 
 /** Set by `npm/build.mjs`: whether this is the script for pages without modules. */
 declare const IIFE: boolean;
@@ -34,14 +35,15 @@ export interface DatasoleClientOptions {
   /** Run socket and core in a dedicated worker. Default: `true` on a page, else (Node, Bun, Deno, in a worker) `false`. */
   useWorker?: boolean;
   /**
-   * The worker script, relative to the page. Default: `datasole-worker.iife.min.js` under `path` on the server. On
+   * The worker script, relative to the page. Default: `datasole-worker.v3.js` under `path` on the server; the number is
+   * the version of what page and worker speak. On
    * another origin it is loaded by `importScripts` from a blob, which the page's CSP must allow (`worker-src blob:`).
    */
   workerUrl?: string;
   /** Makes the worker, for bundlers: `() => new Worker(new URL('datasole/client/worker', import.meta.url), …)`. */
   worker?: () => Global<'Worker'>;
   /**
-   * The WebAssembly. Default: `datasole.wasm` beside the worker script; in Node the file in this package, and a path or
+   * The WebAssembly. Default: `datasole.v3.wasm` beside the worker script; in Node the file in this package, and a path or
    * `file:` URL is taken too. Not used by a worker script that has it inside (`*.inline.*`).
    */
   wasmUrl?: string;
@@ -85,9 +87,9 @@ export function resolve(options: DatasoleClientOptions): LinkOptions {
   if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`the url must begin with http, https, ws or wss: ${options.url}`);
   const path = `${host}${pathname.replace(/\/+$/, '')}/${(options.path ?? '/__ds').replace(/^\/+|\/+$/g, '')}`;
   const secure = /^(https|wss):/.test(protocol) ? 's' : '';
-  const served = `http${secure}://${path}/datasole-worker.iife.min.js`;
+  const served = `http${secure}://${path}/datasole-worker.v${PROTOCOL_VERSION}.js`;
   const workerUrl = new URL(options.workerUrl ?? served, page ?? served).href;
-  const wasmUrl = page ? new URL(options.wasmUrl ?? 'datasole.wasm', options.wasmUrl ? page : workerUrl).href : '';
+  const wasmUrl = page ? new URL(options.wasmUrl ?? WASM_FILE, options.wasmUrl ? page : workerUrl).href : '';
   const { token, via, headers } = options.auth ?? {};
   return {
     core: {

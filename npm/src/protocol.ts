@@ -13,6 +13,9 @@ import type { Status } from './status.js';
 /** The version of these messages; both sides must have the same. */
 export const PROTOCOL_VERSION = 3;
 
+/** The wasm that belongs to the worker script of this version. */
+export const WASM_FILE = `datasole.v${PROTOCOL_VERSION}.wasm`;
+
 /** JSON text, or raw bytes, or neither. */
 export interface Encoded {
   json?: string;

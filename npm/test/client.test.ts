@@ -157,7 +157,7 @@ describe('starting', () => {
       const opened = client.connect();
       const worker = await ready();
       assert.equal(worker.of('init')[0]!.options.url, endpoint);
-      const served = `${endpoint.replace(/^ws/, 'http')}/datasole-worker.iife.min.js`;
+      const served = `${endpoint.replace(/^ws/, 'http')}/datasole-worker.v${PROTOCOL_VERSION}.js`;
       worker.fail();
       await assert.rejects(opened, { message: `the worker script ${served} could not be loaded` });
     });

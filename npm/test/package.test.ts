@@ -12,6 +12,7 @@ import { promisify } from 'node:util';
 import { createContext, runInContext } from 'node:vm';
 import { gzipSync } from 'node:zlib';
 import { WebSocket, WebSocketServer } from 'ws';
+import { PROTOCOL_VERSION, WASM_FILE } from '../src/protocol.js';
 import { decode, encode, HELLO } from './fake-socket.js';
 
 const root = new URL('../../', import.meta.url);
@@ -158,6 +159,42 @@ describe('the package', () => {
     }
     const [slim, full] = ['slim.', ''].map((variant) => readFileSync(new URL(`dist/datasole.${variant}iife.min.js`, root)));
     assert.ok(gzipSync(slim!).length + 3 * 1024 < gzipSync(full!).length, 'the CRDTs are left out, not only hidden');
+  });
+
+  it('has under the old name of the worker a script that answers old pages with an error', () => {
+    const posted: any[] = [];
+    const logged: string[] = [];
+    const scope: any = createContext({
+      WorkerGlobalScope: Object,
+      postMessage: (message: unknown) => posted.push(message),
+      console: { error: (text: string) => logged.push(text) },
+    });
+    const script = readFileSync(new URL('dist/datasole-worker.iife.min.js', root), 'utf8');
+    assert.ok(script.length <= 10 * 1024);
+    runInContext(script, scope);
+    const [fatal] = JSON.parse(posted.shift());
+    assert.equal(fatal.t, 'fatal', 'a page that waits for a greeting');
+    assert.match(fatal.message, new RegExp(`datasole-worker\\.v${PROTOCOL_VERSION}\\.js`));
+    scope.onmessage({ data: { type: 'connect', payload: { url: 'ws://127.0.0.1:1' } } });
+    scope.onmessage({ data: { type: 'send', payload: { data: new Uint8Array(1) } } });
+    scope.onmessage({ data: { type: 'disconnect' } });
+    assert.deepEqual(posted.map(({ type, payload }) => [type, payload.message]), [['error', fatal.message]]);
+    assert.deepEqual(logged, [fatal.message]);
+  });
+
+  it('names worker and wasm by the version of their protocol, everywhere', () => {
+    const names = [`datasole-worker.v${PROTOCOL_VERSION}.js`, WASM_FILE];
+    const dist = readdirSync(new URL('dist', root));
+    for (const name of names) {
+      assert.ok(dist.includes(name), name);
+      assert.ok(manifest.exports[`./${name}`], name);
+    }
+    const texts = ['README.md', 'src/options.ts', '../README.md', '../xtask/src/assets.rs', '../xtask/src/budget.rs'];
+    for (const file of texts) {
+      const text = readFileSync(new URL(file, root), 'utf8');
+      const named = text.match(/datasole-worker\.v\d+\.js|datasole\.v\d+\.wasm/g) ?? [];
+      assert.deepEqual([...new Set(named)].sort(), [...names].sort(), file);
+    }
   });
 
   it('has CRDTs for both sides, and a provider for documents', () => {

@@ -1,6 +1,6 @@
 //! The browser assets: embedded, precompressed, revalidated by plain name and immutable by hashed name.
 //!
-//! `datasole.wasm` is served as it is now and revalidated; `datasole.HASH.wasm` never changes and is kept for a year.
+//! `datasole.v3.wasm` is served as it is now and revalidated; `datasole.v3.HASH.wasm` never changes and is kept for a year.
 
 use axum::{
     extract::Path,
@@ -141,7 +141,7 @@ mod tests {
     /// One of each kind: a worker and a script with both precompressed forms, a module with one, wasm with none.
     static TABLE: &[Asset] = &[
         Asset {
-            name: "datasole-worker.iife.min.js",
+            name: "datasole-worker.v3.js",
             hash: "00000000000000aa",
             plain: b"the worker",
             brotli: Some(b"the worker in brotli"),
@@ -161,7 +161,7 @@ mod tests {
             brotli: None,
             gzip: Some(b"the module in gzip"),
         },
-        Asset { name: "datasole.wasm", hash: "00000000000000dd", plain: b"the wasm", brotli: None, gzip: None },
+        Asset { name: "datasole.v3.wasm", hash: "00000000000000dd", plain: b"the wasm", brotli: None, gzip: None },
     ];
 
     fn get(assets: &'static [Asset], name: &str, headers: &[(header::HeaderName, &str)]) -> Response {
@@ -183,16 +183,16 @@ mod tests {
             "",
             "..",
             "datasole",
-            "datasole.0123456789abcdef.wasm",
-            "datasole.00000000000000aa.wasm",
-            "datasole.wasm.br",
+            "datasole.v3.0123456789abcdef.wasm",
+            "datasole.v3.00000000000000aa.wasm",
+            "datasole.v3.wasm.br",
             "Cargo.toml",
         ] {
             let response = get(TABLE, name, &[]);
             assert_eq!(response.status(), StatusCode::NOT_FOUND, "{name}");
             assert_eq!(body(response).await, b"no such asset\n", "{name}");
         }
-        let response = get(&[], "datasole.wasm", &[]);
+        let response = get(&[], "datasole.v3.wasm", &[]);
         assert_eq!(response.status(), StatusCode::NOT_FOUND);
         assert!(String::from_utf8(body(response).await).unwrap().contains("cargo xtask build"));
     }
@@ -200,10 +200,10 @@ mod tests {
     #[tokio::test]
     async fn plain_names_are_revalidated_and_hashed_names_kept() {
         let hashed = [
-            "datasole-worker.iife.min.00000000000000aa.js",
+            "datasole-worker.v3.00000000000000aa.js",
             "datasole.iife.min.00000000000000bb.js",
             "worker.00000000000000cc.mjs",
-            "datasole.00000000000000dd.wasm",
+            "datasole.v3.00000000000000dd.wasm",
         ];
         for (asset, hashed) in TABLE.iter().zip(hashed) {
             for (url, caching) in [(asset.name, "no-cache"), (hashed, "public, max-age=31536000, immutable")] {
@@ -225,10 +225,10 @@ mod tests {
     #[test]
     fn workers_alone_have_a_policy_fresh_or_not() {
         for (name, policy, embedder) in [
-            ("datasole-worker.iife.min.js", WORKER_POLICY, "require-corp"),
+            ("datasole-worker.v3.js", WORKER_POLICY, "require-corp"),
             ("worker.mjs", WORKER_POLICY, "require-corp"),
             ("datasole.iife.min.js", "", ""),
-            ("datasole.wasm", "", ""),
+            ("datasole.v3.wasm", "", ""),
         ] {
             for headers in [&[][..], &[(header::IF_NONE_MATCH, "*")]] {
                 let response = get(TABLE, name, headers);
@@ -248,7 +248,7 @@ mod tests {
             ("\"x\"", StatusCode::OK, 8),
             ("\"00000000000000dd-br\"", StatusCode::OK, 8),
         ] {
-            let response = get(TABLE, "datasole.wasm", &[(header::IF_NONE_MATCH, known)]);
+            let response = get(TABLE, "datasole.v3.wasm", &[(header::IF_NONE_MATCH, known)]);
             assert_eq!(response.status(), status, "{known}");
             assert_eq!(text(&response, "etag"), "\"00000000000000dd\"", "{known}");
             assert_eq!(body(response).await.len(), length, "{known}");
@@ -262,7 +262,7 @@ mod tests {
             ("datasole.iife.min.js", "gzip", "gzip", "\"00000000000000bb-gzip\"", "the script in gzip"),
             ("datasole.iife.min.js", "deflate", "", "\"00000000000000bb\"", "the script"),
             ("worker.mjs", "gzip, br", "gzip", "\"00000000000000cc-gzip\"", "the module in gzip"),
-            ("datasole.wasm", "gzip, br", "", "\"00000000000000dd\"", "the wasm"),
+            ("datasole.v3.wasm", "gzip, br", "", "\"00000000000000dd\"", "the wasm"),
         ] {
             let response = get(TABLE, name, &[(header::ACCEPT_ENCODING, accepted)]);
             assert_eq!(response.status(), StatusCode::OK, "{name}");
@@ -292,8 +292,8 @@ mod tests {
             assert_eq!(read(&format!("{}.br", asset.name)).as_deref(), asset.brotli, "{}", asset.name);
             assert_eq!(read(&format!("{}.gz", asset.name)).as_deref(), asset.gzip, "{}", asset.name);
         }
-        let response = handle(Path("datasole.wasm".to_owned()), HeaderMap::new()).await;
-        assert_eq!(response.status() == StatusCode::OK, names.contains("datasole.wasm"));
+        let response = handle(Path("datasole.v3.wasm".to_owned()), HeaderMap::new()).await;
+        assert_eq!(response.status() == StatusCode::OK, names.contains("datasole.v3.wasm"));
     }
 
     #[test]
@@ -304,7 +304,7 @@ mod tests {
         };
         check("client.mjs", "text/javascript; charset=utf-8");
         check("datasole.iife.min.js", "text/javascript; charset=utf-8");
-        check("datasole.wasm", "application/wasm");
+        check("datasole.v3.wasm", "application/wasm");
         check("client.mjs.map", "application/json");
         check("unknown", "application/octet-stream");
     }

@@ -36,6 +36,29 @@ describeInBrowser((spec) => {
     assert.equal(await rpc(page, 'echo', 7), 7);
   });
 
+  spec("the worker's old URL answers the page of an old client with an error", async (world) => {
+    const page = await world.open('iife', STRICT);
+    const answers = await page.evaluate(
+      () =>
+        new Promise((resolve, reject) => {
+          const worker = new Worker('/__ds/datasole-worker.iife.min.js');
+          const answers = [];
+          worker.onerror = ({ message }) => reject(new Error(message));
+          worker.onmessage = ({ data }) => {
+            answers.push(data);
+            if (answers.length === 2) resolve(answers);
+          };
+          worker.postMessage({ type: 'connect', payload: { url: 'ws://127.0.0.1:1' } });
+        }),
+    );
+    assert.equal(JSON.parse(answers[0])[0].t, 'fatal');
+    assert.equal(answers[1].type, 'error');
+    assert.match(answers[1].payload.message, /datasole-worker\.v\d+\.js/);
+    const error = await refused(page, { workerUrl: '/__ds/datasole-worker.iife.min.js' });
+    assert.match(error.message, /datasole-worker\.v\d+\.js/);
+    assert.deepEqual([error.name, error.code, error.state], ['DatasoleError', -32106, 'disconnected']);
+  });
+
   for (const build of ['iife', 'esm']) {
     spec(`a page under default-src 'self' needs nothing more, ${build}`, async (world) => {
       const page = await world.open(build, STRICT);
@@ -57,8 +80,9 @@ describeInBrowser((spec) => {
       ['datasole.iife.min.js', 'text/javascript'],
       ['datasole.slim.iife.min.js', 'text/javascript'],
       ['client.mjs', 'text/javascript'],
+      ['datasole-worker.v3.js', 'text/javascript'],
       ['datasole-worker.iife.min.js', 'text/javascript'],
-      ['datasole.wasm', 'application/wasm'],
+      ['datasole.v3.wasm', 'application/wasm'],
     ]) {
       const response = await get(name);
       assert.equal(response.status(), 200, name);
@@ -67,7 +91,7 @@ describeInBrowser((spec) => {
       assert.equal(headers['content-encoding'], 'br', name);
       assert.match(headers.etag, /^"[^"]+"$/, name);
     }
-    const worker = (await get('datasole-worker.iife.min.js')).headers();
+    const worker = (await get('datasole-worker.v3.js')).headers();
     assert.match(worker['content-security-policy'], /script-src 'self' 'wasm-unsafe-eval'/);
   });
 });

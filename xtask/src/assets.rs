@@ -19,15 +19,16 @@ use crate::{
 };
 
 /// The files that the server serves under its path, besides the chunks `client.mjs` may import.
-const SERVED: [&str; 8] = [
+const SERVED: [&str; 9] = [
     "client.mjs",
     "worker.mjs",
     "datasole.iife.min.js",
     "datasole.slim.iife.min.js",
+    "datasole-worker.v3.js",
     "datasole-worker.iife.min.js",
     "datasole-worker.inline.iife.min.js",
     "datasole-probe.mjs",
-    "datasole.wasm",
+    "datasole.v3.wasm",
 ];
 
 /// The smallest in brotli of what was tried: less inlining makes the file longer and the compressed file shorter. The

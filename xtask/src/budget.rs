@@ -35,7 +35,7 @@ const BUDGETS: [Budget; 3] = [
     },
     Budget {
         what: "worker and wasm",
-        files: &["datasole-worker.iife.min.js", "datasole.wasm"],
+        files: &["datasole-worker.v3.js", "datasole.v3.wasm"],
         compression: "brotli",
         compress: brotli,
         limit: 64 * 1024,
