@@ -1,6 +1,7 @@
 // How one client behaves towards the page it is in, and what it puts on the wire.
 
 import assert from 'node:assert/strict';
+import { EventEmitter, once } from 'node:events';
 
 import { connect, describeInBrowser, follow, refused, rpc, until, untilState } from './harness.mjs';
 
@@ -22,7 +23,8 @@ describeInBrowser((spec) => {
     await rpc(page, 'echo');
     assert.equal(count(OPCODES.unsubscribe), 0);
     await page.evaluate(() => second.unsubscribe());
-    await rpc(page, 'echo');
+    // The key is left some seconds later.
+    await sent.until(OPCODES.unsubscribe);
     assert.deepEqual([count(OPCODES.subscribe), count(OPCODES.unsubscribe)], [1, 1]);
   });
 
@@ -134,6 +136,16 @@ describeInBrowser((spec) => {
 /** The opcodes of the frames that the page's own sockets send, as they are sent. */
 function opcodesSent(page) {
   const sent = [];
-  page.on('websocket', (socket) => socket.on('framesent', ({ payload }) => sent.push(payload[0])));
+  const frames = new EventEmitter();
+  page.on('websocket', (socket) =>
+    socket.on('framesent', ({ payload }) => {
+      sent.push(payload[0]);
+      frames.emit('sent');
+    }),
+  );
+  /** Resolves once an opcode has been sent. */
+  sent.until = async (opcode) => {
+    while (!sent.includes(opcode)) await once(frames, 'sent');
+  };
   return sent;
 }
