@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Bytes that are made into a content at once; more take milliseconds.
-const SMALL: usize = 16 * 1024;
+const SMALL: usize = 64 * 1024;
 
 impl Hub {
     /// The stream as the backend has it; `None` when there is none.
