@@ -30,7 +30,7 @@ const BODY: usize = 64 * 1024;
 /// The flags of `datasole doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct Visit {
-    /// The URL that pages connect to, without the path of the endpoint: https://app.example
+    /// The URL that pages connect to, without the path of the endpoint: `https://app.example`
     url: Uri,
     /// Path of the endpoint
     #[arg(long, default_value = "/__ds")]

@@ -46,7 +46,7 @@ struct Program {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve the endpoint, the browser files below it and, if asked, a folder
-    Serve(Flags),
+    Serve(Box<Flags>),
     /// Say from outside whether pages can connect, and what to do where they cannot
     Doctor(Visit),
 }

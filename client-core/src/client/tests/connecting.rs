@@ -125,7 +125,7 @@ fn what_is_sent_before_the_first_connection_waits_with_its_deadline() {
     peer.check(&[
         r#"connected v2 "c1" Some("ann")"#,
         r#"> ClientEvent 0 {"event":"e"}"#,
-        &format!(r#"> RpcRequest 1 {{"method":"m","params":null,"correlationId":1}}"#),
+        r#"> RpcRequest 1 {"method":"m","params":null,"correlationId":1}"#,
     ]);
     peer.send(Opcode::RpcResponse, 1, r#"{"correlationId":1,"result":1}"#);
     peer.check(&[&format!("done {} 1", patient.0)]);

@@ -237,7 +237,7 @@ impl Document {
         Ok(update.deletes.iter().any(|(client, start, end)| {
             let Some(ranges) = deleted.get(client) else { return true };
             let at = ranges.partition_point(|range| range.end < *end);
-            !ranges.get(at).is_some_and(|range| range.start <= *start)
+            ranges.get(at).is_none_or(|range| range.start > *start)
         }))
     }
 
