@@ -88,8 +88,7 @@ pub struct Limits {
     /// documents neither grow nor are loaded for a while. They also leave when they take more than a quarter of it, after
     /// [`doc_stay`](Self::doc_stay).
     pub max_docs_memory: usize,
-    /// Maximum memory by which one user, or one address without a user, may make loaded documents grow, and that of the
-    /// documents that one connection follows while memory is short; bytes.
+    /// Maximum memory by which one user, or one address without a user, may make loaded documents grow; bytes.
     pub max_docs_memory_per_user: usize,
     /// How long a document that nobody follows stays in memory, if there is room.
     pub doc_stay: Duration,
