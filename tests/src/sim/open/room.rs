@@ -14,6 +14,8 @@ pub(in crate::sim) struct HeldRoom {
     pub(in crate::sim) progress: Progress,
     /// What is shown, unless it was refused.
     pub(in crate::sim) shown: Option<Value>,
+    /// How often something was.
+    shows: u32,
     /// Values by connection.
     pub(in crate::sim) members: BTreeMap<String, Value>,
 }
@@ -31,6 +33,7 @@ impl HeldRoom {
             handles: 0,
             progress: Progress::default(),
             shown: None,
+            shows: 0,
             members: BTreeMap::new(),
         }
     }
@@ -50,7 +53,9 @@ impl HeldRoom {
     }
 
     pub(in crate::sim) fn show(&mut self, client: &mut Client, host: Millis, nonce: u64, random: &mut Random) {
-        self.shown = (random.below(6) > 0).then(|| json!({ "n": nonce }));
+        // No two are the same: a refusal names the value, and a later one may be stored.
+        self.shows += 1;
+        self.shown = (random.below(6) > 0).then(|| json!({ "n": nonce, "time": self.shows }));
         let value = self.shown.as_ref().map(|value| Payload::Json(to_raw_value(value).unwrap()));
         client.show(host, &self.stream.key, value, random.coin()).unwrap();
     }
