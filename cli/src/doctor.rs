@@ -43,7 +43,7 @@ pub(crate) struct Visit {
     quiet: u64,
 }
 
-/// What is wrong, and what to do.
+/// A finding: the fault, and what to do.
 struct Complaint(String);
 
 impl<T: fmt::Display> From<T> for Complaint {
@@ -288,7 +288,7 @@ fn trust() -> Result<Arc<ClientConfig>, Complaint> {
     Ok(Arc::new(versions.with_root_certificates(roots).with_no_client_auth()))
 }
 
-/// What an answer means that is not our server's.
+/// The meaning of an answer that is not our server's.
 fn stranger(status: StatusCode, headers: &HeaderMap, body: &str) -> String {
     match status.as_u16() {
         300..=399 => {

@@ -70,7 +70,7 @@ fn tokens_and_pages_of_every_origin() {
     assert!(!healthy && said.contains("WRONG other pages: pages of every origin may connect"), "{said}");
 }
 
-/// What a proxy answers to everything, and the words for it.
+/// Answers of proxies to everything, and the words for them.
 #[test]
 fn what_stands_in_front_is_told_by_its_answers() {
     let html = "200 OK\r\nContent-Type: text/html\r\nContent-Length: 15\r\n\r\n<!doctype html>";

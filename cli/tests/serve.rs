@@ -292,7 +292,7 @@ fn limited(limit: &str, flags: &str) -> Running {
     Running::of(shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))
 }
 
-/// What a program that is killed has logged.
+/// The log of a program that is killed.
 #[cfg(unix)]
 fn log(mut server: Running) -> String {
     server.child.kill().unwrap();

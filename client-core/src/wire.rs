@@ -275,7 +275,7 @@ pub struct HelloLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServerLimits {
-    /// What a client goes by.
+    /// The answer that a client goes by.
     #[serde(flatten)]
     pub common: HelloLimits,
     /// Longest key of a stream; bytes.

@@ -102,7 +102,7 @@ impl Proxy {
         request.push_str("\r\n");
         let lost = |error| format!("the proxy did not answer: {error}");
         stream.write_all(request.as_bytes()).await.map_err(lost)?;
-        // What follows the head is the server's, and servers do not speak first.
+        // The bytes after the head are the server's, and servers do not speak first.
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             if head.len() >= MAX_ANSWER {

@@ -396,7 +396,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
     this.#unlink();
     this.#rejectCalls(error);
     this.#setStatus({ state: 'disconnected', reason });
-    // Who closes the client does not wait for it; other failures are uncaught unless somebody does.
+    // An application that closes the client does not wait for it; other failures are uncaught unless somebody does.
     if (reason.kind === 'closedByUser') opening?.promise.catch(() => {});
     if (opening) opening.reject(error);
     else if (reason.kind !== 'closedByUser') this.#tell(reason);

@@ -121,7 +121,7 @@ export class Store {
     const repairable = !this.#follow.unasked();
     try {
       if (entry.rev === undefined || (rev !== entry.rev + 1 && repairable)) throw new Error('out of step');
-      // What cannot be repaired must not be half changed.
+      // A value that cannot be repaired must not be half changed.
       if (!repairable) entry.owned.clear();
       entry.value = applyPatch(entry.value, ops, entry.owned);
       entry.applied = true;

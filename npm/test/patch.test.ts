@@ -113,7 +113,7 @@ describe('limits', () => {
         assert.equal(refusal(doc, [{ op, from: '/a', path: '/b/c' }], limits), expected, op);
       }
     }
-    // What is too deep already can be made shallower.
+    // A value that is too deep already can be made shallower.
     assert.equal(refusal(nested(9), [{ op: 'move', from: '/0/0/0/0/0', path: '/0' }], limits), undefined);
     assert.equal(refusal(nested(9), [{ op: 'remove', path: '/0/0/0/0/0/0/0' }], limits), undefined);
   });

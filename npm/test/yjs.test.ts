@@ -284,7 +284,7 @@ describe('DatasoleProvider', () => {
     await until(() => !user!.provider.pending && user!.provider.synced);
     assert.deepEqual([typed(), user!.errors], ['own', []]);
     assert.ok(doc.store.pendingStructs, 'it waits here');
-    // What was missing comes from another, who lacks the rest.
+    // The missing part comes from another, who lacks the rest.
     const [other] = await connected(new User());
     Y.applyUpdate(other!.doc, updates[0]!);
     await until(() => doc.store.clients.has(author.clientID));

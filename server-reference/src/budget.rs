@@ -37,7 +37,7 @@ impl Budget {
     }
 }
 
-/// What one connection holds; under the connection's lock.
+/// The bytes that one connection holds; under the connection's lock.
 #[derive(Debug, Default)]
 pub(crate) struct Held(usize);
 

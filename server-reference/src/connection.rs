@@ -51,7 +51,7 @@ pub(crate) struct Connection {
     budget: Arc<Budget>,
     /// The number of streams of each kind that the client's frames created; made when first used.
     created: OnceLock<Box<[Arc<AtomicUsize>; StreamKind::ALL.len()]>>,
-    /// What its owner has created and cost; its own until it is known who that is.
+    /// The account of its owner: created and cost; its own until it is known who that is.
     standing: OnceLock<Arc<Standing>>,
     /// Held while a stream is opened and its writer lock awaited, so that the client's operations stay in order.
     pub(crate) turn: tokio::sync::Mutex<()>,
@@ -73,7 +73,7 @@ struct Admitted {
     order: u64,
 }
 
-/// What came of an identity that the authentication hook has answered with.
+/// The outcome of an identity that the authentication hook has answered with.
 #[derive(Debug)]
 pub(crate) enum Reception {
     /// The connection had none before.
@@ -120,7 +120,7 @@ impl Drop for Busy {
         calls.count -= 1;
         calls.held.release(&self.connection.budget, self.bytes);
         drop(calls);
-        // It may have stopped reading.
+        // The peer may have stopped reading.
         if was_full {
             self.connection.mailbox.nudge();
         }
@@ -175,7 +175,7 @@ impl Connection {
         &self.created.get_or_init(Box::default)[kind as usize]
     }
 
-    /// What its owner has created and cost, over all of its connections.
+    /// The account of its owner, created and cost, over all of its connections.
     pub(crate) fn standing(&self) -> &Arc<Standing> {
         self.standing.get_or_init(|| Standing::new(self.serial))
     }

@@ -33,7 +33,7 @@ impl Drop for Seat {
             let Some(next) = waiting.pop_front() else { continue };
             queue.lanes.push_back((lane, waiting));
             drop(queue);
-            // Who has gone meanwhile drops its seat, which goes on to the next.
+            // A caller that has gone meanwhile drops its seat, which goes on to the next.
             drop(next.send(Self(self.0.clone())));
             return;
         }

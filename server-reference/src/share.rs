@@ -39,7 +39,7 @@ pub(crate) struct Shares {
     owners: Mutex<HashMap<u64, (Instant, Arc<Standing>)>>,
 }
 
-/// What one owner has created and cost.
+/// The account of one owner: streams created, and work owed.
 #[derive(Debug, Default)]
 pub(crate) struct Standing {
     /// Names the owner where work is shared out.

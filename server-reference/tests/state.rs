@@ -182,7 +182,7 @@ async fn an_update_of_what_is_not_there() {
                 assert_eq!(state.get("k").await.unwrap(), Some(value.clone()), "{pointer}");
             }
         }
-        // What is deeper has no container, and what is there is not replaced.
+        // A deeper place has no container, and what is there is not replaced.
         state.remove("k").await.unwrap();
         state.update("k", |draft| draft.set("/a/b", 1)).await.unwrap_err();
         assert_eq!(state.get("k").await.unwrap(), None);

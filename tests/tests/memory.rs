@@ -328,7 +328,7 @@ async fn a_crowd_that_has_left_gives_back() {
     println!("took {} KiB, half of it given back after {:?}", grown / 1024, started.elapsed());
 }
 
-/// What waits is counted in bytes: a thousand calls of a megabyte, each of a kilobyte on the wire, on each of two connections.
+/// Waiting calls are counted in bytes: a thousand calls of a megabyte, each of a kilobyte on the wire, on each of two connections.
 #[tokio::test]
 async fn values_that_wait() {
     let hang = |_: Context, _: Value| std::future::pending::<Result<(), datasole_server::RpcError>>();

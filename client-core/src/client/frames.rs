@@ -358,7 +358,7 @@ impl Client {
         self.misfit(id, false)
     }
 
-    /// What the host has and the stream do not fit; see [`resync`](Self::resync).
+    /// The host's value and the stream do not fit; see [`resync`](Self::resync).
     pub(super) fn misfit(&mut self, id: SubscriptionId, applied: bool) -> Result<(), Malformed> {
         let step = self.subscriptions.misfit(id, applied);
         self.take(step)

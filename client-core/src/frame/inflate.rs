@@ -277,7 +277,7 @@ impl Bits {
         self.pop(count)
     }
 
-    /// What a symbol for lengths or distances means: itself, or its last `bits` bits behind a one, and some more.
+    /// The meaning of a symbol for lengths or distances: itself, or its last `bits` bits behind a one, and some more.
     fn value(&mut self, symbol: usize, bits: u32) -> Option<usize> {
         let Some(more) = (symbol >> bits).checked_sub(2) else { return Some(symbol) };
         let more = more as u32 + 1;

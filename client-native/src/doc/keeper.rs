@@ -89,7 +89,7 @@ impl Keeper {
     }
 }
 
-/// What a document has beyond a state vector, without the deleted content that an undo manager keeps.
+/// The content that a document has beyond a state vector, without the deleted content that an undo manager keeps.
 fn smallest(transaction: &impl ReadTxn, theirs: &StateVector) -> Vec<u8> {
     let whole = transaction.encode_diff_v1(&StateVector::default());
     let copy = Doc::new();

@@ -265,7 +265,7 @@ async fn own_edits_are_stored_beside_what_misses_its_predecessor() {
     let mut side = Side::accept(Doc::new(), peer).await;
     assert!(!side.doc.transact().has_missing_updates());
     assert_eq!(text(&side.doc), "own");
-    // What was missing comes from the server, which lacks the rest.
+    // The missing part comes from the server, which lacks the rest.
     side.apply(&first);
     side.seq += 1;
     side.send(side.seq, SyncMessage::Update(first)).await;

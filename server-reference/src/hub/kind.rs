@@ -93,7 +93,7 @@ pub(crate) trait Kind: Any + Debug + Send {
         None
     }
 
-    /// What a connection of this node shares with those of others: what no backend keeps, and ends with the connection.
+    /// The value that a connection of this node shares with those of others: one that no backend keeps, and ends with the connection.
     fn share(&self, _serial: u64) -> Option<Bytes> {
         None
     }
@@ -112,7 +112,7 @@ pub(crate) trait Kind: Any + Debug + Send {
     fn inherit(&mut self, _before: &mut dyn Kind) {}
 }
 
-/// What followers are told of a share.
+/// The news of a share, for followers.
 #[derive(Debug)]
 pub(crate) enum Taken {
     /// Nothing: what they see is the same.
@@ -188,7 +188,7 @@ pub(crate) struct Spec {
     pub(crate) kind: StreamKind,
     /// How many streams may be in memory before those that nobody follows, and may leave it, do.
     pub(crate) spare: usize,
-    /// What else bounds those in memory.
+    /// The other bounds of those in memory.
     pub(crate) bounds: Bounds,
     /// Whether clients of version 1 follow every stream of the kind.
     pub(crate) v1_follows: bool,

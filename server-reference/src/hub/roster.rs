@@ -16,7 +16,7 @@ const WAITING: usize = 1_024;
 /// The length of what is no share.
 const GONE: u32 = u32::MAX;
 
-/// What a connection of another node shares now; `None`: nothing any more.
+/// The value that a connection of another node shares now; `None`: nothing any more.
 pub(super) type Change = (Seat, Option<Bytes>);
 
 /// Changes of one node's shares on one stream.
@@ -29,7 +29,7 @@ pub(super) struct Shares {
     pub(super) changes: Vec<(u64, u64, Option<Bytes>)>,
 }
 
-/// What a field holds.
+/// The content of a field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Held {
     pub(super) name: Name,

@@ -102,7 +102,7 @@ impl Hub {
         Ok(())
     }
 
-    /// What connections of other nodes that are alive share.
+    /// The values that connections of other nodes that are alive share.
     async fn shares_of(&self, topic: &str) -> Result<Vec<Held>, BackendError> {
         let own = self.name().node;
         let fields = self.backend.kv.fields(topic).await?;
@@ -121,7 +121,7 @@ impl Hub {
         Ok(held)
     }
 
-    /// What connections of other nodes share on a stream that nobody follows here; `None` where memory has that.
+    /// The values that connections of other nodes share on a stream that nobody follows here; `None` where memory has that.
     pub(crate) async fn shares_elsewhere(&self, id: &StreamId) -> Result<Option<Vec<(Seat, Bytes)>>, BackendError> {
         if !self.is_sharing() {
             return Ok(None);

@@ -28,7 +28,7 @@ use crate::{backend::kv::Lease, clock::unix_millis, sync::lock};
 /// Streams that are written or read at the same time.
 const AT_ONCE: usize = 16;
 
-/// What a node needs to share.
+/// The parts that a node needs to share.
 pub(super) struct Sharing {
     /// Whether there is, or has been, another node.
     pub(super) active: AtomicBool,
@@ -155,7 +155,7 @@ pub(super) async fn all(tasks: Vec<impl Future<Output = bool>>) -> bool {
 }
 
 impl Own {
-    /// What has to be written, if anything; it counts as written from here on.
+    /// The fields to be written, if any; it counts as written from here on.
     pub(super) fn due(&mut self, topic: &Arc<str>) -> Option<Due> {
         let changed = std::mem::take(&mut self.changed);
         if changed.is_empty() {
@@ -164,7 +164,7 @@ impl Own {
         let stream = self.stream.upgrade();
         let share = |serial| stream.as_ref().and_then(|stream| stream.with_content(|content| content.share(serial)));
         let mut shares: Vec<_> = changed.into_iter().map(|serial| (serial, share(serial))).collect();
-        // Who has come and gone meanwhile was never there.
+        // A member that has come and gone meanwhile was never there.
         shares.retain(|(serial, share)| share.is_some() || self.written.contains(serial));
         self.written.extend(shares.iter().map(|(serial, _)| serial));
         let (after, listed) = (self.latest, self.listed);

@@ -487,7 +487,7 @@ impl Stream {
         shown.take_if(|shown| !shown.is_fresh());
         if shown.is_none() {
             let message = inner.content.show(protocol, &self.at(inner.mark.position))?;
-            // Who is shown the whole after each change gets no entries.
+            // A follower that is shown the whole after each change gets no entries.
             *shown = Some(Shown::new(message, inner.content.weight(), !whole));
         }
         shown.as_ref()

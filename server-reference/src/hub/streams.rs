@@ -151,7 +151,7 @@ impl Streams {
             let Some((key, since)) = idle.pop_front() else { return };
             let Some(stream) = map.get(&key) else { continue };
             if !self.is_spare(stream) {
-                // Whoever needs it releases it.
+                // The one that holds it releases it.
                 stream.queued.store(false, Ordering::SeqCst);
                 continue;
             }

@@ -170,7 +170,7 @@ impl Room {
     fn take(&mut self, seat: Seat, share: Option<&[u8]>) -> Option<Entry> {
         if let Some(share) = share {
             let member: Box<RawValue> = serde_json::from_slice(share).ok()?;
-            // Whoever is shown must be one who can leave.
+            // A member that is shown must be one that can leave.
             serde_json::from_str::<Member>(member.get()).ok()?;
             return self.enter(seat, &member).ok();
         }

@@ -42,7 +42,7 @@ pub(super) struct Lobby {
     guests: Mutex<HashMap<u64, Arc<Flow>>>,
 }
 
-/// What is known of one socket.
+/// The record of one socket.
 pub(super) struct Flow {
     source: Option<Source>,
     /// Milliseconds after the start at which bytes went either way.
@@ -174,7 +174,7 @@ impl Watched {
         self.flow.moved.store(self.lobby.now(), Ordering::Relaxed);
     }
 
-    /// What a write came to: progress, or another moment of waiting.
+    /// The outcome of a write: progress, or another moment of waiting.
     fn written(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             if self.deadline.take().is_some() {

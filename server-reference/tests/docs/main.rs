@@ -460,7 +460,7 @@ async fn documents_of_a_user_below_at_and_above_the_limit() {
     }
 }
 
-/// What a user has made documents grow by is given back when they shrink or leave memory.
+/// Memory by which a user has made documents grow is given back when they shrink or leave memory.
 #[tokio::test]
 async fn the_memory_of_a_user_is_bounded() {
     let limits =

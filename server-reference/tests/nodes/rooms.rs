@@ -97,7 +97,7 @@ fn members(of: &[(&Peer, Value)]) -> BTreeMap<String, Value> {
     of.iter().map(|(peer, value)| (peer.connection_id(), value.clone())).collect()
 }
 
-/// What a server lists, which must count the same.
+/// The members that a server lists; the count must be the same.
 async fn listed(server: &Server) -> BTreeMap<String, Value> {
     let list = server.presence("lobby").list().await;
     assert_eq!(server.presence("lobby").count().await, list.len());
@@ -165,7 +165,7 @@ async fn members_of_a_server_that_dies_leave_with_its_lease() {
     let site = Site::new();
     let (b, other) = (site.server(), site.memory.node());
     let kv = &other.kv;
-    // What a server writes that is about to die, whose name is 7.
+    // The fields of a server that is about to die, whose name is 7.
     let lease = kv.lease("n:7.0", NodeId(7), Duration::from_secs(15)).await.unwrap().unwrap();
     let member = [&1u64.to_be_bytes()[..], br#"{"id":"7-1","userId":"ann","value":1}"#].concat();
     for (map, field, value) in [("nodes", "7.0", vec![]), ("m:7.0", "p:lobby", vec![]), ("p:lobby", "7.0-1", member)] {

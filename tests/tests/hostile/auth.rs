@@ -422,7 +422,7 @@ async fn tokens_without_an_id_or_that_cannot_be_read() {
     // Nobody in particular is not ann.
     peer.send(Opcode::Auth, 1, r#"{"token":null}"#).await;
     peer.expect_close(4002).await;
-    // Who is nobody in particular stays the same nobody.
+    // An anonymous user stays the same one.
     let mut peer = deferred(&running).await;
     peer.send(Opcode::Auth, 1, r#"{"token":null}"#).await;
     let user = peer.expect(Opcode::Authed, 1).await["userId"].clone();

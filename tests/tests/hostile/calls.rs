@@ -309,7 +309,7 @@ async fn events_that_make_no_sense() {
     assert_serves(&running).await;
 }
 
-/// What is admitted can be sent on under its name: with the time and a position it fits in a frame.
+/// An event that is admitted can be sent on under its name: with the time and a position it fits in a frame.
 #[tokio::test]
 async fn events_below_at_and_above_what_can_be_sent_on() {
     let limits = Limits { max_payload: 2_000, compress_above: usize::MAX, ..Limits::default() };
@@ -387,7 +387,7 @@ async fn event_handlers_below_at_and_above_the_limit() {
     assert_serves(&running).await;
 }
 
-/// What is under way counts in bytes: large calls are not read beyond the bound, but cancelled they make room, and a call
+/// Calls under way count in bytes: large calls are not read beyond the bound, but cancelled they make room, and a call
 /// that is larger than the bound is served alone.
 #[tokio::test]
 async fn bytes_under_way_below_at_and_above_the_limit() {
@@ -440,7 +440,7 @@ async fn bytes_under_way_below_at_and_above_the_limit() {
     all_gone(&running).await;
 }
 
-/// Whoever takes all that there is for all leaves as much to others as he has.
+/// A connection that takes all it can of the common budget leaves as much to others as he has.
 #[tokio::test]
 async fn bytes_under_way_of_all_are_shared() {
     let (watch, mut watched) = Watch::new();

@@ -83,7 +83,7 @@ async fn a_megabyte_of_junk() {
     assert_harmless(&running, compressed(Opcode::RpcRequest, 1, &"x".repeat(1_000_000))).await;
 }
 
-/// What waits holds its values: more than three megabytes for a frame of a kilobyte.
+/// Waiting frames hold their values: more than three megabytes for a frame of a kilobyte.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn values_that_wait() {
     let running = serve(|builder| {
@@ -167,7 +167,7 @@ async fn a_room_that_changes_and_is_shown() {
     assert_shown_harmlessly(&running, "presence", |_, n| (Opcode::Presence, json!({"key": "big", "value": n}))).await;
 }
 
-/// What is large is made once in a moment: who comes meanwhile gets what the last one got, and the changes since.
+/// A large content is encoded once in a moment: who comes meanwhile gets what the last one got, and the changes since.
 #[tokio::test(start_paused = true)]
 async fn a_whole_is_shared_for_a_moment() {
     let limits = Limits { compress_above: usize::MAX, ..Limits::default() };

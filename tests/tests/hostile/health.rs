@@ -104,7 +104,7 @@ async fn a_full_disk_makes_it_not_ready_until_there_is_room() {
     assert_eq!(body["parts"]["connections"]["ready"], true);
     let (status, _, body) = ask(&running, "?live").await;
     assert_eq!((status, &body["ready"]), (200, &Value::Bool(false)), "it is alive");
-    // It heals without anybody's write.
+    // Health returns without anybody's write.
     full.store(false, Ordering::Relaxed);
     let started = tokio::time::Instant::now();
     while ask(&running, "").await.0 != 200 {

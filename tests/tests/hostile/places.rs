@@ -19,7 +19,7 @@ use super::{PATIENCE, all_gone, assert_serves, hasty, methods, probe::assert_unn
 
 const BODY: usize = 32 * 1024 * 1024;
 
-/// Who says `secret` is ann; everybody else is refused.
+/// The token `secret` is ann's; everybody else is refused.
 fn guarded(builder: Builder) -> Builder {
     builder.trust_proxy("127.0.0.1".parse().unwrap()).auth(|request: AuthRequest| async move {
         match request.token.as_deref() {
@@ -59,7 +59,7 @@ async fn strangers_leave_half_of_the_places() {
         peer.expect(Opcode::Hello, 0).await;
         known.push(peer);
     }
-    // Who says its name in time is no stranger, and leaves room for another one.
+    // A peer that authenticates in time is no stranger, and leaves room for another one.
     for peer in [&mut fifth, &mut sixth] {
         peer.send(Opcode::Auth, 1, r#"{"token":"secret"}"#).await;
         peer.expect(Opcode::Authed, 1).await;
@@ -323,7 +323,7 @@ async fn sockets_that_make_no_progress_make_room() {
     for number in 0..64 {
         idle.push(if number % 2 == 0 { Peer::connect(address).await } else { ask_for_the_file(address).await });
         if number % 8 == 0 {
-            // Whoever means it gets in at once, and is not sent away for others.
+            // An honest newcomer gets in at once, and is not sent away for others.
             let (status, mut peer) = Peer::upgrade(address, "", &format!("{UPGRADE}{V2}")).await;
             assert_eq!(status, 101, "after {number}");
             peer.expect(Opcode::Hello, 0).await;

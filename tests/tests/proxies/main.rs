@@ -40,7 +40,7 @@ async fn recommended(kind: Kind) -> (Running, Proxy) {
     (running, proxy)
 }
 
-/// Whoever comes through this proxy is served, and known: pages, health checks, programs.
+/// Clients that come through this proxy are served, and known: pages, health checks, programs.
 async fn serves(running: &Running, proxy: &Proxy) {
     let visitor = Visitor::of(proxy.address);
     // Caddy believes nobody before it. Port 0: the address was told by the proxy.
@@ -53,7 +53,7 @@ async fn serves(running: &Running, proxy: &Proxy) {
     assert_eq!(running.server.metrics_snapshot().refused, 1, "nobody else was refused");
 }
 
-/// What a reload does to those who are connected.
+/// The effect of a reload on those who are connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reload {
     Keeps,
@@ -156,7 +156,7 @@ async fn a_prefix_that_nginx_strips() {
     assert!(client.call::<_, String>("remote", &()).await.is_ok());
 }
 
-/// What people paste first, and the words that help them.
+/// The configurations that people paste first, and the words that help them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs nginx, HAProxy and Apache: cargo xtask test --all"]
 async fn wrong_configurations_are_told_by_name() {

@@ -38,7 +38,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-/// What a channel brings.
+/// The messages that a channel brings.
 #[derive(Clone, Debug)]
 pub(super) enum Source {
     Stream(StreamId),

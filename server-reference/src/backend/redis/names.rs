@@ -141,7 +141,7 @@ impl Names {
         format!("{}:i:{node:016x}", self.prefix)
     }
 
-    /// What the channels for turns begin with; the name of the link, by which it waits for turns, follows.
+    /// The prefix of the channels for turns; the name of the link, by which it waits for turns, follows.
     pub(super) fn turns(&self) -> String {
         format!("{}:u:", self.prefix)
     }

@@ -103,7 +103,7 @@ impl Content {
         self.crdt.as_deref()
     }
 
-    /// Who may go on as which replica.
+    /// The owners of replicas: who may go on as which.
     pub(super) fn owners(&self) -> &Owners {
         &self.owners
     }

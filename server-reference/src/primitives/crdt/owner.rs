@@ -15,13 +15,13 @@ use sha2::{Digest, Sha256};
 
 use crate::connection::Connection;
 
-/// What the stored owners of a state begin with.
+/// The prefix of the stored owners of a state.
 const OWNERS: &str = "owners ";
 
 /// Part of a hash: enough that nobody finds another text for it.
 type Mark = [u8; 12];
 
-/// What a client shows, or a replica is bound to: a user, a secret, or both.
+/// The proof that a client shows, or that a replica is bound to: a user, a secret, or both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Owner {
     user: Option<Mark>,
@@ -80,7 +80,7 @@ impl Owner {
     }
 }
 
-/// What comes of a claim to be a replica.
+/// The outcome of a claim to be a replica.
 #[derive(Clone, Debug)]
 pub(super) enum Claim {
     /// The replica is bound to this owner.
@@ -176,7 +176,7 @@ enum Who {
 #[derive(Debug, Default)]
 pub(super) struct Newcomers(HashMap<Who, Bucket>);
 
-/// What has been taken of an allowance, and when that was so.
+/// The part of an allowance that has been taken, and when that was so.
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
     taken: usize,

@@ -226,7 +226,7 @@ mod tests {
         check(awareness, BOB, &[(7, 3, Some("[1]")), (7, 9, None), (8, 1, Some("0"))], &[(8, 1, Some("0"))]);
         assert_eq!(awareness.all(), Some(said(&[(7, 3, Some("[1]")), (8, 1, Some("0"))])));
         check(awareness, ANN, &[(7, 3, Some("[1]")), (7, 3, Some(" null "))], &[(7, 3, None)]);
-        // What has been taken away belongs to nobody.
+        // Content that has been taken away belongs to nobody.
         check(awareness, BOB, &[(7, 1, Some("1"))], &[(7, 1, Some("1"))]);
     }
 

@@ -43,7 +43,7 @@ impl Ledger {
 pub(super) struct Account {
     ledger: Arc<Ledger>,
     bytes: usize,
-    /// Who has made it grow since it was loaded.
+    /// The authors by whom it has grown since it was loaded.
     grown: Vec<(Arc<Standing>, usize)>,
 }
 

@@ -440,7 +440,7 @@ fn the_memory_of_a_document_is_bounded_by_its_blocks() {
             Err(error) => assert!(!fits && matches!(error, DocError::TooManyBlocks { limit } if limit == memory)),
         }
     }
-    // What its author may take, of all there is.
+    // The part of all memory that its author may take.
     for (room, fits) in [(grows - 1, false), (grows, true), (grows + 1, true)] {
         let mut document = empty();
         let outcome = document.apply(&update, room);

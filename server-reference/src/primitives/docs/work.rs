@@ -87,7 +87,7 @@ pub(super) async fn compact(hub: &Hub, stream: &Arc<Stream>) {
         return;
     }
     let writer = stream.writer().await;
-    // What others add meanwhile may be in the snapshot, too: it has no effect twice.
+    // Content that others add meanwhile may be in the snapshot, too: it has no effect twice.
     let at = stream.mark();
     if !is_due() {
         return;

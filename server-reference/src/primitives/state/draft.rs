@@ -68,7 +68,7 @@ impl<'a> Draft<'a> {
     /// Begins the whole where there is nothing, for a member or an element of it.
     fn begin(&mut self, pointer: &str) -> Result<(), StateError> {
         let Some(token) = pointer.strip_prefix('/').filter(|_| self.value.is_null()) else { return Ok(()) };
-        // What would not fit the new whole either is refused as it stands.
+        // An edit that would not fit the new whole either is refused as it stands.
         if token.contains('/') {
             return Ok(());
         }

@@ -398,7 +398,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             }
             return true;
         }
-        // Who is not read is not silent.
+        // A peer that is not read is not silent.
         self.alive = until;
         if until < self.timer.deadline() {
             self.timer.as_mut().reset(until);

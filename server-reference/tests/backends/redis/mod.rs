@@ -61,7 +61,7 @@ impl Subject for Store {
     }
 
     async fn fail_over(&self, _nodes: usize) -> Result<bool, BackendError> {
-        // What was appended is on its way to the file when it is answered, and the machine does not fail.
+        // An entry that was appended is on its way to the file when it is answered, and the machine does not fail.
         self.server.lock().unwrap().kill_and_start(PROGRAM, arguments);
         let nodes = self.nodes.lock().unwrap().clone();
         let probe = [StreamId::event("probe")];
