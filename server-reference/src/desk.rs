@@ -1,10 +1,11 @@
 //! [`Desk`]: work of milliseconds, done off the async workers, few pieces at a time and one owner after the other.
 
+#[cfg(feature = "docs")]
+use std::time::Duration;
 use std::{
     collections::VecDeque,
     num::NonZero,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use tokio::{runtime::Handle, sync::oneshot};
@@ -86,14 +87,14 @@ impl Desk {
 }
 
 /// The processor time that this thread has taken: of use on a loaded machine, too.
-#[cfg(unix)]
+#[cfg(all(unix, feature = "docs"))]
 pub(crate) fn thread_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.try_into().unwrap_or_default(), time.tv_nsec.try_into().unwrap_or_default())
 }
 
 /// The time, where that of a thread is not known.
-#[cfg(not(unix))]
+#[cfg(all(not(unix), feature = "docs"))]
 pub(crate) fn thread_time() -> Duration {
     static BEGAN: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
     BEGAN.get_or_init(std::time::Instant::now).elapsed()
@@ -152,6 +153,7 @@ mod tests {
         assert_ne!(narrow().run(1, move || std::thread::current().id()).await, here);
     }
 
+    #[cfg(feature = "docs")]
     #[test]
     fn a_thread_that_sleeps_takes_no_time() {
         let before = thread_time();

@@ -5,17 +5,21 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
     net::IpAddr,
-    pin::pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::Poll,
+    sync::{Arc, Mutex},
     time::Duration,
 };
+#[cfg(feature = "docs")]
+use std::{
+    pin::pin,
+    sync::atomic::{AtomicUsize, Ordering},
+    task::Poll,
+};
 
+#[cfg(feature = "docs")]
 use datasole_core::StreamKind;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
+#[cfg(feature = "docs")]
+use tokio::time::sleep_until;
 
 use crate::sync::lock;
 
@@ -23,12 +27,16 @@ use crate::sync::lock;
 const MEMORY: Duration = Duration::from_secs(24 * 3_600);
 /// Owners that are remembered; with more, those that came first are forgotten.
 const MAX_OWNERS: usize = 65_536;
+#[cfg(feature = "docs")]
 /// The longest pause after a piece of work.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+#[cfg(feature = "docs")]
 /// Refused work that has taken less costs nothing.
 const FREE: Duration = Duration::from_millis(2);
+#[cfg(feature = "docs")]
 /// A client waits for so many times what its refused work has taken.
 const PRICE: u32 = 10;
+#[cfg(feature = "docs")]
 /// One of the pieces of work that were too slow is forgiven after this time.
 const FORGIVEN: Duration = Duration::from_secs(60);
 
@@ -44,14 +52,19 @@ pub(crate) struct Shares {
 pub(crate) struct Standing {
     /// Names the owner where work is shared out.
     pub(crate) lane: u64,
+    #[cfg(feature = "docs")]
     created: [Arc<AtomicUsize>; StreamKind::ALL.len()],
+    #[cfg(feature = "docs")]
     /// Bytes by which it has made what is in memory grow.
     pub(crate) memory: AtomicUsize,
+    #[cfg(feature = "docs")]
     conduct: Mutex<Conduct>,
+    #[cfg(feature = "docs")]
     /// Held by who waits for the end of a pause, so that the others come after it.
     turn: tokio::sync::Mutex<()>,
 }
 
+#[cfg(feature = "docs")]
 #[derive(Debug, Default)]
 struct Conduct {
     /// The end of the pause.
@@ -94,9 +107,16 @@ fn network(address: IpAddr) -> IpAddr {
 
 impl Standing {
     pub(crate) fn new(lane: u64) -> Arc<Self> {
-        Arc::new(Self { lane, ..Self::default() })
+        #[cfg(feature = "docs")]
+        let standing = Self { lane, ..Self::default() };
+        #[cfg(not(feature = "docs"))]
+        let standing = Self { lane };
+        Arc::new(standing)
     }
+}
 
+#[cfg(feature = "docs")]
+impl Standing {
     /// The number of streams of a kind that it has created.
     pub(crate) fn created(&self, kind: StreamKind) -> &Arc<AtomicUsize> {
         &self.created[kind as usize]
@@ -150,7 +170,7 @@ impl Standing {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "docs"))]
 mod tests {
     use tokio::time::advance;
 

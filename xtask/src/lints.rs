@@ -107,7 +107,7 @@ impl Set {
     }
 
     fn args(&self, package: &str) -> Vec<String> {
-        let mut args = vec!["--package".to_owned(), package.to_owned(), "--lib".to_owned()];
+        let mut args = vec!["--package".to_owned(), package.to_owned()];
         if package == "datasole-wasm" {
             args.extend(["--target".to_owned(), WASM_TARGET.to_owned()]);
         }

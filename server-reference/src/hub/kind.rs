@@ -201,6 +201,7 @@ pub(crate) enum Room {
     /// None: nothing more is loaded.
     None,
     /// Enough for what is followed.
+    #[cfg(feature = "docs")]
     Short,
     /// Enough for what was followed a moment ago, too.
     Tight,

@@ -33,6 +33,8 @@ use std::{
     sync::{Arc, Mutex, RwLock, Weak, atomic::AtomicU32},
 };
 
+#[cfg(feature = "docs")]
+pub(crate) use self::kind::Room;
 pub(crate) use self::lives::Lives;
 use self::{
     following::Following, lives::Tags, members::Members, relaying::Relaying, sharing::Sharing, standing::Standing,
@@ -40,7 +42,7 @@ use self::{
 };
 pub(crate) use self::{
     groups::Audience,
-    kind::{At, Bounds, Delivery, Inapplicable, Kind, Room, Rules, Spec, Taken, V1, of},
+    kind::{At, Bounds, Delivery, Inapplicable, Kind, Rules, Spec, Taken, V1, of},
     seat::Seat,
     stream::{Stream, Writer},
 };
@@ -109,6 +111,7 @@ impl Hub {
     }
 
     /// Where work of milliseconds is done.
+    #[cfg(feature = "docs")]
     pub(crate) fn desk(&self) -> &Desk {
         &self.desk
     }
