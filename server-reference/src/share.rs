@@ -98,7 +98,7 @@ impl Shares {
 }
 
 /// An address as one owner has it: a network of 2^64 addresses of version 6 is one customer's.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
         address @ IpAddr::V4(_) => address,

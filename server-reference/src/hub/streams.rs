@@ -116,7 +116,12 @@ impl Streams {
         }
         stream.used.store(now, Ordering::SeqCst);
         if !stream.queued.swap(true, Ordering::SeqCst) {
-            lock(&self.idle).push_back((id.key.clone(), now));
+            let mut idle = lock(&self.idle);
+            idle.push_back((id.key.clone(), now));
+            if idle.len() > 2 * map.len().max(SWEEP_AT) {
+                // Streams that were removed leave their keys.
+                idle.retain(|(key, _)| map.contains_key(key));
+            }
         }
         self.evict_from(&mut map, now);
         None
@@ -151,7 +156,7 @@ impl Streams {
             let Some((key, since)) = idle.pop_front() else { return };
             let Some(stream) = map.get(&key) else { continue };
             if !self.is_spare(stream) {
-                // The one that holds it releases it.
+                // Its holder releases it.
                 stream.queued.store(false, Ordering::SeqCst);
                 continue;
             }

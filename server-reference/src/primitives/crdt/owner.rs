@@ -13,7 +13,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use crate::connection::Connection;
+use crate::{connection::Connection, share::network};
 
 /// The prefix of the stored owners of a state.
 const OWNERS: &str = "owners ";
@@ -233,14 +233,6 @@ impl Bucket {
         self.taken -= returned;
         self.since =
             if self.taken == 0 { now } else { self.since + pace * u32::try_from(returned).unwrap_or(u32::MAX) };
-    }
-}
-
-/// An address as one owner has it: a network of 2^64 addresses of version 6 is one customer's.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
-        address @ IpAddr::V4(_) => address,
     }
 }
 
