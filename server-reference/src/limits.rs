@@ -1,6 +1,6 @@
 //! Bounds of the server. Everything a peer could make grow is bounded by one of these.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use datasole_core::crdt::CrdtLimits;
 
@@ -45,6 +45,9 @@ pub struct Limits {
     pub max_under_way: usize,
     /// The same of all connections together. A connection may hold no more than is free, and 64 KiB in any case.
     pub max_under_way_total: usize,
+    /// Maximum bytes of payloads, inflated, that one connection may send per second, a second's worth at once; above it the
+    /// server reads on later. `None`: any.
+    pub max_rate: Option<NonZeroU32>,
     /// Longest name of an event or a method; bytes.
     pub max_event_name: usize,
     /// Longest key of a stream; bytes.
@@ -135,6 +138,7 @@ impl Default for Limits {
             max_pending: 1_024,
             max_under_way: 4 * 1024 * 1024,
             max_under_way_total: 256 * 1024 * 1024,
+            max_rate: None,
             max_event_name: 256,
             max_key: 256,
             max_groups: 256,

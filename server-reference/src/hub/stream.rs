@@ -297,20 +297,25 @@ impl Stream {
         Ok(())
     }
 
-    /// Joins `connection` and queues, in this order: SUBSCRIBED (with `correlation`), what was missed or a snapshot.
+    /// Joins `connection` and queues, in this order: SUBSCRIBED (with `correlation`), what was missed or a snapshot. Once
+    /// there is no `room` for bytes of snapshots that have to be written out, the snapshot is owed.
     pub(crate) fn subscribe(
         self: &Arc<Self>,
         connection: &Arc<Connection>,
         correlation: u32,
         since: Option<Position>,
         now: u64,
+        room: &mut usize,
     ) {
         let mut inner = lock(&self.inner);
         inner.window.expire(now, &self.rules.replay);
         let resumed = since.filter(|_| self.rules.delivery != Delivery::Others).map(|since| inner.born(since));
         let missed = resumed.and_then(|since| inner.missed(since));
+        let owed = missed.is_none() && !self.fits(&inner, connection.protocol(), room);
         let from = if missed.is_some() {
             resumed.unwrap_or_default()
+        } else if owed {
+            inner.mark.position
         } else {
             let behind = self.shown(&mut inner, connection.protocol()).map_or(0, Shown::behind);
             let Position { epoch, seq } = inner.mark.position;
@@ -327,6 +332,8 @@ impl Stream {
                     Delivery::Conflated | Delivery::Others => mailbox.push_entry(message.clone(), self),
                 }
             }
+        } else if owed {
+            mailbox.owe(self);
         } else if let Some(shown) = self.shown(&mut inner, connection.protocol()) {
             shown.messages().for_each(|message| mailbox.push_entry(message.clone(), self));
         }
@@ -336,13 +343,16 @@ impl Stream {
         inner.followers.insert(connection);
     }
 
-    /// Joins a version 1 client, which gets the content, if there is any, and then every change.
-    pub(crate) fn subscribe_v1(self: &Arc<Self>, connection: &Arc<Connection>) {
+    /// Joins a version 1 client, which gets the content, if there is any, and then every change. `room` is as in
+    /// [`subscribe`](Self::subscribe).
+    pub(crate) fn subscribe_v1(self: &Arc<Self>, connection: &Arc<Connection>, room: &mut usize) {
         let mut inner = lock(&self.inner);
-        if inner.followers.insert(connection)
-            && !inner.content.is_gone()
-            && let Some(shown) = self.shown(&mut inner, Protocol::V1)
-        {
+        if !inner.followers.insert(connection) || inner.content.is_gone() {
+            return;
+        }
+        if !self.fits(&inner, Protocol::V1, room) {
+            connection.mailbox().owe(self);
+        } else if let Some(shown) = self.shown(&mut inner, Protocol::V1) {
             shown.messages().for_each(|message| connection.mailbox().push_entry(message.clone(), self));
         }
     }
@@ -481,8 +491,27 @@ impl Stream {
         Some((inner.mark, snapshot, inner.window.len() as u64))
     }
 
+    /// Whether clients of this version are shown the whole after each change.
+    fn is_whole(&self, protocol: Protocol) -> bool {
+        protocol == Protocol::V1 && self.rules.v1 == V1::Whole
+    }
+
+    /// The bytes that have to be written out to show the content.
+    fn cost(&self, inner: &Inner, protocol: Protocol) -> usize {
+        let shown = inner.shown[usize::from(self.is_whole(protocol))].as_ref();
+        if shown.is_some_and(Shown::is_fresh) { 0 } else { inner.content.weight() }
+    }
+
+    /// Takes room for showing the content; `false` if there is none.
+    fn fits(&self, inner: &Inner, protocol: Protocol, room: &mut usize) -> bool {
+        let cost = self.cost(inner, protocol);
+        let fits = cost == 0 || *room > 0;
+        *room = room.saturating_sub(cost);
+        fits
+    }
+
     fn shown<'a>(&self, inner: &'a mut Inner, protocol: Protocol) -> Option<&'a Shown> {
-        let whole = protocol == Protocol::V1 && self.rules.v1 == V1::Whole;
+        let whole = self.is_whole(protocol);
         let shown = &mut inner.shown[usize::from(whole)];
         shown.take_if(|shown| !shown.is_fresh());
         if shown.is_none() {
@@ -495,12 +524,14 @@ impl Stream {
 }
 
 impl Conflate for Stream {
-    fn with_snapshot(&self, protocol: Protocol, f: &mut dyn FnMut(&mut dyn Iterator<Item = &Bytes>)) {
+    fn with_snapshot(&self, protocol: Protocol, f: &mut dyn FnMut(&mut dyn Iterator<Item = &Bytes>)) -> usize {
         let mut inner = lock(&self.inner);
+        let cost = self.cost(&inner, protocol);
         match self.shown(&mut inner, protocol) {
             Some(shown) => f(&mut shown.messages()),
             None => f(&mut std::iter::empty()),
         }
+        cost
     }
 }
 

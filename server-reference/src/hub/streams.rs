@@ -23,6 +23,7 @@ use crate::{
         log::{Loaded, Mark},
     },
     connection::Connection,
+    mailbox::AT_ONCE,
     sync::{lock, read, write},
 };
 
@@ -304,7 +305,8 @@ impl Hub {
             (map.entry(key.to_owned()).or_insert_with(|| Arc::new(stream)).clone(), forgotten)
         };
         if streams.spec.v1_follows {
-            self.with_readers(stream.id(), |v1| v1.iter().for_each(|connection| stream.subscribe_v1(connection)));
+            let mut room = AT_ONCE;
+            self.with_readers(stream.id(), |v1| v1.iter().for_each(|one| stream.subscribe_v1(one, &mut room)));
         }
         if opening.had_news() {
             self.fall_behind(&stream);

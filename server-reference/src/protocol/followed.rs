@@ -14,6 +14,7 @@ use crate::{
     clock::unix_millis,
     connection::Connection,
     hub::{Hub, Stream},
+    mailbox::AT_ONCE,
     sync::lock,
 };
 
@@ -96,11 +97,12 @@ impl Followed {
         let mut book = lock(&self.0);
         let book = book.get_or_insert_default();
         let _gathered = connection.mailbox().gather();
+        let mut room = AT_ONCE;
         for (Wanted { correlation, since, .. }, opened) in opened {
             let Some(Subscription::Opening(id)) = book.by_id.remove(correlation) else { continue };
             match opened {
                 Ok(stream) => {
-                    stream.subscribe(connection, *correlation, *since, unix_millis());
+                    stream.subscribe(connection, *correlation, *since, unix_millis(), &mut room);
                     book.by_id.insert(*correlation, Subscription::Open(stream.clone()));
                     if stream.channel() != 0 {
                         book.by_channel.insert(stream.channel(), stream.clone());
