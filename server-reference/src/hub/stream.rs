@@ -3,14 +3,21 @@
 //! Everything that must agree is under one lock: a follower gets the past and joins the present in one step, and an
 //! entry is applied, logged and handed to every mailbox in one step. Nothing is written to a socket under it.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicU64},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use datasole_core::{Position, StreamId, frame::Opcode, wire::Subscribed};
-use tokio::sync::OwnedMutexGuard;
+use tokio::{
+    runtime::Handle,
+    sync::OwnedMutexGuard,
+    time::{Instant, sleep},
+};
 
 use super::{
     following::Lag,
@@ -71,6 +78,8 @@ struct Inner {
     content: Box<dyn Kind>,
     /// The messages that show the content to followers of either version, made when first asked for.
     shown: [Option<Shown>; 2],
+    /// Whether version 1 followers are going to be shown the whole in a moment.
+    is_due: bool,
     held: Held,
 }
 
@@ -102,6 +111,7 @@ impl Stream {
             followers: Members::default(),
             content,
             shown: [None, None],
+            is_due: false,
             held: Held::default(),
         };
         let stream = Self {
@@ -260,8 +270,10 @@ impl Stream {
                 }
             }
             Delivery::Conflated => {
+                let is_later = self.rules.v1 == V1::Whole && self.is_later(inner);
                 for connection in inner.followers.iter() {
                     match (self.rules.v1, connection.protocol()) {
+                        (V1::Whole, Protocol::V1) if is_later => {}
                         (V1::Whole, Protocol::V1) => connection.mailbox().owe(self),
                         _ => connection.mailbox().push_entry(message.clone(), self),
                     }
@@ -278,6 +290,39 @@ impl Stream {
             author.connection.acknowledge(author.correlation, inner.mark.position.seq);
         }
         inner.mark.position
+    }
+
+    /// Whether version 1 followers of a large content that changes all the time are shown the whole in a moment.
+    fn is_later(self: &Arc<Self>, inner: &mut Inner) -> bool {
+        let whole = &mut inner.shown[1];
+        let Some(rest) = whole.as_ref().and_then(Shown::rest) else { return false };
+        if inner.is_due {
+            return true;
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            // Nobody comes back to it.
+            *whole = None;
+            return false;
+        };
+        inner.is_due = true;
+        let stream = Arc::downgrade(self);
+        runtime.spawn(async move {
+            sleep(rest).await;
+            if let Some(stream) = stream.upgrade() {
+                stream.show_whole();
+            }
+        });
+        true
+    }
+
+    /// Shows the whole to the version 1 followers, as it is now.
+    fn show_whole(self: &Arc<Self>) {
+        let mut inner = lock(&self.inner);
+        inner.is_due = false;
+        inner.shown[1].take_if(|whole| whole.rest().is_some());
+        for connection in inner.followers.iter().filter(|follower| follower.protocol() == Protocol::V1) {
+            connection.mailbox().owe(self);
+        }
     }
 
     /// Hands the followers, but for the connection `except`, a message that is no entry, in order with the entries.
@@ -491,6 +536,24 @@ impl Stream {
         Some((inner.mark, snapshot, inner.window.len() as u64))
     }
 
+    /// Bytes of memory that are counted for each who follows.
+    pub(crate) fn memory(&self) -> usize {
+        lock(&self.inner).content.memory()
+    }
+
+    /// About how many bytes the content has.
+    pub(crate) fn weight(&self) -> usize {
+        lock(&self.inner).content.weight()
+    }
+
+    /// The message that shows the content as it is now, or was not before `asked`. What is large and changes all the time is
+    /// made once in a moment, for all who ask: the error is the time until then.
+    pub(crate) fn whole(&self, asked: Instant) -> Result<Option<Bytes>, Duration> {
+        let mut inner = lock(&self.inner);
+        let shown = self.shown(&mut inner, Protocol::V2);
+        shown.map(|shown| shown.since(asked).cloned()).transpose()
+    }
+
     /// Whether clients of this version are shown the whole after each change.
     fn is_whole(&self, protocol: Protocol) -> bool {
         protocol == Protocol::V1 && self.rules.v1 == V1::Whole
@@ -516,7 +579,6 @@ impl Stream {
         shown.take_if(|shown| !shown.is_fresh());
         if shown.is_none() {
             let message = inner.content.show(protocol, &self.at(inner.mark.position))?;
-            // A follower that is shown the whole after each change gets no entries.
             *shown = Some(Shown::new(message, inner.content.weight(), !whole));
         }
         shown.as_ref()
@@ -565,8 +627,6 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::hub::testing::{Numbers, number};
 

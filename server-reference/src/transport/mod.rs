@@ -2,11 +2,13 @@
 //!
 //! A transport moves bytes and knows when a connection has ended; the session knows the meaning of the bytes.
 
+mod credentials;
 mod health;
 mod lobby;
 mod refused;
 mod routes;
 mod serve;
+mod state;
 mod websocket;
 
 pub(crate) use self::{routes::router, serve::serve};
