@@ -189,7 +189,8 @@ async fn a_large_state_is_shown_once_in_a_moment() {
             let states = client.states("m");
             (states.0, states.1["n"].clone())
         };
-        (n(&mut first), n(&mut second));
+        n(&mut first);
+        n(&mut second);
         map.set("n", &1).await.unwrap();
         map.set("n", &2).await.unwrap();
         let early = n(&mut first);
