@@ -11,6 +11,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
 pub use self::crdt::{operations as crdt_operation, states as crdt_state};
+pub use crate::frame::agree::streams as inflate;
 use crate::{
     config::Limits,
     frame::{Codec, Frame, HEADER_LEN, Opcode, ZLIB_MARK},
@@ -225,6 +226,11 @@ mod tests {
     #[test]
     fn frame_corpus() {
         check("frame", super::frame, 40);
+    }
+
+    #[test]
+    fn inflate_corpus() {
+        check("inflate", super::inflate, 20);
     }
 
     #[test]

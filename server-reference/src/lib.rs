@@ -55,6 +55,15 @@ mod task;
 mod tests;
 mod transport;
 
+/// Bodies of the fuzz targets.
+#[cfg(any(test, feature = "arbitrary"))]
+#[doc(hidden)]
+pub mod fuzz {
+    pub use crate::admission::fuzz::header;
+    #[cfg(feature = "docs")]
+    pub use crate::primitives::docs::fuzz::document;
+}
+
 pub use admission::{Network, NetworkError, Origin, OriginError};
 pub use api::{Builder, Connection, Context, Peer, Server};
 pub use auth::{AuthError, AuthRequest, Identity};
@@ -64,8 +73,6 @@ pub use datasole_core::{Payload, Position, StreamId, StreamKind, codes, patch};
 pub use error::RpcError;
 pub use limits::{Limits, Replay};
 pub use metrics::MetricsSnapshot;
-#[cfg(all(feature = "docs", any(test, feature = "arbitrary")))]
-pub use primitives::docs::fuzz;
 #[cfg(feature = "docs")]
 pub use primitives::docs::{DocError, Docs};
 pub use primitives::{

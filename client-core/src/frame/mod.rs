@@ -12,12 +12,14 @@
 //! assert_eq!((frame.opcode, frame.correlation, frame.payload), (Opcode::Ping, 7, &b"null"[..]));
 //! ```
 
-#[cfg(any(target_arch = "wasm32", test))]
+#[cfg(any(target_arch = "wasm32", test, feature = "arbitrary"))]
 mod adler;
+#[cfg(all(not(target_arch = "wasm32"), any(test, feature = "arbitrary")))]
+pub(crate) mod agree;
 mod codec;
-#[cfg(any(target_arch = "wasm32", test))]
+#[cfg(any(target_arch = "wasm32", test, feature = "arbitrary"))]
 mod deflate;
-#[cfg(any(target_arch = "wasm32", test))]
+#[cfg(any(target_arch = "wasm32", test, feature = "arbitrary"))]
 mod inflate;
 mod opcode;
 mod zlib;

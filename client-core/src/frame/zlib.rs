@@ -25,7 +25,7 @@ pub(super) const MAX_MATCH: usize = 258;
 pub(super) const WINDOW: usize = 32 * 1024;
 
 #[cfg(not(target_arch = "wasm32"))]
-mod native {
+pub(super) mod native {
     use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
     use super::Inflate;
@@ -88,21 +88,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{
-        super::{adler, deflate, inflate},
-        Inflate, MAX_MATCH, native,
+        super::{
+            agree::{drain, with_checksum},
+            deflate, inflate,
+        },
+        native,
     };
-
-    /// Inflates by steps of `chunk` bytes of room and more: the result, or nothing for a broken stream.
-    fn drain(inflater: &mut impl Inflate, stream: &[u8], chunk: usize) -> Option<Vec<u8>> {
-        inflater.reset();
-        let (mut plain, mut end) = (Vec::new(), 0);
-        while !inflater.finished() {
-            plain.resize(end + MAX_MATCH + chunk - 1, 0);
-            end = inflater.step(stream, &mut plain, end)?;
-        }
-        plain.truncate(end);
-        Some(plain)
-    }
 
     /// Both backends, each with one context for all streams, must say the same.
     fn check(streams: &[(Vec<u8>, Option<&[u8]>)]) {
@@ -237,15 +228,7 @@ mod tests {
                 let at = at.index(stream.len().min(200));
                 stream[at] = byte;
             }
-            // With the checksum of what they have become, if anything.
-            let (mut raw, mut plain) = (flate2::Decompress::new(false), Vec::with_capacity(1 << 20));
-            let read = raw.decompress_vec(&stream[2..], &mut plain, flate2::FlushDecompress::Finish);
-            if matches!(read, Ok(flate2::Status::StreamEnd)) {
-                stream.truncate(2 + raw.total_in() as usize);
-                let mut sum = adler::Adler::default();
-                sum.add(&plain);
-                stream.extend(sum.value().to_be_bytes());
-            }
+            let stream = with_checksum(stream);
             let natively = drain(&mut native::Inflater::new(), &stream, chunk);
             let portably = drain(&mut inflate::Inflater::new(), &stream, chunk);
             prop_assert!(natively == portably, "{:?} {:?}", natively.map(|plain| plain.len()), portably.map(|plain| plain.len()));

@@ -3,6 +3,8 @@
 
 mod cuts;
 mod forwarded;
+#[cfg(any(test, feature = "arbitrary"))]
+pub(crate) mod fuzz;
 mod guesses;
 mod host;
 mod origin;

@@ -8,7 +8,7 @@ mod document;
 mod error;
 #[cfg(any(test, feature = "arbitrary"))]
 #[expect(clippy::panic, reason = "what is broken shall be found")]
-pub mod fuzz;
+pub(crate) mod fuzz;
 mod index;
 mod ledger;
 mod lib0;
