@@ -115,8 +115,10 @@ impl Origins {
             let same_scheme = requester.secure.is_none_or(|secure| secure == (scheme == "https"));
             // No page can set this header on a WebSocket: it needs no trust.
             let forwarded = list(headers, &forwarded::HOST).next();
-            let own = [requester.host.as_deref(), Some(host), forwarded];
-            if same_scheme && own.into_iter().flatten().any(|host| normal(&format!("{scheme}://{host}")) == origin) {
+            let own = [requester.host.as_deref(), Some(host), forwarded].into_iter().flatten();
+            // A slash is part of no host, and would be trimmed from an origin.
+            let mut own = own.filter(|host| !host.contains('/'));
+            if same_scheme && own.any(|host| normal(&format!("{scheme}://{host}")) == origin) {
                 return Ok(());
             }
         }
@@ -183,6 +185,7 @@ mod tests {
         check(Some("null"), "app.example", false);
         check(Some("https://["), "[", true);
         check(Some("://"), "[", false);
+        check(Some("https://app.example"), "app.example/", false);
         // No page of the web: an extension or a file may call itself as it likes.
         check(Some("moz-extension://app.example"), "app.example", false);
         check(Some("file://app.example"), "app.example", false);
