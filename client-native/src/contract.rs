@@ -105,7 +105,6 @@ impl Client {
     /// # Errors
     ///
     /// As for [`Crdts::counter`](crate::Crdts::counter).
-    #[expect(clippy::type_complexity, reason = "callers see the kind, such as Replicated<kinds::PnCounter>")]
     pub fn replica<K>(&self, key: K) -> Result<Replicated<<K::Type as NativeCrdt>::Kind>, EditError>
     where
         K: CrdtKey<Type: NativeCrdt>,

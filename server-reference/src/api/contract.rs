@@ -202,7 +202,11 @@ impl<K: Key> At<'_, K> {
     ///
     /// Fails if there is no value, or the new one would not fit in a frame; nothing is changed then.
     pub async fn patch(&self, mut f: impl FnMut(&mut K::Value) + Send) -> Result<Position, StateError> {
-        self.server.state().edit(&self.key.key(), |value| Ok(f(value))).await
+        let edit = |value: &mut K::Value| {
+            f(value);
+            Ok(())
+        };
+        self.server.state().edit(&self.key.key(), edit).await
     }
 
     /// Changes the value by JSON Pointers, without comparing values. See [`State::update`](crate::State::update).

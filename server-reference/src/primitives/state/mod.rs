@@ -144,7 +144,11 @@ impl<'a> State<'a> {
     /// # #[derive(serde::Serialize, serde::Deserialize)]
     /// # struct Board { votes: u32 }
     /// # async fn example(state: datasole_server::State<'_>) -> Result<(), datasole_server::StateError> {
-    /// state.edit("board", |board: &mut Board| Ok(board.votes += 1)).await?;
+    /// let vote = |board: &mut Board| {
+    ///     board.votes += 1;
+    ///     Ok(())
+    /// };
+    /// state.edit("board", vote).await?;
     /// # Ok(())
     /// # }
     /// ```
