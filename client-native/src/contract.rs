@@ -1,6 +1,6 @@
 //! Clients by contract: names follow from types.
 
-use datasole_contract::{CrdtKey, DocKey, Event, Key, Method, RoomKey, crdt};
+use datasole_contract::{CrdtKey, Event, Key, Method, RoomKey, crdt};
 use datasole_core::crdt::CrdtKind;
 
 use crate::{
@@ -127,7 +127,7 @@ impl Client {
     ///
     /// As for [`doc`](Self::doc).
     #[cfg(feature = "docs")]
-    pub fn document<K: DocKey>(&self, key: K) -> Result<crate::Document, crate::DocError> {
+    pub fn document<K: datasole_contract::DocKey>(&self, key: K) -> Result<crate::Document, crate::DocError> {
         self.doc(&key.key())
     }
 }
