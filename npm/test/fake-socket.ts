@@ -125,7 +125,7 @@ export function decode(message: Uint8Array): Decoded {
   const bytes = Buffer.from(message[0] === 0x78 ? inflateSync(message) : message);
   const raw = new Uint8Array(bytes.subarray(9, 9 + bytes.readUInt32BE(5)));
   const opcode = bytes.readUInt8(0);
-  const binary = opcode >= 0x20 || opcode === OP.doc || opcode === OP.batch;
+  const binary = opcode >= 0x20 || opcode === OP.ack || opcode === OP.doc || opcode === OP.batch;
   const payload = binary ? raw : JSON.parse(Buffer.from(raw).toString('utf8'));
   return { opcode, correlation: bytes.readUInt32BE(1), payload, raw };
 }

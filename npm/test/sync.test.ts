@@ -1,4 +1,4 @@
-// The transcripts of open streams (tests/vectors/sync), replayed by the wasm through the worker's messages; and that
+// The transcripts (tests/vectors/sync), replayed by the wasm through the worker's messages; and that
 // those messages have the members that protocol.ts says.
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
@@ -12,20 +12,33 @@ import { binary, decode, encode, HELLO, hex, OP } from './fake-socket.js';
 const root = new URL('../../../', import.meta.url);
 const wasm = new WebAssembly.Module(readFileSync(new URL('../datasole_wasm_bg.wasm', import.meta.url)));
 const OPCODES: Record<string, number> = {
+  RPC_REQ: 0x01,
+  RPC_RES: 0x02,
+  EVENT_C2S: 0x03,
+  EVENT_S2C: 0x04,
+  STATE_PATCH: 0x05,
+  STATE_SNAPSHOT: 0x06,
   PING: 0x07,
+  PONG: 0x08,
   ERROR: 0x09,
   CRDT_OP: 0x0a,
   CRDT_STATE: 0x0b,
   HELLO: 0x10,
   AUTH: 0x11,
+  AUTHED: 0x12,
   SUBSCRIBE: 0x13,
   SUBSCRIBED: 0x14,
   UNSUBSCRIBE: 0x15,
+  CANCEL: 0x16,
   ACK: 0x17,
   PRESENCE: 0x1a,
   DOC: 0x1b,
   CLIENT: 0x1c,
   BATCH: 0x1d,
+  RPC_REQ_BIN: 0x20,
+  RPC_RES_BIN: 0x21,
+  EVENT_C2S_BIN: 0x22,
+  EVENT_S2C_BIN: 0x23,
 };
 const text = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');
 const plain = (value: unknown) => JSON.parse(JSON.stringify(value));
@@ -105,15 +118,33 @@ class Player {
     return plain({ out: out.length ? out : undefined, events: events.length ? events : undefined });
   }
 
-  deliver({ op, id = 0, payload, hex: bytes }: any): void {
-    this.core.message(this.socket, encode({ opcode: OPCODES[op]!, correlation: id, payload: bytes === undefined ? payload : hex(bytes) }));
+  deliver(written: any): void {
+    this.core.message(this.socket, message(written));
   }
+}
+
+/** A frame of the server, as transcripts write it. */
+function message({ op, id = 0, payload, hex: bytes, items }: any): Uint8Array {
+  const opcode = OPCODES[op]!;
+  if (items) payload = Buffer.concat(items.map(message).flatMap((item: Uint8Array) => [varuint(item.length), item]));
+  else if (bytes !== undefined) payload = payload === undefined ? hex(bytes) : binary(payload, [...hex(bytes)]);
+  return encode({ opcode, correlation: id, payload });
+}
+
+function varuint(number: number): Uint8Array {
+  const bytes = [];
+  for (; number >= 128; number = Math.floor(number / 128)) bytes.push((number % 128) + 128);
+  return Uint8Array.from([...bytes, number]);
 }
 
 /** A frame that was sent, as transcripts write it. */
 function frame(message: Uint8Array): object {
   const { opcode, correlation: id, raw, payload } = decode(message);
   const op = Object.keys(OPCODES).find((name) => OPCODES[name] === opcode);
+  if (opcode >= OP.requestBinary) {
+    const head = 4 + Buffer.from(raw).readUInt32BE();
+    return { op, id, payload: JSON.parse(Buffer.from(raw.subarray(4, head)).toString()), hex: text(raw.subarray(head)) };
+  }
   if (op !== 'BATCH') return payload instanceof Uint8Array ? { op, id, hex: text(payload) } : { op, id, payload };
   const items: object[] = [];
   for (let at = 0; at < raw.length; ) {
@@ -135,18 +166,18 @@ function command({ json, hex: bytes, ...rest }: any): ToWorker {
   return { kind, now: false, ...rest, ...encoded };
 }
 
-/** A message about a stream as transcripts write it: nothing that only the page needs, bytes in place of indices. */
+/** A message as transcripts write it: nothing that only the page needs, bytes in place of indices. */
 function told(message: FromWorker, bytes: Uint8Array[]): object[] {
-  if (!('key' in message) || message.t === 'subscribed' || message.t === 'snapshot' || message.t === 'patch') return [];
+  if (message.t === 'status' || message.t === 'token') return [];
   const { rev: _, bin, bins, error, ...rest } = message as StreamMessage & { rev?: number; bin?: number; bins?: number[]; error?: any };
   const digits = bins ? bins.map((bin) => text(bytes[bin]!)) : bin === undefined ? undefined : text(bytes[bin]!);
-  return [{ ...rest, hex: digits, error: error && { code: error.code, message: error.message } }];
+  return [{ ...rest, hex: digits, error: error && { ...error, name: undefined, retryable: undefined } }];
 }
 
 /** What the core refuses the host, the worker tells as any other refusal. */
 function expected({ out, events, do: done }: any): object {
   const each = (event: any): object[] => {
-    if (event.t !== 'refused') return [event];
+    if (event.t !== 'refused' || event.what) return [event];
     const { error } = event;
     const { key, id, kind = 'presence' } = done;
     const rejected = { t: 'rejected', kind, key, error };
@@ -170,6 +201,35 @@ for (const file of files) {
     }
   });
 }
+
+describe('tests/vectors/v2-frames.json', () => {
+  const { frames, malformed } = JSON.parse(readFileSync(new URL('tests/vectors/v2-frames.json', root), 'utf8'));
+  const greeted = async () => {
+    const player = await Player.start({});
+    player.step({ at: 0, open: { protocol: 2 } });
+    return player;
+  };
+  for (const { name, from, op, wire, ...rest } of frames) {
+    it(`${from}: ${name}`, async () => {
+      const written = { op, ...rest };
+      for (const member of ['opcode', 'channel', 'seq', 'message']) delete written[member];
+      assert.deepEqual(frame(hex(wire)), written);
+      assert.deepEqual(frame(message(written)), written);
+      if (from === 'client' || op === 'HELLO') return;
+      const player = await greeted();
+      player.core.message(player.socket, hex(wire));
+      assert.ok(!player.out.some((sent: any) => sent.close));
+    });
+  }
+  for (const { name, wire, client } of malformed) {
+    if (client === undefined) continue;
+    it(`malformed: ${name}`, async () => {
+      const player = await greeted();
+      player.core.message(player.socket, hex(wire));
+      assert.deepEqual(player.out, client ? [{ close: client }] : []);
+    });
+  }
+});
 
 /** The wasm's messages: all their members, but `t`. Does not compile when protocol.ts has others. */
 type Members = {

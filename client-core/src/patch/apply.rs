@@ -1,10 +1,15 @@
 //! Applying a patch: all of it or nothing, at the cost of what it touches.
 
-use std::{borrow::Cow, mem};
+use std::mem;
 
-use serde_json::{Map, Number, Value};
+use serde_json::{Number, Value};
 
-use super::{Operation, Patch, PatchError, PatchLimits, Pointer, Refusal, error::excerpt, pointer::index};
+use super::{
+    Operation, Patch, PatchError, PatchLimits, Pointer, Refusal,
+    error::excerpt,
+    slot::{Slot, slot, target},
+    undo::{Inverse, Undo},
+};
 
 /// What a value costs beside its text when it is copied; bytes.
 const NODE: usize = 32;
@@ -77,62 +82,6 @@ impl Transaction {
     /// Keeps what was applied, and what it takes to go back.
     pub fn into_undo(self) -> Undo {
         self.undo
-    }
-}
-
-/// The way back from an applied patch. Holds what was removed or replaced, and nothing else of the document.
-#[derive(Debug, Default)]
-#[must_use = "drop it to keep the change"]
-pub struct Undo {
-    log: Vec<Inverse>,
-}
-
-impl Undo {
-    /// Makes `document` what it was. It must be as the patch left it; on another document the result is unspecified.
-    pub fn revert(self, document: &mut Value) {
-        for inverse in self.log.into_iter().rev() {
-            inverse.perform(document);
-        }
-    }
-}
-
-/// What undoes one operation. Pointers are resolved: no `-` for the end of an array.
-#[derive(Debug)]
-enum Inverse {
-    Take { at: Pointer },
-    Put { at: Pointer, value: Value },
-    Replace { at: Pointer, value: Value },
-    MoveBack { at: Pointer, displaced: Option<Value>, to: Pointer },
-}
-
-impl Inverse {
-    fn perform(self, document: &mut Value) {
-        match self {
-            Self::Take { at } => {
-                if let Ok(slot) = slot(document, &at) {
-                    let _ = slot.take();
-                }
-            }
-            Self::Put { at, value } => {
-                if let Ok(slot) = slot(document, &at) {
-                    slot.put(value);
-                }
-            }
-            Self::Replace { at, value } => {
-                if let Ok(target) = target(document, &at) {
-                    *target = value;
-                }
-            }
-            Self::MoveBack { at, displaced, to } => {
-                let moved = match displaced {
-                    Some(value) => target(document, &at).map(|target| mem::replace(target, value)),
-                    None => slot(document, &at).and_then(Slot::take),
-                };
-                if let (Ok(value), Ok(slot)) = (moved, slot(document, &to)) {
-                    slot.put(value);
-                }
-            }
-        }
     }
 }
 
@@ -238,74 +187,6 @@ impl Work<'_> {
         }
         if self.shifted > limit { Err(Refusal::TooMuchShifted { limit }) } else { Ok(()) }
     }
-}
-
-/// A place that may or may not be taken.
-enum Slot<'d, 'p> {
-    Root(&'d mut Value),
-    Member(&'d mut Map<String, Value>, Cow<'p, str>),
-    /// At most the array's length.
-    Element(&'d mut Vec<Value>, usize),
-}
-
-impl Slot<'_, '_> {
-    /// Inserts an element, or sets a member or the document and returns what was there.
-    fn put(self, value: Value) -> Option<Value> {
-        match self {
-            Self::Root(root) => Some(mem::replace(root, value)),
-            Self::Member(members, key) => members.insert(key.into_owned(), value),
-            Self::Element(elements, at) => {
-                elements.insert(at, value);
-                None
-            }
-        }
-    }
-
-    fn take(self) -> Result<Value, Refusal> {
-        match self {
-            Self::Root(_) => Err(Refusal::RemoveRoot),
-            Self::Member(members, key) => members.remove(&*key).ok_or(Refusal::Missing),
-            Self::Element(elements, at) if at < elements.len() => Ok(elements.remove(at)),
-            Self::Element(..) => Err(Refusal::Missing),
-        }
-    }
-
-    /// `path` with an index in the place of `-`.
-    fn resolved(&self, path: &Pointer) -> Pointer {
-        let mut resolved = path.clone();
-        if let Self::Element(_, at) = self {
-            resolved.pop();
-            resolved.push(&at.to_string());
-        }
-        resolved
-    }
-}
-
-fn slot<'d, 'p>(document: &'d mut Value, path: &'p Pointer) -> Result<Slot<'d, 'p>, Refusal> {
-    let Some((parents, last)) = path.split_last() else { return Ok(Slot::Root(document)) };
-    match descend(document, parents)? {
-        Value::Object(members) => Ok(Slot::Member(members, last)),
-        Value::Array(elements) => {
-            let at = if last == "-" { elements.len() } else { index(&last).ok_or(Refusal::BadIndex)? };
-            if at <= elements.len() { Ok(Slot::Element(elements, at)) } else { Err(Refusal::Missing) }
-        }
-        _ => Err(Refusal::Missing),
-    }
-}
-
-fn target<'d>(document: &'d mut Value, path: &Pointer) -> Result<&'d mut Value, Refusal> {
-    descend(document, path.tokens())
-}
-
-fn descend<'d, 'p>(
-    document: &'d mut Value,
-    mut tokens: impl Iterator<Item = Cow<'p, str>>,
-) -> Result<&'d mut Value, Refusal> {
-    tokens.try_fold(document, |value, token| match value {
-        Value::Object(members) => members.get_mut(&*token).ok_or(Refusal::Missing),
-        Value::Array(elements) => elements.get_mut(index(&token).ok_or(Refusal::BadIndex)?).ok_or(Refusal::Missing),
-        _ => Err(Refusal::Missing),
-    })
 }
 
 fn deeper_than(value: &Value, levels: usize) -> bool {

@@ -19,14 +19,17 @@ mod diff;
 mod error;
 mod operation;
 mod pointer;
+mod slot;
+mod undo;
 
-pub use apply::{Transaction, Undo, apply, apply_undoable};
+pub use apply::{Transaction, apply, apply_undoable};
 pub use diff::diff;
 #[cfg(feature = "mirror")]
 pub(crate) use diff::text_length;
 pub use error::{PatchError, Refusal};
 pub use operation::Operation;
 pub use pointer::{Pointer, PointerError};
+pub use undo::Undo;
 
 use serde::Serialize;
 use serde_json::Value;

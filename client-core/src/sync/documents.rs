@@ -50,7 +50,9 @@ const LONGEST_WAIT: u64 = 60_000;
 #[derive(Debug)]
 pub(crate) struct OpenDocument {
     stage: Stage,
-    /// The server has sent what was missing here, on this connection.
+    /// The server has answered with what was missing here, since the document was subscribed to.
+    complete: bool,
+    /// The same, and it counts.
     received: bool,
     /// The server has taken what was missing there.
     told: bool,
@@ -119,6 +121,7 @@ impl OpenDocument {
     pub(crate) fn new(throttle: u64) -> Self {
         Self {
             stage: Stage::Away,
+            complete: false,
             received: false,
             told: false,
             made: 0,
@@ -279,7 +282,10 @@ impl OpenDocument {
                 self.ask(cx, What::Difference, Question::Difference { theirs: theirs.to_vec() });
             }
             Some(Message::StateVector(_) | Message::Other) => {}
+            // What comes before the server's answer is in the answer, and may refer to what is not here.
+            Some(Message::Update { whole: false, .. }) if !self.complete => {}
             Some(Message::Update { update, whole }) => {
+                self.complete = true;
                 self.received |= whole && self.stage != Stage::Away;
                 let payload = Payload::Binary(update.to_vec());
                 cx.tell(Event::Entry { stream: cx.stream.clone(), payload, position, whole: false });
@@ -380,7 +386,7 @@ impl OpenDocument {
     /// Nothing is known of the server, but that it has refused an edit.
     fn begin(&mut self) {
         self.halt();
-        (self.received, self.again) = (false, None);
+        (self.complete, self.received, self.again) = (false, false, None);
         if !self.rejected {
             self.refused = None;
         }

@@ -128,13 +128,16 @@ impl Outbox {
 
     /// The answer to the submission `number`. `returns`: what is stored comes back as an entry.
     pub(crate) fn answered(&mut self, now: Millis, number: u64, answer: Answer, returns: bool, news: &mut Vec<News>) {
+        if let Answer::Again(wait) = answer {
+            // Whatever has become of the operation: the server asks the whole stream to wait.
+            self.wait = self.wait.max(Some(now + wait));
+        }
         let Some(at) = self.items.iter().position(|item| item.stage == Stage::Sent(number)) else { return };
         match answer {
             Answer::Unknown => {}
-            Answer::Again(wait) => {
+            Answer::Again(_) => {
                 self.in_flight -= 1;
                 self.items[at].stage = Stage::Waiting;
-                self.wait = self.wait.max(Some(now + wait));
             }
             Answer::Taken if returns && !self.items[at].void => {
                 self.in_flight -= 1;
@@ -189,15 +192,19 @@ impl Outbox {
 
     /// The connection is lost: everything is to be sent again.
     pub(crate) fn lost(&mut self) {
+        self.unsend();
+        self.wait = None;
+    }
+
+    fn unsend(&mut self) {
         self.items.iter_mut().for_each(|item| item.stage = Stage::Waiting);
         self.in_flight = 0;
-        self.wait = None;
     }
 
     /// The whole stream is refused, and every edit with it; but for what was acknowledged and has not come back, which may
     /// have to be sent again on another connection.
     pub(crate) fn refuse(&mut self, refused: &Refused, news: &mut Vec<News>) {
-        self.lost();
+        self.unsend();
         for mut item in mem::take(&mut self.items) {
             if item.settled && !item.void {
                 self.items.push_back(item);
@@ -371,5 +378,21 @@ mod tests {
         answer(&mut outbox, 4, Answer::Again(70));
         outbox.lost();
         assert_eq!(send(&mut outbox, 0), [6, 7, 8], "a new connection does not wait");
+    }
+
+    #[test]
+    fn a_wait_outlasts_the_operation_that_it_answers() {
+        let refused = Refused { code: 1, message: String::new() };
+        let mut outbox = Outbox::default();
+        (1..=2).for_each(|counter| push(&mut outbox, counter));
+        send(&mut outbox, 0);
+        answer(&mut outbox, 1, Answer::Again(70));
+        outbox.refuse(&refused, &mut Vec::new());
+        push(&mut outbox, 3);
+        assert!(send(&mut outbox, 69).is_empty(), "the stream was refused, and opened again");
+        // The answer to what was refused with the stream.
+        answer(&mut outbox, 2, Answer::Again(90));
+        assert!(send(&mut outbox, 89).is_empty());
+        assert_eq!(send(&mut outbox, 90), [3]);
     }
 }

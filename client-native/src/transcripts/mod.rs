@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test; clippy knows only the functions marked so")]
 
+#[path = "../../../client-core/tests/sync_cases/frames.rs"]
+mod frames;
+#[path = "../../../client-core/tests/sync_cases/written.rs"]
 mod written;
 
 use std::{
@@ -15,23 +18,24 @@ use std::{
 };
 
 use datasole_core::{
-    Client as Core, CommandError, Config, Event, Input, Limits, Millis, Output, Payload, Question, Reconnect, Seed,
-    SocketClose, SocketId, StreamId, StreamKind,
-    crdt::CrdtLimits,
-    frame::{Codec, Frame, Opcode},
-    wire::split_item,
+    Client as Core, CommandError, Config, Event, Input, Millis, Output, Question, Reconnect, Seed, SocketClose,
+    SocketId, StreamKind, SubscriptionId, crdt::CrdtLimits,
 };
 use serde_json::{Value, json};
 use yrs::{ReadTxn, Text, Transact, updates::encoder::Encode};
 
-use self::written::{hex, masked, name, opcode, told, unhex};
+use self::{
+    frames::{frame, hex, message, unhex},
+    written::{Numbers, hello, perform, request, stream, told},
+};
 use crate::{
     crdt::{Counter, CrdtStorage, Crdts, Policy, Replicas, Set},
     doc::{Document, Keeper},
     error::EditError,
-    inbox::InboxLimits,
+    inbox::{Inbox, InboxLimits},
     presence::Presence,
     router::Shared,
+    signal::Signal,
 };
 
 enum Handle {
@@ -39,6 +43,12 @@ enum Handle {
     Tags(Set<Value>),
     Room(Presence<Value>),
     Document(Document),
+}
+
+/// What a handle of a state or a topic holds.
+enum Joined {
+    State(Arc<Signal>),
+    Topic(Arc<Inbox>),
 }
 
 /// Replicas named as the transcript names them, which have done nothing yet.
@@ -58,7 +68,8 @@ struct Player<'a> {
     steps: &'a [Value],
     shared: Arc<Shared>,
     crdts: Crdts,
-    codec: Codec,
+    numbers: Numbers,
+    joined: BTreeMap<u64, (SubscriptionId, String, Joined)>,
     socket: SocketId,
     now: u64,
     handles: BTreeMap<(StreamKind, String), Vec<Handle>>,
@@ -73,18 +84,23 @@ struct Player<'a> {
 }
 
 fn kind(command: &Value) -> StreamKind {
-    let named = command["kind"].as_str().and_then(|name| StreamKind::ALL.into_iter().find(|kind| kind.name() == name));
-    named.unwrap_or(if command["t"] == "show" { StreamKind::Presence } else { StreamKind::Doc })
+    stream(command).kind
 }
 
 fn id(command: &Value) -> (StreamKind, String) {
-    (kind(command), command["key"].as_str().unwrap().to_owned())
+    let stream = stream(command);
+    (stream.kind, stream.key)
+}
+
+/// A command to a call, an event, a state or a topic.
+fn is_plain(command: &Value) -> bool {
+    ["call", "cancel", "emit", "subscribe", "unsubscribe"].map(Value::from).contains(&command["t"])
 }
 
 impl<'a> Player<'a> {
     fn new(transcript: &'a Value) -> Self {
         let steps = transcript["steps"].as_array().unwrap();
-        let commands: Vec<_> = steps.iter().filter_map(|step| step.get("do")).collect();
+        let commands = steps.iter().filter_map(|step| step.get("do")).filter(|command| !is_plain(command));
         let (mut bare, mut named, mut numbers) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
         for command in commands {
             let operation = &command["json"];
@@ -110,8 +126,8 @@ impl<'a> Player<'a> {
                 bare.insert(id(command));
             }
         }
-        let mut config =
-            Config { reconnect: Reconnect { cap: 0, ..Reconnect::default() }, ..Config::new("ws://localhost/__ds") };
+        let reconnect = Reconnect { cap: 0, ..Reconnect::default() };
+        let mut config = Config { reconnect, mirror: true, ..Config::new("ws://localhost/__ds") };
         if let Some(millis) = transcript["config"]["callTimeout"].as_u64() {
             config.call_timeout = millis;
         }
@@ -129,7 +145,8 @@ impl<'a> Player<'a> {
             steps,
             shared,
             crdts,
-            codec: Codec::default(),
+            numbers: Numbers::default(),
+            joined: BTreeMap::new(),
             socket: SocketId(0),
             now: 0,
             handles: BTreeMap::new(),
@@ -201,36 +218,27 @@ impl<'a> Player<'a> {
         let protocol = if what["protocol"] == 2 { "datasole.v2" } else { "datasole.v1" };
         self.input(Input::SocketOpened { socket: self.socket, protocol: Some(protocol) });
         if what["protocol"] == 2 {
-            let mut hello = json!({
-                "protocol": 2, "connectionId": "c", "userId": "ann", "epoch": 1, "heartbeat": 86_400_000,
-                "limits": {"maxPayload": 1_048_576, "compressAbove": 256, "maxSubscriptions": 100,
-                    "maxPendingCalls": 100, "maxEventName": 256},
-            });
-            if let Some(features) = what.get("features") {
-                hello["features"] = features.clone();
-            }
-            self.receive(0, &json!({"op": "HELLO", "payload": hello}));
+            self.receive(0, &json!({"op": "HELLO", "payload": hello(what)}));
         }
     }
 
     /// A frame of the server.
     fn receive(&mut self, number: usize, frame: &Value) {
-        let mut payload = match &frame["hex"] {
-            Value::String(text) => unhex(text),
-            _ => frame["payload"].to_string().into_bytes(),
-        };
-        if frame["op"] == "DOC" && payload[1..].starts_with(&[0, 0]) && self.answers_nothing(number) {
-            // The server has what is here, or the answer would be another than the transcript's.
-            if let Some(Handle::Document(document)) = self.handles.values().flatten().next() {
+        let mut frame = frame.clone();
+        if frame["op"] == "DOC" && self.answers_nothing(number) {
+            let mut payload = unhex(frame["hex"].as_str().unwrap());
+            if payload[1..].starts_with(&[0, 0])
+                && let Some(Handle::Document(document)) = self.handles.values().flatten().next()
+            {
+                // The server has what is here, or the answer would be another than the transcript's.
                 let state = document.yrs_doc().transact().state_vector().encode_v1();
                 payload.truncate(3);
                 payload.push(u8::try_from(state.len()).unwrap());
                 payload.extend(state);
+                frame["hex"] = hex(&payload).into();
             }
         }
-        let correlation = u32::try_from(frame["id"].as_u64().unwrap_or(0)).unwrap();
-        let bytes = self.codec.encode(opcode(frame["op"].as_str().unwrap()), correlation, &payload, 256);
-        self.input(Input::Message { socket: self.socket, bytes: &bytes });
+        self.input(Input::Message { socket: self.socket, bytes: &message(&frame) });
     }
 
     /// True if the transcript's next answer that is no state vector is empty.
@@ -240,6 +248,11 @@ impl<'a> Player<'a> {
     }
 
     fn command(&mut self, command: &Value) {
+        if is_plain(command) {
+            self.plain(command).unwrap();
+            self.handled += 1;
+            return self.drain();
+        }
         let id = id(command);
         if command["t"] == "unfit" && kind(command) == StreamKind::Doc && !self.bare.contains(&id) {
             // Where the entry in question cannot be read, the task says so itself.
@@ -342,24 +355,43 @@ impl<'a> Player<'a> {
 
     /// A command as it is.
     fn bare(&mut self, command: &Value) -> Result<(), CommandError> {
-        let (kind, key) = id(command);
-        let stream = StreamId { kind, key: key.clone() };
-        let bytes = || command.get("hex").map(|hex| unhex(hex.as_str().unwrap()));
-        let payload = || match command.get("json") {
-            Some(json) => Payload::from_json(&json.to_string()),
-            None => bytes().map(Payload::Binary),
-        };
+        let numbers = &mut self.numbers;
+        self.shared.command(|router, now| perform(router.core_mut(), now, command, numbers))
+    }
+
+    /// Calls, events, states and topics, as their handles have them from the router.
+    fn plain(&mut self, command: &Value) -> Result<(), CommandError> {
+        let number = command["id"].as_u64().unwrap_or_default();
+        let (numbers, joined) = (&mut self.numbers, &mut self.joined);
         self.shared.command(|router, now| {
-            let core = router.core_mut();
             match command["t"].as_str().unwrap() {
-                "open" => core.open(now, stream, command["throttle"].as_u64())?,
-                "leave" => core.leave(now, &stream),
-                "edit" => core.edit(now, &stream, command["id"].as_u64().unwrap(), payload().unwrap_or_default())?,
-                "show" => core.show(now, &key, payload(), command["now"] == true)?,
-                "aware" => core.aware(now, &key, bytes()),
-                "answer" => core.answer(now, &key, bytes().unwrap()),
-                "unfit" => core.unfit(now, &stream, command["applied"] == true),
-                other => panic!("unknown: {other}"),
+                "call" => {
+                    let (call, _) = router.call(now, request(command))?;
+                    numbers.calls.insert(number, call);
+                }
+                "subscribe" => {
+                    let (kind, key) = id(command);
+                    let (subscription, handle) = match kind {
+                        StreamKind::State => {
+                            let (subscription, signal) = router.join_state(now, &key)?;
+                            (subscription, Joined::State(signal))
+                        }
+                        _ => {
+                            let (subscription, inbox) = router.join_topic(now, &key)?;
+                            (subscription, Joined::Topic(inbox))
+                        }
+                    };
+                    joined.insert(number, (subscription, key, handle));
+                }
+                "unsubscribe" => match joined.remove(&number).unwrap() {
+                    (subscription, key, Joined::State(signal)) => {
+                        router.leave_state(now, &key, subscription, &signal);
+                    }
+                    (subscription, key, Joined::Topic(inbox)) => {
+                        router.leave_topic(now, &key, subscription, &inbox);
+                    }
+                },
+                _ => perform(router.core_mut(), now, command, numbers)?,
             }
             Ok(())
         })
@@ -372,10 +404,7 @@ impl<'a> Player<'a> {
             match output {
                 None => return,
                 Some(Output::OpenSocket { socket, .. }) => self.socket = socket,
-                Some(Output::Send { message, .. }) => {
-                    let frame = self.frame(&message);
-                    self.found[0].push(frame);
-                }
+                Some(Output::Send { message, .. }) => self.found[0].push(frame(&message)),
                 Some(Output::CloseSocket { code, .. }) => self.found[0].push(json!({"close": code})),
                 Some(Output::NeedToken) => {}
                 Some(Output::Event(event)) => {
@@ -387,28 +416,40 @@ impl<'a> Player<'a> {
                     {
                         self.answered += 1;
                     }
-                    self.found[1].extend(told(&event));
+                    self.found[1].extend(told(&event, &self.numbers));
                     self.shared.command(|router, now| router.route(now, event));
                 }
             }
         }
     }
+}
 
-    fn frame(&mut self, message: &[u8]) -> Value {
-        let Frame { opcode, correlation, payload } = self.codec.decode(message, &Limits::default()).unwrap();
-        let (op, id, payload) = (name(opcode), correlation, payload.to_vec());
-        if opcode == Opcode::Batch {
-            let (mut rest, mut items) = (&payload[..], Vec::new());
-            while let Some((item, after)) = split_item(rest) {
-                items.push(self.frame(item));
-                rest = after;
-            }
-            return json!({"op": op, "id": id, "items": items});
+/// The message without members that a host decides.
+fn masked(mut value: Value) -> Value {
+    if value["op"] == "DOC" {
+        // The channel, the kind of the message, and of a sync message which step.
+        let bytes = unhex(value["hex"].as_str().unwrap());
+        value["hex"] = bytes[..if bytes[1] == 0 { 3 } else { 2 }].into();
+    }
+    if value["t"] == "ask" {
+        value["hex"] = value["hex"].as_array().map_or(0, Vec::len).into();
+    }
+    if let Some(operation) = value.get_mut("data").and_then(Value::as_object_mut) {
+        // The core writes it when it sends.
+        operation.remove("done");
+    }
+    unstamp(&mut value);
+    value
+}
+
+fn unstamp(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|name, _| !["timestamp", "logical"].contains(&name.as_str()));
+            members.values_mut().for_each(unstamp);
         }
-        match serde_json::from_slice::<Value>(&payload) {
-            Ok(payload) if opcode != Opcode::Doc => json!({"op": op, "id": id, "payload": payload}),
-            _ => json!({"op": op, "id": id, "hex": hex(&payload)}),
-        }
+        Value::Array(elements) => elements.iter_mut().for_each(unstamp),
+        _ => {}
     }
 }
 
@@ -432,4 +473,23 @@ fn handles_do_what_the_transcripts_say() {
         }
     }
     assert!(transcripts >= 50 && handled >= 300, "{transcripts} transcripts, {handled} commands through handles");
+}
+
+#[test]
+fn frames_are_met_as_the_vectors_say() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let _inside = runtime.enter();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/v2-frames.json");
+    let file: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let frames = file["frames"].as_array().unwrap().iter().filter(|record| record["from"] == "server");
+    let good = frames.filter(|record| record["op"] != "HELLO").map(|record| (record, &Value::Null));
+    let wrong = file["malformed"].as_array().unwrap().iter().filter_map(|record| Some((record, record.get("client")?)));
+    let nothing = json!({"steps": []});
+    for (record, code) in good.chain(wrong) {
+        let mut player = Player::new(&nothing);
+        player.open(&json!({"protocol": 2}));
+        player.input(Input::Message { socket: player.socket, bytes: &unhex(record["wire"].as_str().unwrap()) });
+        let closed = player.found[0].iter().find_map(|sent| sent.get("close")).unwrap_or(&Value::Null);
+        assert_eq!(closed, code, "{}", record["name"]);
+    }
 }

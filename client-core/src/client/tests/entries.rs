@@ -38,12 +38,18 @@ fn opened(peer: &mut Peer, correlation: u32, epoch: u64, seq: u64, channel: u32)
     peer.send(Opcode::Subscribed, correlation, payload);
 }
 
-/// Follows the document `d` at 5:3, as channel 7.
+/// The server's answer to a state vector: nothing was missing.
+fn complete(peer: &mut Peer, channel: u32) {
+    peer.send(Opcode::Doc, channel, [0, 0, 1, 2, 0, 0]);
+}
+
+/// Follows the document `d` at 5:3, as channel 7, and nothing is missing.
 fn document() -> Peer {
     let mut peer = Peer::v2(hasty());
     peer.open(StreamId::doc("d"));
     opened(&mut peer, 1, 5, 3, 7);
-    check(&mut peer, &[r#"> Subscribe 1 {"kind":"doc","key":"d"}"#]);
+    complete(&mut peer, 7);
+    check(&mut peer, &[r#"> Subscribe 1 {"kind":"doc","key":"d"}"#, "entry doc d 5:3 [0, 0]"]);
     peer
 }
 
@@ -134,7 +140,7 @@ fn a_room_begins_with_everybody() {
 }
 
 #[test]
-fn a_document_follows_at_once_by_its_channel() {
+fn a_document_follows_its_answer_by_its_channel() {
     let mut peer = document();
     message(&mut peer, 4, "a");
     message(&mut peer, 4, "a");
@@ -150,17 +156,21 @@ fn a_document_follows_at_once_by_its_channel() {
     message(&mut peer, 7, "d");
     message(&mut peer, 0, "answer");
     opened(&mut peer, 2, 5, 7, 7);
+    // In the answer, which may be what it refers to.
     message(&mut peer, 8, "e");
+    complete(&mut peer, 7);
+    message(&mut peer, 9, "f");
     check(
         &mut peer,
         &[
             "> Unsubscribe 1 null",
             r#"> Subscribe 2 {"kind":"doc","key":"d","since":{"epoch":5,"seq":5}}"#,
-            "entry doc d 5:8 [101]",
+            "entry doc d 5:8 [0, 0]",
+            "entry doc d 5:9 [102]",
         ],
     );
     peer.client.leave(peer.now, &StreamId::doc("d"));
-    message(&mut peer, 9, "f");
+    message(&mut peer, 10, "g");
     check(&mut peer, &["> Unsubscribe 2 null"]);
 }
 
@@ -172,9 +182,10 @@ fn channels_belong_to_a_connection() {
     message(&mut peer, 4, "a");
     check(&mut peer, &[]);
     opened(&mut peer, 1, 5, 3, 9);
+    complete(&mut peer, 9);
     message(&mut peer, 4, "a");
     update(&mut peer, 9, 4, "b");
-    check(&mut peer, &["entry doc d 5:4 [98]"]);
+    check(&mut peer, &["entry doc d 5:3 [0, 0]", "entry doc d 5:4 [98]"]);
 }
 
 #[test]
@@ -193,8 +204,10 @@ fn two_documents_with_one_channel_harm_nobody_else() {
     let mut peer = document();
     peer.open(StreamId::doc("e"));
     opened(&mut peer, 2, 6, 0, 7);
+    complete(&mut peer, 7);
     message(&mut peer, 1, "x");
-    check(&mut peer, &[r#"> Subscribe 2 {"kind":"doc","key":"e"}"#, "entry doc e 6:1 [120]"]);
+    let subscribe = r#"> Subscribe 2 {"kind":"doc","key":"e"}"#;
+    check(&mut peer, &[subscribe, "entry doc e 6:0 [0, 0]", "entry doc e 6:1 [120]"]);
     peer.client.leave(peer.now, &StreamId::doc("e"));
     message(&mut peer, 2, "y");
     check(&mut peer, &["> Unsubscribe 2 null"]);

@@ -207,6 +207,25 @@ fn updates_that_wait_are_bounded_in_number_and_bytes() {
 }
 
 #[test]
+fn updates_that_wait_are_in_the_comparison_and_not_sent_beside_it() {
+    let mut peer = document();
+    // Two more than the window.
+    (1..=34).for_each(|edit| peer.update(edit, 1));
+    peer.drain();
+    peer.send(Opcode::Doc, 7, [0, 0, 0, 1, 0]);
+    assert_eq!(peer.questions().len(), 1);
+    peer.answer(&[1, 2, 3]);
+    let sent = peer.drain();
+    assert_eq!(sent.len(), 1, "{sent:?}");
+    assert!(sent[0].starts_with("> Doc 35"), "{sent:?}");
+    peer.send(Opcode::Ack, 35, [0]);
+    peer.check(&["progress d synced 0 34"]);
+    // What was sent before is of no interest any more.
+    peer.send(Opcode::Ack, 3, [0]);
+    assert_eq!(peer.drain(), Vec::<String>::new());
+}
+
+#[test]
 fn at_most_64_updates_and_128_kilobytes_are_merged() {
     for (count, bytes, merged) in [
         (63, 1, 63),

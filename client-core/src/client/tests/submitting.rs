@@ -24,6 +24,7 @@ fn document() -> Peer {
     let mut peer = Peer::v2(hasty());
     peer.open(StreamId::doc("d"));
     peer.send(Opcode::Subscribed, 1, r#"{"epoch":5,"seq":3,"recovered":false,"channel":65}"#);
+    peer.send(Opcode::Doc, 65, [0, 0, 1, 2, 0, 0]);
     peer.drain();
     peer
 }

@@ -22,6 +22,8 @@ pub(in crate::sim) struct HeldDoc {
     pub(in crate::sim) made: u64,
     /// How many units of this client there were after each edit that is not known to be stored.
     marks: BTreeMap<u64, u32>,
+    /// The document was left with refused edits, which nobody counts any more.
+    pub(in crate::sim) dropped: bool,
     /// As many units of this client are stored; to be compared with the server.
     pub(in crate::sim) stored: Option<u32>,
     /// What is shown to others, and the states of others, as JSON text.
@@ -44,6 +46,7 @@ impl HeldDoc {
             client_id,
             made: 0,
             marks: BTreeMap::new(),
+            dropped: false,
             stored: None,
             shown: None,
             others: BTreeMap::new(),
@@ -105,8 +108,10 @@ impl HeldDoc {
     pub(super) fn entry(&mut self, payload: &Payload) {
         let Payload::Binary(update) = payload else { panic!("a document's entry is no update") };
         let mut change = self.doc.transact_mut();
-        // What comes before the comparison is done may refer to what is yet to come.
-        change.apply_update(Update::decode_v1(update).unwrap()).unwrap();
+        let (update, here) = (Update::decode_v1(update).unwrap(), change.state_vector());
+        let follows = update.state_vector_lower().iter().all(|(client, clock)| here.get(client) >= *clock);
+        change.apply_update(update).unwrap();
+        assert!(follows && !change.has_missing_updates(), "an update refers to what has not come");
     }
 
     pub(super) fn progress(&mut self, progress: Progress) {
@@ -121,6 +126,7 @@ impl HeldDoc {
 
     fn begin_anew(&mut self) {
         if self.is_over() {
+            self.dropped |= self.progress.pending > 0;
             self.made = 0;
             self.marks.clear();
             self.progress = Progress::default();
