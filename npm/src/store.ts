@@ -7,9 +7,10 @@
  */
 import { call, guarded, listen } from './handlers.js';
 import { report } from './errors.js';
-import { applyPatch, type Owned } from './patch.js';
+import { applyPatch, LIMITS, refuse, type Growth, type Owned } from './patch.js';
 
-interface Entry {
+/** A followed key. `text`: the growth of the value since it came as a whole or, if that was measured since, its length. */
+interface Entry extends Growth {
   /** The value after the last patch. */
   value: unknown;
   /** The value that was last shown. */
@@ -47,6 +48,8 @@ export interface Follow {
 
 /** How long a key is followed after its last handler has gone: effects and routes that change find it again. */
 export const LINGER_MS = 5_000;
+/** How long a value may become by patches, as text; the native client's limit. Snapshots fit into a frame. */
+const MAX_TEXT = 16 * 1024 * 1024;
 /** How long after it was last read without a handler. */
 const READ_MS = 60_000;
 
@@ -106,13 +109,14 @@ export class Store {
     const entry = this.#entry(key);
     entry.value = value;
     entry.owned.clear();
+    entry.text = 0;
     entry.rev = rev;
     entry.lost = entry.doubtful = false;
     this.#changed.add(entry);
   }
 
   /**
-   * A change arrived. One that does not fit is repaired by a snapshot; meanwhile the value shown before stays. A server of
+   * A change arrived. One that does not fit, or makes the value too long, is repaired by a snapshot; meanwhile the value shown before stays. A server of
    * version 1 cannot send one: there the change is left out.
    */
   patch(key: string, rev: number, ops: unknown[]): void {
@@ -120,10 +124,12 @@ export class Store {
     if (!entry || entry.lost) return;
     const repairable = !this.#follow.unasked();
     try {
-      if (entry.rev === undefined || (rev !== entry.rev + 1 && repairable)) throw new Error('out of step');
+      if (entry.rev === undefined || (rev !== entry.rev + 1 && repairable)) refuse();
       // A value that cannot be repaired must not be half changed.
       if (!repairable) entry.owned.clear();
-      entry.value = applyPatch(entry.value, ops, entry.owned);
+      const value = applyPatch(entry.value, ops, entry.owned, LIMITS, entry);
+      if (entry.text > MAX_TEXT && (entry.text = JSON.stringify(value).length) > MAX_TEXT) refuse();
+      entry.value = value;
       entry.applied = true;
       this.#changed.add(entry);
     } catch {
@@ -167,6 +173,7 @@ export class Store {
     if (!entry) {
       entry = {
         value: undefined,
+        text: 0,
         shown: undefined,
         owned: new Set(),
         rev: undefined,

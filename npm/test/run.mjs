@@ -19,7 +19,7 @@ await build({
   target: 'node20',
   sourcemap: 'inline',
   packages: 'external',
-  define: { BUILD: '"test"', CRDTS: 'true', IIFE: 'false', INLINE_WASM: 'undefined' },
+  define: { BUILD: '"test"', IIFE: 'false', INLINE_WASM: 'undefined' },
   logLevel: 'warning',
 });
 const only = process.argv.slice(2);
