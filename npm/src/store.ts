@@ -12,23 +12,23 @@ import { applyPatch, LIMITS, refuse, type Growth, type Owned } from './patch.js'
 /** A followed key. `text`: the growth of the value since it came as a whole or, if that was measured since, its length. */
 interface Entry extends Growth {
   /** The value after the last patch. */
-  value: unknown;
+  value?: unknown;
   /** The value that was last shown. */
-  shown: unknown;
+  shown?: unknown;
   /** The containers that patches may write to: copies made since then. */
   owned: Owned;
   /** The position of the stream; undefined before its first snapshot. */
-  rev: number | undefined;
+  rev?: number;
   /** A snapshot has been asked for; until then patches lead nowhere. */
-  lost: boolean;
+  lost?: boolean;
   /** A patch was applied since the last that was not. */
-  applied: boolean;
+  applied?: boolean;
   /** Version 1: a change was left out. */
-  doubtful: boolean;
+  doubtful?: boolean;
   /** When the application last asked for the value without a handler. */
   read: number;
   /** The server does not show it: reading it does not ask again. */
-  refused: boolean;
+  refused?: boolean;
   handlers: Set<(value: unknown) => void>;
   /** The subscription, 0 without one. A refused one stays, so that it is not asked for at every look. */
   id: number;
@@ -137,7 +137,7 @@ export class Store {
       if (repairable) {
         entry.value = entry.shown;
         entry.lost = true;
-        this.#follow.resync(key, entry.applied);
+        this.#follow.resync(key, !!entry.applied);
         entry.applied = false;
       } else if (!entry.doubtful) {
         entry.doubtful = true;
@@ -171,20 +171,7 @@ export class Store {
   #entry(key: string): Entry {
     let entry = this.#entries.get(key);
     if (!entry) {
-      entry = {
-        value: undefined,
-        text: 0,
-        shown: undefined,
-        owned: new Set(),
-        rev: undefined,
-        lost: false,
-        applied: false,
-        doubtful: false,
-        read: 0,
-        refused: false,
-        handlers: new Set(),
-        id: 0,
-      };
+      entry = { text: 0, owned: new Set(), read: 0, handlers: new Set(), id: 0 };
       this.#entries.set(key, entry);
     }
     return entry;

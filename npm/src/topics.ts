@@ -9,7 +9,7 @@ interface Topic {
   id: number;
   handlers: Set<EventHandler<unknown>>;
   /** Events may have been missed. */
-  followed: boolean;
+  followed?: boolean;
 }
 
 /** The subscriptions of topics. */
@@ -31,7 +31,7 @@ export class Topics {
 
   on(event: string, handler: EventHandler<unknown>): void {
     let topic = this.#topics.get(event);
-    if (!topic) this.#topics.set(event, (topic = { id: 0, handlers: new Set(), followed: false }));
+    if (!topic) this.#topics.set(event, (topic = { id: 0, handlers: new Set() }));
     topic.id ||= this.#follow.subscribe(event);
     topic.handlers.add(handler);
   }

@@ -185,8 +185,8 @@ describe('the package', () => {
   it('has a worker that starts in dedicated workers only, and else leaves its engine for the client', () => {
     const left = (page: object) => runInContext("typeof globalThis[Symbol.for('datasole.engine')]", page as any);
     const load = (scope: object, before = ''): any => {
-      const { URL, TextEncoder, TextDecoder, MessageChannel, performance, AbortController } = globalThis;
-      const page: any = createContext({ URL, TextEncoder, TextDecoder, MessageChannel, performance, AbortController, ...scope });
+      const { URL, TextEncoder, TextDecoder, setImmediate, performance, AbortController } = globalThis;
+      const page: any = createContext({ URL, TextEncoder, TextDecoder, setImmediate, performance, AbortController, ...scope });
       runInContext(before, page);
       runInContext(readFileSync(new globalThis.URL(`dist/datasole-worker.v${PROTOCOL_VERSION}.js`, root), 'utf8'), page);
       return page;

@@ -24,7 +24,7 @@ await build({
 });
 const only = process.argv.slice(2);
 const files = (await readdir(out)).filter((name) => !only.length || only.some((part) => name.includes(part)));
-const { status } = spawnSync(process.execPath, ['--enable-source-maps', '--test', ...files.map((f) => `${out}/${f}`)], {
+const { status } = spawnSync(process.execPath, ['--enable-source-maps', '--test', '--test-timeout=120000', ...files.map((f) => `${out}/${f}`)], {
   stdio: 'inherit',
 });
 process.exit(status ?? 1);
