@@ -18,7 +18,7 @@ const { metafile } = await build({
   alias: { 'datasole/client': './src/client.ts', 'datasole/yjs': './src/yjs.ts' },
   nodePaths: [`${absWorkingDir}node_modules`],
   // A script: its worker is the one that the server serves.
-  define: { IIFE: 'true', CRDTS: 'true', BUILD: '"demo"', INLINE_WASM: 'undefined' },
+  define: { IIFE: 'true', BUILD: '"demo"', INLINE_WASM: 'undefined' },
   logOverride: { 'empty-import-meta': 'silent' },
 });
 

@@ -31,7 +31,7 @@ const module = {
 };
 await Promise.all([
   bundle('iife.ts', 'datasole.iife.min.js', script),
-  bundle('iife.ts', 'datasole.slim.iife.min.js', { ...script, define: defines({ IIFE: true, CRDTS: false }) }),
+  bundle('slim.iife.ts', 'datasole.slim.iife.min.js', script),
   bundle('worker.ts', `datasole-worker.v${protocol}.js`, script),
   bundle('stale.ts', 'datasole-worker.iife.min.js', script),
   bundle('worker.ts', 'datasole-worker.inline.iife.min.js', {
@@ -39,12 +39,14 @@ await Promise.all([
     define: defines({ IIFE: true, INLINE_WASM: wasm.toString('base64') }),
   }),
   bundle('client.ts', 'client.mjs', module),
+  bundle('slim.ts', 'slim.mjs', module),
   bundle('worker.ts', 'worker.mjs', module),
-  bundle('probe.ts', 'probe.mjs', module),
+  bundle('node.ts', 'node.mjs', module),
   bundle('probe.ts', 'datasole-probe.mjs', { format: 'esm' }),
   bundle('index.ts', 'index.mjs', module),
   bundle('yjs.ts', 'yjs.mjs', { ...module, packages: 'external' }),
 ]);
+await Promise.all(['slim', 'client'].map(application));
 await declarations();
 
 /**
@@ -103,10 +105,22 @@ async function bundle(entry, name, options) {
   await writeFile(`dist/${name}`, code);
 }
 
-function defines({ IIFE, CRDTS = true, INLINE_WASM }) {
+/** An application's bundle of the client alone, for the size budgets: what is loaded on demand is none of it. */
+async function application(entry) {
+  await build({
+    stdin: { contents: `import { DatasoleClient } from './dist/${entry}.mjs'; new DatasoleClient().connect();`, resolveDir: '.' },
+    outfile: `generated/application.${entry}.js`,
+    bundle: true,
+    minify: true,
+    format: 'esm',
+    target: 'es2022',
+    external: ['./worker.mjs', './node.mjs', './datasole-probe.mjs'],
+  });
+}
+
+function defines({ IIFE, INLINE_WASM }) {
   return {
     BUILD: JSON.stringify(version),
-    CRDTS: String(CRDTS),
     IIFE: String(IIFE),
     INLINE_WASM: INLINE_WASM === undefined ? 'undefined' : JSON.stringify(INLINE_WASM),
   };
@@ -117,8 +131,8 @@ function siblings() {
   return {
     name: 'siblings',
     setup({ onResolve }) {
-      onResolve({ filter: /^\.\/(worker|client|probe)\.js$/ }, ({ path }) => ({
-        path: path.replace(/js$/, 'mjs'),
+      onResolve({ filter: /^\.\/(worker|client|node|probe)\.js$/ }, ({ path }) => ({
+        path: path === './probe.js' ? './datasole-probe.mjs' : path.replace(/js$/, 'mjs'),
         external: true,
       }));
     },
@@ -128,7 +142,7 @@ function siblings() {
 /** Of what the package shows; the worker's script shows nothing. */
 async function declarations() {
   execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json'], { stdio: 'inherit' });
-  const shown = ['client', 'contract', 'errors', 'index', 'options', 'presence', 'status', 'yjs'].map(
+  const shown = ['client', 'contract', 'errors', 'index', 'options', 'presence', 'slim', 'status', 'yjs'].map(
     (name) => `${name}.d.ts`,
   );
   const made = (await readdir('dist')).filter((name) => name.endsWith('.d.ts'));

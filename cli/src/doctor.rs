@@ -1,23 +1,20 @@
 //! `datasole doctor`: asks a server as a page would, through whatever stands before it, and says what to do.
 
-use std::{fmt, process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
+use ::http::{HeaderMap, Request, StatusCode, header};
 use axum::body::{Body, to_bytes};
 use clap::Args;
 use futures_util::StreamExt;
-use http::{HeaderMap, Request, StatusCode, Uri, header};
-use hyper::{body::Incoming, client::conn::http1, upgrade::Upgraded};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::time::timeout;
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{Message, protocol::Role},
 };
+
+use crate::http::{Complaint, Endpoint, Place, complain};
 
 /// Above what an honest answer takes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,11 +27,8 @@ const BODY: usize = 64 * 1024;
 /// The flags of `datasole doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct Visit {
-    /// The URL that pages connect to, without the path of the endpoint: `https://app.example`
-    url: Uri,
-    /// Path of the endpoint
-    #[arg(long, default_value = "/__ds")]
-    path: String,
+    #[command(flatten)]
+    place: Place,
     /// Connect with this token
     #[arg(long, env = "DATASOLE_DOCTOR_TOKEN", hide_env_values = true)]
     token: Option<String>,
@@ -43,25 +37,12 @@ pub(crate) struct Visit {
     quiet: u64,
 }
 
-/// A finding: the fault, and what to do.
-struct Complaint(String);
-
-impl<T: fmt::Display> From<T> for Complaint {
-    fn from(error: T) -> Self {
-        Self(error.to_string())
-    }
-}
-
 type Finding = Result<String, Complaint>;
-
-fn complain<T>(what: impl Into<String>) -> Result<T, Complaint> {
-    Err(Complaint(what.into()))
-}
 
 /// Prints one line for each finding; a failure if one is a complaint.
 pub(crate) async fn run(visit: &Visit) -> ExitCode {
-    let doctor = match Doctor::new(visit) {
-        Ok(doctor) => doctor,
+    let doctor = match Endpoint::new(&visit.place) {
+        Ok(endpoint) => Doctor { visit, endpoint },
         Err(Complaint(why)) => {
             eprintln!("datasole: {why}");
             return ExitCode::FAILURE;
@@ -93,39 +74,12 @@ async fn within(asking: impl Future<Output = Finding>) -> Finding {
 
 struct Doctor<'a> {
     visit: &'a Visit,
-    secure: bool,
-    host: &'a str,
-    port: u16,
-    /// The URL's path and the endpoint's.
-    base: String,
+    endpoint: Endpoint,
 }
 
-impl<'a> Doctor<'a> {
-    fn new(visit: &'a Visit) -> Result<Self, Complaint> {
-        let secure = match visit.url.scheme_str() {
-            Some("https" | "wss") => true,
-            Some("http" | "ws") => false,
-            _ => return complain("the URL must be http, https, ws or wss, with a host"),
-        };
-        let Some(host) = visit.url.host() else { return complain("the URL has no host") };
-        let port = visit.url.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let base = format!("{}/{}", visit.url.path().trim_end_matches('/'), visit.path.trim_matches('/'));
-        Ok(Self { visit, secure, host, port, base })
-    }
-
-    /// As browsers write it.
-    fn authority(&self) -> &str {
-        let authority = self.visit.url.authority().map_or(self.host, |authority| authority.as_str());
-        let default = if self.secure { ":443" } else { ":80" };
-        authority.strip_suffix(default).unwrap_or(authority)
-    }
-
-    fn origin(&self) -> String {
-        format!("http{}://{}", if self.secure { "s" } else { "" }, self.authority())
-    }
-
+impl Doctor<'_> {
     async fn health(&self) -> Finding {
-        let (head, body) = self.get("health", false).await?;
+        let (head, body) = self.get("health", None).await?;
         let status = head.status;
         if head.headers.get("datasole").is_none() {
             return complain(stranger(status, &head.headers, &body));
@@ -137,12 +91,12 @@ impl<'a> Doctor<'a> {
     }
 
     async fn files(&self) -> Finding {
-        let (head, body) = self.get("datasole.iife.min.js", true).await?;
+        let (head, body) = self.get("datasole.iife.min.js", Some("br, gzip")).await?;
         let encoding = text(&head.headers, header::CONTENT_ENCODING.as_str());
         match head.status {
             StatusCode::OK if body.trim_start().starts_with('<') => complain(format!(
                 "{}/datasole.iife.min.js is an HTML page: only {} itself is proxied, everything below must be, too",
-                self.base, self.base
+                self.endpoint.base, self.endpoint.base
             )),
             StatusCode::OK if encoding.is_empty() => complain("the script comes uncompressed: pass Accept-Encoding on"),
             StatusCode::OK => Ok(format!("served, in {encoding}")),
@@ -152,7 +106,7 @@ impl<'a> Doctor<'a> {
     }
 
     async fn connection(&self) -> Finding {
-        let (protocol, mut socket) = match self.open(&self.origin()).await? {
+        let (protocol, mut socket) = match self.open(&self.endpoint.origin()).await? {
             Ok(opened) => opened,
             Err(head) if text(&head.headers, "datasole-refused") == "token" => {
                 return match self.visit.token {
@@ -189,7 +143,7 @@ impl<'a> Doctor<'a> {
     }
 
     async fn quiet(&self, time: Duration) -> Finding {
-        let Ok((_, mut socket)) = within_open(self.open(&self.origin())).await? else {
+        let Ok((_, mut socket)) = within_open(self.open(&self.endpoint.origin())).await? else {
             return complain("cannot be tried without a connection");
         };
         let started = tokio::time::Instant::now();
@@ -205,15 +159,8 @@ impl<'a> Doctor<'a> {
         Ok(format!("not cut in {} s", time.as_secs()))
     }
 
-    /// An answer in full.
-    async fn get(&self, name: &str, compressed: bool) -> Result<(http::response::Parts, String), Complaint> {
-        let mut request = Request::get(format!("{}/{name}", self.base)).header(header::HOST, self.authority());
-        if compressed {
-            request = request.header(header::ACCEPT_ENCODING, "br, gzip");
-        }
-        let (head, body) = self.send(request.body(Body::empty())?).await?.into_parts();
-        let body = to_bytes(Body::new(body), 4 * 1024 * 1024).await?;
-        Ok((head, String::from_utf8_lossy(&body[..body.len().min(BODY)]).into_owned()))
+    async fn get(&self, name: &str, encodings: Option<&str>) -> Result<(::http::response::Parts, String), Complaint> {
+        self.endpoint.get(name, encodings, BODY).await
     }
 
     /// Asks for a WebSocket as a page of this origin: one, with its subprotocol, or the refusal.
@@ -222,8 +169,8 @@ impl<'a> Doctor<'a> {
         origin: &str,
     ) -> Result<Result<(String, WebSocketStream<TokioIo<Upgraded>>), Refusal>, Complaint> {
         let query = self.visit.token.as_ref().map(|token| format!("?token={}", encode(token))).unwrap_or_default();
-        let request = Request::get(format!("{}{query}", self.base))
-            .header(header::HOST, self.authority())
+        let request = Request::get(format!("{}{query}", self.endpoint.base))
+            .header(header::HOST, &self.endpoint.authority)
             .header(header::ORIGIN, origin)
             .header(header::CONNECTION, "Upgrade")
             .header(header::UPGRADE, "websocket")
@@ -231,7 +178,7 @@ impl<'a> Doctor<'a> {
             .header(header::SEC_WEBSOCKET_KEY, tokio_tungstenite::tungstenite::handshake::client::generate_key())
             .header(header::SEC_WEBSOCKET_PROTOCOL, datasole_core::wire::SUBPROTOCOLS.join(", "))
             .body(Body::empty())?;
-        let response = self.send(request).await?;
+        let response = self.endpoint.send(request).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let protocol = text(response.headers(), header::SEC_WEBSOCKET_PROTOCOL.as_str()).to_owned();
             let upgraded = TokioIo::new(hyper::upgrade::on(response).await?);
@@ -245,19 +192,6 @@ impl<'a> Doctor<'a> {
             if ours { format!("{} {body}", head.status.as_u16()) } else { stranger(head.status, &head.headers, &body) };
         Ok(Err(Refusal { headers: head.headers, text }))
     }
-
-    async fn send(&self, request: Request<Body>) -> Result<hyper::Response<Incoming>, Complaint> {
-        let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        let socket = TcpStream::connect((host, self.port)).await;
-        let socket =
-            socket.map_err(|error| Complaint(format!("{}:{} cannot be reached: {error}", self.host, self.port)))?;
-        if !self.secure {
-            return exchange(socket, request).await;
-        }
-        let name = ServerName::try_from(host.to_owned())?;
-        let secured = tokio_rustls::TlsConnector::from(trust()?).connect(name, socket).await;
-        exchange(secured.map_err(|error| Complaint(format!("TLS: {error}")))?, request).await
-    }
 }
 
 /// An answer that is no upgrade.
@@ -268,24 +202,6 @@ struct Refusal {
 
 async fn within_open<T>(asking: impl Future<Output = Result<T, Complaint>>) -> Result<T, Complaint> {
     timeout(PATIENCE, asking).await.unwrap_or_else(|_| complain("no answer in 10 s"))
-}
-
-async fn exchange<S>(socket: S, request: Request<Body>) -> Result<hyper::Response<Incoming>, Complaint>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
-    tokio::spawn(connection.with_upgrades());
-    sender.send_request(request).await.map_err(|error| Complaint(format!("no HTTP answer: {error}")))
-}
-
-/// The system's certificates.
-fn trust() -> Result<Arc<ClientConfig>, Complaint> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(Arc::new(versions.with_root_certificates(roots).with_no_client_auth()))
 }
 
 /// The meaning of an answer that is not our server's.

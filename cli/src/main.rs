@@ -1,7 +1,7 @@
 //! `datasole`: the datasole server as a program.
 //!
 //! `flags` are the command line, `serve` is the life of a server, `storage` where it keeps things, `doctor` asks a server
-//! from outside, `descriptors` are what the system lets it have, `files` are those of `--static`, `demo` is the application
+//! from outside, `types` writes its contract, both over `http`, `descriptors` are what the system lets it have, `files` are those of `--static`, `demo` is the application
 //! behind `--demo`. Stdout
 //! carries one line, `listening HOST:PORT`; the log and errors go to stderr. The glossary is in ARCHITECTURE.md.
 
@@ -11,14 +11,20 @@ mod descriptors;
 mod doctor;
 mod files;
 mod flags;
+mod http;
 mod serve;
 mod storage;
+mod types;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{doctor::Visit, flags::Flags};
+use crate::{
+    doctor::Visit,
+    flags::Flags,
+    types::{Asked, Compared},
+};
 
 /// Gives memory back to the system once a crowd has left.
 #[cfg(all(feature = "jemalloc", not(target_env = "msvc")))]
@@ -32,6 +38,8 @@ Examples:
   datasole serve --data ./data --token SECRET=ann
   datasole serve --redis redis://127.0.0.1
   datasole doctor https://app.example
+  datasole types http://localhost:4000 --out web/src/contract.ts --watch
+  datasole contract-check contract.json http://localhost:4000
 
 `datasole serve --help` lists the flags; each can be given as an environment variable, too.";
 
@@ -49,6 +57,10 @@ enum Command {
     Serve(Box<Flags>),
     /// Say from outside whether pages can connect, and what to do where they cannot
     Doctor(Visit),
+    /// Write the TypeScript of a server's contract, now or whenever it changes
+    Types(Asked),
+    /// Compare two versions of a contract: which changes break running apps?
+    ContractCheck(Compared),
 }
 
 #[tokio::main]
@@ -56,6 +68,8 @@ async fn main() -> ExitCode {
     let done = match Program::parse().command {
         Command::Serve(flags) => serve::run(&flags).await,
         Command::Doctor(visit) => return doctor::run(&visit).await,
+        Command::Types(asked) => types::write(&asked).await,
+        Command::ContractCheck(compared) => return types::compare(&compared).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

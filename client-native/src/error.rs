@@ -5,6 +5,7 @@
 use std::fmt;
 
 use datasole_core::{CallError as CallFailure, CommandError, DisconnectReason, codes, crdt::CrdtError};
+use serde::de::DeserializeOwned;
 
 use crate::status;
 
@@ -113,6 +114,14 @@ impl CallError {
             Self::Params(_) => codes::INVALID_PARAMS,
             Self::Result(_) => codes::PARSE,
             Self::Failed(failure) => failure.code(),
+        }
+    }
+
+    /// The data of the server's error, if there is any of that type.
+    pub fn data<T: DeserializeOwned + 'static>(&self) -> Option<T> {
+        match self {
+            Self::Failed(CallFailure::Server { data: Some(data), .. }) => datasole_core::value::read(data.get()).ok(),
+            _ => None,
         }
     }
 

@@ -62,9 +62,14 @@
 //! `rustls-native-roots` (default) and `rustls-webpki-roots` choose whose certificates `wss` trusts; with neither there
 //! is no TLS. With both, both are trusted.
 //!
+//! `contract`: calls, events, states and the rest by the types of a
+//! [contract](https://docs.rs/datasole-contract), which server and browser share.
+//!
 //! `docs`: documents that are shared with Yjs editors, through [yrs](https://docs.rs/yrs).
 
 mod builder;
+#[cfg(feature = "contract")]
+mod contract;
 mod crdt;
 #[cfg(feature = "docs")]
 mod doc;
@@ -89,6 +94,8 @@ mod transcripts;
 mod watch;
 
 pub use builder::Builder;
+#[cfg(feature = "contract")]
+pub use contract::NativeCrdt;
 pub use crdt::{Counter, CrdtStorage, Crdts, GCounter, GSet, Map, Register, Replicated, Set, kinds};
 pub use datasole_core::{
     CallError as CallFailure, CommandError, DisconnectReason, Hint, Limits, Payload, Reconnect, SocketClose, TokenVia,

@@ -60,3 +60,9 @@ export interface EventPayload<T = unknown> {
   /** The server's clock; Unix milliseconds. */
   timestamp: number;
 }
+
+/** A handler of events. */
+export type EventHandler<T> = { bivariant(payload: EventPayload<T>): void }['bivariant'];
+
+/** A handler of a state's values; `undefined` before any, and when the key does not exist. */
+export type StateHandler<T> = { bivariant(value: T | undefined): void }['bivariant'];

@@ -3,7 +3,7 @@
  */
 import { applyAwarenessUpdate, encodeAwarenessUpdate, removeAwarenessStates, type Awareness } from 'y-protocols/awareness';
 import * as Y from 'yjs';
-import type { DatasoleClient } from './client.js';
+import type { DatasoleClient } from './slim.js';
 import { report } from './errors.js';
 import type { StreamMessage } from './protocol.js';
 import type { Port, Stream } from './streams.js';

@@ -5,6 +5,7 @@
  * panic ends in a trap, which is told to the other side as `fatal` and never escapes into a socket's event loop.
  */
 import { createGlue, type Core } from '../generated/glue.js';
+import type { Port } from './port.js';
 import { PROTOCOL_VERSION, type Batch, type FromWorker, type ToWorker } from './protocol.js';
 
 /** Set by `npm/build.mjs`: what the package is, and in one build the wasm itself, in base64. */
@@ -39,9 +40,9 @@ export interface RefusedSocket extends WebSocket {
 }
 
 /** A host with a core of its own: engines share nothing, a panic in one leaves the others alone. */
-export interface Engine {
+export interface Engine extends Port {
   /** Takes messages in order. */
-  receive(messages: ToWorker[]): void;
+  post(messages: ToWorker[]): void;
 }
 
 /** Makes an engine, which says `here` through `post`. */
@@ -72,8 +73,12 @@ class WasmEngine implements Engine {
     this.#say({ t: 'here', v: PROTOCOL_VERSION });
   }
 
-  receive(messages: ToWorker[]): void {
+  post(messages: ToWorker[]): void {
     for (const message of messages) this.#enter((core) => this.#perform(core, message));
+  }
+
+  end(): void {
+    this.post([{ t: 'close' }]);
   }
 
   #perform(core: Core | undefined, message: ToWorker): void {

@@ -66,16 +66,16 @@ export interface ErrorBody {
 export class DatasoleError extends Error {
   override readonly name = 'DatasoleError';
   /** See {@link ErrorCode}; applications may use numbers of their own. */
-  readonly code: number;
+  declare readonly code: number;
   /** The data that the server attached. */
-  readonly data?: unknown;
+  declare readonly data?: unknown;
   /**
    * True if a retry may succeed. A lost or late answer says nothing about whether the call was carried
    * out: retry idempotent calls only.
    */
-  readonly retryable: boolean;
+  declare readonly retryable: boolean;
   /** Try again after this many milliseconds, where the server said so. */
-  readonly retryAfter?: number;
+  declare readonly retryAfter?: number;
 
   /** @internal */
   constructor(body: ErrorBody, cause?: unknown) {

@@ -22,3 +22,16 @@ export function listen<T>(handlers: Set<(value: T) => void>, handler: (value: T)
   handlers.add(own);
   return () => handlers.delete(own);
 }
+
+/** Does something once for all calls of a turn, at its end. */
+export function once(action: () => void): () => void {
+  let due = false;
+  return () => {
+    if (due) return;
+    due = true;
+    queueMicrotask(() => {
+      due = false;
+      action();
+    });
+  };
+}

@@ -1,9 +1,5 @@
 /** The global `Datasole` of pages without modules. Set here: esbuild's way to do it costs 170 bytes of gzip. */
-import { DatasoleClient, DatasoleError, ErrorCode } from './client.js';
-import { CrdtStore, GCounter, GSet, LWWMap, LWWRegister, ORSet, PNCounter } from './crdt/index.js';
+import { CrdtStore, DatasoleClient, DatasoleError, ErrorCode, GCounter, GSet, LWWMap, LWWRegister, ORSet, PNCounter } from './client.js';
 
-/** False in the slim script. */
-declare const CRDTS: boolean;
-
-const crdts = CRDTS ? { CrdtStore, GCounter, GSet, LWWMap, LWWRegister, ORSet, PNCounter } : {};
+const crdts = { CrdtStore, GCounter, GSet, LWWMap, LWWRegister, ORSet, PNCounter };
 Object.assign(globalThis, { Datasole: { DatasoleClient, DatasoleError, ErrorCode, ...crdts } });

@@ -2,11 +2,10 @@
  * One life of a core host: started, greeted, fed in order, ended. A link knows versions and loading, but not the
  * meaning of messages.
  */
-import type { SocketConstructor } from './engine.js';
 import { ErrorCode, localError, type DatasoleError } from './errors.js';
 import { delay } from './lifecycle.js';
 import { openThread, openWorker, type Port, type PortEvents } from './port.js';
-import { PROTOCOL_VERSION, WASM_FILE, type Batch, type Encoded, type FromWorker, type ToWorker } from './protocol.js';
+import { PROTOCOL_VERSION, type Batch, type Encoded, type FromWorker, type ToWorker } from './protocol.js';
 import type { Status } from './status.js';
 import type { CoreOptions } from '../generated/datasole_wasm.js';
 
@@ -20,7 +19,8 @@ export interface LinkOptions {
   /** Absolute where there is a page. */
   workerUrl: string;
   wasmUrl: string;
-  socket?: SocketConstructor;
+  /** Of the upgrade request, where there is no page. */
+  headers?: Record<string, string>;
 }
 
 /** The events of a link. */
@@ -180,7 +180,7 @@ export class Link {
 }
 
 /** Where no worker can be made, as in some sandboxed frames, the core runs on this thread. */
-async function open({ useWorker, worker, workerUrl, socket }: LinkOptions, events: PortEvents): Promise<Port> {
+async function open({ useWorker, worker, workerUrl, headers }: LinkOptions, events: PortEvents): Promise<Port> {
   if (useWorker) {
     try {
       return openWorker(workerUrl, worker, events);
@@ -188,23 +188,14 @@ async function open({ useWorker, worker, workerUrl, socket }: LinkOptions, event
       if (worker) throw error;
     }
   }
+  const socket = !IIFE && headers ? (await import('./node.js')).nodeSocket(headers) : undefined;
   return openThread(workerUrl, socket, events);
 }
 
 /** The wasm's bytes; none for a worker script that has it inside. */
 async function fetchWasm({ workerUrl, wasmUrl }: LinkOptions, signal: AbortSignal): Promise<ArrayBuffer | undefined> {
   if (workerUrl.includes('.inline.')) return;
-  if (!IIFE && !/^https?:/.test(wasmUrl)) return readWasm(wasmUrl);
+  if (!IIFE && !/^https?:/.test(wasmUrl)) return (await import('./node.js')).readWasm(wasmUrl);
   const response = await fetch(wasmUrl, { signal });
   return response.ok ? response.arrayBuffer() : undefined;
-}
-
-/** From the file system of Node: `wasmUrl` is a path or file URL, or empty for the package's own. */
-async function readWasm(wasmUrl: string): Promise<ArrayBuffer> {
-  // Named so that bundlers for browsers neither resolve the module nor copy the file.
-  const [module, own] = ['node:fs/promises', WASM_FILE];
-  const { readFile } = await import(/* webpackIgnore: true */ /* @vite-ignore */ module);
-  const file = wasmUrl ? (wasmUrl.startsWith('file:') ? new URL(wasmUrl) : wasmUrl) : new URL(own!, import.meta.url);
-  const bytes: Uint8Array = await readFile(file);
-  return new Uint8Array(bytes).buffer;
 }

@@ -1,5 +1,4 @@
 /** The options of a client, and those of its core's host. */
-import type { RefusedSocket, SocketConstructor } from './engine.js';
 import type { LinkOptions } from './link.js';
 import { PROTOCOL_VERSION, WASM_FILE } from './protocol.js';
 
@@ -9,10 +8,10 @@ declare const IIFE: boolean;
 /** The type of a platform's class, for programs whose `lib` has it; `unknown` elsewhere. */
 export type Global<Name extends string> = typeof globalThis extends Record<Name, { prototype: infer T }> ? T : unknown;
 
-/** The options of {@link DatasoleClient}. All but `url` have defaults. */
+/** The options of {@link DatasoleClient}. All have defaults. */
 export interface DatasoleClientOptions {
-  /** Base URL of the server: http, https, ws or wss, or relative to the page. */
-  url: string;
+  /** Base URL of the server: http, https, ws or wss, or relative to the page. Default: the origin of the page. */
+  url?: string;
   /** Path of the endpoint. Default `/__ds`. */
   path?: string;
   /** How to authenticate. */
@@ -77,14 +76,32 @@ export interface CrdtStorage {
   save(key: string, text: string | undefined): void;
 }
 
+/** Options of a call. */
+export interface RpcOptions {
+  /** Its deadline in milliseconds. Default 30,000. */
+  timeout?: number;
+  /** Cancels the call; the promise rejects with {@link ErrorCode.Cancelled} and the signal's reason as `cause`. */
+  signal?: Global<'AbortSignal'>;
+  /** Wait for a connection instead of being refused without one; the deadline runs meanwhile. Default `false`. */
+  queue?: boolean;
+}
+
+/** Options of an event. */
+export interface EmitOptions {
+  /** Wait for a connection instead of being dropped without one. Default `false`. */
+  queue?: boolean;
+}
+
 /** How long an attempt may take. @internal */
 export const CONNECT_TIMEOUT = 10_000;
 
 /** Resolves the options against the page. Throws a TypeError if a URL is invalid. @internal */
 export function resolve(options: DatasoleClientOptions): LinkOptions {
   const page = typeof location === 'object' ? location.href : undefined;
-  const { protocol, host, pathname } = new URL(options.url, page);
-  if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`the url must begin with http, https, ws or wss: ${options.url}`);
+  const given = options.url ?? (page && location.origin);
+  if (!given) throw new TypeError('outside of a page the client needs a url');
+  const { protocol, host, pathname } = new URL(given, page);
+  if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`the url must begin with http, https, ws or wss: ${given}`);
   const path = `${host}${pathname.replace(/\/+$/, '')}/${(options.path ?? '/__ds').replace(/^\/+|\/+$/g, '')}`;
   const secure = /^(https|wss):/.test(protocol) ? 's' : '';
   const served = `http${secure}://${path}/datasole-worker.v${PROTOCOL_VERSION}.js`;
@@ -106,45 +123,6 @@ export function resolve(options: DatasoleClientOptions): LinkOptions {
     worker: options.worker,
     workerUrl,
     wasmUrl: wasmUrl || (options.wasmUrl ?? ''),
-    socket: IIFE || page ? undefined : nodeSocket(headers),
+    headers: IIFE || page ? undefined : (headers ?? {}),
   };
-}
-
-/**
- * The socket of Node. The `ws` package takes headers as a third argument, Node's own WebSocket among the options that are its
- * second; only the former tells how an upgrade was refused.
- */
-function nodeSocket(headers?: Record<string, string>): SocketConstructor | undefined {
-  const Socket = globalThis.WebSocket as unknown as new (url: string, ...more: unknown[]) => WebSocket;
-  if (!Socket) return;
-  const isWs = 'WebSocketServer' in Socket;
-  if (!isWs && !headers) return;
-  return class extends Socket {
-    refusal?: RefusedSocket['refusal'];
-
-    constructor(url: string, protocols: string[]) {
-      if (!isWs) {
-        super(url, { protocols, headers });
-        return;
-      }
-      super(url, protocols, { headers });
-      const ws = this as unknown as NodeSocket;
-      ws.on('unexpected-response', (_, { statusCode, headers }) => {
-        const seconds = +(headers['retry-after'] || NaN);
-        const retryAfter = seconds >= 0 ? seconds * 1_000 : undefined;
-        this.refusal = { status: statusCode, ours: 'datasole-refused' in headers, retryAfter };
-        ws.terminate();
-      });
-    }
-  };
-}
-
-interface NodeSocket {
-  on(event: string, listener: (request: unknown, response: Refused) => void): void;
-  terminate(): void;
-}
-
-interface Refused {
-  statusCode: number;
-  headers: Record<string, string | undefined>;
 }

@@ -15,19 +15,25 @@ export type Owned = Set<object>;
 /** Bounds on what a patch may do: those of the Rust core, which says what each counts. */
 export const LIMITS = { operations: 100_000, depth: 120, copiedBytes: 64 * 1024 * 1024, shifted: 100_000_000 };
 
+/** The sizes of what was added, as text: never less. */
+export interface Growth {
+  text: number;
+}
+
 /** A patch being applied, and what its operations have cost together. */
 interface Work {
   owned: Owned;
   limits: typeof LIMITS;
+  growth: Growth;
   copied: number;
   shifted: number;
 }
 
-/** What a value costs beside its text when it is copied; bytes. */
+/** What a value costs beside its text when it is copied, and at most adds to a text beside those in it; bytes. */
 const NODE = 32;
 
 /**
- * The document after `operations`. Only containers in `owned` are written to; copies are added to it.
+ * The document after `operations`. Only containers in `owned` are written to; copies are added to it, and sizes to `growth`.
  *
  * @throws Error when an operation cannot be applied. Owned containers may then have been written to.
  */
@@ -36,11 +42,12 @@ export function applyPatch(
   operations: readonly unknown[],
   owned: Owned = new Set(),
   limits = LIMITS,
+  growth: Growth = { text: 0 },
 ): unknown {
   if (operations.length > limits.operations) refuse('too many operations');
   const holder = [document];
   owned.add(holder);
-  const work = { owned, limits, copied: 0, shifted: 0 };
+  const work = { owned, limits, growth, copied: 0, shifted: 0 };
   for (const operation of operations) perform(holder, operation as Record<string, unknown>, work);
   owned.delete(holder);
   return holder[0];
@@ -62,7 +69,7 @@ function perform(holder: unknown[], operation: Record<string, unknown>, work: Wo
     }
     case 'move': {
       const from = tokens(operation.from);
-      if (from.length < path.length && from.every((token, at) => token === path[at])) refuse('moves into itself');
+      if (from.length < path.length && from.every((token, at) => token === path[at])) refuse();
       const taken = take(holder, from, work);
       return add(holder, path, path.length > from.length ? fitting(path, taken, work) : taken, work);
     }
@@ -72,10 +79,10 @@ function perform(holder: unknown[], operation: Record<string, unknown>, work: Wo
       return add(holder, path, fitting(path, source, work), work);
     }
     case 'test':
-      if (!same(read(holder, path), value(operation))) refuse('test failed');
+      if (!same(read(holder, path), value(operation))) refuse();
       return;
     default:
-      refuse('unknown operation');
+      refuse();
   }
 }
 
@@ -89,7 +96,7 @@ function add(holder: unknown[], path: string[], added: unknown, work: Work): voi
 
 function take(holder: unknown[], path: string[], work: Work): unknown {
   const parent = writable(holder, path, work);
-  if (parent === holder) refuse('removes the document');
+  if (parent === holder) refuse();
   const key = existing(parent, last(path));
   if (Array.isArray(parent)) return parent.splice(shift(parent, key, work), 1)[0];
   const taken = parent[key];
@@ -104,15 +111,22 @@ function shift(elements: unknown[], at: number, work: Work): number {
 }
 
 /** `added`, unless the document would be nested too deeply with it at `path`. */
-function fitting(path: string[], added: unknown, { limits }: Work): unknown {
-  const levels = limits.depth - (path.length - 1);
-  if (levels < 0 || isDeeper(added, levels)) refuse('nested too deeply');
+function fitting(path: string[], added: unknown, work: Work): unknown {
+  weigh(added, work.limits.depth - path.length + 1, work);
   return added;
 }
 
-function isDeeper(value: unknown, levels: number): boolean {
-  if (typeof value !== 'object' || !value) return false;
-  return !levels || (Array.isArray(value) ? value : Object.values(value)).some((inner) => isDeeper(inner, levels - 1));
+/** Counts a value that is added, with at most so many `levels` of containers. */
+function weigh(value: unknown, levels: number, work: Work): void {
+  const contains = typeof value === 'object' && value;
+  if (levels < (contains ? 1 : 0)) refuse('nested too deeply');
+  work.growth.text += NODE + (typeof value === 'string' ? value.length : 0);
+  if (!contains) return;
+  if (Array.isArray(value)) return value.forEach((inner) => weigh(inner, levels - 1, work));
+  for (const [key, inner] of Object.entries(value)) {
+    work.growth.text += key.length;
+    weigh(inner, levels - 1, work);
+  }
 }
 
 /**
@@ -141,7 +155,7 @@ function writable(holder: unknown[], path: string[], { owned }: Work): Container
   for (let at = 0; at < path.length - 1; at++) {
     const key = existing(parent, path[at]!);
     let child = (parent as Record<string, unknown>)[key] as Container;
-    if (typeof child !== 'object' || child === null) refuse('no container');
+    if (typeof child !== 'object' || child === null) refuse();
     if (!owned.has(child)) {
       child = Array.isArray(child) ? child.slice() : { ...child };
       owned.add(child);
@@ -155,7 +169,7 @@ function writable(holder: unknown[], path: string[], { owned }: Work): Container
 function read(holder: unknown[], path: string[]): unknown {
   let node: unknown = holder;
   for (const token of path) {
-    if (typeof node !== 'object' || node === null) refuse('no container');
+    if (typeof node !== 'object' || node === null) refuse();
     node = (node as Record<string, unknown>)[existing(node as Container, token)];
   }
   return node;
@@ -173,18 +187,18 @@ function set(container: Container, key: string | number, added: unknown): void {
 /** The token as a key of the container. */
 function existing(container: Container, token: string): any {
   if (Array.isArray(container)) return index(token, container.length - 1);
-  if (!Object.hasOwn(container, token)) refuse('no such member');
+  if (!Object.hasOwn(container, token)) refuse();
   return token;
 }
 
 function index(token: string, max: number): number {
-  if (!/^(0|[1-9]\d*)$/.test(token) || +token > max) refuse('no such element');
+  if (!/^(0|[1-9]\d*)$/.test(token) || +token > max) refuse();
   return +token;
 }
 
 /** The tokens of a JSON pointer, after the one that names the document in its holder. */
 function tokens(pointer: unknown): string[] {
-  if (typeof pointer !== 'string' || (pointer && pointer[0] !== '/') || /~(?![01])/.test(pointer)) refuse('bad pointer');
+  if (typeof pointer !== 'string' || (pointer && pointer[0] !== '/') || /~(?![01])/.test(pointer)) refuse();
   const path = (pointer as string).split('/');
   path[0] = '0';
   return (pointer as string).includes('~') ? path.map(unescape) : path;
@@ -199,7 +213,7 @@ function last(path: string[]): string {
 }
 
 function value(operation: Record<string, unknown>): unknown {
-  if (!Object.hasOwn(operation, 'value')) refuse('no value');
+  if (!Object.hasOwn(operation, 'value')) refuse();
   return operation.value;
 }
 
@@ -213,6 +227,7 @@ function same(a: unknown, b: unknown): boolean {
   );
 }
 
-function refuse(why: string): never {
+/** Limits are told by name. */
+export function refuse(why = 'it does not fit'): never {
   throw new Error(`cannot apply patch: ${why}`);
 }

@@ -54,23 +54,8 @@ export function openWorker(url: string, make: (() => Worker) | undefined, events
 }
 
 /** Runs the core on this thread. */
-export async function openThread(
-  workerUrl: string,
-  socket: SocketConstructor | undefined,
-  events: PortEvents,
-): Promise<Port> {
-  const createEngine = await loadEngine(workerUrl);
-  let ended = false;
-  const engine = createEngine((batch) => {
-    if (!ended) events.batch(batch);
-  }, socket);
-  return {
-    post: (messages) => engine.receive(messages),
-    end: () => {
-      ended = true;
-      engine.receive([{ t: 'close' }]);
-    },
-  };
+export async function openThread(workerUrl: string, socket: SocketConstructor | undefined, events: PortEvents): Promise<Port> {
+  return (await loadEngine(workerUrl))((batch) => events.batch(batch), socket);
 }
 
 /** The worker's script has the engine too; with the slot present it leaves it there instead of starting a worker. */

@@ -31,6 +31,8 @@ export interface PresenceOptions {
  * ```
  */
 export class Room<T = any> {
+  /** Vue leaves it as it is. @internal */
+  readonly __v_skip = true;
   readonly #open: (room: Stream) => Port;
   /** This connection. */
   readonly #self: () => string | undefined;

@@ -3,19 +3,23 @@ import type { StatusReason } from './status.js';
 
 const PATIENCE_MS = 5_000;
 
-/** The reason with a message, a status and a hint, as far as one question to `endpoint` (ws or wss) tells. */
-export async function explain(endpoint: string, reason: StatusReason): Promise<StatusReason> {
+/**
+ * The reason with a message, a status and a hint, as far as one question to `endpoint` (ws or wss) tells, and a second one to
+ * the worker script where that did not run.
+ */
+export async function explain(endpoint: string, reason: StatusReason, workerUrl: string): Promise<StatusReason> {
   const { kind, code, httpStatus } = reason;
   if (httpStatus) return { ...reason, hint: hint(httpStatus) };
   if (kind !== 'host' && !(kind === 'closed' && code === 1006)) return reason;
   const url = endpoint.replace(/^ws/, 'http').replace(/\/+$/, '');
   const why = (message: string, more: Partial<StatusReason> = {}) => ({ ...reason, message, ...more });
-  const ask = (mode: RequestMode) => fetch(`${url}/health`, { mode, cache: 'no-store', signal: AbortSignal.timeout(PATIENCE_MS) });
+  const ask = (url: string, mode: RequestMode = 'cors') =>
+    fetch(url, { mode, cache: 'no-store', signal: AbortSignal.timeout(PATIENCE_MS) });
   let answer: Response;
   try {
-    answer = await ask('cors');
+    answer = await ask(`${url}/health`);
   } catch {
-    const answers = await ask('no-cors').then(
+    const answers = await ask(`${url}/health`, 'no-cors').then(
       () => true,
       () => false,
     );
@@ -26,7 +30,12 @@ export async function explain(endpoint: string, reason: StatusReason): Promise<S
   const { status } = answer;
   const body: unknown = await answer.json().catch(() => undefined);
   const ours = typeof body === 'object' && body !== null && ('live' in body || 'status' in body);
-  if (ours && kind === 'host') return reason;
+  if (ours && kind === 'host') {
+    const script = await ask(workerUrl).catch(() => undefined);
+    if (script?.status !== 404) return reason;
+    const hint = 'page and server are of different versions: update the older one, or bundle worker and wasm with the page';
+    return why(`the server has no ${workerUrl}`, { httpStatus: 404, hint });
+  }
   if (ours && answer.ok) {
     return why('the server is there, but the WebSocket was refused', {
       hint: 'its log says why: a proxy that passes on neither the upgrade nor Host, the origin, the token',

@@ -7,27 +7,28 @@
  */
 import { call, guarded, listen } from './handlers.js';
 import { report } from './errors.js';
-import { applyPatch, type Owned } from './patch.js';
+import { applyPatch, LIMITS, refuse, type Growth, type Owned } from './patch.js';
 
-interface Entry {
+/** A followed key. `text`: the growth of the value since it came as a whole or, if that was measured since, its length. */
+interface Entry extends Growth {
   /** The value after the last patch. */
-  value: unknown;
+  value?: unknown;
   /** The value that was last shown. */
-  shown: unknown;
+  shown?: unknown;
   /** The containers that patches may write to: copies made since then. */
   owned: Owned;
   /** The position of the stream; undefined before its first snapshot. */
-  rev: number | undefined;
+  rev?: number;
   /** A snapshot has been asked for; until then patches lead nowhere. */
-  lost: boolean;
+  lost?: boolean;
   /** A patch was applied since the last that was not. */
-  applied: boolean;
+  applied?: boolean;
   /** Version 1: a change was left out. */
-  doubtful: boolean;
+  doubtful?: boolean;
   /** When the application last asked for the value without a handler. */
   read: number;
   /** The server does not show it: reading it does not ask again. */
-  refused: boolean;
+  refused?: boolean;
   handlers: Set<(value: unknown) => void>;
   /** The subscription, 0 without one. A refused one stays, so that it is not asked for at every look. */
   id: number;
@@ -47,6 +48,8 @@ export interface Follow {
 
 /** How long a key is followed after its last handler has gone: effects and routes that change find it again. */
 export const LINGER_MS = 5_000;
+/** How long a value may become by patches, as text; the native client's limit. Snapshots fit into a frame. */
+const MAX_TEXT = 16 * 1024 * 1024;
 /** How long after it was last read without a handler. */
 const READ_MS = 60_000;
 
@@ -106,13 +109,14 @@ export class Store {
     const entry = this.#entry(key);
     entry.value = value;
     entry.owned.clear();
+    entry.text = 0;
     entry.rev = rev;
     entry.lost = entry.doubtful = false;
     this.#changed.add(entry);
   }
 
   /**
-   * A change arrived. One that does not fit is repaired by a snapshot; meanwhile the value shown before stays. A server of
+   * A change arrived. One that does not fit, or makes the value too long, is repaired by a snapshot; meanwhile the value shown before stays. A server of
    * version 1 cannot send one: there the change is left out.
    */
   patch(key: string, rev: number, ops: unknown[]): void {
@@ -120,10 +124,12 @@ export class Store {
     if (!entry || entry.lost) return;
     const repairable = !this.#follow.unasked();
     try {
-      if (entry.rev === undefined || (rev !== entry.rev + 1 && repairable)) throw new Error('out of step');
+      if (entry.rev === undefined || (rev !== entry.rev + 1 && repairable)) refuse();
       // A value that cannot be repaired must not be half changed.
       if (!repairable) entry.owned.clear();
-      entry.value = applyPatch(entry.value, ops, entry.owned);
+      const value = applyPatch(entry.value, ops, entry.owned, LIMITS, entry);
+      if (entry.text > MAX_TEXT && (entry.text = JSON.stringify(value).length) > MAX_TEXT) refuse();
+      entry.value = value;
       entry.applied = true;
       this.#changed.add(entry);
     } catch {
@@ -131,7 +137,7 @@ export class Store {
       if (repairable) {
         entry.value = entry.shown;
         entry.lost = true;
-        this.#follow.resync(key, entry.applied);
+        this.#follow.resync(key, !!entry.applied);
         entry.applied = false;
       } else if (!entry.doubtful) {
         entry.doubtful = true;
@@ -165,19 +171,7 @@ export class Store {
   #entry(key: string): Entry {
     let entry = this.#entries.get(key);
     if (!entry) {
-      entry = {
-        value: undefined,
-        shown: undefined,
-        owned: new Set(),
-        rev: undefined,
-        lost: false,
-        applied: false,
-        doubtful: false,
-        read: 0,
-        refused: false,
-        handlers: new Set(),
-        id: 0,
-      };
+      entry = { text: 0, owned: new Set(), read: 0, handlers: new Set(), id: 0 };
       this.#entries.set(key, entry);
     }
     return entry;

@@ -20,12 +20,15 @@ export type Port = { send(command: StreamCommand): void; close(): void };
 /** The open streams of a client. */
 export class Streams {
   readonly #open = new Map<string, { stream: Stream; start(): void; port: Port; applied?: boolean; refused?: number }>();
+  readonly #send: (message: ToWorker) => void;
 
-  constructor(private readonly send: (message: ToWorker) => void) {}
+  constructor(send: (message: ToWorker) => void) {
+    this.#send = send;
+  }
 
   open(name: StreamName, stream: Stream, throttle?: number): Port {
     const id = `${name.kind} ${name.key}`;
-    const send = (command: StreamCommand) => this.send({ ...name, ...command });
+    const send = (command: StreamCommand) => this.#send({ ...name, ...command });
     const start = () => send({ t: 'open', throttle });
     const port = { send, close: () => this.#open.delete(id) };
     this.#open.set(id, { stream, start, port });

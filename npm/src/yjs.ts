@@ -5,7 +5,7 @@
  */
 import { Awareness } from 'y-protocols/awareness';
 import type * as Y from 'yjs';
-import type { DatasoleClient } from './client.js';
+import type { DatasoleClient } from './slim.js';
 import { SharedDoc } from './document.js';
 import { call } from './handlers.js';
 import { whileCached } from './lifecycle.js';
@@ -52,6 +52,8 @@ export type DatasoleProviderHandler<E extends keyof DatasoleProviderEvents> = (v
  * ```
  */
 export class DatasoleProvider {
+  /** Vue leaves it as it is. @internal */
+  readonly __v_skip = true;
   /** The document. */
   readonly doc: Y.Doc;
   /** Cursors and names of all who have it open. */

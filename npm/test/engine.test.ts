@@ -38,19 +38,19 @@ describe('the engine', () => {
   it('says here, then ready', async () => {
     const { engine, said, until } = makeEngine();
     assert.deepEqual(said, [{ t: 'here', v: PROTOCOL_VERSION }]);
-    engine.receive([init()]);
+    engine.post([init()]);
     assert.deepEqual(await until('ready'), { t: 'ready', build: 'test' });
   });
 
   it('refuses a page of another version, naming both', async () => {
     const { engine, until } = makeEngine();
-    engine.receive([init({ v: 99 })]);
+    engine.post([init({ v: 99 })]);
     assert.match((await until('fatal')).message, new RegExp(`99.*${PROTOCOL_VERSION}`));
   });
 
   it('refuses what is no wasm', async () => {
     const { engine, until } = makeEngine();
-    engine.receive([init({ wasm: new ArrayBuffer(4), wasmUrl: '/x.wasm' })]);
+    engine.post([init({ wasm: new ArrayBuffer(4), wasmUrl: '/x.wasm' })]);
     assert.match((await until('fatal')).message, /the wasm at \/x\.wasm could not be compiled/);
   });
 
@@ -58,18 +58,18 @@ describe('the engine', () => {
     FakeSocket.all = [];
     FakeSocket.serve = (socket) => socket.accept('datasole.v1');
     const { engine, said, until } = makeEngine();
-    engine.receive([init()]);
+    engine.post([init()]);
     await until('ready');
-    engine.receive([{ t: 'connect' }]);
+    engine.post([{ t: 'connect' }]);
     while ((await until('status')) && !said.some((one) => one.t === 'status' && one.state === 'connected')) {
       await new Promise((resolve) => setImmediate(resolve));
     }
-    engine.receive([{ t: 'hint', kind: Symbol() as never }]);
+    engine.post([{ t: 'hint', kind: Symbol() as never }]);
     assert.notEqual((await until('fatal')).message, '');
     const [socket] = FakeSocket.all;
     assert.ok(socket!.closedWith);
     const count = said.length;
-    engine.receive([{ t: 'connect' }, { t: 'call', id: 1, method: 'm', queue: true }]);
+    engine.post([{ t: 'connect' }, { t: 'call', id: 1, method: 'm', queue: true }]);
     socket!.drop();
     await new Promise((resolve) => setImmediate(resolve));
     assert.equal(said.length, count);

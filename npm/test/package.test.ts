@@ -182,6 +182,27 @@ describe('the package', () => {
     assert.deepEqual(logged, [fatal.message]);
   });
 
+  it('has a worker that starts in dedicated workers only, and else leaves its engine for the client', () => {
+    const left = (page: object) => runInContext("typeof globalThis[Symbol.for('datasole.engine')]", page as any);
+    const load = (scope: object, before = ''): any => {
+      const { URL, TextEncoder, TextDecoder, setImmediate, performance, AbortController } = globalThis;
+      const page: any = createContext({ URL, TextEncoder, TextDecoder, setImmediate, performance, AbortController, ...scope });
+      runInContext(before, page);
+      runInContext(readFileSync(new globalThis.URL(`dist/datasole-worker.v${PROTOCOL_VERSION}.js`, root), 'utf8'), page);
+      return page;
+    };
+    const posted: unknown[] = [];
+    const dedicated = load({ WorkerGlobalScope: Object, postMessage: (batch: string) => posted.push(batch) });
+    assert.deepEqual([posted, typeof dedicated.onmessage], [[JSON.stringify([{ t: 'here', v: PROTOCOL_VERSION }])], 'function']);
+    assert.equal(left(dedicated), 'undefined');
+    // A service or a shared worker has no page of its own.
+    const shared = load({ WorkerGlobalScope: Object });
+    assert.deepEqual([left(shared), shared.onmessage], ['function', undefined]);
+    const asked = load({ postMessage: () => assert.fail() }, "globalThis[Symbol.for('datasole.engine')] = null");
+    assert.equal(left(asked), 'function');
+    assert.equal(left(load({})), 'undefined', 'a page that did not ask');
+  });
+
   it('names worker and wasm by the version of their protocol, everywhere', () => {
     const names = [`datasole-worker.v${PROTOCOL_VERSION}.js`, WASM_FILE];
     const dist = readdirSync(new URL('dist', root));
@@ -222,9 +243,9 @@ describe('the package', () => {
   });
 
   it('tells bundlers which imports are none of their business', () => {
-    const text = readFileSync(new URL('dist/client.mjs', root), 'utf8');
+    const text = ['client', 'slim', 'node'].map((name) => readFileSync(new URL(`dist/${name}.mjs`, root), 'utf8')).join();
     for (const [, target] of text.matchAll(/\bimport\(([^)]*)\)/g)) {
-      if (!/^"\.\/(worker|probe)\.mjs"$/.test(target!)) assert.match(target!, /webpackIgnore: true.*@vite-ignore/s);
+      if (!/^"\.\/(worker|node|datasole-probe)\.mjs"$/.test(target!)) assert.match(target!, /webpackIgnore: true.*@vite-ignore/s);
     }
   });
 

@@ -19,12 +19,12 @@ await build({
   target: 'node20',
   sourcemap: 'inline',
   packages: 'external',
-  define: { BUILD: '"test"', CRDTS: 'true', IIFE: 'false', INLINE_WASM: 'undefined' },
+  define: { BUILD: '"test"', IIFE: 'false', INLINE_WASM: 'undefined' },
   logLevel: 'warning',
 });
 const only = process.argv.slice(2);
 const files = (await readdir(out)).filter((name) => !only.length || only.some((part) => name.includes(part)));
-const { status } = spawnSync(process.execPath, ['--enable-source-maps', '--test', ...files.map((f) => `${out}/${f}`)], {
+const { status } = spawnSync(process.execPath, ['--enable-source-maps', '--test', '--test-timeout=120000', ...files.map((f) => `${out}/${f}`)], {
   stdio: 'inherit',
 });
 process.exit(status ?? 1);

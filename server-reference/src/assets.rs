@@ -31,13 +31,10 @@ pub(crate) async fn handle(Path(name): Path<String>, headers: HeaderMap) -> Resp
 
 fn respond(assets: &'static [Asset], name: &str, headers: &HeaderMap) -> Response {
     let Some((asset, hashed)) = find(assets, name) else {
-        let why = if assets.is_empty() {
-            "this server was built without browser assets: run `cargo xtask build`, then build the server again\n"
-        } else {
-            "no such asset\n"
-        };
         tracing::debug!(name, "no such asset");
-        return (StatusCode::NOT_FOUND, why).into_response();
+        // A page of another origin asks why its worker did not load.
+        let open = [(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"))];
+        return (StatusCode::NOT_FOUND, open, missing(assets, name)).into_response();
     };
     let (encoding, body) = asset.negotiate(headers);
     let tag = format!("\"{}{}\"", asset.hash, encoding.map_or(String::new(), |encoding| format!("-{encoding}")));
@@ -74,6 +71,20 @@ fn respond(assets: &'static [Asset], name: &str, headers: &HeaderMap) -> Respons
         }
     }
     response
+}
+
+/// Why there is no asset of a name.
+fn missing(assets: &'static [Asset], name: &str) -> String {
+    const WORKER: &str = "datasole-worker.v";
+    if assets.is_empty() {
+        return "this server was built without browser assets: run `cargo xtask build`, then build the server again\n"
+            .into();
+    }
+    if !name.starts_with(WORKER) {
+        return "no such asset\n".into();
+    }
+    let here: Vec<&str> = assets.iter().map(|asset| asset.name).filter(|name| name.starts_with(WORKER)).collect();
+    format!("page and server are of different versions: this server has {}\n", here.join(", "))
 }
 
 /// The asset of a plain name, or of one with its present hash before the last ending; and whether it was the latter.
@@ -220,6 +231,30 @@ mod tests {
                 assert_eq!(body(response).await, asset.plain, "{url}");
             }
         }
+    }
+
+    /// A server has the worker and the wasm of its own version and, for pages that are not new yet, of the one before.
+    #[tokio::test]
+    async fn two_versions_of_the_worker_are_served_side_by_side() {
+        static TWO: &[Asset] = &[
+            Asset { name: "datasole-worker.v2.js", hash: "a2", plain: b"loads v2", brotli: None, gzip: None },
+            Asset { name: "datasole-worker.v3.js", hash: "a3", plain: b"loads v3", brotli: None, gzip: None },
+            Asset { name: "datasole.v2.wasm", hash: "b2", plain: b"wasm 2", brotli: None, gzip: None },
+            Asset { name: "datasole.v3.wasm", hash: "b3", plain: b"wasm 3", brotli: None, gzip: None },
+        ];
+        for asset in TWO {
+            let response = get(TWO, asset.name, &[]);
+            assert_eq!(response.status(), StatusCode::OK, "{}", asset.name);
+            let policy = if asset.is_worker() { WORKER_POLICY } else { "" };
+            assert_eq!(text(&response, "content-security-policy"), policy, "{}", asset.name);
+            assert_eq!(text(&response, "etag"), format!("\"{}\"", asset.hash));
+            assert_eq!(body(response).await, asset.plain, "{}", asset.name);
+        }
+        let response = get(TWO, "datasole-worker.v4.js", &[]);
+        assert_eq!(response.status(), StatusCode::NOT_FOUND);
+        assert_eq!(text(&response, "access-control-allow-origin"), "*", "pages elsewhere may see why");
+        let why = String::from_utf8(body(response).await).unwrap();
+        assert!(why.contains("this server has datasole-worker.v2.js, datasole-worker.v3.js"), "{why}");
     }
 
     #[test]

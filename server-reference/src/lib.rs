@@ -37,6 +37,8 @@ pub mod backend;
 mod budget;
 pub mod clock;
 mod connection;
+#[cfg(feature = "contract")]
+mod contract;
 mod desk;
 mod entry;
 mod error;
@@ -65,6 +67,8 @@ pub mod fuzz {
 }
 
 pub use admission::{Network, NetworkError, Origin, OriginError};
+#[cfg(feature = "contract")]
+pub use api::{At, ContractMismatch};
 pub use api::{Builder, Connection, Context, Peer, Server};
 pub use auth::{AuthError, AuthRequest, Identity};
 pub use connection::Protocol;

@@ -18,7 +18,8 @@ use crate::{
     project, stamp, tools,
 };
 
-/// The files that the server serves under its path, besides the chunks `client.mjs` may import.
+/// The files that the server serves under its path, beside those of `npm/previous`: once a release has changed the version of
+/// the worker protocol, that folder has worker and wasm of the version before, for pages that are not new yet.
 const SERVED: [&str; 9] = [
     "client.mjs",
     "worker.mjs",
@@ -127,7 +128,8 @@ fn bundle() -> Result<()> {
         "tsconfig.json",
         "tsconfig.build.json",
     ];
-    let outputs = SERVED.map(|name| project::dist().join(name));
+    let mut outputs: Vec<PathBuf> = SERVED.iter().map(|name| project::dist().join(name)).collect();
+    outputs.extend(["slim", "client"].map(|entry| project::generated().join(format!("application.{entry}.js"))));
     stamp::unless_fresh("bundles", "", &inputs.map(|name| npm.join(name)), &outputs, || {
         run(program("node").arg("build.mjs").current_dir(&npm))
     })
@@ -157,24 +159,38 @@ fn board() -> Result<()> {
 /// The served files with their compressed siblings, for the server to embed.
 fn pack() -> Result<()> {
     let assets = project::server_assets();
-    let sources = SERVED.map(|name| project::dist().join(name));
-    let outputs: Vec<PathBuf> = SERVED
-        .iter()
-        .flat_map(|name| ["", ".br", ".gz"].map(|suffix| assets.join(format!("{name}{suffix}"))))
-        .collect();
+    let mut sources: Vec<PathBuf> = SERVED.iter().map(|name| project::dist().join(name)).collect();
+    sources.extend(files(&project::npm().join("previous"))?);
+    let packed = |source: &Path, suffix: &str| {
+        assets.join(format!("{}{suffix}", source.file_name().unwrap_or_default().to_string_lossy()))
+    };
+    let outputs: Vec<PathBuf> =
+        sources.iter().flat_map(|source| ["", ".br", ".gz"].map(|suffix| packed(source, suffix))).collect();
     stamp::unless_fresh("compressed assets", "", &sources, &outputs, || {
         if assets.exists() {
             fs::remove_dir_all(&assets)?;
         }
         fs::create_dir_all(&assets)?;
-        for (name, source) in SERVED.iter().zip(&sources) {
+        for source in &sources {
             let content = fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;
-            fs::write(assets.join(format!("{name}.br")), brotli(&content)?)?;
-            fs::write(assets.join(format!("{name}.gz")), gzip(&content)?)?;
-            fs::write(assets.join(name), content)?;
+            fs::write(packed(source, ".br"), brotli(&content)?)?;
+            fs::write(packed(source, ".gz"), gzip(&content)?)?;
+            fs::write(packed(source, ""), content)?;
         }
         Ok(())
     })
+}
+
+/// The files of a folder that may not exist.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    if folder.exists() {
+        for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
+            files.push(entry?.path());
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// Brotli at its highest quality.

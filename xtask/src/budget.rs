@@ -11,6 +11,7 @@ use crate::{
 
 struct Budget {
     what: &'static str,
+    /// In `npm`.
     files: &'static [&'static str],
     compression: &'static str,
     compress: fn(&[u8]) -> Result<Vec<u8>>,
@@ -18,24 +19,38 @@ struct Budget {
     limit: usize,
 }
 
-const BUDGETS: [Budget; 3] = [
+const BUDGETS: [Budget; 5] = [
     Budget {
         what: "main thread, slim",
-        files: &["datasole.slim.iife.min.js"],
+        files: &["dist/datasole.slim.iife.min.js"],
         compression: "gzip",
         compress: gzip,
         limit: 8 * 1024,
     },
     Budget {
         what: "main thread",
-        files: &["datasole.iife.min.js"],
+        files: &["dist/datasole.iife.min.js"],
+        compression: "gzip",
+        compress: gzip,
+        limit: 12 * 1024 + 512,
+    },
+    Budget {
+        what: "application with `datasole/slim`",
+        files: &["generated/application.slim.js"],
+        compression: "gzip",
+        compress: gzip,
+        limit: 8 * 1024,
+    },
+    Budget {
+        what: "application with `datasole/client`",
+        files: &["generated/application.client.js"],
         compression: "gzip",
         compress: gzip,
         limit: 12 * 1024 + 512,
     },
     Budget {
         what: "worker and wasm",
-        files: &["datasole-worker.v3.js", "datasole.v3.wasm"],
+        files: &["dist/datasole-worker.v3.js", "dist/datasole.v3.wasm"],
         compression: "brotli",
         compress: brotli,
         limit: 64 * 1024,
@@ -48,7 +63,7 @@ pub(crate) fn check() -> Result<()> {
     for budget in &BUDGETS {
         let mut size = 0;
         for name in budget.files {
-            let path = project::dist().join(name);
+            let path = project::npm().join(name);
             let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
             size += (budget.compress)(&content)?.len();
         }

@@ -94,7 +94,7 @@ impl Crdts {
         self.open(CrdtKind::GSet, key)
     }
 
-    fn open<K>(&self, kind: CrdtKind, key: &str) -> Result<Replicated<K>, EditError> {
+    pub(crate) fn open<K>(&self, kind: CrdtKind, key: &str) -> Result<Replicated<K>, EditError> {
         let stream = StreamId::crdt(key);
         let follow = Follow::open(&self.shared, stream.clone(), || Tracked::load(&self.replicas, kind, stream))?;
         follow.check(kind)?;

@@ -1,5 +1,5 @@
 /** Counters: how far every replica has counted (Shapiro et al., INRIA 7506, 2011, specifications 6 and 7). */
-import { Crdt, hasForgotten, type Content, type CrdtOperation, type CrdtState, type CrdtType } from './crdt.js';
+import { Crdt, hasForgotten, seenOf, type Content, type CrdtOperation, type CrdtState, type CrdtType } from './crdt.js';
 import { integer, must, toMap, toObject } from './json.js';
 
 /** How far up and down a replica has counted. */
@@ -65,9 +65,9 @@ export class GCounter extends Crdt<number, Totals> {
     const { content } = this;
     const [ours, theirs] = [remembered(content, other), remembered(other, content)];
     for (const node of theirs.keys()) {
-      const side = ({ seen }: Content<Totals>, cells: Map<string, Totals>) => {
+      const side = (content: Content<Totals>, cells: Map<string, Totals>) => {
         const [up, down] = cells.get(node) ?? [0, 0];
-        return { upto: 0, ahead: new Map<number, number>(), ...seen.get(node), up, down };
+        return { ...seenOf(content, node), up, down };
       };
       let [most, rest] = [side(content, ours), side(other, theirs)];
       // Totals of which nothing else is known only grow.

@@ -5,7 +5,7 @@
  * Operations commute and count once, so it does not matter how often, in which order, or in which mixture of operations
  * and states they come.
  */
-import { call, guarded, listen } from '../handlers.js';
+import { call, guarded, listen, once } from '../handlers.js';
 import { bytes, compare, integer, must, toMap, toObject } from './json.js';
 
 /** The types of CRDTs. */
@@ -95,6 +95,8 @@ const MAX_AHEAD = 1024;
  * @typeParam V - What {@link value} returns.
  */
 export abstract class Crdt<V = any, Cell = any> {
+  /** Vue leaves it as it is. @internal */
+  readonly __v_skip = true;
   /** Which one. */
   abstract readonly type: CrdtType;
   /** Names this replica; nothing else may ever have the same name. */
@@ -107,7 +109,7 @@ export abstract class Crdt<V = any, Cell = any> {
   /** The last number given away, and the latest stamp seen; neither ever goes back. */
   #counter = 0;
   #clock: Stamp = { nodeId: '', timestamp: 0 };
-  #telling = false;
+  readonly #tell = once(() => call(this.#handlers, this.value()));
 
   constructor(nodeId: string) {
     must(!/^v1:/.test(nodeId), 'nodeId');
@@ -217,7 +219,7 @@ export abstract class Crdt<V = any, Cell = any> {
     const clock = this.#clock;
     const timestamp = at ?? Math.max(outbox?.now() ?? Date.now(), clock.timestamp);
     const logical = timestamp === clock.timestamp ? (clock.logical ?? 0) + 1 : undefined;
-    const { upto = 0, ahead = new Map<number, number>() } = content.seen.get(nodeId) ?? {};
+    const { upto, ahead } = seenOf(content, nodeId);
     const counter = Math.max(this.#counter, upto, ...ahead.keys()) + 1;
     const done = outbox?.done({ nodeId, counter });
     // As others read it.
@@ -232,7 +234,7 @@ export abstract class Crdt<V = any, Cell = any> {
   #number(operation: Omit<CrdtOperation, 'counter'>): CrdtOperation {
     const { nodeId, timestamp, op, value } = operation;
     must(nodeId !== this.nodeId, 'nodeId');
-    const { upto = 0, time = 0, ahead = new Map<number, number>() } = this.content.seen.get(nodeId) ?? {};
+    const { upto, time, ahead } = seenOf(this.content, nodeId);
     const counter = Math.max(upto, ...ahead.keys()) + 1;
     const less = typeof value === 'number' && value < 0 && (op === 'decrement' || this.type === 'pn-counter');
     return {
@@ -266,11 +268,11 @@ export abstract class Crdt<V = any, Cell = any> {
       return false;
     }
     must(op === 'none' || stamp.timestamp >= content.floor, 'timestamp');
-    const seen = content.seen.get(stamp.nodeId);
-    must(counter <= Math.max(upto, seen?.upto ?? 0) + 1 || (seen?.ahead.size ?? 0) < MAX_AHEAD, 'counter');
+    const seen = seenOf(content, stamp.nodeId);
+    must(counter <= Math.max(upto, seen.upto) + 1 || seen.ahead.size < MAX_AHEAD, 'counter');
     this.note(operation);
     // An operation that only `done` showed is not counted: see `version`.
-    const { upto: before = 0, ahead = new Map<number, number>() } = content.seen.get(stamp.nodeId) ?? {};
+    const { upto: before, ahead } = seenOf(content, stamp.nodeId);
     content.forgotten -= Math.max(0, upto - before - [...ahead.keys()].filter((number) => number <= upto).length);
     this.see(stamp.nodeId, { upto, time: stamp.timestamp, ahead: new Map([[counter, change() || 0]]) });
     this.#changed(stamp);
@@ -279,9 +281,8 @@ export abstract class Crdt<V = any, Cell = any> {
 
   /** Adds to the seen operations of a replica. @internal */
   see(node: string, { upto, time, ahead }: Seen): void {
-    const { seen } = this.content;
-    const of = seen.get(node) ?? { upto: 0, time: 0, ahead: new Map<number, number>() };
-    seen.set(node, of);
+    const of = seenOf(this.content, node);
+    this.content.seen.set(node, of);
     of.upto = Math.max(of.upto, upto);
     of.time = Math.max(of.time, time);
     for (const [counter, effect] of ahead) of.ahead.set(counter, Math.max(effect, of.ahead.get(counter) ?? effect));
@@ -308,19 +309,19 @@ export abstract class Crdt<V = any, Cell = any> {
     const { content } = this;
     if (stamp && compareStamps(stamp, content.stamp) > 0) content.stamp = stamp;
     if (compareStamps(content.stamp, this.#clock) > 0) this.#clock = content.stamp;
-    if (this.#telling) return;
-    this.#telling = true;
-    queueMicrotask(() => {
-      this.#telling = false;
-      call(this.#handlers, this.value());
-    });
+    this.#tell();
   }
 }
 
+/** The seen operations of a replica, none maybe. @internal */
+export function seenOf({ seen }: Content<unknown>, node: string): Seen {
+  return seen.get(node) ?? { upto: 0, time: 0, ahead: new Map() };
+}
+
 /** True if an operation has been seen. @internal */
-export function knows({ seen }: Content<unknown>, [node, counter]: Dot): boolean {
-  const of = seen.get(node);
-  return !!of && (counter <= of.upto || of.ahead.has(counter));
+export function knows(content: Content<unknown>, [node, counter]: Dot): boolean {
+  const { upto, ahead } = seenOf(content, node);
+  return counter <= upto || ahead.has(counter);
 }
 
 /** True if a side has seen, and forgotten, a replica that the other remembers so. @internal */

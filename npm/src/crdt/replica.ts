@@ -1,6 +1,6 @@
 /** A CRDT of a client: the server's state and, on top, the own operations that are not in it yet. */
 import { report } from '../errors.js';
-import { guarded } from '../handlers.js';
+import { guarded, once } from '../handlers.js';
 import type { CrdtStorage } from '../options.js';
 import type { StreamMessage } from '../protocol.js';
 import type { Port, Stream, Streams } from '../streams.js';
@@ -24,6 +24,9 @@ type Own = { edit: number; operation: CrdtOperation; secret: string; stored?: bo
 export class Replica implements Outbox, Stream {
   readonly crdt: Crdt;
   readonly #confirmed: Crdt;
+  readonly #key: string;
+  readonly #host: ReplicaHost;
+  readonly #tell: () => void;
   readonly #port: Port;
   /** By the operations' ids, in the order of the edits. */
   readonly #own = new Map<string, Own>();
@@ -31,15 +34,23 @@ export class Replica implements Outbox, Stream {
   pending = 0;
   /** What was saved before is here. */
   #loaded = false;
-  #telling = false;
+  /** Saves, and tells. */
+  readonly #changed = once(() => {
+    const rest = Array.from(this.#own.values(), whole);
+    if (this.#loaded) guarded(() => this.#host.storage?.save(this.#key, rest.length ? JSON.stringify(rest) : undefined));
+    this.#tell();
+  });
 
   /** `tell` is called when {@link pending} may have changed. */
   constructor(
-    private readonly key: string,
+    key: string,
     make: () => Crdt,
-    private readonly host: ReplicaHost,
-    private readonly tell: () => void,
+    host: ReplicaHost,
+    tell: () => void,
   ) {
+    this.#key = key;
+    this.#host = host;
+    this.#tell = tell;
     this.crdt = make();
     this.crdt.outbox = this;
     this.#confirmed = make();
@@ -48,7 +59,7 @@ export class Replica implements Outbox, Stream {
   }
 
   now(): number {
-    return this.host.now();
+    return this.#host.now();
   }
 
   done({ nodeId, counter }: Pick<CrdtOperation, 'nodeId' | 'counter'>): number | undefined {
@@ -111,7 +122,7 @@ export class Replica implements Outbox, Stream {
     }
   }
 
-  #queue(operation: CrdtOperation, secret = this.host.secret): void {
+  #queue(operation: CrdtOperation, secret = this.#host.secret): void {
     const own = { edit: ++this.#edits, operation, secret };
     this.#own.set(id([operation.nodeId, operation.counter]), own);
     this.pending++;
@@ -129,21 +140,9 @@ export class Replica implements Outbox, Stream {
     this.#changed();
   }
 
-  /** Saves, and tells. */
-  #changed(): void {
-    if (this.#telling) return;
-    this.#telling = true;
-    queueMicrotask(() => {
-      this.#telling = false;
-      const rest = Array.from(this.#own.values(), whole);
-      if (this.#loaded) guarded(() => this.host.storage?.save(this.key, rest.length ? JSON.stringify(rest) : undefined));
-      this.tell();
-    });
-  }
-
   async #restore(): Promise<void> {
     try {
-      const saved: ReturnType<typeof whole>[] = JSON.parse((await this.host.storage?.load(this.key)) || '[]');
+      const saved: ReturnType<typeof whole>[] = JSON.parse((await this.#host.storage?.load(this.#key)) || '[]');
       for (const { secret, ...operation } of saved) {
         // One that does not fit here is the server's to refuse.
         if (this.crdt.apply(operation) || !this.crdt.knows(operation)) this.#queue(operation, secret);

@@ -22,6 +22,8 @@ export interface CrdtClasses<T = any> {
  * version 1; those of `new CrdtStore(nodeId)` travel by hand.
  */
 export class CrdtStore {
+  /** Vue leaves it as it is. @internal */
+  readonly __v_skip = true;
   /** The name of the replicas. A client's add something random. */
   readonly nodeId: string;
   readonly #host?: ReplicaHost;

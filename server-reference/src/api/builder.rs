@@ -37,18 +37,20 @@ pub struct Builder {
     metrics: bool,
     auth: Option<AuthHook>,
     access: Access,
-    methods: Methods<Caller>,
-    handlers: Handlers<Caller>,
+    pub(super) methods: Methods<Caller>,
+    pub(super) handlers: Handlers<Caller>,
     connected: Option<Hook>,
     renewed: Option<Hook>,
     disconnected: Option<Hook>,
     data: Data,
     histories: HashMap<String, Replay>,
-    crdts: HashMap<String, CrdtKind>,
+    pub(super) crdts: HashMap<String, CrdtKind>,
     client_crdts: bool,
     backend: Option<Backend>,
     reconnect_window: Option<Duration>,
     epoch: Option<u64>,
+    #[cfg(feature = "contract")]
+    pub(super) contract: Option<Result<crate::contract::Published, datasole_contract::ContractError>>,
 }
 
 impl std::fmt::Debug for Builder {
@@ -78,6 +80,8 @@ impl Default for Builder {
             backend: None,
             reconnect_window: None,
             epoch: None,
+            #[cfg(feature = "contract")]
+            contract: None,
         }
     }
 }
@@ -416,6 +420,8 @@ impl Builder {
 
     /// The server, ready to be mounted or to serve.
     pub fn build(self) -> Server {
+        #[cfg(feature = "contract")]
+        self.tell_mismatch();
         let lives = self.epoch.map_or_else(|| Lives::new(fresh_epoch()), Lives::counted);
         let epoch = self.epoch.unwrap_or_else(fresh_epoch);
         let backend = self.backend.unwrap_or_else(|| Memory::new(Arc::new(System), Arc::new(move || epoch)).node());
@@ -448,6 +454,8 @@ impl Builder {
             census: Census::default(),
             shares: Shares::default(),
             told: Told::default(),
+            #[cfg(feature = "contract")]
+            contract: self.contract.and_then(Result::ok),
             limits,
         }))
     }

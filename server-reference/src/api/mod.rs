@@ -2,9 +2,13 @@
 
 mod builder;
 mod context;
+#[cfg(feature = "contract")]
+mod contract;
 mod peer;
 mod server;
 
+#[cfg(feature = "contract")]
+pub use self::contract::{At, ContractMismatch};
 pub use self::{
     builder::Builder,
     context::{Connection, Context},

@@ -209,6 +209,18 @@ impl<C: 'static> Handlers<C> {
         );
     }
 
+    /// True if an event has a handler.
+    #[cfg(feature = "contract")]
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// The events with a handler.
+    #[cfg(feature = "contract")]
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// Starts a handler; `None` if there is none for that event.
     pub(crate) fn start(&self, name: &str, caller: C, data: Incoming<'_>) -> Option<Started> {
         let handler = self.0.get(name)?;

@@ -54,11 +54,46 @@ impl Incoming<'_> {
     pub(crate) fn parse<T: DeserializeOwned + 'static>(self) -> Result<T, RpcError> {
         match self {
             Incoming::Json(text) => {
-                datasole_core::value::read(text.get()).map_err(|error| RpcError::invalid_params(plainly(&error)))
+                datasole_core::value::read(text.get()).map_err(|error| misfit::<T>(text.get(), &error))
             }
             Incoming::Binary(_) => Err(RpcError::invalid_params("this method takes JSON, not bytes")),
         }
     }
+}
+
+/// The error for JSON that is no `T`; it is read once more, to tell which part is wrong.
+fn misfit<T: DeserializeOwned>(text: &str, error: &serde_json::Error) -> RpcError {
+    let path = match serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_str(text)) {
+        Err(found) => pointer(found.path()),
+        Ok(_) => String::new(),
+    };
+    let reason = plainly(error);
+    if path.is_empty() {
+        return RpcError::invalid_params(reason);
+    }
+    RpcError::invalid_params(format!("{path}: {reason}")).data(&serde_json::json!({ "path": path }))
+}
+
+/// A JSON Pointer (RFC 6901) to the part of a document, cut where it is too long to be of use.
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+
+    const LONGEST: usize = 200;
+    let mut out = String::new();
+    for segment in path {
+        let token = match segment {
+            Segment::Seq { index } => index.to_string(),
+            Segment::Map { key } => key.replace('~', "~0").replace('/', "~1"),
+            // No place in the JSON.
+            Segment::Enum { .. } | Segment::Unknown => continue,
+        };
+        if out.len() + token.len() > LONGEST {
+            break;
+        }
+        out.push('/');
+        out.push_str(&token);
+    }
+    out
 }
 
 pub(crate) type Outcome = Result<Payload, RpcError>;
@@ -101,6 +136,18 @@ impl<C: 'static> Methods<C> {
         self.end_with_caller.remove(&name);
         self.last = Some(name.clone());
         self.handlers.insert(name, handler);
+    }
+
+    /// True if a method has a handler.
+    #[cfg(feature = "contract")]
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.handlers.contains_key(name)
+    }
+
+    /// The methods with a handler.
+    #[cfg(feature = "contract")]
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.handlers.keys().map(String::as_str)
     }
 
     /// Lets handlers of the method registered last end with their caller's connection.

@@ -67,6 +67,8 @@ pub(crate) struct Node {
     pub(crate) census: Census,
     pub(crate) shares: Shares,
     pub(crate) told: Told,
+    #[cfg(feature = "contract")]
+    pub(crate) contract: Option<crate::contract::Published>,
 }
 
 /// The client whose call or event a handler serves.

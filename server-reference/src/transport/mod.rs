@@ -2,6 +2,8 @@
 //!
 //! A transport moves bytes and knows when a connection has ended; the session knows the meaning of the bytes.
 
+#[cfg(feature = "contract")]
+mod contract;
 mod health;
 mod lobby;
 mod refused;

@@ -14,6 +14,12 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route(&format!("{path}/"), get(websocket::handle))
         .route(&format!("{path}/health"), get(health::handle))
         .route(&format!("{path}/{{asset}}"), get(assets::handle));
+    #[cfg(feature = "contract")]
+    if node.contract.is_some() && cfg!(debug_assertions) {
+        router = router
+            .route(&format!("{path}/contract.ts"), get(super::contract::typescript))
+            .route(&format!("{path}/contract.json"), get(super::contract::json));
+    }
     if !path.is_empty() {
         router = router.route(path, get(websocket::handle));
     }

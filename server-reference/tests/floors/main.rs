@@ -21,6 +21,7 @@ const FLOORS: [&[&str]; 8] = [
         "budget",
         "clock",
         "connection",
+        "contract",
         "desk",
         "entry",
         "error",

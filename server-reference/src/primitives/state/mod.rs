@@ -135,6 +135,44 @@ impl<'a> State<'a> {
         self.change(key, |state| state.plan_update(self.room(key), &mut f)).await
     }
 
+    /// Changes the value as a type of the application. Clients receive the difference between before and after, found by
+    /// comparing both: [`update`](Self::update) records it instead, which is quicker for large values.
+    ///
+    /// The closure runs under the state's lock, so it must be quick; it runs again after a conflict with another server.
+    ///
+    /// ```
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct Board { votes: u32 }
+    /// # async fn example(state: datasole_server::State<'_>) -> Result<(), datasole_server::StateError> {
+    /// let vote = |board: &mut Board| {
+    ///     board.votes += 1;
+    ///     Ok(())
+    /// };
+    /// state.edit("board", vote).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails if the value is not of that type (a key that does not exist is `null`), by the closure's own error, or if the
+    /// new value would not fit in a frame; nothing is changed then.
+    pub async fn edit<T, F>(self, key: &str, mut f: F) -> Result<Position, StateError>
+    where
+        T: Serialize + DeserializeOwned + 'static,
+        F: FnMut(&mut T) -> Result<(), StateError> + Send,
+    {
+        let edit = |state: &mut StateValue| {
+            let current = state.stored(|value| datasole_core::value::from_value(value.unwrap_or(&Value::Null)));
+            let mut value: T = current?;
+            f(&mut value)?;
+            let text = to_raw_value(&value)?;
+            self.room(key).check(text.get().len())?;
+            state.plan_set(&datasole_core::value::parse(text.get())?, &text)
+        };
+        self.change(key, edit).await
+    }
+
     /// Removes `key`. Clients see a state that does not exist.
     ///
     /// # Errors

@@ -1,0 +1,81 @@
+/** The calls of a client that are under way. */
+import { copyBytes } from './bytes.js';
+import { DatasoleError, ErrorCode, localError } from './errors.js';
+import { delay } from './lifecycle.js';
+import type { RpcOptions } from './options.js';
+import type { Encoded, FromWorker, ToWorker } from './protocol.js';
+
+interface Call {
+  resolve(value: unknown): void;
+  reject(error: DatasoleError): void;
+}
+
+/** The client, as its calls see it. */
+export interface CallHost {
+  /** A new id. Throws where nothing can be sent. */
+  admit(queue: boolean): number;
+  /** True once there is a core, which keeps the time of calls. */
+  timed(): boolean;
+  send(message: ToWorker): void;
+}
+
+/** See the module. Each call settles once: by an answer, its deadline, its signal, or the end of the client. */
+export class Calls {
+  readonly #open = new Map<number, Call>();
+  readonly #host: CallHost;
+
+  constructor(host: CallHost) {
+    this.#host = host;
+  }
+
+  start(method: string, params: unknown, options: RpcOptions): Promise<any> {
+    return new Promise((resolve, reject) => {
+      const { timeout, signal, queue = false } = options;
+      const host = this.#host;
+      const cancelled = () => localError(ErrorCode.Cancelled, `${method} was cancelled`, false, signal?.reason);
+      if (signal?.aborted) throw cancelled();
+      const encoded = encode(params);
+      const id = host.admit(queue);
+      const giveUp = (error: DatasoleError) => {
+        this.#open.delete(id);
+        host.send({ t: 'cancel', id });
+        settled(reject)(error);
+      };
+      const abort = () => giveUp(cancelled());
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      signal?.addEventListener('abort', abort, { once: true });
+      const settled = <T>(settle: (value: T) => void) => (value: T) => {
+        signal?.removeEventListener('abort', abort);
+        clearTimeout(timer);
+        settle(value);
+      };
+      if (!host.timed()) {
+        const millis = timeout ?? 30_000;
+        const late = () => giveUp(localError(ErrorCode.Timeout, `RPC timeout: ${method} (${millis}ms)`, true));
+        timer = setTimeout(late, delay(millis));
+      }
+      this.#open.set(id, { resolve: settled(resolve), reject: settled(reject) });
+      host.send({ t: 'call', id, method, timeout, queue, ...encoded });
+    });
+  }
+
+  done({ id, error, bin, value }: FromWorker & { t: 'done' }, binaries: Uint8Array[]): void {
+    const call = this.#open.get(id);
+    this.#open.delete(id);
+    if (error) call?.reject(new DatasoleError(error));
+    else call?.resolve(bin === undefined ? value : binaries[bin]);
+  }
+
+  /** Ends all of them. */
+  reject(error: DatasoleError): void {
+    const calls = [...this.#open.values()];
+    this.#open.clear();
+    for (const call of calls) call.reject(error);
+  }
+}
+
+/** A value as it is sent: bytes, else JSON. Throws where it is neither. */
+export function encode(value: unknown): Encoded {
+  const bytes = copyBytes(value);
+  return bytes ? { bytes } : { json: JSON.stringify(value) };
+}

@@ -1,0 +1,120 @@
+// Where the core runs: on pages, in sandboxed frames, outside of pages, in workers of other kinds.
+import assert from 'node:assert/strict';
+import { afterEach, describe, it } from 'node:test';
+import { resolve } from '../src/options.js';
+import { openWorker } from '../src/port.js';
+import { PROTOCOL_VERSION, WASM_FILE } from '../src/protocol.js';
+import { FakeWorker, makeClient, ready, settled } from './fake-worker.js';
+
+const scope = globalThis as any;
+const set = new Map<string, PropertyDescriptor | undefined>();
+
+/** Gives the global scope something until the test ends. */
+function give(globals: Record<string, unknown>): void {
+  for (const [name, value] of Object.entries(globals)) {
+    if (!set.has(name)) set.set(name, Object.getOwnPropertyDescriptor(scope, name));
+    Object.defineProperty(scope, name, { value, configurable: true, writable: true });
+  }
+}
+
+afterEach(() => {
+  for (const [name, before] of set) {
+    if (before) Object.defineProperty(scope, name, before);
+    else delete scope[name];
+  }
+  set.clear();
+});
+
+const PAGE = new URL('https://app.example/shop/index.html');
+const WORKER = `datasole-worker.v${PROTOCOL_VERSION}.js`;
+
+describe('the core runs', () => {
+  it('in a worker on pages, on this thread elsewhere, unless told', () => {
+    const url = 'http://localhost:1';
+    const mode = (options = {}) => resolve({ url, ...options }).useWorker;
+    assert.equal(mode(), false, 'Node');
+    // Bun and Deno have workers, and can make none of a script over HTTP.
+    give({ Worker: FakeWorker });
+    assert.equal(mode(), false, 'Bun, Deno');
+    assert.equal(mode({ useWorker: true }), true);
+    assert.equal(mode({ worker: () => new FakeWorker() }), true);
+    give({ location: PAGE });
+    assert.equal(mode(), false, 'a worker, which has a location');
+    give({ document: {} });
+    assert.equal(mode(), true, 'a page');
+    assert.equal(mode({ useWorker: false }), false);
+    give({ Worker: undefined });
+    assert.equal(mode(), false, 'a page without workers');
+  });
+
+  it('from the server that the client connects to', () => {
+    give({ location: PAGE });
+    const { core, workerUrl, wasmUrl } = resolve({});
+    const base = 'https://app.example/__ds';
+    assert.deepEqual([core.url, workerUrl, wasmUrl], ['wss://app.example/__ds', `${base}/${WORKER}`, `${base}/${WASM_FILE}`]);
+    const other = resolve({ url: 'http://api.example', workerUrl: '/own/w.js', wasmUrl: 'w.wasm' });
+    assert.deepEqual(
+      [other.core.url, other.workerUrl, other.wasmUrl],
+      ['ws://api.example/__ds', 'https://app.example/own/w.js', 'https://app.example/shop/w.wasm'],
+    );
+  });
+});
+
+describe('a worker', () => {
+  const nothing = { batch() {}, failed() {} };
+
+  /** Opens a worker of a script of the page's URL, in a document of an origin; what it is made of. */
+  function made(origin: string): [url: string, type: string] {
+    let found!: [string, string];
+    class Recorder extends FakeWorker {
+      constructor(url: string, { type }: { type: string }) {
+        super();
+        found = [url, type];
+      }
+    }
+    give({ location: PAGE, self: { origin }, Worker: Recorder });
+    openWorker(`${PAGE.origin}/__ds/${WORKER}`, undefined, nothing);
+    return found;
+  }
+
+  it('is made of its script where that is of the same origin', () => {
+    assert.deepEqual(made(PAGE.origin), [`${PAGE.origin}/__ds/${WORKER}`, 'classic']);
+  });
+
+  it('is made of a blob elsewhere, and in sandboxed frames, whose origin is not that of their URL', () => {
+    for (const origin of ['https://other.example', 'null']) {
+      const [url, type] = made(origin);
+      assert.match(url, /^blob:/);
+      assert.equal(type, 'classic');
+    }
+  });
+
+  it('that cannot be made is replaced by this thread', async () => {
+    class Forbidden {
+      constructor() {
+        throw new DOMException('not here', 'SecurityError');
+      }
+    }
+    give({ Worker: Forbidden, WebSocket: undefined });
+    const client = makeClient({ worker: undefined, useWorker: true });
+    // The engine runs: nothing but a socket is missing.
+    await assert.rejects(client.connect(), { code: -32106, message: /WebSocket/ });
+  });
+
+  it('of the application that cannot be made is an error', async () => {
+    const worker = () => {
+      throw new Error('no such file');
+    };
+    await assert.rejects(makeClient({ worker }).connect(), { code: -32106, message: 'no such file' });
+  });
+
+  it('is used as the application makes it', async () => {
+    give({ location: PAGE, self: PAGE });
+    const client = makeClient();
+    const opened = client.connect();
+    (await ready()).say({ t: 'status', state: 'connected', protocol: 2 });
+    await opened;
+    await settled();
+    assert.equal(client.getConnectionState(), 'connected');
+  });
+});

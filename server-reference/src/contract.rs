@@ -1,0 +1,17 @@
+//! The contract of a server, as it is published.
+
+use datasole_contract::{Contract, ContractError, Description, describe, typescript};
+
+/// A contract in all its forms.
+#[derive(Clone, Debug)]
+pub(crate) struct Published {
+    pub(crate) description: Description,
+    /// The TypeScript module.
+    pub(crate) typescript: String,
+}
+
+impl Published {
+    pub(crate) fn of<C: Contract>() -> Result<Self, ContractError> {
+        Ok(Self { description: describe::<C>()?, typescript: typescript::<C>()? })
+    }
+}
