@@ -6,6 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { WebSocket } from 'ws';
 import { DatasoleClient, type DatasoleClientOptions, type Status } from '../src/client.js';
+import { nodeSocket } from '../src/node.js';
 import { wasmUrl } from './real-core.js';
 
 describe('an upgrade refused in Node', () => {
@@ -77,4 +78,28 @@ describe('an upgrade refused in Node', () => {
       await opened;
     });
   }
+});
+
+describe("the platform's socket", () => {
+  /** Bun's has `terminate`, as those of `ws` have. */
+  class Native {
+    given: unknown[];
+    constructor(...given: unknown[]) {
+      this.given = given;
+    }
+    terminate(): void {}
+  }
+
+  it('takes headers among its options, where there are any', () => {
+    globalThis.WebSocket = Native as never;
+    const Socket = nodeSocket({ 'x-key': 'k' })! as unknown as typeof Native;
+    const options = { protocols: ['datasole.v2'], headers: { 'x-key': 'k' } };
+    assert.deepEqual(new Socket('ws://localhost:1', ['datasole.v2']).given, ['ws://localhost:1', options]);
+    assert.equal(nodeSocket({}), undefined, 'it is used as it is');
+  });
+
+  it('need not be there', () => {
+    globalThis.WebSocket = undefined as never;
+    assert.equal(nodeSocket({ 'x-key': 'k' }), undefined);
+  });
 });
