@@ -219,7 +219,8 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
    * Calls a method.
    *
    * An `ArrayBuffer` or a view as `params` travels as raw bytes, copied at once, and a result may be a `Uint8Array`; both need
-   * a server of version 2. A `Blob` is refused.
+   * a server of version 2. A `Blob` is refused. The types allow `params` to be left out under every contract: conditional
+   * parameters would not compile in an application's generic wrappers.
    *
    * @throws DatasoleError with the server's message, code and data, or with a local code: {@link ErrorCode}.
    * @example

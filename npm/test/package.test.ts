@@ -94,6 +94,15 @@ describe('the package', () => {
       assert.ok(!found.some((line) => line.startsWith('main.mts(3,')), found.join('\n'));
     });
 
+    it('and take a token that may be missing where `undefined` is told from nothing', () => {
+      const program = `
+        import { DatasoleClient } from 'datasole/client';
+        declare const token: string | undefined;
+        new DatasoleClient({ url: '/', auth: { token } });`;
+      const found = complaints(program, '--lib', 'es2022,dom', '--module', 'nodenext', '--exactOptionalPropertyTypes');
+      assert.deepEqual(found, []);
+    });
+
     it('with yjs, what is ours', () => {
       for (const name of ['yjs', 'y-protocols', 'lib0']) symlinkSync(join(modules, name), join(project, 'node_modules', name));
       const program = `
