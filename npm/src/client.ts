@@ -3,7 +3,7 @@
  *
  * @packageDocumentation
  */
-import type { ContractShape, DatasoleContract } from './contract.js';
+import type { ContractShape, Registered } from './contract.js';
 import { byKey, CrdtStore, type Crdts } from './crdt/store.js';
 import type { DatasoleClientOptions } from './options.js';
 import { DatasoleClient as SlimClient } from './slim.js';
@@ -26,13 +26,13 @@ export * from './slim.js';
  * await client.disconnect();
  * ```
  *
- * @typeParam C - The methods, events and states of the server, see {@link DatasoleContract}.
+ * @typeParam C - The methods, events and states of the server, see `DatasoleContract`.
  */
-export class DatasoleClient<C extends ContractShape = DatasoleContract> extends SlimClient<C> {
+export class DatasoleClient<C extends ContractShape = Registered> extends SlimClient<C> {
   #crdts?: CrdtStore;
 
   /** The client that this made for the same options before, see the client without CRDTs. */
-  declare static reuse: <C extends ContractShape = DatasoleContract>(options?: DatasoleClientOptions) => DatasoleClient<C>;
+  declare static reuse: <C extends ContractShape = Registered>(options?: DatasoleClientOptions) => DatasoleClient<C>;
 
   /**
    * CRDTs: values that change at once, with or without a connection, and end the same everywhere.

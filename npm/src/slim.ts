@@ -6,14 +6,18 @@
  */
 import { Calls, encode } from './calls.js';
 import type {
+  Args,
   ContractShape,
-  DatasoleContract,
   EventData,
   EventHandler,
-  EventName,
+  HeardName,
+  Registered,
+  RoomName,
+  RoomValue,
   RpcName,
   RpcParams,
   RpcResult,
+  SentName,
   StateHandler,
   StateKeyName,
   StateValue,
@@ -76,9 +80,9 @@ const REPLACE_AFTER_MS = 60_000;
  * await client.disconnect();
  * ```
  *
- * @typeParam C - The methods, events and states of the server, see {@link DatasoleContract}.
+ * @typeParam C - The methods, events and states of the server, see `DatasoleContract`.
  */
-export class DatasoleClient<C extends ContractShape = DatasoleContract> {
+export class DatasoleClient<C extends ContractShape = Registered> {
   /** Vue leaves the client as it is: behind a proxy, its private parts could not be reached. @internal */
   readonly __v_skip = true;
   #options: DatasoleClientOptions;
@@ -122,7 +126,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
    * client.connect();
    * ```
    */
-  static reuse<C extends ContractShape = DatasoleContract>(options: DatasoleClientOptions = {}): DatasoleClient<C> {
+  static reuse<C extends ContractShape = Registered>(options: DatasoleClientOptions = {}): DatasoleClient<C> {
     const key = JSON.stringify({ ...options, crdtStorage: undefined });
     let client = reused.get(key);
     if (!(client instanceof this)) reused.set(key, (client = new this(options)));
@@ -219,8 +223,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
    * Calls a method.
    *
    * An `ArrayBuffer` or a view as `params` travels as raw bytes, copied at once, and a result may be a `Uint8Array`; both need
-   * a server of version 2. A `Blob` is refused. The types allow `params` to be left out under every contract: conditional
-   * parameters would not compile in an application's generic wrappers.
+   * a server of version 2. A `Blob` is refused.
    *
    * @throws DatasoleError with the server's message, code and data, or with a local code: {@link ErrorCode}.
    * @example
@@ -228,7 +231,11 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
    * const report = await client.rpc('report', { year: 2026 }, { timeout: 5_000, signal });
    * ```
    */
-  rpc<M extends RpcName<C>>(method: M, params?: RpcParams<C, M>, options: RpcOptions = {}): Promise<RpcResult<C, M>> {
+  rpc<M extends RpcName<C>>(
+    method: M,
+    ...args: [...params: Args<RpcParams<C, M>>, options?: RpcOptions]
+  ): Promise<RpcResult<C, M>>;
+  rpc(method: string, ...[params, options = {}]: any[]): Promise<any> {
     return this.#calls.start(method, params, options);
   }
 
@@ -236,12 +243,12 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
    * Calls `handler` for every event of that name, one after the other; one that throws harms no other. The first
    * handler of a name subscribes its topic.
    */
-  on<E extends EventName<C>>(event: E, handler: EventHandler<EventData<C, E>>): void {
+  on<E extends HeardName<C>>(event: E, handler: EventHandler<EventData<C, E>>): void {
     this.#topics.on(event, handler);
   }
 
   /** Ends {@link on}. The topic of a name is unsubscribed 5 s after its last handler has gone, if there is none again. */
-  off<E extends EventName<C>>(event: E, handler: EventHandler<EventData<C, E>>): void {
+  off<E extends HeardName<C>>(event: E, handler: EventHandler<EventData<C, E>>): void {
     this.#topics.off(event, handler);
   }
 
@@ -251,7 +258,11 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
    * @returns True if the event was sent or waits; once there was a connection, an event without one is dropped unless queued.
    * @throws DatasoleError when the client is not connected nor trying to be, and for a `Blob`.
    */
-  emit<E extends EventName<C>>(event: E, data?: EventData<C, E>, { queue = false }: EmitOptions = {}): boolean {
+  emit<E extends SentName<C>>(
+    event: E,
+    ...args: [...data: Args<EventData<C, E>>, options?: EmitOptions]
+  ): boolean;
+  emit(event: string, ...[data, { queue = false } = {}]: any[]): boolean {
     const encoded = encode(data);
     this.#need(queue);
     const sent = queue || this.#status.state === 'connected' || (!this.#wasOpen && !!this.#opening);
@@ -265,7 +276,7 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
    *
    * @returns A function that ends it.
    */
-  onMissed(handler: (event: EventName<C>) => void): () => void {
+  onMissed(handler: (event: HeardName<C>) => void): () => void {
     return this.#topics.onMissed(handler as (event: string) => void);
   }
 
@@ -287,7 +298,10 @@ export class DatasoleClient<C extends ContractShape = DatasoleContract> {
   }
 
   /** A room: the same object whenever it is asked for. */
-  presence<T = any>(room: string, options?: PresenceOptions): Room<T> {
+  presence<T = never, R extends RoomName<C> = RoomName<C>>(
+    room: R,
+    options?: PresenceOptions,
+  ): Room<[T] extends [never] ? RoomValue<C, R> : T> {
     let found = this.#rooms.get(room)?.deref();
     if (!found) {
       const name = { kind: 'presence', key: room } as const;

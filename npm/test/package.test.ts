@@ -103,6 +103,87 @@ describe('the package', () => {
       assert.deepEqual(found, []);
     });
 
+    describe('and hold programs to the contract that has registered itself', () => {
+      const contract = readFileSync(new URL('../contract/tests/contract.ts', root), 'utf8');
+      /** Programs of one line each: those that compile, and those that do not. */
+      const [right, wrong] = [
+        [
+          `client.rpc('user.get', { id: 1 }).then((user) => user.displayName.length + user.created);`,
+          `client.rpc('user.get', { id: 1, fields: ['a'] }, { timeout: 5 });`,
+          `client.rpc('vote', { option: 1 }) satisfies Promise<void>;`,
+          `client.rpc('list', { after: null }).then(({ items: [user] }) => user!.role.kind satisfies 'admin' | 'guest');`,
+          `client.emit('chat:message', { text: 'hello' });`,
+          `client.emit('chat:message', { text: 'hello' }, { queue: true }) satisfies boolean;`,
+          `client.emit('typing');`,
+          `client.emit('typing', {});`,
+          `client.on('alert', ({ data }) => data.level[1].length);`,
+          `client.on('chat:message', ({ data, timestamp }) => data.text.length + timestamp);`,
+          `client.off('chat:message', ({ data }) => data.text.length);`,
+          `client.onMissed((event) => event satisfies 'alert' | 'chat:message');`,
+          `client.subscribeState('dashboard', (board) => board?.title.length);`,
+          `client.subscribeState('board:red:7', (board) => board?.rows[1]?.length);`,
+          `client.getState(\`board:\${'a'}:\${1}\`)?.title.length;`,
+          `client.presence('lobby').members.map(({ value }) => value.x + value.y);`,
+          `client.presence('lobby').join({ x: 1, y: 2 });`,
+          `client.presence<{ z: 1 }>('lobby').join({ z: 1 });`,
+          `({}) as RpcErrorData<AppContract, 'user.get'> satisfies { id: number };`,
+          `({}) as RpcErrorData<AppContract, 'vote'> satisfies unknown;`,
+          `'user.get' satisfies RpcName<AppContract>;`,
+          `'alert' satisfies HeardName<AppContract>;`,
+          `new DatasoleClient<Other>().rpc('other', 1).then((result) => result.length);`,
+          `new DatasoleClient<DatasoleContract>().rpc('anything').then((result) => result.any.thing);`,
+          `new DatasoleClient<DatasoleContract>().emit('anything', 1);`,
+          `DatasoleClient.reuse().rpc('vote', { option: 1 });`,
+          `contract.hash satisfies string;`,
+        ],
+        [
+          `client.rpc('user.get');`,
+          `client.rpc('user.get', { timeout: 5 });`,
+          `client.rpc('user.get', { id: '1' });`,
+          `client.rpc('user.got', { id: 1 });`,
+          `client.rpc('user.get', { id: 1 }).then((user) => user.name);`,
+          `client.rpc('vote', { option: 1 }).then((result) => result.length);`,
+          `client.rpc('list', {});`,
+          `client.emit('chat:message');`,
+          `client.emit('chat:message', { text: 1 });`,
+          `client.emit('alert', { level: [1, 'a'] });`,
+          `client.on('typing', () => {});`,
+          `client.on('alert', ({ data }) => data.text);`,
+          `client.off('nothing', () => {});`,
+          `client.subscribeState('board:7', () => {});`,
+          `client.subscribeState('dashboards', () => {});`,
+          `client.subscribeState('dashboard', (board) => board.title);`,
+          `client.getState('dashboard')?.name;`,
+          `client.presence('lobby').join({ x: 1 });`,
+          `client.presence('hall');`,
+          `client.presence('lobby').members[0]!.value.z;`,
+          `({}) as RpcErrorData<AppContract, 'user.get'> satisfies { name: string };`,
+          `new DatasoleClient<Other>().rpc('other', 'a');`,
+          `new DatasoleClient<Other>().emit('anything');`,
+        ],
+      ];
+      const program = (lines: string[]) =>
+        [
+          `import type { DatasoleContract, HeardName, RpcErrorData, RpcName } from 'datasole';`,
+          `import { DatasoleClient } from 'datasole/client';`,
+          `import { contract, type AppContract } from './contract.mjs';`,
+          `interface Other { rpc: { other: { params: number; result: string } }; events: {}; state: {} }`,
+          `const client = new DatasoleClient();`,
+          ...lines,
+        ].join('\n');
+
+      it(`compiles ${right!.length} right lines`, () => {
+        writeFileSync(join(project, 'contract.mts'), contract);
+        assert.deepEqual(complaints(program(right!), '--lib', 'es2022,dom', '--module', 'nodenext'), []);
+      });
+
+      it(`refuses ${wrong!.length} wrong lines`, () => {
+        const found = complaints(program(wrong!), '--lib', 'es2022,dom', '--module', 'nodenext');
+        const at = new Set(found.map((line) => Number(/^main\.mts\((\d+),/.exec(line)?.[1])).filter(Boolean));
+        assert.deepEqual(wrong!.filter((_, index) => !at.has(index + 6)), []);
+      });
+    });
+
     it('with yjs, what is ours', () => {
       for (const name of ['yjs', 'y-protocols', 'lib0']) symlinkSync(join(modules, name), join(project, 'node_modules', name));
       const program = `
