@@ -1,6 +1,6 @@
 //! Bounds of the server. Everything a peer could make grow is bounded by one of these.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use datasole_core::crdt::CrdtLimits;
 
@@ -45,6 +45,9 @@ pub struct Limits {
     pub max_under_way: usize,
     /// The same of all connections together. A connection may hold no more than is free, and 64 KiB in any case.
     pub max_under_way_total: usize,
+    /// Maximum bytes of payloads, inflated, that one connection may send per second, a second's worth at once; above it the
+    /// server reads on later. The same holds for the bytes that one address may read by HTTP. `None`: any.
+    pub max_rate: Option<NonZeroU32>,
     /// Longest name of an event or a method; bytes.
     pub max_event_name: usize,
     /// Longest key of a stream; bytes.
@@ -63,6 +66,9 @@ pub struct Limits {
     pub max_crdt_keys: usize,
     /// Maximum unregistered CRDT keys that one connection may create.
     pub max_crdt_keys_per_connection: usize,
+    /// Maximum unregistered CRDT keys that one user may create in a day, or one address without a user. Not for connections
+    /// from the machine itself.
+    pub max_crdt_keys_per_user: usize,
     /// Maximum new replicas of one user in one CRDT at once, or of one connection without a user; one more is allowed every
     /// two seconds. All connections of one address without a user may make a quarter of
     /// [`CrdtLimits::max_replicas`] in ten minutes, but for those of the machine itself.
@@ -90,6 +96,9 @@ pub struct Limits {
     pub max_docs_memory: usize,
     /// Maximum memory by which one user, or one address without a user, may make loaded documents grow; bytes.
     pub max_docs_memory_per_user: usize,
+    /// Maximum memory of the documents that one user, or one address without a user, follows, each as large as it was when
+    /// it was subscribed; bytes.
+    pub max_docs_memory_followed: usize,
     /// How long a document that nobody follows stays in memory, if there is room.
     pub doc_stay: Duration,
     /// Longest document, encoded as one update; bytes. Deletions may exceed it by an eighth. The whole must fit in a
@@ -135,6 +144,7 @@ impl Default for Limits {
             max_pending: 1_024,
             max_under_way: 4 * 1024 * 1024,
             max_under_way_total: 256 * 1024 * 1024,
+            max_rate: None,
             max_event_name: 256,
             max_key: 256,
             max_groups: 256,
@@ -144,6 +154,7 @@ impl Default for Limits {
             max_idle_crdts: 1_000,
             max_crdt_keys: 1_000,
             max_crdt_keys_per_connection: 100,
+            max_crdt_keys_per_user: 250,
             max_crdt_replicas_per_user: 16,
             crdt: CrdtLimits::default(),
             crdt_retention: Duration::from_secs(30 * 24 * 3_600),
@@ -154,6 +165,7 @@ impl Default for Limits {
             max_doc_memory: 32 * 1024 * 1024,
             max_docs_memory: 512 * 1024 * 1024,
             max_docs_memory_per_user: 128 * 1024 * 1024,
+            max_docs_memory_followed: 128 * 1024 * 1024,
             doc_stay: Duration::from_secs(30),
             max_doc: 896 * 1024,
             doc_compact_entries: 1_000,

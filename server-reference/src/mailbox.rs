@@ -25,8 +25,9 @@ use crate::{connection::Protocol, message::Outgoing, sync::lock};
 
 /// A stream whose pending entries a snapshot can replace.
 pub(crate) trait Conflate: std::fmt::Debug + Send + Sync {
-    /// Hands the messages that show the stream's content to `f`, with no entry in between.
-    fn with_snapshot(&self, protocol: Protocol, f: &mut dyn FnMut(&mut dyn Iterator<Item = &Bytes>));
+    /// Hands the messages that show the stream's content to `f`, with no entry in between; the bytes that had to be written
+    /// out for it.
+    fn with_snapshot(&self, protocol: Protocol, f: &mut dyn FnMut(&mut dyn Iterator<Item = &Bytes>)) -> usize;
 }
 
 #[derive(Debug)]
@@ -42,6 +43,9 @@ pub(crate) struct Mailbox {
     limit: usize,
     protocol: Protocol,
 }
+
+/// Bytes of contents that are written out for one connection at a time; the one that exceeds them included.
+pub(crate) const AT_ONCE: usize = 256 * 1024;
 
 /// Most bytes of messages in one BATCH.
 const BATCH: usize = 64 * 1024;
@@ -184,8 +188,9 @@ impl Mailbox {
     }
 
     /// Moves up to about `room` bytes of waiting messages to `out`, in order. Owed snapshots follow once the queue is
-    /// empty.
+    /// empty, as many as may be written out at a time.
     pub(crate) fn drain(&self, out: &mut Outgoing, room: usize) {
+        let mut written = 0;
         loop {
             let stale = {
                 let mut queue = lock(&self.queue);
@@ -194,7 +199,7 @@ impl Mailbox {
                     return;
                 }
                 match queue.stale.last() {
-                    Some(stream) if out.len() < room => stream.clone(),
+                    Some(stream) if out.len() < room && written < AT_ONCE => stream.clone(),
                     Some(_) => return,
                     None => {
                         self.filled.store(queue.close.is_some(), Ordering::Release);
@@ -203,7 +208,7 @@ impl Mailbox {
                 }
             };
             // Under the stream's lock no entry can slip between the snapshot and the end of staleness.
-            stale.with_snapshot(self.protocol, &mut |messages| {
+            let cost = stale.with_snapshot(self.protocol, &mut |messages| {
                 let mut queue = lock(&self.queue);
                 queue.stale.retain(|stream| !is_same(stream, &stale));
                 for message in messages {
@@ -212,6 +217,7 @@ impl Mailbox {
                     queue.items.push_back(Item { weight, message: message.clone(), stream: Some(stale.clone()) });
                 }
             });
+            written += cost;
         }
     }
 
@@ -410,7 +416,7 @@ mod tests {
     fn follower(limit: usize, states: &[&Arc<Stream>]) -> Arc<Connection> {
         let connection = Arc::new(Connection::new(1, 1, Protocol::V2, limit, usize::MAX));
         for (id, state) in (1..).zip(states) {
-            state.subscribe(&connection, id, None, 0);
+            state.subscribe(&connection, id, None, 0, &mut usize::MAX.clone());
         }
         drained(&connection, usize::MAX);
         connection

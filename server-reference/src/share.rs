@@ -5,17 +5,15 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
     net::IpAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 #[cfg(feature = "docs")]
-use std::{
-    pin::pin,
-    sync::atomic::{AtomicUsize, Ordering},
-    task::Poll,
-};
+use std::{pin::pin, task::Poll};
 
-#[cfg(feature = "docs")]
 use datasole_core::StreamKind;
 use tokio::time::Instant;
 #[cfg(feature = "docs")]
@@ -52,8 +50,9 @@ pub(crate) struct Shares {
 pub(crate) struct Standing {
     /// Names the owner where work is shared out.
     pub(crate) lane: u64,
-    #[cfg(feature = "docs")]
     created: [Arc<AtomicUsize>; StreamKind::ALL.len()],
+    /// Bytes of what it keeps in memory by following.
+    kept: AtomicUsize,
     #[cfg(feature = "docs")]
     /// Bytes by which it has made what is in memory grow.
     pub(crate) memory: AtomicUsize,
@@ -107,21 +106,37 @@ pub(crate) fn network(address: IpAddr) -> IpAddr {
 
 impl Standing {
     pub(crate) fn new(lane: u64) -> Arc<Self> {
-        #[cfg(feature = "docs")]
-        let standing = Self { lane, ..Self::default() };
-        #[cfg(not(feature = "docs"))]
-        let standing = Self { lane };
-        Arc::new(standing)
+        Arc::new(Self { lane, ..Self::default() })
     }
-}
 
-#[cfg(feature = "docs")]
-impl Standing {
     /// The number of streams of a kind that it has created.
     pub(crate) fn created(&self, kind: StreamKind) -> &Arc<AtomicUsize> {
         &self.created[kind as usize]
     }
 
+    /// Takes so many bytes of memory for what it follows, if it has no more than `limit` then.
+    pub(crate) fn keep(self: &Arc<Self>, bytes: usize, limit: usize) -> Option<Kept> {
+        let fits = |kept: usize| kept.checked_add(bytes).filter(|&after| bytes == 0 || after <= limit);
+        self.kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
+        Some(Kept { standing: self.clone(), bytes })
+    }
+}
+
+/// Memory of what an owner follows, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    standing: Arc<Standing>,
+    bytes: usize,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.standing.kept.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(feature = "docs")]
+impl Standing {
     pub(crate) fn memory(&self) -> usize {
         self.memory.load(Ordering::Relaxed)
     }
@@ -208,6 +223,20 @@ mod tests {
         assert_eq!(created(), 2);
         advance(Duration::from_secs(1)).await;
         assert_eq!(created(), 0);
+    }
+
+    #[test]
+    fn memory_that_is_kept_below_at_and_above_the_limit() {
+        let standing = Standing::new(1);
+        let first = standing.keep(60, 100).unwrap();
+        assert!(standing.keep(41, 100).is_none() && standing.keep(usize::MAX, 100).is_none());
+        let second = standing.keep(40, 100).unwrap();
+        assert!(standing.keep(1, 100).is_none());
+        assert!(standing.keep(0, 50).is_some(), "what takes none is always kept");
+        drop(first);
+        assert!(standing.keep(60, 100).is_some());
+        drop(second);
+        assert_eq!(standing.kept.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 
 use std::str::FromStr;
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::{
     Kind, Rejection, Requester,
@@ -93,6 +93,22 @@ impl Origins {
     /// Checks an upgrade. Programs that are no browsers send no `Origin` and are allowed: this protects users, not the
     /// server.
     pub(crate) fn admit(&self, headers: &HeaderMap, requester: &Requester) -> Result<(), Rejection> {
+        // No page can set this header on a WebSocket: it needs no trust.
+        self.check(headers, requester, list(headers, &forwarded::HOST).next())
+    }
+
+    /// Checks a request that a page may read the answer to; the value of `Access-Control-Allow-Origin`, if there is to be one.
+    pub(crate) fn admit_reader(
+        &self,
+        headers: &HeaderMap,
+        requester: &Requester,
+    ) -> Result<Option<HeaderValue>, Rejection> {
+        self.check(headers, requester, None)?;
+        let own = headers.get(header::ORIGIN);
+        Ok(own.map(|own| if self.any { HeaderValue::from_static("*") } else { own.clone() }))
+    }
+
+    fn check(&self, headers: &HeaderMap, requester: &Requester, forwarded: Option<&str>) -> Result<(), Rejection> {
         let mut sent = headers.get_all(header::ORIGIN).iter();
         let Some(origin) = sent.next() else { return Ok(()) };
         if sent.next().is_some() {
@@ -113,8 +129,6 @@ impl Origins {
             }
             // A proxy may have ended TLS: the page's scheme decides which port is implied, unless the proxy tells.
             let same_scheme = requester.secure.is_none_or(|secure| secure == (scheme == "https"));
-            // No page can set this header on a WebSocket: it needs no trust.
-            let forwarded = list(headers, &forwarded::HOST).next();
             let own = [requester.host.as_deref(), Some(host), forwarded].into_iter().flatten();
             // A slash is part of no host, and would be trimmed from an origin.
             let mut own = own.filter(|host| !host.contains('/'));

@@ -1,4 +1,4 @@
-//! The places of a server: how many connections there may be, in all and from one address.
+//! The places of a server: how many connections there may be, or bytes of answers, in all and for one address.
 
 use std::{
     collections::HashMap,
@@ -60,19 +60,21 @@ impl Places {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Takes one of `limit` places; one of `share` for a source that is counted.
-    pub(crate) fn take(self: &Arc<Self>, limit: usize, from: Option<IpAddr>, share: usize) -> Result<Seat, Full> {
-        self.open
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |open| (open < limit).then_some(open + 1))
-            .map_err(|_| Full::All)?;
-        let mut seat = Seat { places: self.clone(), source: None };
+    /// Takes so many of `limit` places; of `share` for a source that is counted.
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        size: usize,
+        limit: usize,
+        from: Option<IpAddr>,
+        share: usize,
+    ) -> Result<Seat, Full> {
+        let fits = |taken: usize, limit: usize| taken.checked_add(size).filter(|&after| after <= limit);
+        self.open.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |open| fits(open, limit)).map_err(|_| Full::All)?;
+        let mut seat = Seat { places: self.clone(), source: None, size };
         if let Some(source) = from.map(Source::from) {
             let mut held = lock(&self.by_source);
             let own = held.entry(source).or_default();
-            if *own >= share {
-                return Err(Full::Share);
-            }
-            *own += 1;
+            *own = fits(*own, share).ok_or(Full::Share)?;
             seat.source = Some(source);
         }
         Ok(seat)
@@ -85,11 +87,12 @@ impl Places {
     }
 }
 
-/// A place, given back when dropped.
+/// Places, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Seat {
     places: Arc<Places>,
     source: Option<Source>,
+    size: usize,
 }
 
 impl Drop for Seat {
@@ -97,13 +100,13 @@ impl Drop for Seat {
         if let Some(source) = self.source {
             let mut held = lock(&self.places.by_source);
             if let Some(own) = held.get_mut(&source) {
-                *own -= 1;
+                *own -= self.size;
                 if *own == 0 {
                     held.remove(&source);
                 }
             }
         }
-        self.places.open.fetch_sub(1, Ordering::AcqRel);
+        self.places.open.fetch_sub(self.size, Ordering::AcqRel);
         self.places.gone.notify_waiters();
     }
 }
@@ -125,7 +128,7 @@ mod tests {
     #[test]
     fn places_below_at_and_above_the_limits() {
         let places = Arc::new(Places::default());
-        let take = |from: &str| places.take(4, Some(from.parse().unwrap()), 2);
+        let take = |from: &str| places.take(1, 4, Some(from.parse().unwrap()), 2);
         let (first, second) = (take("203.0.113.7").unwrap(), take("203.0.113.7").unwrap());
         assert_eq!(take("203.0.113.7").unwrap_err(), Full::Share);
         assert_eq!(take("::ffff:203.0.113.7").unwrap_err(), Full::Share, "the same address");
@@ -134,14 +137,30 @@ mod tests {
         assert_eq!(take("2001:db9::1").unwrap_err(), Full::All);
         drop(third);
         assert_eq!(places.taken(), 3);
-        let fifth = places.take(4, None, 2).unwrap();
-        assert_eq!(places.take(4, None, 2).unwrap_err(), Full::All);
+        let fifth = places.take(1, 4, None, 2).unwrap();
+        assert_eq!(places.take(1, 4, None, 2).unwrap_err(), Full::All);
         drop((first, second, fourth, fifth));
         assert_eq!((places.taken(), lock(&places.by_source).len()), (0, 0));
-        let six = |host: &str| places.take(9, Some(host.parse().unwrap()), 1);
+        let six = |host: &str| places.take(1, 9, Some(host.parse().unwrap()), 1);
         let held = six("2001:db8:0:1::1").unwrap();
         assert_eq!(six("2001:db8:0:1::ffff").unwrap_err(), Full::Share, "one customer's network");
         drop((six("2001:db8:0:2::1").unwrap(), held));
+    }
+
+    #[test]
+    fn several_places_are_taken_together_or_none() {
+        let places = Arc::new(Places::default());
+        let take = |size, from: &str| places.take(size, 100, Some(from.parse().unwrap()), 40);
+        let first = take(39, "203.0.113.7").unwrap();
+        assert_eq!(take(2, "203.0.113.7").unwrap_err(), Full::Share);
+        let second = take(1, "203.0.113.7").unwrap();
+        assert_eq!(take(41, "203.0.113.8").unwrap_err(), Full::Share);
+        let third = take(40, "203.0.113.8").unwrap();
+        assert_eq!(take(21, "203.0.113.9").unwrap_err(), Full::All);
+        assert_eq!(take(usize::MAX, "203.0.113.9").unwrap_err(), Full::All);
+        let fourth = take(20, "203.0.113.9").unwrap();
+        drop((first, second, third, fourth));
+        assert_eq!((places.taken(), lock(&places.by_source).len()), (0, 0));
     }
 
     #[test]

@@ -30,6 +30,12 @@ pub(crate) enum Kind {
     /// Too many of something.
     Limit,
     Closing,
+    /// A policy of the application.
+    Access,
+    /// There is nothing of this name.
+    Missing,
+    /// The backend failed.
+    Backend,
     /// Connections are cut after the same quiet time; no answer, but told like one.
     Cut,
     /// Sockets are not accepted, likewise.
@@ -37,7 +43,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const COUNT: usize = 10;
+    pub(crate) const COUNT: usize = 13;
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -49,6 +55,9 @@ impl Kind {
             Self::Auth => "auth",
             Self::Limit => "limit",
             Self::Closing => "closing",
+            Self::Access => "access",
+            Self::Missing => "missing",
+            Self::Backend => "backend",
             Self::Cut => "cut",
             Self::Accept => "accept",
         }

@@ -387,7 +387,7 @@ impl Builder {
     }
 
     /// Allows or forbids clients to create unregistered CRDTs by their first operation. Allowed by default, within
-    /// [`Limits::max_crdt_keys`] and [`Limits::max_crdt_keys_per_connection`].
+    /// [`Limits::max_crdt_keys`], [`Limits::max_crdt_keys_per_connection`] and [`Limits::max_crdt_keys_per_user`].
     #[must_use]
     pub fn client_crdts(mut self, allowed: bool) -> Self {
         self.client_crdts = allowed;
@@ -428,11 +428,13 @@ impl Builder {
         let (limits, access) = (Arc::new(self.limits), Arc::new(self.access));
         let (metrics, histories) = (Arc::<Metrics>::default(), Arc::new(self.histories));
         let hub = Hub::new(backend, limits.clone(), access.clone(), kinds(&limits, &histories), lives);
+        let mut admission = self.admission;
+        admission.bound_reads(limits.max_rate);
         let window = self.reconnect_window.map(|window| u64::try_from(window.as_millis()).unwrap_or(u64::MAX));
         Server::of(Arc::new(Node {
             path: self.path,
             codec_limits: limits.codec(),
-            admission: self.admission,
+            admission,
             public_metrics: self.metrics,
             auth: self.auth,
             methods: self.methods,

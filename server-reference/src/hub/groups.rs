@@ -12,6 +12,7 @@ use super::{
 use crate::{
     auth::Identity,
     connection::{Connection, Protocol},
+    mailbox::AT_ONCE,
     sync::{lock, read, write},
 };
 
@@ -78,11 +79,12 @@ impl Hub {
             // Registered first, so that a stream born meanwhile finds it; joining twice is harmless.
             write(&self.v1).insert(connection);
             self.topic_changed(V1.into());
+            let mut room = AT_ONCE;
             for followed in self.streams.iter().filter(|streams| streams.spec().v1_follows) {
                 let mut streams = followed.in_memory();
                 streams.sort_unstable_by(|a, b| a.id().cmp(b.id()));
                 for stream in streams.iter().filter(|stream| self.access.may_read(identity, stream.id())) {
-                    stream.subscribe_v1(connection);
+                    stream.subscribe_v1(connection, &mut room);
                 }
             }
         }

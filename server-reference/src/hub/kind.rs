@@ -78,6 +78,11 @@ pub(crate) trait Kind: Any + Debug + Send {
         0
     }
 
+    /// Bytes of memory that are counted for each who follows.
+    fn memory(&self) -> usize {
+        0
+    }
+
     /// Messages, no entries, that a new follower gets first.
     fn greeting(&self, _at: &At<'_>) -> Vec<Bytes> {
         Vec::new()

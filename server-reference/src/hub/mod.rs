@@ -111,7 +111,6 @@ impl Hub {
     }
 
     /// Where work of milliseconds is done.
-    #[cfg(feature = "docs")]
     pub(crate) fn desk(&self) -> &Desk {
         &self.desk
     }

@@ -21,26 +21,30 @@ pub(super) struct Shown {
     whole: Bytes,
     /// `None` where the next entry is the end of it.
     made: Option<Instant>,
+    /// Whether followers get the entries since; if not, they are shown the next whole in a moment.
+    goes_on: bool,
+    overtaken: bool,
     /// Messages of the entries since.
     since: Vec<Bytes>,
     bytes: usize,
 }
 
 impl Shown {
-    /// The message of a content of about so many bytes. With `shares`, later followers may get it with the entries since.
-    pub(super) fn new(whole: Bytes, weight: usize, shares: bool) -> Self {
-        let made = (shares && weight >= LARGE).then(Instant::now);
-        Self { whole, made, since: Vec::new(), bytes: 0 }
+    /// The message of a content of about so many bytes, which later followers may get, too: with the entries since, or as it is.
+    pub(super) fn new(whole: Bytes, weight: usize, goes_on: bool) -> Self {
+        let made = (weight >= LARGE).then(Instant::now);
+        Self { whole, made, goes_on, overtaken: false, since: Vec::new(), bytes: 0 }
     }
 
     /// Takes the message of the next entry; `false` if that is the end.
     pub(super) fn follow(&mut self, message: &Bytes) -> bool {
         self.bytes += message.len();
-        let goes_on = self.is_young() && self.bytes <= self.whole.len().max(SINCE);
-        if goes_on {
+        self.overtaken = true;
+        let lasts = self.is_young() && (!self.goes_on || self.bytes <= self.whole.len().max(SINCE));
+        if lasts && self.goes_on {
             self.since.push(message.clone());
         }
-        goes_on
+        lasts
     }
 
     fn is_young(&self) -> bool {
@@ -49,7 +53,22 @@ impl Shown {
 
     /// Whether it may be handed out.
     pub(super) fn is_fresh(&self) -> bool {
-        self.since.is_empty() || self.is_young()
+        !self.overtaken || self.is_young()
+    }
+
+    /// The message that shows the content, unless it was made before `asked` and has been overtaken: then, for how long
+    /// no other is made.
+    pub(super) fn since(&self, asked: Instant) -> Result<&Bytes, Duration> {
+        match self.made {
+            Some(made) if self.overtaken && made < asked => Err(self.rest().unwrap_or_default()),
+            _ => Ok(&self.whole),
+        }
+    }
+
+    /// For how long an overtaken message is handed out yet.
+    pub(super) fn rest(&self) -> Option<Duration> {
+        let made = self.made.filter(|_| self.overtaken)?;
+        Some(MOMENT.saturating_sub(made.elapsed()))
     }
 
     /// How many entries have come since.

@@ -3,14 +3,21 @@
 //! Everything that must agree is under one lock: a follower gets the past and joins the present in one step, and an
 //! entry is applied, logged and handed to every mailbox in one step. Nothing is written to a socket under it.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicU64},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use datasole_core::{Position, StreamId, frame::Opcode, wire::Subscribed};
-use tokio::sync::OwnedMutexGuard;
+use tokio::{
+    runtime::Handle,
+    sync::OwnedMutexGuard,
+    time::{Instant, sleep},
+};
 
 use super::{
     following::Lag,
@@ -71,6 +78,8 @@ struct Inner {
     content: Box<dyn Kind>,
     /// The messages that show the content to followers of either version, made when first asked for.
     shown: [Option<Shown>; 2],
+    /// Whether version 1 followers are going to be shown the whole in a moment.
+    is_due: bool,
     held: Held,
 }
 
@@ -102,6 +111,7 @@ impl Stream {
             followers: Members::default(),
             content,
             shown: [None, None],
+            is_due: false,
             held: Held::default(),
         };
         let stream = Self {
@@ -260,8 +270,10 @@ impl Stream {
                 }
             }
             Delivery::Conflated => {
+                let is_later = self.rules.v1 == V1::Whole && self.is_later(inner);
                 for connection in inner.followers.iter() {
                     match (self.rules.v1, connection.protocol()) {
+                        (V1::Whole, Protocol::V1) if is_later => {}
                         (V1::Whole, Protocol::V1) => connection.mailbox().owe(self),
                         _ => connection.mailbox().push_entry(message.clone(), self),
                     }
@@ -278,6 +290,39 @@ impl Stream {
             author.connection.acknowledge(author.correlation, inner.mark.position.seq);
         }
         inner.mark.position
+    }
+
+    /// Whether version 1 followers of a large content that changes all the time are shown the whole in a moment.
+    fn is_later(self: &Arc<Self>, inner: &mut Inner) -> bool {
+        let whole = &mut inner.shown[1];
+        let Some(rest) = whole.as_ref().and_then(Shown::rest) else { return false };
+        if inner.is_due {
+            return true;
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            // Nobody comes back to it.
+            *whole = None;
+            return false;
+        };
+        inner.is_due = true;
+        let stream = Arc::downgrade(self);
+        runtime.spawn(async move {
+            sleep(rest).await;
+            if let Some(stream) = stream.upgrade() {
+                stream.show_whole();
+            }
+        });
+        true
+    }
+
+    /// Shows the whole to the version 1 followers, as it is now.
+    fn show_whole(self: &Arc<Self>) {
+        let mut inner = lock(&self.inner);
+        inner.is_due = false;
+        inner.shown[1].take_if(|whole| whole.rest().is_some());
+        for connection in inner.followers.iter().filter(|follower| follower.protocol() == Protocol::V1) {
+            connection.mailbox().owe(self);
+        }
     }
 
     /// Hands the followers, but for the connection `except`, a message that is no entry, in order with the entries.
@@ -297,20 +342,25 @@ impl Stream {
         Ok(())
     }
 
-    /// Joins `connection` and queues, in this order: SUBSCRIBED (with `correlation`), what was missed or a snapshot.
+    /// Joins `connection` and queues, in this order: SUBSCRIBED (with `correlation`), what was missed or a snapshot. Once
+    /// there is no `room` for bytes of snapshots that have to be written out, the snapshot is owed.
     pub(crate) fn subscribe(
         self: &Arc<Self>,
         connection: &Arc<Connection>,
         correlation: u32,
         since: Option<Position>,
         now: u64,
+        room: &mut usize,
     ) {
         let mut inner = lock(&self.inner);
         inner.window.expire(now, &self.rules.replay);
         let resumed = since.filter(|_| self.rules.delivery != Delivery::Others).map(|since| inner.born(since));
         let missed = resumed.and_then(|since| inner.missed(since));
+        let owed = missed.is_none() && !self.fits(&inner, connection.protocol(), room);
         let from = if missed.is_some() {
             resumed.unwrap_or_default()
+        } else if owed {
+            inner.mark.position
         } else {
             let behind = self.shown(&mut inner, connection.protocol()).map_or(0, Shown::behind);
             let Position { epoch, seq } = inner.mark.position;
@@ -327,6 +377,8 @@ impl Stream {
                     Delivery::Conflated | Delivery::Others => mailbox.push_entry(message.clone(), self),
                 }
             }
+        } else if owed {
+            mailbox.owe(self);
         } else if let Some(shown) = self.shown(&mut inner, connection.protocol()) {
             shown.messages().for_each(|message| mailbox.push_entry(message.clone(), self));
         }
@@ -336,13 +388,16 @@ impl Stream {
         inner.followers.insert(connection);
     }
 
-    /// Joins a version 1 client, which gets the content, if there is any, and then every change.
-    pub(crate) fn subscribe_v1(self: &Arc<Self>, connection: &Arc<Connection>) {
+    /// Joins a version 1 client, which gets the content, if there is any, and then every change. `room` is as in
+    /// [`subscribe`](Self::subscribe).
+    pub(crate) fn subscribe_v1(self: &Arc<Self>, connection: &Arc<Connection>, room: &mut usize) {
         let mut inner = lock(&self.inner);
-        if inner.followers.insert(connection)
-            && !inner.content.is_gone()
-            && let Some(shown) = self.shown(&mut inner, Protocol::V1)
-        {
+        if !inner.followers.insert(connection) || inner.content.is_gone() {
+            return;
+        }
+        if !self.fits(&inner, Protocol::V1, room) {
+            connection.mailbox().owe(self);
+        } else if let Some(shown) = self.shown(&mut inner, Protocol::V1) {
             shown.messages().for_each(|message| connection.mailbox().push_entry(message.clone(), self));
         }
     }
@@ -481,13 +536,49 @@ impl Stream {
         Some((inner.mark, snapshot, inner.window.len() as u64))
     }
 
+    /// Bytes of memory that are counted for each who follows.
+    pub(crate) fn memory(&self) -> usize {
+        lock(&self.inner).content.memory()
+    }
+
+    /// About how many bytes the content has.
+    pub(crate) fn weight(&self) -> usize {
+        lock(&self.inner).content.weight()
+    }
+
+    /// The message that shows the content as it is now, or was not before `asked`. What is large and changes all the time is
+    /// made once in a moment, for all who ask: the error is the time until then.
+    pub(crate) fn whole(&self, asked: Instant) -> Result<Option<Bytes>, Duration> {
+        let mut inner = lock(&self.inner);
+        let shown = self.shown(&mut inner, Protocol::V2);
+        shown.map(|shown| shown.since(asked).cloned()).transpose()
+    }
+
+    /// Whether clients of this version are shown the whole after each change.
+    fn is_whole(&self, protocol: Protocol) -> bool {
+        protocol == Protocol::V1 && self.rules.v1 == V1::Whole
+    }
+
+    /// The bytes that have to be written out to show the content.
+    fn cost(&self, inner: &Inner, protocol: Protocol) -> usize {
+        let shown = inner.shown[usize::from(self.is_whole(protocol))].as_ref();
+        if shown.is_some_and(Shown::is_fresh) { 0 } else { inner.content.weight() }
+    }
+
+    /// Takes room for showing the content; `false` if there is none.
+    fn fits(&self, inner: &Inner, protocol: Protocol, room: &mut usize) -> bool {
+        let cost = self.cost(inner, protocol);
+        let fits = cost == 0 || *room > 0;
+        *room = room.saturating_sub(cost);
+        fits
+    }
+
     fn shown<'a>(&self, inner: &'a mut Inner, protocol: Protocol) -> Option<&'a Shown> {
-        let whole = protocol == Protocol::V1 && self.rules.v1 == V1::Whole;
+        let whole = self.is_whole(protocol);
         let shown = &mut inner.shown[usize::from(whole)];
         shown.take_if(|shown| !shown.is_fresh());
         if shown.is_none() {
             let message = inner.content.show(protocol, &self.at(inner.mark.position))?;
-            // A follower that is shown the whole after each change gets no entries.
             *shown = Some(Shown::new(message, inner.content.weight(), !whole));
         }
         shown.as_ref()
@@ -495,12 +586,14 @@ impl Stream {
 }
 
 impl Conflate for Stream {
-    fn with_snapshot(&self, protocol: Protocol, f: &mut dyn FnMut(&mut dyn Iterator<Item = &Bytes>)) {
+    fn with_snapshot(&self, protocol: Protocol, f: &mut dyn FnMut(&mut dyn Iterator<Item = &Bytes>)) -> usize {
         let mut inner = lock(&self.inner);
+        let cost = self.cost(&inner, protocol);
         match self.shown(&mut inner, protocol) {
             Some(shown) => f(&mut shown.messages()),
             None => f(&mut std::iter::empty()),
         }
+        cost
     }
 }
 
@@ -534,8 +627,6 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::hub::testing::{Numbers, number};
 

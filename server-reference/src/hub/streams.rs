@@ -23,6 +23,7 @@ use crate::{
         log::{Loaded, Mark},
     },
     connection::Connection,
+    mailbox::AT_ONCE,
     sync::{lock, read, write},
 };
 
@@ -52,12 +53,19 @@ struct Asked {
     count: usize,
     /// Whether there were news of the stream meanwhile.
     news: bool,
+    /// Held by the one that asks the backend for all.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// How often the backend has failed, and how it did last.
+    failures: (usize, Option<BackendError>),
 }
 
 /// A key that the backend is asked for.
 struct Opening<'a> {
     streams: &'a Streams,
     key: &'a str,
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// Failures before it was asked for.
+    failures: usize,
 }
 
 impl Drop for Opening<'_> {
@@ -73,6 +81,20 @@ impl Drop for Opening<'_> {
 }
 
 impl Opening<'_> {
+    /// The failure of another's attempt that began no earlier.
+    fn failed(&self) -> Option<BackendError> {
+        let opening = lock(&self.streams.opening);
+        let (count, error) = &opening.get(self.key)?.failures;
+        error.clone().filter(|_| *count > self.failures)
+    }
+
+    /// Tells those who wait that the attempt has failed.
+    fn fail(&self, error: &BackendError) {
+        if let Some(asked) = lock(&self.streams.opening).get_mut(self.key) {
+            asked.failures = (asked.failures.0 + 1, Some(error.clone()));
+        }
+    }
+
     fn had_news(&self) -> bool {
         lock(&self.streams.opening).get(self.key).is_some_and(|asked| asked.news)
     }
@@ -94,8 +116,10 @@ impl Streams {
     }
 
     fn opening<'a>(&'a self, key: &'a str) -> Opening<'a> {
-        lock(&self.opening).entry(key.to_owned()).or_default().count += 1;
-        Opening { streams: self, key }
+        let mut opening = lock(&self.opening);
+        let asked = opening.entry(key.to_owned()).or_default();
+        asked.count += 1;
+        Opening { streams: self, key, turn: asked.turn.clone(), failures: asked.failures.0 }
     }
 
     /// Whether a stream can be dropped from the map, which is locked: a reference from elsewhere is somebody about to
@@ -148,7 +172,8 @@ impl Streams {
 
     fn evict_from(&self, map: &mut HashMap<String, Arc<Stream>>, now: u64) {
         let mut idle = lock(&self.idle);
-        loop {
+        // One that was used meanwhile, or is held, is met again.
+        for _ in 0..2 * idle.len() {
             let room = self.spec.bounds.room();
             if map.len() <= self.spec.spare && room == Room::Ample {
                 return;
@@ -156,8 +181,13 @@ impl Streams {
             let Some((key, since)) = idle.pop_front() else { return };
             let Some(stream) = map.get(&key) else { continue };
             if !self.is_spare(stream) {
-                // Its holder releases it.
-                stream.queued.store(false, Ordering::SeqCst);
+                if stream.is_idle() {
+                    // Held for a moment, by somebody who may not release it.
+                    idle.push_back((key, now));
+                } else {
+                    // Its last follower releases it.
+                    stream.queued.store(false, Ordering::SeqCst);
+                }
                 continue;
             }
             let used = stream.used.load(Ordering::SeqCst);
@@ -264,15 +294,30 @@ impl Hub {
     }
 
     async fn open_in(&self, kind: StreamKind, key: &str, lane: u64) -> Result<Arc<Stream>, BackendError> {
-        let known = self.known(kind, key);
-        if let Some(stream) = &known
-            && self.is_current(stream)
-        {
-            return Ok(stream.clone());
+        if let Some(stream) = self.current(kind, key) {
+            return Ok(stream);
         }
         let streams = self.streams(kind)?;
         let opening = streams.opening(key);
-        if let Some(stream) = known {
+        // Those who come together ask the backend once.
+        let _turn = opening.turn.lock().await;
+        if let Some(stream) = self.current(kind, key) {
+            return Ok(stream);
+        }
+        match opening.failed() {
+            Some(error) => Err(error),
+            None => self.load(streams, &opening, lane).await.inspect_err(|error| opening.fail(error)),
+        }
+    }
+
+    /// The stream, if it is in memory and can be used as it is.
+    fn current(&self, kind: StreamKind, key: &str) -> Option<Arc<Stream>> {
+        self.known(kind, key).filter(|stream| self.is_current(stream))
+    }
+
+    async fn load(&self, streams: &Streams, opening: &Opening<'_>, lane: u64) -> Result<Arc<Stream>, BackendError> {
+        let (kind, key) = (streams.spec.kind, opening.key);
+        if let Some(stream) = self.known(kind, key) {
             self.follow(stream.id()).await?;
             self.catch_up(&stream).await?;
             stream.followed.store(true, Ordering::SeqCst);
@@ -304,7 +349,8 @@ impl Hub {
             (map.entry(key.to_owned()).or_insert_with(|| Arc::new(stream)).clone(), forgotten)
         };
         if streams.spec.v1_follows {
-            self.with_readers(stream.id(), |v1| v1.iter().for_each(|connection| stream.subscribe_v1(connection)));
+            let mut room = AT_ONCE;
+            self.with_readers(stream.id(), |v1| v1.iter().for_each(|one| stream.subscribe_v1(one, &mut room)));
         }
         if opening.had_news() {
             self.fall_behind(&stream);
@@ -392,9 +438,7 @@ impl Hub {
 
     /// The stream, if it may exist; looking for one that does not makes none.
     pub(crate) async fn find(&self, kind: StreamKind, key: &str) -> Result<Option<Arc<Stream>>, BackendError> {
-        if let Some(stream) = self.known(kind, key)
-            && self.is_current(&stream)
-        {
+        if let Some(stream) = self.current(kind, key) {
             return Ok(Some(stream));
         }
         let id = StreamId { kind, key: key.to_owned() };

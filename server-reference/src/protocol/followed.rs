@@ -14,6 +14,8 @@ use crate::{
     clock::unix_millis,
     connection::Connection,
     hub::{Hub, Stream},
+    mailbox::AT_ONCE,
+    share::Kept,
     sync::lock,
 };
 
@@ -37,7 +39,10 @@ enum Subscription {
     /// The backend is asked, but the client has unsubscribed. The slot counts until the answer comes, so that a peer's
     /// requests to the backend are bounded.
     Abandoned,
-    Open(Arc<Stream>),
+    Open {
+        stream: Arc<Stream>,
+        _kept: Kept,
+    },
 }
 
 /// A SUBSCRIBE frame that has been admitted.
@@ -77,10 +82,11 @@ impl Followed {
                 None => waiting.push(async move { (wanted, opening.await) }),
             }
         }
-        self.answer(connection, &ready);
+        let max_memory = hub.limits().max_docs_memory_followed;
+        self.answer(connection, &ready, max_memory);
         if !waiting.is_empty() {
             let opened = join_all(waiting).await;
-            self.answer(connection, &opened);
+            self.answer(connection, &opened, max_memory);
             ready.extend(opened);
         }
         for (_, opened) in ready {
@@ -91,17 +97,28 @@ impl Followed {
     }
 
     /// Answers subscriptions whose streams are open, or could not be opened, with as few messages as possible.
-    fn answer(&self, connection: &Arc<Connection>, opened: &[(&Wanted, Result<Arc<Stream>, BackendError>)]) {
+    fn answer(
+        &self,
+        connection: &Arc<Connection>,
+        opened: &[(&Wanted, Result<Arc<Stream>, BackendError>)],
+        max_memory: usize,
+    ) {
         // Under the lock: an UNSUBSCRIBE or the end of the session comes before or after, never between.
         let mut book = lock(&self.0);
         let book = book.get_or_insert_default();
         let _gathered = connection.mailbox().gather();
+        let mut room = AT_ONCE;
         for (Wanted { correlation, since, .. }, opened) in opened {
             let Some(Subscription::Opening(id)) = book.by_id.remove(correlation) else { continue };
             match opened {
                 Ok(stream) => {
-                    stream.subscribe(connection, *correlation, *since, unix_millis());
-                    book.by_id.insert(*correlation, Subscription::Open(stream.clone()));
+                    let Some(kept) = connection.standing().keep(stream.memory(), max_memory) else {
+                        book.streams.remove(&id);
+                        connection.refuse(*correlation, &Refusal::busy("what you follow takes too much memory"));
+                        continue;
+                    };
+                    stream.subscribe(connection, *correlation, *since, unix_millis(), &mut room);
+                    book.by_id.insert(*correlation, Subscription::Open { stream: stream.clone(), _kept: kept });
                     if stream.channel() != 0 {
                         book.by_channel.insert(stream.channel(), stream.clone());
                     }
@@ -121,7 +138,7 @@ impl Followed {
         let mut book = lock(&self.0);
         let own = book.as_mut()?;
         match own.by_id.remove(&correlation)? {
-            Subscription::Open(stream) => {
+            Subscription::Open { stream, .. } => {
                 own.streams.remove(stream.id());
                 own.by_channel.remove(&stream.channel());
                 drop(book);
@@ -146,7 +163,7 @@ impl Followed {
             let book = lock(&self.0);
             let all = book.iter().flat_map(|book| &book.by_id);
             all.filter_map(|(correlation, subscription)| match subscription {
-                Subscription::Open(stream) => Some((*correlation, stream.id().clone())),
+                Subscription::Open { stream, .. } => Some((*correlation, stream.id().clone())),
                 Subscription::Opening(id) => Some((*correlation, id.clone())),
                 Subscription::Abandoned => None,
             })
@@ -166,7 +183,7 @@ impl Followed {
         let book = lock(&self.0).take();
         let open =
             book.into_iter().flat_map(|book| book.by_id.into_values()).filter_map(|subscription| match subscription {
-                Subscription::Open(stream) => Some(stream),
+                Subscription::Open { stream, .. } => Some(stream),
                 Subscription::Opening(_) | Subscription::Abandoned => None,
             });
         open.inspect(|stream| stream.unsubscribe(connection)).collect()

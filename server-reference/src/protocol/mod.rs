@@ -51,6 +51,9 @@ const ROOM: usize = 64 * 1024;
 /// Bytes of payloads, inflated, after which others have their turn.
 pub(crate) const TURN: usize = 64 * 1024;
 
+/// Bytes that a SUBSCRIBE counts for, beside its payload.
+const SUBSCRIBE: usize = 2 * 1024;
+
 pub(crate) struct Session {
     node: Arc<Node>,
     connection: Arc<Connection>,
@@ -232,6 +235,10 @@ impl Session {
         // The messages of a batch count, each by itself.
         if opcode != Opcode::Batch {
             self.served += payload.len();
+        }
+        // A snapshot may have to be written out; those of a batch are, together.
+        if opcode == Opcode::Subscribe && !arrival.batched {
+            self.served += SUBSCRIBE;
         }
         if self.connection.identity().is_none() && opcode != Opcode::Auth {
             return self.close_unauthenticated();

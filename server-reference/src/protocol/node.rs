@@ -144,7 +144,23 @@ impl Node {
     pub(crate) fn seat(&self, from: Option<IpAddr>) -> Result<Seat, Full> {
         let Limits { max_connections, max_connections_per_address, .. } = *self.limits;
         let share = max_connections_per_address.unwrap_or(max_connections.div_ceil(4));
-        self.admission.places.take(max_connections, from, share)
+        self.admission.places.take(1, max_connections, from, share)
+    }
+
+    /// Takes room for so many bytes of an answer to a client of this address that has no connection.
+    pub(crate) fn answers(&self, bytes: usize, from: Option<IpAddr>) -> Result<Seat, Full> {
+        let Limits { max_under_way_total, max_payload, .. } = *self.limits;
+        // A few of the longest fit in any case.
+        let limit = (max_under_way_total / 4).max(max_payload.saturating_mul(8));
+        self.admission.answers.take(bytes, limit, from, limit / 4)
+    }
+
+    /// The identity of a client that asks without a connection, and the lane in which work is done for it.
+    pub(crate) fn visitor(&self, identity: Identity, remote: Option<SocketAddr>) -> Option<(Arc<Identity>, u64)> {
+        let visitor = self.connection(Protocol::V2, remote);
+        visitor.admit(0, identity);
+        visitor.belong(&self.shares);
+        Some((visitor.identity()?, visitor.standing().lane))
     }
 
     /// A connection that is not authenticated yet; `remote` is the peer of its socket.
@@ -300,7 +316,7 @@ impl Node {
             connection.mailbox().push(message::shared(Opcode::Authed, correlation, &body, above));
         };
         if let Err(AuthError::Refused(_)) = identified {
-            self.admission.guesses.wrong(counted(connection.remote()));
+            self.admission.guesses.charge(counted(connection.remote()), 1.0);
         }
         match identified.map(|identity| connection.admit(order, identity)) {
             Ok(Reception::First(identity)) => {

@@ -1,11 +1,18 @@
 //! What goes wrong only when things happen at the same time.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
-use datasole_core::{Position, StreamId, StreamKind, codes, frame::Opcode, patch::Patch};
+use datasole_core::{
+    Position, StreamId, StreamKind, codes,
+    frame::{Opcode, decode},
+    patch::Patch,
+};
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -29,6 +36,54 @@ async fn a_subscription_given_up_while_it_opens_leaves_nothing() {
     assert_eq!(peer.opcodes(), [(Opcode::Subscribed, 2), (Opcode::StateSnapshot, 0)]);
     peer.end().await;
     assert!(server.node().hub.known(StreamKind::State, "a").is_none());
+}
+
+/// A burst of subscriptions to what is not in memory asks the backend once. A failure is everybody's who waited for it.
+#[tokio::test]
+async fn who_comes_together_loads_once() {
+    let backend = Gated::new(true);
+    let before = builder().backend(backend.clone()).build();
+    before.state().set("k", &1).await.unwrap();
+    before.crdt().counter("k").increment(1).await.unwrap();
+    before.docs().edit("k", |_| ()).await.unwrap();
+    for kind in ["state", "crdt", "doc"] {
+        let server = builder().backend(backend.clone()).build();
+        let mut peers: Vec<Peer> = (0..10).map(|_| Peer::new(&server)).collect();
+        for (correlation, failing) in [(1, true), (2, false)] {
+            backend.open.send_replace(false);
+            backend.failing.store(failing, Ordering::Relaxed);
+            backend.loads.store(0, Ordering::Relaxed);
+            let subscribe = |peer: &mut Peer| spawn(peer.subscribe(correlation, kind, "k", None));
+            let tasks: Vec<_> = peers.iter_mut().map(subscribe).collect();
+            backend.open.send_replace(true);
+            for task in tasks {
+                task.await.unwrap();
+            }
+            assert_eq!(backend.loads.load(Ordering::Relaxed), 1, "{kind}");
+            let answer = if failing { Opcode::Error } else { Opcode::Subscribed };
+            for peer in &mut peers {
+                let first = peer.messages().remove(0);
+                let frame = decode(&first, usize::MAX).unwrap();
+                assert_eq!((frame.opcode, frame.correlation), (answer, correlation), "{kind}");
+            }
+        }
+    }
+}
+
+/// An idle stream that somebody holds when it should leave memory is met again.
+#[tokio::test]
+async fn what_is_held_for_a_moment_leaves_later() {
+    let limits = Limits { max_idle_docs: 1, doc_stay: Duration::ZERO, ..plain() };
+    let server = builder().limits(limits).build();
+    let (docs, hub) = (server.docs(), &server.node().hub);
+    let known = |key: &str| hub.known(StreamKind::Doc, key);
+    docs.edit("a", |_| ()).await.unwrap();
+    let held = known("a").unwrap();
+    docs.edit("b", |_| ()).await.unwrap();
+    assert!(known("b").is_none(), "the other one had to go");
+    drop(held);
+    docs.edit("c", |_| ()).await.unwrap();
+    assert!(known("a").is_none() && known("c").is_some());
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ mod concurrency;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
@@ -33,17 +33,24 @@ use crate::{
 };
 
 /// Memory that can be shared between servers, and answers loads and appends only while it is open. What is appended is
-/// stored before the wait; while it is failing, nothing is.
+/// stored before the wait; while it is failing, nothing is, nor loaded.
 #[derive(Clone)]
 pub(crate) struct Gated {
     memory: Memory,
     pub(crate) open: watch::Sender<bool>,
     pub(crate) failing: Arc<AtomicBool>,
+    /// How often a whole stream was asked for.
+    pub(crate) loads: Arc<AtomicUsize>,
 }
 
 impl Gated {
     pub(crate) fn new(open: bool) -> Self {
-        Self { memory: Memory::default(), open: watch::Sender::new(open), failing: Arc::default() }
+        Self {
+            memory: Memory::default(),
+            open: watch::Sender::new(open),
+            failing: Arc::default(),
+            loads: Arc::default(),
+        }
     }
 
     /// What is stored of a stream.
@@ -58,8 +65,8 @@ impl Gated {
 impl From<Gated> for Backend {
     fn from(gated: Gated) -> Self {
         let backend = gated.memory.node();
-        let Gated { open, failing, .. } = gated;
-        Self { log: Arc::new(GatedLog { inner: backend.log, open: open.subscribe(), failing }), ..backend }
+        let Gated { open, failing, loads, .. } = gated;
+        Self { log: Arc::new(GatedLog { inner: backend.log, open: open.subscribe(), failing, loads }), ..backend }
     }
 }
 
@@ -68,6 +75,7 @@ struct GatedLog {
     inner: Arc<dyn Log>,
     open: watch::Receiver<bool>,
     failing: Arc<AtomicBool>,
+    loads: Arc<AtomicUsize>,
 }
 
 impl GatedLog {
@@ -89,7 +97,11 @@ impl Log for GatedLog {
     }
 
     async fn load(&self, stream: &StreamId, since: Option<Mark>) -> Result<Loaded, BackendError> {
+        self.loads.fetch_add(usize::from(since.is_none()), Ordering::Relaxed);
         self.pass().await;
+        if self.failing.load(Ordering::Relaxed) {
+            return Err(BackendError::Unavailable("for a test".into()));
+        }
         self.inner.load(stream, since).await
     }
 

@@ -4,11 +4,13 @@
 
 #[cfg(feature = "contract")]
 mod contract;
+mod credentials;
 mod health;
 mod lobby;
 mod refused;
 mod routes;
 mod serve;
+mod state;
 mod websocket;
 
 pub(crate) use self::{routes::router, serve::serve};

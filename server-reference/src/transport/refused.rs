@@ -18,8 +18,9 @@ const REFUSED: &str = "datasole-refused";
 /// The answer to a rejection, which is logged.
 pub(super) fn refused(node: &Node, rejection: Rejection, peer: Option<SocketAddr>) -> Response {
     let Rejection { status, kind, text, retry_after } = rejection;
-    // A wrong token is its user's matter, not the operator's, and a shutdown is no news.
-    if matches!(kind, Kind::Token | Kind::Closing) || text == "this is a WebSocket endpoint" {
+    // A wrong token is its user's matter, not the operator's, and so is a key; a shutdown is no news, and a failure is told already.
+    let is_quiet = matches!(kind, Kind::Token | Kind::Closing | Kind::Access | Kind::Missing | Kind::Backend);
+    if is_quiet || text == "this is a WebSocket endpoint" {
         tracing::debug!(%status, "{text}");
     } else {
         node.admission.rejections.tell(kind, &text, peer);

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use axum::{Router, routing::get};
 
-use super::{health, websocket};
+use super::{health, state, websocket};
 use crate::{assets, protocol::Node};
 
-/// Routes for the endpoint, the browser assets and `health`.
+/// Routes for the endpoint, the browser assets, `health` and the values of states.
 pub(crate) fn router(node: Arc<Node>) -> Router {
     let path = node.path.trim_end_matches('/');
     let mut router = Router::new()
         .route(&format!("{path}/"), get(websocket::handle))
         .route(&format!("{path}/health"), get(health::handle))
+        .route(&format!("{path}/state/{{*key}}"), get(state::handle).options(state::preflight))
         .route(&format!("{path}/{{asset}}"), get(assets::handle));
     #[cfg(feature = "contract")]
     if node.contract.is_some() && cfg!(debug_assertions) {

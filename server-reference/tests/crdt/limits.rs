@@ -31,6 +31,28 @@ async fn keys_of_a_server_below_at_and_above_the_limit() {
     assert_eq!(bob.op("5", &increment("b", 1, 1)), Err(LIMIT));
 }
 
+/// A user's keys count together, whatever the connections; those of others do not.
+#[tokio::test]
+async fn keys_of_a_user_below_at_and_above_the_limit() {
+    let limits = Limits { max_crdt_keys_per_user: 2, ..Limits::default() };
+    let server = Server::builder().limits(limits).crdt("registered", CrdtKind::PnCounter).build();
+    for (user, key, outcome) in [
+        ("ann", "1", Ok(1)),
+        ("ann", "2", Ok(1)),
+        ("ann", "3", Err(LIMIT)),
+        ("ann", "registered", Ok(1)),
+        ("ann", "1", Ok(2)),
+        ("bob", "3", Ok(1)),
+    ] {
+        let mut client = Client::user(&server, user);
+        let replica = format!("{user} {key} {outcome:?}");
+        assert_eq!(client.op(key, &increment(&replica, 1, 1)), outcome, "{replica}");
+    }
+    let mut old = Client::v1(&server);
+    old.send(Opcode::CrdtOp, 0, &json!({ "key": "4", "op": increment("old", 1, 1) }));
+    assert_eq!(server.crdt().keys().await.unwrap(), ["1", "2", "3", "registered"], "nor by version 1");
+}
+
 #[tokio::test]
 async fn clients_create_keys_only_where_they_may() {
     let server = Server::builder().crdt("registered", CrdtKind::LwwMap).client_crdts(false).build();

@@ -175,3 +175,37 @@ async fn what_is_refused_is_dropped_in_silence() {
     say(&mut client, "n", &good);
     assert_eq!(client.states("n").1, 1);
 }
+
+/// A large CRDT that changes all the time is written out once in a moment for all clients of version 1: each ends with the
+/// newest state, and sees no more of them than there are moments.
+#[tokio::test(start_paused = true)]
+async fn a_large_state_is_shown_once_in_a_moment() {
+    let server = server(Limits::default());
+    let map = server.crdt().map("m");
+    for (key, length, at_once) in [("small", 10_000, true), ("large", 20_000, false)] {
+        map.set(key, &"x".repeat(length)).await.unwrap();
+        let (mut first, mut second) = (Client::v1(&server), Client::v1(&server));
+        let n = |client: &mut Client| {
+            let states = client.states("m");
+            (states.0, states.1["n"].clone())
+        };
+        n(&mut first);
+        n(&mut second);
+        map.set("n", &1).await.unwrap();
+        map.set("n", &2).await.unwrap();
+        let early = n(&mut first);
+        assert_eq!(early, if at_once { (1, json!(2)) } else { (0, Value::Null) }, "{key}");
+        let mut late = Client::v1(&server);
+        // It may be shown what the others have seen, and gets the rest with them.
+        n(&mut late);
+        tokio::time::sleep(std::time::Duration::from_millis(49)).await;
+        assert_eq!(n(&mut second), if at_once { (1, json!(2)) } else { (0, Value::Null) }, "{key}");
+        map.set("n", &3).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        for client in [&mut first, &mut second, &mut late] {
+            assert_eq!(n(client), (1, json!(3)), "{key}");
+        }
+        map.remove("n").await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}

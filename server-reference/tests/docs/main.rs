@@ -481,6 +481,36 @@ async fn the_memory_of_a_user_is_bounded() {
     assert_eq!(server.docs().text("1", "text").await.unwrap().len(), 8);
 }
 
+/// The memory of what a user follows is bounded, whoever has written it, over all connections; and given back.
+#[tokio::test]
+async fn the_memory_that_a_user_follows_is_bounded() {
+    // Each takes 4 KiB and what is in it, three times.
+    let limits = Limits { max_docs_memory_followed: 30_000, ..Limits::default() };
+    let server = Server::builder().limits(limits).build();
+    for key in ["1", "2", "3"] {
+        server.docs().edit(key, |t| t.get_or_insert_text("text").insert(t, 0, &"x".repeat(2_000))).await.unwrap();
+    }
+    let refused = |client: &Client, at: usize| {
+        let subscribe = client.open[at].id;
+        client.answers.iter().find(|(id, _)| *id == subscribe).map(|(_, outcome)| *outcome)
+    };
+    let (mut first, mut second) = (Client::new(&server, "ann"), Client::new(&server, "ann"));
+    first.follow("1", Doc::new());
+    second.follow("2", Doc::new());
+    assert_eq!((refused(&first, 0), refused(&second, 0)), (None, None));
+    second.follow("3", Doc::new());
+    assert_eq!(refused(&second, 1), Some(Err(codes::LIMIT.into())));
+    let mut bob = Client::following(&server, "bob", "3");
+    assert_eq!(refused(&bob, 0), None, "others have their own part");
+    assert_eq!(bob.write(0, 0, "y"), Ok(2));
+    second.unfollow(0);
+    second.follow("3", Doc::new());
+    assert_eq!(refused(&second, 1), None, "what is not followed any more makes room");
+    drop(first);
+    second.follow("1", Doc::new());
+    assert_eq!(refused(&second, 2), None, "so does the end of a connection");
+}
+
 /// Where there is no memory, nothing more is loaded; what nobody follows leaves first.
 #[tokio::test]
 async fn the_memory_of_all_documents_is_bounded() {

@@ -1,6 +1,7 @@
 //! Frames that are short on the wire and long to serve: an honest client notices none of them.
 
 use std::{
+    num::NonZeroU32,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -8,14 +9,18 @@ use std::{
     time::Duration,
 };
 
-use datasole_core::frame::{Codec, Opcode};
+use datasole_core::{
+    frame::{Codec, Opcode},
+    wire::push_varuint,
+};
 use datasole_server::{Context, Identity, Limits, Protocol, Server};
 use datasole_tests::{
-    peer::{Peer, Received, masked},
+    peer::{Peer, Received, frame, masked},
     running::Running,
 };
+use futures_util::FutureExt;
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{assert_serves, probe::assert_unnoticed, serve};
 
@@ -213,4 +218,89 @@ async fn a_whole_is_shared_for_a_moment() {
         state.update("large", |draft| draft.set("/text", "y".repeat(20_000 + n))).await.unwrap();
     }
     assert_eq!(follow("large"), from(7, 0));
+}
+
+/// What a connection asks for at once is not written out at once: beyond a quarter of a megabyte snapshots are owed.
+#[test]
+fn snapshots_beyond_what_is_written_at_once_are_owed() {
+    const KEYS: u32 = 40;
+    let server = Server::builder().build();
+    let set = |key: u32, value: Value| {
+        server.state().set(&key.to_string(), &value).now_or_never().unwrap().unwrap();
+    };
+    (1..=KEYS).for_each(|key| set(key, json!("x".repeat(30_000))));
+    let (mut codec, mut batch) = (Codec::default(), Vec::new());
+    for key in 1..=KEYS {
+        let subscribe =
+            codec.encode(Opcode::Subscribe, key, format!(r#"{{"kind":"state","key":"{key}"}}"#).as_bytes(), 256);
+        push_varuint(&mut batch, subscribe.len() as u64);
+        batch.extend_from_slice(&subscribe);
+    }
+    let mut peer = server.peer(Protocol::V2, Identity::anonymous());
+    peer.receive(&frame(Opcode::Batch as u8, 0, &batch));
+    set(KEYS, json!(2));
+    let mut seen = Vec::new();
+    while let Some(message) = peer.poll_message() {
+        let frame = codec.decode(&message, &datasole_core::Limits::default()).unwrap();
+        let body: Value = serde_json::from_slice(frame.payload).unwrap();
+        match frame.opcode {
+            Opcode::Subscribed => seen.push((frame.correlation, false, 1)),
+            Opcode::StateSnapshot => {
+                seen.push((body["key"].as_str().unwrap().parse().unwrap(), true, body["seq"].as_u64().unwrap()));
+            }
+            opcode => assert_eq!(opcode, Opcode::Hello),
+        }
+    }
+    // Nine of 30,000 bytes are the first to exceed 256 KiB.
+    let shown: Vec<_> = (1..=9).flat_map(|key| [(key, false, 1), (key, true, 1)]).collect();
+    let asked: Vec<_> = (10..=KEYS).map(|key| (key, false, 1)).collect();
+    assert_eq!(seen[..18], shown);
+    assert_eq!(seen[18..18 + asked.len()], asked);
+    let mut owed = seen[18 + asked.len()..].to_vec();
+    owed.sort_unstable();
+    let expected: Vec<_> = (10..=KEYS).map(|key| (key, true, if key == KEYS { 2 } else { 1 })).collect();
+    assert_eq!(owed, expected, "the newest, and once");
+}
+
+/// A client of version 1 follows everything without asking: what comes to more than is written at once, it is owed, too.
+#[test]
+fn a_client_of_version_1_is_owed_what_is_not_written_at_once() {
+    let server = Server::builder().build();
+    let set = |key: u32, n: u32| {
+        let value = json!({"n": n, "text": "x".repeat(30_000)});
+        server.state().set(&format!("{key:02}"), &value).now_or_never().unwrap().unwrap();
+    };
+    (1..=40).for_each(|key| set(key, 1));
+    let mut peer = server.peer(Protocol::V1, Identity::anonymous());
+    // The one is on its way already, the other is owed.
+    set(1, 2);
+    set(40, 2);
+    let (mut codec, mut seen) = (Codec::default(), vec![Vec::new(); 40]);
+    while let Some(message) = peer.poll_message() {
+        let frame = codec.decode(&message, &datasole_core::Limits::default()).unwrap();
+        let body: Value = serde_json::from_slice(frame.payload).unwrap();
+        let key: usize = body["key"].as_str().unwrap().parse().unwrap();
+        seen[key - 1].push((frame.opcode, body["seq"].as_u64().unwrap()));
+    }
+    let once = |key: usize| vec![(Opcode::StateSnapshot, if key == 40 { 2 } else { 1 })];
+    assert_eq!(seen[0], [(Opcode::StateSnapshot, 1), (Opcode::StatePatch, 2)]);
+    (2..=40).for_each(|key| assert_eq!(seen[key - 1], once(key), "{key}"));
+}
+
+/// Where a rate is set, what exceeds it is read later; others are not concerned.
+#[tokio::test]
+async fn a_rate_is_kept() {
+    let limits = Limits { max_rate: NonZeroU32::new(20_000), ..Limits::default() };
+    let running = serve(|builder| builder.limits(limits)).await;
+    let (mut greedy, mut modest) = (Peer::v2(running.address).await, Peer::v2(running.address).await);
+    let (text, started) = (format!("{:?}", "x".repeat(2_000)), Instant::now());
+    for id in 1..=20 {
+        greedy.begin(id, "echo", &text).await;
+    }
+    modest.call(1, "add", "[1, 2]").await;
+    for id in 1..=20 {
+        greedy.expect(Opcode::RpcResponse, id).await;
+    }
+    // 40,000 bytes and more: a second's worth at once, and the last one.
+    assert!(started.elapsed() >= Duration::from_millis(900), "{:?}", started.elapsed());
 }

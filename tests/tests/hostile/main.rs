@@ -11,6 +11,7 @@ mod http;
 mod life;
 mod places;
 mod probe;
+mod read;
 mod streams;
 mod websocket;
 

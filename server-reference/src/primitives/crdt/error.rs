@@ -16,8 +16,9 @@ pub enum EditError {
     /// Clients may not create keys: see [`Builder::client_crdts`](crate::Builder::client_crdts).
     #[error("no CRDT is registered as {0:?}")]
     Unregistered(String),
-    /// A limit of keys was reached: [`Limits::max_crdt_keys`](crate::Limits::max_crdt_keys) or
-    /// [`Limits::max_crdt_keys_per_connection`](crate::Limits::max_crdt_keys_per_connection).
+    /// A limit of keys was reached: [`Limits::max_crdt_keys`](crate::Limits::max_crdt_keys),
+    /// [`Limits::max_crdt_keys_per_connection`](crate::Limits::max_crdt_keys_per_connection) or
+    /// [`Limits::max_crdt_keys_per_user`](crate::Limits::max_crdt_keys_per_user).
     #[error("more than {limit} CRDT keys")]
     Keys {
         /// The limit.

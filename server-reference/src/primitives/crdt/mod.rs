@@ -53,6 +53,7 @@ pub(crate) struct Registry {
     limits: CrdtLimits,
     max_keys: usize,
     max_keys_per_connection: usize,
+    max_keys_per_user: usize,
     max_new_replicas: usize,
     max_payload: usize,
     max_key: usize,
@@ -83,6 +84,7 @@ impl Registry {
             limits: limits.crdt(),
             max_keys: limits.max_crdt_keys,
             max_keys_per_connection: limits.max_crdt_keys_per_connection,
+            max_keys_per_user: limits.max_crdt_keys_per_user,
             max_new_replicas: limits.max_crdt_replicas_per_user,
             max_payload: limits.max_payload,
             max_key: limits.max_key,
@@ -304,8 +306,9 @@ impl Admission<'_> {
         let total = reservation.take(total);
         let Some((_, client)) = self.client else { return Ok(Some(reservation)) };
         let own = reservation.take(client.created(StreamKind::Crdt));
-        let per_connection = registry.max_keys_per_connection;
-        for (taken, limit) in [(own, per_connection), (total, registry.max_keys)] {
+        let of_owner = reservation.take(client.standing().created(StreamKind::Crdt));
+        let Registry { max_keys_per_connection, max_keys_per_user, max_keys, .. } = *registry;
+        for (taken, limit) in [(own, max_keys_per_connection), (of_owner, max_keys_per_user), (total, max_keys)] {
             if taken >= limit {
                 return Err(EditError::Keys { limit });
             }

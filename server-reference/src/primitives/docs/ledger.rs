@@ -57,6 +57,11 @@ impl Account {
         self.ledger.left(owner)
     }
 
+    /// The document's memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Takes note of the document's memory, and of who has changed it, unless it is the server.
     pub(super) fn settle(&mut self, bytes: usize, by: Option<&Arc<Standing>>) {
         let before = std::mem::replace(&mut self.bytes, bytes);

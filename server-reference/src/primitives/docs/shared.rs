@@ -229,6 +229,10 @@ impl Kind for Shared {
         message(at.position.seq, &Message::Change(entry.content()), at)
     }
 
+    fn memory(&self) -> usize {
+        self.account.bytes()
+    }
+
     fn greeting(&self, at: &At<'_>) -> Vec<Bytes> {
         let asked = match &self.held {
             Held::Here(document) => message(0, &Message::Ask(&document.state_vector()), at),

@@ -6,6 +6,7 @@
 
 mod draft;
 mod error;
+mod read;
 mod value;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use datasole_core::{Position, StreamKind, patch::Patch};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::to_raw_value};
 
+pub(crate) use self::read::read;
 use self::value::{Room, StateValue};
 pub use self::{draft::Draft, error::StateError};
 use crate::{

@@ -170,9 +170,7 @@ impl StateValue {
     /// The entry of a patch that has been applied, and the bound of the resulting value, if that fits.
     fn weigh(&self, room: Room<'_>, existed: bool, patch: &Patch) -> Result<(Entry, usize), StateError> {
         let mut entry = Entry::json(PATCH, patch)?;
-        // Only a copy adds more than its own text: then nothing is known until the value is measured.
-        let copies = patch.operations().iter().any(|operation| matches!(operation, Operation::Copy { .. }));
-        let mut bound = if copies { usize::MAX } else { self.bound.saturating_add(entry.content().len()) };
+        let mut bound = grown(self.bound, patch, &entry);
         // A subscriber of a key that did not exist has nothing to apply a patch to. Else, only where the bound says
         // that it might be too long is the value measured.
         if !existed || room.check(bound).is_err() {
@@ -215,7 +213,7 @@ impl StateValue {
             PATCH => {
                 let patch = Patch::parse(entry.text(), &limits).ok()?;
                 apply(self.value.get_or_insert(Value::Null), &patch, &limits).ok()?;
-                self.bound = usize::MAX;
+                self.bound = grown(self.bound, &patch, entry);
             }
             _ => return None,
         }
@@ -308,6 +306,13 @@ impl Kind for StateValue {
     fn weight(&self) -> usize {
         self.bound
     }
+}
+
+/// The bound of a value behind the patch of an entry. Only a copy adds more than its own text: then nothing is known until the
+/// value is measured.
+fn grown(bound: usize, patch: &Patch, entry: &Entry) -> usize {
+    let copies = patch.operations().iter().any(|operation| matches!(operation, Operation::Copy { .. }));
+    if copies { usize::MAX } else { bound.saturating_add(entry.content().len()) }
 }
 
 /// The message of a whole value, `None` when the key does not exist.

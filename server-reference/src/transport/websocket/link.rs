@@ -88,6 +88,8 @@ struct Link<S> {
     timer: Pin<Box<Sleep>>,
     /// Until when nothing is read because too much is under way.
     paused: Option<Instant>,
+    /// Until when the bytes served last for at the rate that is allowed.
+    paid: Option<Instant>,
     /// Bytes of payloads served in this turn, and when it began.
     served: usize,
     began: Option<Instant>,
@@ -199,6 +201,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             pinged: false,
             timer: Box::pin(sleep_until(now)),
             paused: None,
+            paid: None,
             served: 0,
             began: None,
             yields: false,
@@ -272,6 +275,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             let mailbox = self.session.connection().mailbox();
             if mailbox.is_filled() {
                 mailbox.drain(&mut self.out, ROOM);
+                // What is left has its turn after others.
+                self.yields |= mailbox.is_filled();
                 if self.out.len() < ROOM
                     && let Some(close) = mailbox.closing()
                 {
@@ -374,16 +379,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         self.served += bytes;
         let began = *self.began.get_or_insert(self.alive);
         let looks = bytes > 1024 || taken % LOOK == LOOK - 1;
-        if self.served >= TURN || looks && began.elapsed() >= TURN_TIME {
+        let has_spent = self.spends(bytes);
+        if has_spent || self.served >= TURN || looks && began.elapsed() >= TURN_TIME {
             (self.served, self.began, self.yields) = (0, None, true);
         }
         self.yields
+    }
+
+    /// Takes note of bytes served, where their rate is bounded: whether the connection has to wait. A second's worth may
+    /// come at once.
+    fn spends(&mut self, bytes: usize) -> bool {
+        let Some(rate) = self.node.limits.max_rate else { return false };
+        let now = Instant::now();
+        let time = Duration::from_secs_f64(bytes as f64 / f64::from(rate.get()));
+        let paid = self.paid.map_or(now, |paid| paid.max(now)) + time;
+        self.paid = Some(paid);
+        paid > now + PAUSE
     }
 
     /// False while handlers and frames under way hold too much, or messages of all that are coming: then nothing is read for
     /// a while. Later messages are read, so that a peer can cancel, and what needs room is refused; and a little of the
     /// message that is coming.
     fn may_read(&mut self) -> bool {
+        if let Some(paid) = self.paid {
+            let now = Instant::now();
+            if paid > now + PAUSE {
+                self.alive = paid - PAUSE;
+                if self.alive < self.timer.deadline() {
+                    self.timer.as_mut().reset(self.alive);
+                }
+                return false;
+            }
+            self.paid = Some(paid).filter(|paid| *paid > now);
+        }
         let stalled = self.socket.get_ref().is_stalled();
         if !stalled && !self.session.connection().is_full() {
             self.paused = None;
@@ -489,14 +517,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 self.pinged = true;
                 framing::ping(&mut self.out.bytes);
             }
-            if self.paused.is_some_and(|until| until <= now) {
+            let later = [self.paused, self.paid.map(|paid| paid - PAUSE)];
+            if later.into_iter().flatten().any(|until| until <= now) {
                 cx.waker().wake_by_ref();
             }
             let mut next = self.alive + if quiet { heartbeat * 2 } else { heartbeat };
             if let Some(deadline) = self.auth_deadline() {
                 next = next.min(deadline);
             }
-            for at in [expires, self.paused.filter(|until| *until > now)].into_iter().flatten() {
+            for at in later.into_iter().flatten().filter(|until| *until > now).chain(expires) {
                 next = next.min(at);
             }
             self.timer.as_mut().reset(next);

@@ -14,12 +14,12 @@ use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{
-    super::{lobby::Watched, refused::refused},
+    super::{credentials::identify, lobby::Watched, refused::refused},
     link,
 };
 use crate::{
     admission::{Full, Kind, Listening, Rejection, Requester, Seat, counted},
-    auth::{AuthError, AuthRequest},
+    auth::AuthRequest,
     connection::Protocol,
     metrics::Metrics,
     protocol::{Node, Session},
@@ -59,13 +59,7 @@ async fn accept(node: &Arc<Node>, mut request: Request, peer: Option<SocketAddr>
     let response = switching(&key, chosen);
 
     let address = counted(requester.remote);
-    if node.auth.is_some()
-        && let Some(seconds) = node.admission.guesses.wait(address)
-    {
-        let text = format!("too many wrong tokens from {}", address.map(|from| from.to_string()).unwrap_or_default());
-        let rejection = Rejection::new(StatusCode::TOO_MANY_REQUESTS, Kind::Limit, text);
-        return Err(Rejection { retry_after: Some(seconds), ..rejection });
-    }
+    node.admission.guesses.admit(address, "many wrong tokens")?;
 
     // The seat is taken before anything is asked of the authentication: it is what a flood would exhaust.
     let seat = match node.seat(address) {
@@ -83,12 +77,7 @@ async fn accept(node: &Arc<Node>, mut request: Request, peer: Option<SocketAddr>
         node.expect(&connection);
         Some(Box::new(auth))
     } else {
-        let identity = node.identify(auth).await.map_err(|error| {
-            if matches!(error, AuthError::Refused(_)) {
-                node.admission.guesses.wrong(address);
-            }
-            refusal(error)
-        })?;
+        let identity = identify(node, address, auth).await?;
         if let Some(task) = node.welcome(&connection, identity) {
             tokio::spawn(task);
         }
@@ -149,21 +138,6 @@ fn run(upgraded: Upgraded, node: Arc<Node>, session: Session, seat: Seat) -> Box
         }
         Err(upgraded) => link::run(TokioIo::new(upgraded), Bytes::new(), node, session, seat).boxed(),
     }
-}
-
-fn refusal(error: AuthError) -> Rejection {
-    let (status, kind, text) = match error {
-        AuthError::Refused(why) => {
-            tracing::debug!(why, "credentials were refused");
-            (StatusCode::UNAUTHORIZED, Kind::Token, "unauthorized")
-        }
-        AuthError::TimedOut => (StatusCode::REQUEST_TIMEOUT, Kind::Auth, "authentication timed out"),
-        AuthError::Failed(why) => {
-            tracing::error!(why, "the auth hook failed");
-            (StatusCode::INTERNAL_SERVER_ERROR, Kind::Auth, "authentication failed")
-        }
-    };
-    Rejection::new(status, kind, text)
 }
 
 /// RFC 6455, section 4.2.1.
