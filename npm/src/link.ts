@@ -4,7 +4,7 @@
  */
 import { ErrorCode, localError, type DatasoleError } from './errors.js';
 import { delay } from './lifecycle.js';
-import { openThread, openWorker, type Port, type PortEvents } from './port.js';
+import { loadEngine, openWorker, type Port, type PortEvents } from './port.js';
 import { PROTOCOL_VERSION, type Batch, type Encoded, type FromWorker, type ToWorker } from './protocol.js';
 import type { Status } from './status.js';
 import type { CoreOptions } from '../generated/datasole_wasm.js';
@@ -189,7 +189,7 @@ async function open({ useWorker, worker, workerUrl, headers }: LinkOptions, even
     }
   }
   const socket = !IIFE && headers ? (await import('./node.js')).nodeSocket(headers) : undefined;
-  return openThread(workerUrl, socket, events);
+  return (await loadEngine(workerUrl))((batch) => events.batch(batch), socket);
 }
 
 /** The wasm's bytes; none for a worker script that has it inside. */

@@ -181,7 +181,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
       const millis = this.#options.connectTimeout;
       if (millis !== undefined && millis < Infinity) {
         this.#connectTimer = setTimeout(() => {
-          const message = `no connection to ${this.#options.url} within ${millis} ms`;
+          const message = `no connection to ${this.#server} within ${millis} ms`;
           this.#end(localError(ErrorCode.Timeout, message, true), { ...this.#status.reason, kind: 'connectTimeout', message });
         }, delay(millis));
       }
@@ -472,11 +472,16 @@ export class DatasoleClient<C extends ContractShape = Registered> {
     return reason.code && this.#told?.code === reason.code ? this.#told : reason;
   }
 
+  /** The server, for people. */
+  get #server(): string {
+    return this.#options.url ?? 'this server';
+  }
+
   /** Where nobody listens, the console is told. */
   #tell({ kind, code, message, hint }: StatusReason): void {
     if (this.#statusHandlers.size) return;
     const why = [message || [kind, code].join(' '), hint].filter(Boolean).join('; ');
-    console.error(`datasole: no connection to ${this.#options.url ?? 'this server'}: ${why}`);
+    console.error(`datasole: no connection to ${this.#server}: ${why}`);
   }
 
   async #answerToken(): Promise<void> {

@@ -94,6 +94,15 @@ describe('the package', () => {
       assert.ok(!found.some((line) => line.startsWith('main.mts(3,')), found.join('\n'));
     });
 
+    it('and take a token that may be missing where `undefined` is told from nothing', () => {
+      const program = `
+        import { DatasoleClient } from 'datasole/client';
+        declare const token: string | undefined;
+        new DatasoleClient({ url: '/', auth: { token } });`;
+      const found = complaints(program, '--lib', 'es2022,dom', '--module', 'nodenext', '--exactOptionalPropertyTypes');
+      assert.deepEqual(found, []);
+    });
+
     describe('and hold programs to the contract that has registered itself', () => {
       const contract = readFileSync(new URL('../contract/tests/contract.ts', root), 'utf8');
       /** Programs of one line each: those that compile, and those that do not. */
@@ -326,6 +335,8 @@ describe('the package', () => {
   it('tells bundlers which imports are none of their business', () => {
     const text = ['client', 'slim', 'node'].map((name) => readFileSync(new URL(`dist/${name}.mjs`, root), 'utf8')).join();
     for (const [, target] of text.matchAll(/\bimport\(([^)]*)\)/g)) {
+      // webpack takes this for a file to be copied, and warns.
+      assert.doesNotMatch(text, /new URL\([^)]*import\.meta\.url/);
       if (!/^"\.\/(worker|node|datasole-probe)\.mjs"$/.test(target!)) assert.match(target!, /webpackIgnore: true.*@vite-ignore/s);
     }
   });
