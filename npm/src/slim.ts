@@ -34,6 +34,7 @@ import type { ConnectionState, Status, StatusReason } from './status.js';
 import { Store } from './store.js';
 import { Streams } from './streams.js';
 import { Topics } from './topics.js';
+import { connectionError, explain } from './verdict.js';
 
 export type * from './contract.js';
 export { DatasoleError, ErrorCode } from './errors.js';
@@ -51,9 +52,6 @@ interface Opening {
   resolve(): void;
   reject(error: DatasoleError): void;
 }
-
-/** Set by `npm/build.mjs`: whether this is a script for pages without modules. */
-declare const IIFE: boolean;
 
 /** Clients by their options, see {@link DatasoleClient.reuse}. */
 const reused = new Map<string, DatasoleClient<any>>();
@@ -500,33 +498,6 @@ export class DatasoleClient<C extends ContractShape = Registered> {
     call(this.#statusHandlers, status);
   }
 
-}
-
-/** The reason in more words, from a script that is loaded only for that. */
-async function explain(options: DatasoleClientOptions, reason: StatusReason): Promise<StatusReason> {
-  try {
-    const { core, workerUrl } = resolve(options);
-    const probe: typeof import('./probe.js') = IIFE
-      ? await import(/* webpackIgnore: true */ /* @vite-ignore */ new URL('datasole-probe.mjs', workerUrl).href)
-      : await import('./probe.js');
-    return await probe.explain(core.url, reason, workerUrl);
-  } catch {
-    return reason;
-  }
-}
-
-/** The error of `connect`, and of calls that waited for a connection. */
-function connectionError({ kind, message, code, httpStatus, hint }: StatusReason): DatasoleError {
-  const [number, retryable] =
-    kind === 'unauthorized'
-      ? [ErrorCode.Unauthorized, false]
-      : kind === 'connectTimeout'
-        ? [ErrorCode.Timeout, true]
-        : kind === 'protocol'
-          ? [ErrorCode.InvalidRequest, false]
-          : [ErrorCode.NotConnected, true];
-  const details = [kind, code ?? httpStatus, message, hint].filter(Boolean).join(', ');
-  return localError(number, `no connection: ${details}`, retryable);
 }
 
 function deferred(): Opening {
