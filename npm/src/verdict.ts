@@ -1,5 +1,6 @@
 /** Why there is no connection: found out, and as an error. */
-import { ErrorCode, localError, type DatasoleError } from './errors.js';
+import { Code } from './codes.js';
+import { localError, type DatasoleError } from './errors.js';
 import { resolve, type DatasoleClientOptions } from './options.js';
 import type { StatusReason } from './status.js';
 
@@ -23,12 +24,12 @@ export async function explain(options: DatasoleClientOptions, reason: StatusReas
 export function connectionError({ kind, message, code, httpStatus, hint }: StatusReason): DatasoleError {
   const [number, retryable] =
     kind === 'unauthorized'
-      ? [ErrorCode.Unauthorized, false]
+      ? [Code.Unauthorized, false]
       : kind === 'connectTimeout'
-        ? [ErrorCode.Timeout, true]
+        ? [Code.Timeout, true]
         : kind === 'protocol'
-          ? [ErrorCode.InvalidRequest, false]
-          : [ErrorCode.NotConnected, true];
+          ? [Code.InvalidRequest, false]
+          : [Code.NotConnected, true];
   const details = [kind, code ?? httpStatus, message, hint].filter(Boolean).join(', ');
   return localError(number, `no connection: ${details}`, retryable);
 }

@@ -133,6 +133,11 @@ describe('the package', () => {
           `new DatasoleClient<Other>().rpc('other', 1).then((result) => result.length);`,
           `new DatasoleClient<DatasoleContract>().rpc('anything').then((result) => result.any.thing);`,
           `new DatasoleClient<DatasoleContract>().emit('anything', 1);`,
+          `const call = <M extends RpcName<AppContract>>(method: M, params: RpcParams<AppContract, M>) => client.rpc(method, params); call('vote', { option: 1 });`,
+          `const tell = <E extends SentName<AppContract>>(event: E, data: EventData<AppContract, E>) => client.emit(event, data); tell('typing', {});`,
+          `live(client, 'dashboard').getSnapshot().data?.title.length;`,
+          `ready(client, 'board:a:1').then((board) => board?.title.length);`,
+          `const shown = live(client, 'dashboard').getSnapshot(); if (shown.status === 'ready') shown.data.title; if (shown.error) shown.error.code;`,
           `DatasoleClient.reuse().rpc('vote', { option: 1 });`,
           `contract.hash satisfies string;`,
         ],
@@ -155,6 +160,8 @@ describe('the package', () => {
           `client.subscribeState('dashboard', (board) => board.title);`,
           `client.getState('dashboard')?.name;`,
           `client.presence('lobby').join({ x: 1 });`,
+          `live(client, 'dashboards');`,
+          `live(client, 'dashboard').getSnapshot().data.title;`,
           `client.presence('hall');`,
           `client.presence('lobby').members[0]!.value.z;`,
           `({}) as RpcErrorData<AppContract, 'user.get'> satisfies { name: string };`,
@@ -164,7 +171,8 @@ describe('the package', () => {
       ];
       const program = (lines: string[]) =>
         [
-          `import type { DatasoleContract, HeardName, RpcErrorData, RpcName } from 'datasole';`,
+          `import type { DatasoleContract, EventData, HeardName, RpcErrorData, RpcName, RpcParams, SentName } from 'datasole';`,
+          `import { live, ready } from 'datasole/live';`,
           `import { DatasoleClient } from 'datasole/client';`,
           `import { contract, type AppContract } from './contract.mjs';`,
           `interface Other { rpc: { other: { params: number; result: string } }; events: {}; state: {} }`,
@@ -180,7 +188,7 @@ describe('the package', () => {
       it(`refuses ${wrong!.length} wrong lines`, () => {
         const found = complaints(program(wrong!), '--lib', 'es2022,dom', '--module', 'nodenext');
         const at = new Set(found.map((line) => Number(/^main\.mts\((\d+),/.exec(line)?.[1])).filter(Boolean));
-        assert.deepEqual(wrong!.filter((_, index) => !at.has(index + 6)), []);
+        assert.deepEqual(wrong!.filter((_, index) => !at.has(index + 7)), []);
       });
     });
 
