@@ -44,6 +44,7 @@ await Promise.all([
   bundle('node.ts', 'node.mjs', module),
   bundle('probe.ts', 'datasole-probe.mjs', { format: 'esm' }),
   bundle('index.ts', 'index.mjs', module),
+  bundle('live.ts', 'live.mjs', module),
   bundle('yjs.ts', 'yjs.mjs', { ...module, packages: 'external' }),
 ]);
 await Promise.all(['slim', 'client'].map(application));
@@ -142,7 +143,7 @@ function siblings() {
 /** Of what the package shows; the worker's script shows nothing. */
 async function declarations() {
   execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json'], { stdio: 'inherit' });
-  const shown = ['client', 'contract', 'errors', 'index', 'options', 'presence', 'slim', 'status', 'yjs'].map(
+  const shown = ['client', 'contract', 'errors', 'index', 'live', 'options', 'presence', 'slim', 'status', 'yjs'].map(
     (name) => `${name}.d.ts`,
   );
   const made = (await readdir('dist')).filter((name) => name.endsWith('.d.ts'));

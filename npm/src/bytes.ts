@@ -1,5 +1,6 @@
 /** Bytes: those of an application, in any buffer or view of whatever realm and class, and those of texts. */
-import { ErrorCode, localError } from './errors.js';
+import { Code } from './codes.js';
+import { localError } from './errors.js';
 
 const encoder = new TextEncoder();
 
@@ -15,7 +16,7 @@ export function copyBytes(value: unknown): Uint8Array<ArrayBuffer> | undefined {
   const tag = Object.prototype.toString.call(value);
   if (/ (Shared)?ArrayBuffer]/.test(tag)) return new Uint8Array(new Uint8Array(value as ArrayBuffer));
   if (/ (Blob|File)]/.test(tag)) {
-    throw localError(ErrorCode.InvalidParams, 'a Blob cannot be sent: send its bytes, `await blob.arrayBuffer()`');
+    throw localError(Code.InvalidParams, 'a Blob cannot be sent: send its bytes, `await blob.arrayBuffer()`');
   }
   return undefined;
 }

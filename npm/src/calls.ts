@@ -1,6 +1,7 @@
 /** The calls of a client that are under way. */
 import { copyBytes } from './bytes.js';
-import { DatasoleError, ErrorCode, localError } from './errors.js';
+import { Code } from './codes.js';
+import { DatasoleError, localError } from './errors.js';
 import { delay } from './lifecycle.js';
 import type { RpcOptions } from './options.js';
 import type { Encoded, FromWorker, ToWorker } from './protocol.js';
@@ -32,7 +33,7 @@ export class Calls {
     return new Promise((resolve, reject) => {
       const { timeout, signal, queue = false } = options;
       const host = this.#host;
-      const cancelled = () => localError(ErrorCode.Cancelled, `${method} was cancelled`, false, signal?.reason);
+      const cancelled = () => localError(Code.Cancelled, `${method} was cancelled`, false, signal?.reason);
       if (signal?.aborted) throw cancelled();
       const encoded = encode(params);
       const id = host.admit(queue);
@@ -51,7 +52,7 @@ export class Calls {
       };
       if (!host.timed()) {
         const millis = timeout ?? 30_000;
-        const late = () => giveUp(localError(ErrorCode.Timeout, `RPC timeout: ${method} (${millis}ms)`, true));
+        const late = () => giveUp(localError(Code.Timeout, `RPC timeout: ${method} (${millis}ms)`, true));
         timer = setTimeout(late, delay(millis));
       }
       this.#open.set(id, { resolve: settled(resolve), reject: settled(reject) });

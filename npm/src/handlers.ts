@@ -11,8 +11,8 @@ export function guarded(action: () => void): void {
 }
 
 /** Tells all of them, but those that end meanwhile. */
-export function call<T>(handlers: Set<(value: T) => void>, value: T): void {
-  for (const handler of [...handlers]) if (handlers.has(handler)) guarded(() => handler(value));
+export function call<T>(handlers: Set<(value: T) => void>, value?: T): void {
+  for (const handler of [...handlers]) if (handlers.has(handler)) guarded(() => handler(value!));
 }
 
 /** Adds one; returns what removes it, and says whether it was there. */

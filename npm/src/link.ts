@@ -2,9 +2,10 @@
  * One life of a core host: started, greeted, fed in order, ended. A link knows versions and loading, but not the
  * meaning of messages.
  */
-import { ErrorCode, localError, type DatasoleError } from './errors.js';
+import { Code } from './codes.js';
+import { localError, type DatasoleError } from './errors.js';
 import { delay } from './lifecycle.js';
-import { openThread, openWorker, type Port, type PortEvents } from './port.js';
+import { loadEngine, openWorker, type Port, type PortEvents } from './port.js';
 import { PROTOCOL_VERSION, type Batch, type Encoded, type FromWorker, type ToWorker } from './protocol.js';
 import type { Status } from './status.js';
 import type { CoreOptions } from '../generated/datasole_wasm.js';
@@ -159,7 +160,7 @@ export class Link {
     this.#release(false);
     const { reconnect = true, reconnectInterval = 1_000, maxReconnectAttempts = Infinity } = this.#options.core;
     if (!passing || !reconnect || this.#attempts >= maxReconnectAttempts) {
-      return this.#events.failed(localError(ErrorCode.Host, message));
+      return this.#events.failed(localError(Code.Host, message));
     }
     const retryInMs = Math.random() * Math.min(reconnectInterval * 2 ** this.#attempts++, 30_000);
     this.#timer = setTimeout(() => this.#load(), retryInMs);
@@ -189,7 +190,7 @@ async function open({ useWorker, worker, workerUrl, headers }: LinkOptions, even
     }
   }
   const socket = !IIFE && headers ? (await import('./node.js')).nodeSocket(headers) : undefined;
-  return openThread(workerUrl, socket, events);
+  return (await loadEngine(workerUrl))((batch) => events.batch(batch), socket);
 }
 
 /** The wasm's bytes; none for a worker script that has it inside. */

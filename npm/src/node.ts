@@ -4,10 +4,10 @@ import { WASM_FILE } from './protocol.js';
 
 /** From the file system of Node: `wasmUrl` is a path or file URL, or empty for the package's own. */
 export async function readWasm(wasmUrl: string): Promise<ArrayBuffer> {
-  // Named so that bundlers for browsers neither resolve the module nor copy the file.
-  const [module, own] = ['node:fs/promises', WASM_FILE];
+  // Named so that bundlers for browsers neither resolve the module nor look for the file.
+  const [module, here] = ['node:fs/promises', import.meta.url];
   const { readFile } = await import(/* webpackIgnore: true */ /* @vite-ignore */ module);
-  const file = wasmUrl ? (wasmUrl.startsWith('file:') ? new URL(wasmUrl) : wasmUrl) : new URL(own!, import.meta.url);
+  const file = wasmUrl ? (wasmUrl.startsWith('file:') ? new URL(wasmUrl) : wasmUrl) : new URL(WASM_FILE, here!);
   const bytes: Uint8Array = await readFile(file);
   return new Uint8Array(bytes).buffer;
 }
@@ -19,7 +19,8 @@ export async function readWasm(wasmUrl: string): Promise<ArrayBuffer> {
 export function nodeSocket(headers: Record<string, string>): SocketConstructor | undefined {
   const Socket = globalThis.WebSocket as unknown as new (url: string, ...more: unknown[]) => WebSocket;
   if (!Socket) return;
-  const isWs = 'terminate' in Socket.prototype;
+  // Bun's own has `terminate`, too.
+  const isWs = 'on' in Socket.prototype;
   if (!isWs && !Object.keys(headers).length) return;
   return class extends Socket {
     refusal?: RefusedSocket['refusal'];

@@ -17,7 +17,7 @@ export interface DatasoleClientOptions {
   /** How to authenticate. */
   auth?: {
     /** The token; see also {@link DatasoleClientOptions.getToken}. */
-    token?: string;
+    token?: string | undefined;
     /**
      * How a token reaches the server. `url` (default) works with every server, but proxies may log it. `frame` sends it
      * after opening; the server must speak version 2.

@@ -1,5 +1,5 @@
 /** Ways to a core host: a dedicated worker, or the same thread. Both carry the same messages. */
-import type { CreateEngine, SocketConstructor } from './engine.js';
+import type { CreateEngine } from './engine.js';
 import type { Batch, ToWorker } from './protocol.js';
 
 /** Set by `npm/build.mjs`: whether this is the script for pages without modules. */
@@ -53,13 +53,8 @@ export function openWorker(url: string, make: (() => Worker) | undefined, events
   };
 }
 
-/** Runs the core on this thread. */
-export async function openThread(workerUrl: string, socket: SocketConstructor | undefined, events: PortEvents): Promise<Port> {
-  return (await loadEngine(workerUrl))((batch) => events.batch(batch), socket);
-}
-
-/** The worker's script has the engine too; with the slot present it leaves it there instead of starting a worker. */
-async function loadEngine(workerUrl: string): Promise<CreateEngine> {
+/** The engine, to run on this thread. The worker's script has it too; with the slot present it leaves it there instead of starting a worker. */
+export async function loadEngine(workerUrl: string): Promise<CreateEngine> {
   const scope = globalThis as Record<symbol, CreateEngine | null | undefined>;
   const slot = Symbol.for('datasole.engine');
   if (scope[slot]) return scope[slot];

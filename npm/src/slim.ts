@@ -23,8 +23,10 @@ import type {
   StateValue,
 } from './contract.js';
 import type { ReplicaHost } from './crdt/replica.js';
-import { DatasoleError, ErrorCode, localError, report } from './errors.js';
+import { Code } from './codes.js';
+import { DatasoleError, localError, report } from './errors.js';
 import { call, guarded, listen } from './handlers.js';
+import { Kept } from './kept.js';
 import { delay, watchPage } from './lifecycle.js';
 import { Link } from './link.js';
 import { resolve, type DatasoleClientOptions, type EmitOptions, type RpcOptions } from './options.js';
@@ -34,6 +36,7 @@ import type { ConnectionState, Status, StatusReason } from './status.js';
 import { Store } from './store.js';
 import { Streams } from './streams.js';
 import { Topics } from './topics.js';
+import { connectionError, explain } from './verdict.js';
 
 export type * from './contract.js';
 export { DatasoleError, ErrorCode } from './errors.js';
@@ -51,9 +54,6 @@ interface Opening {
   resolve(): void;
   reject(error: DatasoleError): void;
 }
-
-/** Set by `npm/build.mjs`: whether this is a script for pages without modules. */
-declare const IIFE: boolean;
 
 /** Clients by their options, see {@link DatasoleClient.reuse}. */
 const reused = new Map<string, DatasoleClient<any>>();
@@ -83,20 +83,20 @@ const REPLACE_AFTER_MS = 60_000;
  * @typeParam C - The methods, events and states of the server, see `DatasoleContract`.
  */
 export class DatasoleClient<C extends ContractShape = Registered> {
+  /** For types only. */
+  declare readonly __contract?: C;
   /** Vue leaves the client as it is: behind a proxy, its private parts could not be reached. @internal */
   readonly __v_skip = true;
   #options: DatasoleClientOptions;
   readonly #send = (message: ToWorker) => this.#link?.send(message);
   readonly #calls: Calls;
   readonly #topics: Topics;
-  readonly #store: Store;
+  /** @internal */
+  readonly store: Store;
   /** @internal */
   readonly streams: Streams;
   /** Those that are open or in somebody's hands. */
-  readonly #rooms = new Map<string, WeakRef<Room>>();
-  readonly #forgotten = new FinalizationRegistry((room: string) => {
-    if (!this.#rooms.get(room)?.deref()) this.#rooms.delete(room);
-  });
+  readonly #rooms = new Kept<Room>();
   /** How far the server's clock is ahead. */
   #ahead = 0;
   readonly #statusHandlers = new Set<(status: Status) => void>();
@@ -154,7 +154,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
       send,
     });
     this.#topics = new Topics({ subscribe: follow('event'), unsubscribe });
-    this.#store = new Store({
+    this.store = new Store({
       subscribe: follow('state'),
       unsubscribe,
       resync: (key, applied) => send({ t: 'resync', key, applied }),
@@ -181,8 +181,8 @@ export class DatasoleClient<C extends ContractShape = Registered> {
       const millis = this.#options.connectTimeout;
       if (millis !== undefined && millis < Infinity) {
         this.#connectTimer = setTimeout(() => {
-          const message = `no connection to ${this.#options.url} within ${millis} ms`;
-          this.#end(localError(ErrorCode.Timeout, message, true), { ...this.#status.reason, kind: 'connectTimeout', message });
+          const message = `no connection to ${this.#server} within ${millis} ms`;
+          this.#end(localError(Code.Timeout, message, true), { ...this.#status.reason, kind: 'connectTimeout', message });
         }, delay(millis));
       }
       this.#setStatus({ state: 'connecting' });
@@ -194,7 +194,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
   async disconnect(): Promise<void> {
     for (const [key, client] of reused) if (client === this) reused.delete(key);
     const message = 'the client is closed';
-    this.#end(localError(ErrorCode.Closed, message), { kind: 'closedByUser', message });
+    this.#end(localError(Code.Closed, message), { kind: 'closedByUser', message });
   }
 
   /** The state of the connection; {@link onStatus} has more. */
@@ -235,6 +235,8 @@ export class DatasoleClient<C extends ContractShape = Registered> {
     method: M,
     ...args: [...params: Args<RpcParams<C, M>>, options?: RpcOptions]
   ): Promise<RpcResult<C, M>>;
+  /** For generic functions, which cannot know whether parameters are needed. */
+  rpc<M extends RpcName<C>>(method: M, params: RpcParams<C, M>, options?: RpcOptions): Promise<RpcResult<C, M>>;
   rpc(method: string, ...[params, options = {}]: any[]): Promise<any> {
     return this.#calls.start(method, params, options);
   }
@@ -262,6 +264,8 @@ export class DatasoleClient<C extends ContractShape = Registered> {
     event: E,
     ...args: [...data: Args<EventData<C, E>>, options?: EmitOptions]
   ): boolean;
+  /** For generic functions, which cannot know whether data is needed. */
+  emit<E extends SentName<C>>(event: E, data: EventData<C, E>, options?: EmitOptions): boolean;
   emit(event: string, ...[data, { queue = false } = {}]: any[]): boolean {
     const encoded = encode(data);
     this.#need(queue);
@@ -286,7 +290,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
    * has unsubscribed a key, it ends on the server as well.
    */
   subscribeState<K extends StateKeyName<C>>(key: K, handler: StateHandler<StateValue<C, K>>): Subscription {
-    return this.#store.subscribe(key, handler as (value: unknown) => void);
+    return this.store.subscribe(key, handler as (value: unknown) => void);
   }
 
   /**
@@ -294,7 +298,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
    * been read for a minute: its value is available once the server has sent it.
    */
   getState<K extends StateKeyName<C>>(key: K): StateValue<C, K> | undefined {
-    return this.#store.get(key) as StateValue<C, K> | undefined;
+    return this.store.get(key) as StateValue<C, K> | undefined;
   }
 
   /** A room: the same object whenever it is asked for. */
@@ -302,14 +306,10 @@ export class DatasoleClient<C extends ContractShape = Registered> {
     room: R,
     options?: PresenceOptions,
   ): Room<[T] extends [never] ? RoomValue<C, R> : T> {
-    let found = this.#rooms.get(room)?.deref();
-    if (!found) {
+    return this.#rooms.get(room, () => {
       const name = { kind: 'presence', key: room } as const;
-      found = new Room((stream) => this.streams.open(name, stream, options?.throttle), () => this.#status.connectionId);
-      this.#rooms.set(room, new WeakRef(found));
-      this.#forgotten.register(found, room);
-    }
-    return found;
+      return new Room((stream) => this.streams.open(name, stream, options?.throttle), () => this.#status.connectionId);
+    });
   }
 
   /** The things that replicas of CRDTs need. @internal */
@@ -320,10 +320,10 @@ export class DatasoleClient<C extends ContractShape = Registered> {
   /** Something to send to, or an error. */
   #need(queue: boolean): void {
     if (!this.#link) {
-      if (!queue) throw localError(ErrorCode.NotConnected, 'not connected', true);
+      if (!queue) throw localError(Code.NotConnected, 'not connected', true);
       this.#start();
     }
-    if (this.#link?.full) throw localError(ErrorCode.LocalLimit, 'too much waits for a connection', true);
+    if (this.#link?.full) throw localError(Code.LocalLimit, 'too much waits for a connection', true);
   }
 
   /** Starts a core host, and renews all subscriptions on it. */
@@ -336,18 +336,18 @@ export class DatasoleClient<C extends ContractShape = Registered> {
             // Messages that come after the link has ended are dropped.
             if (this.#link === link) this.#receive(message, binaries);
           }
-          this.#store.settle();
+          this.store.settle();
         },
         retrying: (status) => this.#retrying(status),
         failed: (error) => this.#failed(error),
       });
     } catch (error) {
       const message = String(error);
-      return this.#end(localError(ErrorCode.Host, message, false, error), { kind: 'host', message });
+      return this.#end(localError(Code.Host, message, false, error), { kind: 'host', message });
     }
     this.#link = link;
     this.#unwatch = watchPage((kind) => this.#send({ t: 'hint', kind }));
-    this.#store.renew();
+    this.store.renew();
     this.#topics.renew();
     this.streams.renew();
   }
@@ -398,23 +398,24 @@ export class DatasoleClient<C extends ContractShape = Registered> {
         return this.#calls.done(message, binaries);
       case 'event':
         // In order: first what changed before the event.
-        this.#store.settle();
+        this.store.settle();
         return this.#topics.event(message, binaries);
       case 'patch':
-        return this.#store.patch(message.key, message.rev, message.ops);
+        return this.store.patch(message.key, message.rev, message.ops);
       case 'snapshot':
-        return this.#store.snapshot(message.key, message.rev, message.value);
+        return this.store.snapshot(message.key, message.rev, message.value);
       case 'status':
-        this.#store.settle();
+        this.store.settle();
         return this.#statusArrived(message);
       case 'subscribed':
         return message.kind === 'event' ? this.#topics.subscribed(message.key, message.recovered) : undefined;
       case 'left':
-        return (message.kind === 'state' ? this.#store : this.#topics).left(message.key);
+        return (message.kind === 'state' ? this.store : this.#topics).left(message.key);
       case 'refused': {
         const { what, name, error } = message;
-        if (what !== 'emit') (what === 'state' ? this.#store : this.#topics).refused(name);
-        return report(new DatasoleError({ ...error, message: `${what} ${name}: ${error.message}` }));
+        const refusal = new DatasoleError({ ...error, message: `${what} ${name}: ${error.message}` });
+        const told = what !== 'emit' && (what === 'state' ? this.store : this.#topics).refused(name, refusal);
+        return void (told || report(refusal));
       }
       case 'token':
         return void this.#answerToken();
@@ -472,11 +473,16 @@ export class DatasoleClient<C extends ContractShape = Registered> {
     return reason.code && this.#told?.code === reason.code ? this.#told : reason;
   }
 
+  /** The server, for people. */
+  get #server(): string {
+    return this.#options.url ?? 'this server';
+  }
+
   /** Where nobody listens, the console is told. */
   #tell({ kind, code, message, hint }: StatusReason): void {
     if (this.#statusHandlers.size) return;
     const why = [message || [kind, code].join(' '), hint].filter(Boolean).join('; ');
-    console.error(`datasole: no connection to ${this.#options.url ?? 'this server'}: ${why}`);
+    console.error(`datasole: no connection to ${this.#server}: ${why}`);
   }
 
   async #answerToken(): Promise<void> {
@@ -493,35 +499,8 @@ export class DatasoleClient<C extends ContractShape = Registered> {
     if (status.state === this.#status.state && status.state === 'connecting') return;
     this.#status = status;
     call(this.#statusHandlers, status);
+    call(this.store.watchers);
   }
-
-}
-
-/** The reason in more words, from a script that is loaded only for that. */
-async function explain(options: DatasoleClientOptions, reason: StatusReason): Promise<StatusReason> {
-  try {
-    const { core, workerUrl } = resolve(options);
-    const probe: typeof import('./probe.js') = IIFE
-      ? await import(/* webpackIgnore: true */ /* @vite-ignore */ new URL('datasole-probe.mjs', workerUrl).href)
-      : await import('./probe.js');
-    return await probe.explain(core.url, reason, workerUrl);
-  } catch {
-    return reason;
-  }
-}
-
-/** The error of `connect`, and of calls that waited for a connection. */
-function connectionError({ kind, message, code, httpStatus, hint }: StatusReason): DatasoleError {
-  const [number, retryable] =
-    kind === 'unauthorized'
-      ? [ErrorCode.Unauthorized, false]
-      : kind === 'connectTimeout'
-        ? [ErrorCode.Timeout, true]
-        : kind === 'protocol'
-          ? [ErrorCode.InvalidRequest, false]
-          : [ErrorCode.NotConnected, true];
-  const details = [kind, code ?? httpStatus, message, hint].filter(Boolean).join(', ');
-  return localError(number, `no connection: ${details}`, retryable);
 }
 
 function deferred(): Opening {

@@ -6,7 +6,7 @@
  * for all the changes that came together.
  */
 import { call, guarded, listen } from './handlers.js';
-import { report } from './errors.js';
+import { type DatasoleError, report } from './errors.js';
 import { applyPatch, LIMITS, refuse, type Growth, type Owned } from './patch.js';
 
 /** A followed key. `text`: the growth of the value since it came as a whole or, if that was measured since, its length. */
@@ -27,8 +27,12 @@ interface Entry extends Growth {
   doubtful?: boolean;
   /** When the application last asked for the value without a handler. */
   read: number;
+  /** A snapshot has come. */
+  known?: boolean;
   /** The server does not show it: reading it does not ask again. */
-  refused?: boolean;
+  refused?: DatasoleError;
+  /** Somebody is told of refusals by {@link Store.peek}. */
+  watched?: boolean;
   handlers: Set<(value: unknown) => void>;
   /** The subscription, 0 without one. A refused one stays, so that it is not asked for at every look. */
   id: number;
@@ -55,6 +59,8 @@ const READ_MS = 60_000;
 
 /** See the module. */
 export class Store {
+  /** Told when what is known may have become stale, current, or refused. */
+  readonly watchers = new Set<() => void>();
   readonly #entries = new Map<string, Entry>();
   /** Changed since handlers were last told. */
   readonly #changed = new Set<Entry>();
@@ -77,17 +83,25 @@ export class Store {
     return look(entry);
   }
 
-  /** Calls at once with the current value, then after each change. */
-  subscribe(key: string, handler: (value: unknown) => void): { unsubscribe(): void } {
+  /** Calls at once with the current value, unless it is `watched`, then after each change. */
+  subscribe(key: string, handler: (value: unknown) => void, watched?: boolean): { unsubscribe(): void } {
     const entry = this.#entry(key);
+    entry.watched ||= watched;
     const stop = listen(entry.handlers, handler);
     this.#ensureFollowed(key, entry);
-    guarded(() => handler(look(entry)));
+    if (!watched) guarded(() => handler(look(entry)));
     return {
       unsubscribe: () => {
         if (stop() && !entry.handlers.size) this.#leave(entry, LINGER_MS);
       },
     };
+  }
+
+  /** All that is known of a key; looking at it has no effect. */
+  peek(key: string): Readonly<Entry> | undefined {
+    const entry = this.#entries.get(key);
+    if (entry) look(entry);
+    return entry;
   }
 
   /** The core has left a key. Whoever follows it by now has asked for it anew. */
@@ -97,10 +111,12 @@ export class Store {
     if (entry && !entry.handlers.size && !this.#follow.unasked()) this.#entries.delete(key);
   }
 
-  /** The server refused a key. */
-  refused(key: string): void {
+  /** The server refused a key; true if somebody is told by {@link peek}. */
+  refused(key: string, error: DatasoleError): boolean | undefined {
     const entry = this.#entries.get(key);
-    if (entry) entry.refused = true;
+    if (entry) entry.refused = error;
+    call(this.watchers);
+    return entry?.watched;
   }
 
   /** A whole value arrived; of a key that was just left, it is late. */
@@ -112,6 +128,7 @@ export class Store {
     entry.text = 0;
     entry.rev = rev;
     entry.lost = entry.doubtful = false;
+    entry.known = true;
     this.#changed.add(entry);
   }
 
@@ -161,7 +178,7 @@ export class Store {
       entry.rev = undefined;
       entry.lost = false;
       entry.id = 0;
-      entry.refused = false;
+      entry.refused = undefined;
       if (!entry.handlers.size && !entry.read) continue;
       this.#ensureFollowed(key, entry);
       if (!entry.handlers.size) this.#leave(entry, READ_MS);

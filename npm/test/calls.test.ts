@@ -2,6 +2,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { runInNewContext } from 'node:vm';
+import { ErrorCode } from '../src/client.js';
+import { Code } from '../src/codes.js';
 import { connected, settled } from './fake-worker.js';
 
 describe('messages', () => {
@@ -151,4 +153,12 @@ describe('aborting', () => {
     await settled();
     assert.equal(worker.of('cancel').length, 0);
   });
+});
+
+it('the numbers that the package gives are those of the list', () => {
+  const { InvalidRequest, InvalidParams, Unauthorized, Timeout, Cancelled, NotConnected, Closed, LocalLimit, Host } = ErrorCode;
+  assert.deepEqual(
+    [Code.InvalidRequest, Code.InvalidParams, Code.Unauthorized, Code.Timeout, Code.Cancelled, Code.NotConnected, Code.Closed, Code.LocalLimit, Code.Host],
+    [InvalidRequest, InvalidParams, Unauthorized, Timeout, Cancelled, NotConnected, Closed, LocalLimit, Host],
+  );
 });

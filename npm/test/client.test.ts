@@ -71,6 +71,23 @@ describe('handlers', () => {
     assert.deepEqual([worker.of('subscribe').length, worker.of('unsubscribe').length], [1, 1]);
   });
 
+  it('that are replaced again and again in one turn miss nothing', async () => {
+    const { client, worker } = await connected();
+    const [seen, missed]: [unknown[], unknown[]] = [[], []];
+    client.onMissed((name) => missed.push(name));
+    const handler = ({ data }: { data: unknown }) => seen.push(data);
+    client.on('e', handler);
+    for (let n = 0; n < 20; n++) {
+      client.off('e', handler);
+      client.on('e', handler);
+      worker.say(event(n));
+    }
+    await settled();
+    assert.deepEqual(seen, [...Array(20).keys()]);
+    assert.deepEqual(missed, []);
+    assert.ok(worker.of('unsubscribe').every(({ linger }) => linger === 5_000), 'the core goes on meanwhile');
+  });
+
   it('of the status end when asked to, each for itself', async () => {
     const { client, worker } = await connected();
     const seen: Status[] = [];

@@ -85,6 +85,15 @@ describe('connecting', () => {
     assert.equal(client.getConnectionState(), 'disconnected');
   });
 
+  for (const connectTimeout of [Infinity, 2 ** 31]) {
+    it(`takes a connectTimeout of ${connectTimeout} for a long time`, async () => {
+      FakeSocket.serve = (socket) => (FakeSocket.all.length < 2 ? socket.drop(1006) : serveV2(socket));
+      const client = makeClient({ connectTimeout, reconnectInterval: 1 });
+      await client.connect();
+      assert.equal(client.getConnectionState(), 'connected');
+    });
+  }
+
   it('rejects when the socket cannot be made', async () => {
     const client = makeClient({ reconnect: false });
     (globalThis as any).WebSocket = class {

@@ -199,7 +199,7 @@ describe('starting', () => {
 
   it('a script that says nothing rejects in time', async () => {
     const client = makeClient({ connectTimeout: 20 });
-    await assert.rejects(client.connect(), { code: -32100, retryable: true });
+    await assert.rejects(client.connect(), { code: -32100, retryable: true, message: 'no connection to http://localhost:1 within 20 ms' });
     assert.equal(client.getConnectionState(), 'disconnected');
     await settled();
     assert.ok(FakeWorker.all[0]!.terminated);

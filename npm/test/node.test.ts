@@ -4,8 +4,9 @@ import { once } from 'node:events';
 import { createServer, type IncomingMessage } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
-import { WebSocket } from 'ws';
+import { WebSocket, WebSocketServer } from 'ws';
 import { DatasoleClient, type DatasoleClientOptions, type Status } from '../src/client.js';
+import { nodeSocket } from '../src/node.js';
 import { wasmUrl } from './real-core.js';
 
 describe('an upgrade refused in Node', () => {
@@ -77,4 +78,46 @@ describe('an upgrade refused in Node', () => {
       await opened;
     });
   }
+});
+
+describe('a server of version 1 that ignores the offer of subprotocols', () => {
+  it('is connected to, though `ws` takes that for an error', async () => {
+    globalThis.WebSocket = WebSocket as never;
+    const offers: unknown[] = [];
+    const server = new WebSocketServer({ port: 0, host: '127.0.0.1', handleProtocols: () => false });
+    server.on('headers', (_, request) => offers.push(request.headers['sec-websocket-protocol']));
+    await once(server, 'listening');
+    const client = new DatasoleClient({ url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, wasmUrl });
+    await client.connect();
+    let protocol: number | undefined;
+    client.onStatus((status) => (protocol = status.protocol));
+    assert.equal(protocol, 1);
+    assert.deepEqual(offers, ['datasole.v1,datasole.v2', undefined]);
+    await client.disconnect();
+    server.close();
+  });
+});
+
+describe("the platform's socket", () => {
+  /** Bun's has `terminate`, as those of `ws` have. */
+  class Native {
+    given: unknown[];
+    constructor(...given: unknown[]) {
+      this.given = given;
+    }
+    terminate(): void {}
+  }
+
+  it('takes headers among its options, where there are any', () => {
+    globalThis.WebSocket = Native as never;
+    const Socket = nodeSocket({ 'x-key': 'k' })! as unknown as typeof Native;
+    const options = { protocols: ['datasole.v2'], headers: { 'x-key': 'k' } };
+    assert.deepEqual(new Socket('ws://localhost:1', ['datasole.v2']).given, ['ws://localhost:1', options]);
+    assert.equal(nodeSocket({}), undefined, 'it is used as it is');
+  });
+
+  it('need not be there', () => {
+    globalThis.WebSocket = undefined as never;
+    assert.equal(nodeSocket({ 'x-key': 'k' }), undefined);
+  });
 });

@@ -372,7 +372,12 @@ impl Client {
                 body.extend_from_slice(message);
                 (Opcode::Doc, body)
             }
-            _ => return Err(CommandError::Unfit { what: kind.name() }),
+            (StreamKind::State | StreamKind::Event, _)
+            | (StreamKind::Crdt, Payload::Empty | Payload::Binary(_))
+            | (StreamKind::Presence, Payload::Binary(_))
+            | (StreamKind::Doc, Payload::Empty | Payload::Json(_)) => {
+                return Err(CommandError::Unfit { what: kind.name() });
+            }
         };
         if !answer && document.is_none() {
             return Err(CommandError::Unfit { what: kind.name() });

@@ -42,6 +42,10 @@ pub(crate) const MAX_ASKED: usize = 16;
 /// Milliseconds before a comparison that is the server's or our own fault.
 const AFTER_FAULT: u64 = 100;
 
+/// Milliseconds before a question that the server has not answered is asked again: one that is refused has no id to be
+/// refused under.
+const PATIENCE: u64 = 10_000;
+
 /// Milliseconds before a document with a refused edit is compared again because it has changed; at first, and at most.
 const AFTER_REFUSAL: u64 = 1_000;
 const LONGEST_WAIT: u64 = 60_000;
@@ -201,7 +205,10 @@ impl OpenDocument {
             return;
         }
         match what {
-            What::StateVector => cx.notify(message::sync(STATE_VECTOR, answer)),
+            What::StateVector => {
+                cx.notify(message::sync(STATE_VECTOR, answer));
+                self.again = (!self.complete).then_some(cx.now + PATIENCE);
+            }
             What::Difference => {
                 self.unanswered.clear();
                 self.drop_waiting();
@@ -285,8 +292,10 @@ impl OpenDocument {
             // What comes before the server's answer is in the answer, and may refer to what is not here.
             Some(Message::Update { whole: false, .. }) if !self.complete => {}
             Some(Message::Update { update, whole }) => {
+                if whole && self.stage != Stage::Away {
+                    (self.received, self.again) = (true, None);
+                }
                 self.complete = true;
-                self.received |= whole && self.stage != Stage::Away;
                 let payload = Payload::Binary(update.to_vec());
                 cx.tell(Event::Entry { stream: cx.stream.clone(), payload, position, whole: false });
             }

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -226,4 +226,55 @@ async fn closing_waits_no_longer_than_told() {
     let (client, _peer) = server.pair_with(server.client().close_timeout(Duration::from_millis(10))).await;
     let closed = tokio::time::timeout(Duration::from_secs(4), client.close()).await;
     assert!(closed.is_ok(), "the default is 5 s");
+}
+
+/// What is logged at WARN on the thread of a test, as messages.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut keep = |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+            if field.name() == "message" {
+                self.0.lock().unwrap().push(format!("{value:?}"));
+            }
+        };
+        event.record(&mut keep);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn a_subprotocol_that_is_stripped_is_logged() {
+    let warnings = Warnings::default();
+    let _guard = tracing::subscriber::set_default(warnings.clone());
+    let server = Fake::listen().await;
+    // One that chooses version 1 says so.
+    let (client, _peer) = tokio::join!(server.client().connect(), server.accept(Some("datasole.v1")));
+    drop(client.unwrap());
+    assert!(warnings.0.lock().unwrap().is_empty());
+    let (client, _peer) = tokio::join!(server.client().connect(), async {
+        // One that chooses none is asked again, without an offer.
+        drop(server.try_accept(None).await);
+        server.accept(None).await
+    });
+    drop(client.unwrap());
+    let warnings = warnings.0.lock().unwrap();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("strips Sec-WebSocket-Protocol"), "{warnings:?}");
 }

@@ -69,8 +69,12 @@ export class Replica implements Outbox, Stream {
     return counter - 1 || undefined;
   }
 
-  add(operation: CrdtOperation): void {
-    this.#queue(operation);
+  add(operation: CrdtOperation, secret = this.#host.secret): void {
+    const own = { edit: ++this.#edits, operation, secret };
+    this.#own.set(id([operation.nodeId, operation.counter]), own);
+    this.pending++;
+    this.#send(own);
+    this.#changed();
   }
 
   renew(): void {
@@ -122,14 +126,6 @@ export class Replica implements Outbox, Stream {
     }
   }
 
-  #queue(operation: CrdtOperation, secret = this.#host.secret): void {
-    const own = { edit: ++this.#edits, operation, secret };
-    this.#own.set(id([operation.nodeId, operation.counter]), own);
-    this.pending++;
-    this.#send(own);
-    this.#changed();
-  }
-
   #send(own: Own): void {
     this.#port.send({ t: 'edit', id: own.edit, json: JSON.stringify(whole(own)) });
   }
@@ -145,7 +141,7 @@ export class Replica implements Outbox, Stream {
       const saved: ReturnType<typeof whole>[] = JSON.parse((await this.#host.storage?.load(this.#key)) || '[]');
       for (const { secret, ...operation } of saved) {
         // One that does not fit here is the server's to refuse.
-        if (this.crdt.apply(operation) || !this.crdt.knows(operation)) this.#queue(operation, secret);
+        if (this.crdt.apply(operation) || !this.crdt.knows(operation)) this.add(operation, secret);
       }
     } catch (error) {
       report(error);

@@ -1,0 +1,129 @@
+// The contract of stores, against a worker that is the test.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { connection, live, ready, select } from '../src/live.js';
+import type { FromWorker } from '../src/protocol.js';
+import { CONNECTED, connected, reported, settled } from './fake-worker.js';
+
+const SNAPSHOT = { t: 'snapshot', key: 'k', rev: 1, value: { title: 'a', n: 0 } } as const;
+const patch = (rev: number, path: string, value: unknown) =>
+  ({ t: 'patch' as const, key: 'k', rev, ops: [{ op: 'replace', path, value }] }) satisfies FromWorker;
+
+describe('a live state', () => {
+  it('is loading, ready, absent, and one object after each change', async () => {
+    const { client, worker } = await connected();
+    const state = live(client, 'k');
+    assert.equal(live(client, 'k'), state);
+    const loading = state.getSnapshot();
+    assert.deepEqual(loading, { status: 'loading', data: undefined, error: undefined, stale: false });
+    await settled();
+    assert.deepEqual(worker.of('subscribe'), [], 'reading has no effect');
+    const seen: unknown[] = [];
+    state.subscribe(() => seen.push(state.getSnapshot()));
+    assert.deepEqual(seen, [], 'called after changes only');
+    assert.equal(state.getSnapshot(), loading);
+    worker.say(SNAPSHOT);
+    const shown = state.getSnapshot();
+    assert.deepEqual(shown, { status: 'ready', data: { title: 'a', n: 0 }, error: undefined, stale: false });
+    assert.equal(state.getSnapshot(), shown);
+    worker.say(patch(2, '/n', 1), patch(3, '/n', 2));
+    assert.deepEqual([shown.data, state.getSnapshot().data], [{ title: 'a', n: 0 }, { title: 'a', n: 2 }]);
+    worker.say({ t: 'snapshot', key: 'k', rev: 4, value: undefined });
+    assert.deepEqual(state.getSnapshot(), { status: 'absent', data: undefined, error: undefined, stale: false });
+    worker.say({ t: 'snapshot', key: 'k', rev: 5, value: null });
+    assert.deepEqual(state.getSnapshot(), { status: 'ready', data: null, error: undefined, stale: false });
+    assert.equal(seen.length, 4, 'once for what came together');
+  });
+
+  it('is refused with the error, which nobody else has to report', async () => {
+    const { client, worker } = await connected();
+    const state = live(client, 'k');
+    let changes = 0;
+    state.subscribe(() => changes++);
+    const error = { code: -32002, message: 'forbidden', retryable: false };
+    worker.say({ t: 'refused', what: 'state', name: 'k', error });
+    const refused = state.getSnapshot();
+    assert.equal(refused.status, 'refused');
+    assert.deepEqual([refused.error?.code, refused.error?.message, changes], [-32002, 'state k: forbidden', 1]);
+    await assert.rejects(ready(client, 'k'), { code: -32002 });
+    assert.deepEqual(reported.splice(0), []);
+  });
+
+  it('is stale without a connection, until it is current on the next one', async () => {
+    const { client, worker } = await connected();
+    const state = live(client, 'k');
+    const seen: [string, boolean][] = [];
+    state.subscribe(() => seen.push([state.getSnapshot().status, state.getSnapshot().stale]));
+    worker.say(SNAPSHOT);
+    worker.say({ t: 'status', state: 'reconnecting', attempt: 1, reason: { kind: 'closed', message: '' } });
+    worker.say(CONNECTED);
+    assert.deepEqual(seen, [['ready', false], ['ready', true], ['ready', false]]);
+    assert.deepEqual(connection(client).getSnapshot().state, 'connected');
+  });
+
+  it('that is mounted twice, as in StrictMode, is subscribed once and keeps its value', async () => {
+    const { client, worker } = await connected();
+    const { subscribe, getSnapshot } = live(client, 'k');
+    const end = subscribe(() => {});
+    worker.say(SNAPSHOT);
+    const before = getSnapshot();
+    end();
+    end();
+    const again = subscribe(() => {});
+    assert.equal(getSnapshot(), before, 'no flash');
+    await settled();
+    const wire = worker.received.filter(({ t }) => /subscribe/.test(t)).map(({ t }) => t);
+    assert.deepEqual(wire, ['subscribe', 'unsubscribe', 'subscribe'], 'the core lingers in between');
+    again();
+  });
+
+  it('leaves no handler behind after 10,000 mounts', async () => {
+    const { client, worker } = await connected();
+    const { subscribe } = live(client, 'k');
+    let called = 0;
+    for (let i = 0; i < 10_000; i++) subscribe(() => called++)();
+    worker.say(SNAPSHOT);
+    assert.equal(called, 0);
+  });
+
+  it('is awaited', async () => {
+    const { client, worker } = await connected();
+    const value = ready(client, 'k');
+    worker.say(SNAPSHOT);
+    assert.deepEqual(await value, { title: 'a', n: 0 });
+    const gone = ready(client, 'gone');
+    worker.say({ t: 'snapshot', key: 'gone', rev: 1, value: undefined });
+    assert.equal(await gone, undefined);
+  });
+});
+
+describe('a selection', () => {
+  it('changes only when its part does', async () => {
+    const { client, worker } = await connected();
+    const title = select(live(client, 'k'), ({ data }) => data?.title as string | undefined);
+    const seen: unknown[] = [];
+    title.subscribe(() => seen.push(title.getSnapshot()));
+    worker.say(SNAPSHOT);
+    worker.say(patch(2, '/n', 1));
+    worker.say(patch(3, '/title', 'b'));
+    assert.deepEqual(seen, ['a', 'b']);
+  });
+
+  it('is compared as it is told', async () => {
+    const { client, worker } = await connected();
+    let computed = 0;
+    const parts = select(
+      live(client, 'k'),
+      ({ data }) => (computed++, [data?.title]),
+      (a, b) => a[0] === b[0],
+    );
+    worker.say(SNAPSHOT);
+    parts.subscribe(() => {});
+    worker.say(SNAPSHOT);
+    const before = parts.getSnapshot();
+    worker.say(patch(2, '/n', 1));
+    assert.equal(parts.getSnapshot(), before);
+    assert.equal(parts.getSnapshot(), before);
+    assert.ok(computed <= 3, `computed ${computed} times`);
+  });
+});
