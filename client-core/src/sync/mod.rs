@@ -128,7 +128,7 @@ impl Stream {
     /// Nobody holds it, and nothing is left to be sent.
     fn is_over(&self) -> bool {
         let done = match &self.body {
-            Body::Crdt(crdt) => crdt.outbox.pending() == 0,
+            Body::Crdt(crdt) => crdt.outbox.is_done(),
             Body::Room(_) => true,
             Body::Document(document) => document.pending() == 0 || document.is_refused(),
         };

@@ -73,6 +73,11 @@ impl Outbox {
         self.unsettled
     }
 
+    /// Every edit is settled, and every `none` in place of a refused one is acknowledged.
+    pub(crate) fn is_done(&self) -> bool {
+        self.unsettled == 0 && self.items.iter().all(|item| !item.void)
+    }
+
     /// Queues an operation under the host's number.
     pub(crate) fn push(&mut self, edit: u64, text: Box<RawValue>) -> Result<(), CommandError> {
         let id = operation::id(&text).filter(|_| edit > self.last).ok_or(UNFIT)?;
@@ -378,6 +383,21 @@ mod tests {
         answer(&mut outbox, 4, Answer::Again(70));
         outbox.lost();
         assert_eq!(send(&mut outbox, 0), [6, 7, 8], "a new connection does not wait");
+    }
+
+    #[test]
+    fn it_is_done_when_the_none_of_a_refused_edit_is_taken() {
+        let mut outbox = Outbox::default();
+        push(&mut outbox, 1);
+        assert_eq!((send(&mut outbox, 0), outbox.is_done()), (vec![1], false));
+        answer(&mut outbox, 1, Answer::Never(Refused { code: 1, message: "no".into() }));
+        assert_eq!((outbox.pending(), outbox.is_done()), (0, false), "the host knows, the server waits for the number");
+        assert_eq!(send(&mut outbox, 0), [2]);
+        answer(&mut outbox, 2, Answer::Again(70));
+        assert!(!outbox.is_done() && outbox.deadline() == Some(Millis(70)));
+        assert_eq!(send(&mut outbox, 70), [3]);
+        answer(&mut outbox, 3, Answer::Taken);
+        assert!(outbox.is_done());
     }
 
     #[test]
