@@ -49,7 +49,7 @@ impl Hub {
     /// published, and `plan` is asked again. `None` where it has nothing to change.
     ///
     /// `plan` may leave in the content what is pending: see [`Kind`].
-    pub(crate) async fn transact<E: From<BackendError> + Send + 'static>(
+    pub(crate) async fn transact<E: From<BackendError>>(
         self: &Arc<Self>,
         stream: &Arc<Stream>,
         writer: Writer,
