@@ -19,14 +19,13 @@ use tokio::{
 use super::{
     Hub,
     following::{LINGER, Listening, TICK},
-    kind::Inapplicable,
     relaying::stream_topics,
     stream::Stream,
 };
 use crate::{
     backend::{
         BackendError,
-        log::{Entry, Mark, News},
+        log::{Mark, News},
     },
     clock::unix_millis,
 };
@@ -87,7 +86,7 @@ impl Hub {
                 let Some(stream) = self.heard(&stream) else { return };
                 let after = Position { seq: first.seq.saturating_sub(1), ..first };
                 let now = unix_millis();
-                if self.accept(&stream, after, &entries, now).is_err() {
+                if self.with_v1(&stream, |v1| stream.accept(after, &entries, now, v1)).is_err() {
                     self.fall_behind(&stream);
                 }
             }
@@ -113,29 +112,6 @@ impl Hub {
                 self.followed().iter().for_each(|stream| self.fall_behind(stream));
             }
         }
-    }
-
-    /// Takes entries of others that come after `after`. What takes long is done soon, off the async workers.
-    pub(super) fn accept(
-        &self,
-        stream: &Arc<Stream>,
-        after: Position,
-        entries: &[Entry],
-        now: u64,
-    ) -> Result<(), Inapplicable> {
-        if self.with_v1(stream, |v1| stream.accept(after, entries, now, v1))? {
-            let (hub, stream) = (self.me.clone(), stream.clone());
-            self.spawn(async move {
-                let _writer = stream.writer().await;
-                while let Some(hub) = hub.upgrade()
-                    && let Some(work) = stream.with_content(|content| content.backlog())
-                {
-                    let back = hub.desk.run(0, work).await;
-                    stream.with_content(back);
-                }
-            });
-        }
-        Ok(())
     }
 
     /// The stream that news are of. One that is being opened learns that there were some.

@@ -32,17 +32,6 @@ pub(crate) trait Kind: Any + Debug + Send {
     /// Takes the stream's next entry, whoever has made it. Another plan that is pending is retracted before.
     fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable>;
 
-    /// Whether there are entries that were applied in name only, because the work takes longer than others may wait, if nobody
-    /// was told yet.
-    fn puts_off(&mut self) -> bool {
-        false
-    }
-
-    /// That work, for who has the right to append.
-    fn backlog(&mut self) -> Option<Backlog> {
-        None
-    }
-
     /// Whether an entry that is planned here may follow others that its author has not seen; they are applied before it.
     fn rule(&self, _entry: &Entry) -> Rule {
         Rule::Exactly
@@ -127,10 +116,6 @@ pub(crate) trait Kind: Any + Debug + Send {
     /// Takes over from the content before what is shared, as the stream starts over.
     fn inherit(&mut self, _before: &mut dyn Kind) {}
 }
-
-/// Work on a content that is away meanwhile, and the way to bring the result back.
-pub(crate) type Backlog = Box<dyn FnOnce() -> Back + Send>;
-pub(crate) type Back = Box<dyn FnOnce(&mut dyn Kind) + Send>;
 
 /// The news of a share, for followers.
 #[derive(Debug)]

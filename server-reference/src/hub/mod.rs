@@ -34,7 +34,7 @@ use std::{
 };
 
 #[cfg(feature = "docs")]
-pub(crate) use self::kind::{Backlog, Room};
+pub(crate) use self::kind::Room;
 pub(crate) use self::lives::Lives;
 use self::{
     following::Following, lives::Tags, members::Members, relaying::Relaying, sharing::Sharing, standing::Standing,

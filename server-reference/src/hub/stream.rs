@@ -427,18 +427,15 @@ impl Stream {
     }
 
     /// Takes entries that others have appended right behind `after`, and hands them to the followers. Those that are here
-    /// already are passed over. An entry takes effect only as the one after what is here, told by its tag too. `true` if the content has
-    /// put off work.
+    /// already are passed over. An entry takes effect only as the one after what is here, told by its tag too.
     pub(crate) fn accept(
         self: &Arc<Self>,
         after: Position,
         entries: &[log::Entry],
         now: u64,
         v1: &[Arc<Connection>],
-    ) -> Result<bool, Inapplicable> {
-        let mut inner = lock(&self.inner);
-        self.take(&mut inner, after, entries, now, v1)?;
-        Ok(inner.content.puts_off())
+    ) -> Result<(), Inapplicable> {
+        self.take(&mut lock(&self.inner), after, entries, now, v1)
     }
 
     fn take(

@@ -56,7 +56,8 @@ impl Hub {
             let stored = match self.backend.log.load(stream.id(), Some(since)).await? {
                 Loaded::Since(entries) => {
                     let now = unix_millis();
-                    if self.accept(stream, since.position, &entries, now).is_ok() {
+                    let taken = self.with_v1(stream, |v1| stream.accept(since.position, &entries, now, v1));
+                    if taken.is_ok() {
                         return Ok(());
                     }
                     // One of them does not fit what is here.

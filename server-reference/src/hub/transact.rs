@@ -1,10 +1,9 @@
 //! The one way by which a stored stream changes: plan, append, apply, publish.
 
-use std::{future::ready, slice, sync::Arc, time::Duration};
+use std::{slice, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use datasole_core::{Position, StreamId};
-use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
     runtime::Handle,
     time::{Instant, sleep, timeout},
@@ -52,21 +51,9 @@ impl Hub {
     pub(crate) async fn transact<E: From<BackendError>>(
         self: &Arc<Self>,
         stream: &Arc<Stream>,
-        writer: Writer,
-        author: Option<Author>,
-        plan: impl FnMut(&mut dyn Kind) -> Result<Option<Entry>, E>,
-    ) -> Result<Option<Position>, E> {
-        self.transact_again(stream, writer, author, plan, |writer| ready(Ok(writer)).boxed()).await
-    }
-
-    /// The same where `again` prepares what is planned after a conflict, off the async workers.
-    pub(crate) async fn transact_again<E: From<BackendError>>(
-        self: &Arc<Self>,
-        stream: &Arc<Stream>,
         mut writer: Writer,
         author: Option<Author>,
         mut plan: impl FnMut(&mut dyn Kind) -> Result<Option<Entry>, E>,
-        again: impl Fn(Writer) -> BoxFuture<'static, Result<Writer, E>>,
     ) -> Result<Option<Position>, E> {
         let mut conflicts = 0;
         let outcome = loop {
@@ -89,10 +76,6 @@ impl Hub {
             if conflicts >= CONFLICTS {
                 self.wait_for_turn(stream).await?;
             }
-            writer = match again(writer).await {
-                Ok(writer) => writer,
-                Err(error) => break Err(error),
-            };
         };
         if conflicts >= CONFLICTS {
             self.backend.log.end_turn(stream.id()).await?;
@@ -158,8 +141,10 @@ impl Hub {
             Ok(Appended::Conflict { mark, missed }) => {
                 self.lives.observe(mark.position.epoch);
                 stream.with_content(|content| content.retract());
-                let taken =
-                    missed.is_some_and(|missed| self.accept(stream, after.position, &missed, unix_millis()).is_ok());
+                let taken = missed.is_some_and(|missed| {
+                    let now = unix_millis();
+                    self.with_v1(stream, |v1| stream.accept(after.position, &missed, now, v1)).is_ok()
+                });
                 if !taken && mark.position.seq == 0 && stream.mark() == after {
                     // There is none, and a new life must begin later than this one would have.
                     self.begin_again(stream, after).await?;

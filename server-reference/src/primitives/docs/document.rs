@@ -203,11 +203,6 @@ impl Document {
         }
     }
 
-    /// The pending changes.
-    pub(crate) fn pending(&self) -> Option<Bytes> {
-        self.pending.as_ref().map(|(pending, _)| pending.clone())
-    }
-
     /// True if this update is pending.
     pub(crate) fn is_pending(&self, update: &[u8]) -> bool {
         self.pending.as_ref().is_some_and(|(pending, _)| pending == update)

@@ -27,12 +27,11 @@ use std::sync::{
 
 use bytes::Bytes;
 use datasole_core::{Position, StreamKind};
-use futures_util::FutureExt;
 use tokio::sync::OnceCell;
 use yrs::{GetString, ReadTxn, Transaction, TransactionMut};
 
 pub use self::error::DocError;
-use self::{document::Document, shared::Shared, work::Done};
+use self::{document::Document, shared::Shared};
 pub(crate) use self::{
     request::{Posted, serve},
     shared::kind,
@@ -125,17 +124,13 @@ impl<'a> Docs<'a> {
         };
         let result = {
             // A change that is about to be stored is not to be seen.
-            let writer = stream.writer().await;
-            match work::freshen(self.hub, &stream, writer).await {
-                Ok(_writer) => stream.with_content(|content| {
-                    let document = shared(content)?.document()?;
-                    document.mend()?;
-                    document.read(look)
-                }),
-                Err(error) => Err(error),
-            }
+            let _writer = stream.writer().await;
+            stream.with_content(|content| {
+                let document = shared(content)?.document()?;
+                document.mend()?;
+                document.read(look)
+            })
         };
-        let result = work::heal(self.hub, &stream, result).await;
         self.hub.release(stream).await;
         result
     }
@@ -153,10 +148,6 @@ impl<'a> Docs<'a> {
         }
         let stream = self.hub.open(StreamKind::Doc, key).await?;
         let writer = stream.writer().await;
-        let writer = match work::freshen(self.hub, &stream, writer).await {
-            Ok(writer) => writer,
-            Err(error) => return work::heal(self.hub, &stream, Err(error)).await,
-        };
         let admission = Admission { total: self.count.get(self.hub).await?, limits: self.hub.limits(), client: None };
         let edited = stream.with_content(|content| {
             let shared = shared(content)?;
@@ -239,23 +230,14 @@ async fn publish(
 ) -> Result<Option<Position>, DocError> {
     let plan = |content: &mut dyn Kind| {
         let shared = shared(content)?;
-        let Some(update) = shared.pending() else { return Ok(None) };
         let reservation = if shared.exists() { None } else { Some(admission.reserve()?) };
-        Ok(Some(shared.intend(&update, reservation)))
+        let document = shared.document()?;
+        // After a conflict with another server: plan again on its changes.
+        let is_pending = document.is_pending(&update);
+        let new = if is_pending { Some(update.clone()) } else { document.apply(&update, usize::MAX)? };
+        Ok(new.map(|update| shared.intend(&update, reservation)))
     };
-    // After a conflict with another server: on its changes.
-    let owner = admission.client.map(|client| client.standing().clone());
-    let again = |writer: Writer| {
-        let (hub, stream, owner, update) = (hub.clone(), stream.clone(), owner.clone(), update.clone());
-        async move {
-            let bytes = update.len();
-            let apply = move |document: &mut Document| document.apply(&update, usize::MAX);
-            let Done { writer, result, .. } = work::work(&hub, &stream, writer, owner.as_ref(), bytes, apply).await?;
-            result.map(|_| writer)
-        }
-        .boxed()
-    };
-    let position = hub.transact_again(stream, writer, author, plan, again).await;
+    let position = hub.transact(stream, writer, author, plan).await;
     if matches!(position, Ok(Some(_))) {
         work::compact(hub, stream).await;
     }

@@ -18,7 +18,7 @@ use crate::{
         log::{Rule, Stored},
     },
     entry::Entry,
-    hub::{self, At, Backlog, Delivery, Inapplicable, Kind, Rules, Spec, V1},
+    hub::{self, At, Delivery, Inapplicable, Kind, Rules, Spec, V1},
     limits::{Limits, Replay},
     message::framed,
     primitives::reservation::Reservation,
@@ -42,9 +42,6 @@ pub(crate) fn kind(limits: &Arc<Limits>) -> Spec {
 pub(crate) struct Shared {
     key: Box<str>,
     held: Held,
-    /// Updates that have been stored and that the document has yet to take, in order; and whether somebody was told.
-    since: Vec<Bytes>,
-    is_told: bool,
     pub(super) awareness: Awareness,
     /// True if the backend has anything of the document.
     exists: bool,
@@ -61,16 +58,16 @@ enum Held {
     /// Somebody who has the right to change it works on it.
     Lent {
         state_vector: Vec<u8>,
+        /// Updates of others that have been stored since.
+        since: Vec<Bytes>,
     },
 }
 
 impl Shared {
-    pub(super) fn new(key: &str, limits: Arc<Limits>, ledger: Arc<Ledger>) -> Self {
+    fn new(key: &str, limits: Arc<Limits>, ledger: Arc<Ledger>) -> Self {
         let mut shared = Self {
             key: key.into(),
             held: Held::Here(Box::new(Document::empty(bounds(&limits)))),
-            since: Vec::new(),
-            is_told: false,
             awareness: Awareness::default(),
             exists: false,
             reservation: None,
@@ -85,56 +82,43 @@ impl Shared {
         self.exists
     }
 
-    /// The document with all that is stored. Whoever has the right to change it finds it here, unless it is damaged.
+    /// The document. Whoever has the right to change it finds it here, unless it is damaged.
     pub(super) fn document(&mut self) -> Result<&mut Document, DocError> {
-        if !self.since.is_empty() {
-            let loan = self.lend()?;
-            self.take_back(loan.bring_up_to_date()?, None);
-        }
         match &mut self.held {
             Held::Here(document) => Ok(document),
             Held::Lent { .. } => Err(DocError::Damaged),
         }
     }
 
-    /// The update that is pending in the document.
-    pub(super) fn pending(&self) -> Option<Bytes> {
-        if let Held::Here(document) = &self.held { document.pending() } else { None }
-    }
-
-    /// True if bringing the document up to date and applying so many bytes is done at once.
-    pub(super) fn is_light(&self, bytes: usize) -> Result<bool, DocError> {
-        let since: usize = self.since.iter().map(Bytes::len).sum();
-        match &self.held {
-            Held::Here(document) => Ok(document.is_light(bytes + since)),
-            Held::Lent { .. } => Err(DocError::Damaged),
-        }
-    }
-
     /// Lends the document to whoever has the right to change it, who brings it back.
-    pub(super) fn lend(&mut self) -> Result<Loan, DocError> {
-        let Held::Here(document) = &self.held else { return Err(DocError::Damaged) };
-        let lent = Held::Lent { state_vector: document.state_vector() };
-        self.is_told = false;
+    pub(super) fn lend(&mut self) -> Result<Box<Document>, DocError> {
+        let lent = Held::Lent { state_vector: self.document()?.state_vector(), since: Vec::new() };
         match std::mem::replace(&mut self.held, lent) {
-            Held::Here(document) => Ok(Loan { document, since: std::mem::take(&mut self.since) }),
+            Held::Here(document) => Ok(document),
             Held::Lent { .. } => Err(DocError::Damaged),
         }
     }
 
-    /// Takes the document back, unless it is not wanted any more: the stream has started over.
-    pub(super) fn take_back(&mut self, document: Box<Document>, by: Option<&Arc<Standing>>) {
-        if matches!(self.held, Held::Lent { .. }) {
-            self.held = Held::Here(document);
-            self.settle(by);
+    /// Takes the document back; or tells what it must take before. Nothing if it is not wanted any more: the stream has
+    /// started over.
+    pub(super) fn take_back(
+        &mut self,
+        document: Box<Document>,
+        by: Option<&Arc<Standing>>,
+    ) -> Option<(Box<Document>, Vec<Bytes>)> {
+        let Held::Lent { since, .. } = &mut self.held else { return None };
+        if !since.is_empty() {
+            return Some((document, std::mem::take(since)));
         }
+        self.held = Held::Here(document);
+        self.settle(by);
+        None
     }
 
     /// Takes note of the memory that the document takes after a change by somebody, unless it was the server.
     pub(super) fn settle(&mut self, by: Option<&Arc<Standing>>) {
         if let Held::Here(document) = &self.held {
-            let since: usize = self.since.iter().map(Bytes::len).sum();
-            self.account.settle(document.memory() + since, by);
+            self.account.settle(document.memory(), by);
         }
     }
 
@@ -154,27 +138,6 @@ impl Shared {
     pub(super) fn intend(&mut self, update: &[u8], reservation: Option<Reservation>) -> Entry {
         self.reservation = reservation;
         entry(update)
-    }
-}
-
-/// A document that is away, and what it has to take first.
-pub(super) struct Loan {
-    document: Box<Document>,
-    since: Vec<Bytes>,
-}
-
-impl Loan {
-    /// The document with all that was stored when it was lent. One that cannot take it is not given back: it is found damaged,
-    /// and loaded again.
-    pub(super) fn bring_up_to_date(self) -> Result<Box<Document>, DocError> {
-        let Self { mut document, since } = self;
-        for update in &since {
-            if let Err(error) = document.take(update) {
-                tracing::error!(%error, "a stored update cannot be applied");
-                return Err(DocError::Damaged);
-            }
-        }
-        Ok(document)
     }
 }
 
@@ -225,21 +188,13 @@ impl Kind for Shared {
     }
 
     fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
-        let update = entry.content();
         match &mut self.held {
-            // What others have stored before it has not been taken, perhaps: the order makes no difference.
-            Held::Here(document) if document.is_pending(update) => document.settle(),
-            Held::Here(document)
-                if self.since.is_empty() && document.pending().is_none() && document.is_light(update.len()) =>
-            {
+            Held::Here(document) if document.is_pending(entry.content()) => document.settle(),
+            Held::Here(document) => {
                 self.reservation = None;
-                document.take(update).map_err(|_| Inapplicable)?;
+                document.take(entry.content()).map_err(|_| Inapplicable)?;
             }
-            // What takes longer is put off.
-            Held::Here(_) | Held::Lent { .. } => {
-                self.reservation = None;
-                self.since.push(entry.bytes().slice(1..));
-            }
+            Held::Lent { since, .. } => since.push(entry.bytes().slice(1..)),
         }
         self.settle(None);
         self.exists = true;
@@ -256,25 +211,6 @@ impl Kind for Shared {
         if let Held::Here(document) = &mut self.held {
             document.retract();
         }
-    }
-
-    fn puts_off(&mut self) -> bool {
-        !self.since.is_empty() && !std::mem::replace(&mut self.is_told, true)
-    }
-
-    fn backlog(&mut self) -> Option<Backlog> {
-        if self.since.is_empty() {
-            return None;
-        }
-        let loan = self.lend().ok()?;
-        Some(Box::new(move || {
-            let document = loan.bring_up_to_date().ok();
-            Box::new(move |content: &mut dyn Kind| {
-                if let (Some(shared), Some(document)) = (hub::of::<Self>(content), document) {
-                    shared.take_back(document, None);
-                }
-            })
-        }))
     }
 
     fn snapshot(&mut self) -> Option<Bytes> {
@@ -300,7 +236,7 @@ impl Kind for Shared {
     fn greeting(&self, at: &At<'_>) -> Vec<Bytes> {
         let asked = match &self.held {
             Held::Here(document) => message(0, &Message::Ask(&document.state_vector()), at),
-            Held::Lent { state_vector } => message(0, &Message::Ask(state_vector), at),
+            Held::Lent { state_vector, .. } => message(0, &Message::Ask(state_vector), at),
         };
         let present = self.awareness.all().map(|all| message(0, &Message::Awareness(&all), at));
         std::iter::once(asked).chain(present).collect()

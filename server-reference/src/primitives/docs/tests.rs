@@ -1,7 +1,5 @@
 //! [`Document`] with updates as editors make them, and as nobody should.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use datasole_core::wire::push_varuint;
 use yrs::{
@@ -10,13 +8,8 @@ use yrs::{
     updates::{decoder::Decode, encoder::Encode},
 };
 
-use super::{
-    document::{Bounds, Document},
-    error::DocError,
-    ledger::Ledger,
-    shared::{Shared, entry},
-};
-use crate::{Limits, hub::Kind};
+use super::document::{Bounds, Document};
+use super::error::DocError;
 
 const ROOM: Bounds = Bounds { size: 1 << 20, memory: 1 << 26 };
 
@@ -525,50 +518,6 @@ fn what_is_kept_of_the_structure_shrinks_with_the_document() {
     let before = document.held().1;
     document.compact().unwrap();
     assert!(before > 1_000 && document.held().1 < 150, "{before} to {}", document.held().1);
-}
-
-/// Updates of others that take long are put off, in their order; what is pending meanwhile stays, and is stored.
-#[test]
-fn long_work_of_others_is_put_off() {
-    let limits = Arc::new(Limits::default());
-    let mut shared = Shared::new("d", limits.clone(), Arc::new(Ledger::new(&limits)));
-    let [ann, bob, eve] = [1, 2, 3].map(Editor::new);
-    let insert = |editor: &Editor, times: usize, text: &str| {
-        editor.edit(|t| {
-            let root = t.get_or_insert_text("text");
-            (0..times).for_each(|_| root.insert(t, 0, text));
-        })
-    };
-    let short = insert(&eve, 1, "short");
-    shared.apply(&entry(&short)).unwrap();
-    assert!(!shared.puts_off() && shared.backlog().is_none(), "what is light is done at once");
-
-    let own = shared.document().unwrap().apply(&insert(&bob, 1, "own"), usize::MAX).unwrap().unwrap();
-    let planned = shared.intend(&own, None);
-    let long = insert(&ann, 2_000, "x");
-    shared.apply(&entry(&long)).unwrap();
-    assert!(shared.puts_off() && !shared.puts_off(), "it is told once");
-    assert_eq!(shared.pending(), Some(own.clone()));
-    shared.apply(&planned).unwrap();
-    assert_eq!(shared.pending(), None);
-
-    // More comes while the document is away.
-    let work = shared.backlog().unwrap();
-    let later = insert(&eve, 1, "later");
-    shared.apply(&entry(&later)).unwrap();
-    assert!(shared.puts_off() && shared.document().is_err());
-    work()(&mut shared);
-    shared.backlog().unwrap()()(&mut shared);
-    assert!(!shared.puts_off() && shared.backlog().is_none());
-
-    let stored = [short, long, own.to_vec(), later];
-    let mut same = Document::load(None, stored.map(Bytes::from).to_vec(), ROOM).unwrap();
-    let said = said_by(shared.document().unwrap());
-    assert!(said.contains("short") && said.contains("own") && said.contains("later"), "{said}");
-    assert_eq!(said, said_by(&mut same));
-    // Whoever looks before the work is done does it.
-    shared.apply(&entry(&insert(&ann, 2_000, "y"))).unwrap();
-    assert!(said_by(shared.document().unwrap()).contains("yyy") && shared.backlog().is_none());
 }
 
 #[test]

@@ -32,7 +32,8 @@ pub(super) async fn work<R: Send + 'static>(
     bytes: usize,
     work: impl FnOnce(&mut Document) -> R + Send + 'static,
 ) -> Result<Done<R>, DocError> {
-    let is_light = stream.with_content(|content| super::shared(content)?.is_light(bytes))?;
+    let is_light =
+        stream.with_content(|content| super::shared(content)?.document().map(|document| document.is_light(bytes)))?;
     if is_light {
         return on_loan(stream, writer, owner, work);
     }
@@ -48,7 +49,7 @@ fn on_loan<R>(
     work: impl FnOnce(&mut Document) -> R,
 ) -> Result<Done<R>, DocError> {
     let begun = thread_time();
-    let document = stream.with_content(|content| super::shared(content)?.lend())?.bring_up_to_date()?;
+    let document = stream.with_content(|content| super::shared(content)?.lend())?;
     let mut loan = Loan { stream, owner, document: Some(document) };
     let document = loan.document.as_mut().ok_or(DocError::Damaged)?;
     let result = work(document);
@@ -65,19 +66,18 @@ struct Loan<'a> {
 
 impl Drop for Loan<'_> {
     fn drop(&mut self) {
-        let Some(document) = self.document.take() else { return };
-        self.stream.with_content(|content| {
-            if let Some(shared) = hub::of::<Shared>(content) {
-                shared.take_back(document, self.owner);
+        let mut next = self.document.take();
+        while let Some(document) = next {
+            let back = |content: &mut dyn hub::Kind| hub::of::<Shared>(content)?.take_back(document, self.owner);
+            let Some((mut document, since)) = self.stream.with_content(back) else { return };
+            if let Err(error) = since.iter().try_for_each(|update| document.take(update)) {
+                // Not given back, it is found damaged, and loaded again.
+                tracing::error!(%error, key = self.stream.id().key, "a stored update cannot be applied");
+                return;
             }
-        });
+            next = Some(document);
+        }
     }
-}
-
-/// Brings a document up to date, so that looking at it takes no time.
-pub(super) async fn freshen(hub: &Hub, stream: &Arc<Stream>, writer: Writer) -> Result<Writer, DocError> {
-    let Done { writer, result, .. } = work(hub, stream, writer, None, 0, Document::mend).await?;
-    result.map(|()| writer)
 }
 
 /// Lets the backend keep a snapshot in place of the updates so far, if there are enough of them.
