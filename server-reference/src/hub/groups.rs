@@ -116,7 +116,7 @@ impl Hub {
             write(&self.v1).remove(connection);
             self.topic_changed(V1.into());
             for followed in self.streams.iter().filter(|streams| streams.spec().v1_follows) {
-                followed.in_memory().iter().for_each(|stream| stream.unsubscribe(connection));
+                followed.in_memory().iter().for_each(|stream| self.unsubscribe(stream, connection));
                 followed.trim(self.now());
             }
         }

@@ -402,18 +402,21 @@ impl Stream {
         }
     }
 
-    /// Ends what [`subscribe`](Self::subscribe) began.
-    pub(crate) fn unsubscribe(&self, connection: &Connection) {
+    /// Ends what [`subscribe`](Self::subscribe) began; whether that was more to the other followers than one less.
+    pub(super) fn unsubscribe(&self, connection: &Connection) -> bool {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
         inner.followers.remove(connection);
-        if let Some(message) = inner.content.leave(connection.serial(), &self.at(inner.mark.position)) {
+        let message = inner.content.leave(connection.serial(), &self.at(inner.mark.position));
+        if let Some(message) = &message {
             inner.followers.iter().for_each(|follower| follower.mailbox().push(message.clone()));
         }
+        message.is_some()
     }
 
-    /// Takes what a connection of another node shares, and tells the followers.
-    pub(super) fn take_share(self: &Arc<Self>, of: Seat, share: Option<&[u8]>, now: u64) {
+    /// Takes what a connection of another node shares, and tells the followers; the connections of this node whose
+    /// shares are others thereby.
+    pub(super) fn take_share(self: &Arc<Self>, of: Seat, share: Option<&[u8]>, now: u64) -> Vec<u64> {
         let mut inner = lock(&self.inner);
         let position = inner.mark.position;
         match inner.content.take_share(of, share, &self.at(position)) {
@@ -423,7 +426,13 @@ impl Stream {
                     self.push(&mut inner, &entry, Tag::default(), now, &[], None);
                 }
             }
+            #[cfg(feature = "docs")]
+            Taken::Message { message, robbed } => {
+                inner.followers.iter().for_each(|follower| follower.mailbox().push(message.clone()));
+                return robbed;
+            }
         }
+        Vec::new()
     }
 
     /// Takes entries that others have appended right behind `after`, and hands them to the followers. Those that are here

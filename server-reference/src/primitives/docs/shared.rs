@@ -1,9 +1,10 @@
 //! [`Shared`]: the content of a document's stream, and the awareness of its followers.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use datasole_core::{StreamKind, frame::Opcode, wire::push_varuint};
+use tokio::time::Instant;
 
 use super::{
     awareness::{self, Awareness},
@@ -18,7 +19,7 @@ use crate::{
         log::{Rule, Stored},
     },
     entry::Entry,
-    hub::{self, At, Delivery, Inapplicable, Kind, Rules, Spec, V1},
+    hub::{self, At, Delivery, Inapplicable, Kind, Rules, Seat, Spec, Taken, V1},
     limits::{Limits, Replay},
     message::framed,
     primitives::reservation::Reservation,
@@ -252,7 +253,31 @@ impl Kind for Shared {
     }
 
     fn leave(&mut self, serial: u64, at: &At<'_>) -> Option<Bytes> {
-        self.awareness.leave(serial, Instant::now()).map(|gone| message(0, &Message::Awareness(&gone), at))
+        let gone = self.awareness.leave(Seat::here(serial), Instant::now())?;
+        Some(message(0, &Message::Awareness(&gone), at))
+    }
+
+    fn share(&self, serial: u64) -> Option<Bytes> {
+        self.awareness.share(serial).map(Bytes::from)
+    }
+
+    fn sharers(&self) -> Vec<u64> {
+        self.awareness.sharers()
+    }
+
+    fn take_share(&mut self, of: Seat, share: Option<&[u8]>, at: &At<'_>) -> Taken {
+        match self.awareness.take(of, share, Instant::now()) {
+            None => Taken::Nothing,
+            Some(news) => {
+                Taken::Message { message: message(0, &Message::Awareness(&news), at), robbed: self.awareness.robbed() }
+            }
+        }
+    }
+
+    fn inherit(&mut self, before: &mut dyn Kind) {
+        if let Some(before) = hub::of::<Self>(before) {
+            self.awareness = std::mem::take(&mut before.awareness);
+        }
     }
 }
 
