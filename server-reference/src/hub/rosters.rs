@@ -41,8 +41,10 @@ impl Hub {
         if is_new || !attended.is_heard.load(Ordering::SeqCst) {
             self.settle_topics().await;
         }
-        if attended.is_behind() && self.read_shares(&attended).await.is_err() {
+        if attended.is_behind() {
+            // Where this fails, or whoever asked is dropped meanwhile, it is read later.
             self.sharing.bell.notify_one();
+            let _ = self.read_shares(&attended).await;
         }
     }
 

@@ -51,12 +51,13 @@ async fn a_conflict_over_more_than_is_kept_loads_the_whole() {
     let mut peer = Peer::new(&ours);
     assert!(peer.subscribe(1, "state", "k", None).is_none());
     assert_eq!(peer.received().len(), 2);
-    for n in 1..=10 {
+    // More than the 64 entries that are kept for other servers.
+    for n in 1..=100 {
         theirs.state().update("k", |draft| draft.set("/0", n)).await.unwrap();
     }
     ours.state().update("k", |draft| draft.add("/0", 100)).await.unwrap();
-    assert_eq!(ours.state().get("k").await.unwrap(), Some(json!([110])));
-    assert_eq!(seqs(&mut peer), [(Opcode::StateSnapshot, json!(11)), (Opcode::StatePatch, json!(12))]);
+    assert_eq!(ours.state().get("k").await.unwrap(), Some(json!([200])));
+    assert_eq!(seqs(&mut peer), [(Opcode::StateSnapshot, json!(101)), (Opcode::StatePatch, json!(102))]);
 }
 
 /// An update of several operations that waits for the backend, on a key that exists and on one that does not.

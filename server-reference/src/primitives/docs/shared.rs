@@ -14,6 +14,7 @@ use super::{
     message::Message,
 };
 use crate::{
+    account::Standing,
     backend::{
         BackendError,
         log::{Rule, Stored},
@@ -23,7 +24,6 @@ use crate::{
     limits::{Limits, Replay},
     message::framed,
     primitives::reservation::Reservation,
-    share::Standing,
 };
 
 /// A change of a document: a Yjs update.
@@ -128,11 +128,12 @@ impl Shared {
         self.account.left(owner)
     }
 
-    /// True if a snapshot should take the place of the updates since the last one.
-    pub(super) fn is_due(&self) -> bool {
-        let Held::Here(document) = &self.held else { return false };
+    /// The updates since the last snapshot and their bytes, if one should take their place.
+    pub(super) fn due(&self) -> Option<(usize, usize)> {
+        let Held::Here(document) = &self.held else { return None };
         let (updates, bytes) = document.tail();
-        updates > self.limits.doc_compact_entries || bytes > self.limits.doc_compact_bytes
+        let is_due = updates > self.limits.doc_compact_entries || bytes > self.limits.doc_compact_bytes;
+        is_due.then_some((updates, bytes))
     }
 
     /// The entry of an update that is pending in the document.
