@@ -9,13 +9,13 @@ use datasole_core::{Position, StreamId, codes};
 use futures_util::{FutureExt, future::join_all};
 
 use crate::{
+    account::Kept,
     answer::Refusal,
     backend::BackendError,
     clock::unix_millis,
     connection::Connection,
     hub::{Hub, Stream},
     mailbox::AT_ONCE,
-    share::Kept,
     sync::lock,
 };
 

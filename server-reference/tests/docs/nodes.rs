@@ -8,11 +8,13 @@ use std::{
 
 use datasole_core::wire::split_varuint;
 use datasole_server::{
-    Server,
+    Limits, Server,
     backend::{Memory, bus::NodeId},
     clock::Manual,
 };
 use tokio::{task::yield_now, time::sleep};
+
+use datasole_server::yrs::{Text, WriteTxn};
 
 use super::client::{Client, state};
 
@@ -34,7 +36,11 @@ impl Site {
     }
 
     fn server(&self) -> Server {
-        Server::builder().backend(self.memory.clone()).build()
+        self.with(Limits::default())
+    }
+
+    fn with(&self, limits: Limits) -> Server {
+        Server::builder().limits(limits).backend(self.memory.clone()).build()
     }
 
     async fn pass(&self, seconds: u64) {
@@ -199,4 +205,47 @@ async fn a_user_goes_on_with_the_id_on_another_server() {
     assert_eq!(bob.see().await, shown(&[(1, "2")]));
     drop(new);
     assert_eq!(bob.see().await, shown(&[]));
+}
+
+/// Writes into a document of its own; whether that is allowed.
+fn create(server: &Server, user: &str, key: &str) -> Result<u64, i64> {
+    Client::following(server, user, key).write(0, 0, "text")
+}
+
+#[tokio::test(start_paused = true)]
+async fn documents_of_a_user_are_counted_on_all_servers() {
+    let site = Site::new();
+    let limits = || Limits { max_docs_per_user: 3, ..Limits::default() };
+    let (a, b) = (site.with(limits()), site.with(limits()));
+    assert_eq!((create(&a, "ann", "1"), create(&b, "ann", "2")), (Ok(1), Ok(1)), "below");
+    assert_eq!(create(&a, "ann", "3"), Ok(1), "at the limit");
+    assert_eq!((create(&a, "ann", "4"), create(&b, "ann", "4")), (Err(-32_004), Err(-32_004)), "above it, on each");
+    let mut client = Client::following(&b, "ann", "4");
+    assert_eq!(client.write(0, 0, "text"), Err(-32_004));
+    assert_eq!(b.docs().text("4", "text").await.unwrap(), "", "nothing is left of what was refused");
+    assert_eq!(create(&b, "ann", "3"), Ok(2), "what exists is changed");
+    assert_eq!(create(&b, "bob", "4"), Ok(1));
+    b.docs().edit("5", |edit| edit.get_or_insert_text("text").insert(edit, 0, "by the server")).await.unwrap();
+    let restarted = site.with(limits());
+    assert_eq!(create(&restarted, "ann", "6"), Err(-32_004), "a server that starts begins with what was created");
+    site.clock.advance(Duration::from_secs(26 * 3_600));
+    assert_eq!(create(&restarted, "ann", "6"), Ok(1), "after a day");
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_documents_are_counted_on_all_servers() {
+    let site = Site::new();
+    let limits = || Limits { max_docs: 4, ..Limits::default() };
+    let (a, b) = (site.with(limits()), site.with(limits()));
+    // Each has counted once.
+    assert_eq!((create(&a, "ann", "1"), create(&b, "ann", "2")), (Ok(1), Ok(1)));
+    assert_eq!(create(&a, "ann", "3"), Ok(1));
+    site.pass(30).await;
+    assert_eq!(create(&b, "ann", "4"), Ok(1), "at the limit");
+    assert_eq!(create(&b, "ann", "5"), Err(-32_004), "above it");
+    site.pass(30).await;
+    assert_eq!(create(&a, "ann", "5"), Err(-32_004), "which the other has counted again");
+    b.docs().remove("1").await.unwrap();
+    site.pass(30).await;
+    assert_eq!(create(&a, "ann", "5"), Ok(1), "there is room again");
 }

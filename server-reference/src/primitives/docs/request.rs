@@ -119,7 +119,7 @@ async fn take(
         };
     }
     let client = Some(&*request.connection);
-    let admission = Admission { total: count.get(hub).await?, limits: hub.limits(), client };
+    let admission = Admission { total: super::count(hub, count, stream).await?, limits: hub.limits(), client };
     let room = stream.with_content(|content| {
         let shared = shared(content)?;
         // Refused before it costs anything.
