@@ -394,3 +394,41 @@ fn a_folder_of_data_is_one_servers() {
     drop(third);
     std::fs::remove_dir_all(dir).unwrap();
 }
+
+/// Without its Redis a server does not start, and the password stays out of what it says; once it runs, health tells
+/// that its Redis is away, and that it is back.
+#[test]
+fn a_redis_is_shared_and_its_absence_told() {
+    let refused = serve(&["--listen", "127.0.0.1:0", "--redis", "redis://:secret@127.0.0.1:1"]).output().unwrap();
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && error.contains("backend unavailable") && !error.contains("secret"), "{error}");
+
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let redis = || {
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &port.to_string(), "--save", "", "--appendonly", "no"]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("Ready to accept connections")));
+        child
+    };
+    let mut engine = redis();
+    let url = format!("redis://127.0.0.1:{port}");
+    let servers = [0, 1].map(|_| Running::start(&["--redis", &url]));
+    let all_are = |status: &str| {
+        let began = std::time::Instant::now();
+        while !servers.iter().all(|server| server.page("/__ds/health").split(' ').nth(1) == Some(status)) {
+            assert!(began.elapsed().as_secs() < 60, "health becomes {status}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    };
+    all_are("200");
+    engine.kill().unwrap();
+    engine.wait().unwrap();
+    all_are("503");
+    assert!(servers[0].page("/__ds/health").contains("the backend does not store"));
+    let mut engine = redis();
+    all_are("200");
+    engine.kill().unwrap();
+    engine.wait().unwrap();
+}

@@ -16,10 +16,10 @@ use http::Extensions;
 use tokio::time::Instant;
 
 use crate::{
+    account::{Accounts, Standing},
     auth::Identity,
     budget::{Budget, Held},
     mailbox::Mailbox,
-    share::{Shares, Standing},
     sync::lock,
 };
 
@@ -181,10 +181,16 @@ impl Connection {
     }
 
     /// Makes it one of its owner's: of its user, or of those who come from its address without one.
-    pub(crate) fn belong(&self, shares: &Shares) {
-        if let Some(standing) = shares.standing(self.user().as_deref(), self.remote.map(|remote| remote.ip())) {
+    pub(crate) fn belong(&self, accounts: &Accounts) {
+        if let Some(standing) = accounts.standing(self.user().as_deref(), self.remote.map(|remote| remote.ip())) {
             drop(self.standing.set(standing));
         }
+    }
+
+    /// The name of its owner, the same on every server, if it has one.
+    #[cfg(feature = "docs")]
+    pub(crate) fn owner(&self) -> Option<String> {
+        crate::account::name(self.user().as_deref(), self.remote.map(|remote| remote.ip()))
     }
 
     /// The user, unless anonymous.

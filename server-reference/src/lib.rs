@@ -28,6 +28,7 @@
 //! of applications. The glossary is in ARCHITECTURE.md.
 
 mod access;
+mod account;
 mod admission;
 mod answer;
 mod api;
@@ -50,7 +51,6 @@ mod message;
 mod metrics;
 mod primitives;
 mod protocol;
-mod share;
 mod sync;
 mod task;
 #[cfg(test)]

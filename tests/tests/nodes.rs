@@ -1,7 +1,11 @@
 //! Several servers on one memory under a seeded scheduler: `NODES_SEEDS` says how many schedules, `NODES_SEED` replays one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{collections::HashMap, panic::catch_unwind, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    panic::catch_unwind,
+    time::Duration,
+};
 
 use datasole_core::frame::{Codec, Opcode};
 use datasole_server::{
@@ -9,15 +13,19 @@ use datasole_server::{
     backend::{Memory, bus::Address},
 };
 use datasole_tests::{
-    history::{Function, History, Promises, check},
-    nodes::{Stats, run},
+    history::{
+        Function, History, Id, Promises, check,
+        forge::{FORGERIES, Forge},
+    },
+    nodes::{Outcome, Stats, run},
+    random::Random,
 };
 use tokio::{runtime::Builder, time::sleep};
 
 const SEEDS: u64 = 1_000;
 
 /// What must have happened somewhere, or the schedules have lost their teeth.
-const AT_STAKE: [&str; 23] = [
+const AT_STAKE: [&str; 25] = [
     "appends",
     "appends behind others",
     "appends without an answer",
@@ -38,6 +46,8 @@ const AT_STAKE: [&str; 23] = [
     "repeats",
     "resets",
     "snapshots",
+    "steps of cursors",
+    "steps of members",
     "turns asked for",
     "unfollowed",
     "written",
@@ -60,7 +70,7 @@ fn crossed(history: &History) -> u64 {
 /// Runs a seed and checks what was seen; how often what happened.
 fn judge(seed: u64) -> Stats {
     let outcome = run(seed);
-    let verdict = check(&outcome.history, &Promises::default());
+    let verdict = check(&outcome.history, &Promises { presence: outcome.presence, ..Promises::default() });
     assert!(verdict.holds(), "{}", verdict.story(&outcome.history));
     let mut stats = outcome.stats;
     let counts = verdict.counts;
@@ -76,6 +86,8 @@ fn judge(seed: u64) -> Stats {
         ("values compared", counts.compared),
         ("messages checked", counts.messages),
         ("messages of another node", crossed),
+        ("members judged", counts.members),
+        ("grants judged", counts.grants),
     ] {
         stats.add(&Stats([(what, count)].into()));
     }
@@ -115,6 +127,8 @@ fn nodes_agree_whatever_happens_between_them() {
         "values compared",
         "messages checked",
         "messages of another node",
+        "members judged",
+        "grants judged",
     ];
     for what in AT_STAKE.iter().chain(&checked) {
         assert!(seeds < SEEDS || stats.get(what) > 0, "in no run was there one of {what:?}");
@@ -129,6 +143,67 @@ fn a_seed_repeats_exactly() {
         assert_eq!(first.history.events, second.history.events, "seed {seed}");
         assert_eq!(first.stats, second.stats, "seed {seed}");
     }
+}
+
+/// The checker finds it in the history of a schedule, too, when documents, cursors, members, quotas or messages are wrong.
+#[test]
+fn what_is_wrong_in_a_schedule_is_found() {
+    let outcomes: Vec<Outcome> = (0..20).map(run).collect();
+    let mut found: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut wrong = |what: &'static str, outcome: &Outcome, break_it: &dyn Fn(&mut History) -> bool, clause: u8| {
+        let mut history = outcome.history.clone();
+        if break_it(&mut history) {
+            let verdict = check(&history, &Promises { presence: outcome.presence, ..Promises::default() });
+            assert!(
+                verdict.violations.iter().any(|found| found.clause() == clause),
+                "{what}: {}",
+                verdict.story(&history)
+            );
+            *found.entry(what).or_default() += 1;
+        }
+    };
+    for outcome in &outcomes {
+        let last = |history: &mut History, key: &str, change: &dyn Fn(&mut Function) -> bool| {
+            let key = history.key(key);
+            history.events.iter_mut().rev().filter(|event| event.key == key).any(|event| change(&mut event.function))
+        };
+        let text = |function: &mut Function| match function {
+            Function::ReadFinal { entries } => entries.pop().is_some(),
+            _ => false,
+        };
+        wrong("a write missing in a document", outcome, &|history| last(history, "notes", &text), 1);
+        for (room, what) in
+            [("cursors", ["a cursor missing", "a ghost's cursor"]), ("lobby", ["a member missing", "a ghost"])]
+        {
+            let none = |function: &mut Function| match function {
+                Function::Members { ids } => !std::mem::take(ids).is_empty(),
+                _ => false,
+            };
+            let ghost = |function: &mut Function| match function {
+                Function::Members { ids } => {
+                    ids.push(Id(1 << 40));
+                    true
+                }
+                _ => false,
+            };
+            wrong(what[0], outcome, &|history| last(history, room, &none), 8);
+            wrong(what[1], outcome, &|history| last(history, room, &ghost), 8);
+        }
+        for (what, clause) in [
+            ("more granted than the limit", 9),
+            ("a message received twice", 10),
+            ("a message received that was not sent", 10),
+        ] {
+            let forgery = FORGERIES.iter().find(|forgery| forgery.name == what).unwrap();
+            let promises = Promises::default();
+            let forge = |history: &mut History| {
+                (forgery.apply)(&mut Forge { history, random: &mut Random::new(1), promises: &promises }).is_some()
+            };
+            wrong(what, outcome, &forge, clause);
+        }
+    }
+    println!("{found:?}");
+    assert!(found.len() == 8 && found.values().all(|&count| count >= 5), "{found:?}");
 }
 
 /// A topic without history that has left memory is subscribed to a little longer, and again when it comes back.

@@ -9,11 +9,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{Context, Server};
 use crate::{
     access::Access,
+    account::Accounts,
     admission::{Admission, Network},
     auth::{AuthError, AuthHook, AuthRequest, Identity},
     backend::{Backend, Memory},
     budget::Budget,
-    clock::{System, Told, unix_millis},
+    clock::{Clock, System, Told, unix_millis},
     error::RpcError,
     gate::Gate,
     hub::{Hub, Lives},
@@ -26,7 +27,6 @@ use crate::{
         rpc::Methods,
     },
     protocol::{Caller, Census, Data, Hook, Node},
-    share::Shares,
 };
 
 /// Collects handlers and options; from [`Server::builder`].
@@ -49,6 +49,7 @@ pub struct Builder {
     backend: Option<Backend>,
     reconnect_window: Option<Duration>,
     epoch: Option<u64>,
+    clock: Arc<dyn Clock>,
     #[cfg(feature = "contract")]
     pub(super) contract: Option<Result<crate::contract::Published, datasole_contract::ContractError>>,
 }
@@ -80,6 +81,7 @@ impl Default for Builder {
             backend: None,
             reconnect_window: None,
             epoch: None,
+            clock: Arc::new(System),
             #[cfg(feature = "contract")]
             contract: None,
         }
@@ -418,6 +420,14 @@ impl Builder {
         self
     }
 
+    /// Sets the clock by which the pace of new CRDT replicas goes, instead of the machine's: for runs in a time of their
+    /// own. Timers are tokio's.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// The server, ready to be mounted or to serve.
     pub fn build(self) -> Server {
         #[cfg(feature = "contract")]
@@ -446,7 +456,7 @@ impl Builder {
             data: self.data,
             gate: Gate::new(access, limits.clone(), metrics.clone()),
             hub,
-            crdts: Registry::new(self.crdts, self.client_crdts, &limits, epoch),
+            crdts: Registry::new(self.crdts, self.client_crdts, &limits, epoch, self.clock),
             #[cfg(feature = "docs")]
             docs: Default::default(),
             histories,
@@ -454,7 +464,7 @@ impl Builder {
             epoch,
             reconnect_window: window,
             census: Census::default(),
-            shares: Shares::default(),
+            accounts: Accounts::default(),
             told: Told::default(),
             #[cfg(feature = "contract")]
             contract: self.contract.and_then(Result::ok),

@@ -54,7 +54,7 @@ impl Hub {
     }
 
     /// Begins to listen to the backend's news, if there is a runtime to do so.
-    fn listen(&self) {
+    pub(super) fn listen(&self) {
         if self.following.listening.get().is_some() {
             return;
         }
@@ -72,7 +72,7 @@ impl Hub {
     }
 
     /// Runs a task that news have made necessary.
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(task);
         } else if let Some(Some(listening)) = self.following.listening.get() {
@@ -172,6 +172,9 @@ impl Hub {
         }
         self.unfollow_left(now);
         self.evict();
+        if now.is_multiple_of(LINGER) {
+            self.look_for_births();
+        }
         if !silent.is_empty() {
             let hub = self.me.clone();
             self.spawn(async move {
@@ -232,11 +235,18 @@ async fn catch_up(hub: Weak<Hub>, stream: Arc<Stream>) {
     }
 }
 
-/// Compares all that is followed with the log.
+/// Orders streams by when they last had news, the latest first.
+fn hottest_first(streams: &mut [Arc<Stream>]) {
+    streams.sort_by_key(|stream| std::cmp::Reverse(stream.heard.load(Ordering::Relaxed)));
+}
+
+/// Compares all that is followed with the log, first what had news of late.
 async fn look_around(hub: Weak<Hub>) {
     let mut pause = PAUSE;
     while let Some(hub) = hub.upgrade() {
-        match hub.compare(&hub.followed()).await {
+        let mut streams = hub.followed();
+        hottest_first(&mut streams);
+        match hub.compare(&streams).await {
             Ok(()) => {
                 pause = PAUSE;
                 if hub.following.lost.end() {
@@ -250,5 +260,24 @@ async fn look_around(hub: Weak<Hub>) {
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{hub::testing::Numbers, limits::Replay};
+
+    #[test]
+    fn what_had_news_of_late_is_compared_first() {
+        let mut streams: Vec<Arc<Stream>> = [("a", 1), ("b", 3), ("c", 2), ("d", 3)]
+            .map(|(key, heard)| {
+                let stream = Numbers::stream(key, Position::default(), Replay::NONE);
+                stream.heard.store(heard, Ordering::Relaxed);
+                stream
+            })
+            .into();
+        hottest_first(&mut streams);
+        assert_eq!(streams.iter().map(|stream| stream.id().key.as_str()).collect::<String>(), "bdca");
     }
 }

@@ -57,6 +57,8 @@ pub(super) struct Following {
     /// How many ticks have passed.
     pub(super) ticks: AtomicU64,
     pub(super) lost: Lag,
+    /// Whether somebody looks for streams that other nodes have created.
+    pub(super) births: Lag,
     pub(super) catching_up: Semaphore,
 }
 
@@ -66,6 +68,7 @@ impl Default for Following {
             listening: OnceLock::new(),
             ticks: AtomicU64::new(0),
             lost: Lag::default(),
+            births: Lag::default(),
             catching_up: Semaphore::new(CATCHING_UP),
         }
     }

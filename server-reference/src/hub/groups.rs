@@ -78,6 +78,7 @@ impl Hub {
         if connection.protocol() == Protocol::V1 {
             // Registered first, so that a stream born meanwhile finds it; joining twice is harmless.
             write(&self.v1).insert(connection);
+            self.listen();
             self.topic_changed(V1.into());
             let mut room = AT_ONCE;
             for followed in self.streams.iter().filter(|streams| streams.spec().v1_follows) {
@@ -116,7 +117,7 @@ impl Hub {
             write(&self.v1).remove(connection);
             self.topic_changed(V1.into());
             for followed in self.streams.iter().filter(|streams| streams.spec().v1_follows) {
-                followed.in_memory().iter().for_each(|stream| stream.unsubscribe(connection));
+                followed.in_memory().iter().for_each(|stream| self.unsubscribe(stream, connection));
                 followed.trim(self.now());
             }
         }

@@ -124,6 +124,9 @@ pub(crate) enum Taken {
     Nothing,
     /// An entry, of what no backend keeps; it is pending.
     Entry(Entry),
+    /// A message, no entry; and the connections of this node whose own shares are others thereby.
+    #[cfg(feature = "docs")]
+    Message { message: Bytes, robbed: Vec<u64> },
 }
 
 /// An entry that is not one of the stream, or does not fit its content.

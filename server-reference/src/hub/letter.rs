@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
+use datasole_core::StreamKind;
 
 /// The version of the format.
 const VERSION: u8 = 1;
@@ -17,7 +18,8 @@ const V2_ONLY: u8 = 1;
 pub(super) struct Letter {
     pub(super) to: To,
     pub(super) v2_only: bool,
-    /// A frame for clients; of [`To::Stream`] the entry, of [`To::Close`] the reason, of [`To::Shares`] the changes.
+    /// A frame for clients; of [`To::Stream`] the entry, of [`To::Close`] the reason, of [`To::Shares`] the changes,
+    /// of [`To::Born`] the key.
     pub(super) message: Bytes,
 }
 
@@ -32,6 +34,8 @@ pub(super) enum To {
     Shares,
     /// Every node: the sender has begun to share.
     Greeting,
+    /// Nodes with clients of version 1: a stream of this kind has come into being.
+    Born(StreamKind),
     /// Clients of version 1 that may read the topic of this name.
     V1(Arc<str>),
     /// The connection of this number.
@@ -49,6 +53,7 @@ impl Letter {
         out.extend_from_slice(&[VERSION, kind, flags]);
         match &self.to {
             To::Members | To::Stream | To::Shares | To::Greeting => {}
+            To::Born(kind) => out.put_u8(*kind as u8),
             To::V1(name) => {
                 out.put_u32(u32::try_from(name.len()).unwrap_or(u32::MAX));
                 out.extend_from_slice(name.as_bytes());
@@ -75,6 +80,10 @@ impl Letter {
             b'e' => To::Stream,
             b's' => To::Shares,
             b'h' => To::Greeting,
+            b'b' => {
+                let kind = usize::from(rest.try_get_u8().ok()?);
+                To::Born(StreamKind::ALL.into_iter().find(|known| *known as usize == kind)?)
+            }
             b'v' => {
                 let length = usize::try_from(rest.try_get_u32().ok()?).ok()?;
                 if rest.len() < length {
@@ -97,6 +106,7 @@ impl To {
             Self::Stream => b'e',
             Self::Shares => b's',
             Self::Greeting => b'h',
+            Self::Born(_) => b'b',
             Self::V1(_) => b'v',
             Self::Connection(_) => b'c',
             Self::Close { .. } => b'x',
@@ -115,6 +125,7 @@ mod tests {
             (To::Stream, 3),
             (To::Shares, 3),
             (To::Greeting, 3),
+            (To::Born(StreamKind::Crdt), 4),
             (To::V1("näme".into()), 12),
             (To::Connection(u64::MAX), 11),
             (To::Close { serial: 1, code: 4_999 }, 13),
@@ -130,9 +141,15 @@ mod tests {
                 }
             }
         }
-        for malformed in
-            [&b""[..], b"\x02m\0x", b"\x01?\0x", b"\x01m\x02x", b"\x01v\0\0\0\0\x01\xff", b"\x01v\0\xff\xff\xff\xffx"]
-        {
+        for malformed in [
+            &b""[..],
+            b"\x02m\0x",
+            b"\x01?\0x",
+            b"\x01m\x02x",
+            b"\x01b\0\xffx",
+            b"\x01v\0\0\0\0\x01\xff",
+            b"\x01v\0\xff\xff\xff\xffx",
+        ] {
             assert_eq!(Letter::decode(&Bytes::from_static(malformed)), None, "{malformed:?}");
         }
     }

@@ -6,11 +6,13 @@
 mod follow;
 mod following;
 mod groups;
+mod held;
 mod kind;
 mod lease;
 mod letter;
 mod lives;
 mod members;
+mod recall;
 mod relay;
 mod relaying;
 mod roster;
@@ -46,6 +48,8 @@ pub(crate) use self::{
     seat::Seat,
     stream::{Stream, Writer},
 };
+#[cfg(feature = "docs")]
+use crate::backend::{BackendError, kv::Quota};
 use crate::{access::Access, backend::Backend, desk::Desk, limits::Limits};
 
 pub(crate) struct Hub {
@@ -113,6 +117,12 @@ impl Hub {
     /// Where work of milliseconds is done.
     pub(crate) fn desk(&self) -> &Desk {
         &self.desk
+    }
+
+    /// Takes from a quota that all nodes share; `false` where there is not enough left.
+    #[cfg(feature = "docs")]
+    pub(crate) async fn take_quota(&self, name: &str, quota: Quota) -> Result<bool, BackendError> {
+        Ok(self.backend.kv.take(name, quota).await?.granted)
     }
 
     /// The server's bounds.

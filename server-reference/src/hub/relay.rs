@@ -23,7 +23,7 @@ use super::{
     kind::Kind,
     lease::hold_lease,
     letter::{Letter, To},
-    relaying::{PAUSE, V1, event_topic, group_topic, parse, user_topic},
+    relaying::{PAUSE, Relaying, V1, event_topic, group_topic, parse, user_topic},
     roster::Shares,
     rosters::share,
 };
@@ -112,12 +112,12 @@ impl Hub {
     }
 
     /// Whether there may be other nodes: a cheap question before anything is written for them.
-    pub(super) fn has_others(&self) -> bool {
+    pub(crate) fn has_others(&self) -> bool {
         self.backend.bus.is_heard(Address::Everybody)
     }
 
     /// Publishes what somebody may hear. Nothing else can be done about a failure: it is counted.
-    async fn post(&self, to: Address<'_>, letter: impl FnOnce() -> Bytes) {
+    pub(super) async fn post(&self, to: Address<'_>, letter: impl FnOnce() -> Bytes) {
         let bus = &self.backend.bus;
         if bus.is_heard(to)
             && let Err(error) = bus.publish(to, letter()).await
@@ -180,6 +180,7 @@ impl Hub {
                     );
                 }
                 self.reread_rosters();
+                self.look_for_births();
                 return;
             }
         };
@@ -198,6 +199,7 @@ impl Hub {
             To::Members | To::V1(_) | To::Connection(_) => is_event(&message, self.limits.max_payload),
             To::Stream | To::Close { .. } => message.len() <= self.limits.max_payload,
             To::Shares => message.len() <= SHARES,
+            To::Born(_) => message.len() <= self.limits.max_key,
             To::Greeting => message.is_empty(),
         };
         if !fits {
@@ -232,6 +234,7 @@ impl Hub {
             (To::V1(event), Some((V1, _))) => self.with_readers(&StreamId::event(&*event), |v1| {
                 send_to_all(v1, &message, false);
             }),
+            (To::Born(kind), Some((V1, _))) => self.hear_birth(kind, std::str::from_utf8(&message).ok()?),
             _ => return None,
         }
         Some(())
@@ -250,21 +253,37 @@ fn is_event(message: &[u8], max_payload: usize) -> bool {
     })
 }
 
+/// Topics whose subscriptions change; whoever changes them may be dropped meanwhile, and then they are changed later.
+struct Unsettled<'a> {
+    relaying: &'a Relaying,
+    topics: Vec<Arc<str>>,
+}
+
+impl Drop for Unsettled<'_> {
+    fn drop(&mut self) {
+        if !self.topics.is_empty() {
+            lock(&self.relaying.changed).append(&mut self.topics);
+            self.relaying.bell.notify_one();
+        }
+    }
+}
+
 /// Brings the subscriptions to where the members are.
 async fn settle(hub: &Hub, bus: Arc<dyn Bus>) {
-    let _turn = hub.relaying.turn.lock().await;
-    let changed = std::mem::take(&mut *lock(&hub.relaying.changed));
-    if changed.is_empty() {
+    let relaying = &hub.relaying;
+    let _turn = relaying.turn.lock().await;
+    let mut unsettled = Unsettled { relaying, topics: std::mem::take(&mut *lock(&relaying.changed)) };
+    if unsettled.topics.is_empty() {
         return;
     }
-    let (mut wanted, left): (Vec<_>, Vec<_>) = changed.into_iter().partition(|topic| hub.has_members(topic));
+    let (wanted, left): (Vec<_>, Vec<_>) = unsettled.topics.iter().cloned().partition(|topic| hub.has_members(topic));
     bus.unsubscribe(&left);
-    if let Err(error) = subscribe(&*bus, &wanted).await {
-        tracing::warn!(%error, topics = wanted.len(), "messages of other nodes do not come yet");
-        lock(&hub.relaying.changed).append(&mut wanted);
-        hub.relaying.bell.notify_one();
-    } else {
-        hub.heard_from_here(&wanted);
+    match subscribe(&*bus, &wanted).await {
+        Ok(()) => {
+            unsettled.topics.clear();
+            hub.heard_from_here(&wanted);
+        }
+        Err(error) => tracing::warn!(%error, topics = wanted.len(), "messages of other nodes do not come yet"),
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     Hub,
     following::LINGER,
     relaying::PAUSE,
-    roster::{Held, Roster, Shares},
+    roster::{Change, Held, Roster, Shares},
     seat::{Name, Seat},
     sharing::{Attended, all, share_topic},
     stream::Stream,
@@ -41,8 +41,10 @@ impl Hub {
         if is_new || !attended.is_heard.load(Ordering::SeqCst) {
             self.settle_topics().await;
         }
-        if attended.is_behind() && self.read_shares(&attended).await.is_err() {
+        if attended.is_behind() {
+            // Where this fails, or whoever asked is dropped meanwhile, it is read later.
             self.sharing.bell.notify_one();
+            let _ = self.read_shares(&attended).await;
         }
     }
 
@@ -78,12 +80,21 @@ impl Hub {
     /// Takes what a node tells of its connections.
     pub(super) fn hear_shares(&self, topic: &str, NodeId(node): NodeId, shares: Shares) {
         let Some(attended) = lock(&self.sharing.rosters).get(topic).cloned() else { return };
-        attended.change(|roster| {
+        self.change_roster(&attended, |roster| {
             roster.hear(node, shares).unwrap_or_else(|_| {
                 self.sharing.bell.notify_one();
                 Vec::new()
             })
         });
+    }
+
+    fn change_roster(&self, attended: &Attended, f: impl FnOnce(&mut Roster) -> Vec<Change>) {
+        let robbed = attended.change(f);
+        if !robbed.is_empty()
+            && let Some(stream) = attended.stream.upgrade()
+        {
+            self.share(&stream, robbed);
+        }
     }
 
     /// Reads all that other nodes share, as after a loss.
@@ -96,7 +107,7 @@ impl Hub {
         let _turn = attended.turn.lock().await;
         if lock(&attended.roster).begin() {
             let fields = self.shares_of(&attended.topic).await?;
-            attended.change(|roster| roster.read(fields));
+            self.change_roster(attended, |roster| roster.read(fields));
             attended.read.store(self.sharing.ticks.load(Ordering::SeqCst), Ordering::SeqCst);
         }
         Ok(())
@@ -175,7 +186,7 @@ impl Hub {
             let idle = attended.used.load(Ordering::SeqCst) + LINGER <= now;
             if stream.as_ref().is_none_or(|stream| idle && stream.is_unfollowed()) {
                 self.forget_roster(&attended);
-                attended.change(Roster::end);
+                self.change_roster(&attended, Roster::end);
                 if let Some(stream) = stream {
                     self.release(stream).await;
                 }
@@ -205,7 +216,7 @@ impl Hub {
     /// Takes away what incarnations have shared that have ended.
     pub(super) fn bury_shares(&self, dead: &BTreeSet<Name>) {
         let rosters: Vec<_> = lock(&self.sharing.rosters).values().cloned().collect();
-        rosters.iter().for_each(|attended| attended.change(|roster| roster.bury(dead)));
+        rosters.iter().for_each(|attended| self.change_roster(attended, |roster| roster.bury(dead)));
     }
 }
 

@@ -12,13 +12,19 @@ pub(crate) struct Seat {
 
 impl Seat {
     /// A connection of this node.
-    pub(crate) fn here(serial: u64) -> Self {
+    pub(crate) const fn here(serial: u64) -> Self {
         Self { node: 0, serial }
     }
 
     /// A connection of another node.
     pub(super) fn of(node: u64, serial: u64) -> Self {
         Self { node, serial }
+    }
+
+    /// A connection of another node, for tests.
+    #[cfg(all(test, feature = "docs"))]
+    pub(crate) fn elsewhere(serial: u64) -> Self {
+        Self::of(u64::MAX, serial)
     }
 
     /// The other node; `None` for this one.

@@ -20,6 +20,7 @@ use crate::{
         BackendError,
         bus::{Address, NodeId},
     },
+    connection::Connection,
     sync::lock,
 };
 
@@ -48,11 +49,18 @@ impl Hub {
         Name { node, incarnation: self.sharing.incarnation.load(Ordering::SeqCst) }
     }
 
-    /// Takes note that what a connection of this node shares on a stream is another thing, or nothing any more.
-    pub(crate) fn share(&self, stream: &Arc<Stream>, serial: u64) {
+    /// Takes note that what connections of this node share on a stream is another thing, or nothing any more.
+    pub(crate) fn share(&self, stream: &Arc<Stream>, serials: impl IntoIterator<Item = u64>) {
         if self.is_sharing() && share_prefix(stream.id().kind).is_some() {
-            self.note_shares(stream, [serial]);
+            self.note_shares(stream, serials);
             self.sharing.bell.notify_one();
+        }
+    }
+
+    /// Ends that a connection of this node follows a stream, and what it shares there with that.
+    pub(crate) fn unsubscribe(&self, stream: &Arc<Stream>, connection: &Connection) {
+        if stream.unsubscribe(connection) {
+            self.share(stream, [connection.serial()]);
         }
     }
 

@@ -1,4 +1,4 @@
-//! [`Sharing`]: what a node needs to share its presence members with other nodes.
+//! [`Sharing`]: what a node needs to share with other nodes what its connections show.
 //!
 //! A share is what one connection shows on one stream. Shares of a stream are the fields of a map, `p:<room>` or
 //! `a:<document>`, under the incarnation that has written them; their changes are told on the topic of the same name. The
@@ -76,14 +76,17 @@ impl Attended {
         self.is_heard.load(Ordering::SeqCst) && lock(&self.roster).is_behind()
     }
 
-    /// Changes the roster, and tells those who follow.
-    pub(super) fn change(&self, f: impl FnOnce(&mut Roster) -> Vec<Change>) {
+    /// Changes the roster, and tells those who follow; the connections of this node whose shares are others thereby.
+    pub(super) fn change(&self, f: impl FnOnce(&mut Roster) -> Vec<Change>) -> Vec<u64> {
         let mut roster = lock(&self.roster);
-        let changes = f(&mut roster);
+        let (changes, mut robbed) = (f(&mut roster), Vec::new());
         if let Some(stream) = self.stream.upgrade() {
             let now = unix_millis();
-            changes.iter().for_each(|(seat, share)| stream.take_share(*seat, share.as_deref(), now));
+            for (seat, share) in changes {
+                robbed.append(&mut stream.take_share(seat, share.as_deref(), now));
+            }
         }
+        robbed
     }
 }
 

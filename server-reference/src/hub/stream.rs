@@ -21,6 +21,7 @@ use tokio::{
 
 use super::{
     following::Lag,
+    held::Held,
     kind::{self, At, Delivery, Inapplicable, Kind, Rules, Taken, V1},
     members::Members,
     seat::Seat,
@@ -32,7 +33,6 @@ use crate::{
     backend::log::{self, Mark, Stored, Tag},
     connection::{Connection, Protocol},
     entry::Entry,
-    limits::Replay,
     mailbox::Conflate,
     message,
     sync::lock,
@@ -81,13 +81,6 @@ struct Inner {
     /// Whether version 1 followers are going to be shown the whole in a moment.
     is_due: bool,
     held: Held,
-}
-
-/// Entries and bytes that the backend holds since its newest snapshot.
-#[derive(Clone, Copy, Debug, Default)]
-struct Held {
-    entries: usize,
-    bytes: usize,
 }
 
 /// Where a stream begins, or begins again.
@@ -402,18 +395,21 @@ impl Stream {
         }
     }
 
-    /// Ends what [`subscribe`](Self::subscribe) began.
-    pub(crate) fn unsubscribe(&self, connection: &Connection) {
+    /// Ends what [`subscribe`](Self::subscribe) began; whether that was more to the other followers than one less.
+    pub(super) fn unsubscribe(&self, connection: &Connection) -> bool {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
         inner.followers.remove(connection);
-        if let Some(message) = inner.content.leave(connection.serial(), &self.at(inner.mark.position)) {
+        let message = inner.content.leave(connection.serial(), &self.at(inner.mark.position));
+        if let Some(message) = &message {
             inner.followers.iter().for_each(|follower| follower.mailbox().push(message.clone()));
         }
+        message.is_some()
     }
 
-    /// Takes what a connection of another node shares, and tells the followers.
-    pub(super) fn take_share(self: &Arc<Self>, of: Seat, share: Option<&[u8]>, now: u64) {
+    /// Takes what a connection of another node shares, and tells the followers; the connections of this node whose
+    /// shares are others thereby.
+    pub(super) fn take_share(self: &Arc<Self>, of: Seat, share: Option<&[u8]>, now: u64) -> Vec<u64> {
         let mut inner = lock(&self.inner);
         let position = inner.mark.position;
         match inner.content.take_share(of, share, &self.at(position)) {
@@ -423,7 +419,13 @@ impl Stream {
                     self.push(&mut inner, &entry, Tag::default(), now, &[], None);
                 }
             }
+            #[cfg(feature = "docs")]
+            Taken::Message { message, robbed } => {
+                inner.followers.iter().for_each(|follower| follower.mailbox().push(message.clone()));
+                return robbed;
+            }
         }
+        Vec::new()
     }
 
     /// Takes entries that others have appended right behind `after`, and hands them to the followers. Those that are here
@@ -464,7 +466,7 @@ impl Stream {
             inner.content.apply(&entry)?;
             let time = inner.content.time(&entry).unwrap_or(now);
             // Who has written it lets the backend forget.
-            inner.note(entry.bytes().len(), &self.rules.compaction);
+            inner.held.note(entry.bytes().len(), &self.rules.compaction);
             self.push(inner, &entry, tag, time, v1, None);
         }
         Ok(())
@@ -505,8 +507,7 @@ impl Stream {
     /// Fills the log with what the backend has kept.
     fn remember(&self, inner: &mut Inner, stored: &Stored, now: u64) {
         inner.window.clear();
-        let fresh = stored.since_snapshot();
-        inner.held = Held { entries: fresh.len(), bytes: fresh.iter().map(|entry| entry.bytes.len()).sum() };
+        inner.held = Held::of(stored.since_snapshot());
         // The rest would only be made to be dropped.
         let skip = stored.entries.len().saturating_sub(self.rules.replay.entries);
         let kept = &stored.entries[skip..];
@@ -525,15 +526,15 @@ impl Stream {
 
     /// Takes note of an entry of so many bytes that the backend has stored: whether it should get a snapshot now.
     pub(crate) fn note(&self, bytes: usize) -> bool {
-        lock(&self.inner).note(bytes, &self.rules.compaction)
+        lock(&self.inner).held.note(bytes, &self.rules.compaction)
     }
 
     /// The snapshot for the backend, if there can be one: where it was taken, its bytes, and how many entries
-    /// before it are still promised to those who come back.
-    pub(crate) fn snapshot(&self) -> Option<(Mark, Bytes, u64)> {
+    /// before it are still promised to those who come back, or, with `others`, needed by nodes that are behind.
+    pub(super) fn snapshot(&self, others: bool) -> Option<(Mark, Bytes, u64)> {
         let mut inner = lock(&self.inner);
         let snapshot = inner.content.snapshot()?;
-        Some((inner.mark, snapshot, inner.window.len() as u64))
+        Some((inner.mark, snapshot, inner.window.len().max(if others { inner.held.keep() } else { 0 }) as u64))
     }
 
     /// Bytes of memory that are counted for each who follows.
@@ -598,16 +599,6 @@ impl Conflate for Stream {
 }
 
 impl Inner {
-    fn note(&mut self, bytes: usize, most: &Replay) -> bool {
-        self.held.entries += 1;
-        self.held.bytes += bytes;
-        let due = self.held.entries > most.entries || self.held.bytes > most.bytes;
-        if due {
-            self.held = Held::default();
-        }
-        due
-    }
-
     /// The same position in the life that has begun, for who was there before its first entry.
     fn born(&self, since: Position) -> Position {
         let is_before = since.seq == 0 && self.unborn.contains(&since.epoch);
@@ -628,7 +619,10 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::testing::{Numbers, number};
+    use crate::{
+        hub::testing::{Numbers, number},
+        limits::Replay,
+    };
 
     /// A topic of one entry at each of these times, seen at `now`: how many of the newest can be had again.
     fn check(replay: Replay, times: &[u64], now: u64, kept: usize) {

@@ -466,7 +466,7 @@ impl Hub {
         Ok(keys)
     }
 
-    async fn stored_keys(&self, kind: StreamKind) -> Result<Vec<String>, BackendError> {
+    pub(super) async fn stored_keys(&self, kind: StreamKind) -> Result<Vec<String>, BackendError> {
         let mut keys: Vec<String> = Vec::new();
         loop {
             let page = self.backend.log.keys(kind, keys.last().map(String::as_str), PAGE).await?;
@@ -478,29 +478,8 @@ impl Hub {
         }
     }
 
-    /// Shows a version 1 client what is stored and not in memory: it follows every stream of some kinds that it may read,
-    /// and does not ask. One at a time, as long as it is there.
-    pub(crate) async fn recall(&self, connection: &Connection) {
-        for kind in self.v1_kinds() {
-            let keys = match self.stored_keys(kind).await {
-                Ok(keys) => keys,
-                Err(error) => return tracing::error!(%error, ?kind, "the stored keys could not be listed"),
-            };
-            for key in keys {
-                let id = StreamId { kind, key };
-                let may_read = connection.identity().is_some_and(|identity| self.access.may_read(&identity, &id));
-                if connection.has_ended() || !may_read || self.known(kind, &id.key).is_some() {
-                    continue;
-                }
-                match self.open(kind, &id.key).await {
-                    Ok(stream) => self.release(stream).await,
-                    Err(error) => tracing::error!(%error, key = id.key, "a stream could not be opened"),
-                }
-            }
-        }
-    }
-
-    fn v1_kinds(&self) -> impl Iterator<Item = StreamKind> {
+    /// The kinds whose streams clients of version 1 follow without asking.
+    pub(super) fn v1_kinds(&self) -> impl Iterator<Item = StreamKind> {
         self.streams.iter().map(Streams::spec).filter(|spec| spec.v1_follows).map(|spec| spec.kind)
     }
 

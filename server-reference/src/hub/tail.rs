@@ -6,6 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use datasole_core::StreamId;
 
+#[cfg(feature = "docs")]
+use super::held::kept;
 use super::{
     Hub,
     kind::Kind,
@@ -96,10 +98,17 @@ impl Hub {
         self.restart(stream, since, None).await.map(drop)
     }
 
-    /// Lets the backend keep a snapshot of a stream as it was at `at`, or later, in place of the entries up to there.
+    /// Lets the backend keep a snapshot of a stream as it was at `at`, or later, in place of the entries up to there, of
+    /// which the last ones, so many and of so many bytes, are needed by nodes that are behind.
     #[cfg(feature = "docs")]
-    pub(crate) async fn keep_snapshot(&self, stream: &Stream, at: Mark, snapshot: Bytes) -> Result<(), BackendError> {
-        self.backend.log.snapshot(stream.id(), at, snapshot, 0).await
+    pub(crate) async fn keep_snapshot(
+        &self,
+        stream: &Stream,
+        (at, snapshot): (Mark, Bytes),
+        (entries, bytes): (usize, usize),
+    ) -> Result<(), BackendError> {
+        let keep = if self.has_others() { kept(entries, bytes) } else { 0 };
+        self.backend.log.snapshot(stream.id(), at, snapshot, keep as u64).await
     }
 
     /// Forgets a stream, which begins a new life.

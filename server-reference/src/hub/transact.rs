@@ -101,6 +101,9 @@ impl Hub {
         let Some(position) = self.append(stream, (entry, rule, has_turn), author).await? else {
             return Ok(Committed::Conflict(writer));
         };
+        if position.seq == 1 {
+            self.tell_birth(stream.id()).await;
+        }
         if stream.note(entry.bytes().len())
             && let Err(error) = self.compact(stream).await
         {
@@ -238,7 +241,7 @@ impl Hub {
         {
             return Ok(());
         }
-        match stream.snapshot() {
+        match stream.snapshot(self.has_others()) {
             Some((at, snapshot, keep)) => self.backend.log.snapshot(stream.id(), at, snapshot, keep).await,
             None => Ok(()),
         }

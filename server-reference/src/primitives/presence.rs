@@ -457,6 +457,6 @@ fn publish(
 ) -> Result<(), NoEntry> {
     let change = |room: &mut Room| change(room, Seat::here(serial));
     hub.publish(stream, author, |content| hub::of(content).map_or(Err(NoEntry::Unchanged), change))?;
-    hub.share(stream, serial);
+    hub.share(stream, [serial]);
     Ok(())
 }

@@ -9,13 +9,13 @@ use datasole_core::{Position, StreamId, codes};
 use futures_util::{FutureExt, future::join_all};
 
 use crate::{
+    account::Kept,
     answer::Refusal,
     backend::BackendError,
     clock::unix_millis,
     connection::Connection,
     hub::{Hub, Stream},
     mailbox::AT_ONCE,
-    share::Kept,
     sync::lock,
 };
 
@@ -134,7 +134,7 @@ impl Followed {
     }
 
     /// Ends a subscription; the stream, to be released.
-    pub(super) fn leave(&self, connection: &Connection, correlation: u32) -> Option<Arc<Stream>> {
+    pub(super) fn leave(&self, hub: &Hub, connection: &Connection, correlation: u32) -> Option<Arc<Stream>> {
         let mut book = lock(&self.0);
         let own = book.as_mut()?;
         match own.by_id.remove(&correlation)? {
@@ -142,7 +142,7 @@ impl Followed {
                 own.streams.remove(stream.id());
                 own.by_channel.remove(&stream.channel());
                 drop(book);
-                stream.unsubscribe(connection);
+                hub.unsubscribe(&stream, connection);
                 Some(stream)
             }
             Subscription::Opening(id) => {
@@ -158,7 +158,12 @@ impl Followed {
     }
 
     /// Ends the subscriptions that are not allowed any more, each with an ERROR under its id; the streams, to be released.
-    pub(super) fn review(&self, connection: &Connection, may_read: impl Fn(&StreamId) -> bool) -> Vec<Arc<Stream>> {
+    pub(super) fn review(
+        &self,
+        hub: &Hub,
+        connection: &Connection,
+        may_read: impl Fn(&StreamId) -> bool,
+    ) -> Vec<Arc<Stream>> {
         let held: Vec<(u32, StreamId)> = {
             let book = lock(&self.0);
             let all = book.iter().flat_map(|book| &book.by_id);
@@ -172,21 +177,21 @@ impl Followed {
         // The policies are the application's: they are asked without a lock.
         let mut left = Vec::new();
         for (correlation, _) in held.into_iter().filter(|(_, id)| !may_read(id)) {
-            left.extend(self.leave(connection, correlation));
+            left.extend(self.leave(hub, connection, correlation));
             connection.refuse(correlation, &Refusal::new(codes::FORBIDDEN, "not allowed to read this stream any more"));
         }
         left
     }
 
     /// Ends all of them; the streams, to be released.
-    pub(super) fn end(&self, connection: &Connection) -> Vec<Arc<Stream>> {
+    pub(super) fn end(&self, hub: &Hub, connection: &Connection) -> Vec<Arc<Stream>> {
         let book = lock(&self.0).take();
         let open =
             book.into_iter().flat_map(|book| book.by_id.into_values()).filter_map(|subscription| match subscription {
                 Subscription::Open { stream, .. } => Some(stream),
                 Subscription::Opening(_) | Subscription::Abandoned => None,
             });
-        open.inspect(|stream| stream.unsubscribe(connection)).collect()
+        open.inspect(|stream| hub.unsubscribe(stream, connection)).collect()
     }
 
     /// The stream that a number names in frames of this connection.

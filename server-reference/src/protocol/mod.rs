@@ -81,7 +81,7 @@ impl Held {
     /// allowed any more, and lets the application know.
     async fn review(&self, node: &Arc<Node>, connection: &Arc<Connection>) {
         let Some(identity) = connection.identity() else { return };
-        let mut streams = self.followed.review(connection, |id| node.gate.may_read(&identity, id));
+        let mut streams = self.followed.review(&node.hub, connection, |id| node.gate.may_read(&identity, id));
         streams.extend(self.joined.review(&node.hub, connection, |id| node.gate.may_change(&identity, id)));
         for stream in streams {
             node.hub.release(stream).await;
@@ -170,7 +170,7 @@ impl Session {
         self.connection.end();
         let hub = &self.node.hub;
         let mut streams = self.held.joined.end(hub, &self.connection);
-        streams.extend(self.held.followed.end(&self.connection));
+        streams.extend(self.held.followed.end(hub, &self.connection));
         hub.leave(&self.connection);
         for stream in streams {
             hub.release(stream).await;
@@ -534,7 +534,7 @@ impl Session {
     }
 
     fn unsubscribe(&mut self, correlation: u32) -> Option<Task> {
-        let stream = self.held.followed.leave(&self.connection, correlation)?;
+        let stream = self.held.followed.leave(&self.node.hub, &self.connection, correlation)?;
         let node = self.node.clone();
         at_once(async move { node.hub.release(stream).await }.boxed())
     }

@@ -16,8 +16,9 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{sync::watch, time::timeout};
 
 #[cfg(feature = "docs")]
-use crate::primitives::docs;
+use crate::primitives::docs::Count;
 use crate::{
+    account::Accounts,
     admission::{Admission, Full, Seat, counted},
     auth::{AuthError, AuthHook, AuthRequest, Identity},
     budget::Budget,
@@ -29,7 +30,6 @@ use crate::{
     message::{self, json},
     metrics::{Metrics, MetricsSnapshot},
     primitives::{crdt::Registry, events::Handlers, rpc::Methods},
-    share::Shares,
     task::{Task, at_once},
 };
 
@@ -59,13 +59,13 @@ pub(crate) struct Node {
     pub(crate) histories: Arc<HashMap<String, Replay>>,
     pub(crate) crdts: Registry,
     #[cfg(feature = "docs")]
-    pub(crate) docs: docs::Count,
+    pub(crate) docs: Count,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) epoch: u64,
     /// Milliseconds.
     pub(crate) reconnect_window: Option<u64>,
     pub(crate) census: Census,
-    pub(crate) shares: Shares,
+    pub(crate) accounts: Accounts,
     pub(crate) told: Told,
     #[cfg(feature = "contract")]
     pub(crate) contract: Option<crate::contract::Published>,
@@ -159,7 +159,7 @@ impl Node {
     pub(crate) fn visitor(&self, identity: Identity, remote: Option<SocketAddr>) -> Option<(Arc<Identity>, u64)> {
         let visitor = self.connection(Protocol::V2, remote);
         visitor.admit(0, identity);
-        visitor.belong(&self.shares);
+        visitor.belong(&self.accounts);
         Some((visitor.identity()?, visitor.standing().lane))
     }
 
@@ -195,7 +195,7 @@ impl Node {
     }
 
     fn greet(self: &Arc<Self>, connection: &Arc<Connection>, identity: Arc<Identity>) -> Option<Task> {
-        connection.belong(&self.shares);
+        connection.belong(&self.accounts);
         Metrics::add(&self.metrics.accepted, 1);
         if connection.protocol() == Protocol::V2 {
             connection.mailbox().push(message::shared(

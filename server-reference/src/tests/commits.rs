@@ -47,15 +47,21 @@ async fn a_conflict_over_more_than_is_kept_loads_the_whole() {
     let replay = Replay { entries: 2, ..Replay::default() };
     let server = || builder().limits(Limits { replay, ..plain() }).backend(backend.clone()).build();
     let (ours, theirs) = (server(), server());
-    ours.state().set("k", &json!([0])).await.unwrap();
+    ours.state().set("k", &json!([0, ""])).await.unwrap();
     let mut peer = Peer::new(&ours);
     assert!(peer.subscribe(1, "state", "k", None).is_none());
     assert_eq!(peer.received().len(), 2);
+    // More bytes than are kept for other servers.
+    let long = "x".repeat(40_000);
     for n in 1..=10 {
-        theirs.state().update("k", |draft| draft.set("/0", n)).await.unwrap();
+        let changed = theirs.state().update("k", |draft| {
+            draft.set("/0", n)?;
+            draft.set("/1", format!("{n}{long}"))
+        });
+        changed.await.unwrap();
     }
     ours.state().update("k", |draft| draft.add("/0", 100)).await.unwrap();
-    assert_eq!(ours.state().get("k").await.unwrap(), Some(json!([110])));
+    assert_eq!(ours.state().get("k").await.unwrap(), Some(json!([110, format!("10{long}")])));
     assert_eq!(seqs(&mut peer), [(Opcode::StateSnapshot, json!(11)), (Opcode::StatePatch, json!(12))]);
 }
 

@@ -3,6 +3,7 @@
 
 mod backend;
 mod client;
+mod nodes;
 
 use std::time::Duration;
 

@@ -29,7 +29,7 @@ const FLOORS: [&[&str]; 8] = [
         "mailbox",
         "message",
         "metrics",
-        "share",
+        "account",
         "sync",
         "task",
     ],

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod rooms;
+mod version1;
 
 use std::sync::{
     Arc,
@@ -309,6 +310,9 @@ async fn messages_that_make_no_sense_are_counted() {
 struct Counted {
     bus: Arc<dyn Bus>,
     fails: AtomicBool,
+    /// Whether subscribing waits.
+    held: AtomicBool,
+    released: Notify,
     published: AtomicUsize,
     /// Notified when topics have been subscribed to.
     subscribed: Notify,
@@ -317,8 +321,14 @@ struct Counted {
 impl Counted {
     fn on(memory: &Memory) -> (Arc<Self>, Backend) {
         let backend = memory.node();
-        let (fails, published) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let bus = Arc::new(Self { bus: backend.bus.clone(), fails, published, subscribed: Notify::new() });
+        let bus = Arc::new(Self {
+            bus: backend.bus.clone(),
+            fails: AtomicBool::new(false),
+            held: AtomicBool::new(false),
+            released: Notify::new(),
+            published: AtomicUsize::new(0),
+            subscribed: Notify::new(),
+        });
         (bus.clone(), Backend { bus, ..backend })
     }
 
@@ -347,6 +357,9 @@ impl Bus for Counted {
     }
 
     async fn subscribe(&self, topics: &[Arc<str>]) -> Result<(), BackendError> {
+        if self.held.load(Ordering::SeqCst) {
+            self.released.notified().await;
+        }
         self.check()?;
         self.bus.subscribe(topics).await?;
         self.subscribed.notify_one();
@@ -410,4 +423,33 @@ async fn a_bus_that_is_down_leaves_the_clients_of_the_node() {
     b.to_user("ann").emit("n", &3).await.unwrap();
     settle().await;
     assert_eq!(events(&mut here), one("n", json!(3)));
+}
+
+/// Whoever subscribes to a topic first may leave before that is done: the others hear it all the same.
+#[tokio::test]
+async fn a_follower_that_leaves_early_does_not_take_the_topic_along() {
+    let memory = Memory::default();
+    let (bus, backend) = Counted::on(&memory);
+    let (a, b) = (server(backend), server(memory.clone()));
+    let (mut bob, mut carl) = (client(&a, Protocol::V2, "bob"), client(&a, Protocol::V2, "carl"));
+    let mut ann = client(&b, Protocol::V2, "ann");
+    settle().await;
+    bus.held.store(true, Ordering::SeqCst);
+    let lobby = json!({ "kind": "presence", "key": "lobby" }).to_string();
+    for peer in [&mut bob, &mut carl] {
+        peer.receive(&Codec::default().encode(Opcode::Subscribe, 1, lobby.as_bytes(), usize::MAX));
+        assert!(received(peer).is_empty(), "the bus has not answered");
+    }
+    drop(bob);
+    bus.held.store(false, Ordering::SeqCst);
+    bus.released.notify_waiters();
+    settle().await;
+    assert!(received(&mut carl).iter().any(|(opcode, _)| *opcode == Opcode::Subscribed));
+    assert_eq!(send(&mut ann, Opcode::Presence, &json!({ "key": "lobby", "value": 1 })).0, Opcode::Ack);
+    settle().await;
+    let shown = received(&mut carl);
+    assert!(
+        shown.iter().any(|(opcode, body)| *opcode == Opcode::Presence && body["members"][0]["value"] == 1),
+        "{shown:?}"
+    );
 }

@@ -5,7 +5,9 @@
 mod client;
 mod counted;
 mod mail;
+mod notes;
 mod record;
+mod rooms;
 mod spy;
 mod world;
 

@@ -11,7 +11,7 @@ use datasole_server::{
 };
 
 use super::Stats;
-use crate::history::{Event, Function, History, How, Id, Kind, Mark};
+use crate::history::{Event, Function, History, How, Id, Kind, Mark, Micros};
 
 /// What came of a run.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub struct Outcome {
     pub history: History,
     /// How often.
     pub stats: Stats,
+    /// How long rooms may show what was, at the end.
+    pub presence: Micros,
 }
 
 /// The history of a run, while it is written.
@@ -85,7 +87,7 @@ impl Record {
         id
     }
 
-    pub(super) fn end(self) -> Outcome {
-        self.with(|inner| Outcome { history: inner.history.clone(), stats: inner.stats.clone() })
+    pub(super) fn end(self, presence: Micros) -> Outcome {
+        self.with(|inner| Outcome { history: inner.history.clone(), stats: inner.stats.clone(), presence })
     }
 }

@@ -52,7 +52,10 @@ impl Spy {
                 }
             };
             for Entry { tag, bytes, .. } in &entries {
-                seen.writes.push(seen.replica.entry(STREAMS[stream].0, &body(bytes)));
+                seen.writes.push(match STREAMS[stream].0 {
+                    "doc" => seen.replica.notes.entry(&bytes[1..]),
+                    kind => seen.replica.entry(kind, &body(bytes)),
+                });
                 if let Some(at) = &mut seen.at {
                     (at.position.seq, at.tag) = (at.position.seq + 1, *tag);
                 }

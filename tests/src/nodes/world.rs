@@ -1,13 +1,14 @@
 //! One run: servers, clients and faults, all drawn from the seed.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use datasole_core::patch::{Operation, Patch};
 use datasole_server::{
     Limits, Replay, Server, StateError,
     backend::{
-        BackendError, Memory,
+        BackendError, Kv, Memory,
         chaos::{Chaos, Faults},
+        kv::Quota,
     },
     clock::Manual,
 };
@@ -22,7 +23,9 @@ use super::{
     client::{Client, STREAMS},
     counted::counted,
     mail::{Outbox, sender},
+    notes,
     record::{Outcome, Record},
+    rooms::{LOBBY, ROOMS},
     spy::Spy,
 };
 use crate::{
@@ -34,9 +37,13 @@ use crate::{
 const STEPS: u64 = 400;
 /// The process that tells of faults and of what the servers do themselves.
 const WORLD: u32 = 0;
+/// The quota of a run.
+const LIMIT: u64 = 5;
+const WINDOW: Duration = Duration::from_secs(1);
 
 struct Node {
     server: Server,
+    kv: Arc<dyn Kv>,
     outbox: Outbox,
     /// Its number in the chaos.
     number: usize,
@@ -74,7 +81,8 @@ pub fn run(seed: u64) -> Outcome {
             world.step().await;
         }
         world.rest().await;
-        world.record.end()
+        let presence = world.presence().as_micros() as u64;
+        world.record.end(presence)
     })
 }
 
@@ -129,23 +137,27 @@ impl World {
         self.epoch += 1_000_000;
         let replay = Replay { entries: self.replay, ..Replay::default() };
         let history = Replay { entries: 100_000, bytes: usize::MAX, age: None };
+        let kv = backend.kv.clone();
         let server = Server::builder()
-            .limits(Limits { replay, ..Limits::default() })
+            .limits(Limits { replay, doc_compact_entries: 8, ..Limits::default() })
             .topic("talk", history)
             .topic("news", history)
             .epoch(self.epoch)
+            .clock(self.clock.clone())
             .backend(counted(backend, self.record.clone()))
             .build();
         let outbox = sender(number, server.clone(), self.record.clone());
-        self.nodes.push(Node { server, outbox, number, frozen: false });
+        self.nodes.push(Node { server, kv, outbox, number, frozen: false });
     }
 
     async fn step(&mut self) {
         match self.random.below(100) {
-            0..55 => {
+            0..53 => {
                 self.chaos.step();
             }
-            55..68 => self.write_somewhere(),
+            53 => self.ask_quota(),
+            54..66 => self.write_somewhere(),
+            66..68 => self.mingle(),
             68..72 => self.send_message(),
             72..84 => {
                 let client = self.random.below(self.clients.len() as u64) as usize;
@@ -254,6 +266,39 @@ impl World {
         let _ = self.nodes[node].outbox.send(self.clients[client].address(of_user));
     }
 
+    /// Lets a client come to a room or leave it.
+    fn mingle(&mut self) {
+        let client = self.random.below(self.clients.len() as u64) as usize;
+        let (room, leaves) = (self.random.below(ROOMS.len() as u64) as usize, self.random.below(4) == 0);
+        self.clients[client].mingle(room, leaves, &self.record);
+    }
+
+    /// Asks the quota that all servers share.
+    fn ask_quota(&mut self) {
+        let (node, cost) = (self.some_node(), 1 + self.random.below(2));
+        let Node { kv, number, .. } = &self.nodes[node];
+        let (kv, number, record) = (kv.clone(), *number, self.record.clone());
+        let process = 3_000 + u32::try_from(number).unwrap();
+        let id = Id(record.next());
+        let window = WINDOW.as_micros() as u64;
+        let asked =
+            move |kind| record.tell(process, number, kind, "quota", Function::Grant { id, cost, limit: LIMIT, window });
+        asked(Kind::Invoke);
+        tokio::spawn(async move {
+            asked(match kv.take("quota", Quota { limit: LIMIT, window: WINDOW, cost }).await {
+                Ok(taken) if taken.granted => Kind::Ok,
+                Ok(_) => Kind::Fail,
+                Err(_) => Kind::Info,
+            });
+        });
+    }
+
+    /// How long rooms may show what was, when a run has come to rest: the lease of a server and the time to notice; where
+    /// letters were lost without a notice, also until the members are read again.
+    fn presence(&self) -> Duration {
+        Duration::from_secs(if self.calm { 20 } else { 50 })
+    }
+
     fn write_somewhere(&mut self) {
         let node = self.some_node();
         let stream = self.random.below(STREAMS.len() as u64) as usize;
@@ -265,7 +310,7 @@ impl World {
         let (kind, key, how) = STREAMS[stream];
         let Node { server, number, .. } = &self.nodes[node];
         let (server, number, record) = (server.clone(), *number, self.record.clone());
-        if kind == "crdt" && !first && self.random.coin() {
+        if matches!(kind, "crdt" | "doc") && !first && self.random.coin() {
             let client = self.random.below(self.clients.len() as u64) as usize;
             return self.clients[client].add(stream, &self.record);
         }
@@ -286,6 +331,11 @@ impl World {
                 "event" => match server.broadcast(key, &value).await {
                     Ok(()) => (Kind::Ok, None),
                     Err(datasole_server::EventError::Backend(error)) => (kind_of(&error), None),
+                    Err(error) => panic!("{error}"),
+                },
+                "doc" => match server.docs().edit(key, |edit| notes::write(edit, id)).await {
+                    Ok(()) => (Kind::Ok, None),
+                    Err(datasole_server::DocError::Backend(error)) => (kind_of(&error), None),
                     Err(error) => panic!("{error}"),
                 },
                 _ => match server.crdt().set(key).add(&value).await {
@@ -335,8 +385,12 @@ impl World {
         for stream in 0..STREAMS.len() {
             self.write(0, stream, false);
         }
+        self.settle().await;
+        for client in &mut self.clients {
+            (0..ROOMS.len()).for_each(|room| client.mingle(room, false, &self.record));
+        }
         // Pauses before repeats, turns; without calm also the check of streams that had no news.
-        let (rounds, time) = if self.calm { (12, 500) } else { (24, 2_500) };
+        let (rounds, time) = if self.calm { (12, 2_000) } else { (24, 2_500) };
         for _ in 0..rounds {
             self.settle().await;
             self.pass(Duration::from_millis(time)).await;
@@ -354,7 +408,12 @@ impl World {
         for (stream, name) in STREAMS.iter().enumerate() {
             let at = self.spy.at(stream);
             for client in &self.clients {
-                assert_eq!(client.standing(stream), Some(at.position), "a client of {name:?} is behind");
+                if name.0 == "doc" {
+                    let entries = self.placed(stream, client.notes());
+                    self.record.tell(client.process, client.node, Kind::Ok, name.1, Function::ReadFinal { entries });
+                } else {
+                    assert_eq!(client.standing(stream), Some(at.position), "a client of {name:?} is behind");
+                }
             }
             for node in 0..self.nodes.len() {
                 let entries = self.read(node, stream).await;
@@ -362,36 +421,55 @@ impl World {
                 self.record.tell(WORLD, number, Kind::Ok, name.1, Function::ReadFinal { entries });
             }
         }
+        for client in &self.clients {
+            client.look(&self.record);
+        }
+        for node in 0..self.nodes.len() {
+            let Node { server, number, .. } = &self.nodes[node];
+            let (server, number) = (server.clone(), *number);
+            let list = self.answer(async move { server.presence(LOBBY).list().await }).await;
+            let ids = list.into_iter().map(|member| Id(member.value.as_u64().unwrap())).collect();
+            self.record.tell(WORLD, number, Kind::Ok, LOBBY, Function::Members { ids });
+        }
+    }
+
+    /// What a server answers, which may ask the engine.
+    async fn answer<T: Send + 'static>(&mut self, asking: impl Future<Output = T> + Send + 'static) -> T {
+        let mut asking = tokio::spawn(asking);
+        loop {
+            if asking.is_finished() {
+                return (&mut asking).await.unwrap();
+            }
+            self.chaos.step();
+            self.breathe().await;
+        }
+    }
+
+    /// A set of writes in the order of the log.
+    fn placed(&self, stream: usize, set: BTreeSet<u64>) -> Vec<Placed> {
+        let known: Vec<u64> = self.spy.writes(stream).iter().copied().filter(|id| set.contains(id)).collect();
+        assert_eq!(known.len(), set.len(), "elements that nobody has stored");
+        known.into_iter().map(|id| Placed { id: Id(id), mark: None }).collect()
     }
 
     /// What a server says a stream holds; topics are read from the log.
     async fn read(&mut self, node: usize, stream: usize) -> Vec<Placed> {
         let (kind, key, how) = STREAMS[stream];
         let server = self.nodes[node].server.clone();
-        let mut reading = tokio::spawn(async move {
+        let reading = async move {
             match kind {
                 "state" => server.state().get(key).await.unwrap().unwrap(),
                 "crdt" => json!(server.crdt().set(key).values::<Value>().await.unwrap()),
+                "doc" => json!(server.docs().read(key, |read| notes::writes(read)).await.unwrap()),
                 _ => Value::Null,
             }
-        });
-        let value = loop {
-            if reading.is_finished() {
-                break (&mut reading).await.unwrap();
-            }
-            self.chaos.step();
-            self.breathe().await;
         };
+        let value = self.answer(reading).await;
         let there = value.as_array().map(|list| list.iter().map(super::client::id_of).collect::<Vec<_>>());
-        let writes = self.spy.writes(stream);
         let ids = match (how, there) {
             (How::Append, Some(list)) => list,
-            (_, Some(set)) => {
-                let known: Vec<u64> = writes.iter().copied().filter(|id| set.contains(id)).collect();
-                assert_eq!(known.len(), set.len(), "elements that nobody has stored");
-                known
-            }
-            (_, None) => writes.to_vec(),
+            (_, Some(set)) => return self.placed(stream, set.into_iter().collect()),
+            (_, None) => self.spy.writes(stream).to_vec(),
         };
         ids.into_iter().map(|id| Placed { id: Id(id), mark: None }).collect()
     }

@@ -14,7 +14,7 @@ use datasole_core::{
 use datasole_server::{
     Context, Identity, Limits, Member, Replay, RpcError, Server,
     backend::{Backend, Memory},
-    clock::System,
+    clock::{Clock, Manual, System},
     yrs::{GetString, ReadTxn, StateVector, Transaction},
 };
 use futures_util::FutureExt;
@@ -50,6 +50,8 @@ pub(super) fn streams() -> Vec<StreamId> {
 /// What a run decides about its server.
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
+    /// The world's time.
+    pub(super) clock: Arc<Manual>,
     pub(super) limits: Limits,
     pub(super) history: Replay,
     pub(super) window: Option<u64>,
@@ -124,6 +126,12 @@ impl Site {
         };
         site.begin();
         site
+    }
+
+    /// Lets time pass until it is `now`, in milliseconds of the world.
+    pub(super) fn pass(&self, now: u64) {
+        let clock = &self.terms.clock;
+        clock.advance(Duration::from_millis(now).saturating_sub(clock.monotonic()));
     }
 
     /// The process dies and another one begins with an empty memory, or one that `keeps` CRDTs and documents.
@@ -300,8 +308,8 @@ fn serve(terms: &Terms, life: u64, ledger: &Arc<Mutex<Ledger>>, rules: &Rules, a
     let (echo, fail, never, raw, later, bump, event) =
         (book(ledger), book(ledger), book(ledger), ledger.clone(), ledger.clone(), ledger.clone(), ledger.clone());
     let mut builder = Server::builder()
-        // The pace of new replicas follows a clock that is not the world's.
-        .limits(Limits { max_crdt_replicas_per_user: usize::MAX, ..terms.limits.clone() })
+        .limits(terms.limits.clone())
+        .clock(terms.clock.clone())
         .epoch(life * 1_000_000)
         .backend(backend(life, archive))
         .authorize_read(policy(Verb::Read))

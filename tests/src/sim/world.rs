@@ -3,7 +3,10 @@
 mod deeds;
 mod streams;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use datasole_core::{Input, SocketClose, SocketId, Status, StreamKind, frame::Codec};
 use datasole_server::{Identity, Limits, Protocol, Replay};
@@ -113,6 +116,7 @@ impl World {
         let mut random = Random::new(seed);
         let max_queue = [2_000, 8_000, 1 << 20][random.below(3) as usize];
         let terms = Terms {
+            clock: Arc::default(),
             limits: Limits {
                 max_queue,
                 max_pending: [3, 1_024][random.below(2) as usize],
@@ -166,10 +170,12 @@ impl World {
             match (alarm, next) {
                 (Some((at, index)), next) if at <= end && next.is_none_or(|next| at <= next) => {
                     self.now = self.now.max(at);
+                    self.site.pass(self.now);
                     self.input(index, Input::Timeout);
                 }
                 (_, Some(at)) if at <= end => {
                     self.now = at;
+                    self.site.pass(at);
                     let (_, what) = self.agenda.pop_first().unwrap();
                     self.happen(what);
                 }

@@ -115,6 +115,20 @@ pub(super) async fn quotas_are_never_over(subject: &dyn Subject, a: &Backend, b:
     subject.pass(refused.retry_after).await;
     assert!(b.kv.take("other", quota(1)).await?.granted, "when it was said");
     assert!(!a.kv.take("huge", quota(LIMIT + 1)).await?.granted, "more than the limit");
+    let last = || quota(LIMIT);
+    let (one, other) = tokio::join!(a.kv.take("race", last()), b.kv.take("race", last()));
+    assert!(one?.granted != other?.granted, "what is left is given once");
+    // As long as the documents of a user are counted.
+    const DAY: Duration = Duration::from_secs(24 * 3_600);
+    let daily = Quota { limit: 3, window: DAY, cost: 1 };
+    for node in [a, b, a] {
+        assert!(node.kv.take("daily", daily).await?.granted);
+    }
+    for node in [a, b] {
+        let refused = node.kv.take("daily", daily).await?;
+        assert!(!refused.granted && refused.left == 0, "{refused:?}");
+        assert!(refused.retry_after > DAY - DAY / 16 && refused.retry_after <= DAY + DAY / 8, "{refused:?}");
+    }
     Ok(())
 }
 

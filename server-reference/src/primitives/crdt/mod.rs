@@ -13,7 +13,6 @@ mod tests;
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::AtomicUsize},
-    time::Instant,
 };
 
 use datasole_core::{
@@ -22,7 +21,6 @@ use datasole_core::{
     wire,
 };
 use serde::Deserialize;
-use tokio::sync::OnceCell;
 
 pub(crate) use self::content::kind;
 use self::{
@@ -36,12 +34,12 @@ pub use self::{
 use crate::{
     answer::{Author, Refusal, Request},
     backend::{BackendError, log::Rule},
-    clock::unix_millis,
+    clock::{Clock, unix_millis},
     connection::{Connection, Protocol},
     entry::Entry,
     hub::{self, Hub, Stream, Writer},
     limits::{ENVELOPE, Limits},
-    primitives::reservation::Reservation,
+    primitives::reservation::{Count, Reservation},
 };
 
 /// Types, limits and counts of all CRDTs of the server.
@@ -59,8 +57,10 @@ pub(crate) struct Registry {
     max_key: usize,
     /// The server's name as a replica.
     node: String,
-    /// The number of unregistered keys; counted when first asked for.
-    unregistered: OnceCell<Arc<AtomicUsize>>,
+    /// By which new replicas are counted.
+    clock: Arc<dyn Clock>,
+    /// The number of unregistered keys.
+    unregistered: Count,
 }
 
 /// A client, and what it shows to be the owner of a replica.
@@ -77,7 +77,13 @@ pub(crate) enum Wanted {
 }
 
 impl Registry {
-    pub(crate) fn new(kinds: HashMap<String, CrdtKind>, open: bool, limits: &Limits, epoch: u64) -> Self {
+    pub(crate) fn new(
+        kinds: HashMap<String, CrdtKind>,
+        open: bool,
+        limits: &Limits,
+        epoch: u64,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self {
             kinds,
             open,
@@ -89,16 +95,19 @@ impl Registry {
             max_payload: limits.max_payload,
             max_key: limits.max_key,
             node: format!("server-{epoch:x}"),
-            unregistered: OnceCell::new(),
+            clock,
+            unregistered: Count::default(),
         }
     }
 
-    async fn unregistered(&self, hub: &Hub) -> Result<&Arc<AtomicUsize>, BackendError> {
-        let count = || async {
-            let keys = hub.keys(StreamKind::Crdt).await?;
-            Ok(Arc::new(AtomicUsize::new(keys.iter().filter(|key| !self.kinds.contains_key(*key)).count())))
-        };
-        self.unregistered.get_or_try_init(count).await
+    /// The number of unregistered keys, for somebody who may be about to create one.
+    async fn unregistered(&self, hub: &Hub, creates: bool) -> Result<&Arc<AtomicUsize>, BackendError> {
+        let counts = |key: &str| !self.kinds.contains_key(key);
+        if creates {
+            self.unregistered.fresh(hub, StreamKind::Crdt, counts).await
+        } else {
+            self.unregistered.get(hub, StreamKind::Crdt, counts).await
+        }
     }
 
     /// Plans a requested operation on a CRDT that may not exist yet; `None` if nothing is to change.
@@ -174,7 +183,7 @@ impl Registry {
         if let (true, Some(_), Some(shown)) = (is_new, &claim, admission.client) {
             // Names take room for as long as a crowded CRDT remembers, at least.
             let limits = (self.max_new_replicas, (self.limits.max_replicas / 4).max(1));
-            let admitted = content.newcomers.admit(Instant::now(), shown, limits, RETENTION);
+            let admitted = content.newcomers.admit(self.clock.monotonic(), shown, limits, RETENTION);
             admitted.map_err(|wait| EditError::Replicas { wait })?;
         }
         // An operation that a client has numbered goes with whatever comes between. The others are numbered by what is here,
@@ -196,7 +205,7 @@ impl Registry {
     ) -> Result<Option<Position>, EditError> {
         let key = &stream.id().key;
         let registered = self.kinds.contains_key(key);
-        let total = if registered { None } else { Some(self.unregistered(hub).await?) };
+        let total = if registered { None } else { Some(self.unregistered(hub, stream.gone_at().is_some()).await?) };
         let admission = Admission { key, total, client };
         let plan = |content: &mut Content| {
             let claim = match (&wanted, client) {
@@ -226,7 +235,7 @@ impl Registry {
     async fn remove(&self, hub: &Arc<Hub>, key: &str) -> Result<(), EditError> {
         let Some(stream) = hub.find(StreamKind::Crdt, key).await? else { return Ok(()) };
         let registered = self.kinds.contains_key(key);
-        let counted = if registered { None } else { Some(self.unregistered(hub).await?.clone()) };
+        let counted = if registered { None } else { Some(self.unregistered(hub, false).await?.clone()) };
         let writer = stream.writer().await;
         let plan = |content: &mut Content| Ok(content.plan_remove(counted.clone()));
         let removed = hub.transact(&stream, writer, None, |content| hub::of(content).map_or(Ok(None), plan)).await;

@@ -8,12 +8,12 @@ use std::{
     fmt::Write,
     net::IpAddr,
     sync::{Arc, Weak},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use sha2::{Digest, Sha256};
 
-use crate::{connection::Connection, share::network};
+use crate::{account::network, connection::Connection};
 
 /// The prefix of the stored owners of a state.
 const OWNERS: &str = "owners ";
@@ -180,7 +180,8 @@ pub(super) struct Newcomers(HashMap<Who, Bucket>);
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
     taken: usize,
-    since: Instant,
+    /// By the server's clock, as `now` below.
+    since: Duration,
 }
 
 /// One more name of a user is allowed after this time.
@@ -196,7 +197,7 @@ impl Newcomers {
     /// `memory`.
     pub(super) fn admit(
         &mut self,
-        now: Instant,
+        now: Duration,
         (shown, client): (Owner, &Arc<Connection>),
         (per_user, per_address): (usize, usize),
         memory: Duration,
@@ -208,13 +209,13 @@ impl Newcomers {
             counted.push((Who::Address(network(address)), per_address, pace));
         }
         if self.0.len() > MAX_COUNTED {
-            self.0.retain(|_, bucket| now.duration_since(bucket.since) < memory);
+            self.0.retain(|_, bucket| now.saturating_sub(bucket.since) < memory);
         }
         for (who, limit, pace) in &counted {
             let bucket = self.0.entry(*who).or_insert(Bucket { taken: 0, since: now });
             bucket.refill(now, *pace);
             if bucket.taken >= *limit {
-                return Err(*pace - now.duration_since(bucket.since).min(*pace));
+                return Err(*pace - now.saturating_sub(bucket.since).min(*pace));
             }
         }
         for (who, ..) in counted {
@@ -227,8 +228,8 @@ impl Newcomers {
 }
 
 impl Bucket {
-    fn refill(&mut self, now: Instant, pace: Duration) {
-        let passed = now.duration_since(self.since).as_nanos() / pace.as_nanos().max(1);
+    fn refill(&mut self, now: Duration, pace: Duration) {
+        let passed = now.saturating_sub(self.since).as_nanos() / pace.as_nanos().max(1);
         let returned = usize::try_from(passed).unwrap_or(usize::MAX).min(self.taken);
         self.taken -= returned;
         self.since =
@@ -304,10 +305,9 @@ mod tests {
         const MEMORY: Duration = Duration::from_secs(600);
         let mut newcomers = Newcomers::default();
         let ann = Owner::of("k", Some("ann"), None);
-        let begun = Instant::now();
         let passed = Cell::new(Duration::ZERO);
         let mut admit =
-            |shown, client: &Arc<Connection>| newcomers.admit(begun + passed.get(), (shown, client), (2, 5), MEMORY);
+            |shown, client: &Arc<Connection>| newcomers.admit(passed.get(), (shown, client), (2, 5), MEMORY);
         for client in [connection(1, "10.0.0.1"), connection(2, "10.0.0.2")] {
             assert_eq!(admit(ann, &client), Ok(()), "of one user, over all connections");
         }

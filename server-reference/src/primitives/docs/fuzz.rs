@@ -1,8 +1,7 @@
 //! Body of the fuzz target `document`: no sequence of messages breaks a document's promises.
 
-use std::time::Instant;
-
 use datasole_core::wire::push_varuint;
+use tokio::time::Instant;
 use yrs::{ReadTxn, StateVector, Transact, Update, updates::decoder::Decode};
 
 use super::{
@@ -11,6 +10,7 @@ use super::{
     lib0::Reader,
     message::Message,
 };
+use crate::hub::Seat;
 
 /// Small, so that a few hundred bytes reach it.
 const LIMIT: usize = 8 * 1024;
@@ -32,8 +32,12 @@ pub fn document(data: &[u8]) {
         let before = document.state_vector();
         match step % 8 {
             0 => drop(document.diff(bytes)),
-            1 => drop(awareness.apply(&Author { serial: u64::from(step / 8), user: None }, bytes, Instant::now())),
-            2 => drop(awareness.leave(u64::from(step / 8), Instant::now())),
+            1 => drop(awareness.apply(
+                &Author { seat: Seat::here(u64::from(step / 8)), user: None },
+                bytes,
+                Instant::now(),
+            )),
+            2 => drop(awareness.leave(Seat::here(u64::from(step / 8)), Instant::now())),
             3 => drop(Message::parse(bytes)),
             4 => assert!(document.compact().is_ok(), "it cannot be compacted"),
             kind => {

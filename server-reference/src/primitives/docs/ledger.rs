@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use crate::{hub::Room, limits::Limits, share::Standing};
+use crate::{account::Standing, hub::Room, limits::Limits};
 
 /// The memory of all documents that are loaded; estimated, bytes.
 #[derive(Debug, Default)]

@@ -20,14 +20,10 @@ mod tests;
 mod update;
 mod work;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::{Arc, atomic::AtomicUsize};
 
 use bytes::Bytes;
 use datasole_core::{Position, StreamKind};
-use tokio::sync::OnceCell;
 use yrs::{GetString, ReadTxn, Transaction, TransactionMut};
 
 pub use self::error::DocError;
@@ -36,24 +32,25 @@ pub(crate) use self::{
     request::{Posted, serve},
     shared::kind,
 };
+pub(crate) use crate::primitives::reservation::Count;
 use crate::{
+    account::MEMORY,
     answer::Author,
-    backend::BackendError,
+    backend::kv::Quota,
     connection::Connection,
     hub::{self, Hub, Kind, Stream, Writer},
     limits::Limits,
-    primitives::reservation::Reservation,
+    primitives::reservation::{Reservation, give_back},
 };
 
-/// The number of documents; counted when first asked for.
-#[derive(Debug, Default)]
-pub(crate) struct Count(OnceCell<Arc<AtomicUsize>>);
-
-impl Count {
-    async fn get(&self, hub: &Hub) -> Result<&Arc<AtomicUsize>, BackendError> {
-        let count = async || Ok(Arc::new(AtomicUsize::new(hub.keys(StreamKind::Doc).await?.len())));
-        self.0.get_or_try_init(count).await
-    }
+/// The number of documents, for somebody who is about to change one.
+async fn count<'a>(hub: &Hub, count: &'a Count, stream: &Stream) -> Result<&'a Arc<AtomicUsize>, DocError> {
+    let exists = stream.with_content(|content| shared(content).map(|shared| shared.exists()))?;
+    Ok(if exists {
+        count.get(hub, StreamKind::Doc, |_| true).await?
+    } else {
+        count.fresh(hub, StreamKind::Doc, |_| true).await?
+    })
 }
 
 /// The server's documents; from [`Server::docs`](crate::Server::docs).
@@ -148,7 +145,8 @@ impl<'a> Docs<'a> {
         }
         let stream = self.hub.open(StreamKind::Doc, key).await?;
         let writer = stream.writer().await;
-        let admission = Admission { total: self.count.get(self.hub).await?, limits: self.hub.limits(), client: None };
+        let total = count(self.hub, self.count, &stream).await?;
+        let admission = Admission { total, limits: self.hub.limits(), client: None };
         let edited = stream.with_content(|content| {
             let shared = shared(content)?;
             let edited = shared.document()?.edit(edit);
@@ -176,11 +174,11 @@ impl<'a> Docs<'a> {
     pub async fn remove(self, key: &str) -> Result<(), DocError> {
         let Some(stream) = self.hub.find(StreamKind::Doc, key).await? else { return Ok(()) };
         let writer = stream.writer().await;
-        let count = self.count.get(self.hub).await?;
+        let count = count(self.hub, self.count, &stream).await?;
         let exists = stream.position().seq > 0;
         let removed = self.hub.remove(&stream, writer).await;
         if removed.is_ok() && exists {
-            count.fetch_sub(1, Ordering::Relaxed);
+            give_back(count);
         }
         self.hub.release(stream).await;
         Ok(removed?)
@@ -216,6 +214,21 @@ impl Admission<'_> {
         }
         Ok(reservation)
     }
+
+    /// Asks the quota of the client's owner, which all servers share. Without an answer, the limits of this server hold.
+    async fn ask(&self, hub: &Hub) -> Result<(), DocError> {
+        let Some(owner) = self.client.and_then(Connection::owner) else { return Ok(()) };
+        let limit = self.limits.max_docs_per_user;
+        let quota = Quota { limit: limit as u64, window: MEMORY, cost: 1 };
+        match hub.take_quota(&format!("docs {owner}"), quota).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(DocError::TooMany { limit }),
+            Err(error) => {
+                tracing::warn!(%error, "what a user has created on other servers is not known");
+                Ok(())
+            }
+        }
+    }
 }
 
 /// Stores and publishes changes that are pending in the document, and compacts it now and then; the position, unless others
@@ -237,6 +250,11 @@ async fn publish(
         let new = if is_pending { Some(update.clone()) } else { document.apply(&update, usize::MAX)? };
         Ok(new.map(|update| shared.intend(&update, reservation)))
     };
+    let exists = stream.with_content(|content| shared(content).map(|shared| shared.exists()))?;
+    if !exists && let Err(error) = admission.ask(hub).await {
+        stream.with_content(|content| content.retract());
+        return Err(error);
+    }
     let position = hub.transact(stream, writer, author, plan).await;
     if matches!(position, Ok(Some(_))) {
         work::compact(hub, stream).await;

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     answer::Request,
-    hub::{Hub, Stream},
+    hub::{Hub, Seat, Stream},
 };
 
 /// Updates of an owner that take too long, within a few minutes, before its connection is closed.
@@ -50,7 +50,7 @@ pub(crate) async fn serve(
     may_write: bool,
 ) {
     let served = match posted {
-        Posted::Awareness(update) => announce(request, stream, &update),
+        Posted::Awareness(update) => announce(hub, request, stream, &update),
         Posted::Ask(state_vector) => answer(hub, request, stream, state_vector).await,
         Posted::Update(update) => take(hub, count, request, stream, update, may_write).await,
     };
@@ -62,11 +62,21 @@ pub(crate) async fn serve(
     }
 }
 
-/// Publishes a client's awareness to the other followers: that of a client that may only read, too, whose cursor they see.
-fn announce(request: &Request, stream: &Stream, update: &[u8]) -> Result<bool, DocError> {
+/// Publishes a client's awareness to the other followers, here and on other servers: that of a client that may only read,
+/// too, whose cursor they see.
+fn announce(hub: &Hub, request: &Request, stream: &Arc<Stream>, update: &[u8]) -> Result<bool, DocError> {
     let (serial, user) = (request.connection.serial(), request.connection.user());
-    let author = awareness::Author { serial, user: user.as_deref() };
-    stream.tell(serial, |content, at| shared(content)?.announce(&author, update, at))?;
+    let author = awareness::Author { seat: Seat::here(serial), user: user.as_deref() };
+    let mut changed = None;
+    stream.tell(serial, |content, at| {
+        let shared = shared(content)?;
+        let told = shared.announce(&author, update, at)?;
+        changed = told.is_some().then(|| shared.awareness.robbed());
+        Ok::<_, DocError>(told)
+    })?;
+    if let Some(robbed) = changed {
+        hub.share(stream, robbed.into_iter().chain([serial]));
+    }
     Ok(false)
 }
 
@@ -109,7 +119,7 @@ async fn take(
         };
     }
     let client = Some(&*request.connection);
-    let admission = Admission { total: count.get(hub).await?, limits: hub.limits(), client };
+    let admission = Admission { total: super::count(hub, count, stream).await?, limits: hub.limits(), client };
     let room = stream.with_content(|content| {
         let shared = shared(content)?;
         // Refused before it costs anything.

@@ -1,9 +1,10 @@
 //! [`Shared`]: the content of a document's stream, and the awareness of its followers.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use datasole_core::{StreamKind, frame::Opcode, wire::push_varuint};
+use tokio::time::Instant;
 
 use super::{
     awareness::{self, Awareness},
@@ -13,16 +14,16 @@ use super::{
     message::Message,
 };
 use crate::{
+    account::Standing,
     backend::{
         BackendError,
         log::{Rule, Stored},
     },
     entry::Entry,
-    hub::{self, At, Delivery, Inapplicable, Kind, Rules, Spec, V1},
+    hub::{self, At, Delivery, Inapplicable, Kind, Rules, Seat, Spec, Taken, V1},
     limits::{Limits, Replay},
     message::framed,
     primitives::reservation::Reservation,
-    share::Standing,
 };
 
 /// A change of a document: a Yjs update.
@@ -127,11 +128,12 @@ impl Shared {
         self.account.left(owner)
     }
 
-    /// True if a snapshot should take the place of the updates since the last one.
-    pub(super) fn is_due(&self) -> bool {
-        let Held::Here(document) = &self.held else { return false };
+    /// The updates since the last snapshot and their bytes, if one should take their place.
+    pub(super) fn due(&self) -> Option<(usize, usize)> {
+        let Held::Here(document) = &self.held else { return None };
         let (updates, bytes) = document.tail();
-        updates > self.limits.doc_compact_entries || bytes > self.limits.doc_compact_bytes
+        let is_due = updates > self.limits.doc_compact_entries || bytes > self.limits.doc_compact_bytes;
+        is_due.then_some((updates, bytes))
     }
 
     /// The entry of an update that is pending in the document.
@@ -252,7 +254,31 @@ impl Kind for Shared {
     }
 
     fn leave(&mut self, serial: u64, at: &At<'_>) -> Option<Bytes> {
-        self.awareness.leave(serial, Instant::now()).map(|gone| message(0, &Message::Awareness(&gone), at))
+        let gone = self.awareness.leave(Seat::here(serial), Instant::now())?;
+        Some(message(0, &Message::Awareness(&gone), at))
+    }
+
+    fn share(&self, serial: u64) -> Option<Bytes> {
+        self.awareness.share(serial).map(Bytes::from)
+    }
+
+    fn sharers(&self) -> Vec<u64> {
+        self.awareness.sharers()
+    }
+
+    fn take_share(&mut self, of: Seat, share: Option<&[u8]>, at: &At<'_>) -> Taken {
+        match self.awareness.take(of, share, Instant::now()) {
+            None => Taken::Nothing,
+            Some(news) => {
+                Taken::Message { message: message(0, &Message::Awareness(&news), at), robbed: self.awareness.robbed() }
+            }
+        }
+    }
+
+    fn inherit(&mut self, before: &mut dyn Kind) {
+        if let Some(before) = hub::of::<Self>(before) {
+            self.awareness = std::mem::take(&mut before.awareness);
+        }
     }
 }
 

@@ -8,9 +8,9 @@ use super::{
     shared::{self, Shared},
 };
 use crate::{
+    account::Standing,
     desk::thread_time,
     hub::{self, Hub, Stream, Writer},
-    share::Standing,
 };
 
 /// The outcome of work.
@@ -82,19 +82,18 @@ impl Drop for Loan<'_> {
 
 /// Lets the backend keep a snapshot in place of the updates so far, if there are enough of them.
 pub(super) async fn compact(hub: &Hub, stream: &Arc<Stream>) {
-    let is_due = || stream.with::<Shared, bool>(|shared| shared.is_due());
-    if !is_due() {
+    let due = || stream.with::<Shared, Option<(usize, usize)>>(|shared| shared.due());
+    if due().is_none() {
         return;
     }
     let writer = stream.writer().await;
     // Content that others add meanwhile may be in the snapshot, too: it has no effect twice.
     let at = stream.mark();
-    if !is_due() {
-        return;
-    }
+    let Some(since) = due() else { return };
     let kept = match work(hub, stream, writer, None, 0, Document::compact).await {
         Ok(Done { writer: _writer, result: Ok(snapshot), .. }) => {
-            hub.keep_snapshot(stream, at, shared::entry(&snapshot).bytes().clone()).await.map_err(DocError::from)
+            let snapshot = (at, shared::entry(&snapshot).bytes().clone());
+            hub.keep_snapshot(stream, snapshot, since).await.map_err(DocError::from)
         }
         Ok(Done { result: Err(error), .. }) | Err(error) => Err(error),
     };

@@ -1,4 +1,4 @@
-//! [`Shares`]: what each owner has created and cost, over all of its connections. An owner is a user, or an address of
+//! [`Accounts`]: what each owner has created and cost, over all of its connections. An owner is a user, or an address of
 //! connections without a user.
 
 use std::{
@@ -22,7 +22,7 @@ use tokio::time::sleep_until;
 use crate::sync::lock;
 
 /// How long an owner is remembered; what it has created before counts no more.
-const MEMORY: Duration = Duration::from_secs(24 * 3_600);
+pub(crate) const MEMORY: Duration = Duration::from_secs(24 * 3_600);
 /// Owners that are remembered; with more, those that came first are forgotten.
 const MAX_OWNERS: usize = 65_536;
 #[cfg(feature = "docs")]
@@ -40,7 +40,7 @@ const FORGIVEN: Duration = Duration::from_secs(60);
 
 /// The owners by name.
 #[derive(Debug, Default)]
-pub(crate) struct Shares {
+pub(crate) struct Accounts {
     hasher: RandomState,
     owners: Mutex<HashMap<u64, (Instant, Arc<Standing>)>>,
 }
@@ -72,15 +72,10 @@ struct Conduct {
     slow: Option<(u32, Instant)>,
 }
 
-impl Shares {
-    /// The standing of a user; of an address, where there is no user. The machine's own addresses are no owner: a proxy
-    /// brings many users from there.
+impl Accounts {
+    /// The standing of an owner.
     pub(crate) fn standing(&self, user: Option<&str>, address: Option<IpAddr>) -> Option<Arc<Standing>> {
-        let owner = match (user, address) {
-            (Some(user), _) => self.hasher.hash_one(user),
-            (None, Some(address)) if !address.to_canonical().is_loopback() => self.hasher.hash_one(network(address)),
-            _ => return None,
-        };
+        let owner = self.hasher.hash_one(name(user, address)?);
         let (mut owners, now) = (lock(&self.owners), Instant::now());
         if owners.len() >= MAX_OWNERS && !owners.contains_key(&owner) {
             let mut times: Vec<Instant> = owners.values().map(|(since, _)| *since).collect();
@@ -93,6 +88,16 @@ impl Shares {
             (*since, *standing) = (now, Standing::new(owner));
         }
         Some(standing.clone())
+    }
+}
+
+/// The name of an owner, the same on every server: a user, or an address where there is no user. The machine's own
+/// addresses are no owner: a proxy brings many users from there.
+pub(crate) fn name(user: Option<&str>, address: Option<IpAddr>) -> Option<String> {
+    match (user, address) {
+        (Some(user), _) => Some(format!("u:{user}")),
+        (None, Some(address)) if !address.to_canonical().is_loopback() => Some(format!("a:{}", network(address))),
+        _ => None,
     }
 }
 
@@ -191,8 +196,8 @@ mod tests {
 
     use super::*;
 
-    fn same(shares: &Shares, one: (Option<&str>, &str), other: (Option<&str>, &str)) -> bool {
-        let standing = |(user, address): (Option<&str>, &str)| shares.standing(user, address.parse().ok());
+    fn same(accounts: &Accounts, one: (Option<&str>, &str), other: (Option<&str>, &str)) -> bool {
+        let standing = |(user, address): (Option<&str>, &str)| accounts.standing(user, address.parse().ok());
         match (standing(one), standing(other)) {
             (Some(one), Some(other)) => Arc::ptr_eq(&one, &other),
             _ => false,
@@ -201,23 +206,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_user_is_one_owner_and_so_is_an_address_without_one() {
-        let shares = Shares::default();
-        assert!(same(&shares, (Some("ann"), "10.0.0.1"), (Some("ann"), "10.0.0.2")));
-        assert!(!same(&shares, (Some("ann"), "10.0.0.1"), (Some("bob"), "10.0.0.1")));
-        assert!(same(&shares, (None, "10.0.0.1"), (None, "::ffff:10.0.0.1")));
-        assert!(!same(&shares, (None, "10.0.0.1"), (None, "10.0.0.2")));
-        assert!(same(&shares, (None, "2001:db8::1"), (None, "2001:db8::2")));
-        assert!(!same(&shares, (None, "2001:db8:0:1::1"), (None, "2001:db8:0:2::1")));
+        let accounts = Accounts::default();
+        assert!(same(&accounts, (Some("ann"), "10.0.0.1"), (Some("ann"), "10.0.0.2")));
+        assert!(!same(&accounts, (Some("ann"), "10.0.0.1"), (Some("bob"), "10.0.0.1")));
+        assert!(same(&accounts, (None, "10.0.0.1"), (None, "::ffff:10.0.0.1")));
+        assert!(!same(&accounts, (None, "10.0.0.1"), (None, "10.0.0.2")));
+        assert!(same(&accounts, (None, "2001:db8::1"), (None, "2001:db8::2")));
+        assert!(!same(&accounts, (None, "2001:db8:0:1::1"), (None, "2001:db8:0:2::1")));
         for loopback in ["127.0.0.1", "::1", "::ffff:127.0.0.1", ""] {
-            assert!(shares.standing(None, loopback.parse().ok()).is_none(), "{loopback}");
+            assert!(accounts.standing(None, loopback.parse().ok()).is_none(), "{loopback}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_was_created_counts_for_a_day() {
-        let shares = Shares::default();
+        let accounts = Accounts::default();
         let created =
-            || shares.standing(Some("ann"), None).unwrap().created(StreamKind::Doc).fetch_add(1, Ordering::Relaxed);
+            || accounts.standing(Some("ann"), None).unwrap().created(StreamKind::Doc).fetch_add(1, Ordering::Relaxed);
         assert_eq!((created(), created()), (0, 1));
         advance(MEMORY - Duration::from_secs(1)).await;
         assert_eq!(created(), 2);
@@ -241,13 +246,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_number_of_owners_is_bounded() {
-        let shares = Shares::default();
+        let accounts = Accounts::default();
         for number in 0..=MAX_OWNERS {
-            shares.standing(Some(&number.to_string()), None);
+            accounts.standing(Some(&number.to_string()), None);
             advance(Duration::from_millis(1)).await;
-            assert!(lock(&shares.owners).len() <= MAX_OWNERS);
+            assert!(lock(&accounts.owners).len() <= MAX_OWNERS);
         }
-        assert!(lock(&shares.owners).len() > MAX_OWNERS / 3, "the newest stay");
+        assert!(lock(&accounts.owners).len() > MAX_OWNERS / 3, "the newest stay");
     }
 
     #[tokio::test(start_paused = true)]
