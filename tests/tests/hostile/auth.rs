@@ -3,7 +3,10 @@
 use std::{future::pending, time::Duration};
 
 use datasole_core::frame::Opcode;
-use datasole_server::{AuthError, AuthRequest, Builder, Context, Identity, Limits, StreamId};
+use datasole_server::{
+    AuthError, AuthRequest, Builder, Context, Identity, Limits, StreamId,
+    yrs::{Text, WriteTxn},
+};
 use datasole_tests::{
     peer::{Peer, Received, UPGRADE, V1, V2},
     running::Running,
@@ -325,15 +328,18 @@ async fn permissions_are_asked_again() {
     let server = &running.server;
     let mut peer = open_as(&running, "ann/admin").await;
     let mut other = open_as(&running, "bob/admin").await;
+    let mut channel = None;
     for (id, kind, key) in [
         (1, "state", "admin/s"),
         (2, "event", "admin/e"),
         (3, "crdt", "admin/c"),
         (4, "presence", "admin/p"),
         (5, "state", "public"),
+        (12, "doc", "admin/d"),
     ] {
         peer.send(Opcode::Subscribe, id, format!(r#"{{"kind":"{kind}","key":"{key}"}}"#)).await;
-        peer.expect(Opcode::Subscribed, id).await;
+        let subscribed = peer.expect(Opcode::Subscribed, id).await;
+        channel = subscribed["channel"].as_u64().or(channel);
         if kind != "event" {
             assert!(matches!(peer.receive().await, Received::Frame(..)), "a snapshot");
         }
@@ -346,18 +352,24 @@ async fn permissions_are_asked_again() {
     assert!(matches!(peer.receive().await, Received::Frame(Opcode::Ack, 6, _)));
     assert_eq!(other.expect(Opcode::Presence, 0).await["members"][0]["value"], 1);
     assert!(peer.call(7, "admins", "null").await.get("error").is_none());
+    // `0 0` for the empty state vector.
+    let channel = u32::try_from(channel.expect("the document has one")).unwrap();
+    let question = [u8::try_from(channel).unwrap(), 0, 0, 1, 0];
+    peer.send(Opcode::Doc, 13, question).await;
+    assert!(matches!(peer.receive().await, Received::Frame(Opcode::Doc, from, _) if from == channel));
+    assert!(matches!(peer.receive().await, Received::Frame(Opcode::Ack, 13, _)));
 
     peer.send(Opcode::Auth, 8, r#"{"token":"ann/guest"}"#).await;
     assert_eq!(peer.expect(Opcode::Authed, 8).await["userId"], "ann");
     let mut refused = Vec::new();
-    for _ in 1..=4 {
+    for _ in 1..=5 {
         let Received::Frame(Opcode::Error, id, body) = peer.receive().await else { panic!("an ERROR") };
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(body["code"], -32002);
         refused.push(id);
     }
     refused.sort_unstable();
-    assert_eq!(refused, [1, 2, 3, 4]);
+    assert_eq!(refused, [1, 2, 3, 4, 12]);
     assert!(other.expect(Opcode::Presence, 0).await["members"][0].get("value").is_none(), "ann has left the room");
     assert_eq!(peer.call(9, "whoami", "null").await["result"], serde_json::json!(["guest"]));
 
@@ -365,10 +377,15 @@ async fn permissions_are_asked_again() {
     server.state().set("admin/s", &1).await.unwrap();
     server.broadcast("admin/e", &1).await.unwrap();
     server.to_group("admins").emit("secret", &1).await.unwrap();
+    server.docs().edit("admin/d", |t| t.get_or_insert_text("text").insert(t, 0, "secret")).await.unwrap();
     server.state().set("public", &1).await.unwrap();
     assert_eq!(peer.expect(Opcode::StateSnapshot, 0).await["key"], "public");
     peer.send(Opcode::Presence, 10, r#"{"key":"admin/p","value":1}"#).await;
     peer.expect_error(10, -32002).await;
+    peer.send(Opcode::Doc, 14, question).await;
+    peer.expect_error(14, -32600).await;
+    peer.send(Opcode::Subscribe, 12, r#"{"kind":"doc","key":"admin/d"}"#).await;
+    peer.expect_error(12, -32002).await;
     peer.send(Opcode::Subscribe, 1, r#"{"kind":"state","key":"admin/s"}"#).await;
     peer.expect_error(1, -32002).await;
     // With the role back, the same id is free again.

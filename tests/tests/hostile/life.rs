@@ -3,12 +3,71 @@
 use std::{future::pending, time::Duration};
 
 use datasole_core::frame::Opcode;
-use datasole_server::{Context, Limits, RpcError};
+use datasole_server::{Context, CrdtLimits, Limits, RpcError};
 use datasole_tests::peer::{Peer, Received, UPGRADE, V2, frame, masked};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{PATIENCE, Watch, all_gone, assert_serves, hasty, next, serve};
+
+/// HELLO names every limit of the server that concerns a client. No two values are the same, so none stands for another.
+#[tokio::test]
+async fn the_limits_of_the_greeting_are_the_servers() {
+    let limits = Limits {
+        max_payload: 500_001,
+        compress_above: 302,
+        max_subscriptions: 1_003,
+        max_pending: 1_004,
+        max_event_name: 205,
+        max_key: 206,
+        max_rooms: 207,
+        max_presence: 4_008,
+        max_doc: 400_009,
+        max_crdt_keys_per_connection: 110,
+        crdt: CrdtLimits {
+            max_value: 64_011,
+            max_depth: 62,
+            max_bytes: 300_013,
+            max_entries: 9_014,
+            max_key: 1_015,
+            max_node: 116,
+            max_dots: 217,
+            max_ahead: 918,
+            max_amount: 1_000_019,
+            ..CrdtLimits::default()
+        },
+        ..Limits::default()
+    };
+    let running = serve(|builder| builder.limits(limits.clone())).await;
+    let (_, mut peer) = Peer::upgrade(running.address, "", &format!("{UPGRADE}{V2}")).await;
+    let expected = json!({
+        "maxPayload": 500_001,
+        "compressAbove": 302,
+        "maxSubscriptions": 1_003,
+        "maxPendingCalls": 1_004,
+        "maxEventName": 205,
+        "maxKey": 206,
+        "maxRooms": 207,
+        "maxPresence": 4_008,
+        "maxDoc": 400_009,
+        "maxCrdtValue": 64_011,
+        "maxCrdtDepth": 62,
+        "maxCrdt": 300_013,
+        "maxCrdtEntries": 9_014,
+        "maxCrdtKey": 1_015,
+        "maxCrdtNode": 116,
+        "maxCrdtDots": 217,
+        "maxCrdtAhead": 918,
+        "maxCrdtAmount": 1_000_019,
+        "maxCrdtKeys": 110,
+    });
+    assert_eq!(peer.expect(Opcode::Hello, 0).await["limits"], expected);
+
+    // A state must fit in a frame with the longest key and name, each byte of them escaped: 6 × (206 + 116) + 128.
+    let running = serve(|builder| builder.limits(Limits { max_payload: 100_000, ..limits })).await;
+    let (_, mut peer) = Peer::upgrade(running.address, "", &format!("{UPGRADE}{V2}")).await;
+    assert_eq!(peer.expect(Opcode::Hello, 0).await["limits"]["maxCrdt"], 100_000 - 2_060);
+}
 
 /// Half open: what the server says arrives nowhere, and nothing comes back. One ping, then the end.
 #[tokio::test]
