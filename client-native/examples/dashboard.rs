@@ -1,4 +1,5 @@
-//! A terminal dashboard that mirrors the live state `dashboard` of the demo or fixture server.
+//! A terminal dashboard that mirrors the live state `dashboard` of the demo (`datasole serve --demo`): the server's numbers, and each
+//! service's requests per second over all regions.
 //!
 //! ```text
 //! cargo run -p datasole-client --example dashboard -- --url http://127.0.0.1:4000
@@ -25,17 +26,27 @@ struct Options {
     token: Option<String>,
 }
 
+/// The part of the state that is shown; `cli/src/demo.rs` has all of it.
 #[derive(Deserialize)]
 struct Dashboard {
-    visitors: u64,
-    active: u64,
-    rows: Vec<Row>,
+    server: Numbers,
+    /// Those of one name stand together, one in each region.
+    rows: Vec<Service>,
 }
 
 #[derive(Deserialize)]
-struct Row {
-    id: serde_json::Value,
-    n: u64,
+struct Numbers {
+    connections: u64,
+    /// Seconds.
+    uptime: u64,
+}
+
+#[derive(Deserialize)]
+struct Service {
+    name: String,
+    on: bool,
+    /// Requests per second.
+    rps: u64,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -82,12 +93,17 @@ fn draw(dashboard: &State<Dashboard>, status: &Status) -> io::Result<()> {
     let colour = if status.is_connected() { GREEN } else { YELLOW };
     let mut screen = format!("\x1b[H\x1b[2J{BOLD}datasole dashboard{PLAIN}   {colour}● {status}{PLAIN}\n\n");
     match dashboard.get() {
-        Ok(Some(Dashboard { visitors, active, rows })) => {
-            screen += &format!("  visitors {BOLD}{visitors}{PLAIN}   active {BOLD}{active}{PLAIN}\n\n");
-            let most = rows.iter().map(|row| row.n).max().unwrap_or(0).max(1);
-            for Row { id, n } in &rows {
-                let bar = "█".repeat((n * 40 / most) as usize);
-                screen += &format!("  {:>6}  {GREEN}{bar:<40}{PLAIN} {n}\n", id.to_string());
+        Ok(Some(Dashboard { server: Numbers { connections, uptime }, rows })) => {
+            screen += &format!("  connections {BOLD}{connections}{PLAIN}   up for {BOLD}{uptime} s{PLAIN}\n\n");
+            let services: Vec<_> = rows.chunk_by(|one, next| one.name == next.name).collect();
+            let total = |service: &[Service]| service.iter().map(|row| row.rps).sum::<u64>();
+            let most = services.iter().map(|service| total(service)).max().unwrap_or(0).max(1);
+            for service in services {
+                let (total, on) = (total(service), service.iter().filter(|row| row.on).count());
+                let bar = "█".repeat((total * 40 / most) as usize);
+                let name = &service[0].name;
+                screen +=
+                    &format!("  {name:>10}  {GREEN}{bar:<40}{PLAIN} {total}/s in {on} of {} regions\n", service.len());
             }
         }
         Ok(None) if dashboard.is_loaded() => screen += "  the server has no such state\n",
