@@ -176,7 +176,7 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    /// One that cannot be read still refuses.
+    /// Reads the payload of an ERROR. An unreadable one still counts as a refusal.
     pub(crate) fn read(payload: &[u8]) -> Self {
         match ErrorBody::read(payload) {
             Some(body) => Self {

@@ -8,6 +8,8 @@
 //!
 //! No protocol (that is `datasole-core`), no callbacks held by wasm, no JSON trees: payloads are copied as text from a
 //! frame into a batch (`message`), and one `JSON.parse` on the other side reads the whole batch.
+//!
+//! The glossary is in ARCHITECTURE.md.
 
 #[cfg(target_arch = "wasm32")]
 mod allocator;

@@ -26,6 +26,8 @@
 //! assert!(text.contains("'user.get': { params: GetUser; result: User }"));
 //! assert!(text.contains("[key: `board:${string}`]: Board"));
 //! ```
+//!
+//! The glossary is in ARCHITECTURE.md.
 
 mod change;
 mod collect;

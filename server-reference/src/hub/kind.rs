@@ -49,7 +49,7 @@ pub(crate) trait Kind: Any + Debug + Send {
         None
     }
 
-    /// Whether there is nothing: whoever comes back learns no more from it than from a stream that never was.
+    /// True if the content equals that of a stream that never existed.
     fn is_gone(&self) -> bool;
 
     /// Whether an entry that a backend has returned is one of this kind.

@@ -161,8 +161,8 @@ impl Stream {
         self.writer.clone().lock_owned().await
     }
 
-    /// Whether nobody needs it in memory. Version 1 clients follow all streams of their kinds, and miss none that comes to
-    /// nothing: whoever comes back learns from a snapshot that it is gone.
+    /// True if the stream can be evicted. A removed stream needs no history: a client that resumes it gets a snapshot that
+    /// says so, and version 1 clients, which follow all streams of their kinds, do not keep it.
     pub(crate) fn is_idle(&self) -> bool {
         let inner = lock(&self.inner);
         if inner.content.is_gone() {
