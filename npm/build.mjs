@@ -143,9 +143,8 @@ function siblings() {
 /** Of what the package shows; the worker's script shows nothing. */
 async function declarations() {
   execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json'], { stdio: 'inherit' });
-  const shown = ['client', 'contract', 'errors', 'index', 'live', 'options', 'presence', 'slim', 'status', 'yjs'].map(
-    (name) => `${name}.d.ts`,
-  );
+  const names = ['aliases', 'client', 'contract', 'errors', 'index', 'live', 'options', 'presence', 'server', 'slim', 'status', 'yjs'];
+  const shown = names.map((name) => `${name}.d.ts`);
   const made = (await readdir('dist')).filter((name) => name.endsWith('.d.ts'));
   const hidden = [...made.filter((name) => !shown.includes(name)), 'crdt/replica.d.ts', 'crdt/json.d.ts'];
   await Promise.all(hidden.map((name) => rm(`dist/${name}`)));

@@ -2,7 +2,7 @@
 import { Code } from './codes.js';
 import { localError } from './errors.js';
 
-const encoder = new TextEncoder();
+const encoder = /* @__PURE__ */ new TextEncoder();
 
 /**
  * A copy of `value` if it is bytes: the caller may change its own, and the copy may be transferred. `slice` would not do,

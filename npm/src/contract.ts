@@ -108,7 +108,7 @@ export interface EventPayload<T = unknown> {
 }
 
 /** A handler of events. */
-export type EventHandler<T> = { bivariant(payload: EventPayload<T>): void }['bivariant'];
+export type EventHandler<T = any> = { bivariant(payload: EventPayload<T>): void }['bivariant'];
 
 /** A handler of a state's values; `undefined` before any, and when the key does not exist. */
 export type StateHandler<T> = { bivariant(value: T | undefined): void }['bivariant'];

@@ -92,6 +92,9 @@ export interface EmitOptions {
   queue?: boolean;
 }
 
+/** The path of the endpoint where none is given. */
+export const DEFAULT_WS_PATH = '/__ds';
+
 /** How long an attempt may take. @internal */
 export const CONNECT_TIMEOUT = 10_000;
 
@@ -102,7 +105,7 @@ export function resolve(options: DatasoleClientOptions): LinkOptions {
   if (!given) throw new TypeError('outside of a page the client needs a url');
   const { protocol, host, pathname } = new URL(given, page);
   if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`the url must begin with http, https, ws or wss: ${given}`);
-  const path = `${host}${pathname.replace(/\/+$/, '')}/${(options.path ?? '/__ds').replace(/^\/+|\/+$/g, '')}`;
+  const path = `${host}${pathname.replace(/\/+$/, '')}/${(options.path ?? DEFAULT_WS_PATH).replace(/^\/+|\/+$/g, '')}`;
   const secure = /^(https|wss):/.test(protocol) ? 's' : '';
   const served = `http${secure}://${path}/datasole-worker.v${PROTOCOL_VERSION}.js`;
   const workerUrl = new URL(options.workerUrl ?? served, page ?? served).href;

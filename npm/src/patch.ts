@@ -12,8 +12,8 @@ type Container = Record<string, unknown> | unknown[];
 /** Containers not seen outside, which may be written to. */
 export type Owned = Set<object>;
 
-/** Bounds on what a patch may do: those of the Rust core, which says what each counts. */
-export const LIMITS = { operations: 100_000, depth: 120, copiedBytes: 64 * 1024 * 1024, shifted: 100_000_000 };
+/** Bounds on what a patch may do: those of the Rust core, which says what each counts. No products, which bundlers keep unused. */
+export const LIMITS = { operations: 100_000, depth: 120, copiedBytes: 67_108_864, shifted: 100_000_000 };
 
 /** The sizes of what was added, as text: never less. */
 export interface Growth {

@@ -1,11 +1,10 @@
 // The facade against a worker that is the test: handlers, the status, tokens.
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, it } from 'node:test';
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import { DatasoleClient, type DatasoleClientOptions, type Status } from '../src/client.js';
 import type { FromWorker } from '../src/protocol.js';
 import { DatasoleClient as SlimClient } from '../src/slim.js';
+import { collector } from './collector.js';
 import { clients, CONNECTED, connected, FakeWorker, makeClient, ready, reported, settled, until } from './fake-worker.js';
 
 describe('handlers', () => {
@@ -327,16 +326,3 @@ describe('rooms', () => {
     assert.ok(grown < 30_000 * 40, `${grown / 30_000} bytes stay of each`);
   });
 });
-
-/** Collects garbage until what was registered is forgotten; the bytes that are left. */
-function collector(): () => Promise<number> {
-  setFlagsFromString('--expose-gc');
-  const collect = runInNewContext('gc') as () => void;
-  return async () => {
-    for (let times = 0; times < 6; times++) {
-      collect();
-      await settled();
-    }
-    return process.memoryUsage().heapUsed;
-  };
-}

@@ -254,6 +254,35 @@ describe('version 2', () => {
     assert.deepEqual(client.getState('board'), { n: 0, rest: {} });
   });
 
+  it('follows one more key after 1,200 that were read, followed and left', async () => {
+    const { client, socket } = await connected('v2');
+    // Our server's bound, which is also the client's.
+    const bound = 1_024;
+    const followed = new Set<number>();
+    let most = 0;
+    socket.onframe = ({ opcode, correlation, payload }) => {
+      if (opcode === OP.unsubscribe) followed.delete(correlation);
+      if (opcode !== OP.subscribe) return;
+      followed.add(correlation);
+      most = Math.max(most, followed.size);
+      if (followed.size > bound) {
+        return socket.frame(OP.error, { message: 'too many subscriptions', code: -32004 }, correlation);
+      }
+      socket.frame(OP.subscribed, { epoch: 1, seq: 3, recovered: false }, correlation);
+      socket.frame(OP.snapshot, { key: payload.key, version: 3, data: payload.key, epoch: 1, seq: 3 });
+    };
+    for (let at = 0; at < 1_200; at++) {
+      client.getState(`key ${at}`);
+      client.subscribeState(`key ${at}`, () => {}).unsubscribe();
+      if (at % 100 === 99) await settled();
+    }
+    const seen: unknown[] = [];
+    client.subscribeState('one more', (value) => seen.push(value));
+    await settled();
+    assert.deepEqual(seen, [undefined, 'one more']);
+    assert.equal(most, bound);
+  });
+
   it('subscribes topics', async () => {
     const { client, socket } = await connected('v2');
     const handler = () => {};
@@ -381,5 +410,46 @@ describe('version 2', () => {
     await settled();
     assert.equal(client.getConnectionState(), 'reconnecting');
     assert.equal(socket.closedWith?.code, 4004);
+  });
+});
+
+describe('half of a surrogate pair', () => {
+  const half = '😀'.slice(0, 1);
+
+  it('as a value of calls and events passes as it is', async () => {
+    const { client, socket } = await connected('v2');
+    const seen: unknown[] = [];
+    client.on('chat', ({ data }) => seen.push(data));
+    for (const value of [half, { [half]: [half] }]) {
+      assert.deepEqual(await client.rpc('echo', value), value);
+      assert.ok(client.emit('chat', value));
+      await settled();
+      assert.deepEqual(sent(socket, OP.emitted).at(-1)!.payload, { event: 'chat', data: value });
+      socket.frame(OP.event, { event: 'chat', data: value, timestamp: 1 });
+      await settled();
+      assert.deepEqual(seen.at(-1), value);
+    }
+  });
+
+  it('in a name is sent as U+FFFD, and harms no other', async () => {
+    const { client, socket } = await connected('v2');
+    const seen: unknown[] = [];
+    client.on(half, () => {});
+    client.on('chat', ({ data }) => seen.push(data));
+    client.subscribeState(half, () => {});
+    client.subscribeState('board', (value) => seen.push(value));
+    client.presence(half).join(1);
+    client.emit(half, 1);
+    assert.equal(await client.rpc(half, 1), 1);
+    await settled();
+    const keys = sent(socket, OP.subscribe).map(({ payload }) => `${payload.kind} ${payload.key}`);
+    assert.deepEqual(keys, ['event \ufffd', 'event chat', 'state \ufffd', 'state board', 'presence \ufffd']);
+    assert.equal(sent(socket, OP.presence)[0]!.payload.key, '\ufffd');
+    assert.equal(sent(socket, OP.emitted)[0]!.payload.event, '\ufffd');
+    assert.equal(sent(socket, OP.request)[0]!.payload.method, '\ufffd');
+    socket.frame(OP.event, { event: '\ufffd', data: 1, timestamp: 1 });
+    socket.frame(OP.event, { event: 'chat', data: 2, timestamp: 1 });
+    assert.equal(await client.rpc('echo', 3), 3);
+    assert.deepEqual([seen, client.getConnectionState()], [[undefined, { n: 0, rest: {} }, 2], 'connected']);
   });
 });

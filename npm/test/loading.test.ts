@@ -1,6 +1,6 @@
 // Hosts of the core, which are the test: loading, failing, replacing.
 import assert from 'node:assert/strict';
-import { describe, it } from 'node:test';
+import { afterEach, beforeEach, describe, it } from 'node:test';
 import type { Status } from '../src/client.js';
 import { PROTOCOL_VERSION } from '../src/protocol.js';
 import { CONNECTED, connected, FakeWorker, makeClient, ready, reported, settled, until } from './fake-worker.js';
@@ -212,6 +212,62 @@ describe('starting', () => {
     await settled();
     assert.ok(FakeWorker.all[0]!.terminated);
   });
+});
+
+describe('the fetch of the wasm', () => {
+  /** A `fetch` that never ends, or whose body does not; and the signals it was given. */
+  const FETCHES: Record<string, (signals: AbortSignal[]) => typeof fetch> = {
+    'no answer': (signals) => (_, init) => (signals.push(init!.signal!), new Promise(() => {})),
+    'an endless body': (signals) => async (_, init) => (signals.push(init!.signal!), new Response(new ReadableStream())),
+  };
+  const wasmUrl = 'http://localhost:1/endless.wasm';
+  /** Who fetches: the page for its worker, or the engine after the page has failed to. */
+  const HOSTS = {
+    page: { worker: () => new FakeWorker() as unknown as Worker },
+    engine: { worker: undefined, useWorker: false },
+  };
+  for (const [what, make] of Object.entries(FETCHES)) {
+    for (const [host, options] of Object.entries(HOSTS)) {
+      /** A client that waits for the wasm, and the signal of the fetch. */
+      const waiting = async (connectTimeout?: number) => {
+        const signals: AbortSignal[] = [];
+        const endless = make(signals);
+        let asked = 0;
+        globalThis.fetch = async (...args) => {
+          // The probe asks, too.
+          if (args[0] !== wasmUrl) throw new TypeError('fetch failed');
+          if (host === 'engine' && !asked++) throw new TypeError('fetch failed');
+          return endless(...args);
+        };
+        const client = makeClient({ ...options, wasmUrl, connectTimeout });
+        const opened = client.connect();
+        opened.catch(() => {});
+        await until(() => !!signals.length || client.getConnectionState() === 'disconnected');
+        return { client, opened, signals };
+      };
+      const { fetch } = globalThis;
+      const { WebSocket } = globalThis as any;
+      beforeEach(() => ((globalThis as any).WebSocket = class {}));
+      afterEach(() => Object.assign(globalThis, { fetch, WebSocket }));
+
+      it(`by the ${host} with ${what} ends with connectTimeout`, async () => {
+        const { opened, signals } = await waiting(200);
+        assert.deepEqual(signals.map(({ aborted }) => aborted), [false]);
+        await assert.rejects(opened, { code: -32100 });
+        await settled();
+        assert.deepEqual(signals.map(({ aborted }) => aborted), [true]);
+      });
+
+      it(`by the ${host} with ${what} ends with disconnect`, async () => {
+        const { client, opened, signals } = await waiting();
+        assert.deepEqual(signals.map(({ aborted }) => aborted), [false]);
+        await client.disconnect();
+        await assert.rejects(opened, { code: -32104 });
+        await settled();
+        assert.deepEqual(signals.map(({ aborted }) => aborted), [true]);
+      });
+    }
+  }
 });
 
 describe('a worker that fails', () => {

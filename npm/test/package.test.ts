@@ -94,6 +94,61 @@ describe('the package', () => {
       assert.ok(!found.some((line) => line.startsWith('main.mts(3,')), found.join('\n'));
     });
 
+    describe('and have names of 1.x', () => {
+      const contract = 'interface C { rpc: { add: { params: number; result: string } }; events: { e: 1 }; state: { k: { n: number } } }';
+      const types = `AuthContext, AuthCredentials, AuthResult, ContractRpcResult, Crdt, CrdtOperation, CrdtState, CrdtType, DataFlowPattern,
+        DatasoleContract, EventData, EventHandler, EventPayload, Frame, RpcCallOptions, RpcError, RpcMethodKey, RpcParams, RpcRequest,
+        RpcResponse, RpcResult, StateKeyName, StatePatch, StateSnapshot, StateSubscription, StateValue, SyncGranularity`;
+      const program = (from: string, lines: string[]) =>
+        [
+          `import type { ${types.replace(/\s+/g, ' ')} } from '${from}';`,
+          `import { applyPatch, DEFAULT_WS_PATH } from 'datasole';`,
+          `import { DatasoleClient } from 'datasole/client';`,
+          contract,
+          `declare const client: DatasoleClient<C>;`,
+          ...lines,
+        ].join('\n');
+      const right = [
+        `interface App extends DatasoleContract { rpc: { a: { params: {}; result: 1 } } }; new DatasoleClient<App>().rpc('a');`,
+        `const call = <M extends RpcMethodKey<C>>(method: M, params: RpcParams<C, M>, options?: RpcCallOptions): Promise<ContractRpcResult<C, M>> => client.rpc(method, params, options);`,
+        `client.subscribeState('k', () => {}) satisfies StateSubscription;`,
+        `const handler: EventHandler = ({ data, timestamp }) => data + timestamp; client.on('e', handler);`,
+        `({ authenticated: true, userId: 'ann', roles: ['admin'], metadata: { a: 1 } }) satisfies AuthResult; ({}) as AuthResult satisfies AuthContext;`,
+        `const auth: AuthCredentials = { token: 't', headers: {} }; new DatasoleClient({ url: '/', auth });`,
+        `({ correlationId: 1, error: { code: 1, message: 'm' } satisfies RpcError }) satisfies RpcResponse<number>;`,
+        `({ method: 'add', params: 1, correlationId: 1 }) satisfies RpcRequest<number>;`,
+        `({ opcode: 1, correlationId: 1, payload: new Uint8Array() }) satisfies Frame;`,
+        `({ key: 'k', version: 1, data: { n: 1 } }) satisfies StateSnapshot<StateValue<C, StateKeyName<C>>>;`,
+        `applyPatch({ n: 1 }, [{ op: 'replace', path: '/n', value: 2 } satisfies StatePatch]).n.toFixed();`,
+        `DEFAULT_WS_PATH.length; 'debounced' satisfies SyncGranularity; 'server-event' satisfies DataFlowPattern;`,
+        `declare const crdt: Crdt; crdt.type satisfies CrdtType; crdt.merge(crdt.state() satisfies CrdtState); crdt.apply({} as CrdtOperation);`,
+      ];
+      const wrong = [
+        `({ timeout: '1' }) satisfies RpcCallOptions;`,
+        `'sub' satisfies RpcMethodKey<C>;`,
+        `1 satisfies ContractRpcResult<C, 'add'>;`,
+        `({ userId: 'ann' }) satisfies AuthResult;`,
+        `applyPatch({ n: 1 }, [{ op: 'change', path: '/n' }]);`,
+        `'later' satisfies SyncGranularity;`,
+      ];
+
+      for (const from of ['datasole', 'datasole/server']) {
+        for (const module of [['--module', 'nodenext'], ['--module', 'esnext', '--moduleResolution', 'bundler']]) {
+          it(`of ${from} with ${module.join(' ')}`, () => {
+            assert.deepEqual(complaints(program(from, right), '--lib', 'es2022,dom', ...module), []);
+            const found = complaints(program(from, wrong), '--lib', 'es2022,dom', ...module);
+            const at = found.map((line) => Number(/^main\.mts\((\d+),/.exec(line)?.[1])).filter(Boolean);
+            assert.deepEqual(wrong.filter((_, index) => !at.includes(index + 6)), []);
+          });
+        }
+      }
+
+      it('of datasole/server as types only', () => {
+        const found = complaints(`import { PNCounter } from 'datasole/server'; new PNCounter('a');`, '--lib', 'es2022,dom', '--module', 'nodenext');
+        assert.match(found.join(), /'PNCounter' cannot be used as a value/);
+      });
+    });
+
     it('and take a token that may be missing where `undefined` is told from nothing', () => {
       const program = `
         import { DatasoleClient } from 'datasole/client';
@@ -338,6 +393,25 @@ describe('the package', () => {
       logLevel: 'silent',
     });
     assert.equal(outputFiles[0]!.text.trim(), '');
+  });
+
+  it('has values of 1.x, and of those nothing that is not used', async () => {
+    const code = `
+      import { applyPatch, DEFAULT_WS_PATH } from 'datasole';
+      const before = { a: { n: 1 }, b: {} };
+      const after = applyPatch(before, [{ op: 'replace', path: '/a/n', value: 2 }]);
+      console.log(JSON.stringify([before, after, before.b === after.b, DEFAULT_WS_PATH]));`;
+    assert.deepEqual(JSON.parse(run(code)), [{ a: { n: 1 }, b: {} }, { a: { n: 2 }, b: {} }, true, '/__ds']);
+    const { build } = await import('esbuild');
+    const { outputFiles } = await build({
+      stdin: { contents: "import { DEFAULT_WS_PATH } from 'datasole'; console.log(DEFAULT_WS_PATH);", resolveDir: fileURLToPath(root) },
+      bundle: true,
+      minify: true,
+      format: 'esm',
+      write: false,
+      logLevel: 'silent',
+    });
+    assert.ok(outputFiles[0]!.text.length < 100, outputFiles[0]!.text);
   });
 
   it('tells bundlers which imports are none of their business', () => {

@@ -7,6 +7,7 @@ import * as Y from 'yjs';
 import { DatasoleClient } from '../src/client.js';
 import { ErrorCode } from '../src/errors.js';
 import { DatasoleProvider, type DatasoleProviderOptions } from '../src/yjs.js';
+import { collector } from './collector.js';
 import { FakeSocket, HELLO, OP, settled, type Frame } from './fake-socket.js';
 
 const wasmUrl = fileURLToPath(new URL('../../../npm/generated/datasole_wasm_bg.wasm', import.meta.url));
@@ -505,5 +506,24 @@ describe('several providers of one client and key', () => {
     type(second.doc, 'b');
     await settled();
     assert.deepEqual([typed(), text(second.doc), second.pending, members.has(user!.socket)], ['ab', 'ab', 0, true]);
+  });
+});
+
+describe('providers of many documents', () => {
+  it('leave nothing behind', async () => {
+    const [user] = await connected(new User());
+    const collect = collector();
+    const visit = async (round: number) => {
+      for (let at = 0; at < 5_000; at++) {
+        new DatasoleProvider(user!.client, `name ${round} ${at}`, new Y.Doc()).destroy();
+        if (at % 50 === 49) await settled();
+        user!.socket.sent.length = 0;
+      }
+    };
+    await visit(0);
+    const before = await collect();
+    await visit(1);
+    const grown = (await collect()) - before;
+    assert.ok(grown < 5_000 * 40, `${grown / 5_000} bytes stay of each`);
   });
 });

@@ -17,11 +17,14 @@ describeInBrowser((spec) => {
   for (const { name, page: build, options, withoutWasm } of VARIANTS) {
     spec(`${name}: calls, events and states`, async (world) => {
       if (withoutWasm) await world.context.route('**/*.wasm', (route) => route.abort());
+      const asked = [];
+      world.context.on('request', (request) => asked.push(new URL(request.url()).pathname));
       const page = await world.open(build);
       await connect(page, options);
       assert.equal(await page.evaluate(() => client.getConnectionState()), 'connected');
       const workers = options.useWorker === false ? 0 : 1;
       assert.equal(page.workers().length, workers, 'workers');
+      assert.equal(asked.some((path) => path.endsWith('.wasm')), !withoutWasm, asked.join(' '));
 
       for (const value of [null, true, 0, -1.5, '', 'ä€😀', [], {}, { a: [1, { b: null }] }, 'x'.repeat(5_000)]) {
         assert.deepEqual(await rpc(page, 'echo', value), value);

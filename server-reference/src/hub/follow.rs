@@ -170,6 +170,7 @@ impl Hub {
                 }
             }
         }
+        self.follow_again();
         self.unfollow_left(now);
         self.evict();
         if now.is_multiple_of(LINGER) {
@@ -182,6 +183,27 @@ impl Hub {
                     && let Err(error) = hub.compare(&silent).await
                 {
                     tracing::warn!(%error, "streams could not be checked");
+                }
+            });
+        }
+    }
+}
+
+impl Hub {
+    /// Makes the news come of streams that have got a follower who had found them before their news were ended, and comes only
+    /// now: this node may have stood still in between.
+    fn follow_again(&self) {
+        let is_deaf = |stream: &Arc<Stream>| {
+            stream.rules().stored && !stream.is_unfollowed() && !stream.followed.load(Ordering::SeqCst)
+        };
+        for stream in self.all_in_memory().into_iter().filter(is_deaf) {
+            let (hub, id) = (self.me.clone(), stream.id().clone());
+            self.spawn(async move {
+                // What fails is tried again by the next tick.
+                if let Some(hub) = hub.upgrade()
+                    && let Err(error) = hub.open(id.kind, &id.key).await
+                {
+                    tracing::warn!(%error, key = id.key, "a stream that is followed gets no news");
                 }
             });
         }
