@@ -1,5 +1,5 @@
-//! A terminal dashboard that mirrors the live state `dashboard` of the demo (`datasole serve --demo`): the server's numbers, and each
-//! service's requests per second over all regions.
+//! A terminal dashboard that mirrors the live state `dashboard` of the demo (`datasole serve --demo`): the server's
+//! numbers, and each service's requests per second over all regions.
 //!
 //! ```text
 //! cargo run -p datasole-client --example dashboard -- --url http://127.0.0.1:4000

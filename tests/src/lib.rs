@@ -1,8 +1,9 @@
-//! What the tests of several crates share: a running server, a raw peer, a proxy that cuts connections, and seeded
-//! randomness.
+//! What the tests of several crates share: a running server, a raw peer, documents that cost much, a proxy that cuts
+//! connections, and seeded randomness.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 pub mod converge;
+pub mod document;
 pub mod history;
 pub mod nodes;
 pub mod peer;

@@ -14,6 +14,7 @@ use std::{
 use datasole_core::frame::Opcode;
 use datasole_server::{Context, Limits, Payload, Replay, Server};
 use datasole_tests::{
+    document::{change, entries, follow},
     peer::{Peer, Received, frame, masked},
     random::Random,
     running::Running,
@@ -401,4 +402,70 @@ async fn messages_that_never_end() {
     call.resize(4 * MIB - 1, b' ');
     peer.message(0x82, &call).await;
     peer.expect(Opcode::RpcResponse, 1).await;
+}
+
+/// Documents of 40,000 blocks, half a megabyte on the wire and some 24 MB in memory: no more are held than there is memory
+/// for, whoever asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn documents_of_many_blocks() {
+    let limits = Limits {
+        max_docs_memory: 64 * MIB,
+        max_docs_memory_per_user: usize::MAX,
+        max_docs_memory_followed: usize::MAX,
+        max_idle_docs: 0,
+        doc_stay: Duration::ZERO,
+        ..Limits::default()
+    };
+    let running = serve(limits).await;
+    let update = entries(40_000);
+    assert!(update.len() < MIB / 2);
+    let growth = Growth::start().await;
+    let mut peers = [Peer::v2(running.address).await, Peer::v2(running.address).await];
+    let mut accepted = 0;
+    for (number, peer) in peers.iter_mut().enumerate() {
+        for id in 1..=10 {
+            let channel = follow(peer, id, &format!("{number}/{id}")).await.unwrap();
+            match change(peer, channel, &update).await {
+                Ok(seq) => accepted += seq,
+                Err(code) => assert_eq!(code, -32004),
+            }
+        }
+    }
+    assert_eq!(accepted, 2);
+    growth.assert_below(160 * MIB);
+    assert!(growth.peak() > 32 * MIB, "the documents are there: {}", growth.peak());
+    drop(peers);
+    while running.server.connection_count() > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut peer = Peer::v2(running.address).await;
+    let channel = follow(&mut peer, 1, "another").await.unwrap();
+    assert_eq!(change(&mut peer, channel, &update).await, Ok(1), "there is room again");
+}
+
+/// The program with its limits: documents that take more than a quarter of the memory for all of them leave it 30 seconds
+/// after nobody follows them, and are the system's again.
+#[tokio::test]
+async fn documents_that_nobody_follows_give_back() {
+    let _alone = ALONE.lock().await;
+    let program = Program::start();
+    let (before, update) = (program.memory(), entries(40_000));
+    let mut peers = Vec::new();
+    for number in 0..4 {
+        let mut peer = Peer::v2(program.address).await;
+        for id in 1..=4 {
+            let channel = follow(&mut peer, id, &format!("{number}/{id}")).await.unwrap();
+            assert_eq!(change(&mut peer, channel, &update).await, Ok(1));
+        }
+        peers.push(peer);
+    }
+    let grown = program.memory() - before;
+    assert!(grown > 256 * MIB, "the documents are there: {grown}");
+    drop(peers);
+    let started = Instant::now();
+    while program.memory() > before + grown / 2 {
+        assert!(started.elapsed() < PATIENCE, "{} of {grown} bytes are kept", program.memory() - before);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!("took {} KiB, half of it given back after {:?}", grown / 1024, started.elapsed());
 }

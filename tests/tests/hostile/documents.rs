@@ -1,70 +1,34 @@
 //! Documents: updates that cost the server much and their sender little.
 
-use datasole_core::{
-    frame::Opcode,
-    wire::{push_varuint, split_varuint},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
 };
+
+use datasole_core::frame::Opcode;
 use datasole_server::Limits;
-use datasole_tests::peer::{Peer, Received};
-use serde_json::Value;
+use datasole_tests::{
+    document::{at_one_place, change, entries, follow},
+    peer::Peer,
+    running::Running,
+};
 
-use super::{assert_serves, probe::assert_unnoticed, serve};
-
-/// Letters that so many clients insert at one place, in the order for which Yjs looks at all of them for each.
-fn at_one_place(letters: u64) -> Vec<u8> {
-    let mut update = Vec::new();
-    push_varuint(&mut update, letters);
-    for client in (1..=letters).rev() {
-        update.push(1);
-        push_varuint(&mut update, client);
-        update.extend_from_slice(&[0, 4, 1, 1, b't', 1, b'x']);
-    }
-    update.push(0);
-    update
-}
-
-/// Follows a document; its channel.
-async fn follow(peer: &mut Peer, key: &str) -> u64 {
-    peer.send(Opcode::Subscribe, 1, format!(r#"{{"kind":"doc","key":"{key}"}}"#)).await;
-    loop {
-        if let Received::Frame(Opcode::Subscribed, 1, payload) = peer.receive().await {
-            return serde_json::from_slice::<Value>(&payload).unwrap()["channel"].as_u64().unwrap();
-        }
-    }
-}
-
-/// Sends an update; the `seq` or the code of the answer, or the code of the close.
-async fn change(peer: &mut Peer, channel: u64, update: &[u8]) -> Result<u64, i64> {
-    let mut payload = Vec::new();
-    push_varuint(&mut payload, channel);
-    payload.extend_from_slice(&[0, 2]);
-    push_varuint(&mut payload, update.len() as u64);
-    payload.extend_from_slice(update);
-    peer.send(Opcode::Doc, 2, payload).await;
-    loop {
-        match peer.receive().await {
-            Received::Frame(Opcode::Ack, 2, seq) => return Ok(split_varuint(&seq).unwrap().0),
-            Received::Frame(Opcode::Error, 2, error) => {
-                return Err(serde_json::from_slice::<Value>(&error).unwrap()["code"].as_i64().unwrap());
-            }
-            Received::Close(code) => return Err(code.into()),
-            Received::End => return Err(0),
-            _ => {}
-        }
-    }
-}
+use super::{all_gone, assert_serves, probe::assert_unnoticed, serve};
 
 #[tokio::test]
 async fn updates_that_take_too_long_are_given_up_and_the_third_ends_the_connection() {
     let running = serve(|builder| builder).await;
     let mut peer = Peer::v2(running.address).await;
-    let channel = follow(&mut peer, "d").await;
+    let channel = follow(&mut peer, 1, "d").await.unwrap();
     let (honest, slow) = (at_one_place(10), at_one_place(40_000));
     for outcome in [-32004, -32004, 1008] {
         assert_eq!(change(&mut peer, channel, &slow).await, Err(outcome));
     }
     let mut peer = Peer::v2(running.address).await;
-    let channel = follow(&mut peer, "d").await;
+    let channel = follow(&mut peer, 1, "d").await.unwrap();
     assert_eq!(change(&mut peer, channel, &honest).await, Ok(1), "what was refused has left nothing");
     assert_serves(&running).await;
 }
@@ -77,10 +41,88 @@ async fn slow_updates_are_not_noticed_by_others() {
         let slow = at_one_place(40_000);
         loop {
             let mut peer = Peer::v2(address).await;
-            let channel = follow(&mut peer, "d").await;
+            let channel = follow(&mut peer, 1, "d").await.unwrap();
             while change(&mut peer, channel, &slow).await == Err(-32004) {}
         }
     })
     .await;
+    assert_serves(&running).await;
+}
+
+/// Two send this update, which is accepted, without end, each time to a new document.
+async fn assert_documents_are_unnoticed(running: &Running, update: Vec<u8>) {
+    let (address, update, documents) = (running.address, Arc::new(update), Arc::new(AtomicU32::new(0)));
+    let sent = documents.clone();
+    let next = move || {
+        let (update, documents) = (update.clone(), documents.clone());
+        async move {
+            let mut peer = Peer::v2(address).await;
+            let key = documents.fetch_add(1, Relaxed).to_string();
+            let channel = follow(&mut peer, 1, &key).await.unwrap();
+            change(&mut peer, channel, &update).await
+        }
+    };
+    let started = Instant::now();
+    assert_eq!(next().await, Ok(1));
+    println!("one takes {:?}", started.elapsed());
+    assert_unnoticed(running, || {
+        let next = next.clone();
+        async move {
+            // A slow machine may refuse one for the time that it took; the other codes end the attack, which is noticed.
+            while matches!(next().await, Ok(1) | Err(-32004)) {}
+        }
+    })
+    .await;
+    println!("{sent:?} updates were sent");
+    assert!(sent.load(Relaxed) >= 3, "both attack");
+    assert_serves(running).await;
+}
+
+/// Documents that nobody follows leave memory at once.
+fn forgetful() -> Limits {
+    Limits { max_idle_docs: 0, doc_stay: Duration::ZERO, ..Limits::default() }
+}
+
+/// About as many blocks in one place as are applied in the time that an update may take.
+#[tokio::test]
+async fn slow_updates_that_are_accepted_are_not_noticed_by_others() {
+    let running = serve(|builder| builder.limits(forgetful())).await;
+    assert_documents_are_unnoticed(&running, at_one_place(3_000)).await;
+}
+
+/// Some 24 MB of memory for half a megabyte.
+#[tokio::test]
+async fn documents_of_many_blocks_are_not_noticed_by_others() {
+    let running = serve(|builder| builder.limits(forgetful())).await;
+    assert_documents_are_unnoticed(&running, entries(40_000)).await;
+}
+
+/// SUBSCRIBE and UNSUBSCRIBE of documents that are loaded for each SUBSCRIBE, and have another channel each time.
+#[tokio::test]
+async fn documents_that_are_loaded_anew_are_not_noticed_by_others() {
+    let running = serve(|builder| builder.limits(forgetful())).await;
+    let (address, attackers, loads) = (running.address, AtomicU32::new(0), Arc::new(AtomicU32::new(0)));
+    let update = entries(40_000);
+    for key in ["0", "1"] {
+        let mut author = Peer::v2(address).await;
+        let channel = follow(&mut author, 1, key).await.unwrap();
+        assert_eq!(change(&mut author, channel, &update).await, Ok(1));
+    }
+    all_gone(&running).await;
+    assert_unnoticed(&running, || {
+        let (key, loads) = ((attackers.fetch_add(1, Relaxed) % 2).to_string(), loads.clone());
+        async move {
+            let (mut peer, mut last) = (Peer::v2(address).await, 0);
+            loop {
+                let channel = follow(&mut peer, 1, &key).await.unwrap();
+                loads.fetch_add(u32::from(channel != last), Relaxed);
+                last = channel;
+                peer.send(Opcode::Unsubscribe, 1, "null").await;
+            }
+        }
+    })
+    .await;
+    println!("{loads:?} were loaded");
+    assert!(loads.load(Relaxed) >= 4, "the attackers are served, too");
     assert_serves(&running).await;
 }
