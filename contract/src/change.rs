@@ -16,7 +16,7 @@ use crate::{
 pub struct Change {
     /// The kind of the entry and its name, such as `rpc user.get`.
     pub place: String,
-    /// What differs.
+    /// The difference, in words.
     pub what: String,
     /// True if pages or programs built from the old contract fail with a server built from the new one.
     pub breaking: bool,

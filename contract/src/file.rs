@@ -70,7 +70,6 @@ fn compare<C: Contract>(path: &Path, write: bool) -> Result<(), FileError> {
         return Ok(());
     }
     if write {
-        // Whoever watches the file is not woken for nothing: it is written only if it differs.
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(io)?;
         }

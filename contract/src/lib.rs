@@ -45,8 +45,6 @@ pub use description::{Called, ContractError, Declaration, Description, Item, Nam
 pub use shape::{Contract, CrdtKey, Direction, DocKey, Event, Invalid, Key, Method, RoomKey};
 pub use ts_rs::TS;
 
-use render::render;
-
 /// The description of a contract.
 ///
 /// # Errors
@@ -64,10 +62,5 @@ pub fn describe<C: Contract>() -> Result<Description, ContractError> {
 ///
 /// As [`describe`].
 pub fn typescript<C: Contract>() -> Result<String, ContractError> {
-    Ok(render(&describe::<C>()?))
-}
-
-#[doc(hidden)]
-pub mod private {
-    pub use std::borrow::Cow;
+    Ok(describe::<C>()?.typescript())
 }

@@ -95,8 +95,8 @@ macro_rules! __key {
             const PATTERN: &'static str = $pattern;
             $($types)*
 
-            fn key(&self) -> $crate::private::Cow<'static, str> {
-                $crate::private::Cow::Borrowed($pattern)
+            fn key(&self) -> ::std::borrow::Cow<'static, str> {
+                ::std::borrow::Cow::Borrowed($pattern)
             }
         }
     };
@@ -112,9 +112,9 @@ macro_rules! __key {
             const PATTERN: &'static str = $pattern;
             $($types)*
 
-            fn key(&self) -> $crate::private::Cow<'static, str> {
+            fn key(&self) -> ::std::borrow::Cow<'static, str> {
                 let Self { $($field),* } = self;
-                $crate::private::Cow::Owned(::std::format!($pattern))
+                ::std::borrow::Cow::Owned(::std::format!($pattern))
             }
         }
     };

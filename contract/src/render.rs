@@ -4,8 +4,15 @@ use std::fmt::Write;
 
 use crate::description::{Description, Item};
 
-/// The module. Entries and types are in order of their names, documentation in comments.
-pub(crate) fn render(contract: &Description) -> String {
+impl Description {
+    /// The contract as one TypeScript module, which registers itself with the package `datasole`. Entries and types are in
+    /// order of their names, documentation in comments.
+    pub fn typescript(&self) -> String {
+        render(self)
+    }
+}
+
+fn render(contract: &Description) -> String {
     let mut out = String::new();
     let name = &contract.name;
     let _ = writeln!(out, "// Written by datasole from the contract {name}. Changes belong there.");

@@ -1,6 +1,6 @@
 //! The contract of a server, as it is published.
 
-use datasole_contract::{Contract, ContractError, Description, describe, typescript};
+use datasole_contract::{Contract, ContractError, Description, describe};
 
 /// A contract in all its forms.
 #[derive(Clone, Debug)]
@@ -12,6 +12,7 @@ pub(crate) struct Published {
 
 impl Published {
     pub(crate) fn of<C: Contract>() -> Result<Self, ContractError> {
-        Ok(Self { description: describe::<C>()?, typescript: typescript::<C>()? })
+        let description = describe::<C>()?;
+        Ok(Self { typescript: description.typescript(), description })
     }
 }

@@ -25,7 +25,7 @@ impl Undo {
     }
 }
 
-/// What undoes one operation. Pointers are resolved: no `-` for the end of an array.
+/// The inverse of one operation. Pointers are resolved: no `-` for the end of an array.
 #[derive(Debug)]
 pub(super) enum Inverse {
     Take { at: Pointer },

@@ -289,7 +289,7 @@ impl OpenDocument {
                 self.ask(cx, What::Difference, Question::Difference { theirs: theirs.to_vec() });
             }
             Some(Message::StateVector(_) | Message::Other) => {}
-            // What comes before the server's answer is in the answer, and may refer to what is not here.
+            // The server's answer contains the changes before it, and those may refer to others that are not here.
             Some(Message::Update { whole: false, .. }) if !self.complete => {}
             Some(Message::Update { update, whole }) => {
                 if whole && self.stage != Stage::Away {

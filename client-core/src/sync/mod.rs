@@ -309,7 +309,7 @@ impl Streams {
         for id in self.ids() {
             self.with(now, &id, |stream, cx| {
                 if !std::mem::replace(&mut stream.followed, true) {
-                    // What was given up without a connection is still refused.
+                    // A stream that was given up without a connection is still refused.
                     stream.start_over();
                     again.push(cx.stream.clone());
                 }

@@ -45,7 +45,7 @@ enum Handle {
     Document(Document),
 }
 
-/// What a handle of a state or a topic holds.
+/// The state or the topic that a handle follows.
 enum Joined {
     State(Arc<Signal>),
     Topic(Arc<Inbox>),

@@ -228,7 +228,7 @@ async fn closing_waits_no_longer_than_told() {
     assert!(closed.is_ok(), "the default is 5 s");
 }
 
-/// What is logged at WARN on the thread of a test, as messages.
+/// The messages that are logged at WARN on the thread of a test.
 #[derive(Clone, Default)]
 struct Warnings(Arc<Mutex<Vec<String>>>);
 

@@ -44,7 +44,7 @@ pub struct Builder {
     disconnected: Option<Hook>,
     data: Data,
     histories: HashMap<String, Replay>,
-    pub(super) crdts: HashMap<String, CrdtKind>,
+    crdts: HashMap<String, CrdtKind>,
     client_crdts: bool,
     backend: Option<Backend>,
     reconnect_window: Option<Duration>,

@@ -220,7 +220,7 @@ fn updates_that_wait_are_in_the_comparison_and_not_sent_beside_it() {
     assert!(sent[0].starts_with("> Doc 35"), "{sent:?}");
     peer.send(Opcode::Ack, 35, [0]);
     peer.check(&["progress d synced 0 34"]);
-    // What was sent before is of no interest any more.
+    // The answers to updates sent before change nothing any more.
     peer.send(Opcode::Ack, 3, [0]);
     assert_eq!(peer.drain(), Vec::<String>::new());
 }
