@@ -20,6 +20,8 @@ mod judge;
 pub mod kv;
 pub mod log;
 pub mod memory;
+#[cfg(feature = "nats")]
+pub mod nats;
 mod node;
 mod outlet;
 mod quota;
@@ -35,6 +37,8 @@ pub use error::BackendError;
 pub use kv::Kv;
 pub use log::Log;
 pub use memory::Memory;
+#[cfg(feature = "nats")]
+pub use nats::Nats;
 pub use node::Backend;
 #[cfg(feature = "redis")]
 pub use redis::Redis;

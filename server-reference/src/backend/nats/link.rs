@@ -1,0 +1,433 @@
+//! One node's connection: requests, the news of streams that it follows, and the bus. A task opens it again whenever it
+//! breaks; until then requests fail at once.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    pin::Pin,
+    sync::{Arc, Mutex, Weak},
+    task::{Context, Poll},
+};
+
+use async_nats::{Event, Message, Subscriber};
+use bytes::Bytes;
+use datasole_core::{Position, StreamId};
+use futures_util::{
+    Stream, StreamExt,
+    stream::{AbortHandle, Abortable, SelectAll},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{timeout, timeout_at},
+};
+
+use super::{
+    api::{ANSWER, number, unavailable},
+    record::{Record, join, split, take_u64},
+    session::{Backoff, Known, Options, Seen, Session, open},
+};
+use crate::{
+    backend::{
+        bus::{Delivery, NodeId},
+        error::BackendError,
+        log::{MAX_PUSH, News},
+        outlet::Outlet,
+    },
+    sync::lock,
+};
+
+/// News, and messages, that wait for a node, at most.
+const WAITING: usize = 1_024;
+/// Subscriptions that are made before the engine is asked whether they are in force.
+const BATCH: usize = 1_024;
+
+/// The messages that a subject brings.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    Stream(StreamId),
+    Topic(Arc<str>),
+    /// Messages for this node or for everybody.
+    Inbox,
+    /// This node's own, which come back once the engine has seen all that it sent before.
+    Echo,
+}
+
+type Answer = oneshot::Sender<Result<(), BackendError>>;
+
+enum Command {
+    Subscribe(Vec<(String, Source)>, Answer),
+    Unsubscribe(Vec<String>),
+}
+
+/// The node's handle of the connection; it closes with the last handle.
+pub(super) struct Link {
+    /// Names this link for ever: tells the node's own messages from others'.
+    pub(super) origin: u64,
+    pub(super) options: Arc<Options>,
+    commands: mpsc::UnboundedSender<Command>,
+    session: Mutex<Result<Arc<Session>, String>>,
+    news: Mutex<Option<mpsc::Receiver<News>>>,
+    inbox: Mutex<Option<mpsc::Receiver<Delivery>>>,
+}
+
+impl Link {
+    /// Opens the connection; its first subscription is the node's own inbox.
+    pub(super) async fn open(options: &Arc<Options>, origin: u64) -> Result<Arc<Self>, BackendError> {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let (news_out, news) = Outlet::new(WAITING, || News::Lost);
+        let (inbox_out, inbox) = Outlet::new(WAITING, || Delivery::Lost);
+        let (events, events_in) = mpsc::unbounded_channel();
+        let session = open(options, &Known::default(), &events).await?;
+        let link = Arc::new(Self {
+            origin,
+            options: Arc::clone(options),
+            commands,
+            session: Mutex::new(Ok(Arc::clone(&session))),
+            news: Mutex::new(Some(news)),
+            inbox: Mutex::new(Some(inbox)),
+        });
+        let reader = Reader { origin, sources: HashMap::new(), news: news_out, inbox: inbox_out };
+        let task = Task {
+            link: Arc::downgrade(&link),
+            options: Arc::clone(options),
+            reader,
+            commands: receiver,
+            subscriptions: SelectAll::new(),
+            echoes: VecDeque::new(),
+            echo: 0,
+        };
+        drop(tokio::spawn(task.run(session, events_in)));
+        let names = &options.names;
+        let own = [
+            (names.echo(origin), Source::Echo),
+            (names.everybody(), Source::Inbox),
+            (names.inbox(origin), Source::Inbox),
+        ];
+        link.subscribe(own.into()).await?;
+        Ok(link)
+    }
+
+    /// The connection, if there is one.
+    pub(super) fn session(&self) -> Result<Arc<Session>, BackendError> {
+        lock(&self.session).clone().map_err(BackendError::Unavailable)
+    }
+
+    /// In force, as are all commands before it, when this answers.
+    pub(super) async fn subscribe(&self, subjects: Vec<(String, Source)>) -> Result<(), BackendError> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(Command::Subscribe(subjects, answer)).map_err(|_| ended())?;
+        let limit = ANSWER * 2;
+        timeout(limit, answered)
+            .await
+            .map_or_else(|_| Err(unavailable(SILENT)), |answer| answer.unwrap_or_else(|_| Err(ended())))
+    }
+
+    pub(super) fn unsubscribe(&self, subjects: Vec<String>) {
+        // Fails when the task has ended, and with it all subscriptions.
+        let _ = self.commands.send(Command::Unsubscribe(subjects));
+    }
+
+    pub(super) fn news(&self) -> Result<mpsc::Receiver<News>, BackendError> {
+        lock(&self.news).take().ok_or_else(|| BackendError::Taken("this handle's news are another node's".into()))
+    }
+
+    pub(super) fn inbox(&self) -> Result<mpsc::Receiver<Delivery>, BackendError> {
+        lock(&self.inbox).take().ok_or_else(|| BackendError::Taken("this handle's inbox is another node's".into()))
+    }
+}
+
+const SILENT: &str = "the engine does not answer";
+
+fn ended() -> BackendError {
+    unavailable("the connection to the engine has ended")
+}
+
+/// A message that gives a turn to a link.
+pub(super) fn write_turn(to: u64) -> Bytes {
+    [&b"U"[..], &to.to_be_bytes()].concat().into()
+}
+
+/// A message as it is published.
+pub(super) fn write_delivery(origin: u64, bytes: &[u8]) -> Bytes {
+    join([origin], bytes)
+}
+
+/// The messages of one subject, each with where it came from.
+struct Tagged {
+    source: Arc<Source>,
+    messages: Subscriber,
+}
+
+impl Stream for Tagged {
+    type Item = (Arc<Source>, Message);
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let message = self.messages.poll_next_unpin(context);
+        message.map(|message| message.map(|message| (Arc::clone(&self.source), message)))
+    }
+}
+
+/// Reads messages and hands them on.
+struct Reader {
+    origin: u64,
+    sources: HashMap<String, (Arc<Source>, Option<AbortHandle>)>,
+    news: Outlet<News>,
+    inbox: Outlet<Delivery>,
+}
+
+impl Reader {
+    /// Hands a message on; answers the number of an echo.
+    fn read(&mut self, session: &Session, source: &Source, message: Message) -> Option<u64> {
+        match source {
+            Source::Stream(stream) => {
+                let stored = number(message.headers.as_ref(), "Nats-Sequence");
+                if let Some(news) = read_news(session, self.origin, stream, stored, message.payload) {
+                    self.news.send(news);
+                }
+                None
+            }
+            Source::Topic(topic) => {
+                self.deliver(Some(topic), message.payload);
+                None
+            }
+            Source::Inbox => {
+                self.deliver(None, message.payload);
+                None
+            }
+            Source::Echo => split(message.payload).map(|([number], _)| number),
+        }
+    }
+
+    fn deliver(&mut self, topic: Option<&Arc<str>>, mut payload: Bytes) {
+        if let Some(from) = take_u64(&mut payload).filter(|from| *from != self.origin) {
+            self.inbox.send(Delivery::Message { topic: topic.cloned(), from: NodeId(from), bytes: payload });
+        }
+    }
+
+    fn lose(&mut self) {
+        self.news.send(News::Lost);
+        self.inbox.send(Delivery::Lost);
+    }
+}
+
+/// The news in a message that the engine publishes when it has stored an append; `None` for this node's own.
+fn read_news(
+    session: &Session,
+    origin: u64,
+    stream: &StreamId,
+    stored: Option<u64>,
+    mut payload: Bytes,
+) -> Option<News> {
+    if payload.first() == Some(&b'U') {
+        let to = take_u64(&mut payload.slice(1..))?;
+        return (to == origin).then(|| News::Turn(stream.clone()));
+    }
+    let Record::Append(mut batch) = Record::read(payload.split_off(0))? else { return None };
+    if batch.generation > session.generation {
+        // Begun by another node: this one looks before it goes on.
+        session.api.broken.notify_one();
+        return None;
+    }
+    if let Some(number) = stored {
+        session.remember(stream, Seen::of(number, &batch));
+    }
+    if batch.origin == origin {
+        return None;
+    }
+    let fresh = batch.entries.split_off(batch.entries.len() - usize::try_from(batch.fresh).ok()?);
+    let seq = batch.first + batch.entries.len() as u64;
+    let epoch = super::log::epoch_now(batch.epoch, batch.generation, session.generation);
+    let stream = stream.clone();
+    let size: usize = fresh.iter().map(|entry| entry.bytes.len()).sum();
+    Some(if size > MAX_PUSH {
+        News::Advanced { stream, position: Position { epoch, seq: seq + fresh.len() as u64 - 1 } }
+    } else {
+        News::Entries { stream, first: Position { epoch, seq }, entries: fresh }
+    })
+}
+
+/// The task of a link. Ends when all handles of the link are gone.
+struct Task {
+    link: Weak<Link>,
+    options: Arc<Options>,
+    reader: Reader,
+    commands: mpsc::UnboundedReceiver<Command>,
+    subscriptions: SelectAll<Abortable<Tagged>>,
+    /// Subscriptions that wait for the echo of this number.
+    echoes: VecDeque<(u64, Answer)>,
+    echo: u64,
+}
+
+impl Task {
+    async fn run(mut self, mut session: Arc<Session>, mut events: mpsc::UnboundedReceiver<Event>) {
+        loop {
+            if self.serve(&session, &mut events).await.is_none() {
+                return;
+            }
+            tracing::warn!("the connection to the engine broke; trying again");
+            self.close("the connection to the engine broke");
+            let known = Known { generation: Some(session.generation), newest: session.newest() };
+            // Requests under way have their own handle of it, and end by themselves.
+            drop(session);
+            match self.reconnect(known).await {
+                Some(opened) => (session, events) = opened,
+                None => return,
+            }
+        }
+    }
+
+    /// Reads and subscribes until the connection breaks; `None` when the link has ended.
+    async fn serve(&mut self, session: &Arc<Session>, events: &mut mpsc::UnboundedReceiver<Event>) -> Option<()> {
+        loop {
+            tokio::select! {
+                biased;
+                event = events.recv() => match event {
+                    Some(Event::SlowConsumer(_)) => self.reader.lose(),
+                    Some(Event::Disconnected | Event::Closed | Event::Draining) | None => return Some(()),
+                    Some(_) => {}
+                },
+                () = session.api.broken.notified() => return Some(()),
+                Some((source, message)) = self.subscriptions.next(), if !self.subscriptions.is_empty() => {
+                    if let Some(echo) = self.reader.read(session, &source, message) {
+                        while self.echoes.front().is_some_and(|(number, _)| *number <= echo) {
+                            let answer = self.echoes.pop_front().map(|(_, answer)| answer.send(Ok(())));
+                            drop(answer);
+                        }
+                    }
+                }
+                command = self.commands.recv() => match command? {
+                    Command::Subscribe(subjects, answer) => {
+                        match timeout(ANSWER, self.subscribe(session, subjects)).await {
+                            Ok(Ok(())) => self.echoes.push_back((self.echo, answer)),
+                            _ => {
+                                let _ = answer.send(Err(unavailable(SILENT)));
+                                return Some(());
+                            }
+                        }
+                    }
+                    Command::Unsubscribe(subjects) => self.unsubscribe(&subjects),
+                },
+            }
+        }
+    }
+
+    async fn subscribe(&mut self, session: &Session, subjects: Vec<(String, Source)>) -> Result<(), BackendError> {
+        for (subject, source) in subjects {
+            if !self.reader.sources.contains_key(&subject) {
+                let source = Arc::new(source);
+                let handle = self.listen(session, &subject, &source).await?;
+                self.reader.sources.insert(subject, (source, Some(handle)));
+            }
+        }
+        self.send_echo(session).await
+    }
+
+    async fn listen(
+        &mut self,
+        session: &Session,
+        subject: &str,
+        source: &Arc<Source>,
+    ) -> Result<AbortHandle, BackendError> {
+        let messages = session.api.client.subscribe(subject.to_owned()).await.map_err(unavailable)?;
+        let (handle, registration) = AbortHandle::new_pair();
+        let tagged = Tagged { source: Arc::clone(source), messages };
+        self.subscriptions.push(Abortable::new(tagged, registration));
+        Ok(handle)
+    }
+
+    /// Sends a message that comes back when the engine has seen all subscriptions before it.
+    async fn send_echo(&mut self, session: &Session) -> Result<(), BackendError> {
+        self.echo += 1;
+        let subject = self.options.names.echo(self.reader.origin);
+        session.api.client.publish(subject, join([self.echo], b"")).await.map_err(unavailable)
+    }
+
+    fn unsubscribe(&mut self, subjects: &[String]) {
+        for subject in subjects {
+            if let Some((_, Some(handle))) = self.reader.sources.remove(subject) {
+                handle.abort();
+            }
+        }
+    }
+
+    /// Ends what stands on the connection.
+    fn close(&mut self, why: &str) {
+        if let Some(link) = self.link.upgrade() {
+            *lock(&link.session) = Err(why.to_owned());
+        }
+        self.subscriptions = SelectAll::new();
+        self.reader.sources.values_mut().for_each(|(_, handle)| *handle = None);
+        for (_, answer) in self.echoes.drain(..) {
+            let _ = answer.send(Err(unavailable(why)));
+        }
+    }
+
+    /// Connects until it succeeds. Subscriptions fail meanwhile: nobody waits for an engine that is away.
+    async fn reconnect(&mut self, known: Known) -> Option<(Arc<Session>, mpsc::UnboundedReceiver<Event>)> {
+        let mut backoff = Backoff::default();
+        loop {
+            while let Ok(command) = self.commands.try_recv() {
+                self.refuse(command);
+            }
+            self.link.upgrade()?;
+            match self.connect(&known).await {
+                Ok(opened) => return Some(opened),
+                Err(error) => {
+                    tracing::debug!(%error, "the engine cannot be reached");
+                    self.close(&match error {
+                        BackendError::Unavailable(why) => why,
+                        error => error.to_string(),
+                    });
+                }
+            }
+            let until = backoff.next();
+            while let Ok(command) = timeout_at(until, self.commands.recv()).await {
+                self.refuse(command?);
+            }
+        }
+    }
+
+    /// Connects and subscribes to everything again. Whoever reads learns what may have been lost meanwhile.
+    async fn connect(&mut self, known: &Known) -> Result<(Arc<Session>, mpsc::UnboundedReceiver<Event>), BackendError> {
+        let (events, events_in) = mpsc::unbounded_channel();
+        let session = open(&self.options, known, &events).await?;
+        let subjects: Vec<(String, Arc<Source>)> =
+            self.reader.sources.iter().map(|(subject, (source, _))| (subject.clone(), Arc::clone(source))).collect();
+        for batch in subjects.chunks(BATCH) {
+            timeout(ANSWER, self.renew(&session, batch)).await.map_err(|_| unavailable(SILENT))??;
+        }
+        if known.generation != Some(session.generation) {
+            self.reader.news.send(News::Generation(session.generation));
+        }
+        self.reader.lose();
+        if let Some(link) = self.link.upgrade() {
+            *lock(&link.session) = Ok(Arc::clone(&session));
+        }
+        Ok((session, events_in))
+    }
+
+    /// Subscribes again, and reads until that is in force.
+    async fn renew(&mut self, session: &Session, subjects: &[(String, Arc<Source>)]) -> Result<(), BackendError> {
+        for (subject, source) in subjects {
+            let handle = self.listen(session, subject, source).await?;
+            if let Some((_, kept)) = self.reader.sources.get_mut(subject) {
+                *kept = Some(handle);
+            }
+        }
+        self.send_echo(session).await?;
+        while let Some((source, message)) = self.subscriptions.next().await {
+            if self.reader.read(session, &source, message).is_some_and(|echo| echo >= self.echo) {
+                return Ok(());
+            }
+        }
+        Err(ended())
+    }
+
+    fn refuse(&mut self, command: Command) {
+        match command {
+            Command::Subscribe(_, answer) => {
+                let _ = answer.send(Err(unavailable("the engine cannot be reached")));
+            }
+            Command::Unsubscribe(subjects) => self.unsubscribe(&subjects),
+        }
+    }
+}
