@@ -8,7 +8,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     api::{ANSWER, unavailable},
-    link::{Link, Source, write_delivery},
+    link::{Link, Source},
 };
 use crate::backend::{
     bus::{Address, Bus, Delivery, NodeId},
@@ -34,7 +34,7 @@ impl Bus for Handle {
             Address::Node(node) => names.inbox(node.0),
             Address::Everybody => names.everybody(),
         };
-        let message = write_delivery(self.link.origin, &bytes);
+        let message = self.link.write_delivery(&bytes);
         let most = session.api.client.max_payload();
         if message.len() > most {
             return Err(BackendError::Full(format!(

@@ -4,7 +4,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     pin::Pin,
-    sync::{Arc, Mutex, Weak},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -12,11 +15,12 @@ use async_nats::{Event, Message, Subscriber};
 use bytes::Bytes;
 use datasole_core::{Position, StreamId};
 use futures_util::{
-    Stream, StreamExt,
+    FutureExt, Stream, StreamExt,
     stream::{AbortHandle, Abortable, SelectAll},
 };
 use tokio::{
     sync::{mpsc, oneshot},
+    task::unconstrained,
     time::{timeout, timeout_at},
 };
 
@@ -41,10 +45,16 @@ const WAITING: usize = 1_024;
 const BATCH: usize = 1_024;
 
 /// The messages that a subject brings.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) enum Source {
-    Stream(StreamId),
+    /// The news of a stream. A node that does not follow it hears only of its turn.
+    Stream {
+        id: StreamId,
+        is_followed: AtomicBool,
+    },
     Topic(Arc<str>),
+    /// Generations that begin.
+    Generations,
     /// Messages for this node or for everybody.
     Inbox,
     /// This node's own, which come back once the engine has seen all that it sent before.
@@ -63,6 +73,8 @@ pub(super) struct Link {
     /// Names this link for ever: tells the node's own messages from others'.
     pub(super) origin: u64,
     pub(super) options: Arc<Options>,
+    /// How many messages it has published.
+    published: AtomicU64,
     commands: mpsc::UnboundedSender<Command>,
     session: Mutex<Result<Arc<Session>, String>>,
     news: Mutex<Option<mpsc::Receiver<News>>>,
@@ -80,12 +92,14 @@ impl Link {
         let link = Arc::new(Self {
             origin,
             options: Arc::clone(options),
+            published: AtomicU64::new(0),
             commands,
             session: Mutex::new(Ok(Arc::clone(&session))),
             news: Mutex::new(Some(news)),
             inbox: Mutex::new(Some(inbox)),
         });
-        let reader = Reader { origin, sources: HashMap::new(), news: news_out, inbox: inbox_out };
+        let (sources, came) = (HashMap::new(), Vec::new());
+        let reader = Reader { origin, sources, news: news_out, inbox: inbox_out, came };
         let task = Task {
             link: Arc::downgrade(&link),
             options: Arc::clone(options),
@@ -95,14 +109,17 @@ impl Link {
             echoes: VecDeque::new(),
             echo: 0,
         };
-        drop(tokio::spawn(task.run(session, events_in)));
+        drop(tokio::spawn(task.run(Arc::clone(&session), events_in)));
         let names = &options.names;
         let own = [
             (names.echo(origin), Source::Echo),
+            (names.generations(), Source::Generations),
             (names.everybody(), Source::Inbox),
             (names.inbox(origin), Source::Inbox),
         ];
         link.subscribe(own.into()).await?;
+        // One that another node has begun meanwhile was not heard of: then the task looks again.
+        let _ = session.check_generation().await;
         Ok(link)
     }
 
@@ -126,6 +143,11 @@ impl Link {
         let _ = self.commands.send(Command::Unsubscribe(subjects));
     }
 
+    /// A message as it is published.
+    pub(super) fn write_delivery(&self, bytes: &[u8]) -> Bytes {
+        join([self.origin, self.published.fetch_add(1, Ordering::Relaxed)], bytes)
+    }
+
     pub(super) fn news(&self) -> Result<mpsc::Receiver<News>, BackendError> {
         lock(&self.news).take().ok_or_else(|| BackendError::Taken("this handle's news are another node's".into()))
     }
@@ -144,11 +166,6 @@ fn ended() -> BackendError {
 /// A message that gives a turn to a link.
 pub(super) fn write_turn(to: u64) -> Bytes {
     [&b"U"[..], &to.to_be_bytes()].concat().into()
-}
-
-/// A message as it is published.
-pub(super) fn write_delivery(origin: u64, bytes: &[u8]) -> Bytes {
-    join([origin], bytes)
 }
 
 /// The messages of one subject, each with where it came from.
@@ -172,16 +189,27 @@ struct Reader {
     sources: HashMap<String, (Arc<Source>, Option<AbortHandle>)>,
     news: Outlet<News>,
     inbox: Outlet<Delivery>,
+    /// Messages that have come and are not handed on: each with its sender and the sender's count.
+    came: Vec<(u64, u64, Delivery)>,
 }
 
 impl Reader {
     /// Hands a message on; answers the number of an echo.
     fn read(&mut self, session: &Session, source: &Source, message: Message) -> Option<u64> {
         match source {
-            Source::Stream(stream) => {
+            Source::Stream { id, is_followed } => {
                 let stored = number(message.headers.as_ref(), "Nats-Sequence");
-                if let Some(news) = read_news(session, self.origin, stream, stored, message.payload) {
+                let news = read_news(session, self.origin, id, stored, message.payload);
+                if let Some(news) =
+                    news.filter(|news| is_followed.load(Ordering::Relaxed) || matches!(news, News::Turn(_)))
+                {
                     self.news.send(news);
+                }
+                None
+            }
+            Source::Generations => {
+                if split(message.payload).is_some_and(|([generation], _)| generation > session.generation) {
+                    session.api.broken.notify_one();
                 }
                 None
             }
@@ -197,10 +225,16 @@ impl Reader {
         }
     }
 
-    fn deliver(&mut self, topic: Option<&Arc<str>>, mut payload: Bytes) {
-        if let Some(from) = take_u64(&mut payload).filter(|from| *from != self.origin) {
-            self.inbox.send(Delivery::Message { topic: topic.cloned(), from: NodeId(from), bytes: payload });
+    fn deliver(&mut self, topic: Option<&Arc<str>>, payload: Bytes) {
+        if let Some(([from, count], bytes)) = split(payload).filter(|([from, _], _)| *from != self.origin) {
+            self.came.push((from, count, Delivery::Message { topic: topic.cloned(), from: NodeId(from), bytes }));
         }
+    }
+
+    /// Hands on what has come, in the order in which each sender has sent it: subjects are read one by one.
+    fn hand_on(&mut self) {
+        self.came.sort_by_key(|(from, count, _)| (*from, *count));
+        self.came.drain(..).for_each(|(.., delivery)| self.inbox.send(delivery));
     }
 
     fn lose(&mut self) {
@@ -287,12 +321,9 @@ impl Task {
                 },
                 () = session.api.broken.notified() => return Some(()),
                 Some((source, message)) = self.subscriptions.next(), if !self.subscriptions.is_empty() => {
-                    if let Some(echo) = self.reader.read(session, &source, message) {
-                        while self.echoes.front().is_some_and(|(number, _)| *number <= echo) {
-                            let answer = self.echoes.pop_front().map(|(_, answer)| answer.send(Ok(())));
-                            drop(answer);
-                        }
-                    }
+                    self.read(session, &source, message);
+                    unconstrained(self.read_on(session)).await;
+                    self.reader.hand_on();
                 }
                 command = self.commands.recv() => match command? {
                     Command::Subscribe(subjects, answer) => {
@@ -310,13 +341,44 @@ impl Task {
         }
     }
 
+    fn read(&mut self, session: &Session, source: &Source, message: Message) {
+        let Some(echo) = self.reader.read(session, source, message) else { return };
+        while self.echoes.front().is_some_and(|(number, _)| *number <= echo) {
+            // Whoever asked may have given up.
+            let _ = self.echoes.pop_front().map(|(_, answer)| answer.send(Ok(())));
+        }
+    }
+
+    /// Reads everything that is there already. Of what one sender sent, whatever came before a message that was read is
+    /// read as well: the connection is read in order.
+    async fn read_on(&mut self, session: &Session) {
+        let mut silent = 0;
+        for _ in 0..WAITING {
+            match self.subscriptions.next().now_or_never().flatten() {
+                Some((source, message)) => {
+                    silent = 0;
+                    self.read(session, &source, message);
+                }
+                // It may have paused.
+                None if silent == 0 => silent = 1,
+                None => return,
+            }
+        }
+    }
+
     async fn subscribe(&mut self, session: &Session, subjects: Vec<(String, Source)>) -> Result<(), BackendError> {
         for (subject, source) in subjects {
-            if !self.reader.sources.contains_key(&subject) {
-                let source = Arc::new(source);
-                let handle = self.listen(session, &subject, &source).await?;
-                self.reader.sources.insert(subject, (source, Some(handle)));
+            if let Some((known, _)) = self.reader.sources.get(&subject) {
+                if let (Source::Stream { is_followed: now, .. }, Source::Stream { is_followed, .. }) =
+                    (&source, &**known)
+                {
+                    is_followed.fetch_or(now.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
+                continue;
             }
+            let source = Arc::new(source);
+            let handle = self.listen(session, &subject, &source).await?;
+            self.reader.sources.insert(subject, (source, Some(handle)));
         }
         self.send_echo(session).await
     }
@@ -395,6 +457,8 @@ impl Task {
         for batch in subjects.chunks(BATCH) {
             timeout(ANSWER, self.renew(&session, batch)).await.map_err(|_| unavailable(SILENT))??;
         }
+        // One that another node has begun meanwhile was not heard of.
+        session.check_generation().await?;
         if known.generation != Some(session.generation) {
             self.reader.news.send(News::Generation(session.generation));
         }
@@ -415,7 +479,9 @@ impl Task {
         }
         self.send_echo(session).await?;
         while let Some((source, message)) = self.subscriptions.next().await {
-            if self.reader.read(session, &source, message).is_some_and(|echo| echo >= self.echo) {
+            let echo = self.reader.read(session, &source, message);
+            self.reader.hand_on();
+            if echo.is_some_and(|echo| echo >= self.echo) {
                 return Ok(());
             }
         }

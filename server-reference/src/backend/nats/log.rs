@@ -439,7 +439,8 @@ impl Log for Handle {
     async fn follow(&self, streams: &[StreamId]) -> Result<(), BackendError> {
         self.link.session()?;
         let names = &self.link.options.names;
-        let subject = |stream: &StreamId| (names.news(stream), Source::Stream(stream.clone()));
+        let source = |stream: &StreamId| Source::Stream { id: stream.clone(), is_followed: true.into() };
+        let subject = |stream: &StreamId| (names.news(stream), source(stream));
         self.link.subscribe(streams.iter().map(subject).collect()).await
     }
 

@@ -123,6 +123,11 @@ impl Names {
         format!("{}.v.generation", self.prefix)
     }
 
+    /// Where nodes tell that another generation has begun.
+    pub(super) fn generations(&self) -> String {
+        format!("{}.b.g", self.prefix)
+    }
+
     pub(super) fn value(&self, key: &str) -> String {
         format!("{}.v.k.{}", self.prefix, token(key))
     }

@@ -85,6 +85,7 @@ pub(super) struct Session {
     newest: AtomicU64,
     heads: Mutex<HashMap<StreamId, Seen>>,
     clock: Arc<dyn Clock>,
+    generation_subject: String,
 }
 
 impl Session {
@@ -126,6 +127,17 @@ impl Session {
         lock(&self.heads).remove(stream);
     }
 
+    /// Fails when another generation has begun, after which this connection is replaced.
+    pub(super) async fn check_generation(&self) -> Result<(), BackendError> {
+        let stored = self.api.last(&self.values, &self.generation_subject).await?;
+        let stands = stored.and_then(|message| split::<2>(message.payload)).map(|([generation, _], _)| generation);
+        if stands == Some(self.generation) {
+            return Ok(());
+        }
+        self.api.broken.notify_one();
+        Err(unavailable("the engine has begun another generation"))
+    }
+
     async fn look(&self) -> Result<(), BackendError> {
         let asked = local(&*self.clock);
         let info =
@@ -150,7 +162,7 @@ fn unix_millis(text: &str) -> Option<u64> {
     let (clock, fraction) = time.split_once('.').unwrap_or((time, ""));
     let mut clock = clock.splitn(3, ':');
     let (hour, minute, second) = (part(clock.next()?)?, part(clock.next()?)?, part(clock.next()?)?);
-    let millis = part(&format!("{fraction:0<3}").get(..3)?.to_owned())?;
+    let millis = part(format!("{fraction:0<3}").get(..3)?)?;
     // Years that begin in March end with the leap day.
     let (year, month) = if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
     let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day;
@@ -194,6 +206,7 @@ pub(super) async fn open(
         newest: AtomicU64::new(info.state.last_seq),
         heads: Mutex::default(),
         clock: Arc::clone(&options.clock),
+        generation_subject: names.generation(),
     });
     session.look().await?;
     let weak = Arc::downgrade(&session);
@@ -203,6 +216,7 @@ pub(super) async fn open(
             let Some(session) = weak.upgrade() else { return };
             // What goes wrong shows itself: who does not answer is replaced.
             let _ = session.look().await;
+            let _ = session.check_generation().await;
         }
     });
     Ok(session)
@@ -318,6 +332,10 @@ async fn generation(api: &Api, options: &Options, known: &Known, newest: u64, bo
             return Ok(next);
         }
         if api.put(subject.clone(), join([next, boot], b""), Terms::after(after)).await?.is_some() {
+            if next != stands {
+                let told = api.client.publish(options.names.generations(), join([next], b"")).await;
+                told.map_err(unavailable)?;
+            }
             return Ok(next);
         }
     }

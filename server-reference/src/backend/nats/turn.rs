@@ -57,7 +57,8 @@ impl Handle {
                 Some(mut held) if held.until > now => {
                     // Whoever waits must hear, whether it follows the stream or not.
                     let subject = self.link.options.names.news(stream);
-                    self.link.subscribe(vec![(subject, Source::Stream(stream.clone()))]).await?;
+                    let source = Source::Stream { id: stream.clone(), is_followed: false.into() };
+                    self.link.subscribe(vec![(subject, source)]).await?;
                     held.queue.push(own);
                     held
                 }
