@@ -82,9 +82,9 @@ mod sealed {
 }
 
 macro_rules! urls {
-    ($($(for [$($generic:tt)*])? $type:ty: |$given:ident| $urls:expr;)*) => {$(
-        impl $(<$($generic)*>)? sealed::Sealed for $type {}
-        impl $(<$($generic)*>)? Urls for $type {
+    ($([$($generic:tt)*] $type:ty: |$given:ident| $urls:expr;)*) => {$(
+        impl<$($generic)*> sealed::Sealed for $type {}
+        impl<$($generic)*> Urls for $type {
             fn urls(self) -> Vec<String> {
                 let $given = self;
                 $urls
@@ -94,12 +94,12 @@ macro_rules! urls {
 }
 
 urls! {
-    &str: |url| vec![url.into()];
-    String: |url| vec![url];
-    &String: |url| vec![url.clone()];
-    for [S: Into<String>, const N: usize] [S; N]: |urls| urls.into_iter().map(Into::into).collect();
-    for [S: Into<String>] Vec<S>: |urls| urls.into_iter().map(Into::into).collect();
-    for [S: AsRef<str>] &[S]: |urls| urls.iter().map(|url| url.as_ref().into()).collect();
+    [] &str: |url| vec![url.into()];
+    [] String: |url| vec![url];
+    [] &String: |url| vec![url.clone()];
+    [S: Into<String>, const N: usize] [S; N]: |urls| urls.into_iter().map(Into::into).collect();
+    [S: Into<String>] Vec<S>: |urls| urls.into_iter().map(Into::into).collect();
+    [S: AsRef<str>] &[S]: |urls| urls.iter().map(|url| url.as_ref().into()).collect();
 }
 
 impl Builder {

@@ -5,7 +5,7 @@ use std::io::{Error, ErrorKind};
 
 use datasole_server::{
     AuthError, AuthRequest, Context, Identity, Limits, Server, StateError,
-    backend::{Engines, Urls},
+    backend::{Backend, Memory, Nats, Redis, Sqlite},
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -28,11 +28,10 @@ struct Mail {
 #[tokio::main(worker_threads = 2)]
 async fn main() -> std::io::Result<()> {
     let url = std::env::args().nth(1).ok_or_else(|| Error::new(ErrorKind::InvalidInput, "node URL"))?;
-    let engines = Engines::open(Urls::from(url.as_str())).await.map_err(Error::other)?;
     let limits = Limits { max_connections_per_address: None, ..Limits::default() };
     let server = Server::builder()
         .limits(limits)
-        .backend(engines.node().await.map_err(Error::other)?)
+        .backend(backend(&url).await?)
         .auth(|request: AuthRequest| async move {
             Ok::<_, AuthError>(request.token.map_or_else(Identity::anonymous, Identity::user))
         })
@@ -49,6 +48,16 @@ async fn main() -> std::io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("listening {}", listener.local_addr()?);
     server.serve(&listener, server.router()).await
+}
+
+async fn backend(url: &str) -> std::io::Result<Backend> {
+    Ok(match url.split_once(':') {
+        Some(("memory", _)) => Memory::default().into(),
+        Some(("sqlite", folder)) => Sqlite::open(folder).map_err(Error::other)?.into(),
+        Some(("redis", _)) => Redis::connect(url).await.map_err(Error::other)?.node().await.map_err(Error::other)?,
+        Some(("nats", _)) => Nats::connect(url).await.map_err(Error::other)?.node().await.map_err(Error::other)?,
+        _ => return Err(Error::new(ErrorKind::InvalidInput, "an engine that is not known")),
+    })
 }
 
 fn append(draft: &mut datasole_server::Draft<'_>, id: u64) -> Result<(), StateError> {

@@ -42,7 +42,9 @@ impl Bus for Handle {
             )));
         }
         let sent = timeout(ANSWER, session.api.client.publish(subject, message)).await;
-        sent.map_err(|_| unavailable("the engine does not answer"))?.map_err(unavailable)
+        sent.map_err(|_| unavailable("the engine does not answer"))?.map_err(unavailable)?;
+        // Those who subscribe now are sent it, whatever they do next.
+        self.link.subscribe(Vec::new()).await
     }
 
     async fn subscribe(&self, topics: &[Arc<str>]) -> Result<(), BackendError> {

@@ -33,7 +33,11 @@ pub(super) struct Handle {
 
 /// The moment `ttl` from now, in the engine's milliseconds; 0 for never.
 fn end(session: &Session, ttl: Option<Duration>) -> u64 {
-    ttl.map_or(0, |ttl| session.now().saturating_add(millis(ttl)).max(1))
+    match ttl {
+        None => 0,
+        Some(Duration::ZERO) => 1,
+        Some(ttl) => session.now().saturating_add(millis(ttl)).max(1),
+    }
 }
 
 fn is_over(session: &Session, ends: u64) -> bool {

@@ -183,10 +183,25 @@ impl Stream for Tagged {
     }
 }
 
+/// A subject that is subscribed to.
+struct Heard {
+    source: Arc<Source>,
+    handle: Option<AbortHandle>,
+    /// The echo with which the subscription ends.
+    ends_at: Option<u64>,
+}
+
+/// What waits for an echo.
+enum Reply {
+    To(Answer),
+    /// The end of these subscriptions.
+    End(Vec<String>),
+}
+
 /// Reads messages and hands them on.
 struct Reader {
     origin: u64,
-    sources: HashMap<String, (Arc<Source>, Option<AbortHandle>)>,
+    sources: HashMap<String, Heard>,
     news: Outlet<News>,
     inbox: Outlet<Delivery>,
     /// Messages that have come and are not handed on: each with its sender and the sender's count.
@@ -235,6 +250,26 @@ impl Reader {
     fn hand_on(&mut self) {
         self.came.sort_by_key(|(from, count, _)| (*from, *count));
         self.came.drain(..).for_each(|(.., delivery)| self.inbox.send(delivery));
+    }
+
+    fn ends_at(&mut self, subjects: &[String], echo: u64) {
+        for subject in subjects {
+            if let Some(heard) = self.sources.get_mut(subject) {
+                heard.ends_at = Some(echo);
+            }
+        }
+    }
+
+    /// Ends subscriptions that were to end with this echo or one before, and were not wanted again.
+    fn end(&mut self, subjects: &[String], echo: u64) {
+        for subject in subjects {
+            let is_over = |heard: &mut Heard| heard.ends_at.is_some_and(|at| at <= echo);
+            if self.sources.get_mut(subject).is_some_and(is_over)
+                && let Some(Heard { handle: Some(handle), .. }) = self.sources.remove(subject)
+            {
+                handle.abort();
+            }
+        }
     }
 
     fn lose(&mut self) {
@@ -286,8 +321,8 @@ struct Task {
     reader: Reader,
     commands: mpsc::UnboundedReceiver<Command>,
     subscriptions: SelectAll<Abortable<Tagged>>,
-    /// Subscriptions that wait for the echo of this number.
-    echoes: VecDeque<(u64, Answer)>,
+    /// What waits, for the echo of this number.
+    echoes: VecDeque<(u64, Reply)>,
     echo: u64,
 }
 
@@ -325,28 +360,49 @@ impl Task {
                     unconstrained(self.read_on(session)).await;
                     self.reader.hand_on();
                 }
-                command = self.commands.recv() => match command? {
-                    Command::Subscribe(subjects, answer) => {
-                        match timeout(ANSWER, self.subscribe(session, subjects)).await {
-                            Ok(Ok(())) => self.echoes.push_back((self.echo, answer)),
-                            _ => {
-                                let _ = answer.send(Err(unavailable(SILENT)));
-                                return Some(());
-                            }
-                        }
+                command = self.commands.recv() => {
+                    let command = command?;
+                    if !matches!(timeout(ANSWER, self.obey(session, command)).await, Ok(Ok(()))) {
+                        return Some(());
                     }
-                    Command::Unsubscribe(subjects) => self.unsubscribe(&subjects),
-                },
+                }
             }
         }
     }
 
     fn read(&mut self, session: &Session, source: &Source, message: Message) {
         let Some(echo) = self.reader.read(session, source, message) else { return };
-        while self.echoes.front().is_some_and(|(number, _)| *number <= echo) {
-            // Whoever asked may have given up.
-            let _ = self.echoes.pop_front().map(|(_, answer)| answer.send(Ok(())));
+        while let Some((_, reply)) = self.echoes.pop_front_if(|(number, _)| *number <= echo) {
+            match reply {
+                // Whoever asked may have given up.
+                Reply::To(answer) => drop(answer.send(Ok(()))),
+                Reply::End(subjects) => self.reader.end(&subjects, echo),
+            }
         }
+    }
+
+    /// Does what is asked for, and all else that is, before it asks for an echo.
+    async fn obey(&mut self, session: &Session, command: Command) -> Result<(), BackendError> {
+        let (mut next, number) = (Some(command), self.echo + 1);
+        for _ in 0..BATCH {
+            match next.take() {
+                Some(Command::Subscribe(subjects, answer)) => {
+                    self.subscribe(session, subjects).await?;
+                    self.echoes.push_back((number, Reply::To(answer)));
+                }
+                Some(Command::Unsubscribe(subjects)) => {
+                    // What was published before still comes.
+                    self.reader.ends_at(&subjects, number);
+                    self.echoes.push_back((number, Reply::End(subjects)));
+                }
+                None => break,
+            }
+            next = self.commands.try_recv().ok();
+        }
+        if let Some(command) = next {
+            self.refuse(command);
+        }
+        self.send_echo(session).await
     }
 
     /// Reads everything that is there already. Of what one sender sent, whatever came before a message that was read is
@@ -368,9 +424,10 @@ impl Task {
 
     async fn subscribe(&mut self, session: &Session, subjects: Vec<(String, Source)>) -> Result<(), BackendError> {
         for (subject, source) in subjects {
-            if let Some((known, _)) = self.reader.sources.get(&subject) {
+            if let Some(known) = self.reader.sources.get_mut(&subject) {
+                known.ends_at = None;
                 if let (Source::Stream { is_followed: now, .. }, Source::Stream { is_followed, .. }) =
-                    (&source, &**known)
+                    (&source, &*known.source)
                 {
                     is_followed.fetch_or(now.load(Ordering::Relaxed), Ordering::Relaxed);
                 }
@@ -378,9 +435,9 @@ impl Task {
             }
             let source = Arc::new(source);
             let handle = self.listen(session, &subject, &source).await?;
-            self.reader.sources.insert(subject, (source, Some(handle)));
+            self.reader.sources.insert(subject, Heard { source, handle: Some(handle), ends_at: None });
         }
-        self.send_echo(session).await
+        Ok(())
     }
 
     async fn listen(
@@ -403,23 +460,18 @@ impl Task {
         session.api.client.publish(subject, join([self.echo], b"")).await.map_err(unavailable)
     }
 
-    fn unsubscribe(&mut self, subjects: &[String]) {
-        for subject in subjects {
-            if let Some((_, Some(handle))) = self.reader.sources.remove(subject) {
-                handle.abort();
-            }
-        }
-    }
-
     /// Ends what stands on the connection.
     fn close(&mut self, why: &str) {
         if let Some(link) = self.link.upgrade() {
             *lock(&link.session) = Err(why.to_owned());
         }
         self.subscriptions = SelectAll::new();
-        self.reader.sources.values_mut().for_each(|(_, handle)| *handle = None);
-        for (_, answer) in self.echoes.drain(..) {
-            let _ = answer.send(Err(unavailable(why)));
+        self.reader.sources.retain(|_, heard| heard.ends_at.is_none());
+        self.reader.sources.values_mut().for_each(|heard| heard.handle = None);
+        for (_, reply) in self.echoes.drain(..) {
+            if let Reply::To(answer) = reply {
+                let _ = answer.send(Err(unavailable(why)));
+            }
         }
     }
 
@@ -453,7 +505,7 @@ impl Task {
         let (events, events_in) = mpsc::unbounded_channel();
         let session = open(&self.options, known, &events).await?;
         let subjects: Vec<(String, Arc<Source>)> =
-            self.reader.sources.iter().map(|(subject, (source, _))| (subject.clone(), Arc::clone(source))).collect();
+            self.reader.sources.iter().map(|(subject, heard)| (subject.clone(), Arc::clone(&heard.source))).collect();
         for batch in subjects.chunks(BATCH) {
             timeout(ANSWER, self.renew(&session, batch)).await.map_err(|_| unavailable(SILENT))??;
         }
@@ -473,8 +525,8 @@ impl Task {
     async fn renew(&mut self, session: &Session, subjects: &[(String, Arc<Source>)]) -> Result<(), BackendError> {
         for (subject, source) in subjects {
             let handle = self.listen(session, subject, source).await?;
-            if let Some((_, kept)) = self.reader.sources.get_mut(subject) {
-                *kept = Some(handle);
+            if let Some(heard) = self.reader.sources.get_mut(subject) {
+                heard.handle = Some(handle);
             }
         }
         self.send_echo(session).await?;
@@ -493,7 +545,9 @@ impl Task {
             Command::Subscribe(_, answer) => {
                 let _ = answer.send(Err(unavailable("the engine cannot be reached")));
             }
-            Command::Unsubscribe(subjects) => self.unsubscribe(&subjects),
+            Command::Unsubscribe(subjects) => {
+                subjects.iter().for_each(|subject| drop(self.reader.sources.remove(subject)));
+            }
         }
     }
 }

@@ -31,6 +31,8 @@ use crate::{
 
 /// How often the engine's clock is looked at, which is also a sign of life.
 const LOOK: Duration = Duration::from_secs(5);
+/// How long a comparison of clocks is believed; milliseconds.
+const AGE: u64 = 60_000;
 /// Heads that are remembered. When there are more all are forgotten, and read again.
 const HEADS: usize = 65_536;
 /// The oldest version with lifetimes of messages and answers of many.
@@ -82,6 +84,8 @@ pub(super) struct Session {
     pub(super) generation: u64,
     /// The engine's clock less this process's, in milliseconds.
     ahead: AtomicU64,
+    /// How long the answer took from which that is known, and when it came; milliseconds.
+    best: Mutex<(u64, u64)>,
     newest: AtomicU64,
     heads: Mutex<HashMap<StreamId, Seen>>,
     clock: Arc<dyn Clock>,
@@ -138,13 +142,19 @@ impl Session {
         Err(unavailable("the engine has begun another generation"))
     }
 
+    /// Compares the clocks. The answer that came soonest within a minute is believed.
     async fn look(&self) -> Result<(), BackendError> {
         let asked = local(&*self.clock);
         let info =
             self.api.info(&self.values, None).await?.ok_or_else(|| unavailable("the engine's streams are gone"))?;
         let answered = local(&*self.clock);
         let theirs = unix_millis(&info.ts).ok_or_else(|| corrupt("its time"))?;
-        self.ahead.store(theirs.wrapping_sub(asked + (answered - asked) / 2), Ordering::Relaxed);
+        let took = answered - asked;
+        let mut best = lock(&self.best);
+        if took <= best.0 || answered - best.1 > AGE {
+            *best = (took, answered);
+            self.ahead.store(theirs.wrapping_sub(asked + took / 2), Ordering::Relaxed);
+        }
         Ok(())
     }
 }
@@ -203,12 +213,15 @@ pub(super) async fn open(
         values,
         generation,
         ahead: AtomicU64::new(0),
+        best: Mutex::new((u64::MAX, 0)),
         newest: AtomicU64::new(info.state.last_seq),
         heads: Mutex::default(),
         clock: Arc::clone(&options.clock),
         generation_subject: names.generation(),
     });
-    session.look().await?;
+    for _ in 0..3 {
+        session.look().await?;
+    }
     let weak = Arc::downgrade(&session);
     tokio::spawn(async move {
         loop {
