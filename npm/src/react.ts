@@ -385,7 +385,7 @@ function useLive(
     if (initial && !ON_SERVER) seed(client, key, initial);
     return live(client, key);
   }, [client, key]);
-  const server = useMemo(() => rendered(initial), [initial]);
+  const server = useMemo(() => rendered(key === null ? undefined : initial), [key, initial]);
   const selector = useMemo(() => part(select), [select]);
   const equal = useMemo(() => same(equals), [equals]);
   return useSelection(readable, selector, equal, server);

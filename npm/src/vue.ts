@@ -241,7 +241,7 @@ function composablesOf<C extends ContractShape>(token: InjectionKey<AnyClient<an
         if (initial) seed(client, now, initial);
         return live(client, now);
       };
-      const state = useReadable(source, rendered(initial));
+      const state = useReadable(source, rendered(toValue(key) === null ? undefined : initial));
       const [selected, equal] = [part(select), same(equals)];
       let last: Live<any> = LOADING;
       const shown = computed(() => {
