@@ -242,13 +242,15 @@ describeInBrowser((spec) => {
     assert.equal(page.wire.sockets, 1);
   });
 
-  spec('events reach the handler of the last render', async (world) => {
+  spec('events reach the handler of the last render, and missed ones are told to who follows them', async (world) => {
     const page = await open(world);
     await page.evaluate(async () => {
       await connected();
       window.heard = [];
+      window.missed = [];
       const Chat = ({ prefix }) => {
-        useEvent('chat:message', ({ data }) => heard.push(prefix + data));
+        useEvent('chat:message', ({ data }) => heard.push(prefix + data), { onMissed: () => missed.push('chat') });
+        useEvent('other', () => {}, { onMissed: () => missed.push('other') });
         useEvent(null, () => heard.push('never'));
         return h('p', null, prefix);
       };
@@ -270,7 +272,11 @@ describeInBrowser((spec) => {
     await page.evaluate(() => client.emit('chat:message', 2));
     await until(page, () => heard.length === 2);
     assert.deepEqual(await page.evaluate(() => heard), ['a1', 'b2']);
-    assert.equal(page.wire.sent.filter((op) => op === OP.subscribe).length, 1);
+    assert.equal(page.wire.sent.filter((op) => op === OP.subscribe).length, 2);
+    await world.server.kill();
+    await world.server.restart();
+    await until(page, () => missed.length === 2);
+    assert.deepEqual((await page.evaluate(() => missed)).sort(), ['chat', 'other']);
   });
 
   spec('calls: a stable function, and how the last one went', async (world) => {

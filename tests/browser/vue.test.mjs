@@ -111,10 +111,12 @@ describeInBrowser((spec) => {
     const page = await open(world);
     await page.evaluate(() => {
       window.heard = [];
+      window.missed = [];
       window.topic = Vue.ref('chat:message');
       window.told = [];
       show(() => {
-        useEvent(topic, ({ data }) => heard.push(data));
+        useEvent(topic, ({ data }) => heard.push(data), { onMissed: () => missed.push('chat') });
+        useEvent('other', () => {}, { onMissed: () => missed.push('other') });
         const add = useMutation('add', { onSuccess: ({ sum }) => told.push(sum) });
         const failing = useMutation('fail', { onError: ({ message }) => told.push(message) });
         const { state, lost } = useConnection();
@@ -140,7 +142,11 @@ describeInBrowser((spec) => {
     });
     await until(page, () => heard.length === 2);
     assert.deepEqual(await page.evaluate(() => heard), [1, 3]);
-    assert.equal(page.wire.sent.filter((op) => op === OP.subscribe).length, 1);
+    assert.equal(page.wire.sent.filter((op) => op === OP.subscribe).length, 2);
+    await world.server.kill();
+    await world.server.restart();
+    await until(page, () => missed.length === 2);
+    assert.deepEqual((await page.evaluate(() => missed)).sort(), ['chat', 'other']);
   });
 
   spec('members, own presence, CRDTs and documents meet in two pages', async (world) => {
