@@ -171,6 +171,25 @@ describeInBrowser((spec) => {
     assert.equal(page.wire.sockets, 2);
   });
 
+  spec('hooks of another contract have a provider of their own, which connects the client it is given', async (world) => {
+    const page = await open(world);
+    await page.evaluate(() => {
+      const other = createHooks();
+      const bob = new DatasoleClient({ url: location.origin, useWorker: false, auth: { token: 'bob' } });
+      const Users = () => h('p', null, `${useConnection().userId} ${other.useConnection().userId}`);
+      const Outside = () => {
+        try {
+          return other.useClient();
+        } catch ({ message }) {
+          return h('p', null, message);
+        }
+      };
+      show(() => [h(Outside, { key: 1 }), h(other.DatasoleProvider, { client: bob, key: 2 }, h(Users))], { auth: { token: 'ann' } });
+    });
+    await text(page, 'datasole: there is no DatasoleProvider above this componentann bob');
+    assert.equal(page.wire.sockets, 2);
+  });
+
   spec('all parts of a tree show the same value, transitions included', async (world) => {
     const page = await open(world);
     const torn = await page.evaluate(async () => {
