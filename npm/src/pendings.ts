@@ -1,7 +1,6 @@
 /** The things that a client still has to send, or waits for. */
 import { call, listen, once } from './handlers.js';
 import { perObject, type Readable } from './readable.js';
-import type { DatasoleClient as FullClient } from './client.js';
 import type { DatasoleClient } from './slim.js';
 
 /** The number of things that would be lost, or whose outcome would not be known, if the page ended now. */
@@ -21,10 +20,13 @@ export const SETTLED: Pending = { calls: 0, crdt: 0, docs: 0, total: 0 };
 const pendingsOf = perObject((client: DatasoleClient<any>): Readable<Pending> => {
   const readers = new Set<() => void>();
   let now = SETTLED;
-  // Slim clients have none.
-  const store = () => (client as Partial<FullClient>).getCrdtStore?.();
   const getSnapshot = () => {
-    const [calls, crdt, docs] = [client.calls.open.size, store()?.pending ?? 0, 0];
+    const calls = client.calls.open.size;
+    let [crdt, docs] = [0, 0];
+    for (const [name, { stream }] of client.streams.all) {
+      if (name.startsWith('crdt')) crdt += stream.pending ?? 0;
+      else docs += stream.pending ?? 0;
+    }
     if (now.calls !== calls || now.crdt !== crdt || now.docs !== docs) now = { calls, crdt, docs, total: calls + crdt + docs };
     return now;
   };

@@ -1,8 +1,10 @@
 // Rooms, CRDTs, pending things and the connection as readables, and states that a server has rendered, against a worker that is the test.
 import assert from 'node:assert/strict';
 import { describe, it, mock } from 'node:test';
+import * as Y from 'yjs';
 import { connection, live, lost, me, members, others, pendings, replica, seed, type Readable } from '../src/live.js';
 import type { FromWorker } from '../src/protocol.js';
+import { DatasoleProvider } from '../src/yjs.js';
 import { CONNECTED, connected, makeClient, ready, settled } from './fake-worker.js';
 
 /** What a readable showed after each change. */
@@ -123,6 +125,21 @@ describe('pending things', () => {
     await assert.rejects(calls[1]!);
     assert.equal(await calls[0], 1);
     assert.equal(readable.getSnapshot().calls, 0, 'read without a reader, it is as it is');
+  });
+
+  it('are changes of documents, too', async () => {
+    const { client, worker } = await connected();
+    const doc = new Y.Doc();
+    const provider = new DatasoleProvider(client, 'd', doc);
+    client.presence('r').join(1);
+    const { seen } = watch(pendings(client));
+    doc.getText('t').insert(0, 'a');
+    await settled();
+    assert.deepEqual(seen, [{ calls: 0, crdt: 0, docs: 1, total: 1 }]);
+    worker.say({ t: 'progress', kind: 'doc', key: 'd', phase: 'synced', pending: 0, stored: 1 });
+    await settled();
+    assert.deepEqual(seen.at(-1), { calls: 0, crdt: 0, docs: 0, total: 0 });
+    provider.destroy();
   });
 
   it('end with the client', async () => {
