@@ -59,6 +59,7 @@ describeInBrowser((spec) => {
       const before = { ...renders };
       let batches = 0;
       const state = live(client, 'dashboard');
+      if (!Object.isFrozen(state.getSnapshot().data.rows[0])) throw new Error('a development build freezes values');
       state.subscribe(() => batches++);
       for (let n = 0; n < 5; n++) await Promise.all(Array.from({ length: 20 }, () => client.rpc('bump', { row: 1 })));
       // React has rendered what it was told.
