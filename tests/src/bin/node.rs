@@ -3,10 +3,7 @@
 
 use std::io::{Error, ErrorKind};
 
-use datasole_server::{
-    AuthError, AuthRequest, Context, Identity, Limits, Server, StateError,
-    backend::{Backend, Memory, Nats, Redis, Sqlite},
-};
+use datasole_server::{AuthError, AuthRequest, Context, Identity, Limits, Server, StateError, backend::Engines};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -28,10 +25,11 @@ struct Mail {
 #[tokio::main(worker_threads = 2)]
 async fn main() -> std::io::Result<()> {
     let url = std::env::args().nth(1).ok_or_else(|| Error::new(ErrorKind::InvalidInput, "node URL"))?;
+    let engines = Engines::open(url.as_str()).await.map_err(Error::other)?;
     let limits = Limits { max_connections_per_address: None, ..Limits::default() };
     let server = Server::builder()
         .limits(limits)
-        .backend(backend(&url).await?)
+        .backend(engines.node().await.map_err(Error::other)?)
         .auth(|request: AuthRequest| async move {
             Ok::<_, AuthError>(request.token.map_or_else(Identity::anonymous, Identity::user))
         })
@@ -48,16 +46,6 @@ async fn main() -> std::io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("listening {}", listener.local_addr()?);
     server.serve(&listener, server.router()).await
-}
-
-async fn backend(url: &str) -> std::io::Result<Backend> {
-    Ok(match url.split_once(':') {
-        Some(("memory", _)) => Memory::default().into(),
-        Some(("sqlite", folder)) => Sqlite::open(folder).map_err(Error::other)?.into(),
-        Some(("redis", _)) => Redis::connect(url).await.map_err(Error::other)?.node().await.map_err(Error::other)?,
-        Some(("nats", _)) => Nats::connect(url).await.map_err(Error::other)?.node().await.map_err(Error::other)?,
-        _ => return Err(Error::new(ErrorKind::InvalidInput, "an engine that is not known")),
-    })
 }
 
 fn append(draft: &mut datasole_server::Draft<'_>, id: u64) -> Result<(), StateError> {

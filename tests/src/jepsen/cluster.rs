@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -154,6 +154,14 @@ impl Cluster {
             Some(answer.starts_with("HTTP/1.1 200"))
         };
         timeout(Duration::from_secs(5), ask).await.ok().flatten().unwrap_or(false)
+    }
+
+    /// Writes through a node; whether it was acknowledged.
+    pub(super) async fn write(&self, number: usize, key: &str, id: u64) -> bool {
+        match Connection::open(self.nodes[number].client_side.address(), "writer").await {
+            Some(mut connection) => connection.call("write", &json!({ "key": key, "id": id })).await.is_some(),
+            None => false,
+        }
     }
 
     /// The ids in a state, as a node has it.

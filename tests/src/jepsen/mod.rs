@@ -17,7 +17,7 @@ use tokio::{sync::watch, time::sleep};
 pub use self::engine::Kind as Engine;
 use self::{client::Client, cluster::Cluster, nemesis::Nemesis, record::Record};
 use crate::{
-    history::{Function, History, Id, Kind, Placed},
+    history::{Function, History, How, Id, Kind, Placed},
     random::Random,
 };
 
@@ -63,6 +63,14 @@ pub async fn run(options: &Options) -> Outcome {
     let mut random = Random::new(options.seed);
     let record = Record::default();
     let mut cluster = Cluster::start(options).await;
+    // A stream without entries has no life yet that nodes could agree on.
+    for number in 0..KEYS {
+        let id = record.next();
+        let write = Function::Write { how: How::Append, id: Id(id), mark: None };
+        record.tell(0, 0, Kind::Invoke, &key(number), write.clone());
+        assert!(cluster.write(0, &key(number), id).await, "a first write");
+        record.tell(0, 0, Kind::Ok, &key(number), write);
+    }
     let addresses: Arc<[_]> = cluster.addresses().into();
     let (stop, stopping) = watch::channel(false);
     let clients: Vec<_> = (1..=options.clients)

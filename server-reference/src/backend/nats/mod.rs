@@ -25,7 +25,7 @@ use self::{
     names::Names,
     session::{Known, Options, REFUSED},
 };
-use super::{error::BackendError, memory::Random, node::Backend};
+use super::{error::BackendError, memory::Random, node::Backend, url::Url};
 use crate::clock::System;
 
 /// One NATS server or cluster, which several datasole nodes share.
@@ -84,21 +84,31 @@ fn decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-fn read(url: &str) -> Result<Options, BackendError> {
-    let (address, query) = url.split_once('?').unwrap_or((url, ""));
-    let (scheme, rest) = address.split_once("://").ok_or_else(|| invalid("no scheme"))?;
-    if !matches!(scheme, "nats" | "tls") {
+fn read(text: &str) -> Result<Options, BackendError> {
+    let url = Url::parse(text)?;
+    url.only("a NATS server", &["prefix", "replicas", "durable"])?;
+    let rest = url.address.strip_prefix(url.scheme).and_then(|rest| rest.strip_prefix("://"));
+    let Some(rest) = rest.filter(|_| matches!(url.scheme, "nats" | "tls")) else {
         return Err(invalid("another scheme"));
-    }
+    };
     let (user, hosts) = rest.rsplit_once('@').map_or((None, rest), |(user, hosts)| (Some(user), hosts));
     let mut options = Options {
         servers: Vec::new(),
         user: None,
         password: None,
         token: None,
-        names: Names::new("ds"),
-        replicas: 1,
-        durable: false,
+        names: Names::new(url.prefix()?.unwrap_or("ds")),
+        replicas: match url.option("replicas") {
+            None | Some("1") => 1,
+            Some("3") => 3,
+            Some("5") => 5,
+            Some(_) => return Err(invalid("replicas other than 1, 3 or 5")),
+        },
+        durable: match url.option("durable") {
+            None | Some("no") => false,
+            Some("yes") => true,
+            Some(_) => return Err(invalid("durable other than yes or no")),
+        },
         clock: Arc::new(System),
     };
     if let Some(user) = user {
@@ -109,24 +119,9 @@ fn read(url: &str) -> Result<Options, BackendError> {
         }
     }
     for host in hosts.trim_end_matches('/').split(',') {
-        let server: Result<ServerAddr, _> = format!("{scheme}://{host}").parse();
+        let server: Result<ServerAddr, _> = format!("{}://{host}", url.scheme).parse();
         let is_plain = !host.is_empty() && !host.contains('/');
         options.servers.push(server.ok().filter(|_| is_plain).ok_or_else(|| invalid("a damaged address"))?);
-    }
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let is_name = |value: &str| {
-            (1..=32).contains(&value.len())
-                && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-        };
-        match pair.split_once('=') {
-            Some(("prefix", value)) if is_name(value) => options.names = Names::new(value),
-            Some(("durable", "yes")) => options.durable = true,
-            Some(("durable", "no")) => options.durable = false,
-            Some(("replicas", value)) if matches!(value, "1" | "3" | "5") => {
-                options.replicas = value.parse().map_err(|_| invalid("replicas"))?;
-            }
-            _ => return Err(invalid(pair.split('=').next().unwrap_or_default())),
-        }
     }
     Ok(options)
 }
@@ -158,6 +153,17 @@ impl Nats {
         })?;
         let random: Random = Arc::new(|| getrandom::u64().unwrap_or_default());
         Ok(Self { options: Arc::new(options), random })
+    }
+
+    /// What may be lost, when.
+    pub(super) fn loss(&self) -> &'static str {
+        if self.options.durable {
+            return "nothing, as was declared";
+        }
+        if self.options.replicas > 1 {
+            return "nothing while a majority of the servers runs on";
+        }
+        "nothing when NATS is killed, the last two minutes when its machine fails; then all lives begin anew"
     }
 
     /// Handles of a node of its own, with a connection of its own.

@@ -126,6 +126,7 @@ async fn urls_are_checked_and_passwords_kept() {
     for url in [
         "http://127.0.0.1",
         "127.0.0.1",
+        "nats:127.0.0.1",
         "nats://",
         "nats://127.0.0.1?prefix=",
         "nats://127.0.0.1?prefix=a.b",
