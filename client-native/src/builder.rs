@@ -95,7 +95,6 @@ macro_rules! urls {
 
 urls! {
     [] &str: |url| vec![url.into()];
-    [] String: |url| vec![url];
     [] &String: |url| vec![url.clone()];
     [S: Into<String>, const N: usize] [S; N]: |urls| urls.into_iter().map(Into::into).collect();
     [S: Into<String>] Vec<S>: |urls| urls.into_iter().map(Into::into).collect();

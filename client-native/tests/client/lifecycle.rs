@@ -87,7 +87,7 @@ async fn several_urls_are_tried_in_turn() {
         closed.url()
     };
     let client = Client::builder([nobody.clone(), one.url(), nobody, other.url()]).reconnect(reconnect);
-    let (client, (mut peer, is_one)) = tokio::join!(client.connect(), async {
+    let (client, (peer, is_one)) = tokio::join!(client.connect(), async {
         tokio::select! {
             peer = one.accept_v2() => (peer, true),
             peer = other.accept_v2() => (peer, false),

@@ -203,7 +203,7 @@ impl Client {
         let until = Instant::now() + ANSWER;
         if self.random.below(5) == 0 {
             let to = user(1 + self.random.below(u64::from(clients)) as u32);
-            self.record.tell(self.process, self.node, Kind::Ok, &to, Function::Send { id: Id(id) });
+            self.record.tell(self.process, self.node, Kind::Invoke, &to, Function::Send { id: Id(id) });
             let request = connection.begin("mail", &json!({ "to": to, "id": id })).await;
             self.pending = Some(Pending { request, stream: None, id, until });
             return;
