@@ -148,7 +148,7 @@ it('carries no CRDTs to pages that use hooks with the slim client', async () => 
   const { build } = await import('esbuild');
   const size = async (contents: string) => {
     const options = { bundle: true, minify: true, write: false, format: 'esm', logLevel: 'silent' } as const;
-    const external = ['react', 'vue', './worker.mjs', './node.mjs', './datasole-probe.mjs'];
+    const external = ['react', 'vue', './worker.mjs', './node.mjs', './datasole-*.mjs'];
     const { outputFiles } = await build({ stdin: { contents, resolveDir: fileURLToPath(root) }, external, ...options });
     return outputFiles[0]!.text;
   };
