@@ -13,7 +13,7 @@ const root = new URL('../../', import.meta.url);
 const consumer = new Consumer();
 before(() => {
   consumer.make();
-  consumer.install('@types', 'csstype', 'react', 'vue', '@vue', 'svelte', 'solid-js', '@tanstack', 'yjs', 'y-protocols', 'lib0');
+  consumer.install('@types', 'csstype', 'react', 'react-dom', 'vue', '@vue', 'svelte', 'solid-js', '@tanstack', 'yjs', 'y-protocols', 'lib0');
 });
 after(() => consumer.remove());
 
@@ -134,6 +134,41 @@ it('a field that is renamed in Rust is an error in React and in Vue', () => {
     ['board.react', "Property 'title' does not exist on type 'Board'"],
     ['board.vue', "Property 'title' does not exist on type 'Board'"],
   ]);
+});
+
+it('the blocks of docs/frameworks.md compile', () => {
+  const text = readFileSync(new URL('../docs/frameworks.md', root), 'utf8');
+  const scripts = [...text.matchAll(/```(ts|tsx|vue|svelte)\n([^]*?)```/g)].map(([, kind, block], at) => {
+    // Of components of one file, the script; templates have compilers of their own.
+    const script = /<script[^>]*>([^]*?)<\/script>/.exec(block!)?.[1] ?? block!;
+    return [`block${at}.${kind === 'tsx' ? 'tsx' : 'ts'}`, `${script}\nexport {};`] as const;
+  });
+  assert.ok(scripts.length >= 7, `${scripts.length}`);
+  consumer.write({
+    'contract.ts': `
+      import type {} from 'datasole';
+      declare module 'datasole' {
+        interface Register {
+          contract: {
+            rpc: { rename: { params: { title: string }; result: void } };
+            events: { alert: { text: string } };
+            state: { board: { title: string }; [key: \`board:\${number}\`]: { title: string } };
+          };
+        }
+      }`,
+    'globals.ts': `
+      import type { DatasoleClient } from 'datasole/client';
+      declare global {
+        const client: DatasoleClient;
+        const App: any;
+        const token: string;
+        const toast: (text: string) => void;
+        interface Todo { id: string }
+      }`,
+  });
+  const options = ['--module', 'esnext', '--moduleResolution', 'bundler', '--jsx', 'react-jsx', '--skipLibCheck', '--target', 'es2022'];
+  const files = { ...Object.fromEntries(scripts), 'all.ts': `import './contract.js'; import './globals.js';` };
+  assert.deepEqual(consumer.complaints(files, '--lib', 'es2022,dom', ...options), []);
 });
 
 it('has components for the client of pages that a server renders: the directive is the first statement', () => {
