@@ -45,8 +45,17 @@ await Promise.all([
   bundle('probe.ts', 'datasole-probe.mjs', { format: 'esm' }),
   bundle('index.ts', 'index.mjs', module),
   bundle('live.ts', 'live.mjs', module),
+  bundle('bundled.ts', 'bundled.mjs', module),
+  bundle('client.workerd.ts', 'client.workerd.mjs', { ...module, external: ['*.wasm'] }),
   bundle('yjs.ts', 'yjs.mjs', { ...module, packages: 'external' }),
 ]);
+await bundle('inline.ts', 'inline.mjs', {
+  ...module,
+  define: {
+    INLINE_WORKER: JSON.stringify(await readFile(`dist/datasole-worker.v${protocol}.js`, 'utf8')),
+    INLINE_WASM: JSON.stringify(wasm.toString('base64')),
+  },
+});
 await Promise.all(['slim', 'client'].map(application));
 await declarations();
 
@@ -143,7 +152,7 @@ function siblings() {
 /** Of what the package shows; the worker's script shows nothing. */
 async function declarations() {
   execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json'], { stdio: 'inherit' });
-  const names = ['aliases', 'client', 'contract', 'errors', 'index', 'live', 'options', 'presence', 'server', 'slim', 'status', 'yjs'];
+  const names = ['aliases', 'bundled', 'client', 'contract', 'errors', 'index', 'inline', 'live', 'options', 'presence', 'server', 'slim', 'status', 'yjs'];
   const shown = names.map((name) => `${name}.d.ts`);
   const made = (await readdir('dist')).filter((name) => name.endsWith('.d.ts'));
   const hidden = [...made.filter((name) => !shown.includes(name)), 'crdt/replica.d.ts', 'crdt/json.d.ts'];

@@ -5,6 +5,7 @@
 import { Code } from './codes.js';
 import { localError, type DatasoleError } from './errors.js';
 import { delay } from './lifecycle.js';
+import type { DatasoleClientOptions } from './options.js';
 import { loadEngine, openWorker, type Port, type PortEvents } from './port.js';
 import { PROTOCOL_VERSION, type Batch, type Encoded, type FromWorker, type ToWorker } from './protocol.js';
 import type { Status } from './status.js';
@@ -20,6 +21,8 @@ export interface LinkOptions {
   /** Absolute where there is a page. */
   workerUrl: string;
   wasmUrl: string;
+  /** The application's own worker and wasm, for a server that has none of this version. */
+  fallback?: DatasoleClientOptions['fallback'];
   /** Of the upgrade request, where there is no page. */
   headers?: Record<string, string>;
 }
@@ -55,6 +58,7 @@ export class Link {
   #port?: Port;
   /** How often in a row the host could not be loaded. */
   #attempts = 0;
+  #closed = false;
   /** Ends an attempt, or begins the next. */
   #timer?: ReturnType<typeof setTimeout>;
 
@@ -86,6 +90,7 @@ export class Link {
     this.#outbox.push({ t: 'close' });
     this.#flush();
     this.#release(true);
+    this.#closed = true;
   }
 
   #load(): void {
@@ -157,8 +162,16 @@ export class Link {
 
   /** The host is of no use. `passing`: another attempt to load it may succeed. */
   #fail(message: string, passing: boolean): void {
+    const options = this.#options;
+    const { fallback } = options;
+    const early = !this.#port;
     this.#release(false);
-    const { reconnect = true, reconnectInterval = 1_000, maxReconnectAttempts = Infinity } = this.#options.core;
+    if (!IIFE && fallback && early) {
+      options.fallback = undefined;
+      const own = fallback().then(({ inlineWorker }) => Object.assign(options, inlineWorker()));
+      return void own.catch(() => {}).then(() => this.#closed || this.#load());
+    }
+    const { reconnect = true, reconnectInterval = 1_000, maxReconnectAttempts = Infinity } = options.core;
     if (!passing || !reconnect || this.#attempts >= maxReconnectAttempts) {
       return this.#events.failed(localError(Code.Host, message));
     }

@@ -46,6 +46,11 @@ export interface DatasoleClientOptions {
    * `file:` URL is taken too. Not used by a worker script that has it inside (`*.inline.*`).
    */
   wasmUrl?: string;
+  /**
+   * Loaded where the server's worker cannot be used, because it has none of this version: `() => import('datasole/inline')`. Modules
+   * only; scripts are the server's own.
+   */
+  fallback?: () => Promise<{ inlineWorker(): Pick<DatasoleClientOptions, 'worker' | 'wasmUrl'> }>;
   /** Accepted for compatibility; batched messages give its gain without cross-origin isolation. */
   useSharedArrayBuffer?: boolean;
   /** Try again after an attempt has failed or a connection was lost. Default `true`. */
@@ -124,6 +129,7 @@ export function resolve(options: DatasoleClientOptions): LinkOptions {
     },
     useWorker: options.useWorker ?? (!!options.worker || (typeof Worker === 'function' && typeof document === 'object')),
     worker: options.worker,
+    fallback: options.fallback,
     workerUrl,
     wasmUrl: wasmUrl || (options.wasmUrl ?? ''),
     headers: IIFE || page ? undefined : (headers ?? {}),
