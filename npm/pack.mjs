@@ -16,6 +16,7 @@ const PLATFORMS = {
   'linux-x64-musl': 'x86_64-unknown-linux-musl',
   'win32-x64-msvc': 'x86_64-pc-windows-msvc',
 };
+const LICENCES = 'LICENSE-*';
 const LIBC = { gnu: ['glibc'], musl: ['musl'] };
 
 const [program, target, folder] = process.argv.slice(2);
@@ -31,6 +32,7 @@ const nameOf = (platform) => `@datasole/cli-${platform}`;
 await rm(out, { recursive: true, force: true });
 const main = await stage('datasole', {
   ...manifest,
+  files: [...manifest.files, LICENCES],
   optionalDependencies: Object.fromEntries(Object.keys(PLATFORMS).map((platform) => [nameOf(platform), version])),
 });
 for (const name of ['README.md', 'bin', 'dist']) await cp(join(npm, name), join(main, name), { recursive: true });
@@ -42,10 +44,11 @@ const cli = await stage(`cli-${platform}`, {
   description: `The program datasole for ${platform}; installed by the package datasole.`,
   license,
   repository,
+  type: 'module',
   os: [os],
   cpu: [cpu],
   ...(LIBC[libc] && { libc: LIBC[libc] }),
-  files: ['bin'],
+  files: ['bin', LICENCES],
   preferUnplugged: true,
 });
 await mkdir(join(cli, 'bin'));

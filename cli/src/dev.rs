@@ -66,7 +66,11 @@ pub(crate) async fn run(mut dev: Dev) -> io::Result<ExitCode> {
 
 /// As the pages write it: a server that listens everywhere is here, too.
 fn url(address: SocketAddr) -> String {
-    if address.ip().is_unspecified() { format!("http://localhost:{}", address.port()) } else { format!("http://{address}") }
+    if address.ip().is_unspecified() {
+        format!("http://localhost:{}", address.port())
+    } else {
+        format!("http://{address}")
+    }
 }
 
 fn start(command: &[OsString], url: &str) -> io::Result<Option<Child>> {

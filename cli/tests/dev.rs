@@ -21,7 +21,10 @@ struct Dev {
 impl Dev {
     fn start(args: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_datasole"));
-        command.args(["dev", "--listen", "127.0.0.1:0", "--log", "warn"]).args(args).env("DATASOLE_URL", "http://wrong");
+        command
+            .args(["dev", "--listen", "127.0.0.1:0", "--log", "warn"])
+            .args(args)
+            .env("DATASOLE_URL", "http://wrong");
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         Self { child, stdout }
@@ -74,11 +77,9 @@ fn open(url: &str, origin: &str) -> String {
 fn pages_of_this_machine_connect_and_no_others() {
     let mut dev = Dev::start(&[]);
     let url = dev.line();
-    for (origin, status) in [
-        ("http://localhost:5173", "101"),
-        ("http://127.0.0.1:3000", "101"),
-        ("https://app.example", "403"),
-    ] {
+    for (origin, status) in
+        [("http://localhost:5173", "101"), ("http://127.0.0.1:3000", "101"), ("https://app.example", "403")]
+    {
         assert_eq!(open(&url, origin), status, "{origin}");
     }
     dev.signal("-INT");

@@ -1,5 +1,5 @@
 /**
- * Worker and wasm inside a module: 190 KB more, and no other file is loaded.
+ * Worker and wasm inside a module: 220 KB more, 93 KB in gzip, and no other file is loaded.
  *
  * @packageDocumentation
  */

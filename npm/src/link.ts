@@ -163,13 +163,13 @@ export class Link {
   /** The host is of no use. `passing`: another attempt to load it may succeed. */
   #fail(message: string, passing: boolean): void {
     const options = this.#options;
-    const { fallback } = options;
-    const early = !this.#port;
+    const fallback = !this.#port && options.fallback;
     this.#release(false);
-    if (!IIFE && fallback && early) {
+    if (!IIFE && fallback) {
       options.fallback = undefined;
-      const own = fallback().then(({ inlineWorker }) => Object.assign(options, inlineWorker()));
-      return void own.catch(() => {}).then(() => this.#closed || this.#load());
+      return void fallback()
+        .then((inline) => Object.assign(options, inline.inlineWorker()), () => {})
+        .then(() => this.#closed || this.#load());
     }
     const { reconnect = true, reconnectInterval = 1_000, maxReconnectAttempts = Infinity } = options.core;
     if (!passing || !reconnect || this.#attempts >= maxReconnectAttempts) {
@@ -209,7 +209,7 @@ async function open({ useWorker, worker, workerUrl, headers }: LinkOptions, even
 /** The wasm's bytes; none for a worker script that has it inside. */
 async function fetchWasm({ workerUrl, wasmUrl }: LinkOptions, signal: AbortSignal): Promise<ArrayBuffer | undefined> {
   if (workerUrl.includes('.inline.')) return;
-  if (!IIFE && !/^https?:/.test(wasmUrl)) return (await import('./node.js')).readWasm(wasmUrl);
+  if (!IIFE && !/^(https?|blob):/.test(wasmUrl)) return (await import('./node.js')).readWasm(wasmUrl);
   const response = await fetch(wasmUrl, { signal });
   return response.ok ? response.arrayBuffer() : undefined;
 }

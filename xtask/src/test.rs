@@ -103,7 +103,8 @@ fn browser_tests(report: &mut Report) {
 
 fn browser_command() -> Result<Command> {
     let mut node = program("node");
-    node.args(["--test", "--test-concurrency=1", "--test-reporter=tap"]).args(tools::specs(&project::root().join("tests/browser"))?);
+    node.args(["--test", "--test-concurrency=1", "--test-reporter=tap"])
+        .args(tools::specs(&project::root().join("tests/browser"))?);
     node.env("CHROMIUM", tools::chromium()?);
     node.env("FIXTURE", project::built(project::example("debug", "fixture"))?);
     node.env("TERMINAL", project::built(project::example("debug", "board"))?);

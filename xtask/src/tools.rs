@@ -127,7 +127,8 @@ pub(crate) fn browsers() -> Result<Vec<(&'static str, PathBuf)>> {
             ("XVFB", "xvfb", on_path("Xvfb")),
         ]
     };
-    let missing = || find().iter().filter(|(.., path)| path.is_none()).map(|(_, package, _)| *package).collect::<Vec<_>>();
+    let missing =
+        || find().iter().filter(|(.., path)| path.is_none()).map(|(_, package, _)| *package).collect::<Vec<_>>();
     if !missing().is_empty() && can_install() {
         install(&missing())?;
     }
