@@ -44,10 +44,15 @@ await Promise.all([
   bundle('node.ts', 'node.mjs', module),
   bundle('probe.ts', 'datasole-probe.mjs', { format: 'esm' }),
   bundle('index.ts', 'index.mjs', module),
-  bundle('live.ts', 'live.mjs', module),
   bundle('bundled.ts', 'bundled.mjs', module),
   bundle('client.workerd.ts', 'client.workerd.mjs', { ...module, external: ['*.wasm'] }),
-  bundle('yjs.ts', 'yjs.mjs', { ...module, packages: 'external' }),
+  ...['live', 'ssr', 'yjs', 'vue', 'vue-yjs', 'svelte', 'solid', 'tanstack-db'].map((name) =>
+    bundle(`${name}.ts`, `${name}.mjs`, { ...module, packages: 'external' }),
+  ),
+  // The first statement of the file, as servers want it that render components.
+  ...['react', 'react-yjs'].map((name) =>
+    bundle(`${name}.ts`, `${name}.mjs`, { ...module, packages: 'external', banner: { js: "'use client';" } }),
+  ),
 ]);
 await bundle('inline.ts', 'inline.mjs', {
   ...module,
@@ -132,6 +137,8 @@ function defines({ IIFE, INLINE_WASM }) {
   return {
     BUILD: JSON.stringify(version),
     IIFE: String(IIFE),
+    // Left to the application's bundler.
+    'process.env.NODE_ENV': 'process.env.NODE_ENV',
     INLINE_WASM: INLINE_WASM === undefined ? 'undefined' : JSON.stringify(INLINE_WASM),
   };
 }
@@ -141,7 +148,7 @@ function siblings() {
   return {
     name: 'siblings',
     setup({ onResolve }) {
-      onResolve({ filter: /^\.\/(worker|client|node|probe)\.js$/ }, ({ path }) => ({
+      onResolve({ filter: /^\.\/(worker|client|node|probe|live|react|vue|yjs)\.js$/ }, ({ path }) => ({
         path: path === './probe.js' ? './datasole-probe.mjs' : path.replace(/js$/, 'mjs'),
         external: true,
       }));
@@ -152,7 +159,8 @@ function siblings() {
 /** Of what the package shows; the worker's script shows nothing. */
 async function declarations() {
   execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json'], { stdio: 'inherit' });
-  const names = ['aliases', 'bundled', 'client', 'contract', 'errors', 'index', 'inline', 'live', 'options', 'presence', 'server', 'slim', 'status', 'yjs'];
+  const names = `aliases bundled client connection contract documents errors index inline live options pendings presence react react-yjs readable replicas
+    rooms server slim solid ssr status svelte tanstack-db vue vue-yjs yjs`.split(/\s+/);
   const shown = names.map((name) => `${name}.d.ts`);
   const made = (await readdir('dist')).filter((name) => name.endsWith('.d.ts'));
   const hidden = [...made.filter((name) => !shown.includes(name)), 'crdt/replica.d.ts', 'crdt/json.d.ts'];

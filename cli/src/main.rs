@@ -1,9 +1,9 @@
 //! `datasole`: the datasole server as a program.
 //!
-//! `flags` are the command line, `serve` is the life of a server, `dev` is one with a command beside it, `storage` where it
-//! keeps things, `doctor` asks a server from outside, `types` writes its contract, both over `http`, `descriptors` are what
-//! the system lets it have, `files` are those of `--static`, `demo` is the application behind `--demo`. Stdout carries one
-//! line, `listening HOST:PORT`, or with `dev` the URL; the log and errors go to stderr. The glossary is in ARCHITECTURE.md.
+//! `flags` are the command line, `serve` is the life of a server, `dev` is one with a command beside it, `doctor` asks a server
+//! from outside, `types` writes its contract, both over `http`, `descriptors` are what the system lets it have, `files` are
+//! those of `--static`, `demo` is the application behind `--demo`. Stdout carries one line, `listening HOST:PORT`, or with
+//! `dev` the URL; the log and errors go to stderr. The glossary is in ARCHITECTURE.md.
 
 mod demo;
 #[cfg(unix)]
@@ -14,7 +14,6 @@ mod files;
 mod flags;
 mod http;
 mod serve;
-mod storage;
 mod types;
 
 use std::process::ExitCode;
@@ -39,7 +38,8 @@ Examples:
   datasole serve --demo
   datasole serve --static ./public --relay chat:message
   datasole serve --data ./data --token SECRET=ann
-  datasole serve --redis redis://127.0.0.1
+  datasole serve --backend redis://127.0.0.1
+  datasole serve --backend redis://127.0.0.1 --log sqlite:./data
   datasole doctor https://app.example
   datasole types http://localhost:4000 --out web/src/contract.ts --watch
   datasole contract-check contract.json http://localhost:4000

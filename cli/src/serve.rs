@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use datasole_server::Server;
+use datasole_server::{Server, backend::Engines};
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
@@ -21,7 +21,6 @@ use crate::{
     demo::{self, Demo},
     files,
     flags::Flags,
-    storage::Storage,
 };
 
 /// Serves until Ctrl-C or SIGTERM.
@@ -32,27 +31,31 @@ pub(crate) async fn run(flags: &Flags) -> io::Result<()> {
     opened.serve(interrupted).await
 }
 
-/// A server that has its storage and its listener, and serves nobody yet: whoever connects waits in the listener's backlog.
+/// A server that has its engines and its listener, and serves nobody yet: whoever connects waits in the listener's backlog.
 pub(crate) struct Opened<'a> {
     flags: &'a Flags,
     users: Arc<HashMap<String, String>>,
-    storage: Storage,
+    engines: Option<Engines>,
     listener: TcpListener,
 }
 
 impl<'a> Opened<'a> {
     /// Begins the log and opens what the flags name.
     pub(crate) async fn new(flags: &'a Flags) -> io::Result<Self> {
-        let filter =
-            EnvFilter::builder().parse(&flags.log).map_err(|error| io::Error::other(format!("--log: {error}")))?;
+        let filter = EnvFilter::builder().parse(flags.level());
+        let filter = filter.map_err(|error| io::Error::other(format!("--log-level: {error}")))?;
         let colours = io::stderr().is_terminal();
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(io::stderr).init();
         #[cfg(unix)]
         descriptors::raise(flags.max_connections);
         let users = flags.tokens()?;
-        let storage = flags.storage().await.map_err(io::Error::other)?;
+        let engines = match flags.engines()? {
+            Some(urls) => Some(Engines::open(urls).await.map_err(io::Error::other)?),
+            None => None,
+        };
+        engines.iter().flat_map(Engines::describe).for_each(|line| tracing::info!("{line}"));
         let listener = listen(&flags.listen).await?;
-        Ok(Self { flags, users, storage, listener })
+        Ok(Self { flags, users, engines, listener })
     }
 
     pub(crate) fn address(&self) -> io::Result<SocketAddr> {
@@ -64,14 +67,14 @@ impl<'a> Opened<'a> {
     /// The demo restarts its server when a page asks for it: the next one takes over the listener, and clients that connect
     /// meanwhile wait in the listener's backlog.
     pub(crate) async fn serve(self, end: impl Future<Output = ()>) -> io::Result<()> {
-        let Self { flags, users, storage, listener } = self;
+        let Self { flags, users, engines, listener } = self;
         let mut end = pin!(end);
         let mut restarts = 0;
         loop {
             let demo = flags.demo.then(|| Demo::new(restarts));
             let mut builder = flags.builder(&users);
-            if let Some(backend) = storage.node().await.map_err(io::Error::other)? {
-                builder = builder.backend(backend);
+            if let Some(engines) = &engines {
+                builder = builder.backend(engines.node().await.map_err(io::Error::other)?);
             }
             if let Some(demo) = &demo {
                 builder = demo.handlers(builder);

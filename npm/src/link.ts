@@ -58,7 +58,6 @@ export class Link {
   #port?: Port;
   /** How often in a row the host could not be loaded. */
   #attempts = 0;
-  #closed = false;
   /** Ends an attempt, or begins the next. */
   #timer?: ReturnType<typeof setTimeout>;
 
@@ -90,7 +89,6 @@ export class Link {
     this.#outbox.push({ t: 'close' });
     this.#flush();
     this.#release(true);
-    this.#closed = true;
   }
 
   #load(): void {
@@ -106,7 +104,7 @@ export class Link {
     });
     this.#opening = opening;
     opening.catch((error) => {
-      if (this.#opening === opening) this.#fail(error instanceof Error ? error.message : String(error), !options.worker);
+      if (this.#opening === opening) this.#fail(String(error?.message ?? error), !options.worker);
     });
     const millis = core.connectTimeout!;
     this.#timer = setTimeout(
@@ -163,16 +161,12 @@ export class Link {
   /** The host is of no use. `passing`: another attempt to load it may succeed. */
   #fail(message: string, passing: boolean): void {
     const options = this.#options;
-    const fallback = !this.#port && options.fallback;
+    const own = !IIFE && !this.#port && options.fallback?.();
     this.#release(false);
-    if (!IIFE && fallback) {
-      options.fallback = undefined;
-      return void fallback()
-        .then((inline) => Object.assign(options, inline.inlineWorker()), () => {})
-        .then(() => this.#closed || this.#load());
-    }
+    // From the attempt on that begins after it has come.
+    if (own) own.then((inline) => Object.assign(options, inline.inlineWorker()), () => {});
     const { reconnect = true, reconnectInterval = 1_000, maxReconnectAttempts = Infinity } = options.core;
-    if (!passing || !reconnect || this.#attempts >= maxReconnectAttempts) {
+    if (!(passing || own) || !reconnect || this.#attempts >= maxReconnectAttempts) {
       return this.#events.failed(localError(Code.Host, message));
     }
     const retryInMs = Math.random() * Math.min(reconnectInterval * 2 ** this.#attempts++, 30_000);

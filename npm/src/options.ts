@@ -114,9 +114,10 @@ export function resolve(options: DatasoleClientOptions): LinkOptions {
   const secure = /^(https|wss):/.test(protocol) ? 's' : '';
   const served = `http${secure}://${path}/datasole-worker.v${PROTOCOL_VERSION}.js`;
   const workerUrl = new URL(options.workerUrl ?? served, page ?? served).href;
-  const wasmUrl = page ? new URL(options.wasmUrl ?? WASM_FILE, options.wasmUrl ? page : workerUrl).href : '';
+  const wasmUrl = page ? new URL(options.wasmUrl ?? WASM_FILE, options.wasmUrl ? page : workerUrl).href : (options.wasmUrl ?? '');
   const { token, via, headers } = options.auth ?? {};
   return {
+    ...options,
     core: {
       url: `ws${secure}://${path}`,
       token,
@@ -128,10 +129,8 @@ export function resolve(options: DatasoleClientOptions): LinkOptions {
       connectTimeout: options.connectTimeout ?? CONNECT_TIMEOUT,
     },
     useWorker: options.useWorker ?? (!!options.worker || (typeof Worker === 'function' && typeof document === 'object')),
-    worker: options.worker,
-    fallback: options.fallback,
     workerUrl,
-    wasmUrl: wasmUrl || (options.wasmUrl ?? ''),
+    wasmUrl,
     headers: IIFE || page ? undefined : (headers ?? {}),
   };
 }
