@@ -441,6 +441,8 @@ export class DatasoleClient<C extends ContractShape = Registered> {
         clearTimeout(this.#connectTimer);
         this.#opening ??= deferred();
         if (status.serverTime) this.#ahead = status.serverTime - Date.now();
+        // Whoever is let in now may have another token.
+        this.store.renew(true);
         this.#setStatus(status);
         this.#topics.renew(true);
         return this.#opening?.resolve();

@@ -177,9 +177,10 @@ export class Store {
     changed.forEach(notify);
   }
 
-  /** Follows all keys on a new core, keeping the values shown so far. */
-  renew(): void {
+  /** Follows all keys on a new core, keeping the values shown so far; on a new connection, those that were `refused`. */
+  renew(refused?: boolean): void {
     for (const [key, entry] of this.#entries) {
+      if (refused && !entry.refused) continue;
       entry.rev = entry.since?.seq;
       entry.lost = false;
       entry.id = 0;

@@ -13,7 +13,7 @@ const root = new URL('../../', import.meta.url);
 const consumer = new Consumer();
 before(() => {
   consumer.make();
-  consumer.install('@types', 'csstype', 'react', 'vue', '@vue', 'yjs', 'y-protocols', 'lib0');
+  consumer.install('@types', 'csstype', 'react', 'vue', '@vue', 'svelte', 'solid-js', '@tanstack', 'yjs', 'y-protocols', 'lib0');
 });
 after(() => consumer.remove());
 
@@ -28,10 +28,15 @@ describe('hooks and composables have the types of the contract', () => {
     `import * as V from 'datasole/vue';`,
     `import { fetchState } from 'datasole/ssr';`,
     `import { useDocument } from 'datasole/react/yjs';`,
+    `import * as L from 'datasole/live';`,
+    `import { liveState } from 'datasole/svelte';`,
+    `import { createLiveState } from 'datasole/solid';`,
+    `import { datasoleCollection } from 'datasole/tanstack-db';`,
+    `import { DatasoleClient } from 'datasole/client';`,
     `import { ref } from 'vue';`,
     `import './contract.mjs';`,
     `interface Other { rpc: { other: { params: number; result: string } }; events: { e: 1 }; state: { k: { n: number } } }`,
-    `const other = R.createHooks<Other>(); const otherV = V.createComposables<Other>();`,
+    `const other = R.createHooks<Other>(); const otherV = V.createComposables<Other>(); const client = new DatasoleClient();`,
   ];
   /** The same in both, but for refs. */
   const [right, wrong] = [
@@ -62,6 +67,12 @@ describe('hooks and composables have the types of the contract', () => {
       `V.useConnection().lost.value satisfies boolean; V.usePending().value.docs.toFixed();`,
       `otherV.useLiveState('k').data.value?.n.toFixed(); V.datasole(V.useClient());`,
       `fetchState('http://a', 'dashboard', { token: 't' }).then((state) => state?.value.title.length);`,
+      `L.members(client.presence('lobby')).getSnapshot()[0]?.value.x.toFixed(); L.me(client.presence('lobby')).update({ x: 1 });`,
+      `L.replica(client, 'likes', 'pn-counter').getSnapshot().value.toFixed(); L.pendings(client).getSnapshot().docs.toFixed();`,
+      `L.seed(client, 'dashboard', { value: { title: '', rows: {} }, epoch: 1, seq: 2 });`,
+      `liveState(client, 'dashboard').current.data?.title.length; liveState(client, 'board:a:1', ({ rows }) => rows).current.data?.[1];`,
+      `createLiveState(client, 'dashboard', ({ title }) => title.length)().data?.toFixed();`,
+      `datasoleCollection<{ id: string }, string>({ client, key: 'todos', getKey: ({ id }) => id }).sync.sync;`,
     ],
     [
       `R.useLiveState('dashboards');`,
@@ -89,6 +100,11 @@ describe('hooks and composables have the types of the contract', () => {
       `V.useMembers('hall');`,
       `V.useCrdt('likes', 'or-set');`,
       `fetchState('http://a', 'dashboards');`,
+      `L.me(client.presence('lobby')).update({ z: 1 });`,
+      `L.seed(client, 'dashboard', { value: 1, epoch: 1, seq: 2 });`,
+      `liveState(client, 'dashboards');`,
+      `createLiveState(client, 'dashboard', ({ name }) => name);`,
+      `datasoleCollection<{ id: string }, string>({ client, key: 'todos', getKey: ({ id }) => 1 });`,
     ],
   ];
   it(`compiles ${right!.length} right lines, and refuses ${wrong!.length} wrong ones`, () => {
