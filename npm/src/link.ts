@@ -149,7 +149,7 @@ export class Link {
 
   #greet(v: number, opening: Promise<Port>): void {
     if (v !== PROTOCOL_VERSION) {
-      return this.#fail(`the page speaks version ${PROTOCOL_VERSION} of the worker protocol, the worker script ${v}`, false);
+      return this.#fail(`the page needs version ${PROTOCOL_VERSION} of the worker script, this is ${v}`, false);
     }
     void Promise.all([opening, this.#wasm]).then(([port, wasm]) => {
       if (this.#opening !== opening) return;
@@ -164,15 +164,14 @@ export class Link {
     const own = !IIFE && !this.#port && options.fallback?.();
     this.#release(false);
     // From the attempt on that begins after it has come.
-    if (own) own.then((inline) => Object.assign(options, inline.inlineWorker()), () => {});
+    if (own) own.then((found) => Object.assign(options, found), () => {});
     const { reconnect = true, reconnectInterval = 1_000, maxReconnectAttempts = Infinity } = options.core;
     if (!(passing || own) || !reconnect || this.#attempts >= maxReconnectAttempts) {
       return this.#events.failed(localError(Code.Host, message));
     }
     const retryInMs = Math.random() * Math.min(reconnectInterval * 2 ** this.#attempts++, 30_000);
     this.#timer = setTimeout(() => this.#load(), retryInMs);
-    const reason = { kind: 'host', message } as const;
-    this.#events.retrying({ state: 'reconnecting', attempt: this.#attempts, retryInMs, reason });
+    this.#events.retrying({ state: 'reconnecting', attempt: this.#attempts, retryInMs, reason: { kind: 'host', message } });
   }
 
   #release(gently: boolean): void {

@@ -47,10 +47,10 @@ export interface DatasoleClientOptions {
    */
   wasmUrl?: string;
   /**
-   * Loaded where the server's worker cannot be used, because it has none of this version: `() => import('datasole/inline')`. Modules
-   * only; scripts are the server's own.
+   * Asked for other ones where the server's worker cannot be used, because it has none of this version:
+   * `async () => (await import('datasole/inline')).inlineWorker()`. Modules only; scripts are the server's own.
    */
-  fallback?: () => Promise<{ inlineWorker(): Pick<DatasoleClientOptions, 'worker' | 'wasmUrl'> }>;
+  fallback?: () => Promise<Pick<DatasoleClientOptions, 'worker' | 'wasmUrl'>>;
   /** Accepted for compatibility; batched messages give its gain without cross-origin isolation. */
   useSharedArrayBuffer?: boolean;
   /** Try again after an attempt has failed or a connection was lost. Default `true`. */
@@ -111,7 +111,8 @@ export function resolve(options: DatasoleClientOptions): LinkOptions {
   const { protocol, host, pathname } = new URL(given, page);
   if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`the url must begin with http, https, ws or wss: ${given}`);
   const path = `${host}${pathname.replace(/\/+$/, '')}/${(options.path ?? DEFAULT_WS_PATH).replace(/^\/+|\/+$/g, '')}`;
-  const secure = /^(https|wss):/.test(protocol) ? 's' : '';
+  // https and wss, not ws.
+  const secure = /[ps]s:/.test(protocol) ? 's' : '';
   const served = `http${secure}://${path}/datasole-worker.v${PROTOCOL_VERSION}.js`;
   const workerUrl = new URL(options.workerUrl ?? served, page ?? served).href;
   const wasmUrl = page ? new URL(options.wasmUrl ?? WASM_FILE, options.wasmUrl ? page : workerUrl).href : (options.wasmUrl ?? '');

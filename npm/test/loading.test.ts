@@ -103,8 +103,8 @@ describe('starting', () => {
   ] as const) {
     it(`a script that ${why} is replaced by the application's own, and nothing that waits is lost`, async () => {
       const own: FakeWorker[] = [];
-      const inlineWorker = () => ({ worker: () => (own.push(new FakeWorker()), own.at(-1) as never), wasmUrl: '/own.wasm' });
-      const client = makeClient({ maxReconnectAttempts: 2, reconnectInterval: 0, fallback: async () => ({ inlineWorker }) });
+      const fallback = async () => ({ worker: () => (own.push(new FakeWorker()), own.at(-1) as never), wasmUrl: '/own.wasm' });
+      const client = makeClient({ maxReconnectAttempts: 2, reconnectInterval: 0, fallback });
       const opened = client.connect();
       const call = client.rpc('m');
       await settled();
@@ -124,13 +124,13 @@ describe('starting', () => {
   }
 
   it('a client that ends while its own worker is loaded starts none', async () => {
-    let load = (_: { inlineWorker(): object }) => {};
+    let load = (_: object) => {};
     const client = makeClient({ reconnectInterval: 0, fallback: () => new Promise((resolve) => (load = resolve as never)) });
     const opened = client.connect();
     await settled();
     FakeWorker.all[0]!.fail();
     await Promise.all([assert.rejects(opened, { code: -32104 }), client.disconnect()]);
-    load({ inlineWorker: () => ({ worker: () => new FakeWorker() as never }) });
+    load({ worker: () => new FakeWorker() as never });
     await settled();
     assert.equal(FakeWorker.all.length, 1);
   });
