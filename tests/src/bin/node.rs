@@ -34,8 +34,8 @@ async fn main() -> std::io::Result<()> {
             Ok::<_, AuthError>(request.token.map_or_else(Identity::anonymous, Identity::user))
         })
         .rpc("write", |context: Context, Write { key, id }: Write| async move {
-            context.server().state().update(&key, |draft| append(draft, id)).await?;
-            Ok(id)
+            let at = context.server().state().update(&key, |draft| append(draft, id)).await?;
+            Ok(json!({ "epoch": at.epoch, "seq": at.seq }))
         })
         .rpc("mail", |context: Context, Mail { to, id }: Mail| async move {
             context.server().to_user(&to).emit("mail", &id).await?;

@@ -110,7 +110,7 @@ fn user(process: u32) -> String {
     format!("user-{process}")
 }
 
-fn mark_of(body: &Value) -> Option<Mark> {
+pub(super) fn mark_of(body: &Value) -> Option<Mark> {
     Some(Mark { epoch: body["epoch"].as_u64()?, seq: body["seq"].as_u64()? })
 }
 
@@ -147,12 +147,12 @@ impl Client {
     /// What is not answered may have been done.
     fn leave(&mut self) {
         if let Some(Pending { stream: Some(stream), id, .. }) = self.pending.take() {
-            self.written(stream, id, Kind::Info);
+            self.written(stream, id, Kind::Info, None);
         }
     }
 
-    fn written(&self, stream: usize, id: u64, kind: Kind) {
-        let write = Function::Write { how: How::Append, id: Id(id), mark: None };
+    fn written(&self, stream: usize, id: u64, kind: Kind, mark: Option<Mark>) {
+        let write = Function::Write { how: How::Append, id: Id(id), mark };
         self.record.tell(self.process, self.node, kind, &key(stream), write);
     }
 
@@ -209,7 +209,7 @@ impl Client {
             return;
         }
         let stream = self.below(KEYS);
-        self.written(stream, id, Kind::Invoke);
+        self.written(stream, id, Kind::Invoke, None);
         let request = connection.begin("write", &json!({ "key": key(stream), "id": id })).await;
         self.pending = Some(Pending { request, stream: Some(stream), id, until });
     }
@@ -224,7 +224,8 @@ impl Client {
                     self.record.count(if is_done { "answered" } else { "refused" });
                     if let Some(stream) = stream {
                         // What is refused may be stored.
-                        self.written(stream, id, if is_done { Kind::Ok } else { Kind::Info });
+                        let kind = if is_done { Kind::Ok } else { Kind::Info };
+                        self.written(stream, id, kind, mark_of(&body["result"]).filter(|_| is_done));
                     }
                     return true;
                 }
@@ -310,9 +311,9 @@ impl Client {
         while !*stopping.borrow() {
             sleep(self.think()).await;
             let (id, stream) = (self.record.next(), self.below(KEYS));
-            self.written(stream, id, Kind::Invoke);
-            let answer = client.call::<_, u64>("write", &json!({ "key": key(stream), "id": id })).await;
-            let kind = match answer {
+            self.written(stream, id, Kind::Invoke, None);
+            let answer = client.call::<_, Value>("write", &json!({ "key": key(stream), "id": id })).await;
+            let kind = match &answer {
                 Ok(_) => Kind::Ok,
                 // Nothing was sent.
                 Err(CallError::Failed(CallFailure::Refused(_))) => Kind::Fail,
@@ -323,7 +324,7 @@ impl Client {
             } else {
                 "not answered to native clients"
             });
-            self.written(stream, id, kind);
+            self.written(stream, id, kind, answer.ok().as_ref().and_then(mark_of));
         }
         client.close().await;
     }

@@ -16,11 +16,14 @@ use tokio::{
 
 use super::{
     Options,
-    client::Connection,
+    client::{Connection, mark_of},
     engine::{Engine, Kind, signal},
     record::Record,
 };
-use crate::proxy::{Proxy, Weather};
+use crate::{
+    history::Mark,
+    proxy::{Proxy, Weather},
+};
 
 /// How long anything may take to come to rest.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -156,12 +159,10 @@ impl Cluster {
         timeout(Duration::from_secs(5), ask).await.ok().flatten().unwrap_or(false)
     }
 
-    /// Writes through a node; whether it was acknowledged.
-    pub(super) async fn write(&self, number: usize, key: &str, id: u64) -> bool {
-        match Connection::open(self.nodes[number].client_side.address(), "writer").await {
-            Some(mut connection) => connection.call("write", &json!({ "key": key, "id": id })).await.is_some(),
-            None => false,
-        }
+    /// Writes through a node; where the entry is, if it was acknowledged.
+    pub(super) async fn write(&self, number: usize, key: &str, id: u64) -> Option<Mark> {
+        let mut connection = Connection::open(self.nodes[number].client_side.address(), "writer").await?;
+        mark_of(&connection.call("write", &json!({ "key": key, "id": id })).await?)
     }
 
     /// The ids in a state, as a node has it.

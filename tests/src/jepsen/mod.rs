@@ -66,10 +66,11 @@ pub async fn run(options: &Options) -> Outcome {
     // A stream without entries has no life yet that nodes could agree on.
     for number in 0..KEYS {
         let id = record.next();
-        let write = Function::Write { how: How::Append, id: Id(id), mark: None };
-        record.tell(0, 0, Kind::Invoke, &key(number), write.clone());
-        assert!(cluster.write(0, &key(number), id).await, "a first write");
-        record.tell(0, 0, Kind::Ok, &key(number), write);
+        let write = |mark| Function::Write { how: How::Append, id: Id(id), mark };
+        record.tell(0, 0, Kind::Invoke, &key(number), write(None));
+        let mark = cluster.write(0, &key(number), id).await;
+        assert!(mark.is_some(), "a first write");
+        record.tell(0, 0, Kind::Ok, &key(number), write(mark));
     }
     let addresses: Arc<[_]> = cluster.addresses().into();
     let (stop, stopping) = watch::channel(false);
