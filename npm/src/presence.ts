@@ -20,8 +20,7 @@ export interface PresenceOptions {
 }
 
 /**
- * A presence room, which this client may join. Nothing is stored: a value lasts as long as its connection, and this
- * client joins again on reconnecting.
+ * A presence room. A value lasts as long as its connection; on reconnecting the client joins again.
  *
  * @example
  * ```ts
@@ -45,8 +44,7 @@ export class Room<T = any> {
 
   /** @internal */
   constructor(open: (room: Stream) => Port, self: () => string | undefined) {
-    this.#open = open;
-    this.#self = self;
+    [this.#open, this.#self] = [open, self];
   }
 
   /** The members; a new array after each change. Current while this client is a member or has subscribed. */

@@ -17,16 +17,16 @@ export interface ReplicaHost {
   storage?: CrdtStorage;
 }
 
-/** An operation that is not in the confirmed state, and its secret; `stored`: the server has acknowledged it. */
-type Own = { edit: number; operation: CrdtOperation; secret: string; stored?: boolean };
+/** An operation as it is sent and saved. */
+type Signed = CrdtOperation & { secret?: string };
+
+/** An operation that is not in the confirmed state; `stored`: the server has acknowledged it. */
+type Own = { edit: number; operation: Signed; stored?: boolean };
 
 /** See the module. */
 export class Replica implements Outbox, Stream {
   readonly crdt: Crdt;
   readonly #confirmed: Crdt;
-  readonly #key: string;
-  readonly #host: ReplicaHost;
-  readonly #tell: () => void;
   readonly #port: Port;
   /** By the operations' ids, in the order of the edits. */
   readonly #own = new Map<string, Own>();
@@ -36,21 +36,18 @@ export class Replica implements Outbox, Stream {
   #loaded = false;
   /** Saves, and tells. */
   readonly #changed = once(() => {
-    const rest = Array.from(this.#own.values(), whole);
-    if (this.#loaded) guarded(() => this.#host.storage?.save(this.#key, rest.length ? JSON.stringify(rest) : undefined));
-    this.#tell();
+    const rest = Array.from(this.#own.values(), ({ operation }) => operation);
+    if (this.#loaded) guarded(() => this.host.storage?.save(this.key, rest.length ? JSON.stringify(rest) : undefined));
+    this.tell();
   });
 
   /** `tell` is called when {@link pending} may have changed. */
   constructor(
-    key: string,
+    private readonly key: string,
     make: () => Crdt,
-    host: ReplicaHost,
-    tell: () => void,
+    private readonly host: ReplicaHost,
+    private readonly tell: () => void,
   ) {
-    this.#key = key;
-    this.#host = host;
-    this.#tell = tell;
     this.crdt = make();
     this.crdt.outbox = this;
     this.#confirmed = make();
@@ -58,9 +55,7 @@ export class Replica implements Outbox, Stream {
     void this.#restore();
   }
 
-  now(): number {
-    return this.#host.now();
-  }
+  readonly now = (): number => this.host.now();
 
   done({ nodeId, counter }: Pick<CrdtOperation, 'nodeId' | 'counter'>): number | undefined {
     for (const { operation, stored } of this.#own.values()) {
@@ -69,8 +64,8 @@ export class Replica implements Outbox, Stream {
     return counter - 1 || undefined;
   }
 
-  add(operation: CrdtOperation, secret = this.#host.secret): void {
-    const own = { edit: ++this.#edits, operation, secret };
+  add(operation: Signed): void {
+    const own = { edit: ++this.#edits, operation: { ...operation, secret: operation.secret ?? this.host.secret } };
     this.#own.set(id([operation.nodeId, operation.counter]), own);
     this.pending++;
     this.#send(own);
@@ -127,7 +122,7 @@ export class Replica implements Outbox, Stream {
   }
 
   #send(own: Own): void {
-    this.#port.send({ t: 'edit', id: own.edit, json: JSON.stringify(whole(own)) });
+    this.#port.send({ t: 'edit', id: own.edit, json: JSON.stringify(own.operation) });
   }
 
   #forget({ operation, stored }: Own): void {
@@ -138,11 +133,9 @@ export class Replica implements Outbox, Stream {
 
   async #restore(): Promise<void> {
     try {
-      const saved: ReturnType<typeof whole>[] = JSON.parse((await this.#host.storage?.load(this.#key)) || '[]');
-      for (const { secret, ...operation } of saved) {
-        // One that does not fit here is the server's to refuse.
-        if (this.crdt.apply(operation) || !this.crdt.knows(operation)) this.add(operation, secret);
-      }
+      const saved: Signed[] = JSON.parse((await this.host.storage?.load(this.key)) || '[]');
+      // One that does not fit here is the server's to refuse.
+      for (const operation of saved) if (this.crdt.apply(operation) || !this.crdt.knows(operation)) this.add(operation);
     } catch (error) {
       report(error);
     }
@@ -151,16 +144,12 @@ export class Replica implements Outbox, Stream {
   }
 }
 
-/** An operation as it is sent and saved. */
-function whole({ operation, secret }: Own): CrdtOperation & { secret: string } {
-  return { ...operation, secret };
-}
-
 function id([nodeId, counter]: Dot): string {
   return `${nodeId},${counter}`;
 }
 
-/** True if two operations do the same; `done` is written when they are sent. */
-function alike(a: CrdtOperation, b: CrdtOperation): boolean {
-  return canonical({ ...a, done: 0 }) === canonical({ ...b, done: 0 });
+/** True if two operations do the same; `done` is written when they are sent, and only the author has the secret. */
+function alike(...pair: Signed[]): boolean {
+  const [a, b] = pair.map((operation) => canonical({ ...operation, done: 0, secret: 0 }));
+  return a === b;
 }
