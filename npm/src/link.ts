@@ -16,6 +16,8 @@ declare const IIFE: boolean;
 export interface LinkOptions {
   core: CoreOptions;
   useWorker: boolean;
+  /** Pages with the same one, and the same `core`, share a worker. */
+  shared?: boolean | string;
   worker?: () => Worker;
   /** Absolute where there is a page. */
   workerUrl: string;
@@ -128,7 +130,7 @@ export class Link {
     const first = messages[0];
     switch (first?.t) {
       case 'here':
-        return this.#greet(first.v, opening);
+        return this.#greet(first, opening);
       case 'ready':
         void opening.then((port) => {
           if (this.#opening !== opening) return;
@@ -144,11 +146,11 @@ export class Link {
     }
   }
 
-  #greet(v: number, opening: Promise<Port>): void {
+  #greet({ v, warm }: FromWorker & { t: 'here' }, opening: Promise<Port>): void {
     if (v !== PROTOCOL_VERSION) {
       return this.#fail(`the page speaks version ${PROTOCOL_VERSION} of the worker protocol, the worker script ${v}`, false);
     }
-    void Promise.all([opening, this.#wasm]).then(([port, wasm]) => {
+    void Promise.all([opening, warm ? undefined : this.#wasm]).then(([port, wasm]) => {
       if (this.#opening !== opening) return;
       const { core: options, wasmUrl } = this.#options;
       port.post([{ t: 'init', v, options, wasmUrl, wasm }], wasm ? [wasm] : []);
@@ -181,7 +183,15 @@ export class Link {
 }
 
 /** Where no worker can be made, as in some sandboxed frames, the core runs on this thread. */
-async function open({ useWorker, worker, workerUrl, headers }: LinkOptions, events: PortEvents): Promise<Port> {
+async function open(options: LinkOptions, events: PortEvents): Promise<Port> {
+  const { useWorker, worker, workerUrl, headers, shared } = options;
+  if (shared) {
+    const { openShared }: typeof import('./shared.js') = IIFE
+      ? await import(/* webpackIgnore: true */ /* @vite-ignore */ new URL('datasole-shared.mjs', workerUrl).href)
+      : await import('./shared.js');
+    const port = await openShared(options, events);
+    if (port) return port;
+  }
   if (useWorker) {
     try {
       return openWorker(workerUrl, worker, events);

@@ -34,6 +34,13 @@ export interface DatasoleClientOptions {
   /** Run socket and core in a dedicated worker. Default: `true` on a page, else (Node, Bun, Deno, in a worker) `false`. */
   useWorker?: boolean;
   /**
+   * One connection for all tabs of an origin: those whose `url`, `path`, `auth`, reconnecting and `shared` are equal share a worker,
+   * its connection and the states it has. With `getToken`, name the user, `shared: userId`: any of the tabs may be asked. The tabs
+   * are one member of a room, with the value shown last; documents (`datasole/yjs`) have a connection of each tab's own. Where there
+   * can be no shared worker (no secure context, a worker of another origin or of `worker`), each tab has its own. Default `false`.
+   */
+  shared?: boolean | string;
+  /**
    * The worker script, relative to the page. Default: `datasole-worker.v3.js` under `path` on the server; the number is
    * the version of what page and worker speak. On
    * another origin it is loaded by `importScripts` from a blob, which the page's CSP must allow (`worker-src blob:`).
@@ -111,6 +118,7 @@ export function resolve(options: DatasoleClientOptions): LinkOptions {
   const workerUrl = new URL(options.workerUrl ?? served, page ?? served).href;
   const wasmUrl = page ? new URL(options.wasmUrl ?? WASM_FILE, options.wasmUrl ? page : workerUrl).href : '';
   const { token, via, headers } = options.auth ?? {};
+  const useWorker = options.useWorker ?? (!!options.worker || (typeof Worker === 'function' && typeof document === 'object'));
   return {
     core: {
       url: `ws${secure}://${path}`,
@@ -122,7 +130,8 @@ export function resolve(options: DatasoleClientOptions): LinkOptions {
       maxReconnectAttempts: options.maxReconnectAttempts,
       connectTimeout: options.connectTimeout ?? CONNECT_TIMEOUT,
     },
-    useWorker: options.useWorker ?? (!!options.worker || (typeof Worker === 'function' && typeof document === 'object')),
+    useWorker,
+    shared: useWorker && options.shared,
     worker: options.worker,
     workerUrl,
     wasmUrl: wasmUrl || (options.wasmUrl ?? ''),

@@ -75,8 +75,8 @@ export type Hint = 'online' | 'offline' | 'visible' | 'hidden';
 
 /** To main, as read from a batch. `bin` is an index into the batch's byte arrays. */
 export type FromWorker =
-  /** The script runs. */
-  | { t: 'here'; v: number }
+  /** The script runs; `warm`: it has the wasm. */
+  | { t: 'here'; v: number; warm?: boolean }
   /** The wasm runs. */
   | { t: 'ready'; build: string }
   | ({ t: 'status' } & Status)
