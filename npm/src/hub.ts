@@ -57,6 +57,9 @@ interface Asked {
   pages: Set<Page>;
 }
 
+/** How long a page may take to name the lock that it holds. */
+const PATIENCE_MS = 30_000;
+
 const decoder = /* @__PURE__ */ new TextDecoder();
 
 /** The messages of an engine's batch. */
@@ -159,6 +162,8 @@ export class Hub {
     const page = new Page(port);
     this.#pages.add(page);
     page.alone({ t: 'here', v: PROTOCOL_VERSION, ...(this.#init && { warm: true }) });
+    // One way less for those that come later.
+    if (this.#ready) page.alone(this.#ready);
     return page;
   }
 
@@ -188,9 +193,7 @@ export class Hub {
   #perform(page: Page, message: ToWorker, out: ToWorker[]): void {
     switch (message.t) {
       case 'init':
-        if (this.#ready) page.alone(this.#ready);
-        else if (!this.#init) out.push(message);
-        this.#init ??= message;
+        if (!this.#init) out.push((this.#init = message));
         return;
       case 'close':
         this.#engine.post(out.splice(0));
@@ -482,17 +485,18 @@ export function serve(locks: LockManager, make: CreateEngine): (event: { ports: 
   let hub: Hub | undefined;
   const lock = `datasole worker ${crypto.randomUUID()}`;
   const held = new Promise<void>((resolve) => void locks.request(lock, () => (resolve(), new Promise(() => {}))));
-  return ({ ports: [port] }) => {
-    let page: Page;
-    let of: Hub;
-    port!.onmessage = async ({ data }: MessageEvent<string | ToWorker[]>) => {
-      if (typeof data !== 'string') return of.post(page, data);
-      await held;
+  return ({ ports: [port] }) =>
+    void held.then(() => {
       port!.postMessage({ lock });
-      const mine: Hub = (of = hub ??= new Hub(make, () => (hub = hub === mine ? undefined : hub)));
-      page = of.enter(port!);
-      // The page holds it until it is gone.
-      await locks.request(data, () => mine.leave(page));
-    };
-  };
+      const mine: Hub = (hub ??= new Hub(make, () => (hub = hub === mine ? undefined : hub)));
+      const page = mine.enter(port!);
+      const gone = () => mine.leave(page);
+      const timer = setTimeout(gone, PATIENCE_MS);
+      port!.onmessage = ({ data }: MessageEvent<string | ToWorker[]>) => {
+        if (typeof data !== 'string') return mine.post(page, data);
+        clearTimeout(timer);
+        // The page holds it until it is gone.
+        void locks.request(data, gone);
+      };
+    });
 }

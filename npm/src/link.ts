@@ -48,7 +48,7 @@ export class Link {
   readonly #events: LinkEvents;
   /** The host that is used; none between two attempts to load one, and after the end. */
   #opening?: Promise<Port>;
-  #wasm?: Promise<ArrayBuffer | undefined>;
+  #wasm?: () => Promise<ArrayBuffer | undefined>;
   #loading?: AbortController;
   #outbox: ToWorker[] = [];
   /** Characters and bytes of what waits for the host. */
@@ -94,9 +94,13 @@ export class Link {
     const options = this.#options;
     const { workerUrl, core } = options;
     const loading = (this.#loading = new AbortController());
-    // While the worker's script is on its way. Bytes, not a compiled module: the page's CSP may forbid to compile, and
-    // trying would be reported as a violation. What fails here is tried again, and reported, by the host.
-    this.#wasm = fetchWasm(options, loading.signal).catch(() => undefined);
+    // While the worker's script is on its way; a shared worker has it, mostly. Bytes, not a compiled module: the page's CSP may
+    // forbid to compile, and trying would be reported as a violation. What fails here is tried again, and reported, by the host.
+    this.#wasm = () => fetchWasm(options, loading.signal).catch(() => undefined);
+    if (!options.shared) {
+      const early = this.#wasm();
+      this.#wasm = () => early;
+    }
     const opening = open(options, {
       batch: (batch: Batch) => this.#opening === opening && this.#receive(batch, opening),
       failed: (message: string) => this.#opening === opening && this.#fail(message, !this.#port),
@@ -150,7 +154,7 @@ export class Link {
     if (v !== PROTOCOL_VERSION) {
       return this.#fail(`the page speaks version ${PROTOCOL_VERSION} of the worker protocol, the worker script ${v}`, false);
     }
-    void Promise.all([opening, warm ? undefined : this.#wasm]).then(([port, wasm]) => {
+    void Promise.all([opening, warm ? undefined : this.#wasm!()]).then(([port, wasm]) => {
       if (this.#opening !== opening) return;
       const { core: options, wasmUrl } = this.#options;
       port.post([{ t: 'init', v, options, wasmUrl, wasm }], wasm ? [wasm] : []);

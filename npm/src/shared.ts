@@ -3,6 +3,7 @@
  *
  * Ports do not tell that their other end is gone. So each end holds a Web Lock, and the other one waits for it.
  */
+import { delay } from './lifecycle.js';
 import type { LinkOptions } from './link.js';
 import type { Port, PortEvents } from './port.js';
 
@@ -24,6 +25,13 @@ export async function openShared({ core, worker: own, workerUrl, shared }: LinkO
   if (typeof SharedWorker !== 'function') return none('there are no shared workers here');
   if (!navigator.locks || !crypto.subtle) return none('shared workers need a secure context (https or localhost)');
   if (new URL(workerUrl).origin !== self.origin) return none(`the worker ${workerUrl} of another origin cannot be shared`);
+  const end = new AbortController();
+  const { signal } = end;
+  const lock = `datasole page ${crypto.randomUUID()}`;
+  const held = new Promise<void>((resolve) => {
+    const hold = () => (resolve(), new Promise<void>((release) => signal.addEventListener('abort', () => release())));
+    navigator.locks.request(lock, { signal }, hold).catch(() => {});
+  });
   // Whoever has other options has another worker: a name that says so, and does not tell the token.
   const digest = await crypto.subtle.digest('SHA-256', new TextEncoder().encode(JSON.stringify([core, shared])));
   const name = `datasole ${Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, '0')).join('')}`;
@@ -31,33 +39,33 @@ export async function openShared({ core, worker: own, workerUrl, shared }: LinkO
   try {
     worker = new SharedWorker(workerUrl, { name, type: /\.mjs($|\?)/.test(workerUrl) ? 'module' : 'classic' });
   } catch (error) {
+    end.abort();
     return none(error);
   }
   const { port } = worker;
-  const end = new AbortController();
-  worker.onerror = (event) => {
-    event.preventDefault();
-    events.failed(`the worker script ${workerUrl} could not be loaded`);
+  const greeted = new Promise<boolean>((resolve, reject) => {
+    const failed = (message: string) => (reject(new Error(message)), events.failed(message));
+    worker.onerror = (event) => {
+      event.preventDefault();
+      failed(`the worker script ${workerUrl} could not be loaded`);
+    };
+    port.onmessageerror = () => failed('a message of the worker could not be read');
+    port.onmessage = ({ data }) => {
+      if (!(data as Greeting).lock) return events.batch(data);
+      resolve(true);
+      navigator.locks.request((data as Greeting).lock, { mode: 'shared', signal }, () => failed('the shared worker has ended')).catch(() => {});
+    };
+    void held.then(() => port.postMessage(lock));
+    // One that is about to end may still be given to pages, and answers nothing.
+    setTimeout(() => resolve(false), delay(core.connectTimeout! / 2));
+  });
+  const close = () => {
+    port.onmessage = null;
+    end.abort();
   };
-  port.onmessage = ({ data }) => {
-    if (!(data as Greeting).lock) return events.batch(data);
-    navigator.locks
-      .request((data as Greeting).lock, { mode: 'shared', signal: end.signal }, () => events.failed('the shared worker has ended'))
-      .catch(() => {});
-  };
-  port.onmessageerror = () => events.failed('a message of the worker could not be read');
-  const lock = `datasole page ${crypto.randomUUID()}`;
-  navigator.locks
-    .request(lock, { signal: end.signal }, () => {
-      port.postMessage(lock);
-      return new Promise<void>((release) => end.signal.addEventListener('abort', () => release()));
-    })
-    .catch(() => {});
-  return {
-    post: (messages, transfer) => port.postMessage(messages, transfer),
-    end: () => {
-      port.onmessage = null;
-      end.abort();
-    },
-  };
+  if (!(await greeted)) {
+    close();
+    return none('the shared worker does not answer');
+  }
+  return { post: (messages, transfer) => port.postMessage(messages, transfer), end: close };
 }
