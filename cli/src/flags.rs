@@ -4,11 +4,8 @@ use std::{collections::HashMap, fs, io, path::PathBuf, sync::Arc, time::Duration
 
 use clap::Args;
 use datasole_server::{
-    AuthError, AuthRequest, Builder, Context, Identity, Limits, Network, Origin, Payload, Replay, Server,
-    backend::{BackendError, Redis, Sqlite},
+    AuthError, AuthRequest, Builder, Context, Identity, Limits, Network, Origin, Payload, Replay, Server, backend::Urls,
 };
-
-use crate::storage::Storage;
 
 /// The flags of `datasole serve`; their comments are what `--help` prints.
 #[derive(Debug, Args)]
@@ -84,26 +81,58 @@ pub(crate) struct Flags {
     /// Wait for the disk before acknowledging a change, so that power failures lose nothing either
     #[arg(long, env = "DATASOLE_SYNC", requires = "data")]
     sync: bool,
-    /// Share everything with the other servers on this Redis: redis://, rediss:// or unix://, with ?prefix=NAME if
-    /// applications share it
+    /// Share everything with the other servers on this Redis: the same as --backend
     #[arg(long, env = "DATASOLE_REDIS", value_name = "URL", hide_env_values = true, conflicts_with = "data")]
     redis: Option<String>,
+    /// Keep streams, messages between servers and short-lived values in this engine, unless --log, --bus or --kv name
+    /// another: memory:, sqlite:DIR, redis://, rediss:// or unix://, with ?prefix=NAME if applications share it
+    #[arg(
+        long,
+        env = "DATASOLE_BACKEND",
+        value_name = "URL",
+        hide_env_values = true,
+        conflicts_with_all = ["data", "redis"]
+    )]
+    backend: Option<String>,
+    /// Keep streams in this engine
+    ///
+    /// A value that is no URL is a level of logging, as in earlier versions: see --log-level.
+    #[arg(long, env = "DATASOLE_LOG", value_name = "URL", hide_env_values = true)]
+    log: Vec<String>,
+    /// Send messages between servers over this engine
+    #[arg(long, env = "DATASOLE_BUS", value_name = "URL", hide_env_values = true)]
+    bus: Option<String>,
+    /// Keep short-lived values in this engine: members of rooms, quotas, leases
+    #[arg(long, env = "DATASOLE_KV", value_name = "URL", hide_env_values = true)]
+    kv: Option<String>,
     /// Log this to stderr: a level, or directives such as datasole_server=debug
-    #[arg(long, env = "DATASOLE_LOG", value_name = "LEVEL", default_value = "info")]
-    pub(crate) log: String,
+    #[arg(long, env = "DATASOLE_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    log_level: String,
     /// Serve the demo at /
     #[arg(long, env = "DATASOLE_DEMO", conflicts_with_all = ["path", "tokens", "token_file"])]
     pub(crate) demo: bool,
 }
 
 impl Flags {
-    /// Opens the folder of `--data`, or connects to the server of `--redis`.
-    pub(crate) async fn storage(&self) -> Result<Storage, BackendError> {
-        if let Some(url) = &self.redis {
-            return Redis::connect(url).await.map(Storage::Redis);
-        }
-        let open = if self.sync { Sqlite::open_synced } else { Sqlite::open };
-        Ok(self.data.as_ref().map(open).transpose()?.map_or(Storage::Memory, Storage::File))
+    /// The engines that the flags name; `None` leaves each server its own memory.
+    pub(crate) fn engines(&self) -> io::Result<Option<Urls>> {
+        let data = self.data.as_ref().map(|dir| {
+            let dir =
+                dir.to_str().ok_or_else(|| io::Error::other(format!("--data {}: is not UTF-8", dir.display())))?;
+            Ok::<_, io::Error>(format!("sqlite:{dir}?{}", if self.sync { "sync=yes" } else { "" }))
+        });
+        let urls = Urls {
+            backend: data.transpose()?.or_else(|| self.redis.clone()).or_else(|| self.backend.clone()),
+            log: self.log.iter().rfind(|value| Urls::is_engine(value)).cloned(),
+            bus: self.bus.clone(),
+            kv: self.kv.clone(),
+        };
+        Ok(Some(urls).filter(|urls| *urls != Urls::default()))
+    }
+
+    /// What is logged to stderr.
+    pub(crate) fn level(&self) -> &str {
+        self.log.iter().rfind(|value| !Urls::is_engine(value)).unwrap_or(&self.log_level)
     }
 
     /// The tokens of the flags and of the file, with their users.
@@ -265,6 +294,39 @@ mod tests {
     }
 
     #[test]
+    fn engines_are_named_in_many_ways() {
+        let named = |line: &str| parse(line).unwrap().engines().unwrap();
+        let all = |url: &str| Some(Urls::from(url));
+        assert_eq!(named(""), None);
+        assert_eq!(named("--log warn"), None);
+        assert_eq!(named("--backend redis://h"), all("redis://h"));
+        assert_eq!(named("--redis redis://h"), all("redis://h"));
+        assert_eq!(named("--data a?b"), all("sqlite:a?b?"));
+        assert_eq!(named("--data x --sync"), all("sqlite:x?sync=yes"));
+        let some = |url: &str| Some(url.to_owned());
+        let mixed = "--backend memory: --log debug --log sqlite:x --bus redis://b --kv redis://k";
+        let urls =
+            Urls { log: some("sqlite:x"), bus: some("redis://b"), kv: some("redis://k"), ..Urls::from("memory:") };
+        assert_eq!(named(mixed), Some(urls));
+        let urls = Urls { bus: some("redis://b"), ..Urls::from("sqlite:x?") };
+        assert_eq!(named("--data x --bus redis://b"), Some(urls));
+    }
+
+    #[test]
+    fn levels_of_logging_have_two_flags() {
+        for (line, level) in [
+            ("", "info"),
+            ("--log warn", "warn"),
+            ("--log-level debug", "debug"),
+            ("--log redis://h", "info"),
+            ("--log redis://h --log-level error", "error"),
+            ("--log datasole_server=debug,warn --log redis://h", "datasole_server=debug,warn"),
+        ] {
+            assert_eq!(parse(line).unwrap().level(), level, "{line}");
+        }
+    }
+
+    #[test]
     fn a_base_path_has_one_slash_in_front() {
         for text in ["/app", "app", "/app/"] {
             assert_eq!(parse(&format!("--base-path {text}")).unwrap().base_path.as_deref(), Some("/app"));
@@ -322,6 +384,12 @@ mod tests {
             "--sync",
             "--redis",
             "--redis redis://a.example --data x",
+            "--backend",
+            "--backend memory: --data x",
+            "--backend memory: --redis redis://a.example",
+            "--log",
+            "--bus",
+            "--kv",
             "extra",
         ] {
             assert!(parse(line).is_err(), "{line}");

@@ -1,7 +1,6 @@
 //! `datasole`: the datasole server as a program.
 //!
-//! `flags` are the command line, `serve` is the life of a server, `storage` where it keeps things, `doctor` asks a server
-//! from outside, `types` writes its contract, both over `http`, `descriptors` are what the system lets it have, `files` are those of `--static`, `demo` is the application
+//! `flags` are the command line, `serve` is the life of a server, `doctor` asks a server from outside, `types` writes its contract, both over `http`, `descriptors` are what the system lets it have, `files` are those of `--static`, `demo` is the application
 //! behind `--demo`. Stdout
 //! carries one line, `listening HOST:PORT`; the log and errors go to stderr. The glossary is in ARCHITECTURE.md.
 
@@ -13,7 +12,6 @@ mod files;
 mod flags;
 mod http;
 mod serve;
-mod storage;
 mod types;
 
 use std::process::ExitCode;
@@ -36,7 +34,8 @@ Examples:
   datasole serve --demo
   datasole serve --static ./public --relay chat:message
   datasole serve --data ./data --token SECRET=ann
-  datasole serve --redis redis://127.0.0.1
+  datasole serve --backend redis://127.0.0.1
+  datasole serve --backend redis://127.0.0.1 --log sqlite:./data
   datasole doctor https://app.example
   datasole types http://localhost:4000 --out web/src/contract.ts --watch
   datasole contract-check contract.json http://localhost:4000

@@ -8,7 +8,7 @@ use std::{
     pin::pin,
 };
 
-use datasole_server::Server;
+use datasole_server::{Server, backend::Engines};
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
@@ -25,13 +25,18 @@ use crate::{
 /// The demo restarts its server when a page asks for it: the next one takes over the listener, and clients that connect
 /// meanwhile wait in the listener's backlog.
 pub(crate) async fn run(flags: &Flags) -> io::Result<()> {
-    let filter = EnvFilter::builder().parse(&flags.log).map_err(|error| io::Error::other(format!("--log: {error}")))?;
+    let filter = EnvFilter::builder().parse(flags.level());
+    let filter = filter.map_err(|error| io::Error::other(format!("--log-level: {error}")))?;
     let colours = io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(io::stderr).init();
     #[cfg(unix)]
     descriptors::raise(flags.max_connections);
     let users = flags.tokens()?;
-    let storage = flags.storage().await.map_err(io::Error::other)?;
+    let engines = match flags.engines()? {
+        Some(urls) => Some(Engines::open(urls).await.map_err(io::Error::other)?),
+        None => None,
+    };
+    engines.iter().flat_map(Engines::describe).for_each(|line| tracing::info!("{line}"));
     let listener = listen(&flags.listen).await?;
     let mut interrupted = pin!(interrupted()?);
     writeln!(io::stdout(), "listening {}", listener.local_addr()?)?;
@@ -39,8 +44,8 @@ pub(crate) async fn run(flags: &Flags) -> io::Result<()> {
     loop {
         let demo = flags.demo.then(|| Demo::new(restarts));
         let mut builder = flags.builder(&users);
-        if let Some(backend) = storage.node().await.map_err(io::Error::other)? {
-            builder = builder.backend(backend);
+        if let Some(engines) = &engines {
+            builder = builder.backend(engines.node().await.map_err(io::Error::other)?);
         }
         if let Some(demo) = &demo {
             builder = demo.handlers(builder);

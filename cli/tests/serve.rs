@@ -274,7 +274,12 @@ fn help_and_version_go_to_stdout() {
         "history",
         "data",
         "sync",
+        "redis",
+        "backend",
         "log",
+        "bus",
+        "kv",
+        "log-level",
         "demo",
     ] {
         let variable = format!("[env: DATASOLE_{}", flag.replace('-', "_").to_uppercase());
@@ -395,6 +400,36 @@ fn a_folder_of_data_is_one_servers() {
     std::fs::remove_dir_all(dir).unwrap();
 }
 
+/// What each engine holds and may lose is logged on start; a URL that names none is refused, its password not told.
+#[test]
+fn engines_are_described() {
+    let dir = std::env::temp_dir().join(format!("datasole-engines-binary-{}", std::process::id()));
+    let url = format!("sqlite:{}?prefix=shop", dir.display());
+    let mut command = serve(&["--listen", "127.0.0.1:0", "--log", &url]);
+    let mut server = Running::of(command.env("DATASOLE_BACKEND", "memory:"));
+    assert!(server.page("/__ds/health").contains("\"ready\":true"));
+    assert!(dir.join("shop/datasole.sqlite").is_file());
+    server.child.kill().unwrap();
+    let mut log = String::new();
+    server.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    let expected =
+        format!("log in {url}; may be lost: nothing when the process is killed, the last moments when the power fails");
+    assert!(log.contains(&expected), "{log}");
+    assert!(log.contains("bus, kv in memory:; may be lost: everything, when the process ends"), "{log}");
+    std::fs::remove_dir_all(dir).unwrap();
+    for (flag, url, expected) in [
+        ("--backend", "mysql://ann:secret@h/db", "datasole: not a valid request: mysql: is no engine"),
+        ("--bus", "mysql://ann:secret@h/db", "datasole: not a valid request: mysql: is no engine"),
+        ("--kv", "memory:?secret", "datasole: not a valid request: secret in the URL of memory:"),
+        ("--log", "redis://ann:secret@127.0.0.1:1", "datasole: backend unavailable: "),
+    ] {
+        let refused = serve(&["--listen", "127.0.0.1:0", flag, url]).output().unwrap();
+        let error = String::from_utf8(refused.stderr).unwrap();
+        assert!(!refused.status.success() && error.starts_with(expected), "{url}: {error}");
+        assert!(flag == "--kv" || !error.contains("secret"), "{url}: {error}");
+    }
+}
+
 /// Without its Redis a server does not start, and the password stays out of what it says; once it runs, health tells
 /// that its Redis is away, and that it is back.
 #[test]
@@ -414,7 +449,7 @@ fn a_redis_is_shared_and_its_absence_told() {
     };
     let mut engine = redis();
     let url = format!("redis://127.0.0.1:{port}");
-    let servers = [0, 1].map(|_| Running::start(&["--redis", &url]));
+    let servers = ["--redis", "--backend"].map(|flag| Running::start(&[flag, &url]));
     let all_are = |status: &str| {
         let began = std::time::Instant::now();
         while !servers.iter().all(|server| server.page("/__ds/health").split(' ').nth(1) == Some(status)) {

@@ -161,7 +161,7 @@ export class Hub {
   enter(port: PagePort): Page {
     const page = new Page(port);
     this.#pages.add(page);
-    page.alone({ t: 'here', v: PROTOCOL_VERSION, ...(this.#init && { warm: true }) });
+    page.alone({ t: 'here', v: PROTOCOL_VERSION });
     // One way less for those that come later.
     if (this.#ready) page.alone(this.#ready);
     return page;

@@ -48,7 +48,7 @@ export class Link {
   readonly #events: LinkEvents;
   /** The host that is used; none between two attempts to load one, and after the end. */
   #opening?: Promise<Port>;
-  #wasm?: () => Promise<ArrayBuffer | undefined>;
+  #wasm?: Promise<ArrayBuffer | undefined>;
   #loading?: AbortController;
   #outbox: ToWorker[] = [];
   /** Characters and bytes of what waits for the host. */
@@ -94,13 +94,9 @@ export class Link {
     const options = this.#options;
     const { workerUrl, core } = options;
     const loading = (this.#loading = new AbortController());
-    // While the worker's script is on its way; a shared worker has it, mostly. Bytes, not a compiled module: the page's CSP may
+    // While the worker's script is on its way; a shared worker that runs has it. Bytes, not a compiled module: the page's CSP may
     // forbid to compile, and trying would be reported as a violation. What fails here is tried again, and reported, by the host.
-    this.#wasm = () => fetchWasm(options, loading.signal).catch(() => undefined);
-    if (!options.shared) {
-      const early = this.#wasm();
-      this.#wasm = () => early;
-    }
+    this.#wasm = options.shared ? undefined : fetchWasm(options, loading.signal).catch(() => undefined);
     const opening = open(options, {
       batch: (batch: Batch) => this.#opening === opening && this.#receive(batch, opening),
       failed: (message: string) => this.#opening === opening && this.#fail(message, !this.#port),
@@ -134,7 +130,7 @@ export class Link {
     const first = messages[0];
     switch (first?.t) {
       case 'here':
-        return this.#greet(first, opening);
+        return this.#greet(first.v, opening);
       case 'ready':
         void opening.then((port) => {
           if (this.#opening !== opening) return;
@@ -150,11 +146,11 @@ export class Link {
     }
   }
 
-  #greet({ v, warm }: FromWorker & { t: 'here' }, opening: Promise<Port>): void {
+  #greet(v: number, opening: Promise<Port>): void {
     if (v !== PROTOCOL_VERSION) {
       return this.#fail(`the page speaks version ${PROTOCOL_VERSION} of the worker protocol, the worker script ${v}`, false);
     }
-    void Promise.all([opening, warm ? undefined : this.#wasm!()]).then(([port, wasm]) => {
+    void Promise.all([opening, this.#wasm]).then(([port, wasm]) => {
       if (this.#opening !== opening) return;
       const { core: options, wasmUrl } = this.#options;
       port.post([{ t: 'init', v, options, wasmUrl, wasm }], wasm ? [wasm] : []);

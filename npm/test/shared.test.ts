@@ -1,5 +1,6 @@
 // Clients that share a worker: the hub on the real wasm core, pages and worker joined by ports and locks of the test's own.
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import * as Y from 'yjs';
 import { DatasoleClient, PNCounter, type DatasoleClientOptions } from '../src/client.js';
@@ -41,7 +42,7 @@ class Locks {
 }
 
 const scope = globalThis as any;
-const GIVEN = ['navigator', 'SharedWorker', 'self', 'WebSocket'] as const;
+const GIVEN = ['navigator', 'SharedWorker', 'self', 'WebSocket', 'fetch'] as const;
 const before = GIVEN.map((name) => Object.getOwnPropertyDescriptor(scope, name));
 let locks: Locks;
 /** The workers that run, by name. */
@@ -68,7 +69,7 @@ beforeEach(() => {
   FakeSocket.serve = server;
   value = { n: 0 };
   [seq, votes, operations] = [1, new PNCounter('server'), 0];
-  const values = { navigator: { locks }, SharedWorker: FakeSharedWorker, self: { origin: 'http://localhost:1' }, WebSocket: FakeSocket };
+  const values = { navigator: { locks }, SharedWorker: FakeSharedWorker, self: { origin: 'http://localhost:1' }, WebSocket: FakeSocket, fetch };
   for (const name of GIVEN) Object.defineProperty(scope, name, { value: values[name], configurable: true, writable: true });
 });
 
@@ -77,6 +78,9 @@ afterEach(async () => {
   for (const port of ports) port.close();
   GIVEN.forEach((name, at) => (before[at] ? Object.defineProperty(scope, name, before[at]) : delete scope[name]));
 });
+
+/** The wasm, which the worker loads itself. */
+const fetch = async () => new Response(readFileSync(wasmUrl));
 
 /** The state `board` of the server. */
 let value: any;

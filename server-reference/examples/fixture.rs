@@ -3,7 +3,10 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Parser;
-use datasole_server::{AuthError, AuthRequest, Context, Identity, Limits, Payload, RpcError, Server};
+use datasole_server::{
+    AuthError, AuthRequest, Context, Identity, Limits, Payload, RpcError, Server,
+    backend::{Backend, BackendError, Engines, Urls},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -26,6 +29,18 @@ struct Flags {
     /// Serve this folder beside the endpoint.
     #[arg(long = "static")]
     folder: Option<PathBuf>,
+    /// The engine of everything, as a URL.
+    #[arg(long, env = "DATASOLE_BACKEND")]
+    backend: Option<String>,
+    /// The engine of streams.
+    #[arg(long)]
+    log: Option<String>,
+    /// The engine of messages between servers.
+    #[arg(long, env = "DATASOLE_BUS")]
+    bus: Option<String>,
+    /// The engine of short-lived values.
+    #[arg(long, env = "DATASOLE_KV")]
+    kv: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -66,7 +81,7 @@ struct Counts {
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
     let flags = Flags::parse();
-    let server = server(&flags);
+    let server = server(&flags, backend(&flags).await.map_err(std::io::Error::other)?);
     let mut router = server.router();
     if let Some(folder) = flags.folder {
         router = router.fallback_service(ServeDir::new(folder));
@@ -76,13 +91,23 @@ async fn main() -> std::io::Result<()> {
     server.serve(&listener, router).await
 }
 
-fn server(flags: &Flags) -> Server {
+/// A node on the engines of the flags; memory without any.
+async fn backend(flags: &Flags) -> Result<Backend, BackendError> {
+    let Flags { backend, log, bus, kv, .. } = flags;
+    let urls = Urls { backend: backend.clone(), log: log.clone(), bus: bus.clone(), kv: kv.clone() };
+    let engines = Engines::open(urls).await?;
+    engines.describe().iter().for_each(|line| eprintln!("{line}"));
+    engines.node().await
+}
+
+fn server(flags: &Flags, backend: Backend) -> Server {
     let delay = Duration::from_millis(flags.auth_delay_ms);
     let mut limits = Limits::default();
     if let Some(max_connections) = flags.max_connections {
         limits.max_connections = max_connections;
     }
     Server::builder()
+        .backend(backend)
         .limits(limits)
         .auth(move |request: AuthRequest| async move {
             tokio::time::sleep(delay).await;

@@ -7,15 +7,16 @@ import type { Port, Stream, Streams } from '../streams.js';
 import type { Crdt, CrdtOperation, CrdtState, Dot, Outbox } from './crdt.js';
 import { canonical } from './json.js';
 
-/** The dependencies of a replica. */
+/** The client, as its replicas see it. */
 export interface ReplicaHost {
   streams: Streams;
   /** The server's clock as far as it is known; Unix milliseconds. */
   now(): number;
-  /** Shows the server that operations are this client's. */
-  secret: string;
   storage?: CrdtStorage;
 }
+
+/** The surroundings of a replica; `secret` shows the server that operations are this client's, `tell` that `pending` may have changed. */
+type Around = ReplicaHost & { key: string; secret: string; tell(): void };
 
 /** An operation as it is sent and saved. */
 type Signed = CrdtOperation & { secret?: string };
@@ -26,6 +27,7 @@ type Own = { edit: number; operation: Signed; stored?: boolean };
 /** See the module. */
 export class Replica implements Outbox, Stream {
   readonly crdt: Crdt;
+  readonly #host: Around;
   readonly #confirmed: Crdt;
   readonly #port: Port;
   /** By the operations' ids, in the order of the edits. */
@@ -37,25 +39,21 @@ export class Replica implements Outbox, Stream {
   /** Saves, and tells. */
   readonly #changed = once(() => {
     const rest = Array.from(this.#own.values(), ({ operation }) => operation);
-    if (this.#loaded) guarded(() => this.host.storage?.save(this.key, rest.length ? JSON.stringify(rest) : undefined));
-    this.tell();
+    const { key, storage, tell } = this.#host;
+    if (this.#loaded) guarded(() => storage?.save(key, rest.length ? JSON.stringify(rest) : undefined));
+    tell();
   });
 
-  /** `tell` is called when {@link pending} may have changed. */
-  constructor(
-    private readonly key: string,
-    make: () => Crdt,
-    private readonly host: ReplicaHost,
-    private readonly tell: () => void,
-  ) {
+  constructor(make: () => Crdt, host: Around) {
+    this.#host = host;
     this.crdt = make();
     this.crdt.outbox = this;
     this.#confirmed = make();
-    this.#port = host.streams.open({ kind: 'crdt', key }, this);
+    this.#port = host.streams.open({ kind: 'crdt', key: host.key }, this);
     void this.#restore();
   }
 
-  readonly now = (): number => this.host.now();
+  readonly now = (): number => this.#host.now();
 
   done({ nodeId, counter }: Pick<CrdtOperation, 'nodeId' | 'counter'>): number | undefined {
     for (const { operation, stored } of this.#own.values()) {
@@ -65,7 +63,7 @@ export class Replica implements Outbox, Stream {
   }
 
   add(operation: Signed): void {
-    const own = { edit: ++this.#edits, operation: { ...operation, secret: operation.secret ?? this.host.secret } };
+    const own = { edit: ++this.#edits, operation: { ...operation, secret: operation.secret ?? this.#host.secret } };
     this.#own.set(id([operation.nodeId, operation.counter]), own);
     this.pending++;
     this.#send(own);
@@ -132,8 +130,9 @@ export class Replica implements Outbox, Stream {
   }
 
   async #restore(): Promise<void> {
+    const { key, storage } = this.#host;
     try {
-      const saved: Signed[] = JSON.parse((await this.host.storage?.load(this.key)) || '[]');
+      const saved: Signed[] = JSON.parse((await storage?.load(key)) || '[]');
       // One that does not fit here is the server's to refuse.
       for (const operation of saved) if (this.crdt.apply(operation) || !this.crdt.knows(operation)) this.add(operation);
     } catch (error) {

@@ -23,7 +23,7 @@ export class CrdtStore {
   readonly __v_skip = true;
   /** The name of the replicas. A client's add something random. */
   readonly nodeId: string;
-  readonly #host?: ReplicaHost;
+  readonly #host?: ReplicaHost & { secret: string };
   readonly #crdts = new Map<string, Crdt>();
   #queued: CrdtOperation[] = [];
   readonly #opsHandlers = new Set<(operations: CrdtOperation[]) => void>();
@@ -32,8 +32,8 @@ export class CrdtStore {
   /** Nobody else may ever have the same `nodeId`. */
   constructor(nodeId: string);
   /** @internal */
-  constructor(nodeId: string, host?: Omit<ReplicaHost, 'secret'>);
-  constructor(nodeId: string, host?: Omit<ReplicaHost, 'secret'>) {
+  constructor(nodeId: string, host?: ReplicaHost);
+  constructor(nodeId: string, host?: ReplicaHost) {
     this.nodeId = nodeId;
     this.#host = host && { ...host, secret: random() };
   }
@@ -51,7 +51,7 @@ export class CrdtStore {
       const nodeId = this.#host ? `${this.nodeId}.${random()}` : this.nodeId;
       const make = (): Crdt => new CLASSES[type](nodeId, initial);
       const tell = () => call(this.#pendingHandlers, this.pending);
-      crdt = this.#host ? new Replica(key, make, this.#host, tell).crdt : make();
+      crdt = this.#host ? new Replica(make, { ...this.#host, key, tell }).crdt : make();
       this.#crdts.set(key, crdt);
     }
     must(crdt.type === type, `type for ${key}: it is a ${crdt.type}`);

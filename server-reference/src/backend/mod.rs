@@ -5,14 +5,15 @@
 //! - [`Bus`]: messages between nodes, each delivered at most once.
 //! - [`Kv`]: values that expire, quotas and leases.
 //!
-//! [`memory`] implements all three for the nodes of one process, `sqlite` keeps log and values in a file. A custom
-//! [`Log`] alone is enough for one node ([`Backend::alone`]). [`conformance`] is the suite each of them
-//! passes.
+//! [`memory`] implements all three for the nodes of one process, `sqlite` keeps log and values in a file, `redis` is
+//! a server that many processes share. [`Engines`] opens any of them by URL. A custom [`Log`] alone is enough for one
+//! node ([`Backend::alone`]). [`conformance`] is the suite each of them passes.
 
 pub mod bus;
 #[cfg(any(test, feature = "arbitrary"))]
 pub mod chaos;
 pub mod conformance;
+mod engines;
 mod epoch;
 mod error;
 mod feed;
@@ -20,6 +21,8 @@ mod judge;
 pub mod kv;
 pub mod log;
 pub mod memory;
+#[cfg(feature = "redis")]
+mod name;
 mod node;
 mod outlet;
 mod quota;
@@ -27,9 +30,11 @@ mod quota;
 pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+mod url;
 
 pub use async_trait::async_trait;
 pub use bus::Bus;
+pub use engines::{Engines, Urls};
 pub use epoch::{Epochs, epoch};
 pub use error::BackendError;
 pub use kv::Kv;

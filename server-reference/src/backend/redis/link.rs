@@ -18,12 +18,13 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{engine::Engine, names::read_notice};
+use super::engine::Engine;
 use crate::{
     backend::{
         bus::{Delivery, NodeId},
         error::BackendError,
         log::{Entry, News, Tag},
+        name,
         outlet::Outlet,
     },
     sync::lock,
@@ -158,7 +159,7 @@ impl Reader {
                 }
             }
             Source::Turns => {
-                if let Some(stream) = read_notice(&payload) {
+                if let Some(stream) = name::read(&payload) {
                     self.news.send(News::Turn(stream));
                 }
             }

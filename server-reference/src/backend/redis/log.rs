@@ -11,12 +11,13 @@ use tokio::sync::mpsc;
 use super::{
     engine::Engine,
     link::{Link, Source, read_entry},
-    names::{self, Names, PARTITIONS},
+    names::{self, PARTITIONS},
 };
 use crate::backend::{
     error::BackendError,
     judge::Claim,
     log::{Append, Appended, Entry, Loaded, Log, MAX_MISSED, MAX_PUSH, Mark, News, Rule, Stored, Tag, Turn},
+    name,
 };
 
 /// Streams whose heads are asked for in one round trip.
@@ -148,7 +149,7 @@ impl Log for Handle {
             call.arg(ttl.map(|ttl| millis(ttl).to_string()).unwrap_or_default());
             call.arg(MAX_MISSED).arg(MAX_PUSH).arg(&names.channel).arg(&self.link.origin.to_be_bytes()[..]);
             call.arg(if turn == Turn::HandOn { self.node.as_str() } else { "" });
-            call.arg(self.engine.names.turns()).arg(Names::notice(stream));
+            call.arg(self.engine.names.turns()).arg(name::write(stream));
             for entry in entries {
                 call.arg(&entry[..]);
             }
@@ -267,7 +268,7 @@ impl Log for Handle {
         let names = self.engine.names.stream(stream);
         let answer = self.engine.run(&self.engine.scripts.end_turn, |call, _| {
             call.key(&names.turn).key(&names.queue).arg(&self.node);
-            call.arg(self.engine.names.turns()).arg(Names::notice(stream));
+            call.arg(self.engine.names.turns()).arg(name::write(stream));
         });
         answer.await.map(|_: Value| ())
     }

@@ -49,6 +49,7 @@ use crate::clock::System;
 pub struct Redis {
     engine: Arc<Engine>,
     random: Random,
+    durable: bool,
 }
 
 impl Redis {
@@ -91,7 +92,17 @@ impl Redis {
         let engine = Engine::new(client, Names::new(prefix), Arc::new(System), durable);
         engine.first_session().await?;
         let random: Random = Arc::new(|| getrandom::u64().unwrap_or_default());
-        Ok(Self { engine: Arc::new(engine), random })
+        Ok(Self { engine: Arc::new(engine), random, durable })
+    }
+
+    /// What may be lost, when.
+    pub(super) fn loss(&self) -> &'static str {
+        if self.durable {
+            "nothing, as declared"
+        } else {
+            "what that server does not keep: everything without appendonly; the last 2 seconds with appendfsync everysec \
+             when its machine fails; at a failover what the replica had not got"
+        }
     }
 
     /// Handles of a node of its own, with a connection for its messages.

@@ -7,6 +7,8 @@ use std::sync::{Arc, LazyLock};
 
 use datasole_core::{StreamId, StreamKind};
 
+use crate::backend::name::letter;
+
 /// The number of hash tags over which streams are spread.
 pub(super) const PARTITIONS: u16 = 1_024;
 /// The hash slots of a cluster.
@@ -60,18 +62,6 @@ pub(super) struct Stream {
     pub(super) channel: String,
 }
 
-/// A letter per kind.
-fn letter(kind: StreamKind) -> char {
-    kind.name().chars().next().unwrap_or('?')
-}
-
-/// The kind and key that [`Names::notice`] wrote.
-pub(super) fn read_notice(notice: &[u8]) -> Option<StreamId> {
-    let (first, key) = notice.split_first()?;
-    let kind = StreamKind::ALL.into_iter().find(|kind| letter(*kind) == char::from(*first))?;
-    Some(StreamId { kind, key: std::str::from_utf8(key).ok()?.into() })
-}
-
 impl Names {
     pub(super) fn new(prefix: &str) -> Self {
         Self { prefix: prefix.into() }
@@ -96,11 +86,6 @@ impl Names {
             queue: of('q'),
             channel: of('e'),
         }
-    }
-
-    /// A stream's name in notices of turns, and in the index of its partition but for the letter.
-    pub(super) fn notice(id: &StreamId) -> String {
-        format!("{}{}", letter(id.kind), id.key)
     }
 
     /// Per partition: the index of the keys of a kind, and the prefix of their meta hashes.
@@ -171,14 +156,5 @@ mod tests {
             let slot = crc16(tag.to_string().as_bytes()) % SLOTS;
             assert_eq!(usize::from(slot / 16), range, "tag {tag}");
         }
-    }
-
-    #[test]
-    fn a_notice_names_its_stream() {
-        for kind in StreamKind::ALL {
-            let id = StreamId { kind, key: "a:\0é".into() };
-            assert_eq!(read_notice(Names::notice(&id).as_bytes()), Some(id));
-        }
-        assert_eq!(read_notice(b""), None);
     }
 }
