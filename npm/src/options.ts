@@ -63,6 +63,11 @@ export interface DatasoleClientOptions {
   reconnectInterval?: number;
   /** Give up after so many failed attempts in a row. Default: never. */
   maxReconnectAttempts?: number;
+  /**
+   * The contract that the page was built with: `contract` of the generated `contract.ts`. A server with another one is told
+   * by {@link Status.contract} and once on the console: the page was left open across a deployment, or was not built anew.
+   */
+  contract?: { hash: string };
   /** Keeps pending CRDT operations, so that they survive a reload. */
   crdtStorage?: CrdtStorage;
   /**
@@ -129,6 +134,7 @@ export function resolve(options: DatasoleClientOptions): LinkOptions {
       reconnectInterval: options.reconnectInterval,
       maxReconnectAttempts: options.maxReconnectAttempts,
       connectTimeout: options.connectTimeout ?? CONNECT_TIMEOUT,
+      contract: options.contract?.hash,
     },
     useWorker,
     shared: useWorker && options.shared,

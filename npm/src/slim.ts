@@ -93,14 +93,14 @@ export class DatasoleClient<C extends ContractShape = Registered> {
     this.traffic?.();
   };
   /** Called when something was sent, or has come. @internal */
-  traffic?: () => void;
+  declare traffic?: (() => void) | undefined;
   /** @internal */
-  readonly calls: Calls;
+  declare readonly calls: Calls;
   readonly #topics: Topics;
   /** @internal */
-  readonly store: Store;
+  declare readonly store: Store;
   /** @internal */
-  readonly streams: Streams;
+  declare readonly streams: Streams;
   /** Those that are open or in somebody's hands. */
   readonly #rooms = new Kept<Room>();
   /** How far the server's clock is ahead. */
@@ -185,11 +185,11 @@ export class DatasoleClient<C extends ContractShape = Registered> {
     if (first) {
       this.#wasOpen = false;
       const millis = this.#options.connectTimeout;
-      if (millis !== undefined && millis < Infinity) {
+      if (millis! < Infinity) {
         this.#connectTimer = setTimeout(() => {
           const message = `no connection to ${this.#server} within ${millis} ms`;
           this.#end(localError(Code.Timeout, message, true), { ...this.#status.reason, kind: 'connectTimeout', message });
-        }, delay(millis));
+        }, delay(millis!));
       }
       this.#setStatus({ state: 'connecting' });
     }

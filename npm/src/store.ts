@@ -132,7 +132,6 @@ export class Store {
     entry.rev = rev;
     entry.lost = entry.doubtful = false;
     entry.known = true;
-    entry.since = undefined;
     this.#changed.add(entry);
   }
 
@@ -166,7 +165,6 @@ export class Store {
       }
     }
     entry.rev = rev;
-    entry.since = undefined;
   }
 
   /** Calls the handlers of changed keys. */
@@ -218,5 +216,6 @@ function look(entry: Entry): unknown {
 }
 
 function notify(entry: Entry): void {
+  entry.since = undefined;
   if (entry.handlers.size) call(entry.handlers, look(entry));
 }

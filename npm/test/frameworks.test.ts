@@ -13,7 +13,7 @@ const root = new URL('../../', import.meta.url);
 const consumer = new Consumer();
 before(() => {
   consumer.make();
-  consumer.install('@types', 'csstype', 'react', 'vue', '@vue', 'svelte', 'solid-js', '@tanstack', 'yjs', 'y-protocols', 'lib0');
+  consumer.install('@types', 'csstype', 'react', 'react-dom', 'vue', '@vue', 'svelte', 'solid-js', '@tanstack', 'yjs', 'y-protocols', 'lib0');
 });
 after(() => consumer.remove());
 
@@ -136,6 +136,41 @@ it('a field that is renamed in Rust is an error in React and in Vue', () => {
   ]);
 });
 
+it('the blocks of docs/frameworks.md compile', () => {
+  const text = readFileSync(new URL('../docs/frameworks.md', root), 'utf8');
+  const scripts = [...text.matchAll(/```(ts|tsx|vue|svelte)\n([^]*?)```/g)].map(([, kind, block], at) => {
+    // Of components of one file, the script; templates have compilers of their own.
+    const script = /<script[^>]*>([^]*?)<\/script>/.exec(block!)?.[1] ?? block!;
+    return [`block${at}.${kind === 'tsx' ? 'tsx' : 'ts'}`, `${script}\nexport {};`] as const;
+  });
+  assert.ok(scripts.length >= 7, `${scripts.length}`);
+  consumer.write({
+    'contract.ts': `
+      import type {} from 'datasole';
+      declare module 'datasole' {
+        interface Register {
+          contract: {
+            rpc: { rename: { params: { title: string }; result: void } };
+            events: { alert: { text: string } };
+            state: { board: { title: string }; [key: \`board:\${number}\`]: { title: string } };
+          };
+        }
+      }`,
+    'globals.ts': `
+      import type { DatasoleClient } from 'datasole/client';
+      declare global {
+        const client: DatasoleClient;
+        const App: any;
+        const token: string;
+        const toast: (text: string) => void;
+        interface Todo { id: string }
+      }`,
+  });
+  const options = ['--module', 'esnext', '--moduleResolution', 'bundler', '--jsx', 'react-jsx', '--skipLibCheck', '--target', 'es2022'];
+  const files = { ...Object.fromEntries(scripts), 'all.ts': `import './contract.js'; import './globals.js';` };
+  assert.deepEqual(consumer.complaints(files, '--lib', 'es2022,dom', ...options), []);
+});
+
 it('has components for the client of pages that a server renders: the directive is the first statement', () => {
   for (const name of ['react', 'react-yjs']) {
     const [first] = readFileSync(new URL(`dist/${name}.mjs`, root), 'utf8').split('\n');
@@ -148,7 +183,7 @@ it('carries no CRDTs to pages that use hooks with the slim client', async () => 
   const { build } = await import('esbuild');
   const size = async (contents: string) => {
     const options = { bundle: true, minify: true, write: false, format: 'esm', logLevel: 'silent' } as const;
-    const external = ['react', 'vue', './worker.mjs', './node.mjs', './datasole-probe.mjs'];
+    const external = ['react', 'vue', './worker.mjs', './node.mjs', './datasole-*.mjs'];
     const { outputFiles } = await build({ stdin: { contents, resolveDir: fileURLToPath(root) }, external, ...options });
     return outputFiles[0]!.text;
   };

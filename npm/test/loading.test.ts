@@ -35,6 +35,7 @@ describe('starting', () => {
       reconnectInterval: undefined,
       maxReconnectAttempts: 3,
       connectTimeout: 10_000,
+      contract: undefined,
     };
     assert.deepEqual([v, options], [PROTOCOL_VERSION, expected]);
     assert.deepEqual(

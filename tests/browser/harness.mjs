@@ -103,7 +103,7 @@ export async function bundled(name, source) {
   const served = {
     name: 'served',
     setup: ({ onResolve }) =>
-      onResolve({ filter: /^\.\/(worker|node|datasole-probe)\.mjs$/ }, ({ path }) => ({ path: `/__ds${path.slice(1)}`, external: true })),
+      onResolve({ filter: /^\.\/(worker|node|datasole-\w+)\.mjs$/ }, ({ path }) => ({ path: `/__ds${path.slice(1)}`, external: true })),
   };
   const { outputFiles } = await build({
     stdin: { contents: source, resolveDir: new URL('../../npm', import.meta.url).pathname },
