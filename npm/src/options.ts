@@ -53,6 +53,11 @@ export interface DatasoleClientOptions {
    * `file:` URL is taken too. Not used by a worker script that has it inside (`*.inline.*`).
    */
   wasmUrl?: string;
+  /**
+   * Asked for other ones where the server's worker cannot be used, because it has none of this version:
+   * `async () => (await import('datasole/inline')).inlineWorker()`. Modules only; scripts are the server's own.
+   */
+  fallback?: () => Promise<Pick<DatasoleClientOptions, 'worker' | 'wasmUrl'>>;
   /** Accepted for compatibility; batched messages give its gain without cross-origin isolation. */
   useSharedArrayBuffer?: boolean;
   /** Try again after an attempt has failed or a connection was lost. Default `true`. */
@@ -118,13 +123,14 @@ export function resolve(options: DatasoleClientOptions): LinkOptions {
   const { protocol, host, pathname } = new URL(given, page);
   if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`the url must begin with http, https, ws or wss: ${given}`);
   const path = `${host}${pathname.replace(/\/+$/, '')}/${(options.path ?? DEFAULT_WS_PATH).replace(/^\/+|\/+$/g, '')}`;
-  const secure = /^(https|wss):/.test(protocol) ? 's' : '';
+  // https and wss, not ws.
+  const secure = /[ps]s:/.test(protocol) ? 's' : '';
   const served = `http${secure}://${path}/datasole-worker.v${PROTOCOL_VERSION}.js`;
   const workerUrl = new URL(options.workerUrl ?? served, page ?? served).href;
-  const wasmUrl = page ? new URL(options.wasmUrl ?? WASM_FILE, options.wasmUrl ? page : workerUrl).href : '';
+  const wasmUrl = page ? new URL(options.wasmUrl ?? WASM_FILE, options.wasmUrl ? page : workerUrl).href : (options.wasmUrl ?? '');
   const { token, via, headers } = options.auth ?? {};
-  const useWorker = options.useWorker ?? (!!options.worker || (typeof Worker === 'function' && typeof document === 'object'));
   return {
+    ...options,
     core: {
       url: `ws${secure}://${path}`,
       token,
@@ -136,11 +142,9 @@ export function resolve(options: DatasoleClientOptions): LinkOptions {
       connectTimeout: options.connectTimeout ?? CONNECT_TIMEOUT,
       contract: options.contract?.hash,
     },
-    useWorker,
-    shared: useWorker && options.shared,
-    worker: options.worker,
+    useWorker: options.useWorker ?? (!!options.worker || (typeof Worker === 'function' && typeof document === 'object')),
     workerUrl,
-    wasmUrl: wasmUrl || (options.wasmUrl ?? ''),
+    wasmUrl,
     headers: IIFE || page ? undefined : (headers ?? {}),
   };
 }

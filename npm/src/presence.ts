@@ -44,7 +44,8 @@ export class Room<T = any> {
 
   /** @internal */
   constructor(open: (room: Stream) => Port, self: () => string | undefined) {
-    [this.#open, this.#self] = [open, self];
+    this.#open = open;
+    this.#self = self;
   }
 
   /** The members; a new array after each change. Current while this client is a member or has subscribed. */
