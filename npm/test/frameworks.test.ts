@@ -202,7 +202,7 @@ it('carries no CRDTs to pages that use hooks with the slim client', async () => 
 
 it('renders states on servers, without a connection', () => {
   const code = `
-    const { createElement: h } = await import('react');
+    const { createElement: h, Suspense } = await import('react');
     const { renderToString } = await import('react-dom/server');
     const { DatasoleProvider, useConnection, useCrdt, useLiveState, useMembers, useMyPresence, usePending, useSuspenseLiveState } = await import('datasole/react');
     const { useDocument } = await import('datasole/react/yjs');
@@ -214,7 +214,10 @@ it('renders states on servers, without a connection', () => {
         useCrdt('c', 'pn-counter').value, usePending().total, initial && useSuspenseLiveState('k', undefined, { initial }).n,
       ].join());
     };
-    const render = (initial) => renderToString(h(DatasoleProvider, { options: { url: '/' } }, h(Page, { initial })));
+    const Suspended = () => useSuspenseLiveState('k');
+    const page = (...children) => h(DatasoleProvider, { options: { url: '/' } }, ...children);
+    const render = (initial) => renderToString(page(h(Page, { initial })));
+    const fallback = renderToString(page(h(Suspense, { fallback: 'wait' }, h(Suspended))));
     const { createSSRApp } = await import('vue');
     const { renderToString: toHtml } = await import('vue/server-renderer');
     const { DatasoleClient } = await import('datasole/client');
@@ -228,7 +231,7 @@ it('renders states on servers, without a connection', () => {
     const { h: h2 } = await import('vue');
     const html = (initial) => toHtml(createSSRApp({ setup: setup(initial) }).use(vue.datasole(new DatasoleClient({ url: '/' }))));
     const initial = { value: { n: 7 }, epoch: 1, seq: 2 };
-    console.log(JSON.stringify([render(), render(initial), await html(), await html(initial)]));
+    console.log(JSON.stringify([render(), render(initial), await html(), await html(initial), /wait/.test(fallback)]));
     console.log(process.getActiveResourcesInfo().filter((name) => /Timeout|Immediate|TCP/.test(name)).join());`;
   const [pages, resources] = run(code).split('\n');
   assert.deepEqual(JSON.parse(pages!), [
@@ -236,6 +239,7 @@ it('renders states on servers, without a connection', () => {
     '<p>ready,7,true,disconnected,0,me,0,0,7</p>',
     '<p>loading,,disconnected,,me,0</p>',
     '<p>ready,7,disconnected,,me,0</p>',
+    true,
   ]);
   assert.equal(resources ?? '', '');
 });
