@@ -69,7 +69,7 @@ export interface DatasoleClientOptions {
   /** Give up after so many failed attempts in a row. Default: never. */
   maxReconnectAttempts?: number;
   /**
-   * The contract that the page was built with: `contract` of the generated `contract.ts`. A server with another one is told
+   * The contract that the page was built with: `contract` of its `contract.ts`. A server with another one is told
    * by {@link Status.contract} and once on the console: the page was left open across a deployment, or was not built anew.
    */
   contract?: { hash: string };
