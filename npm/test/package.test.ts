@@ -401,7 +401,7 @@ describe('the package', () => {
     for (const [, target] of text.matchAll(/\bimport\(([^)]*)\)/g)) {
       // webpack takes this for a file to be copied, and warns.
       assert.doesNotMatch(text, /new URL\([^)]*import\.meta\.url/);
-      if (!/^"\.\/(worker|node|datasole-probe)\.mjs"$/.test(target!)) assert.match(target!, /webpackIgnore: true.*@vite-ignore/s);
+      if (!/^"\.\/(worker|node|datasole-(probe|shared))\.mjs"$/.test(target!)) assert.match(target!, /webpackIgnore: true.*@vite-ignore/s);
     }
   });
 

@@ -258,6 +258,7 @@ fn metrics(server: &Server) -> Value {
     let counted = server.metrics_snapshot();
     json!({
         "pid": std::process::id(),
+        "connections": counted.connections,
         "messagesIn": counted.messages_in,
         "bytesIn": counted.bytes_in,
         "bytesOut": counted.bytes_out,

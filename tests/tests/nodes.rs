@@ -231,7 +231,7 @@ fn a_topic_is_heard_while_it_is_in_memory() {
     runtime.block_on(async {
         let memory = Memory::default();
         let spy = memory.node();
-        let limits = Limits { max_idle_topics: 0, ..Limits::default() };
+        let limits = Limits::default().with(|limits| limits.max_idle_topics = 0);
         let server = Server::builder().limits(limits).backend(memory).build();
         let is_heard = || spy.bus.is_heard(Address::Topic("e:news"));
         for _ in 0..2 {

@@ -149,11 +149,14 @@ impl World {
         let (number, backend) = self.chaos.wrap(node);
         // Far from each other, and below those of the memory's generations.
         self.epoch += 1_000_000;
-        let replay = Replay { entries: self.replay, ..Replay::default() };
-        let history = Replay { entries: 100_000, bytes: usize::MAX, age: None };
+        let replay = Replay::default().entries(self.replay);
+        let history = Replay::default().entries(100_000).bytes(usize::MAX).age(None);
         let kv = backend.kv.clone();
         let server = Server::builder()
-            .limits(Limits { replay, doc_compact_entries: 8, ..Limits::default() })
+            .limits(Limits::default().with(|limits| {
+                limits.replay = replay;
+                limits.doc_compact_entries = 8;
+            }))
             .topic("talk", history)
             .topic("news", history)
             .epoch(self.epoch)
