@@ -26,7 +26,8 @@ struct Mail {
 async fn main() -> std::io::Result<()> {
     let url = std::env::args().nth(1).ok_or_else(|| Error::new(ErrorKind::InvalidInput, "node URL"))?;
     let engines = Engines::open(url.as_str()).await.map_err(Error::other)?;
-    let limits = Limits { max_connections_per_address: None, ..Limits::default() };
+    let mut limits = Limits::default();
+    limits.max_connections_per_address = None;
     let server = Server::builder()
         .limits(limits)
         .backend(engines.node().await.map_err(Error::other)?)
