@@ -44,7 +44,7 @@ await Promise.all([
   bundle('node.ts', 'node.mjs', module),
   bundle('probe.ts', 'datasole-probe.mjs', { format: 'esm' }),
   bundle('shared.ts', 'datasole-shared.mjs', { format: 'esm' }),
-  bundle('hub.ts', 'datasole-hub.mjs', { format: 'esm' }),
+  bundle('hub.ts', `datasole-hub.v${protocol}.mjs`, { format: 'esm' }),
   bundle('index.ts', 'index.mjs', module),
   bundle('bundled.ts', 'bundled.mjs', module),
   bundle('client.workerd.ts', 'client.workerd.mjs', { ...module, external: ['*.wasm'] }),
@@ -151,7 +151,7 @@ function siblings() {
     name: 'siblings',
     setup({ onResolve }) {
       onResolve({ filter: /^\.\/(worker|client|node|probe|shared|hub|live|react|vue|yjs)\.js$/ }, ({ path }) => ({
-        path: path.replace(/(probe|shared|hub)\.js$/, 'datasole-$1.js').replace(/js$/, 'mjs'),
+        path: path.replace(/(probe|shared)\.js$/, 'datasole-$1.js').replace('hub.js', `datasole-hub.v${protocol}.js`).replace(/js$/, 'mjs'),
         external: true,
       }));
     },

@@ -415,7 +415,7 @@ export class Hub {
   /** Keeps a state for pages that come later. */
   #mirror(message: From<'snapshot' | 'patch'>): void {
     const { key, rev } = message;
-    const of = this.#protocol === 1 ? this.#of('state', key) : this.#followed.get(`state ${key}`);
+    const of = this.#status?.protocol === 1 ? this.#of('state', key) : this.#followed.get(`state ${key}`);
     if (!of) return;
     if (message.t === 'snapshot') {
       of.mirror = { rev, value: message.value, owned: new Set(), text: 0 };
@@ -425,7 +425,7 @@ export class Hub {
     const { mirror } = of;
     if (!mirror) return;
     try {
-      if (rev !== mirror.rev + 1 && this.#protocol !== 1) refuse();
+      if (rev !== mirror.rev + 1 && this.#status?.protocol !== 1) refuse();
       mirror.value = applyPatch(mirror.value, message.ops, mirror.owned, LIMITS, mirror);
       mirror.rev = rev;
     } catch {
@@ -436,11 +436,7 @@ export class Hub {
 
   /** The pages that a message about a state or a topic is for; a server of version 1 sends what nobody follows. */
   #readers(kind: string, key: string): Iterable<Page> {
-    return this.#protocol === 1 ? this.#pages : (this.#followed.get(`${kind} ${key}`)?.pages.keys() ?? []);
-  }
-
-  get #protocol(): number | undefined {
-    return this.#status?.protocol;
+    return this.#status?.protocol === 1 ? this.#pages : (this.#followed.get(`${kind} ${key}`)?.pages.keys() ?? []);
   }
 
   /** A status with the times it has now. */

@@ -210,9 +210,10 @@ async function open(options: LinkOptions, events: PortEvents): Promise<Port> {
 }
 
 /** The wasm's bytes; none for a worker script that has it inside, and a shared one, which has it mostly. */
-async function fetchWasm({ shared, useWorker, workerUrl, wasmUrl }: LinkOptions, signal: AbortSignal): Promise<ArrayBuffer | undefined> {
-  if ((shared && useWorker) || workerUrl.includes('.inline.')) return;
+async function fetchWasm({ shared, workerUrl, wasmUrl }: LinkOptions, signal: AbortSignal): Promise<ArrayBuffer | undefined> {
+  if (workerUrl.includes('.inline.')) return;
   if (!IIFE && !/^(https?|blob):/.test(wasmUrl)) return (await import('./node.js')).readWasm(wasmUrl);
+  if (shared) return;
   const response = await fetch(wasmUrl, { signal });
   return response.ok ? response.arrayBuffer() : undefined;
 }

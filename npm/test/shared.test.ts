@@ -68,7 +68,7 @@ beforeEach(() => {
   FakeSocket.all = [];
   FakeSocket.serve = server;
   value = { n: 0 };
-  [seq, votes, operations] = [1, new PNCounter('server'), 0];
+  [seq, votes, operations, members] = [1, new PNCounter('server'), 0, []];
   const values = { navigator: { locks }, SharedWorker: FakeSharedWorker, self: { origin: 'http://localhost:1' }, WebSocket: FakeSocket, fetch };
   for (const name of GIVEN) Object.defineProperty(scope, name, { value: values[name], configurable: true, writable: true });
 });
@@ -90,6 +90,7 @@ let seq: number;
 let deaf = false;
 let votes: PNCounter;
 let operations: number;
+let members: unknown[];
 function server(socket: FakeSocket): void {
   socket.onframe = ({ opcode, correlation, payload }) => {
     if (opcode === OP.request && payload.method !== 'never') {
@@ -101,7 +102,7 @@ function server(socket: FakeSocket): void {
       if (key === 'forbidden') return socket.frame(OP.error, { code: -32002, message: 'no' }, correlation);
       socket.frame(OP.subscribed, { ...at, recovered: false, channel: kind === 'doc' ? 7 : undefined }, correlation);
       if (kind === 'state') socket.frame(OP.snapshot, { key, version: seq, data: value, ...at });
-      if (kind === 'presence') socket.frame(OP.presence, { key, members: [], whole: true, ...at });
+      if (kind === 'presence') socket.frame(OP.presence, { key, members, whole: true, ...at });
       if (kind === 'crdt') socket.frame(OP.crdtState, { key, state: votes.state(), epoch: 1, seq: operations });
     }
     if (opcode === OP.presence) socket.frame(OP.ack, Uint8Array.of(0), correlation);
@@ -196,6 +197,35 @@ describe('tabs of a shared worker', () => {
     await connected({ shared: 'bob' });
     assert.deepEqual([FakeSocket.all.length, workers.size], [4, 4]);
     assert.ok([...workers.keys()].every((name) => /^datasole [0-9a-f]{64}$/.test(name)), 'no token is in a name');
+  });
+
+  it('have what others have opened: CRDTs and rooms, each as a whole', async () => {
+    const a = await connected();
+    const [votes, room] = [a.crdt.counter('votes'), a.presence('room')];
+    votes.increment(3);
+    room.subscribe(() => {});
+    await until(() => !votes.pending && keys(OP.subscribe).length === 2);
+    const b = await connected();
+    const late = b.crdt.counter('votes');
+    await until(() => late.value() === 3);
+    late.increment(4);
+    await until(() => votes.value() === 7 && !late.pending);
+    members = [{ id: 'c1', userId: 'ann', value: 1 }];
+    const seen: unknown[] = [];
+    b.presence('room').subscribe((all) => seen.push(all.map(({ value, self }) => [value, self])));
+    await until(() => seen.length > 1 && room.members.length === 1);
+    assert.deepEqual(seen, [[], [[1, true]]]);
+  });
+
+  it('go on with a state that was left for a moment, and let go of it later, each by itself', async () => {
+    const [a, b] = [await connected(), await connected()];
+    const seen = followed(b);
+    a.subscribeState('board', () => {}).unsubscribe();
+    await until(() => seen.length === 1);
+    const again = followed(a);
+    patch(1);
+    await until(() => again.at(-1)?.n === 1 && seen.at(-1).n === 1);
+    assert.deepEqual(keys(OP.subscribe), ['board']);
   });
 
   it('are refused what they follow each by itself, and may ask again', async () => {
