@@ -2,7 +2,8 @@
 //! as an axum router.
 //!
 //! Features, none of them by default: `docs` adds Yjs documents (`Server::docs`), `sqlite` durable storage in one file
-//! (`backend::Sqlite`), `redis` several servers as one (`backend::Redis`).
+//! (`backend::Sqlite`), `redis` and `nats` several servers as one
+//! (`backend::Redis`, `backend::Nats`).
 //!
 //! ```no_run
 //! use datasole_server::{Context, Server};

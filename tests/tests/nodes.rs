@@ -17,7 +17,7 @@ use datasole_tests::{
         Function, History, Id, Promises, check,
         forge::{FORGERIES, Forge},
     },
-    nodes::{Outcome, Stats, run},
+    nodes::{Flaw, Outcome, Stats, run, run_with},
     random::Random,
 };
 use tokio::{runtime::Builder, time::sleep};
@@ -206,6 +206,22 @@ fn what_is_wrong_in_a_schedule_is_found() {
     }
     println!("{found:?}");
     assert!(found.len() == 8 && found.values().all(|&count| count >= 5), "{found:?}");
+}
+
+/// Each flaw of a backend shows within a few schedules, as a broken promise or as an assertion of the run.
+#[test]
+fn flawed_backends_are_found() {
+    for flaw in Flaw::ALL {
+        let found = (0..40).find(|seed| {
+            let judged = catch_unwind(|| {
+                let outcome = run_with(*seed, Some(flaw));
+                check(&outcome.history, &Promises { presence: outcome.presence, ..Promises::default() }).holds()
+            });
+            judged.is_err() || judged.is_ok_and(|holds| !holds)
+        });
+        println!("{flaw:?}: seed {found:?}");
+        assert!(found.is_some(), "{flaw:?} was not found");
+    }
 }
 
 /// A topic without history that has left memory is subscribed to a little longer, and again when it comes back.

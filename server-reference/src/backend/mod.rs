@@ -5,8 +5,8 @@
 //! - [`Bus`]: messages between nodes, each delivered at most once.
 //! - [`Kv`]: values that expire, quotas and leases.
 //!
-//! [`memory`] implements all three for the nodes of one process, `sqlite` keeps log and values in a file, `redis` is
-//! a server that many processes share. [`Engines`] opens any of them by URL. A custom [`Log`] alone is enough for one
+//! [`memory`] implements all three for the nodes of one process, `sqlite` keeps log and values in a file, `redis`
+//! and `nats` are servers that many processes share. [`Engines`] opens any of them by URL. A custom [`Log`] alone is enough for one
 //! node ([`Backend::alone`]). [`conformance`] is the suite each of them passes.
 
 pub mod bus;
@@ -23,6 +23,8 @@ pub mod log;
 pub mod memory;
 #[cfg(feature = "redis")]
 mod name;
+#[cfg(feature = "nats")]
+pub mod nats;
 mod node;
 mod outlet;
 mod quota;
@@ -40,6 +42,8 @@ pub use error::BackendError;
 pub use kv::Kv;
 pub use log::Log;
 pub use memory::Memory;
+#[cfg(feature = "nats")]
+pub use nats::Nats;
 pub use node::Backend;
 #[cfg(feature = "redis")]
 pub use redis::Redis;

@@ -2,5 +2,7 @@
 //! folder, and stopped.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod nats;
 mod redis;
 mod running;
+mod writers;
