@@ -106,6 +106,8 @@ async fn urls_are_checked_and_passwords_kept() {
         "redis://h?colour=red",
         "redis://127.0.0.1?pass=secret",
         "redis://127.0.0.1/nine",
+        "redis://:pa?secret@127.0.0.1",
+        "redis://:pa?prefix=a&secret=word@127.0.0.1",
     ] {
         let Err(error) = Redis::connect(url).await else { panic!("{url} is refused") };
         assert!(matches!(error, BackendError::Invalid(_)), "{url}: {error}");
