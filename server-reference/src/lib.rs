@@ -2,7 +2,7 @@
 //! as an axum router.
 //!
 //! Features, none of them by default: `docs` adds Yjs documents (`Server::docs`), `sqlite` durable storage in one file
-//! (`backend::Sqlite`), `redis` several servers as one (`backend::Redis`).
+//! (`backend::Sqlite`), `redis` and `postgres` several servers as one (`backend::Redis`, `backend::Postgres`).
 //!
 //! ```no_run
 //! use datasole_server::{Context, Server};

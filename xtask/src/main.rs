@@ -1,4 +1,4 @@
-//! The project's commands: `cargo xtask demo|test|build|bench|fixture|fuzz`.
+//! The project's commands: `cargo xtask demo|test|build|bench|fixture|cluster|fuzz`.
 //!
 //! On a machine with rustup, Node 20 or newer and a C compiler each command finds or installs whatever else it needs
 //! ([`tools`]), or says in one line what is missing and how to get it. Progress goes to stderr; stdout carries only what
@@ -6,6 +6,7 @@
 
 mod assets;
 mod budget;
+mod cluster;
 mod command;
 mod fuzz;
 mod lints;
@@ -58,6 +59,18 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Start an engine and several nodes on it; prints their URLs, and stops all at Ctrl-C
+    Cluster {
+        /// The engine
+        #[arg(long, value_enum)]
+        backend: cluster::Engine,
+        /// How many nodes
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=50))]
+        nodes: u16,
+        /// Passed on to each node, e.g. --relay chat:message
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Fuzz with cargo-fuzz on nightly
     Fuzz {
         /// One target; without it, all of them in turn
@@ -75,6 +88,7 @@ fn main() -> ExitCode {
         Task::Build => assets::build().and_then(|()| budget::check()),
         Task::Bench { args } => server::bench(&args),
         Task::Fixture { args } => server::fixture(&args),
+        Task::Cluster { backend, nodes, args } => cluster::serve(backend, nodes, &args),
         Task::Fuzz { target, minutes } => fuzz::run(target.as_deref(), minutes),
     };
     match outcome {

@@ -2,6 +2,8 @@
 
 use std::{env, fmt};
 
+#[cfg(feature = "postgres")]
+use super::postgres::Postgres;
 #[cfg(feature = "redis")]
 use super::redis::Redis;
 #[cfg(feature = "sqlite")]
@@ -84,6 +86,7 @@ impl fmt::Debug for Urls {
 /// | `memory:` | this process's memory, for its servers alone | |
 /// | `sqlite:DIR` | one file in this folder, for the servers of this process: `Sqlite`; `?sync=yes` waits for the disk | `sqlite` |
 /// | `redis://…`, `rediss://…`, `unix://…` | a Redis or Valkey: `Redis` | `redis` |
+/// | `postgres://…`, `postgresql://…` | a PostgreSQL database: `Postgres` | `postgres` |
 ///
 /// With `?prefix=NAME` applications share an engine without seeing each other: 1 to 32 letters, digits, `_` and `-`. (In
 /// memory nothing is shared, and the prefix has no effect; below a folder it is a folder of its own.)
@@ -122,6 +125,8 @@ enum Engine {
     Sqlite(Sqlite),
     #[cfg(feature = "redis")]
     Redis(Redis),
+    #[cfg(feature = "postgres")]
+    Postgres(Postgres),
 }
 
 impl Engines {
@@ -202,6 +207,12 @@ impl Opened {
                 let loss = redis.loss();
                 (Engine::Redis(redis), loss)
             }
+            #[cfg(feature = "postgres")]
+            "postgres" | "postgresql" => {
+                let postgres = Postgres::connect(text).await?;
+                let loss = postgres.loss();
+                (Engine::Postgres(postgres), loss)
+            }
             scheme => return Err(BackendError::Invalid(refusal(scheme))),
         };
         let is_shared = !matches!(url.scheme, "memory" | "sqlite");
@@ -215,7 +226,9 @@ fn refusal(scheme: &str) -> String {
         Some(feature) => {
             format!("{scheme}: needs the feature `{feature}` of datasole-server, which this program was built without")
         }
-        None => format!("{scheme}: is no engine; engines are memory:, sqlite:DIR, redis://, rediss:// and unix://"),
+        None => format!(
+            "{scheme}: is no engine; engines are memory:, sqlite:DIR, redis://, rediss://, unix:// and postgres://"
+        ),
     }
 }
 
@@ -246,6 +259,8 @@ impl Engine {
             Self::Sqlite(sqlite) => Ok(sqlite.node()),
             #[cfg(feature = "redis")]
             Self::Redis(redis) => redis.node().await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(postgres) => postgres.node().await,
         }
     }
 }

@@ -2,5 +2,9 @@
 //! folder, and stopped.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod clients;
+#[cfg(unix)]
+mod postgres;
 mod redis;
 mod running;
+mod writers;

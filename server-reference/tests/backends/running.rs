@@ -16,7 +16,8 @@ impl Running {
     /// Starts a program in an empty folder; `arguments` gets the port and the folder.
     pub(crate) fn start(program: &str, arguments: impl Fn(u16, &Path) -> Vec<String>) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let dir = std::env::temp_dir().join(format!("datasole-{program}-{}-{port}", std::process::id()));
+        let name = Path::new(program).file_name().unwrap().to_string_lossy();
+        let dir = std::env::temp_dir().join(format!("datasole-{name}-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let child = spawn(program, arguments(port, &dir));
         Self { child, dir, port }
@@ -32,7 +33,8 @@ impl Running {
         self.child.id()
     }
 
-    fn stop(&mut self) {
+    /// Kills the program at once.
+    pub(crate) fn stop(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

@@ -1,13 +1,11 @@
 //! Faults between a node and its Redis: what was acknowledged is there once, errors are typed.
 
 use std::{
-    collections::BTreeMap,
     process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -15,18 +13,24 @@ use datasole_core::{StreamId, StreamKind};
 use datasole_server::backend::{
     Backend, BackendError,
     kv::Expected,
-    log::{Append, Appended, Loaded, Mark, Rule, Stored, Tag},
+    log::{Append, Appended, Mark, Rule, Tag},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    time::{Instant, sleep},
+    time::sleep,
 };
 
-use super::{PATIENCE, PROGRAM, arguments, connect};
-use crate::running::Running;
+use super::{PROGRAM, arguments, connect};
+use crate::{
+    running::Running,
+    writers::{PAUSE, survives, whole},
+};
 
-const PAUSE: Duration = Duration::from_millis(10);
+async fn nodes(port: u16) -> [Backend; 2] {
+    let redis = connect(&format!("redis://127.0.0.1:{port}")).await;
+    [redis.node().await.unwrap(), redis.node().await.unwrap()]
+}
 
 /// Redis's own client.
 fn tell(port: u16, command: &str) {
@@ -35,104 +39,11 @@ fn tell(port: u16, command: &str) {
     assert!(client.status().unwrap().success(), "{command}");
 }
 
-async fn whole(node: &Backend, stream: &StreamId) -> Result<Option<Stored>, BackendError> {
-    Ok(match node.log.load(stream, None).await? {
-        Loaded::Whole(stored) => Some(stored),
-        Loaded::Absent | Loaded::Since(_) => None,
-    })
-}
-
-/// Appends, and repeats what was not answered.
-struct Writer {
-    node: Backend,
-    stream: StreamId,
-    tag: Tag,
-    at: Mark,
-    acknowledged: Vec<Tag>,
-}
-
-impl Writer {
-    fn new(node: &Backend, stream: &StreamId, name: u64) -> Self {
-        let (tag, at) = (Tag { node: name, count: 0 }, Mark::birth(name));
-        Self { node: node.clone(), stream: stream.clone(), tag, at, acknowledged: Vec::new() }
-    }
-
-    /// One entry: repeated until its fate is known.
-    async fn write(&mut self) {
-        self.tag.count += 1;
-        let (entries, deadline) = ([Bytes::from_static(b"entry")], Instant::now() + PATIENCE);
-        loop {
-            assert!(Instant::now() < deadline, "an append is answered");
-            match self.attempt(&entries).await {
-                Ok(true) => break self.acknowledged.push(self.tag),
-                Ok(false) => {}
-                Err(BackendError::Unavailable(_)) => sleep(PAUSE).await,
-                Err(error) => panic!("{error}"),
-            }
-        }
-    }
-
-    /// Whether the entry is stored now.
-    async fn attempt(&mut self, entries: &[Bytes]) -> Result<bool, BackendError> {
-        let append = Append::new(&self.stream, self.at, Rule::Behind, self.tag, entries);
-        match self.node.log.append(append).await? {
-            Appended::At { mark, .. } => {
-                self.at = mark;
-                Ok(true)
-            }
-            Appended::Conflict { mark, .. } => {
-                let Some(stored) = whole(&self.node, &self.stream).await? else {
-                    self.at = Mark::birth(mark.position.epoch + 1);
-                    return Ok(false);
-                };
-                self.at = stored.mark;
-                Ok(stored.entries.iter().any(|entry| entry.tag == self.tag))
-            }
-        }
-    }
-}
-
-/// Four writers on two nodes append to one stream while `disturb` does its work; nothing acknowledged is lost or
-/// doubled.
-async fn survives(port: u16, disturb: impl AsyncFnOnce()) {
-    let redis = connect(&format!("redis://127.0.0.1:{port}")).await;
-    let nodes = [redis.node().await.unwrap(), redis.node().await.unwrap()];
-    let (stream, over) = (StreamId::event("s"), Arc::new(AtomicBool::new(false)));
-    let writers: Vec<_> = (1..=4_u64)
-        .map(|name| {
-            let mut writer = Writer::new(&nodes[name as usize % 2], &stream, name);
-            let over = Arc::clone(&over);
-            tokio::spawn(async move {
-                while !over.load(Ordering::Relaxed) {
-                    writer.write().await;
-                }
-                writer.write().await;
-                writer
-            })
-        })
-        .collect();
-    disturb().await;
-    over.store(true, Ordering::Relaxed);
-    let mut acknowledged = Vec::new();
-    for writer in writers {
-        acknowledged.extend(writer.await.unwrap().acknowledged);
-    }
-    let stored = whole(&nodes[0], &stream).await.unwrap().unwrap();
-    assert_eq!(stored.mark.position.seq, stored.entries.len() as u64, "no gap");
-    let mut times: BTreeMap<Tag, u32> = BTreeMap::new();
-    stored.entries.iter().for_each(|entry| *times.entry(entry.tag).or_default() += 1);
-    assert!(acknowledged.len() > 8, "writers got on: {}", acknowledged.len());
-    for tag in &acknowledged {
-        assert_eq!(times.remove(tag), Some(1), "{tag:?} is there once");
-    }
-    assert!(times.is_empty(), "nothing that was not acknowledged in the end: {times:?}");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_doubled_when_connections_are_killed() {
     let engine = Running::start(PROGRAM, arguments);
     let port = engine.port;
-    survives(port, async || {
+    survives(nodes(port).await, async || {
         for round in 0..30 {
             tell(port, if round % 3 == 2 { "CLIENT KILL TYPE pubsub" } else { "CLIENT KILL TYPE normal" });
             sleep(PAUSE * 3).await;
@@ -145,7 +56,7 @@ async fn nothing_is_lost_or_doubled_when_connections_are_killed() {
 async fn nothing_is_lost_or_doubled_when_the_engine_is_killed() {
     let mut engine = Running::start(PROGRAM, arguments);
     let port = engine.port;
-    survives(port, async || {
+    survives(nodes(port).await, async || {
         for _ in 0..3 {
             sleep(PAUSE * 20).await;
             engine.kill_and_start(PROGRAM, arguments);
