@@ -44,8 +44,13 @@ await Promise.all([
   bundle('node.ts', 'node.mjs', module),
   bundle('probe.ts', 'datasole-probe.mjs', { format: 'esm' }),
   bundle('index.ts', 'index.mjs', module),
-  bundle('live.ts', 'live.mjs', module),
-  bundle('yjs.ts', 'yjs.mjs', { ...module, packages: 'external' }),
+  ...['live', 'ssr', 'yjs', 'vue', 'vue-yjs', 'svelte', 'solid', 'tanstack-db'].map((name) =>
+    bundle(`${name}.ts`, `${name}.mjs`, { ...module, packages: 'external' }),
+  ),
+  // The first statement of the file, as servers want it that render components.
+  ...['react', 'react-yjs'].map((name) =>
+    bundle(`${name}.ts`, `${name}.mjs`, { ...module, packages: 'external', banner: { js: "'use client';" } }),
+  ),
 ]);
 await Promise.all(['slim', 'client'].map(application));
 await declarations();
@@ -123,6 +128,8 @@ function defines({ IIFE, INLINE_WASM }) {
   return {
     BUILD: JSON.stringify(version),
     IIFE: String(IIFE),
+    // Left to the application's bundler.
+    'process.env.NODE_ENV': 'process.env.NODE_ENV',
     INLINE_WASM: INLINE_WASM === undefined ? 'undefined' : JSON.stringify(INLINE_WASM),
   };
 }
@@ -132,7 +139,7 @@ function siblings() {
   return {
     name: 'siblings',
     setup({ onResolve }) {
-      onResolve({ filter: /^\.\/(worker|client|node|probe)\.js$/ }, ({ path }) => ({
+      onResolve({ filter: /^\.\/(worker|client|node|probe|live|react|vue|yjs)\.js$/ }, ({ path }) => ({
         path: path === './probe.js' ? './datasole-probe.mjs' : path.replace(/js$/, 'mjs'),
         external: true,
       }));
@@ -143,7 +150,8 @@ function siblings() {
 /** Of what the package shows; the worker's script shows nothing. */
 async function declarations() {
   execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json'], { stdio: 'inherit' });
-  const names = ['aliases', 'client', 'contract', 'errors', 'index', 'live', 'options', 'presence', 'server', 'slim', 'status', 'yjs'];
+  const names = `aliases client connection contract documents errors index live options pendings presence react react-yjs readable replicas
+    rooms server slim solid ssr status svelte tanstack-db vue vue-yjs yjs`.split(/\s+/);
   const shown = names.map((name) => `${name}.d.ts`);
   const made = (await readdir('dist')).filter((name) => name.endsWith('.d.ts'));
   const hidden = [...made.filter((name) => !shown.includes(name)), 'crdt/replica.d.ts', 'crdt/json.d.ts'];

@@ -248,10 +248,10 @@ impl Subscriptions {
         Some((write::subscribe(&entry.stream, entry.position), old))
     }
 
-    /// Forgets where a stream is.
-    pub(crate) fn forget(&mut self, id: SubscriptionId) {
+    /// Says where a stream is, as far as the host has it; `None`: nowhere.
+    pub(crate) fn place(&mut self, id: SubscriptionId, position: Option<Position>) {
         if let Some(entry) = self.entries.get_mut(&id) {
-            entry.position = None;
+            entry.position = position;
         }
     }
 

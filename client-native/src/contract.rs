@@ -57,6 +57,24 @@ natives!(GCounter, PnCounter, LwwRegister<T>, LwwMap<T>, GSet<T>, OrSet<T>);
 impl Client {
     /// Calls the method that the type of the parameters names. See [`call`](Self::call).
     ///
+    /// A field that is renamed in the contract is an error wherever the old name is read:
+    ///
+    /// ```compile_fail,E0609
+    /// # use datasole_client::Client;
+    /// # use datasole_contract::{TS, contract};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize, TS)]
+    /// # pub struct Vote { by: u32 }
+    /// #[derive(Serialize, Deserialize, TS)]
+    /// pub struct Board { heading: String, votes: u32 } // before: `title`
+    /// # contract! { pub App { rpc { Vote = "vote" -> Board; } } }
+    ///
+    /// # async fn example(client: &Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// println!("{}", client.request(&Vote { by: 1 }).await?.title);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// As for [`call`](Self::call). [`CallError::data`] reads what the method's own errors carry.

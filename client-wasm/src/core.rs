@@ -1,8 +1,8 @@
 //! [`Core`]: owns the client, turns calls into inputs and commands, outputs into calls of the host.
 
 use datasole_core::{
-    CallError, CallId, Client, CommandError, Event, Hint, Input, Millis, Output, Payload, Request, SocketClose,
-    SocketId, StreamId, StreamKind, SubscriptionId,
+    CallError, CallId, Client, CommandError, Event, Hint, Input, Millis, Output, Payload, Position, Request,
+    SocketClose, SocketId, StreamId, StreamKind, SubscriptionId,
 };
 use wasm_bindgen::prelude::*;
 
@@ -98,10 +98,12 @@ impl Core {
         self.pump();
     }
 
-    /// Follows a stream under the caller's `id`. Kinds are named as on the wire.
-    pub fn follow(&mut self, id: u32, kind: &str, key: String) {
+    /// Follows a stream under the caller's `id`. Kinds are named as on the wire. `epoch` and `seq`: the position of the value that the
+    /// caller has, if any.
+    pub fn follow(&mut self, id: u32, kind: &str, key: String, epoch: Option<f64>, seq: Option<f64>) {
         let stream = stream(kind, key);
-        match self.client.subscribe(now(), stream.clone()) {
+        let since = epoch.zip(seq).map(|(epoch, seq)| Position { epoch: epoch as u64, seq: seq as u64 });
+        match self.client.subscribe_since(now(), stream.clone(), since) {
             Ok(subscription) => self.subscriptions.push((subscription, id)),
             Err(refused) => self.batch.refused(kind, &stream.key, &refused),
         }

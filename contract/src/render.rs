@@ -16,6 +16,8 @@ fn render(contract: &Description) -> String {
     let mut out = String::new();
     let name = &contract.name;
     let _ = writeln!(out, "// Written by datasole from the contract {name}. Changes belong there.");
+    // So that the module below is there where nothing else imports it.
+    let _ = writeln!(out, "import type {{}} from 'datasole';\n");
     let _ = writeln!(
         out,
         "/** The contract {name}: give it to `DatasoleClient`, or let it register itself by importing this file. */"

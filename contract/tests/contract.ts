@@ -1,4 +1,6 @@
 // Written by datasole from the contract App. Changes belong there.
+import type {} from 'datasole';
+
 /** The contract App: give it to `DatasoleClient`, or let it register itself by importing this file. */
 export interface AppContract {
   rpc: {

@@ -22,7 +22,8 @@ export interface CallHost {
 
 /** See the module. Each call settles once: by an answer, its deadline, its signal, or the end of the client. */
 export class Calls {
-  readonly #open = new Map<number, Call>();
+  /** By id. */
+  readonly open = new Map<number, Call>();
   readonly #host: CallHost;
 
   constructor(host: CallHost) {
@@ -38,7 +39,7 @@ export class Calls {
       const encoded = encode(params);
       const id = host.admit(queue);
       const giveUp = (error: DatasoleError) => {
-        this.#open.delete(id);
+        this.open.delete(id);
         host.send({ t: 'cancel', id });
         settled(reject)(error);
       };
@@ -55,22 +56,22 @@ export class Calls {
         const late = () => giveUp(localError(Code.Timeout, `RPC timeout: ${method} (${millis}ms)`, true));
         timer = setTimeout(late, delay(millis));
       }
-      this.#open.set(id, { resolve: settled(resolve), reject: settled(reject) });
+      this.open.set(id, { resolve: settled(resolve), reject: settled(reject) });
       host.send({ t: 'call', id, method, timeout, queue, ...encoded });
     });
   }
 
   done({ id, error, bin, value }: FromWorker & { t: 'done' }, binaries: Uint8Array[]): void {
-    const call = this.#open.get(id);
-    this.#open.delete(id);
+    const call = this.open.get(id);
+    this.open.delete(id);
     if (error) call?.reject(new DatasoleError(error));
     else call?.resolve(bin === undefined ? value : binaries[bin]);
   }
 
   /** Ends all of them. */
   reject(error: DatasoleError): void {
-    const calls = [...this.#open.values()];
-    this.#open.clear();
+    const calls = [...this.open.values()];
+    this.open.clear();
     for (const call of calls) call.reject(error);
   }
 }

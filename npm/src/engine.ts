@@ -225,7 +225,7 @@ export function perform(core: Core, message: ToWorker): void {
     case 'emit':
       return core.emit(message.event, message.json, message.bytes, message.queue);
     case 'subscribe':
-      return core.follow(message.id, message.kind, message.key);
+      return core.follow(message.id, message.kind, message.key, message.since?.epoch, message.since?.seq);
     case 'unsubscribe':
       return core.unfollow(message.id, message.linger);
     case 'resync':

@@ -1,5 +1,5 @@
 /**
- * What changes, as frameworks take it: {@link Readable}, the contract of stores that all adapters are made of.
+ * What changes, as frameworks take it: {@link Readable}, and the readables of a client.
  *
  * @packageDocumentation
  */
@@ -7,16 +7,14 @@ import type { ContractShape, DatasoleContract, StateKeyName, StateValue } from '
 import type { DatasoleError } from './errors.js';
 import { listen } from './handlers.js';
 import { Kept } from './kept.js';
+import { perObject, type Readable } from './readable.js';
 import type { DatasoleClient } from './slim.js';
-import type { Status } from './status.js';
 
-/** A value that changes. Both functions may be passed on by themselves. */
-export interface Readable<T> {
-  /** Calls `changed` after changes, until the function that it returns is called. A live state is followed meanwhile, and 5 s longer. */
-  readonly subscribe: (changed: () => void) => () => void;
-  /** The value now: the same identity until it changes. Reading has no effect, and works on a server that renders pages. */
-  readonly getSnapshot: () => T;
-}
+export { connection, IDLE, lost } from './connection.js';
+export { guardUnload, pendings, SETTLED, type Pending } from './pendings.js';
+export { constant, select, selection, type Readable } from './readable.js';
+export { replica, type CrdtName, type CrdtKind, type CrdtItem, type ReplicaState } from './replicas.js';
+export { me, members, others, type Me } from './rooms.js';
 
 /**
  * A live state as far as it is known: one object, a new one after each change.
@@ -28,6 +26,14 @@ export type Live<T> =
   | { status: 'ready'; data: T; error: undefined; stale: boolean }
   | { status: 'absent'; data: undefined; error: undefined; stale: boolean }
   | { status: 'refused'; data: undefined; error: DatasoleError; stale: false };
+
+/** A live state with its position, as a server has rendered it: see `datasole/ssr`. */
+export interface Initial<T> {
+  value: T;
+  /** The life of the state on the server, and the number of its entries. */
+  epoch: number;
+  seq: number;
+}
 
 /** The live state of a key. Its functions hold it, so that it stays the same object as long as one of them is in use. */
 class LiveState implements Readable<Live<any>> {
@@ -54,6 +60,7 @@ class LiveState implements Readable<Live<any>> {
     const fresh = rev !== undefined && !lost && this.client.getConnectionState() === 'connected';
     const stale = status !== 'loading' && !error && !fresh;
     if (last && last.status === status && last.data === data && last.error === error && last.stale === stale) return last;
+    if (DEVELOPMENT) freeze(data);
     return (this.#last = { status, data, error, stale } as Live<any>);
   };
 }
@@ -61,12 +68,11 @@ class LiveState implements Readable<Live<any>> {
 /** The contract of a client. */
 type Of<D> = D extends { readonly __contract?: infer C extends ContractShape } ? C : DatasoleContract;
 
-/** Of each client. */
-const states = new WeakMap<object, Kept<LiveState>>();
+const statesOf = perObject((_client: object) => new Kept<LiveState>());
 
 /**
  * A live state: the same object for a key as long as it is in use, and one value after each change, which tells loading, absent and
- * refused apart.
+ * refused apart. In development builds values are frozen, so that whoever changes one is told.
  *
  * @example
  * ```ts
@@ -78,9 +84,7 @@ export function live<D extends DatasoleClient<any>, K extends StateKeyName<Of<D>
   client: D,
   key: K,
 ): Readable<Live<StateValue<Of<D>, K>>> {
-  let own = states.get(client);
-  if (!own) states.set(client, (own = new Kept()));
-  return own.get(key, () => new LiveState(client, key));
+  return statesOf(client).get(key, () => new LiveState(client, key));
 }
 
 /**
@@ -106,64 +110,60 @@ export function ready<D extends DatasoleClient<any>, K extends StateKeyName<Of<D
   });
 }
 
-const connections = new WeakMap<object, Readable<Status>>();
-
-/** The status of a client. */
-export function connection(client: DatasoleClient<any>): Readable<Status> {
-  let own = connections.get(client);
-  if (!own) {
-    let now: Status | undefined;
-    const listen = (handler: (status: Status) => void) => client.onStatus(handler);
-    own = {
-      subscribe: (changed) => {
-        let first = true;
-        const end = listen(() => first || changed());
-        first = false;
-        return end;
-      },
-      getSnapshot: () => {
-        // At once.
-        listen((status) => (now = status))();
-        return now!;
-      },
-    };
-    connections.set(client, own);
-  }
-  return own;
+/**
+ * Begins a live state with a value that a server has rendered: it is shown at once, `stale`, and whoever follows it is sent what has
+ * changed since. Without effect where this client knows the state already.
+ */
+export function seed<D extends DatasoleClient<any>, K extends StateKeyName<Of<D>>>(
+  client: D,
+  key: K,
+  { value, epoch, seq }: Initial<StateValue<Of<D>, K>>,
+): void {
+  const entry = client.store.entry(key);
+  if (entry.known || entry.refused) return;
+  entry.value = value;
+  entry.known = true;
+  // One that is followed is sent the whole value.
+  if (entry.id) return;
+  entry.since = { epoch, seq };
+  entry.rev = seq;
 }
 
-/**
- * A part of a readable, which changes only when `equals` says so.
- *
- * @example
- * ```ts
- * const title = select(live(client, 'board'), ({ data }) => data?.title);
- * ```
- */
-export function select<T, S>(
-  { subscribe, getSnapshot }: Readable<T>,
-  selector: (value: T) => S,
-  equals: (a: S, b: S) => boolean = Object.is,
-): Readable<S> {
-  let last: { of: T; value: S } | undefined;
-  const read = () => {
-    const of = getSnapshot();
-    if (!last || last.of !== of) {
-      const value = selector(of);
-      last = { of, value: last && equals(last.value, value) ? last.value : value };
-    }
-    return last.value;
-  };
-  return {
-    subscribe(changed) {
-      let before = read();
-      return subscribe(() => {
-        const now = read();
-        if (Object.is(before, now)) return;
-        before = now;
-        changed();
-      });
-    },
-    getSnapshot: read,
-  };
+/** A live state of which nothing is known. */
+export const LOADING: Live<never> = { status: 'loading', data: undefined, error: undefined, stale: false };
+
+/** A live state that a server has rendered. */
+export function rendered<T>(initial: Initial<T> | undefined): Live<T> {
+  return initial ? { status: 'ready', data: initial.value, error: undefined, stale: true } : LOADING;
+}
+
+/** A live state with a part of the value. */
+export function part<T, S>(selector: ((value: T) => S) | undefined): (state: Live<T>) => Live<S> {
+  return (state) => (selector && state.status === 'ready' ? { ...state, data: selector(state.data) } : (state as Live<any>));
+}
+
+/** Compares live states, whose values are the same by `equals`. */
+export function same<T>(equals: (a: T, b: T) => boolean = Object.is): (a: Live<T>, b: Live<T>) => boolean {
+  return (a, b) =>
+    a.status === b.status &&
+    a.error === b.error &&
+    a.stale === b.stale &&
+    (a.status !== 'ready' || equals(a.data, b.data as T));
+}
+
+/** True in the development builds of bundlers. */
+const DEVELOPMENT = ((): boolean => {
+  try {
+    // Bundlers put a text in its place.
+    return process.env.NODE_ENV === 'development';
+  } catch {
+    return false;
+  }
+})();
+
+/** Parts that are frozen have been frozen as a whole. */
+function freeze(value: unknown): void {
+  if (typeof value !== 'object' || value === null || Object.isFrozen(value)) return;
+  Object.freeze(value);
+  for (const part of Object.values(value)) freeze(part);
 }

@@ -34,7 +34,8 @@ export type ToWorker =
   | ({ t: 'call'; id: number; method: string; timeout?: number; queue: boolean } & Encoded)
   | { t: 'cancel'; id: number }
   | ({ t: 'emit'; event: string; queue: boolean } & Encoded)
-  | { t: 'subscribe'; id: number; kind: FollowedKind; key: string }
+  /** `since`: main has the value of that position; entries after it follow, or a snapshot. */
+  | { t: 'subscribe'; id: number; kind: FollowedKind; key: string; since?: Since }
   /** The core goes on for `linger` milliseconds, in case there is another follower; then it tells `left`. */
   | { t: 'unsubscribe'; id: number; linger: number }
   /** Main's mirror of a state has lost step; `applied`: a patch was applied since the last time. */
@@ -43,6 +44,12 @@ export type ToWorker =
   | { t: 'hint'; kind: Hint }
   /** Answers `token`. */
   | { t: 'token'; token?: string; error?: string };
+
+/** A position of a stream on the server: its life, and the number of its entries. */
+export interface Since {
+  epoch: number;
+  seq: number;
+}
 
 /** Streams that are followed. */
 export type FollowedKind = 'state' | 'event';

@@ -31,7 +31,7 @@ import { delay, watchPage } from './lifecycle.js';
 import { Link } from './link.js';
 import { resolve, type DatasoleClientOptions, type EmitOptions, type RpcOptions } from './options.js';
 import { Room, type PresenceOptions } from './presence.js';
-import type { FollowedKind, FromWorker, StreamMessage, ToWorker } from './protocol.js';
+import type { FollowedKind, FromWorker, Since, StreamMessage, ToWorker } from './protocol.js';
 import type { ConnectionState, Status, StatusReason } from './status.js';
 import { Store } from './store.js';
 import { Streams } from './streams.js';
@@ -88,13 +88,19 @@ export class DatasoleClient<C extends ContractShape = Registered> {
   /** Vue leaves the client as it is: behind a proxy, its private parts could not be reached. @internal */
   readonly __v_skip = true;
   #options: DatasoleClientOptions;
-  readonly #send = (message: ToWorker) => this.#link?.send(message);
-  readonly #calls: Calls;
+  readonly #send = (message: ToWorker) => {
+    this.#link?.send(message);
+    this.traffic?.();
+  };
+  /** Called when something was sent, or has come. @internal */
+  declare traffic?: (() => void) | undefined;
+  /** @internal */
+  declare readonly calls: Calls;
   readonly #topics: Topics;
   /** @internal */
-  readonly store: Store;
+  declare readonly store: Store;
   /** @internal */
-  readonly streams: Streams;
+  declare readonly streams: Streams;
   /** Those that are open or in somebody's hands. */
   readonly #rooms = new Kept<Room>();
   /** How far the server's clock is ahead. */
@@ -138,14 +144,14 @@ export class DatasoleClient<C extends ContractShape = Registered> {
   constructor(options: DatasoleClientOptions = {}) {
     this.#options = options;
     const send = this.#send;
-    const follow = (kind: FollowedKind) => (key: string) => {
+    const follow = (kind: FollowedKind) => (key: string, since?: Since) => {
       const id = ++this.#lastId;
-      send({ t: 'subscribe', id, kind, key });
+      send({ t: 'subscribe', id, kind, key, since });
       return id;
     };
     const unsubscribe = (id: number, linger: number) => send({ t: 'unsubscribe', id, linger });
     this.streams = new Streams(send);
-    this.#calls = new Calls({
+    this.calls = new Calls({
       admit: (queue) => {
         this.#need(queue);
         return ++this.#lastId;
@@ -179,11 +185,11 @@ export class DatasoleClient<C extends ContractShape = Registered> {
     if (first) {
       this.#wasOpen = false;
       const millis = this.#options.connectTimeout;
-      if (millis !== undefined && millis < Infinity) {
+      if (millis! < Infinity) {
         this.#connectTimer = setTimeout(() => {
           const message = `no connection to ${this.#server} within ${millis} ms`;
           this.#end(localError(Code.Timeout, message, true), { ...this.#status.reason, kind: 'connectTimeout', message });
-        }, delay(millis));
+        }, delay(millis!));
       }
       this.#setStatus({ state: 'connecting' });
     }
@@ -238,7 +244,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
   /** For generic functions, which cannot know whether parameters are needed. */
   rpc<M extends RpcName<C>>(method: M, params: RpcParams<C, M>, options?: RpcOptions): Promise<RpcResult<C, M>>;
   rpc(method: string, ...[params, options = {}]: any[]): Promise<any> {
-    return this.#calls.start(method, params, options);
+    return this.calls.start(method, params, options);
   }
 
   /**
@@ -337,6 +343,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
             if (this.#link === link) this.#receive(message, binaries);
           }
           this.store.settle();
+          this.traffic?.();
         },
         retrying: (status) => this.#retrying(status),
         failed: (error) => this.#failed(error),
@@ -360,7 +367,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
     this.#told = undefined;
     clearTimeout(this.#connectTimer);
     this.#unlink();
-    this.#calls.reject(error);
+    this.calls.reject(error);
     this.#setStatus({ state: 'disconnected', reason });
     // An application that closes the client does not wait for it; other failures are uncaught unless somebody does.
     if (reason.kind === 'closedByUser') opening?.promise.catch(() => {});
@@ -385,7 +392,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
     report(error);
     if (state === 'connected') this.#opening = undefined;
     this.#unlink();
-    this.#calls.reject(error);
+    this.calls.reject(error);
     this.#replacing = true;
     this.#start();
     this.#send({ t: 'connect' });
@@ -395,7 +402,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
   #receive(message: FromWorker, binaries: Uint8Array[]): void {
     switch (message.t) {
       case 'done':
-        return this.#calls.done(message, binaries);
+        return this.calls.done(message, binaries);
       case 'event':
         // In order: first what changed before the event.
         this.store.settle();
@@ -434,6 +441,8 @@ export class DatasoleClient<C extends ContractShape = Registered> {
         clearTimeout(this.#connectTimer);
         this.#opening ??= deferred();
         if (status.serverTime) this.#ahead = status.serverTime - Date.now();
+        // Whoever is let in now may have another token.
+        this.store.renew(true);
         this.#setStatus(status);
         this.#topics.renew(true);
         return this.#opening?.resolve();

@@ -7,6 +7,7 @@
  */
 import { call, guarded, listen } from './handlers.js';
 import { type DatasoleError, report } from './errors.js';
+import type { Since } from './protocol.js';
 import { applyPatch, LIMITS, refuse, type Growth, type Owned } from './patch.js';
 
 /** A followed key. `text`: the growth of the value since it came as a whole or, if that was measured since, its length. */
@@ -25,6 +26,8 @@ interface Entry extends Growth {
   applied?: boolean;
   /** Version 1: a change was left out. */
   doubtful?: boolean;
+  /** The position of a value that did not come from the core, until one does. */
+  since?: Since;
   /** When the application last asked for the value without a handler. */
   read: number;
   /** A snapshot has come. */
@@ -41,7 +44,7 @@ interface Entry extends Growth {
 /** The subscriptions of the store. */
 export interface Follow {
   /** Returns the subscription's id, not 0. */
-  subscribe(key: string): number;
+  subscribe(key: string, since?: Since): number;
   /** The core goes on for `linger` milliseconds; then {@link Store.left}. */
   unsubscribe(id: number, linger: number): void;
   /** Asks for a snapshot. */
@@ -72,7 +75,7 @@ export class Store {
 
   /** The current value; follows the key for a while if it has no follower. */
   get(key: string): unknown {
-    const entry = this.#entry(key);
+    const entry = this.entry(key);
     const now = Date.now();
     // Once a second is enough, and a clock that is set back does not matter.
     if (!entry.handlers.size && !entry.refused && Math.abs(now - entry.read) > 1_000) {
@@ -85,7 +88,7 @@ export class Store {
 
   /** Calls at once with the current value, unless it is `watched`, then after each change. */
   subscribe(key: string, handler: (value: unknown) => void, watched?: boolean): { unsubscribe(): void } {
-    const entry = this.#entry(key);
+    const entry = this.entry(key);
     entry.watched ||= watched;
     const stop = listen(entry.handlers, handler);
     this.#ensureFollowed(key, entry);
@@ -122,7 +125,7 @@ export class Store {
   /** A whole value arrived; of a key that was just left, it is late. */
   snapshot(key: string, rev: number, value: unknown): void {
     if (!this.#entries.has(key) && !this.#follow.unasked()) return;
-    const entry = this.#entry(key);
+    const entry = this.entry(key);
     entry.value = value;
     entry.owned.clear();
     entry.text = 0;
@@ -172,10 +175,11 @@ export class Store {
     changed.forEach(notify);
   }
 
-  /** Follows all keys on a new core, keeping the values shown so far. */
-  renew(): void {
+  /** Follows all keys on a new core, keeping the values shown so far; on a new connection, those that were `refused`. */
+  renew(refused?: boolean): void {
     for (const [key, entry] of this.#entries) {
-      entry.rev = undefined;
+      if (refused && !entry.refused) continue;
+      entry.rev = entry.since?.seq;
       entry.lost = false;
       entry.id = 0;
       entry.refused = undefined;
@@ -185,7 +189,8 @@ export class Store {
     }
   }
 
-  #entry(key: string): Entry {
+  /** The entry of a key. */
+  entry(key: string): Entry {
     let entry = this.#entries.get(key);
     if (!entry) {
       entry = { text: 0, owned: new Set(), read: 0, handlers: new Set(), id: 0 };
@@ -195,7 +200,7 @@ export class Store {
   }
 
   #ensureFollowed(key: string, entry: Entry): void {
-    if (!entry.id) entry.id = this.#follow.subscribe(key);
+    if (!entry.id) entry.id = this.#follow.subscribe(key, entry.since);
   }
 
   #leave(entry: Entry, linger: number): void {
@@ -211,5 +216,6 @@ function look(entry: Entry): unknown {
 }
 
 function notify(entry: Entry): void {
+  entry.since = undefined;
   if (entry.handlers.size) call(entry.handlers, look(entry));
 }

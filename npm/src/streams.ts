@@ -10,6 +10,8 @@ export type Stream = {
 } & {
   /** A new core has opened the stream: hands over all unsettled edits. */
   renew(): void;
+  /** The number of edits that are not settled, where there are edits. */
+  readonly pending?: number;
   /** The stream, or something sent to it, was refused for good. Default: reported. */
   failed?(error: unknown): void;
 };
@@ -19,7 +21,8 @@ export type Port = { send(command: StreamCommand): void; close(): void };
 
 /** The open streams of a client. */
 export class Streams {
-  readonly #open = new Map<string, { stream: Stream; start(): void; port: Port; applied?: boolean; refused?: number }>();
+  /** By kind and key. */
+  readonly all = new Map<string, { stream: Stream; start(): void; port: Port; applied?: boolean; refused?: number }>();
   readonly #send: (message: ToWorker) => void;
 
   constructor(send: (message: ToWorker) => void) {
@@ -30,24 +33,24 @@ export class Streams {
     const id = `${name.kind} ${name.key}`;
     const send = (command: StreamCommand) => this.#send({ ...name, ...command });
     const start = () => send({ t: 'open', throttle });
-    const port = { send, close: () => this.#open.delete(id) };
-    this.#open.set(id, { stream, start, port });
+    const port = { send, close: () => this.all.delete(id) };
+    this.all.set(id, { stream, start, port });
     start();
     return port;
   }
 
   find(kind: StreamName['kind'], key: string): Stream | undefined {
-    return this.#open.get(`${kind} ${key}`)?.stream;
+    return this.all.get(`${kind} ${key}`)?.stream;
   }
 
   /** A new core takes over. */
   renew(): void {
-    for (const { start, stream } of this.#open.values()) start(), stream.renew();
+    for (const { start, stream } of this.all.values()) start(), stream.renew();
   }
 
   receive(message: StreamMessage, binaries: Uint8Array[]): void {
     const name = `${'kind' in message ? message.kind : 'doc'} ${message.key}`;
-    const open = this.#open.get(name);
+    const open = this.all.get(name);
     if (!open) return;
     const { stream, port, applied = false, refused } = open;
     const failed = (error: unknown) => (stream.failed ? stream.failed(error) : report(error));

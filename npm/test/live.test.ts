@@ -49,6 +49,24 @@ describe('a live state', () => {
     assert.deepEqual(reported.splice(0), []);
   });
 
+  it('that was refused is asked for again on the next connection', async () => {
+    const { client, worker } = await connected();
+    const state = live(client, 'k');
+    state.subscribe(() => {});
+    const error = { code: -32002, message: 'forbidden', retryable: false };
+    worker.say({ t: 'refused', what: 'state', name: 'k', error });
+    await assert.rejects(ready(client, 'k'));
+    worker.say({ t: 'status', state: 'reconnecting', attempt: 1, reason: { kind: 'closed', message: '' } });
+    assert.equal(state.getSnapshot().status, 'refused');
+    worker.say(CONNECTED);
+    assert.equal(state.getSnapshot().status, 'loading');
+    worker.say(SNAPSHOT);
+    assert.equal(state.getSnapshot().status, 'ready');
+    worker.say({ t: 'status', state: 'reconnecting', attempt: 1, reason: { kind: 'closed', message: '' } }, CONNECTED);
+    await settled();
+    assert.equal(worker.of('subscribe').length, 2, "what is followed is the core's to renew");
+  });
+
   it('is stale without a connection, until it is current on the next one', async () => {
     const { client, worker } = await connected();
     const state = live(client, 'k');

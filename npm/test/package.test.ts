@@ -1,11 +1,9 @@
 // The package as it is published: what `cargo xtask build` has put into dist.
 import assert from 'node:assert/strict';
-import { execFile, execFileSync, spawnSync } from 'node:child_process';
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { execFile, execFileSync } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -13,6 +11,7 @@ import { createContext, runInContext } from 'node:vm';
 import { gzipSync } from 'node:zlib';
 import { WebSocket, WebSocketServer } from 'ws';
 import { PROTOCOL_VERSION, WASM_FILE } from '../src/protocol.js';
+import { Consumer } from './consumer.js';
 import { decode, encode, HELLO } from './fake-socket.js';
 
 const root = new URL('../../', import.meta.url);
@@ -43,28 +42,11 @@ describe('the package', () => {
   });
 
   describe('declarations compile without skipLibCheck', () => {
-    const modules = fileURLToPath(new URL('node_modules', root));
-    let project: string;
-
     /** An empty project that has installed this package; yjs is none of it. */
-    before(() => {
-      project = mkdtempSync(join(tmpdir(), 'datasole-'));
-      const installed = join(project, 'node_modules/datasole');
-      mkdirSync(installed, { recursive: true });
-      for (const name of ['dist', 'package.json']) cpSync(new URL(name, root), join(installed, name), { recursive: true });
-    });
-    after(() => rmSync(project, { recursive: true }));
-
-    /** The compiler's complaints about a program. */
-    function complaints(program: string, ...options: string[]): string[] {
-      writeFileSync(join(project, 'main.mts'), program);
-      const tsc = join(modules, 'typescript/bin/tsc');
-      const args = [tsc, '--noEmit', '--strict', '--target', 'es2022', '--types', '', ...options, 'main.mts'];
-      const { status, stdout } = spawnSync(process.execPath, args, { cwd: project, encoding: 'utf8' });
-      const lines = stdout.split('\n').filter(Boolean);
-      assert.equal(status === 0, !lines.length, stdout);
-      return lines;
-    }
+    const consumer = new Consumer();
+    const complaints = (program: string, ...options: string[]) => consumer.complaints({ 'main.mts': program }, ...options);
+    before(() => consumer.make());
+    after(() => consumer.remove());
 
     const program = `
       import { PNCounter, type Status } from 'datasole';
@@ -236,7 +218,7 @@ describe('the package', () => {
         ].join('\n');
 
       it(`compiles ${right!.length} right lines`, () => {
-        writeFileSync(join(project, 'contract.mts'), contract);
+        consumer.write({ 'contract.mts': contract });
         assert.deepEqual(complaints(program(right!), '--lib', 'es2022,dom', '--module', 'nodenext'), []);
       });
 
@@ -248,7 +230,7 @@ describe('the package', () => {
     });
 
     it('with yjs, what is ours', () => {
-      for (const name of ['yjs', 'y-protocols', 'lib0']) symlinkSync(join(modules, name), join(project, 'node_modules', name));
+      consumer.install('yjs', 'y-protocols', 'lib0');
       const program = `
         import { DatasoleProvider } from 'datasole/yjs';
         export const make: typeof DatasoleProvider = DatasoleProvider;`;

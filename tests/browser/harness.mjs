@@ -95,6 +95,45 @@ export async function launch() {
 }
 
 /**
+ * Files of a page that loads what `source`, a module, says; it may import what the npm package installs, and the package itself. It must set
+ * `DatasoleClient`.
+ */
+export async function bundled(name, source) {
+  const { build } = npm('esbuild');
+  const served = {
+    name: 'served',
+    setup: ({ onResolve }) =>
+      onResolve({ filter: /^\.\/(worker|node|datasole-\w+)\.mjs$/ }, ({ path }) => ({ path: `/__ds${path.slice(1)}`, external: true })),
+  };
+  const { outputFiles } = await build({
+    stdin: { contents: source, resolveDir: new URL('../../npm', import.meta.url).pathname },
+    bundle: true,
+    format: 'esm',
+    target: 'es2022',
+    define: { 'process.env.NODE_ENV': '"development"' },
+    conditions: ['browser', 'development'],
+    plugins: [served],
+    write: false,
+    logLevel: 'warning',
+  });
+  return {
+    [`${name}.html`]: `<!doctype html><meta charset="utf-8"><title>${name}</title><div id="root"></div><script type="module" src="${name}.js"></script>`,
+    [`${name}.js`]: outputFiles[0].text,
+  };
+}
+
+/** What a page sends and is sent over its WebSockets: the opcode of each message. For clients without a worker. */
+export function wire(page) {
+  const log = { sockets: 0, sent: [], received: [] };
+  page.on('websocket', (socket) => {
+    log.sockets++;
+    socket.on('framesent', ({ payload }) => log.sent.push(payload[0]));
+    socket.on('framereceived', ({ payload }) => log.received.push(payload[0]));
+  });
+  return log;
+}
+
+/**
  * Declares the specs of one file. `define` gets `spec(name, body)`; each body runs with a server, a browser context and
  * `open(page, headers)` of its own, and fails when a page of it reports an error that the spec did not ask for. `start`
  * starts the server: the fixture, unless told otherwise.
@@ -133,6 +172,9 @@ export class World {
     context.setDefaultTimeout(PATIENCE);
   }
 
+  /** Files of pages, by name, beside those of `pages/`. */
+  files = {};
+
   /** A page of the server's origin: `iife`, `esm`, or another file of `pages/`. */
   async open(name = 'iife', headers = {}) {
     const folder = new URL('pages/', import.meta.url);
@@ -140,7 +182,8 @@ export class World {
     await this.context.route('**/pages/*', async (route) => {
       const file = new URL(route.request().url()).pathname.split('/').pop();
       const contentType = TYPES[file.split('.').pop()];
-      await route.fulfill({ body: await readFile(new URL(file, folder)), contentType, headers });
+      const body = this.files[file] ?? (await readFile(new URL(file, folder)));
+      await route.fulfill({ body, contentType, headers });
     });
     const page = await this.context.newPage();
     page.setDefaultTimeout(PATIENCE);

@@ -23,7 +23,7 @@ use crate::{
     rng::{Rng, Seed},
     rpc::{self, Calls, Place},
     session::{Cuts, Phase, Version},
-    stream::{StreamId, StreamKind},
+    stream::{Position, StreamId, StreamKind},
     subscriptions::Subscriptions,
     sync::Streams,
     time::{Clock, Millis, TimerKind},
@@ -193,6 +193,22 @@ impl Client {
     ///
     /// `BadName`, `Limit`, and `Unfit` for kinds to be [opened](Self::open). A connection is not needed.
     pub fn subscribe(&mut self, now: Millis, stream: StreamId) -> Result<SubscriptionId, CommandError> {
+        self.subscribe_since(now, stream, None)
+    }
+
+    /// As [`subscribe`](Self::subscribe), for a host that has the value of a position already, such as one that a server has
+    /// rendered: the entries after `since` follow or, where the server has them no more, a snapshot. A stream that is followed goes
+    /// on from where it is.
+    ///
+    /// # Errors
+    ///
+    /// As of [`subscribe`](Self::subscribe).
+    pub fn subscribe_since(
+        &mut self,
+        now: Millis,
+        stream: StreamId,
+        since: Option<Position>,
+    ) -> Result<SubscriptionId, CommandError> {
         self.clock.advance(now);
         if !matches!(stream.kind, StreamKind::State | StreamKind::Event) {
             return Err(CommandError::Unfit { what: stream.kind.name() });
@@ -200,6 +216,7 @@ impl Client {
         self.check_name(&stream.key)?;
         let (id, new) = self.add(stream)?;
         if new {
+            self.subscriptions.place(id, since);
             self.renew(id);
         }
         Ok(id)
@@ -232,7 +249,7 @@ impl Client {
                     self.drive();
                 }
             }
-            None => self.subscriptions.forget(id),
+            None => self.subscriptions.place(id, None),
         }
         true
     }

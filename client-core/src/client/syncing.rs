@@ -139,7 +139,7 @@ impl Client {
             }
             Act::Resync(stream) => {
                 if let Some(id) = self.subscriptions.find(stream.kind, &stream.key) {
-                    self.subscriptions.forget(id);
+                    self.subscriptions.place(id, None);
                     self.renew(id);
                 }
             }

@@ -1,5 +1,8 @@
 use super::*;
-use crate::{error::CommandError, stream::StreamKind};
+use crate::{
+    error::CommandError,
+    stream::{Position, StreamKind},
+};
 
 fn patch(peer: &mut Peer, epoch: u64, seq: u64) {
     peer.send(Opcode::StatePatch, 0, format!(r#"{{"key":"k","patches":[],"epoch":{epoch},"seq":{seq}}}"#));
@@ -85,6 +88,37 @@ fn a_gap_is_repaired_by_subscribing_again() {
         patch(&mut peer, 8, 4);
         peer.check(&["subscribed 1 k recovered", "patch k 8:4 []"]);
     }
+}
+
+#[test]
+fn a_host_that_has_a_value_is_sent_what_follows_or_a_snapshot() {
+    let since = Some(Position { epoch: 8, seq: 3 });
+    let ask = r#"> Subscribe 1 {"kind":"state","key":"k","since":{"epoch":8,"seq":3}}"#;
+    for recovered in [true, false] {
+        let mut peer = Peer::v2(config());
+        let first = peer.client.subscribe_since(peer.now, StreamId::state("k"), since).unwrap();
+        peer.check(&[ask]);
+        // One that is followed stays where it is.
+        let other = Some(Position { epoch: 8, seq: 1 });
+        assert_eq!(peer.client.subscribe_since(peer.now, StreamId::state("k"), other), Ok(first));
+        peer.check(&[]);
+        subscribed(&mut peer, 1, 8, if recovered { 3 } else { 5 }, recovered);
+        if recovered {
+            patch(&mut peer, 8, 3);
+            patch(&mut peer, 8, 4);
+            peer.check(&["subscribed 1 k recovered", "patch k 8:4 []"]);
+        } else {
+            snapshot(&mut peer, 8, 5);
+            peer.check(&["subscribed 1 k anew", "snapshot k 8:5 [5]"]);
+        }
+    }
+    // Without a connection, the first one asks.
+    let mut peer = Peer::new(config());
+    peer.client.subscribe_since(peer.now, StreamId::state("k"), since).unwrap();
+    peer.client.connect(peer.now);
+    peer.drain();
+    peer.open_v2();
+    assert!(peer.drain().contains(&ask.to_owned()));
 }
 
 #[test]

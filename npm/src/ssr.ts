@@ -1,0 +1,59 @@
+/**
+ * For servers that render pages: {@link fetchState}.
+ *
+ * @packageDocumentation
+ */
+import { DatasoleError, ErrorCode } from './client.js';
+import { Code } from './codes.js';
+import type { ContractShape, Registered, StateKeyName, StateValue } from './contract.js';
+import type { Initial } from './live.js';
+import type { Global } from './options.js';
+
+export type { Initial };
+
+/** Options of {@link fetchState}. */
+export interface FetchStateOptions {
+  /** The token of the user for whom the page is rendered. */
+  token?: string | undefined;
+  /** Headers to be sent, such as the user's cookies. */
+  headers?: Record<string, string>;
+  /** Path of the endpoint. Default `/__ds`. */
+  path?: string;
+  signal?: Global<'AbortSignal'>;
+}
+
+/**
+ * A live state with its position: hand it to the page, and there to `useLiveState` as `initial`. The page shows the value at once, and is sent what
+ * has changed since, each change once. `undefined`: there is no such state.
+ *
+ * @throws DatasoleError when the server refuses it, or cannot be reached.
+ * @example
+ * ```tsx
+ * const board = await fetchState('http://localhost:4000', 'board', { token });
+ * return <Board initial={board} />; // useLiveState('board', undefined, { initial })
+ * ```
+ */
+export async function fetchState<C extends ContractShape = Registered, K extends StateKeyName<C> = StateKeyName<C>>(
+  url: string,
+  key: K,
+  { token, headers, path = '/__ds', signal }: FetchStateOptions = {},
+): Promise<Initial<StateValue<C, K>> | undefined> {
+  const target = `${url.replace(/^ws/, 'http').replace(/\/+$/, '')}/${path.replace(/^\/+|\/+$/g, '')}/state/${encodeURIComponent(key)}`;
+  const failed = (code: number, message: string, rest: { retryAfter?: number; cause?: unknown } = {}) => {
+    const body = { code, message: `state ${key}: ${message}`, retryable: code === Code.NotConnected || code === ErrorCode.Limit };
+    return new DatasoleError({ ...body, retryAfter: rest.retryAfter }, rest.cause);
+  };
+  const authorization = token === undefined ? {} : { authorization: `Bearer ${token}` };
+  const request = { headers: { ...headers, ...authorization }, signal, cache: 'no-store' } as RequestInit;
+  const response = await fetch(target, request).catch((cause: unknown) => {
+    if (signal && (signal as AbortSignal).aborted) throw failed(Code.Cancelled, 'cancelled');
+    throw failed(Code.NotConnected, `no answer from ${target}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+  });
+  // What is no datasole server's has another shape.
+  const body = await response.json().catch(() => undefined);
+  if (response.ok && body && 'seq' in body) return body;
+  // A datasole server's refusal has a body of its own.
+  const { code = ErrorCode.Handler, message = `HTTP ${response.status} from ${target}, and no state`, retryAfter } = body?.error ?? {};
+  if (response.status === 404 && code === ErrorCode.NotFound) return undefined;
+  throw failed(code, message, { retryAfter });
+}
