@@ -163,7 +163,7 @@ impl Log for Handle {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = self.engine.query(sql, &[&first, &after, &end, &limit]).await?;
         let key = |row: &Row| name::read(row.try_get::<_, Vec<u8>>(0).ok()?.as_slice()).map(|stream| stream.key);
-        rows.iter().map(|row| key(row).map(Into::into).ok_or_else(|| corrupt("a key"))).collect()
+        rows.iter().map(|row| key(row).ok_or_else(|| corrupt("a key"))).collect()
     }
 
     async fn follow(&self, streams: &[StreamId]) -> Result<(), BackendError> {
