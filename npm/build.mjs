@@ -44,6 +44,8 @@ await Promise.all([
   bundle('node.ts', 'node.mjs', module),
   bundle('probe.ts', 'datasole-probe.mjs', { format: 'esm' }),
   bundle('index.ts', 'index.mjs', module),
+  bundle('bundled.ts', 'bundled.mjs', module),
+  bundle('client.workerd.ts', 'client.workerd.mjs', { ...module, external: ['*.wasm'] }),
   ...['live', 'ssr', 'yjs', 'vue', 'vue-yjs', 'svelte', 'solid', 'tanstack-db'].map((name) =>
     bundle(`${name}.ts`, `${name}.mjs`, { ...module, packages: 'external' }),
   ),
@@ -52,6 +54,13 @@ await Promise.all([
     bundle(`${name}.ts`, `${name}.mjs`, { ...module, packages: 'external', banner: { js: "'use client';" } }),
   ),
 ]);
+await bundle('inline.ts', 'inline.mjs', {
+  ...module,
+  define: {
+    INLINE_WORKER: JSON.stringify(await readFile(`dist/datasole-worker.v${protocol}.js`, 'utf8')),
+    INLINE_WASM: JSON.stringify(wasm.toString('base64')),
+  },
+});
 await Promise.all(['slim', 'client'].map(application));
 await declarations();
 
@@ -150,7 +159,7 @@ function siblings() {
 /** Of what the package shows; the worker's script shows nothing. */
 async function declarations() {
   execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json'], { stdio: 'inherit' });
-  const names = `aliases client connection contract documents errors index live options pendings presence react react-yjs readable replicas
+  const names = `aliases bundled client connection contract documents errors index inline live options pendings presence react react-yjs readable replicas
     rooms server slim solid ssr status svelte tanstack-db vue vue-yjs yjs`.split(/\s+/);
   const shown = names.map((name) => `${name}.d.ts`);
   const made = (await readdir('dist')).filter((name) => name.endsWith('.d.ts'));

@@ -1,4 +1,4 @@
-//! The flags of `datasole serve`, and the server they describe. Each can be given as an environment variable.
+//! The flags of `datasole serve` and `dev`, and the server they describe. Each can be given as an environment variable.
 
 use std::{collections::HashMap, fs, io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -43,7 +43,7 @@ pub(crate) struct Flags {
     heartbeat: Duration,
     /// Let every page of this machine connect, whatever its port
     #[arg(long, env = "DATASOLE_DEV")]
-    dev: bool,
+    pub(crate) dev: bool,
     /// Show the counters in health to everybody
     #[arg(long, env = "DATASOLE_METRICS")]
     metrics: bool,

@@ -1,12 +1,14 @@
 //! `datasole`: the datasole server as a program.
 //!
-//! `flags` are the command line, `serve` is the life of a server, `doctor` asks a server from outside, `types` writes its contract, both over `http`, `descriptors` are what the system lets it have, `files` are those of `--static`, `demo` is the application
-//! behind `--demo`. Stdout
-//! carries one line, `listening HOST:PORT`; the log and errors go to stderr. The glossary is in ARCHITECTURE.md.
+//! `flags` are the command line, `serve` is the life of a server, `dev` is one with a command beside it, `doctor` asks a server
+//! from outside, `types` writes its contract, both over `http`, `descriptors` are what the system lets it have, `files` are
+//! those of `--static`, `demo` is the application behind `--demo`. Stdout carries one line, `listening HOST:PORT`, or with
+//! `dev` the URL; the log and errors go to stderr. The glossary is in ARCHITECTURE.md.
 
 mod demo;
 #[cfg(unix)]
 mod descriptors;
+mod dev;
 mod doctor;
 mod files;
 mod flags;
@@ -19,6 +21,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::{
+    dev::Dev,
     doctor::Visit,
     flags::Flags,
     types::{Asked, Compared},
@@ -31,6 +34,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const EXAMPLES: &str = "\
 Examples:
+  datasole dev -- vite
   datasole serve --demo
   datasole serve --static ./public --relay chat:message
   datasole serve --data ./data --token SECRET=ann
@@ -52,6 +56,8 @@ struct Program {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve pages under development, from every port of this machine, and run a command beside it
+    Dev(Box<Dev>),
     /// Serve the endpoint, the browser files below it and, if asked, a folder
     Serve(Box<Flags>),
     /// Say from outside whether pages can connect, and what to do where they cannot
@@ -65,6 +71,10 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let done = match Program::parse().command {
+        Command::Dev(dev) => match dev::run(*dev).await {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Command::Serve(flags) => serve::run(&flags).await,
         Command::Doctor(visit) => return doctor::run(&visit).await,
         Command::Types(asked) => types::write(&asked).await,

@@ -3,9 +3,12 @@
 //! The program has no handlers of its own beyond relaying events; those of `--demo` are [`demo`]'s.
 
 use std::{
+    collections::HashMap,
     future::pending,
     io::{self, IsTerminal, Write},
+    net::SocketAddr,
     pin::pin,
+    sync::Arc,
 };
 
 use datasole_server::{Server, backend::Engines};
@@ -21,54 +24,81 @@ use crate::{
 };
 
 /// Serves until Ctrl-C or SIGTERM.
-///
-/// The demo restarts its server when a page asks for it: the next one takes over the listener, and clients that connect
-/// meanwhile wait in the listener's backlog.
 pub(crate) async fn run(flags: &Flags) -> io::Result<()> {
-    let filter = EnvFilter::builder().parse(flags.level());
-    let filter = filter.map_err(|error| io::Error::other(format!("--log-level: {error}")))?;
-    let colours = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(io::stderr).init();
-    #[cfg(unix)]
-    descriptors::raise(flags.max_connections);
-    let users = flags.tokens()?;
-    let engines = match flags.engines()? {
-        Some(urls) => Some(Engines::open(urls).await.map_err(io::Error::other)?),
-        None => None,
-    };
-    engines.iter().flat_map(Engines::describe).for_each(|line| tracing::info!("{line}"));
-    let listener = listen(&flags.listen).await?;
-    let mut interrupted = pin!(interrupted()?);
-    writeln!(io::stdout(), "listening {}", listener.local_addr()?)?;
-    let mut restarts = 0;
-    loop {
-        let demo = flags.demo.then(|| Demo::new(restarts));
-        let mut builder = flags.builder(&users);
-        if let Some(engines) = &engines {
-            builder = builder.backend(engines.node().await.map_err(io::Error::other)?);
-        }
-        if let Some(demo) = &demo {
-            builder = demo.handlers(builder);
-        }
-        let server = builder.build();
-        let mut router = server.router();
-        if let Some(demo) = &demo {
-            router = router.merge(demo::pages());
-            demo.prepare(&server).await.map_err(io::Error::other)?;
-        }
-        if let Some(folder) = &flags.folder {
-            router = files::serve(router, folder, flags.base_path.as_deref());
-        }
-        let ended = tokio::select! {
-            served = server.serve(&listener, router) => return served,
-            () = &mut interrupted => true,
-            () = live(demo.as_ref(), &server) => false,
+    let opened = Opened::new(flags).await?;
+    let interrupted = interrupted()?;
+    writeln!(io::stdout(), "listening {}", opened.address()?)?;
+    opened.serve(interrupted).await
+}
+
+/// A server that has its engines and its listener, and serves nobody yet: whoever connects waits in the listener's backlog.
+pub(crate) struct Opened<'a> {
+    flags: &'a Flags,
+    users: Arc<HashMap<String, String>>,
+    engines: Option<Engines>,
+    listener: TcpListener,
+}
+
+impl<'a> Opened<'a> {
+    /// Begins the log and opens what the flags name.
+    pub(crate) async fn new(flags: &'a Flags) -> io::Result<Self> {
+        let filter = EnvFilter::builder().parse(flags.level());
+        let filter = filter.map_err(|error| io::Error::other(format!("--log-level: {error}")))?;
+        let colours = io::stderr().is_terminal();
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(io::stderr).init();
+        #[cfg(unix)]
+        descriptors::raise(flags.max_connections);
+        let users = flags.tokens()?;
+        let engines = match flags.engines()? {
+            Some(urls) => Some(Engines::open(urls).await.map_err(io::Error::other)?),
+            None => None,
         };
-        server.shutdown().await;
-        if ended {
-            return Ok(());
+        engines.iter().flat_map(Engines::describe).for_each(|line| tracing::info!("{line}"));
+        let listener = listen(&flags.listen).await?;
+        Ok(Self { flags, users, engines, listener })
+    }
+
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `end`.
+    ///
+    /// The demo restarts its server when a page asks for it: the next one takes over the listener, and clients that connect
+    /// meanwhile wait in the listener's backlog.
+    pub(crate) async fn serve(self, end: impl Future<Output = ()>) -> io::Result<()> {
+        let Self { flags, users, engines, listener } = self;
+        let mut end = pin!(end);
+        let mut restarts = 0;
+        loop {
+            let demo = flags.demo.then(|| Demo::new(restarts));
+            let mut builder = flags.builder(&users);
+            if let Some(engines) = &engines {
+                builder = builder.backend(engines.node().await.map_err(io::Error::other)?);
+            }
+            if let Some(demo) = &demo {
+                builder = demo.handlers(builder);
+            }
+            let server = builder.build();
+            let mut router = server.router();
+            if let Some(demo) = &demo {
+                router = router.merge(demo::pages());
+                demo.prepare(&server).await.map_err(io::Error::other)?;
+            }
+            if let Some(folder) = &flags.folder {
+                router = files::serve(router, folder, flags.base_path.as_deref());
+            }
+            let ended = tokio::select! {
+                served = server.serve(&listener, router) => return served,
+                () = &mut end => true,
+                () = live(demo.as_ref(), &server) => false,
+            };
+            server.shutdown().await;
+            if ended {
+                return Ok(());
+            }
+            restarts += 1;
         }
-        restarts += 1;
     }
 }
 
@@ -94,7 +124,7 @@ async fn listen(address: &str) -> io::Result<TcpListener> {
 /// Resolves at Ctrl-C, or at SIGTERM on systems that have it. Both are caught from the call on, not from the first poll:
 /// a signal that comes right after the address was printed ends the server in order, too.
 #[cfg(unix)]
-fn interrupted() -> io::Result<impl Future<Output = ()>> {
+pub(crate) fn interrupted() -> io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     Ok(async move {
@@ -106,7 +136,7 @@ fn interrupted() -> io::Result<impl Future<Output = ()>> {
 }
 
 #[cfg(windows)]
-fn interrupted() -> io::Result<impl Future<Output = ()>> {
+pub(crate) fn interrupted() -> io::Result<impl Future<Output = ()>> {
     let mut interrupt = tokio::signal::windows::ctrl_c()?;
     Ok(async move {
         interrupt.recv().await;

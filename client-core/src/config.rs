@@ -27,6 +27,9 @@ pub struct Config {
     pub call_timeout: u64,
     /// The heartbeat until HELLO announces another, and the one on version 1; milliseconds.
     pub heartbeat: u64,
+    /// The hash of the contract that the program was built with, which [`Status::Connected`](crate::Status::Connected)
+    /// compares with the server's.
+    pub contract: Option<String>,
     /// Offer version 2 beside version 1. Off, the client speaks version 1 to any server.
     pub offer_v2: bool,
     /// Between two announcements in a presence room or of a document's awareness, where [`Client::open`] names no other
@@ -55,6 +58,7 @@ impl Config {
             token_timeout: 10_000,
             call_timeout: 30_000,
             heartbeat: 25_000,
+            contract: None,
             offer_v2: true,
             presence_throttle: 50,
             linger: 5_000,

@@ -342,6 +342,9 @@ pub enum Status {
         user_id: Option<String>,
         /// The server's clock when it greeted; Unix milliseconds. `None` on version 1.
         server_time: Option<u64>,
+        /// Whether the server's contract is [`Config::contract`](crate::Config::contract); `None` where one of both is
+        /// not known.
+        same_contract: Option<bool>,
     },
     /// The connection was lost and another attempt is under way.
     Reconnecting {

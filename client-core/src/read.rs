@@ -137,7 +137,7 @@ impl<'a> Read<'a> for Subscribed {
 
 impl<'a> Read<'a> for Hello<'a> {
     fn read(json: &'a [u8]) -> Option<Self> {
-        let (mut protocol, mut connection_id, mut user_id, mut epoch) = (None, None, None, 0);
+        let (mut protocol, mut connection_id, mut user_id, mut contract, mut epoch) = (None, None, None, None, 0);
         let (mut time, mut heartbeat, mut limits, mut reconnect_window) = (None, None, None, None);
         let mut features = Vec::new();
         members(json, &mut |name, value| {
@@ -145,6 +145,7 @@ impl<'a> Read<'a> for Hello<'a> {
                 "protocol" => protocol = Some(unsigned(value)?.try_into().ok()?),
                 "connectionId" => connection_id = Some(string(value)?),
                 "userId" => user_id = optional(value, string)?,
+                "contract" => contract = optional(value, string)?,
                 "epoch" => epoch = unsigned(value)?,
                 "time" => time = optional(value, unsigned)?,
                 "heartbeat" => heartbeat = Some(unsigned(value)?),
@@ -168,6 +169,7 @@ impl<'a> Read<'a> for Hello<'a> {
             limits: limits?,
             reconnect_window,
             features,
+            contract,
         })
     }
 }
@@ -320,7 +322,7 @@ mod tests {
         );
         check::<Hello<'_>>(
             r#"{"protocol":2,"connectionId":"c","userId":"u","epoch":1,"time":8,"heartbeat":9,"reconnectWindow":3,
-                "features":["batch","later"],"limits":
+                "features":["batch","later"],"contract":"a1","limits":
                 {"maxPayload":1,"compressAbove":2,"maxSubscriptions":3,"maxPendingCalls":4,"maxEventName":5}}"#,
         );
     }

@@ -245,6 +245,9 @@ pub struct Hello<'a, L = HelloLimits> {
     /// The server's features beyond version 2; absent where there are none.
     #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<Cow<'a, str>>,
+    /// The hash of the server's contract; absent where there is none.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub contract: Option<Cow<'a, str>>,
 }
 
 /// [`Opcode::Client`](crate::frame::Opcode::Client).

@@ -46,6 +46,8 @@ pub struct Builder {
     config: Config,
     provider: Option<TokenProvider>,
     headers: Result<HeaderMap, String>,
+    #[cfg(feature = "contract")]
+    contract: Option<Result<String, datasole_contract::ContractError>>,
     proxying: Proxying,
     /// How long `connect` waits.
     patience: Option<Duration>,
@@ -71,6 +73,8 @@ impl Builder {
             config: Config { mirror: true, ..Config::new("") },
             provider: None,
             headers: Ok(HeaderMap::new()),
+            #[cfg(feature = "contract")]
+            contract: None,
             proxying: Proxying::default(),
             patience: None,
             close_timeout: CLOSE_TIMEOUT,
@@ -84,6 +88,14 @@ impl Builder {
     /// Sets the endpoint's path; `/__ds` by default.
     pub fn path(mut self, path: &str) -> Self {
         self.path = path.into();
+        self
+    }
+
+    /// Names the contract that the program was built with: [`Status::Connected`] tells whether the server has the same, and
+    /// a difference is logged once.
+    #[cfg(feature = "contract")]
+    pub fn contract<C: datasole_contract::Contract>(mut self) -> Self {
+        self.contract = Some(datasole_contract::describe::<C>().map(|contract| contract.hash()));
         self
     }
 
@@ -275,6 +287,10 @@ impl Builder {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| ConnectError::NoRuntime)?;
         let url = Config::endpoint(&self.url, &self.path).ok_or(ConnectError::Url)?;
         let uri: Uri = url.parse().map_err(|_| ConnectError::Url)?;
+        #[cfg(feature = "contract")]
+        let contract = self.contract.transpose()?;
+        #[cfg(not(feature = "contract"))]
+        let contract = None;
         if cfg!(not(feature = "__tls")) && uri.scheme_str() == Some("wss") {
             return Err(ConnectError::Tls("not compiled in".into()));
         }
@@ -296,7 +312,7 @@ impl Builder {
         for bytes in [&mut replica[..], &mut secret[..]] {
             getrandom::fill(bytes).map_err(ConnectError::Entropy)?;
         }
-        let core = Core::new(Config { url, ..self.config }, Seed(seed));
+        let core = Core::new(Config { url, contract, ..self.config }, Seed(seed));
         let Policy { node, limits, storage, .. } = self.replicas;
         let secret = Some(format!("{:032x}", u128::from_be_bytes(secret)));
         let node = format!("{node}.{:016x}", u64::from_be_bytes(replica));

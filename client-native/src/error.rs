@@ -20,6 +20,10 @@ pub enum ConnectError {
     /// The header is invalid, or belongs to the WebSocket handshake.
     #[error("the header `{0}` cannot be sent")]
     Header(String),
+    /// The types given to [`Builder::contract`](crate::Builder::contract) are no contract.
+    #[cfg(feature = "contract")]
+    #[error(transparent)]
+    Contract(#[from] datasole_contract::ContractError),
     /// TLS could not be set up, or is not compiled in.
     #[error("TLS: {0}")]
     Tls(String),
@@ -45,6 +49,8 @@ impl ConnectError {
             Self::Url | Self::Header(_) | Self::Tls(_) | Self::Proxy(_) | Self::Entropy(_) | Self::NoRuntime => {
                 codes::HOST
             }
+            #[cfg(feature = "contract")]
+            Self::Contract(_) => codes::HOST,
             Self::Failed(DisconnectReason::Unauthorized(_)) => codes::UNAUTHORIZED,
             Self::Failed(DisconnectReason::ConnectTimeout) => codes::TIMEOUT,
             Self::Failed(DisconnectReason::ClosedByUser) => codes::CLOSED,
@@ -59,6 +65,8 @@ impl ConnectError {
         match self {
             Self::Failed(reason) => status::is_passing(reason),
             Self::Url | Self::Header(_) | Self::Tls(_) | Self::Proxy(_) | Self::Entropy(_) | Self::NoRuntime => false,
+            #[cfg(feature = "contract")]
+            Self::Contract(_) => false,
         }
     }
 }

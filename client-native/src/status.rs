@@ -20,6 +20,8 @@ pub enum Status {
         connection_id: String,
         /// The user as the server knows it; `None` on version 1.
         user_id: Option<String>,
+        /// Whether the server's contract is the one of `Builder::contract`; `None` where one of both is not known.
+        same_contract: Option<bool>,
     },
     /// The connection was lost and another attempt is under way.
     Reconnecting {
@@ -48,8 +50,8 @@ impl Status {
         match status {
             CoreStatus::Disconnected(reason) => Self::Disconnected(reason),
             CoreStatus::Connecting => Self::Connecting,
-            CoreStatus::Connected { protocol, connection_id, user_id, .. } => {
-                Self::Connected { protocol, connection_id, user_id }
+            CoreStatus::Connected { protocol, connection_id, user_id, same_contract, .. } => {
+                Self::Connected { protocol, connection_id, user_id, same_contract }
             }
             CoreStatus::Reconnecting { attempt } => Self::Reconnecting { attempt },
             CoreStatus::Waiting { until, attempt, reason } => {

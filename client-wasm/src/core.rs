@@ -2,12 +2,12 @@
 
 use datasole_core::{
     CallError, CallId, Client, CommandError, Event, Hint, Input, Millis, Output, Payload, Position, Request,
-    SocketClose, SocketId, StreamId, StreamKind, SubscriptionId,
+    SocketClose, SocketId, Status, StreamId, StreamKind, SubscriptionId,
 };
 use wasm_bindgen::prelude::*;
 
 use crate::{
-    host::{Host, Options, now, seed},
+    host::{Host, Options, now, seed, warn},
     message::Batch,
 };
 
@@ -33,6 +33,8 @@ pub struct Core {
     calls: Vec<(CallId, u32)>,
     /// The ids of the other side's subscriptions.
     subscriptions: Vec<(SubscriptionId, u32)>,
+    /// The console was told that the contracts differ.
+    warned: bool,
 }
 
 #[wasm_bindgen]
@@ -49,6 +51,7 @@ impl Core {
             armed: None,
             calls: Vec::new(),
             subscriptions: Vec::new(),
+            warned: false,
         }
     }
 
@@ -296,6 +299,16 @@ impl Core {
         }
     }
 
+    /// Tells the console once that page and server were not built from one contract.
+    fn warn_of_contract(&mut self, status: &Status) {
+        let differs = matches!(status, Status::Connected { same_contract: Some(false), .. });
+        if differs && !std::mem::replace(&mut self.warned, true) {
+            warn(
+                "datasole: the server has another contract than this page: reload the page, or run `datasole types` and build it anew",
+            );
+        }
+    }
+
     /// A deadline that moves away (every message moves the heartbeat's) leaves the timer alone: it fires early, finds
     /// nothing to do and is armed again.
     fn arm(&mut self) {
@@ -309,7 +322,10 @@ impl Core {
 
     fn tell(&mut self, event: Event) {
         match event {
-            Event::Status(status) => self.batch.status(&status, now()),
+            Event::Status(status) => {
+                self.warn_of_contract(&status);
+                self.batch.status(&status, now());
+            }
             Event::CallDone { call, outcome } => {
                 if let Some(index) = self.calls.iter().position(|(ours, _)| *ours == call) {
                     let (_, id) = self.calls.swap_remove(index);

@@ -18,6 +18,8 @@ export interface CoreOptions {
   reconnectInterval?: number;
   maxReconnectAttempts?: number;
   connectTimeout?: number;
+  /** The hash of the contract that the page was built with. */
+  contract?: string;
   /** The deadline of what is sent without one of its own. */
   callTimeout?: number;
 }
@@ -69,6 +71,8 @@ extern "C" {
     fn connect_timeout(this: &Options) -> Option<f64>;
     #[wasm_bindgen(method, getter, js_name = callTimeout)]
     fn call_timeout(this: &Options) -> Option<f64>;
+    #[wasm_bindgen(method, getter)]
+    fn contract(this: &Options) -> Option<String>;
 
     /// What the core does to the world, see `CoreHost` in the type declarations.
     #[wasm_bindgen(typescript_type = "CoreHost")]
@@ -91,6 +95,8 @@ extern "C" {
     #[wasm_bindgen(method)]
     pub(crate) fn panicked(this: &Host, message: &str);
 
+    #[wasm_bindgen(js_namespace = console)]
+    pub(crate) fn warn(message: &str);
     #[wasm_bindgen(js_namespace = performance, js_name = now)]
     fn performance_now() -> f64;
     #[wasm_bindgen(js_namespace = crypto, js_name = getRandomValues)]
@@ -121,6 +127,7 @@ impl Options {
         if let Some(millis) = self.call_timeout() {
             config.call_timeout = millis as u64;
         }
+        config.contract = self.contract();
         config
     }
 }

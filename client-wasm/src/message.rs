@@ -53,7 +53,7 @@ impl Batch {
                 self.reason(reason);
             }
             Status::Connecting => self.string("state", "connecting"),
-            Status::Connected { protocol, connection_id, user_id, server_time } => {
+            Status::Connected { protocol, connection_id, user_id, server_time, same_contract } => {
                 self.string("state", "connected");
                 self.number("protocol", (*protocol).into());
                 if !connection_id.is_empty() {
@@ -64,6 +64,9 @@ impl Batch {
                 }
                 if let Some(millis) = server_time {
                     self.number("serverTime", *millis);
+                }
+                if let Some(same) = same_contract {
+                    self.string("contract", if *same { "same" } else { "differs" });
                 }
             }
             Status::Reconnecting { attempt } => {
@@ -373,14 +376,21 @@ mod tests {
         check(
             |batch| {
                 let (connection_id, user_id, server_time) = ("c1".into(), Some("ann".to_owned()), Some(7));
-                batch.status(&Status::Connected { protocol: 2, connection_id, user_id, server_time }, now);
+                let same_contract = Some(false);
+                batch.status(
+                    &Status::Connected { protocol: 2, connection_id, user_id, server_time, same_contract },
+                    now,
+                );
             },
-            r#"[{"t":"status","state":"connected","protocol":2,"connectionId":"c1","userId":"ann","serverTime":7}]"#,
+            r#"[{"t":"status","state":"connected","protocol":2,"connectionId":"c1","userId":"ann","serverTime":7,"contract":"differs"}]"#,
         );
         check(
             |batch| {
-                let (connection_id, user_id, server_time) = (String::new(), None, None);
-                batch.status(&Status::Connected { protocol: 1, connection_id, user_id, server_time }, now);
+                let (connection_id, user_id, server_time, same_contract) = (String::new(), None, None, None);
+                batch.status(
+                    &Status::Connected { protocol: 1, connection_id, user_id, server_time, same_contract },
+                    now,
+                );
             },
             r#"[{"t":"status","state":"connected","protocol":1}]"#,
         );

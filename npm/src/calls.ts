@@ -70,9 +70,10 @@ export class Calls {
 
   /** Ends all of them. */
   reject(error: DatasoleError): void {
-    const calls = [...this.open.values()];
-    this.open.clear();
-    for (const call of calls) call.reject(error);
+    for (const [id, call] of this.open) {
+      this.open.delete(id);
+      call.reject(error);
+    }
   }
 }
 

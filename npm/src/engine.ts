@@ -45,15 +45,16 @@ export interface Engine extends Port {
   post(messages: ToWorker[]): void;
 }
 
-/** Makes an engine, which says `here` through `post`. */
-export type CreateEngine = (post: Post, socket?: SocketConstructor) => Engine;
+/** Makes an engine, which says `here` through `post`; with a `module` it loads no wasm. */
+export type CreateEngine = (post: Post, socket?: SocketConstructor, module?: WebAssembly.Module) => Engine;
 
 /** See {@link CreateEngine}. */
-export const createEngine: CreateEngine = (post, socket = globalThis.WebSocket) => new WasmEngine(post, socket);
+export const createEngine: CreateEngine = (post, socket = globalThis.WebSocket, module) => new WasmEngine(post, socket, module);
 
 class WasmEngine implements Engine {
   readonly #post: Post;
   readonly #socket: SocketConstructor;
+  readonly #module?: WebAssembly.Module;
   readonly #sockets = new Map<number, WebSocket>();
   #core?: Core;
   #timer?: ReturnType<typeof setTimeout>;
@@ -67,9 +68,10 @@ class WasmEngine implements Engine {
   #dead = false;
   readonly #loading = new AbortController();
 
-  constructor(post: Post, socket: SocketConstructor) {
+  constructor(post: Post, socket: SocketConstructor, module: WebAssembly.Module | undefined) {
     this.#post = post;
     this.#socket = socket;
+    this.#module = module;
     this.#say({ t: 'here', v: PROTOCOL_VERSION });
   }
 
@@ -95,7 +97,7 @@ class WasmEngine implements Engine {
       throw new Error("no WebSocket here: set globalThis.WebSocket (before Node 22, to that of the package 'ws')");
     }
     const glue = createGlue();
-    await glue.init(await compile(wasm, wasmUrl, this.#loading.signal));
+    await glue.init(this.#module ?? (await compile(wasm, wasmUrl, this.#loading.signal)));
     if (this.#dead) return;
     this.#core = new glue.Core(options, {
       open: (id: number, url: string, protocols: string) => this.#open(id, url, protocols),

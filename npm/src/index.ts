@@ -1,5 +1,5 @@
 /**
- * Types, errors and CRDTs, shared by client code and its contracts. The client itself is in `datasole/client`.
+ * The client, as `datasole/client` has it, and what client code shares with its contracts: types, errors, CRDTs.
  *
  * @packageDocumentation
  */
@@ -8,4 +8,4 @@ export type * from './contract.js';
 export type { Crdt, CrdtOperation, CrdtState, CrdtType } from './crdt/index.js';
 export { DEFAULT_WS_PATH } from './options.js';
 export type * from './status.js';
-export { CrdtStore, DatasoleError, ErrorCode, GCounter, GSet, LWWMap, LWWRegister, ORSet, PNCounter } from './client.js';
+export * from './client.js';

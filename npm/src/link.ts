@@ -5,6 +5,7 @@
 import { Code } from './codes.js';
 import { localError, type DatasoleError } from './errors.js';
 import { delay } from './lifecycle.js';
+import type { DatasoleClientOptions } from './options.js';
 import { loadEngine, openWorker, type Port, type PortEvents } from './port.js';
 import { PROTOCOL_VERSION, type Batch, type Encoded, type FromWorker, type ToWorker } from './protocol.js';
 import type { Status } from './status.js';
@@ -20,6 +21,8 @@ export interface LinkOptions {
   /** Absolute where there is a page. */
   workerUrl: string;
   wasmUrl: string;
+  /** The application's own worker and wasm, for a server that has none of this version. */
+  fallback?: DatasoleClientOptions['fallback'];
   /** Of the upgrade request, where there is no page. */
   headers?: Record<string, string>;
 }
@@ -101,7 +104,7 @@ export class Link {
     });
     this.#opening = opening;
     opening.catch((error) => {
-      if (this.#opening === opening) this.#fail(error instanceof Error ? error.message : String(error), !options.worker);
+      if (this.#opening === opening) this.#fail(String(error?.message ?? error), !options.worker);
     });
     const millis = core.connectTimeout!;
     this.#timer = setTimeout(
@@ -146,7 +149,7 @@ export class Link {
 
   #greet(v: number, opening: Promise<Port>): void {
     if (v !== PROTOCOL_VERSION) {
-      return this.#fail(`the page speaks version ${PROTOCOL_VERSION} of the worker protocol, the worker script ${v}`, false);
+      return this.#fail(`the page needs version ${PROTOCOL_VERSION} of the worker script, this is ${v}`, false);
     }
     void Promise.all([opening, this.#wasm]).then(([port, wasm]) => {
       if (this.#opening !== opening) return;
@@ -157,15 +160,18 @@ export class Link {
 
   /** The host is of no use. `passing`: another attempt to load it may succeed. */
   #fail(message: string, passing: boolean): void {
+    const options = this.#options;
+    const own = !IIFE && !this.#port && options.fallback?.();
     this.#release(false);
-    const { reconnect = true, reconnectInterval = 1_000, maxReconnectAttempts = Infinity } = this.#options.core;
-    if (!passing || !reconnect || this.#attempts >= maxReconnectAttempts) {
+    // From the attempt on that begins after it has come.
+    if (own) own.then((found) => Object.assign(options, found), () => {});
+    const { reconnect = true, reconnectInterval = 1_000, maxReconnectAttempts = Infinity } = options.core;
+    if (!(passing || own) || !reconnect || this.#attempts >= maxReconnectAttempts) {
       return this.#events.failed(localError(Code.Host, message));
     }
     const retryInMs = Math.random() * Math.min(reconnectInterval * 2 ** this.#attempts++, 30_000);
     this.#timer = setTimeout(() => this.#load(), retryInMs);
-    const reason = { kind: 'host', message } as const;
-    this.#events.retrying({ state: 'reconnecting', attempt: this.#attempts, retryInMs, reason });
+    this.#events.retrying({ state: 'reconnecting', attempt: this.#attempts, retryInMs, reason: { kind: 'host', message } });
   }
 
   #release(gently: boolean): void {
@@ -196,7 +202,7 @@ async function open({ useWorker, worker, workerUrl, headers }: LinkOptions, even
 /** The wasm's bytes; none for a worker script that has it inside. */
 async function fetchWasm({ workerUrl, wasmUrl }: LinkOptions, signal: AbortSignal): Promise<ArrayBuffer | undefined> {
   if (workerUrl.includes('.inline.')) return;
-  if (!IIFE && !/^https?:/.test(wasmUrl)) return (await import('./node.js')).readWasm(wasmUrl);
+  if (!IIFE && !/^(https?|blob):/.test(wasmUrl)) return (await import('./node.js')).readWasm(wasmUrl);
   const response = await fetch(wasmUrl, { signal });
   return response.ok ? response.arrayBuffer() : undefined;
 }

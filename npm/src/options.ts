@@ -46,6 +46,11 @@ export interface DatasoleClientOptions {
    * `file:` URL is taken too. Not used by a worker script that has it inside (`*.inline.*`).
    */
   wasmUrl?: string;
+  /**
+   * Asked for other ones where the server's worker cannot be used, because it has none of this version:
+   * `async () => (await import('datasole/inline')).inlineWorker()`. Modules only; scripts are the server's own.
+   */
+  fallback?: () => Promise<Pick<DatasoleClientOptions, 'worker' | 'wasmUrl'>>;
   /** Accepted for compatibility; batched messages give its gain without cross-origin isolation. */
   useSharedArrayBuffer?: boolean;
   /** Try again after an attempt has failed or a connection was lost. Default `true`. */
@@ -56,6 +61,11 @@ export interface DatasoleClientOptions {
   reconnectInterval?: number;
   /** Give up after so many failed attempts in a row. Default: never. */
   maxReconnectAttempts?: number;
+  /**
+   * The contract that the page was built with: `contract` of the generated `contract.ts`. A server with another one is told
+   * by {@link Status.contract} and once on the console: the page was left open across a deployment, or was not built anew.
+   */
+  contract?: { hash: string };
   /** Keeps pending CRDT operations, so that they survive a reload. */
   crdtStorage?: CrdtStorage;
   /**
@@ -106,12 +116,14 @@ export function resolve(options: DatasoleClientOptions): LinkOptions {
   const { protocol, host, pathname } = new URL(given, page);
   if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`the url must begin with http, https, ws or wss: ${given}`);
   const path = `${host}${pathname.replace(/\/+$/, '')}/${(options.path ?? DEFAULT_WS_PATH).replace(/^\/+|\/+$/g, '')}`;
-  const secure = /^(https|wss):/.test(protocol) ? 's' : '';
+  // https and wss, not ws.
+  const secure = /[ps]s:/.test(protocol) ? 's' : '';
   const served = `http${secure}://${path}/datasole-worker.v${PROTOCOL_VERSION}.js`;
   const workerUrl = new URL(options.workerUrl ?? served, page ?? served).href;
-  const wasmUrl = page ? new URL(options.wasmUrl ?? WASM_FILE, options.wasmUrl ? page : workerUrl).href : '';
+  const wasmUrl = page ? new URL(options.wasmUrl ?? WASM_FILE, options.wasmUrl ? page : workerUrl).href : (options.wasmUrl ?? '');
   const { token, via, headers } = options.auth ?? {};
   return {
+    ...options,
     core: {
       url: `ws${secure}://${path}`,
       token,
@@ -121,11 +133,11 @@ export function resolve(options: DatasoleClientOptions): LinkOptions {
       reconnectInterval: options.reconnectInterval,
       maxReconnectAttempts: options.maxReconnectAttempts,
       connectTimeout: options.connectTimeout ?? CONNECT_TIMEOUT,
+      contract: options.contract?.hash,
     },
     useWorker: options.useWorker ?? (!!options.worker || (typeof Worker === 'function' && typeof document === 'object')),
-    worker: options.worker,
     workerUrl,
-    wasmUrl: wasmUrl || (options.wasmUrl ?? ''),
+    wasmUrl,
     headers: IIFE || page ? undefined : (headers ?? {}),
   };
 }

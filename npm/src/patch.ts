@@ -44,7 +44,7 @@ export function applyPatch(
   limits = LIMITS,
   growth: Growth = { text: 0 },
 ): unknown {
-  if (operations.length > limits.operations) refuse('too many operations');
+  if (operations.length > limits.operations) refuse('operations');
   const holder = [document];
   owned.add(holder);
   const work = { owned, limits, growth, copied: 0, shifted: 0 };
@@ -106,7 +106,7 @@ function take(holder: unknown[], path: string[], work: Work): unknown {
 
 /** `at`, where an element comes or goes: those behind it make room or close up. */
 function shift(elements: unknown[], at: number, work: Work): number {
-  if ((work.shifted += elements.length - at) > work.limits.shifted) refuse('shifts too many elements');
+  if ((work.shifted += elements.length - at) > work.limits.shifted) refuse('shifted');
   return at;
 }
 
@@ -119,7 +119,7 @@ function fitting(path: string[], added: unknown, work: Work): unknown {
 /** Counts a value that is added, with at most so many `levels` of containers. */
 function weigh(value: unknown, levels: number, work: Work): void {
   const contains = typeof value === 'object' && value;
-  if (levels < (contains ? 1 : 0)) refuse('nested too deeply');
+  if (levels < (contains ? 1 : 0)) refuse('depth');
   work.growth.text += NODE + (typeof value === 'string' ? value.length : 0);
   if (!contains) return;
   if (Array.isArray(value)) return value.forEach((inner) => weigh(inner, levels - 1, work));
@@ -146,7 +146,7 @@ function share(value: unknown, work: Work): void {
 }
 
 function count(bytes: number, work: Work): void {
-  if ((work.copied += bytes) > work.limits.copiedBytes) refuse('copies too much');
+  if ((work.copied += bytes) > work.limits.copiedBytes) refuse('copiedBytes');
 }
 
 /** The container that holds what `path` names, with every container down to it copied unless owned. */
@@ -227,7 +227,7 @@ function same(a: unknown, b: unknown): boolean {
   );
 }
 
-/** Limits are told by name. */
-export function refuse(why = 'it does not fit'): never {
-  throw new Error(`cannot apply patch: ${why}`);
+/** A limit that is exceeded is told by its name. */
+export function refuse(limit?: keyof typeof LIMITS): never {
+  throw new Error(`cannot apply patch: ${limit ? `too much: ${limit}` : 'it does not fit'}`);
 }

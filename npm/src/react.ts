@@ -404,7 +404,9 @@ function awaited(client: AnyClient<any>, key: string, initial: Initial<any> | un
   if (status === 'refused') throw error;
   if (status !== 'loading') return;
   if (ON_SERVER && client.getConnectionState() === 'disconnected') {
-    throw new Error(`datasole: the state ${key} is not on this server; give it as \`initial\`, or it is shown by the browser only`);
+    const reason = `the state ${key} is not on this server; give it as \`initial\`, or it is shown by the browser only`;
+    // Next takes errors with this digest for what they are, and does not report them.
+    throw Object.assign(new Error(`datasole: ${reason}`), { digest: 'BAILOUT_TO_CLIENT_SIDE_RENDERING', reason });
   }
   let wait = waits.get(state);
   if (!wait) {

@@ -500,7 +500,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
       const token = await this.#options.getToken?.();
       link?.send({ t: 'token', token });
     } catch (error) {
-      link?.send({ t: 'token', error: error instanceof Error ? error.message : String(error) });
+      link?.send({ t: 'token', error: String((error as Error)?.message ?? error) });
     }
   }
 

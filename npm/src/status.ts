@@ -11,6 +11,8 @@ export interface Status {
   userId?: string;
   /** Connected with version 2: the server's clock when it greeted, Unix milliseconds. */
   serverTime?: number;
+  /** Connected: whether the server's contract is {@link DatasoleClientOptions.contract}; absent where one is not known. */
+  contract?: 'same' | 'differs';
   /** Reconnecting: the attempt under way or the next one; counted from 1. */
   attempt?: number;
   /** Reconnecting: how long until that attempt begins; absent while it is under way. */

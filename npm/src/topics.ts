@@ -76,7 +76,7 @@ export class Topics {
   }
 
   /** Subscribes all topics on a new core; on a new connection, those that were `refused`. */
-  renew(refused = false): void {
+  renew(refused?: boolean): void {
     for (const [event, topic] of this.#topics) {
       if (topic.handlers.size && (!refused || !topic.id)) topic.id = this.#follow.subscribe(event);
     }

@@ -191,6 +191,34 @@ describe('version 2', () => {
     assert.equal(serverTime, 1_700_000_000_000);
   });
 
+  it('compares contracts, and tells of a difference once on the console', async (t) => {
+    const warnings = t.mock.method(console, 'warn', () => {});
+    FakeSocket.serve = (socket) => {
+      socket.accept('datasole.v2');
+      socket.frame(OP.hello, { ...HELLO, contract: 'a1' });
+    };
+    const seen: unknown[] = [];
+    for (const contract of [{ hash: 'a1' }, { hash: 'b2' }, undefined]) {
+      const client = makeClient({ contract, reconnectInterval: 1 });
+      await client.connect();
+      const statuses: (string | undefined)[] = [];
+      const again = new Promise<void>((resolve) =>
+        client.onStatus(({ state, contract }) => {
+          if (state === 'connected' && statuses.push(contract) === 2) resolve();
+        }),
+      );
+      FakeSocket.all.at(-1)!.drop();
+      await again;
+      seen.push([statuses, warnings.mock.callCount()]);
+    }
+    assert.deepEqual(seen, [
+      [['same', 'same'], 0],
+      [['differs', 'differs'], 1],
+      [[undefined, undefined], 1],
+    ]);
+    assert.match(String(warnings.mock.calls[0]!.arguments[0]), /another contract.*datasole types/);
+  });
+
   it('asks again for a topic that was refused, with a new connection', async () => {
     const { client, socket } = await connected('v2', { reconnectInterval: 1 });
     const consoleError = console.error;

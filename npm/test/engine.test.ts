@@ -9,7 +9,7 @@ import { FakeSocket } from './fake-socket.js';
 const bytes = readFileSync(new URL('../datasole_wasm_bg.wasm', import.meta.url));
 
 /** An engine, and what it says; `until` waits for a message of a kind. */
-function makeEngine() {
+function makeEngine(module?: WebAssembly.Module) {
   const said: FromWorker[] = [];
   let told = () => {};
   const engine = createEngine(
@@ -18,6 +18,7 @@ function makeEngine() {
       told();
     },
     FakeSocket as never,
+    module,
   );
   const until = async <T extends FromWorker['t']>(t: T) => {
     for (;;) {
@@ -39,6 +40,12 @@ describe('the engine', () => {
     const { engine, said, until } = makeEngine();
     assert.deepEqual(said, [{ t: 'here', v: PROTOCOL_VERSION }]);
     engine.post([init()]);
+    assert.deepEqual(await until('ready'), { t: 'ready', build: 'test' });
+  });
+
+  it('takes a module that is compiled already, and reads no bytes', async () => {
+    const { engine, until } = makeEngine(new WebAssembly.Module(bytes));
+    engine.post([init({ wasm: new ArrayBuffer(4) })]);
     assert.deepEqual(await until('ready'), { t: 'ready', build: 'test' });
   });
 

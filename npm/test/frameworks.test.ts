@@ -13,7 +13,7 @@ const root = new URL('../../', import.meta.url);
 const consumer = new Consumer();
 before(() => {
   consumer.make();
-  consumer.install('@types', 'csstype', 'react', 'vue', '@vue', 'svelte', 'solid-js', '@tanstack', 'yjs', 'y-protocols', 'lib0');
+  consumer.install('@types', 'csstype', 'react', 'react-dom', 'vue', '@vue', 'svelte', 'solid-js', '@tanstack', 'yjs', 'y-protocols', 'lib0');
 });
 after(() => consumer.remove());
 
@@ -136,6 +136,41 @@ it('a field that is renamed in Rust is an error in React and in Vue', () => {
   ]);
 });
 
+it('the blocks of docs/frameworks.md compile', () => {
+  const text = readFileSync(new URL('../docs/frameworks.md', root), 'utf8');
+  const scripts = [...text.matchAll(/```(ts|tsx|vue|svelte)\n([^]*?)```/g)].map(([, kind, block], at) => {
+    // Of components of one file, the script; templates have compilers of their own.
+    const script = /<script[^>]*>([^]*?)<\/script>/.exec(block!)?.[1] ?? block!;
+    return [`block${at}.${kind === 'tsx' ? 'tsx' : 'ts'}`, `${script}\nexport {};`] as const;
+  });
+  assert.ok(scripts.length >= 7, `${scripts.length}`);
+  consumer.write({
+    'contract.ts': `
+      import type {} from 'datasole';
+      declare module 'datasole' {
+        interface Register {
+          contract: {
+            rpc: { rename: { params: { title: string }; result: void } };
+            events: { alert: { text: string } };
+            state: { board: { title: string }; [key: \`board:\${number}\`]: { title: string } };
+          };
+        }
+      }`,
+    'globals.ts': `
+      import type { DatasoleClient } from 'datasole/client';
+      declare global {
+        const client: DatasoleClient;
+        const App: any;
+        const token: string;
+        const toast: (text: string) => void;
+        interface Todo { id: string }
+      }`,
+  });
+  const options = ['--module', 'esnext', '--moduleResolution', 'bundler', '--jsx', 'react-jsx', '--skipLibCheck', '--target', 'es2022'];
+  const files = { ...Object.fromEntries(scripts), 'all.ts': `import './contract.js'; import './globals.js';` };
+  assert.deepEqual(consumer.complaints(files, '--lib', 'es2022,dom', ...options), []);
+});
+
 it('has components for the client of pages that a server renders: the directive is the first statement', () => {
   for (const name of ['react', 'react-yjs']) {
     const [first] = readFileSync(new URL(`dist/${name}.mjs`, root), 'utf8').split('\n');
@@ -167,7 +202,7 @@ it('carries no CRDTs to pages that use hooks with the slim client', async () => 
 
 it('renders states on servers, without a connection', () => {
   const code = `
-    const { createElement: h } = await import('react');
+    const { createElement: h, Suspense } = await import('react');
     const { renderToString } = await import('react-dom/server');
     const { DatasoleProvider, useConnection, useCrdt, useLiveState, useMembers, useMyPresence, usePending, useSuspenseLiveState } = await import('datasole/react');
     const { useDocument } = await import('datasole/react/yjs');
@@ -179,7 +214,10 @@ it('renders states on servers, without a connection', () => {
         useCrdt('c', 'pn-counter').value, usePending().total, initial && useSuspenseLiveState('k', undefined, { initial }).n,
       ].join());
     };
-    const render = (initial) => renderToString(h(DatasoleProvider, { options: { url: '/' } }, h(Page, { initial })));
+    const Suspended = () => useSuspenseLiveState('k');
+    const page = (...children) => h(DatasoleProvider, { options: { url: '/' } }, ...children);
+    const render = (initial) => renderToString(page(h(Page, { initial })));
+    const fallback = renderToString(page(h(Suspense, { fallback: 'wait' }, h(Suspended))));
     const { createSSRApp } = await import('vue');
     const { renderToString: toHtml } = await import('vue/server-renderer');
     const { DatasoleClient } = await import('datasole/client');
@@ -193,7 +231,7 @@ it('renders states on servers, without a connection', () => {
     const { h: h2 } = await import('vue');
     const html = (initial) => toHtml(createSSRApp({ setup: setup(initial) }).use(vue.datasole(new DatasoleClient({ url: '/' }))));
     const initial = { value: { n: 7 }, epoch: 1, seq: 2 };
-    console.log(JSON.stringify([render(), render(initial), await html(), await html(initial)]));
+    console.log(JSON.stringify([render(), render(initial), await html(), await html(initial), /wait/.test(fallback)]));
     console.log(process.getActiveResourcesInfo().filter((name) => /Timeout|Immediate|TCP/.test(name)).join());`;
   const [pages, resources] = run(code).split('\n');
   assert.deepEqual(JSON.parse(pages!), [
@@ -201,6 +239,7 @@ it('renders states on servers, without a connection', () => {
     '<p>ready,7,true,disconnected,0,me,0,0,7</p>',
     '<p>loading,,disconnected,,me,0</p>',
     '<p>ready,7,disconnected,,me,0</p>',
+    true,
   ]);
   assert.equal(resources ?? '', '');
 });

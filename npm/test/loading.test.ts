@@ -35,6 +35,7 @@ describe('starting', () => {
       reconnectInterval: undefined,
       maxReconnectAttempts: 3,
       connectTimeout: 10_000,
+      contract: undefined,
     };
     assert.deepEqual([v, options], [PROTOCOL_VERSION, expected]);
     assert.deepEqual(
@@ -96,6 +97,54 @@ describe('starting', () => {
       await again;
     });
   }
+
+  for (const [why, refuse] of [
+    ['cannot be loaded', (worker: FakeWorker) => worker.fail()],
+    ['is of another version', (worker: FakeWorker) => worker.say({ t: 'here', v: 99 })],
+  ] as const) {
+    it(`a script that ${why} is replaced by the application's own, and nothing that waits is lost`, async () => {
+      const own: FakeWorker[] = [];
+      const fallback = async () => ({ worker: () => (own.push(new FakeWorker()), own.at(-1) as never), wasmUrl: '/own.wasm' });
+      const client = makeClient({ maxReconnectAttempts: 2, reconnectInterval: 0, fallback });
+      const opened = client.connect();
+      const call = client.rpc('m');
+      await settled();
+      refuse(FakeWorker.all[0]!);
+      await until(() => own.length === 1);
+      assert.ok(FakeWorker.all[0]!.terminated);
+      // From then on each attempt is with its own.
+      own[0]!.say({ t: 'here', v: PROTOCOL_VERSION });
+      own[0]!.say({ t: 'fatal', message: 'the wasm at /own.wasm could not be loaded' });
+      await until(() => own.length === 2);
+      const worker = await ready(2);
+      assert.equal(worker, own[1]);
+      assert.match(worker.of('init')[0]!.wasmUrl, /own\.wasm$/);
+      worker.say(CONNECTED, { t: 'done', id: worker.of('call')[0]!.id, value: 1 });
+      assert.deepEqual([await opened, await call], [undefined, 1]);
+    });
+  }
+
+  it('a client that ends while its own worker is loaded starts none', async () => {
+    let load = (_: object) => {};
+    const client = makeClient({ reconnectInterval: 0, fallback: () => new Promise((resolve) => (load = resolve as never)) });
+    const opened = client.connect();
+    await settled();
+    FakeWorker.all[0]!.fail();
+    await Promise.all([assert.rejects(opened, { code: -32104 }), client.disconnect()]);
+    load({ worker: () => new FakeWorker() as never });
+    await settled();
+    assert.equal(FakeWorker.all.length, 1);
+  });
+
+  it('without its own worker it tries the server\'s again', async () => {
+    const client = makeClient({ reconnectInterval: 0, fallback: () => Promise.reject(new Error('offline')) });
+    const opened = client.connect();
+    await settled();
+    FakeWorker.all[0]!.fail();
+    await until(() => FakeWorker.all.length === 2);
+    (await ready(1)).say(CONNECTED);
+    await opened;
+  });
 
   it('a script that cannot be loaded is loaded again, and nothing that waits is lost', async () => {
     const client = makeClient({ reconnectInterval: 0, maxReconnectAttempts: 2 });

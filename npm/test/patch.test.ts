@@ -93,14 +93,14 @@ describe('limits', () => {
   it('of operations holds below, at and above', () => {
     for (const [count, fits] of [[2, true], [3, true], [4, false]] as const) {
       const ops = Array(count).fill({ op: 'test', path: '', value: 1 });
-      assert.equal(refusal(1, ops, { operations: 3 }), fits ? undefined : 'too many operations', `${count}`);
+      assert.equal(refusal(1, ops, { operations: 3 }), fits ? undefined : 'too much: operations', `${count}`);
     }
   });
 
   it('of depth holds below, at and above', () => {
     const limits = { depth: 5 };
     for (const [levels, fits] of [[4, true], [5, true], [6, false]] as const) {
-      const expected = fits ? undefined : 'nested too deeply';
+      const expected = fits ? undefined : 'too much: depth';
       for (const op of ['add', 'replace']) {
         assert.equal(refusal(0, [{ op, path: '', value: nested(levels) }], limits), expected);
         assert.equal(refusal([0], [{ op, path: '/0', value: nested(levels - 1) }], limits), expected);
@@ -123,12 +123,12 @@ describe('limits', () => {
     const doc = { a: { ä: '€'.repeat(33) + 'x' } };
     const ops = ['/c', '/d'].map((path) => ({ op: 'copy', from: '/a', path }));
     for (const [limit, fits] of [[2 * 166 - 1, false], [2 * 166, true], [2 * 166 + 1, true]] as const) {
-      assert.equal(refusal(doc, ops, { copiedBytes: limit }), fits ? undefined : 'copies too much', `${limit}`);
+      assert.equal(refusal(doc, ops, { copiedBytes: limit }), fits ? undefined : 'too much: copiedBytes', `${limit}`);
     }
     // Elements and scalars: 4 * 32.
     for (const [limit, fits] of [[127, false], [128, true], [129, true]] as const) {
       const ops = [{ op: 'copy', from: '/0', path: '/-' }];
-      assert.equal(refusal([[1, null, false]], ops, { copiedBytes: limit }), fits ? undefined : 'copies too much');
+      assert.equal(refusal([[1, null, false]], ops, { copiedBytes: limit }), fits ? undefined : 'too much: copiedBytes');
     }
   });
 
@@ -140,24 +140,24 @@ describe('limits', () => {
       { op: 'move', from: '/1', path: '/-' },
     ];
     for (const [limit, fits] of [[8, false], [9, true], [10, true]] as const) {
-      assert.equal(refusal([1, 2, 3], ops, { shifted: limit }), fits ? undefined : 'shifts too many elements', `${limit}`);
+      assert.equal(refusal([1, 2, 3], ops, { shifted: limit }), fits ? undefined : 'too much: shifted', `${limit}`);
     }
     const move = [{ op: 'move', from: '/2', path: '/0' }];
     for (const [limit, fits] of [[2, false], [3, true], [4, true]] as const) {
-      assert.equal(refusal([1, 2, 3], move, { shifted: limit }), fits ? undefined : 'shifts too many elements', `${limit}`);
+      assert.equal(refusal([1, 2, 3], move, { shifted: limit }), fits ? undefined : 'too much: shifted', `${limit}`);
     }
   });
 
   it('keep a document from being doubled again and again', () => {
     const double = Array(40).fill({ op: 'copy', from: '/a', path: '/a/-' });
-    assert.equal(refusal({ a: [0] }, double), 'copies too much');
+    assert.equal(refusal({ a: [0] }, double), 'too much: copiedBytes');
     const long = Array(100).fill({ op: 'copy', from: '/text', path: '/copies/-' });
-    assert.equal(refusal({ text: 'x'.repeat(1024 * 1024), copies: [] }, long), 'copies too much');
+    assert.equal(refusal({ text: 'x'.repeat(1024 * 1024), copies: [] }, long), 'too much: copiedBytes');
   });
 
   it('keep the front of a huge array from being written again and again', () => {
     const ops = Array(20_000).fill({ op: 'add', path: '/0', value: 0 });
-    assert.equal(refusal(Array(300_000).fill(0), ops), 'shifts too many elements');
+    assert.equal(refusal(Array(300_000).fill(0), ops), 'too much: shifted');
   });
 
   it('a copy makes no more than its own parts be copied again when they are written to', () => {

@@ -242,6 +242,7 @@ const MEMBERS: Members = {
     connectionId: true,
     userId: true,
     serverTime: true,
+    contract: true,
     attempt: true,
     retryInMs: true,
     reason: true,
@@ -263,14 +264,14 @@ const MEMBERS: Members = {
 };
 
 it('messages have the members that are declared, and every member comes', async () => {
-  const player = await Player.start({ askToken: true });
+  const player = await Player.start({ askToken: true, contract: 'ours' });
   const { core } = player;
   core.call(1, 'early', undefined, undefined, undefined, false);
   core.token('t');
   core.opened(player.socket, 'datasole.v2');
   const frame = (opcode: number, correlation: number, payload: unknown) =>
     core.message(player.socket, encode({ opcode, correlation, payload }));
-  frame(OP.hello, 0, { ...HELLO, time: 1 });
+  frame(OP.hello, 0, { ...HELLO, time: 1, contract: 'ours' });
   core.call(2, 'json', undefined, undefined, undefined, false);
   core.call(3, 'bytes', undefined, undefined, undefined, false);
   core.follow(1, 'state', 'k');

@@ -26,6 +26,9 @@ struct Flags {
     /// Open connections, at most.
     #[arg(long)]
     max_connections: Option<usize>,
+    /// Let every page of this machine connect, whatever its port.
+    #[arg(long)]
+    dev: bool,
     /// Serve this folder beside the endpoint.
     #[arg(long = "static")]
     folder: Option<PathBuf>,
@@ -106,7 +109,8 @@ fn server(flags: &Flags, backend: Backend) -> Server {
     if let Some(max_connections) = flags.max_connections {
         limits.max_connections = max_connections;
     }
-    Server::builder()
+    let builder = if flags.dev { Server::builder().allow_loopback_origins() } else { Server::builder() };
+    builder
         .backend(backend)
         .limits(limits)
         .auth(move |request: AuthRequest| async move {

@@ -104,7 +104,9 @@ impl Drop for Arriving {
 /// The bytes that a frame with this payload holds while it is under way: the payload, and the values that a handler may have
 /// read from it. Each value but the first follows a comma, a colon or a bracket.
 pub(crate) fn weight(payload: &[u8]) -> usize {
-    let values = payload.iter().filter(|byte| matches!(byte, b',' | b':' | b'[')).count();
+    // In runs that a byte can count: so many bytes are compared at once.
+    let values = |run: &[u8]| run.iter().map(|byte| u8::from(matches!(byte, b',' | b':' | b'['))).sum::<u8>();
+    let values: usize = payload.chunks(255).map(|run| usize::from(values(run))).sum();
     HANDLER + payload.len() + VALUE * values
 }
 

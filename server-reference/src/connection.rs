@@ -43,26 +43,27 @@ pub(crate) struct Connection {
     identity: Mutex<Option<Admitted>>,
     remote: Option<SocketAddr>,
     since: SystemTime,
-    /// Values and tags of the application; made when first used.
+    /// Made when first used: an idle connection has none.
     own: OnceLock<Box<Own>>,
-    /// The groups of the connection.
-    pub(crate) groups: Mutex<Vec<Arc<str>>>,
     calls: Mutex<Calls>,
     budget: Arc<Budget>,
-    /// The number of streams of each kind that the client's frames created; made when first used.
-    created: OnceLock<Box<[Arc<AtomicUsize>; StreamKind::ALL.len()]>>,
     /// The account of its owner: created and cost; its own until it is known who that is.
     standing: OnceLock<Arc<Standing>>,
-    /// Held while a stream is opened and its writer lock awaited, so that the client's operations stay in order.
-    pub(crate) turn: tokio::sync::Mutex<()>,
 }
 
-/// Values and tags that the application keeps beside a connection.
+/// The parts of a connection that most do without.
 #[derive(Debug, Default)]
 pub(crate) struct Own {
-    /// Values of its own, one of each type.
+    /// Values of the application, one of each type.
     pub(crate) values: Mutex<Extensions>,
+    /// Tags of the application.
     pub(crate) tags: Mutex<BTreeMap<String, String>>,
+    /// The groups of the connection.
+    pub(crate) groups: Mutex<Vec<Arc<str>>>,
+    /// The number of streams of each kind that the client's frames created.
+    created: [OnceLock<Arc<AtomicUsize>>; StreamKind::ALL.len()],
+    /// Held while a stream is opened and its writer lock awaited, so that the client's operations stay in order.
+    pub(crate) turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -139,12 +140,9 @@ impl Connection {
             remote: None,
             since: SystemTime::now(),
             own: OnceLock::new(),
-            groups: Mutex::default(),
             calls: Mutex::default(),
             budget: Arc::default(),
-            created: OnceLock::new(),
             standing: OnceLock::new(),
-            turn: tokio::sync::Mutex::default(),
         }
     }
 
@@ -172,7 +170,7 @@ impl Connection {
 
     /// The number of streams of a kind that the client's frames created.
     pub(crate) fn created(&self, kind: StreamKind) -> &Arc<AtomicUsize> {
-        &self.created.get_or_init(Box::default)[kind as usize]
+        self.own().created[kind as usize].get_or_init(Arc::default)
     }
 
     /// The account of its owner, created and cost, over all of its connections.
@@ -254,9 +252,14 @@ impl Connection {
         lock(&self.identity).as_ref()?.expires
     }
 
-    /// Values and tags of the application.
+    /// The parts that most connections do without.
     pub(crate) fn own(&self) -> &Own {
         self.own.get_or_init(Box::default)
+    }
+
+    /// Takes the names of the groups that the connection is in.
+    pub(crate) fn take_groups(&self) -> Vec<Arc<str>> {
+        self.own.get().map(|own| std::mem::take(&mut *lock(&own.groups))).unwrap_or_default()
     }
 
     /// True if a call that holds so many bytes may begin: its id is free, fewer than `limit` handlers are under way, and

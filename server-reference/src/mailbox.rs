@@ -71,7 +71,7 @@ struct Queue {
     missed: usize,
     /// Streams whose entries were dropped; a snapshot is owed.
     stale: Vec<Arc<dyn Conflate>>,
-    close: Option<Close>,
+    close: Option<Box<Close>>,
 }
 
 #[derive(Debug)]
@@ -151,20 +151,20 @@ impl Mailbox {
 
     /// Orders the connection to end once all queued messages have been sent. The first order stands.
     pub(crate) fn close(&self, code: u16, reason: impl Into<String>) {
-        lock(&self.queue).close.get_or_insert_with(|| Close { code, reason: reason.into() });
+        lock(&self.queue).close.get_or_insert_with(|| Box::new(Close { code, reason: reason.into() }));
         self.order();
     }
 
     /// Drops all messages, present and future: the connection has ended and must not keep any stream in memory.
     pub(crate) fn end(&self) {
         let mut queue = lock(&self.queue);
-        let close = queue.close.take().unwrap_or(Close { code: 1000, reason: String::new() });
+        let close = queue.close.take().unwrap_or_else(|| Box::new(Close { code: 1000, reason: String::new() }));
         *queue = Queue { close: Some(close), ..Queue::default() };
     }
 
     /// The order to end the connection, if one was given.
     pub(crate) fn closing(&self) -> Option<Close> {
-        lock(&self.queue).close.clone()
+        lock(&self.queue).close.as_deref().cloned()
     }
 
     /// True if draining would yield anything.
@@ -246,7 +246,8 @@ impl Mailbox {
                 queue.conflate();
                 if queue.bytes > self.limit {
                     *queue = Queue::default();
-                    queue.close = Some(Close { code: CLOSE_FELL_BEHIND, reason: "fell behind".into() });
+                    let close = Close { code: CLOSE_FELL_BEHIND, reason: "fell behind".into() };
+                    queue.close = Some(Box::new(close));
                     drop(queue);
                     return self.order();
                 }

@@ -59,6 +59,28 @@ describeInBrowser((spec) => {
     assert.deepEqual([error.name, error.code, error.state], ['DatasoleError', -32106, 'disconnected']);
   });
 
+  spec('a page of the version before runs on worker and wasm of that version, beside pages of this one', async (world) => {
+    // As they would be: ours, with the number changed.
+    const ours = async (name) => (await world.context.request.get(`${world.server.url}/__ds/${name}`)).text();
+    const earlier = (text) => text.replace(/(PROTOCOL_VERSION = )3;/, (_, before) => `${before}2;`);
+    const [client, worker] = [await ours('client.mjs'), await ours('worker.mjs')].map((text) => {
+      assert.notEqual(earlier(text), text, 'the number is where it was');
+      return earlier(text);
+    });
+    const asked = [];
+    const serve = (name, options) =>
+      world.context.route(`**/__ds/${name}`, (route) => asked.push(name) && route.fulfill({ contentType: 'text/javascript', ...options }));
+    await serve('client.mjs', { body: client });
+    await serve('datasole-worker.v2.js', { body: worker.replace(/^export \{[^}]*\};$/m, '') });
+    await serve('datasole.v2.wasm', { contentType: 'application/wasm', path: new URL('../../npm/dist/datasole.v3.wasm', import.meta.url).pathname });
+    const old = await world.connected({}, 'esm');
+    assert.equal(await rpc(old, 'echo', 'old'), 'old');
+    assert.deepEqual([...asked].sort(), ['client.mjs', 'datasole-worker.v2.js', 'datasole.v2.wasm']);
+    const page = await world.connected();
+    assert.equal(await rpc(page, 'echo', 'new'), 'new');
+    assert.equal(asked.length, 3);
+  });
+
   for (const build of ['iife', 'esm']) {
     spec(`a page under default-src 'self' needs nothing more, ${build}`, async (world) => {
       const page = await world.open(build, STRICT);

@@ -1,7 +1,7 @@
 //! One contract, two ends: what the server offers by its types, a native client uses by the same.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use datasole_client::Client;
+use datasole_client::{Client, Status};
 use datasole_contract::{TS, contract};
 use datasole_server::{Context, EventError, RpcError, Server};
 use datasole_tests::running::Running;
@@ -94,4 +94,31 @@ async fn both_ends_infer_the_same_names_and_types() {
     let notes = client.document(Notes).unwrap();
     assert_eq!(notes.key(), "notes");
     client.close().await;
+}
+
+/// The contract of [`App`] at another time.
+mod later {
+    use datasole_contract::contract;
+
+    contract! { pub App { docs { Notes = "notes"; } } }
+}
+
+#[tokio::test]
+async fn a_client_of_another_contract_is_told() {
+    let server = Server::builder().contract::<App>().method(get_user).event(chat).try_build().unwrap();
+    let running = Running::start(server).await;
+    let same = |client: &Client| match client.status() {
+        Status::Connected { same_contract, .. } => same_contract,
+        status => panic!("{status}"),
+    };
+    let client = Client::builder(&running.url()).contract::<App>().connect().await.unwrap();
+    assert_eq!(same(&client), Some(true));
+    let client = Client::builder(&running.url()).contract::<later::App>().connect().await.unwrap();
+    assert_eq!(same(&client), Some(false));
+    let client = Client::builder(&running.url()).connect().await.unwrap();
+    assert_eq!(same(&client), None);
+
+    let without = Running::start(Server::builder().build()).await;
+    let client = Client::builder(&without.url()).contract::<App>().connect().await.unwrap();
+    assert_eq!(same(&client), None);
 }

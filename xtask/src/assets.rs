@@ -159,8 +159,7 @@ fn board() -> Result<()> {
 /// The served files with their compressed siblings, for the server to embed.
 fn pack() -> Result<()> {
     let assets = project::server_assets();
-    let mut sources: Vec<PathBuf> = SERVED.iter().map(|name| project::dist().join(name)).collect();
-    sources.extend(files(&project::npm().join("previous"))?);
+    let sources = sources(&project::npm().join("previous"))?;
     let packed = |source: &Path, suffix: &str| {
         assets.join(format!("{}{suffix}", source.file_name().unwrap_or_default().to_string_lossy()))
     };
@@ -179,6 +178,13 @@ fn pack() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// The served files: those of this version, and those that a folder keeps of the one before.
+fn sources(previous: &Path) -> Result<Vec<PathBuf>> {
+    let mut sources: Vec<PathBuf> = SERVED.iter().map(|name| project::dist().join(name)).collect();
+    sources.extend(files(previous)?);
+    Ok(sources)
 }
 
 /// The files of a folder that may not exist.
@@ -206,4 +212,23 @@ pub(crate) fn gzip(content: &[u8]) -> Result<Vec<u8>> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(content)?;
     Ok(encoder.finish()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SERVED, sources};
+
+    #[test]
+    fn the_pair_of_the_version_before_is_served_beside_this_ones() {
+        let folder = std::env::temp_dir().join(format!("datasole-previous-{}", std::process::id()));
+        assert_eq!(sources(&folder).unwrap().len(), SERVED.len(), "before the first release there is none");
+        std::fs::create_dir_all(&folder).unwrap();
+        let pair = ["wasm.before", "worker.before"].map(|name| folder.join(name));
+        for file in &pair {
+            std::fs::write(file, "old").unwrap();
+        }
+        let served = sources(&folder).unwrap();
+        assert_eq!(served[SERVED.len()..], pair);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }

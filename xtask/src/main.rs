@@ -1,15 +1,19 @@
 //! The project's commands: `cargo xtask demo|test|build|bench|fixture|cluster|fuzz`.
+//! The project's commands: `cargo xtask demo|test|build|package|bench|fixture|fuzz`.
 //!
 //! On a machine with rustup, Node 20 or newer and a C compiler each command finds or installs whatever else it needs
 //! ([`tools`]), or says in one line what is missing and how to get it. Progress goes to stderr; stdout carries only what
-//! a command is asked for: the test summary, the benchmarks' JSON lines, the demo's and the fixture's address.
+//! a command is asked for: the test summary, the tarballs' paths, the benchmarks' JSON lines, the demo's and the fixture's
+//! address.
 
 mod assets;
 mod budget;
 mod cluster;
 mod command;
+mod fixtures;
 mod fuzz;
 mod lints;
+mod package;
 mod project;
 mod report;
 mod server;
@@ -41,12 +45,17 @@ enum Task {
     /// Prints each step with its seconds; the last line is the total: N passed, N failed, N skipped (if any). The exit
     /// code is 0 if nothing failed. The output of each step is kept in target/xtask.
     Test {
-        /// Also lint every feature alone, build the example app and run many more seeds (20,000 of the simulation)
+        /// Also lint every feature alone, build the example app and pages of more frameworks, and run many more seeds
+        /// (20,000 of the simulation)
         #[arg(long)]
         all: bool,
     },
     /// Build the browser files: wasm, JavaScript bundles, and their precompressed copies for the server
     Build,
+    /// Pack the npm package and the program `datasole` for this machine; prints the tarballs' paths
+    Package,
+    /// Write docs/sizes.md: what pages load of this package and of other clients
+    Sizes,
     /// Measure; prints one JSON object a line
     Bench {
         /// Passed on to the load generator
@@ -86,6 +95,8 @@ fn main() -> ExitCode {
         Task::Demo => server::demo(),
         Task::Test { all } => return test::run(if all { Extent::All } else { Extent::Usual }),
         Task::Build => assets::build().and_then(|()| budget::check()),
+        Task::Package => package::print(),
+        Task::Sizes => package::sizes(),
         Task::Bench { args } => server::bench(&args),
         Task::Fixture { args } => server::fixture(&args),
         Task::Cluster { backend, nodes, args } => cluster::serve(backend, nodes, &args),

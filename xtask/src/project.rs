@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::{Result, ensure};
+
 /// The repository's root.
 pub(crate) fn root() -> &'static Path {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -51,4 +53,10 @@ pub(crate) fn binary(profile: &str, name: &str) -> PathBuf {
 /// A built example of any of the crates.
 pub(crate) fn example(profile: &str, name: &str) -> PathBuf {
     binary(profile, &format!("examples/{name}"))
+}
+
+/// A file that an earlier step has made.
+pub(crate) fn built(path: PathBuf) -> Result<PathBuf> {
+    ensure!(path.is_file(), "{} is missing: an earlier step has not built it", path.display());
+    Ok(path)
 }

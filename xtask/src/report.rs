@@ -63,6 +63,10 @@ impl Report {
             let output = fs::read(log)?;
             let output = String::from_utf8_lossy(&output);
             let tally = judge(succeeded, &output);
+            // The tables that tests print.
+            for row in output.lines().filter_map(|line| line.strip_prefix("# |")) {
+                println!("   |{row}");
+            }
             if tally.failed > 0 {
                 println!("{output}\n{}: see {}", command::describe(&command), log.display());
             }

@@ -1,5 +1,5 @@
-//! The commands that run a server: the demo, the fixture, the benchmarks. All of them use release builds with the
-//! browser files inside.
+//! The commands that run a server: the demo, the fixture, the benchmarks. All of them have the browser files inside; the
+//! demo, which is to be seen soon, is built in the dev profile, the others are optimised.
 
 use std::{
     io::{BufRead, BufReader},
@@ -20,9 +20,11 @@ const DEMO: &str = "127.0.0.1:4000";
 
 /// Serves the demo until it is interrupted; prints its URL once the server accepts connections.
 pub(crate) fn demo() -> Result<()> {
+    eprintln!("xtask: building the browser files, then the server; the first time takes some minutes");
     assets::build()?;
-    run(&mut cargo(["build", "--release", "--package", "datasole-cli", "--bin", "datasole"]))?;
-    let mut command = program(project::binary("release", "datasole"));
+    eprintln!("xtask: building the server");
+    run(&mut cargo(["build", "--package", "datasole-cli", "--bin", "datasole"]))?;
+    let mut command = program(project::binary("debug", "datasole"));
     let mut demo =
         command.args(["serve", "--demo", "--listen", DEMO, "--log", "warn"]).stdout(Stdio::piped()).spawn()?;
     let mut stdout = BufReader::new(demo.stdout.take().context("the demo has no output")?);

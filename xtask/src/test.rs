@@ -4,17 +4,17 @@
 //! optimised build is the wasm.
 
 use std::{
-    fs::{self, File},
-    path::PathBuf,
+    fs::File,
     process::{Command, ExitCode},
     time::SystemTime,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::{
     assets, budget,
     command::{cargo, program, run_as_is},
+    fixtures::Installed,
     lints, project,
     report::Report,
     tally::Tally,
@@ -36,7 +36,7 @@ const EXAMPLE: &str = "examples/axum-app";
 pub(crate) enum Extent {
     /// Before each change goes in: minutes.
     Usual,
-    /// The usual, and what takes long: every feature alone, the example app, proxies, many seeds.
+    /// The usual, and what takes long: every feature alone, the example app, pages of more frameworks, proxies, many seeds.
     All,
 }
 
@@ -55,6 +55,7 @@ pub(crate) fn run(extent: Extent) -> ExitCode {
     report.tests("rust tests", cargo(["test", "--workspace", "--no-fail-fast"]), Tally::of_cargo);
     npm_tests(&mut report);
     browser_tests(&mut report);
+    package_tests(&mut report, extent);
     if extent == Extent::All {
         example(&mut report);
         proxies(&mut report);
@@ -79,7 +80,7 @@ fn npm_tests(report: &mut Report) {
         let cases = project::scratch().join(name).with_extension("ndjson");
         report.task(name, || {
             let file = File::create(&cases).with_context(|| format!("cannot write {}", cases.display()))?;
-            let mut program = program(built(project::example("debug", name))?);
+            let mut program = program(project::built(project::example("debug", name))?);
             run_as_is(program.args(["--seed", &seed.to_string(), "--count", &count.to_string()]).stdout(file))
         });
         test.env(variable, &cases);
@@ -102,29 +103,27 @@ fn browser_tests(report: &mut Report) {
 }
 
 fn browser_command() -> Result<Command> {
-    let folder = project::root().join("tests/browser");
-    let mut specs = Vec::new();
-    for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
-        let path = entry?.path();
-        if path.to_string_lossy().ends_with(".test.mjs") {
-            specs.push(path);
-        }
-    }
-    specs.sort();
     let mut node = program("node");
-    node.args(["--test", "--test-concurrency=1", "--test-reporter=tap"]).args(specs);
+    node.args(["--test", "--test-concurrency=1", "--test-reporter=tap"])
+        .args(tools::specs(&project::root().join("tests/browser"))?);
     node.env("CHROMIUM", tools::chromium()?);
-    node.env("FIXTURE", built(project::example("debug", "fixture"))?);
-    node.env("TERMINAL", built(project::example("debug", "board"))?);
-    node.env("DATASOLE_SERVER", built(project::binary("debug", "datasole"))?);
+    node.env("FIXTURE", project::built(project::example("debug", "fixture"))?);
+    node.env("TERMINAL", project::built(project::example("debug", "board"))?);
+    node.env("DATASOLE_SERVER", project::built(project::binary("debug", "datasole"))?);
     node.env("ARTIFACTS", project::target().join("screenshots"));
     Ok(node)
 }
 
-/// A program that the Rust tests have built on their way.
-fn built(path: PathBuf) -> Result<PathBuf> {
-    ensure!(path.is_file(), "{} is missing: the step `rust tests` has not built it", path.display());
-    Ok(path)
+/// The packages, as those meet them who install them.
+fn package_tests(report: &mut Report, extent: Extent) {
+    let mut command = None;
+    report.task("packages", || {
+        command = Some(Installed::new(extent)?.command(extent)?);
+        Ok(())
+    });
+    if let Some(command) = command {
+        report.tests("fixtures", command, Tally::of_node);
+    }
 }
 
 /// The example app, as an application of its own would be built.

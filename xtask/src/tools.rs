@@ -44,9 +44,7 @@ pub(crate) fn rust_components() -> Result<()> {
 
 /// Node, and the packages of npm/package-lock.json.
 pub(crate) fn node_modules() -> Result<()> {
-    let version = read(program("node").arg("--version")).unwrap_or_default();
-    let major = version.trim().trim_start_matches('v').split('.').next().and_then(|text| text.parse::<u32>().ok());
-    if major.is_none_or(|major| major < NODE_MAJOR) {
+    if node_major().is_none_or(|major| major < NODE_MAJOR) {
         bail!("Node {NODE_MAJOR} or newer is missing: install it from https://nodejs.org");
     }
     let npm = project::npm();
@@ -55,19 +53,39 @@ pub(crate) fn node_modules() -> Result<()> {
     if installed.is_some() && installed >= modified(npm.join("package-lock.json")) {
         return Ok(());
     }
-    run(program(npm_name()).args(["ci", "--no-audit", "--no-fund"]).current_dir(&npm))
+    run(&mut npm_in(&npm, &["ci", "--no-audit", "--no-fund", "--loglevel=error"]))
         .context("the npm packages are missing: run `npm ci` in npm/")
+}
+
+/// The first number of Node's version; none if there is no Node.
+pub(crate) fn node_major() -> Option<u32> {
+    let version = read(program("node").arg("--version")).ok()?;
+    version.trim().trim_start_matches('v').split('.').next()?.parse().ok()
 }
 
 /// npm, running in the package's folder.
 pub(crate) fn npm(args: &[&str]) -> Command {
-    let mut command = program(npm_name());
-    command.args(args).current_dir(project::npm());
+    npm_in(&project::npm(), args)
+}
+
+/// npm, running in a folder.
+pub(crate) fn npm_in(folder: &Path, args: &[&str]) -> Command {
+    let mut command = program(if cfg!(windows) { "npm.cmd" } else { "npm" });
+    command.args(args).current_dir(folder);
     command
 }
 
-fn npm_name() -> &'static str {
-    if cfg!(windows) { "npm.cmd" } else { "npm" }
+/// The specs of a folder, for Node's test runner.
+pub(crate) fn specs(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut specs = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        let path = entry?.path();
+        if path.to_string_lossy().ends_with(".test.mjs") {
+            specs.push(path);
+        }
+    }
+    specs.sort();
+    Ok(specs)
 }
 
 /// A Chromium or Chrome: `$CHROMIUM_PATH`, else one on the `PATH`, else Debian's, installed.
@@ -97,6 +115,32 @@ fn installed_chromium() -> Option<PathBuf> {
 fn on_path(name: &str) -> Option<PathBuf> {
     let file = if cfg!(windows) { format!("{name}.exe") } else { name.to_owned() };
     env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(&file)).find(|path| path.is_file())
+}
+
+/// Firefox, WebKit and a screen for it, installed where that can be done: the variables that name them to the tests.
+pub(crate) fn browsers() -> Result<Vec<(&'static str, PathBuf)>> {
+    let find = || {
+        [
+            ("FIREFOX", "firefox-esr", on_path("firefox-esr").or_else(|| on_path("firefox"))),
+            ("WEBKIT_DRIVER", "webkit2gtk-driver", on_path("WebKitWebDriver")),
+            ("MINIBROWSER", "libwebkit2gtk-4.1-0", mini_browser()),
+            ("XVFB", "xvfb", on_path("Xvfb")),
+        ]
+    };
+    let missing =
+        || find().iter().filter(|(.., path)| path.is_none()).map(|(_, package, _)| *package).collect::<Vec<_>>();
+    if !missing().is_empty() && can_install() {
+        install(&missing())?;
+    }
+    let missing = missing();
+    ensure!(missing.is_empty(), "browsers are missing: apt-get install {}", missing.join(" "));
+    Ok(find().into_iter().filter_map(|(variable, _, path)| Some((variable, path?))).collect())
+}
+
+/// WebKitGTK's own browser, which no `PATH` has.
+fn mini_browser() -> Option<PathBuf> {
+    let triples = fs::read_dir("/usr/lib").ok()?.flatten();
+    triples.map(|triple| triple.path().join("webkit2gtk-4.1/MiniBrowser")).find(|path| path.is_file())
 }
 
 /// The proxies that the tests run behind, installed where that can be done.

@@ -82,7 +82,14 @@ impl Client {
             Version::V1 if by_frame => self.refuse("the server speaks version 1, which takes no token in a frame"),
             Version::V1 => {
                 self.subscriptions.begin_v1();
-                self.opened(link, false, String::new(), None, None);
+                let connected = Status::Connected {
+                    protocol: 1,
+                    connection_id: String::new(),
+                    user_id: None,
+                    server_time: None,
+                    same_contract: None,
+                };
+                self.opened(link, false, connected);
             }
             Version::V2 => {
                 self.phase = Phase::Greeting { link, deadline };
@@ -115,26 +122,24 @@ impl Client {
         #[cfg(feature = "mirror")]
         self.mirror.retain(|key| self.subscriptions.find(crate::stream::StreamKind::State, key).is_some());
         let announces = !hello.features.is_empty() && self.config.token_via != TokenVia::Frame;
-        let (connection, user) = (hello.connection_id.into_owned(), hello.user_id.map(Into::into));
-        self.opened(link, announces, connection, user, hello.time);
+        let connected = Status::Connected {
+            protocol: 2,
+            connection_id: hello.connection_id.into_owned(),
+            user_id: hello.user_id.map(Into::into),
+            server_time: hello.time,
+            same_contract: hello.contract.zip(self.config.contract.as_deref()).map(|(theirs, ours)| theirs == ours),
+        };
+        self.opened(link, announces, connected);
     }
 
     /// The connection is of use: the client `announces` what it can do, subscriptions are renewed, then what has waited is
     /// sent.
-    fn opened(
-        &mut self,
-        mut link: Link,
-        announces: bool,
-        connection_id: String,
-        user_id: Option<String>,
-        server_time: Option<u64>,
-    ) {
+    fn opened(&mut self, mut link: Link, announces: bool, connected: Status) {
         let version = link.version;
-        let protocol = if version == Version::V2 { 2 } else { 1 };
         link.ping_within(self.cuts.every);
         self.phase = Phase::Open(link);
         self.was_open = true;
-        self.set_status(Status::Connected { protocol, connection_id, user_id, server_time });
+        self.set_status(connected);
         if announces {
             self.send(Opcode::Client, 0, &write::hello());
         }

@@ -69,6 +69,7 @@ impl Shared {
             complaints: Complaints::new(),
             opening: None,
             warned: false,
+            differs: false,
             status: watch::Sender::new(Status::Disconnected(DisconnectReason::Idle)),
             unsent: 0,
             closed: false,
@@ -168,6 +169,8 @@ pub(crate) struct Router {
     opening: Option<oneshot::Sender<Result<(), DisconnectReason>>>,
     /// The loss of the connection, or that there is none, was logged.
     warned: bool,
+    /// The difference of the contracts was logged.
+    differs: bool,
     status: watch::Sender<Status>,
     unsent: usize,
     closed: bool,

@@ -83,7 +83,10 @@ impl Router {
 
     fn route_status(&mut self, status: CoreStatus) {
         match &status {
-            CoreStatus::Connected { server_time, .. } => {
+            CoreStatus::Connected { server_time, same_contract, .. } => {
+                if *same_contract == Some(false) && !std::mem::replace(&mut self.differs, true) {
+                    tracing::warn!("the server has another contract than this program: one of both must be built anew");
+                }
                 if let Some(theirs) = server_time {
                     self.ahead = i64::try_from(i128::from(*theirs) - i128::from(unix_time())).unwrap_or(0);
                 }

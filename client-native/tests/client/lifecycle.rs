@@ -17,7 +17,8 @@ async fn speaks_version_2_where_the_server_does() {
     let (client, mut peer) = server.pair().await;
     assert_eq!(peer.request.uri().path(), "/__ds");
     assert_eq!(peer.request.headers()["sec-websocket-protocol"], "datasole.v1, datasole.v2");
-    let connected = Status::Connected { protocol: 2, connection_id: "c1".into(), user_id: Some("ann".into()) };
+    let connected =
+        Status::Connected { protocol: 2, connection_id: "c1".into(), user_id: Some("ann".into()), same_contract: None };
     assert_eq!(client.status(), connected);
 
     let (sum, ()) = tokio::join!(client.call::<_, i64>("add", &[1, 2]), async {

@@ -100,11 +100,11 @@ export abstract class Crdt<V = any, Cell = any> {
   /** Which one. */
   abstract readonly type: CrdtType;
   /** Names this replica; nothing else may ever have the same name. */
-  readonly nodeId: string;
+  declare readonly nodeId: string;
   /** @internal */
   content: Content<Cell> = empty();
   /** @internal */
-  outbox?: Outbox;
+  declare outbox?: Outbox;
   readonly #handlers = new Set<(value: V) => void>();
   /** The last number given away, and the latest stamp seen; neither ever goes back. */
   #counter = 0;

@@ -106,8 +106,7 @@ impl Hub {
                 self.topic_changed(user_topic(&identity.user_id));
             }
         }
-        let joined = std::mem::take(&mut *lock(&connection.groups));
-        for group in joined {
+        for group in connection.take_groups() {
             let was_last = remove_member(&mut lock(&self.groups), &group, connection);
             if was_last {
                 self.topic_changed(group_topic(&group));
@@ -132,7 +131,7 @@ impl Hub {
     }
 
     fn enter_group(&self, connection: &Arc<Connection>, group: &str) -> bool {
-        let mut joined = lock(&connection.groups);
+        let mut joined = lock(&connection.own().groups);
         if joined.iter().any(|own| **own == *group) {
             return true;
         }
@@ -154,7 +153,7 @@ impl Hub {
 
     /// Takes a connection out of a group.
     pub(crate) fn leave_group(&self, connection: &Arc<Connection>, group: &str) {
-        lock(&connection.groups).retain(|own| **own != *group);
+        lock(&connection.own().groups).retain(|own| **own != *group);
         let was_last = remove_member(&mut lock(&self.groups), group, connection);
         if was_last {
             self.topic_changed(group_topic(group));

@@ -104,6 +104,10 @@ impl Session {
         Self { node, connection, held: Arc::default(), upgrade, auths: 0, served: 0, batch: None }
     }
 
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
     pub(crate) fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }

@@ -225,7 +225,7 @@ impl Node {
         at_once(task.boxed())
     }
 
-    fn hello<'a>(&self, connection: &Connection, identity: &'a Identity) -> wire::Hello<'a, wire::ServerLimits> {
+    fn hello<'a>(&'a self, connection: &Connection, identity: &'a Identity) -> wire::Hello<'a, wire::ServerLimits> {
         let limits = &self.limits;
         let crdt = limits.crdt();
         wire::Hello {
@@ -260,6 +260,10 @@ impl Node {
             },
             reconnect_window: self.reconnect_window,
             features: FEATURES.map(Into::into).to_vec(),
+            #[cfg(feature = "contract")]
+            contract: self.contract.as_ref().map(|contract| contract.hash.as_str().into()),
+            #[cfg(not(feature = "contract"))]
+            contract: None,
         }
     }
 

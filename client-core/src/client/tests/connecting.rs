@@ -1,6 +1,27 @@
 use super::*;
 
 #[test]
+fn contracts_are_compared_where_both_are_known() {
+    let of = |ours: Option<&str>, theirs: &str| {
+        let mut peer = Peer::new(Config { contract: ours.map(Into::into), ..config() });
+        peer.client.connect(peer.now);
+        peer.drain();
+        peer.opened(Some("datasole.v2"));
+        peer.send(Opcode::Hello, 0, hello(r#""heartbeat""#, &format!(r#"{theirs}"heartbeat""#)));
+        peer.drain();
+        match peer.client.status() {
+            Status::Connected { same_contract, .. } => *same_contract,
+            status => panic!("{status:?}"),
+        }
+    };
+    assert_eq!(of(Some("a1"), r#""contract":"a1","#), Some(true));
+    assert_eq!(of(Some("a1"), r#""contract":"b2","#), Some(false));
+    assert_eq!(of(Some("a1"), ""), None, "the server names none");
+    assert_eq!(of(Some("a1"), r#""contract":null,"#), None);
+    assert_eq!(of(None, r#""contract":"b2","#), None, "the client names none");
+}
+
+#[test]
 fn opens_with_both_subprotocols_and_waits_for_hello() {
     let mut peer = Peer::new(config());
     assert_eq!(peer.client.status(), &Status::Disconnected(crate::DisconnectReason::Idle));

@@ -282,7 +282,7 @@ impl Registry {
         wanted: Wanted,
     ) -> Result<Option<Position>, EditError> {
         // Operations of one connection are ordered as they came, also where the backend takes its time to open a key.
-        let turn = request.connection.turn.lock().await;
+        let turn = request.connection.own().turn.lock().await;
         let stream = hub.open(StreamKind::Crdt, &id.key).await?;
         let writer = stream.writer().await;
         drop(turn);

@@ -16,6 +16,7 @@ use yrs::{
 
 use super::error::DocError;
 use super::{
+    habit::Habit,
     index::{Index, Mark},
     lib0::Reader,
     update::{self, PIECE, RANGES, Update},
@@ -36,9 +37,6 @@ const BLOCK: usize = 600;
 
 /// Memory of a document without content, with its stream; bytes.
 const EMPTY: usize = 4 * 1024;
-
-/// Blocks by units of 16 bytes of an update that are applied at once, for at most two milliseconds.
-const LIGHT: usize = 16 * 1024;
 
 /// The bounds of one document.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +71,8 @@ pub(crate) struct Document {
     measured: bool,
     bounds: Bounds,
     patience: Duration,
+    /// How long its updates take.
+    pub(super) habit: Habit,
 }
 
 impl std::fmt::Debug for Document {
@@ -98,6 +98,7 @@ impl Document {
             measured: true,
             bounds,
             patience: PATIENCE,
+            habit: Habit::default(),
         }
     }
 
@@ -123,10 +124,10 @@ impl Document {
         EMPTY + self.kept + 2 * self.size + BLOCK * self.blocks
     }
 
-    /// True if applying so many bytes is done at once, whatever they say.
-    pub(crate) fn is_light(&self, bytes: usize) -> bool {
+    /// The most that work on so many bytes may cost, whatever they say: blocks by units of 16 bytes.
+    pub(super) fn cost(&self, bytes: usize) -> usize {
         let bytes = if self.spoilt.is_some() { bytes + self.kept } else { bytes };
-        (self.blocks + 64) * (bytes / 16 + 1) <= LIGHT
+        (self.blocks + 64) * (bytes / 16 + 1)
     }
 
     /// The number of the updates since the last snapshot, and their bytes.
@@ -162,10 +163,11 @@ impl Document {
             }
         };
         let blocks = u32::try_from(mark.order.len()).unwrap_or(u32::MAX);
-        let until = thread_time() + self.patience + (self.patience / 5_000).saturating_mul(blocks);
+        let patience = self.patience + (self.patience / 5_000).saturating_mul(blocks);
+        let until = (decoded.len() > 1).then(|| thread_time() + patience);
         let outcome = self.transact(|transaction| {
             for piece in decoded {
-                if thread_time() > until {
+                if until.is_some_and(|until| thread_time() > until) {
                     return Err(DocError::TooSlow);
                 }
                 integrate(transaction, piece)?;

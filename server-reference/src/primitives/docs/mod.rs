@@ -9,6 +9,7 @@ mod error;
 #[cfg(any(test, feature = "arbitrary"))]
 #[expect(clippy::panic, reason = "what is broken shall be found")]
 pub(crate) mod fuzz;
+mod habit;
 mod index;
 mod ledger;
 mod lib0;

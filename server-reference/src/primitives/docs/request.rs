@@ -11,7 +11,7 @@ use super::{
     message::Message,
     publish, shared,
     shared::message,
-    work::{Done, heal, work},
+    work::{Done, Size, heal, work},
 };
 use crate::{
     answer::Request,
@@ -86,7 +86,8 @@ async fn answer(hub: &Hub, request: &Request, stream: &Arc<Stream>, state_vector
     let writer = owner.queue(stream.writer()).await;
     let length = state_vector.len();
     let diff = move |document: &mut Document| document.diff(&state_vector);
-    let Done { writer: _writer, result, .. } = work(hub, stream, writer, Some(owner), length, diff).await?;
+    let Done { writer: _writer, result, .. } =
+        work(hub, stream, writer, Some(owner), Size::Other(length), diff).await?;
     let update = result?;
     stream.at_present(|_, at| {
         request.connection.mailbox().push_answer(message(0, &Message::Answer(&update), at));
@@ -109,7 +110,7 @@ async fn take(
     if !may_write {
         // A client that may only read answers the question of the server, too.
         let lacks = move |document: &mut Document| document.lacks(&update);
-        let done = work(hub, stream, writer, Some(owner), length, lacks).await?;
+        let done = work(hub, stream, writer, Some(owner), Size::Other(length), lacks).await?;
         return match done.result {
             Ok(false) => Ok(false),
             outcome => {
@@ -135,7 +136,7 @@ async fn take(
         }
         new
     };
-    let Done { writer, result, took } = work(hub, stream, writer, Some(owner), length, apply).await?;
+    let Done { writer, result, took } = work(hub, stream, writer, Some(owner), Size::Update(length), apply).await?;
     let new = result.inspect_err(|error| {
         owner.charge(took);
         if matches!(error, DocError::TooSlow) && owner.was_slow() >= MAX_SLOW {

@@ -1,4 +1,4 @@
-//! Work on a document: what is light is done at once, the rest off the async workers.
+//! Work on a document: light work is done at once, the rest off the async workers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,32 +13,61 @@ use crate::{
     hub::{self, Hub, Stream, Writer},
 };
 
+/// The cost ([`Document::cost`]) of work that takes two milliseconds at most.
+const LIGHT: usize = 16 * 1024;
+/// That of an update of a document that is trusted to be quick: thirty milliseconds, once.
+const TRUSTED: usize = 16 * LIGHT;
+
+/// The bytes on which the time of work depends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Size {
+    /// Those of an update.
+    Update(usize),
+    /// Those of anything else.
+    Other(usize),
+}
+
 /// The outcome of work.
 pub(super) struct Done<R> {
     /// Still held, so that what follows from the result is next.
     pub(super) writer: Writer,
     pub(super) result: R,
-    /// The processor time that it took.
+    /// The processor time that it took; zero for light work.
     pub(super) took: Duration,
 }
 
-/// Works on a document, on which the time depends and on so many bytes. A change, by `owner` unless by the server, is
-/// pending afterwards. Work that has begun is done to its end, whoever waits for it.
+/// Works on a document. A change, by `owner` unless by the server, is pending afterwards. Work that has begun is done to its
+/// end, whoever waits for it.
 pub(super) async fn work<R: Send + 'static>(
     hub: &Hub,
     stream: &Arc<Stream>,
     writer: Writer,
     owner: Option<&Arc<Standing>>,
-    bytes: usize,
+    size: Size,
     work: impl FnOnce(&mut Document) -> R + Send + 'static,
 ) -> Result<Done<R>, DocError> {
-    let is_light =
-        stream.with_content(|content| super::shared(content)?.document().map(|document| document.is_light(bytes)))?;
-    if is_light {
-        return on_loan(stream, writer, owner, work);
+    let (Size::Update(bytes) | Size::Other(bytes)) = size;
+    let (cost, is_trusted) = stream.with_content(|content| {
+        let document = super::shared(content)?.document()?;
+        Ok::<_, DocError>((document.cost(bytes), matches!(size, Size::Update(_)) && document.habit.is_quick()))
+    })?;
+    if cost <= LIGHT {
+        return on_loan(stream, writer, owner, |document| (work(document), Duration::ZERO));
+    }
+    let timed = move |document: &mut Document| {
+        let begun = thread_time();
+        let result = work(document);
+        let took = thread_time().saturating_sub(begun);
+        if matches!(size, Size::Update(_)) {
+            document.habit.learn(took);
+        }
+        (result, took)
+    };
+    if is_trusted && cost <= TRUSTED {
+        return on_loan(stream, writer, owner, timed);
     }
     let (own, by, lane) = (stream.clone(), owner.cloned(), owner.map_or(0, |owner| owner.lane));
-    hub.desk().run(lane, move || on_loan(&own, writer, by.as_ref(), work)).await
+    hub.desk().run(lane, move || on_loan(&own, writer, by.as_ref(), timed)).await
 }
 
 /// Borrows the document meanwhile: the stream stays free for those who follow it.
@@ -46,15 +75,14 @@ fn on_loan<R>(
     stream: &Stream,
     writer: Writer,
     owner: Option<&Arc<Standing>>,
-    work: impl FnOnce(&mut Document) -> R,
+    work: impl FnOnce(&mut Document) -> (R, Duration),
 ) -> Result<Done<R>, DocError> {
-    let begun = thread_time();
     let document = stream.with_content(|content| super::shared(content)?.lend())?;
     let mut loan = Loan { stream, owner, document: Some(document) };
     let document = loan.document.as_mut().ok_or(DocError::Damaged)?;
-    let result = work(document);
+    let (result, took) = work(document);
     drop(loan);
-    Ok(Done { writer, result, took: thread_time().saturating_sub(begun) })
+    Ok(Done { writer, result, took })
 }
 
 /// A document that is given back when dropped.
@@ -90,7 +118,7 @@ pub(super) async fn compact(hub: &Hub, stream: &Arc<Stream>) {
     // Content that others add meanwhile may be in the snapshot, too: it has no effect twice.
     let at = stream.mark();
     let Some(since) = due() else { return };
-    let kept = match work(hub, stream, writer, None, 0, Document::compact).await {
+    let kept = match work(hub, stream, writer, None, Size::Other(0), Document::compact).await {
         Ok(Done { writer: _writer, result: Ok(snapshot), .. }) => {
             let snapshot = (at, shared::entry(&snapshot).bytes().clone());
             hub.keep_snapshot(stream, snapshot, since).await.map_err(DocError::from)

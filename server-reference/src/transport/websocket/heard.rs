@@ -14,8 +14,8 @@ use crate::budget::Arriving;
 pub(super) struct Heard<S> {
     stream: S,
     heard: bool,
-    /// Bytes that may still come; `None` without a bound.
-    allowance: Option<usize>,
+    /// Bytes that may still come; `usize::MAX` without a bound.
+    allowance: usize,
     /// The bytes of the message that is coming.
     arriving: Arriving,
     /// Nothing is read: there is no room.
@@ -26,7 +26,14 @@ pub(super) struct Heard<S> {
 
 impl<S> Heard<S> {
     pub(super) fn new(stream: S, allowance: Option<usize>, arriving: Arriving) -> Self {
-        Self { stream, heard: false, allowance, arriving, stalled: false, last: [0; 4] }
+        Self {
+            stream,
+            heard: false,
+            allowance: allowance.unwrap_or(usize::MAX),
+            arriving,
+            stalled: false,
+            last: [0; 4],
+        }
     }
 
     /// A message is complete: what comes from here on is of the next one.
@@ -46,12 +53,12 @@ impl<S> Heard<S> {
 
     /// Lets any number of bytes come from here on.
     pub(super) fn lift(&mut self) {
-        self.allowance = None;
+        self.allowance = usize::MAX;
     }
 
     /// True if more came than may.
     pub(super) fn is_exceeded(&self) -> bool {
-        self.allowance == Some(0)
+        self.allowance == 0
     }
 
     /// True if what came last is a WebSocket close without a mask, as some proxies say goodbye.
@@ -81,9 +88,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
             self.last.rotate_left(read.len());
             self.last[4 - read.len()..].copy_from_slice(read);
         }
-        if let Some(left) = &mut self.allowance {
-            *left = left.saturating_sub(read.len());
-            if *left == 0 && !read.is_empty() {
+        if self.allowance != usize::MAX {
+            self.allowance = self.allowance.saturating_sub(read.len());
+            if self.allowance == 0 && !read.is_empty() {
                 return Poll::Ready(Err(io::Error::other("too much before AUTH")));
             }
         }

@@ -8,7 +8,6 @@ use std::{
     cell::Cell,
     io,
     pin::{Pin, pin},
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -74,7 +73,6 @@ enum End {
 struct Link<S> {
     socket: WebSocketStream<Heard<S>>,
     session: Session,
-    node: Arc<Node>,
     /// Framed and not yet written.
     out: Outgoing,
     written: usize,
@@ -86,34 +84,49 @@ struct Link<S> {
     alive: Instant,
     pinged: bool,
     timer: Pin<Box<Sleep>>,
-    /// Until when nothing is read because too much is under way.
-    paused: Option<Instant>,
-    /// Until when the bytes served last for at the rate that is allowed.
-    paid: Option<Instant>,
-    /// Bytes of payloads served in this turn, and when it began.
-    served: usize,
-    began: Option<Instant>,
+    /// None while nothing is waited for.
+    waits: Option<Box<Waits>>,
     /// The turn is over: others come before this one is read again.
     yields: bool,
-    /// The deadline of the first AUTH.
-    auth_deadline: Option<Instant>,
-    /// Since when a message has been coming of which the end is missing.
-    begun: Option<Instant>,
     /// Given back when the connection is gone.
     seat: Seat,
 }
 
+/// The times that a connection at rest has none of.
+#[derive(Default)]
+struct Waits {
+    /// Until when nothing is read because too much is under way.
+    paused: Option<Instant>,
+    /// Until when the bytes served last for at the rate that is allowed.
+    paid: Option<Instant>,
+    /// The deadline of the first AUTH.
+    auth: Option<Instant>,
+    /// Since when a message has been coming of which the end is missing.
+    begun: Option<Instant>,
+}
+
+/// What was served without a pause.
+#[derive(Default)]
+struct Turn {
+    /// Bytes of payloads.
+    served: usize,
+    began: Option<Instant>,
+}
+
 /// Serves one connection until it has ended. `read` is what came behind the upgrade request.
 ///
-/// These futures are most of an idle connection's memory, so what only its beginning and its end need is boxed by
-/// itself.
-pub(super) async fn run<S>(stream: S, read: Bytes, node: Arc<Node>, session: Session, seat: Seat)
+/// A future keeps the room of its arguments to its end, and idle connections are made of futures: what only the beginning and
+/// the end need is boxed by itself.
+pub(super) fn run<S>(stream: S, read: Bytes, session: Session, seat: Seat) -> impl Future<Output = ()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut link = Box::pin(Link::open(stream, read, node, session, seat)).await;
-    let end = poll_fn(|cx| link.poll(cx)).await;
-    Box::pin(link.finish(end)).await;
+    let opening = Box::pin(Link::open(stream, read, session, seat));
+    async move {
+        let mut link = opening.await;
+        let end = poll_fn(|cx| link.poll(cx)).await;
+        Box::pin(link.finish(end)).await;
+    }
 }
 
 /// Ends a session: the connection leaves every stream, room and group.
@@ -174,7 +187,8 @@ fn unauthorized(reason: &str) -> End {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
-    async fn open(stream: S, read: Bytes, node: Arc<Node>, session: Session, seat: Seat) -> Box<Self> {
+    async fn open(stream: S, read: Bytes, session: Session, seat: Seat) -> Box<Self> {
+        let node = session.node();
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
             .write_buffer_size(BUFFER)
@@ -190,9 +204,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await
         };
         let now = Instant::now();
+        let auth = deferred.then(|| now + node.limits.auth_frame_timeout);
         Box::new(Self {
             socket,
-            session,
             out: Outgoing::new(framing::binary),
             written: 0,
             blocked: false,
@@ -200,21 +214,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             alive: now,
             pinged: false,
             timer: Box::pin(sleep_until(now)),
-            paused: None,
-            paid: None,
-            served: 0,
-            began: None,
+            waits: auth.map(|at| Box::new(Waits { auth: Some(at), ..Waits::default() })),
             yields: false,
-            auth_deadline: deferred.then(|| now + node.limits.auth_frame_timeout),
-            begun: None,
-            node,
+            session,
             seat,
         })
     }
 
     /// Ends the session, says goodbye and waits a while for the peer's, as RFC 6455 wants it.
     async fn finish(self: Box<Self>, end: End) {
-        let Self { socket, session, node, out, written, seat, .. } = *self;
+        let Self { socket, session, out, written, seat, .. } = *self;
+        let node = session.node().clone();
         // Strangers keep no place while they part: a flood of them would take those of others.
         let stranger = session.connection().identity().is_none() && !node.is_closing();
         self::end(session).await;
@@ -247,6 +257,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     fn poll_loop(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         // Registered before looking, so that nothing queued in between is missed.
         self.session.connection().mailbox().register(cx.waker());
+        let mut turn = Turn::default();
         loop {
             match self.poll_write(cx) {
                 Poll::Ready(Ok(())) => {}
@@ -267,7 +278,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             let replaying = self.session.connection().mailbox().is_replaying();
             let more = replaying
                 || self.may_read()
-                    && match self.poll_read(cx) {
+                    && match self.poll_read(cx, &mut turn) {
                         Poll::Ready(Ok(())) => true,
                         Poll::Ready(Err(end)) => return Poll::Ready(end),
                         Poll::Pending => false,
@@ -290,27 +301,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     }
 
     /// Takes up to a batch of messages: ready when a whole batch was there, and there may be more.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Poll<Result<(), End>> {
         let spawn = &mut |task| drop(tokio::spawn(task));
-        if self.auth_deadline.is_some() && self.session.connection().identity().is_some() {
+        if self.waits.is_some() && self.session.connection().identity().is_some() {
             self.admit();
         }
         let quiet_since = self.alive;
         for taken in 0..BATCH {
             if self.session.is_busy() {
                 self.session.go_on(&mut self.out, spawn);
-                self.ends_turn(0);
+                self.ends_turn(turn, 0);
                 break;
             }
             let received = match self.socket.poll_next_unpin(cx) {
                 Poll::Ready(received) => received,
                 Poll::Pending => {
-                    (self.served, self.began) = (0, None);
+                    *turn = Turn::default();
                     if taken == 0 && self.socket.get_mut().take() {
                         self.alive = Instant::now();
                         self.pinged = false;
-                        let begun = *self.begun.get_or_insert(self.alive);
-                        if begun + self.node.limits.message_timeout <= self.alive {
+                        let alive = self.alive;
+                        let begun = *self.waits().begun.get_or_insert(alive);
+                        if begun + self.session.node().limits.message_timeout <= self.alive {
                             return Poll::Ready(Err(self.violation(1009, "a message took too long")));
                         }
                     }
@@ -320,7 +332,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 }
             };
             self.socket.get_mut().complete();
-            self.begun = None;
+            if let Some(waits) = &mut self.waits {
+                waits.begun = None;
+            }
             if taken == 0 {
                 self.alive = Instant::now();
                 self.pinged = false;
@@ -332,7 +346,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             match received {
                 Some(Ok(Message::Binary(bytes))) => {
                     self.session.receive(&bytes, &mut self.out, spawn);
-                    if self.ends_turn(taken)
+                    if self.ends_turn(turn, taken)
                         || self.out.len() >= ROOM
                         || self.session.connection().mailbox().is_replaying()
                     {
@@ -352,21 +366,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         Poll::Ready(Ok(()))
     }
 
+    fn waits(&mut self) -> &mut Waits {
+        self.waits.get_or_insert_default()
+    }
+
     /// The first AUTH was accepted.
     fn admit(&mut self) {
-        self.auth_deadline = None;
-        self.socket.get_mut().lift();
+        if self.waits.as_ref().is_some_and(|waits| waits.auth.is_some()) {
+            self.waits = None;
+            self.socket.get_mut().lift();
+        }
     }
 
     /// The deadline of the first AUTH: the hook's own time is no fault of a client that has sent a token.
     fn auth_deadline(&self) -> Option<Instant> {
-        let judging = if self.session.awaits_token() { Duration::ZERO } else { self.node.limits.auth_timeout };
-        self.auth_deadline.map(|deadline| deadline + judging)
+        let deadline = self.waits.as_ref()?.auth?;
+        let judging =
+            if self.session.awaits_token() { Duration::ZERO } else { self.session.node().limits.auth_timeout };
+        Some(deadline + judging)
     }
 
     /// The socket ended without a goodbye.
     fn cut(&self, quiet_since: Instant) -> End {
-        let admission = &self.node.admission;
+        let admission = &self.session.node().admission;
         if let Some(text) = admission.cuts.note(quiet_since.elapsed()) {
             admission.rejections.tell(Kind::Cut, &text, self.session.connection().remote());
         }
@@ -374,14 +396,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     }
 
     /// Notes what the last message took: whether the turn is over.
-    fn ends_turn(&mut self, taken: usize) -> bool {
+    fn ends_turn(&mut self, turn: &mut Turn, taken: usize) -> bool {
         let bytes = self.session.take_served();
-        self.served += bytes;
-        let began = *self.began.get_or_insert(self.alive);
+        turn.served += bytes;
+        let began = *turn.began.get_or_insert(self.alive);
         let looks = bytes > 1024 || taken % LOOK == LOOK - 1;
         let has_spent = self.spends(bytes);
-        if has_spent || self.served >= TURN || looks && began.elapsed() >= TURN_TIME {
-            (self.served, self.began, self.yields) = (0, None, true);
+        if has_spent || turn.served >= TURN || looks && began.elapsed() >= TURN_TIME {
+            *turn = Turn::default();
+            self.yields = true;
         }
         self.yields
     }
@@ -389,11 +412,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     /// Takes note of bytes served, where their rate is bounded: whether the connection has to wait. A second's worth may
     /// come at once.
     fn spends(&mut self, bytes: usize) -> bool {
-        let Some(rate) = self.node.limits.max_rate else { return false };
+        let Some(rate) = self.session.node().limits.max_rate else { return false };
         let now = Instant::now();
         let time = Duration::from_secs_f64(bytes as f64 / f64::from(rate.get()));
-        let paid = self.paid.map_or(now, |paid| paid.max(now)) + time;
-        self.paid = Some(paid);
+        let before = &mut self.waits().paid;
+        let paid = before.map_or(now, |paid| paid.max(now)) + time;
+        *before = Some(paid);
         paid > now + PAUSE
     }
 
@@ -401,7 +425,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     /// a while. Later messages are read, so that a peer can cancel, and what needs room is refused; and a little of the
     /// message that is coming.
     fn may_read(&mut self) -> bool {
-        if let Some(paid) = self.paid {
+        if let Some(paid) = self.waits.as_ref().and_then(|waits| waits.paid) {
             let now = Instant::now();
             if paid > now + PAUSE {
                 self.alive = paid - PAUSE;
@@ -410,19 +434,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 }
                 return false;
             }
-            self.paid = Some(paid).filter(|paid| *paid > now);
+            self.waits().paid = Some(paid).filter(|paid| *paid > now);
         }
         let stalled = self.socket.get_ref().is_stalled();
         if !stalled && !self.session.connection().is_full() {
-            self.paused = None;
+            if let Some(waits) = &mut self.waits {
+                waits.paused = None;
+            }
             return true;
         }
         let now = Instant::now();
-        let until = *self.paused.get_or_insert(now + PAUSE);
+        let until = *self.waits().paused.get_or_insert(now + PAUSE);
         if until <= now {
             if stalled {
                 self.socket.get_mut().go_on();
-                self.paused = None;
+                self.waits().paused = None;
             }
             return true;
         }
@@ -451,7 +477,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     }
 
     fn violation(&self, code: u16, reason: &str) -> End {
-        Metrics::add(&self.node.metrics.malformed, 1);
+        Metrics::add(&self.session.node().metrics.malformed, 1);
         End::Close(Close { code, reason: reason.to_owned() })
     }
 
@@ -480,8 +506,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             }
         }
         ready!(stream.poll_flush(cx))?;
-        Metrics::add(&self.node.metrics.messages_out, std::mem::take(&mut self.out.messages));
-        Metrics::add(&self.node.metrics.bytes_out, self.out.len() as u64);
+        Metrics::add(&self.session.node().metrics.messages_out, std::mem::take(&mut self.out.messages));
+        Metrics::add(&self.session.node().metrics.bytes_out, self.out.len() as u64);
         self.written = 0;
         self.out.bytes.clear();
         if self.out.bytes.capacity() > 4 * ROOM {
@@ -500,7 +526,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
             let now = Instant::now();
-            let heartbeat = self.node.limits.heartbeat;
+            let heartbeat = self.session.node().limits.heartbeat;
             if self.session.connection().identity().is_some() {
                 self.admit();
             } else if self.auth_deadline().is_some_and(|deadline| deadline <= now) {
@@ -517,7 +543,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 self.pinged = true;
                 framing::ping(&mut self.out.bytes);
             }
-            let later = [self.paused, self.paid.map(|paid| paid - PAUSE)];
+            let later =
+                self.waits.as_ref().map_or([None; 2], |waits| [waits.paused, waits.paid.map(|paid| paid - PAUSE)]);
             if later.into_iter().flatten().any(|until| until <= now) {
                 cx.waker().wake_by_ref();
             }
@@ -565,7 +592,7 @@ mod tests {
         let node = server.node().clone();
         let session = Session::new(node.clone(), node.connection(Protocol::V2, None), upgrade);
         let seat = node.seat(None).unwrap();
-        let served = tokio::spawn(run(ours, Bytes::new(), node, session, seat));
+        let served = tokio::spawn(run(ours, Bytes::new(), session, seat));
 
         let mut client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
         let token = json!({ "token": "x" }).to_string();

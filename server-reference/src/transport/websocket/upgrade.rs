@@ -84,7 +84,7 @@ async fn accept(node: &Arc<Node>, mut request: Request, peer: Option<SocketAddr>
         None
     };
     let session = Session::new(node.clone(), connection, upgrade);
-    tokio::spawn(serve(on_upgrade, node.clone(), session, seat));
+    tokio::spawn(serve(on_upgrade, Box::new((session, seat))));
     Ok(response)
 }
 
@@ -114,18 +114,18 @@ fn turn_away(node: &Arc<Node>, on_upgrade: OnUpgrade, full: Full, requester: &Re
 }
 
 /// Runs the connection to its end. The session is ended on every way out, also when the upgrade fails.
-async fn serve(on_upgrade: OnUpgrade, node: Arc<Node>, session: Session, seat: Seat) {
+async fn serve(on_upgrade: OnUpgrade, waiting: Box<(Session, Seat)>) {
     match on_upgrade.await {
-        Ok(upgraded) => run(upgraded, node, session, seat).await,
+        Ok(upgraded) => run(upgraded, *waiting).await,
         Err(error) => {
             tracing::debug!(%error, "an upgrade failed");
-            Box::pin(link::end(session)).await;
+            Box::pin(link::end(waiting.0)).await;
         }
     }
 }
 
-/// Boxed, because the task was allocated for what waits for the upgrade, which is much smaller.
-fn run(upgraded: Upgraded, node: Arc<Node>, session: Session, seat: Seat) -> BoxFuture<'static, ()> {
+/// Boxed, as is what waits for the upgrade: the task keeps the room of whatever it has once held.
+fn run(upgraded: Upgraded, (session, seat): (Session, Seat)) -> BoxFuture<'static, ()> {
     // Straight on the socket where it is one: no indirection, no second buffer.
     match upgraded.downcast::<TokioIo<Watched>>() {
         Ok(parts) => {
@@ -134,9 +134,9 @@ fn run(upgraded: Upgraded, node: Arc<Node>, session: Session, seat: Seat) -> Box
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "TCP_NODELAY");
             }
-            link::run(stream, parts.read_buf, node, session, seat).boxed()
+            link::run(stream, parts.read_buf, session, seat).boxed()
         }
-        Err(upgraded) => link::run(TokioIo::new(upgraded), Bytes::new(), node, session, seat).boxed(),
+        Err(upgraded) => link::run(TokioIo::new(upgraded), Bytes::new(), session, seat).boxed(),
     }
 }
 
