@@ -1,10 +1,9 @@
-//! The project's commands: `cargo xtask demo|test|build|bench|fixture|cluster|fuzz`.
-//! The project's commands: `cargo xtask demo|test|build|package|bench|fixture|fuzz`.
+//! The project's commands: `cargo xtask demo|test|build|package|sizes|bench|fixture|cluster|fuzz`.
 //!
 //! On a machine with rustup, Node 20 or newer and a C compiler each command finds or installs whatever else it needs
 //! ([`tools`]), or says in one line what is missing and how to get it. Progress goes to stderr; stdout carries only what
-//! a command is asked for: the test summary, the tarballs' paths, the benchmarks' JSON lines, the demo's and the fixture's
-//! address.
+//! a command is asked for: the test summary, the tarballs' paths, the benchmarks' JSON lines, the addresses of
+//! demo, fixture and cluster.
 
 mod assets;
 mod budget;
