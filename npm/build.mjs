@@ -43,6 +43,8 @@ await Promise.all([
   bundle('worker.ts', 'worker.mjs', module),
   bundle('node.ts', 'node.mjs', module),
   bundle('probe.ts', 'datasole-probe.mjs', { format: 'esm' }),
+  bundle('shared.ts', 'datasole-shared.mjs', { format: 'esm' }),
+  bundle('hub.ts', `datasole-hub.v${protocol}.mjs`, { format: 'esm' }),
   bundle('index.ts', 'index.mjs', module),
   bundle('bundled.ts', 'bundled.mjs', module),
   bundle('client.workerd.ts', 'client.workerd.mjs', { ...module, external: ['*.wasm'] }),
@@ -129,7 +131,7 @@ async function application(entry) {
     minify: true,
     format: 'esm',
     target: 'es2022',
-    external: ['./worker.mjs', './node.mjs', './datasole-probe.mjs'],
+    external: ['./worker.mjs', './node.mjs', './datasole-*.mjs'],
   });
 }
 
@@ -148,8 +150,8 @@ function siblings() {
   return {
     name: 'siblings',
     setup({ onResolve }) {
-      onResolve({ filter: /^\.\/(worker|client|node|probe|live|react|vue|yjs)\.js$/ }, ({ path }) => ({
-        path: path === './probe.js' ? './datasole-probe.mjs' : path.replace(/js$/, 'mjs'),
+      onResolve({ filter: /^\.\/(worker|client|node|probe|shared|hub|live|react|vue|yjs)\.js$/ }, ({ path }) => ({
+        path: path.replace(/(probe|shared)\.js$/, 'datasole-$1.js').replace('hub.js', `datasole-hub.v${protocol}.js`).replace(/js$/, 'mjs'),
         external: true,
       }));
     },

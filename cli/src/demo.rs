@@ -158,7 +158,7 @@ impl Demo {
                 StreamKind::Presence => stream.key == ROOM,
                 _ => true,
             })
-            .topic(MESSAGE, Replay { entries: RECENT, ..Replay::default() })
+            .topic(MESSAGE, Replay::default().entries(RECENT))
             .rpc("add", async |_: Context, Add { a, b }: Add| Ok(json!({ "sum": a + b })))
             .rpc_raw("echo", async |_: Context, payload: Payload| Ok(payload))
             .rpc("fail", async |_: Context, _: Value| Err::<(), _>(RpcError::new("boom")))

@@ -154,7 +154,10 @@ impl Flags {
 
     /// A builder with all that the flags describe, but for the storage.
     pub(crate) fn builder(&self, users: &Arc<HashMap<String, String>>) -> Builder {
-        let limits = Limits { max_connections: self.max_connections, heartbeat: self.heartbeat, ..Limits::default() };
+        let limits = Limits::default().with(|limits| {
+            limits.max_connections = self.max_connections;
+            limits.heartbeat = self.heartbeat;
+        });
         let path = format!("{}/{}", self.base_path.as_deref().unwrap_or_default(), self.path.trim_matches('/'));
         let mut builder = Server::builder().path(&path).limits(limits).public_metrics(self.metrics);
         for origin in &self.origins {
@@ -188,7 +191,7 @@ impl Flags {
             });
         }
         for (event, entries) in &self.histories {
-            builder = builder.topic(event, Replay { entries: *entries, ..Replay::default() });
+            builder = builder.topic(event, Replay::default().entries(*entries));
         }
         builder
     }

@@ -9,7 +9,9 @@
 /// ```
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The endpoint, `ws://` or `wss://`, with its path (see [`Config::endpoint`]).
+    /// The endpoint, `ws://` or `wss://`, with its path (see [`Config::endpoint`]). Several, of nodes that are one server,
+    /// are separated by spaces: the client begins with one at random and goes on to the next whenever an attempt fails, a
+    /// connection ends within a second, or the server says that it goes away or starts again (1001, 1012).
     pub url: String,
     /// The first token; `None` for anonymous clients.
     pub token: Option<String>,

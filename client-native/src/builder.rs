@@ -41,7 +41,7 @@ const RESERVED: [HeaderName; 6] = [
 #[derive(Clone)]
 #[must_use = "nothing happens before `start` or `connect`"]
 pub struct Builder {
-    url: String,
+    urls: Vec<String>,
     path: String,
     config: Config,
     provider: Option<TokenProvider>,
@@ -59,16 +59,54 @@ pub struct Builder {
 }
 
 impl Client {
-    /// Options for the server at `url`: `http`, `https`, `ws` or `wss`, with or without a trailing slash.
-    pub fn builder(url: &str) -> Builder {
-        Builder::new(url)
+    /// Options for the server at a URL: `http`, `https`, `ws` or `wss`, with or without a trailing slash. Several URLs are
+    /// nodes that are one server: the client begins with one at random and goes on to the next when one does not answer.
+    ///
+    /// ```
+    /// use datasole_client::Client;
+    /// let one = Client::builder("https://example.org");
+    /// let three = Client::builder(["https://a.example.org", "https://b.example.org", "https://c.example.org"]);
+    /// ```
+    pub fn builder(urls: impl Urls) -> Builder {
+        Builder::new(urls.urls())
     }
 }
 
+/// One URL or several: what [`Client::builder`] takes.
+pub trait Urls: sealed::Sealed {
+    /// The URLs.
+    #[doc(hidden)]
+    fn urls(self) -> Vec<String>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+macro_rules! urls {
+    ($([$($generic:tt)*] $type:ty: |$given:ident| $urls:expr;)*) => {$(
+        impl<$($generic)*> sealed::Sealed for $type {}
+        impl<$($generic)*> Urls for $type {
+            fn urls(self) -> Vec<String> {
+                let $given = self;
+                $urls
+            }
+        }
+    )*};
+}
+
+urls! {
+    [] &str: |url| vec![url.into()];
+    [] &String: |url| vec![url.clone()];
+    [S: Into<String>, const N: usize] [S; N]: |urls| urls.into_iter().map(Into::into).collect();
+    [S: Into<String>] Vec<S>: |urls| urls.into_iter().map(Into::into).collect();
+    [S: AsRef<str>] &[S]: |urls| urls.iter().map(|url| url.as_ref().into()).collect();
+}
+
 impl Builder {
-    fn new(url: &str) -> Self {
+    fn new(urls: Vec<String>) -> Self {
         Self {
-            url: url.into(),
+            urls,
             path: "/__ds".into(),
             config: Config { mirror: true, ..Config::new("") },
             provider: None,
@@ -285,20 +323,25 @@ impl Builder {
     /// Starts the client's task; how connecting ends comes through the channel.
     fn launch(self) -> Result<(Client, oneshot::Receiver<Result<(), DisconnectReason>>), ConnectError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| ConnectError::NoRuntime)?;
-        let url = Config::endpoint(&self.url, &self.path).ok_or(ConnectError::Url)?;
-        let uri: Uri = url.parse().map_err(|_| ConnectError::Url)?;
         #[cfg(feature = "contract")]
         let contract = self.contract.transpose()?;
         #[cfg(not(feature = "contract"))]
         let contract = None;
-        if cfg!(not(feature = "__tls")) && uri.scheme_str() == Some("wss") {
-            return Err(ConnectError::Tls("not compiled in".into()));
+        let endpoints: Option<Vec<String>> =
+            self.urls.iter().map(|url| Config::endpoint(url, &self.path).filter(|url| !url.contains(' '))).collect();
+        let endpoints = endpoints.filter(|endpoints| !endpoints.is_empty()).ok_or(ConnectError::Url)?;
+        for endpoint in &endpoints {
+            let uri: Uri = endpoint.parse().map_err(|_| ConnectError::Url)?;
+            if cfg!(not(feature = "__tls")) && uri.scheme_str() == Some("wss") {
+                return Err(ConnectError::Tls("not compiled in".into()));
+            }
+            let host = uri.host().unwrap_or_default();
+            let variable = |name: &str| std::env::var(name).ok();
+            self.proxying
+                .choose(uri.scheme_str() == Some("wss"), host, uri.port_u16().unwrap_or_default(), variable)
+                .map_err(ConnectError::Proxy)?;
         }
-        let host = uri.host().unwrap_or_default();
-        let variable = |name: &str| std::env::var(name).ok();
-        self.proxying
-            .choose(uri.scheme_str() == Some("wss"), host, uri.port_u16().unwrap_or_default(), variable)
-            .map_err(ConnectError::Proxy)?;
+        let url = endpoints.join(" ");
         let dialer = Dialer {
             headers: self.headers.map_err(ConnectError::Header)?,
             limits: self.config.limits,

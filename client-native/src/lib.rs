@@ -93,7 +93,7 @@ mod tls;
 mod transcripts;
 mod watch;
 
-pub use builder::Builder;
+pub use builder::{Builder, Urls};
 #[cfg(feature = "contract")]
 pub use contract::NativeCrdt;
 pub use crdt::{Counter, CrdtStorage, Crdts, GCounter, GSet, Map, Register, Replicated, Set, kinds};

@@ -17,6 +17,8 @@ declare const IIFE: boolean;
 export interface LinkOptions {
   core: CoreOptions;
   useWorker: boolean;
+  /** Pages with the same one, and the same `core`, share a worker. */
+  shared?: boolean | string;
   worker?: () => Worker;
   /** Absolute where there is a page. */
   workerUrl: string;
@@ -187,7 +189,15 @@ export class Link {
 }
 
 /** Where no worker can be made, as in some sandboxed frames, the core runs on this thread. */
-async function open({ useWorker, worker, workerUrl, headers }: LinkOptions, events: PortEvents): Promise<Port> {
+async function open(options: LinkOptions, events: PortEvents): Promise<Port> {
+  const { useWorker, worker, workerUrl, headers, shared } = options;
+  if (shared && useWorker) {
+    const { openShared }: typeof import('./shared.js') = IIFE
+      ? await import(/* webpackIgnore: true */ /* @vite-ignore */ new URL('datasole-shared.mjs', workerUrl).href)
+      : await import('./shared.js');
+    const port = await openShared(options, events);
+    if (port) return port;
+  }
   if (useWorker) {
     try {
       return openWorker(workerUrl, worker, events);
@@ -199,10 +209,11 @@ async function open({ useWorker, worker, workerUrl, headers }: LinkOptions, even
   return (await loadEngine(workerUrl))((batch) => events.batch(batch), socket);
 }
 
-/** The wasm's bytes; none for a worker script that has it inside. */
-async function fetchWasm({ workerUrl, wasmUrl }: LinkOptions, signal: AbortSignal): Promise<ArrayBuffer | undefined> {
+/** The wasm's bytes; none for a worker script that has it inside, and a shared one, which has it mostly. */
+async function fetchWasm({ shared, workerUrl, wasmUrl }: LinkOptions, signal: AbortSignal): Promise<ArrayBuffer | undefined> {
   if (workerUrl.includes('.inline.')) return;
   if (!IIFE && !/^(https?|blob):/.test(wasmUrl)) return (await import('./node.js')).readWasm(wasmUrl);
+  if (shared) return;
   const response = await fetch(wasmUrl, { signal });
   return response.ok ? response.arrayBuffer() : undefined;
 }

@@ -34,6 +34,13 @@ export interface DatasoleClientOptions {
   /** Run socket and core in a dedicated worker. Default: `true` on a page, else (Node, Bun, Deno, in a worker) `false`. */
   useWorker?: boolean;
   /**
+   * One connection for all tabs of an origin: those whose `url`, `path`, `auth`, reconnecting and `shared` are equal share a worker,
+   * its connection and the states it has. With `getToken`, name the user, `shared: userId`: any of the tabs may be asked. The tabs
+   * are one member of a room, with the value shown last; documents (`datasole/yjs`) have a connection of each tab's own. Where there
+   * can be no shared worker (no secure context, a worker of another origin or of `worker`), each tab has its own. Default `false`.
+   */
+  shared?: boolean | string;
+  /**
    * The worker script, relative to the page. Default: `datasole-worker.v3.js` under `path` on the server; the number is
    * the version of what page and worker speak. On
    * another origin it is loaded by `importScripts` from a blob, which the page's CSP must allow (`worker-src blob:`).
@@ -62,7 +69,7 @@ export interface DatasoleClientOptions {
   /** Give up after so many failed attempts in a row. Default: never. */
   maxReconnectAttempts?: number;
   /**
-   * The contract that the page was built with: `contract` of the generated `contract.ts`. A server with another one is told
+   * The contract that the page was built with: `contract` of its `contract.ts`. A server with another one is told
    * by {@link Status.contract} and once on the console: the page was left open across a deployment, or was not built anew.
    */
   contract?: { hash: string };
@@ -110,7 +117,7 @@ export const CONNECT_TIMEOUT = 10_000;
 
 /** Resolves the options against the page. Throws a TypeError if a URL is invalid. @internal */
 export function resolve(options: DatasoleClientOptions): LinkOptions {
-  const page = typeof location === 'object' ? location.href : undefined;
+  const page = globalThis.location?.href;
   const given = options.url ?? (page && location.origin);
   if (!given) throw new TypeError('outside of a page the client needs a url');
   const { protocol, host, pathname } = new URL(given, page);
@@ -135,7 +142,7 @@ export function resolve(options: DatasoleClientOptions): LinkOptions {
       connectTimeout: options.connectTimeout ?? CONNECT_TIMEOUT,
       contract: options.contract?.hash,
     },
-    useWorker: options.useWorker ?? (!!options.worker || (typeof Worker === 'function' && typeof document === 'object')),
+    useWorker: options.useWorker ?? !!(options.worker || (globalThis.Worker && globalThis.document)),
     workerUrl,
     wasmUrl,
     headers: IIFE || page ? undefined : (headers ?? {}),

@@ -20,8 +20,7 @@ export interface PresenceOptions {
 }
 
 /**
- * A presence room, which this client may join. Nothing is stored: a value lasts as long as its connection, and this
- * client joins again on reconnecting.
+ * A presence room. A value lasts as long as its connection; on reconnecting the client joins again.
  *
  * @example
  * ```ts

@@ -319,7 +319,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
   }
 
   /** The things that replicas of CRDTs need. @internal */
-  replicaHost(): Omit<ReplicaHost, 'secret'> {
+  replicaHost(): ReplicaHost {
     return { streams: this.streams, now: () => Date.now() + this.#ahead, storage: this.#options.crdtStorage };
   }
 

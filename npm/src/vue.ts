@@ -8,7 +8,9 @@
  */
 import {
   computed,
+  getCurrentInstance,
   inject,
+  onMounted,
   onScopeDispose,
   shallowRef,
   toValue,
@@ -336,15 +338,24 @@ function follow<T>(source: () => T, begin: (value: T) => (() => void) | void): v
   onScopeDispose(() => end?.());
 }
 
-/** The value of a readable, which may be another one later; on a server `server`. */
+/** The value of a readable, which may be another one later; on a server, and until a page that it rendered is taken over, `server`. */
 function useReadable<T>(source: () => Readable<T>, server: T): ShallowRef<T> {
   const value = shallowRef(server) as ShallowRef<T>;
+  // Its element is there before its setup.
+  let rendered = !!getCurrentInstance()?.vnode.el;
+  let read = () => {};
   follow(source, ({ subscribe, getSnapshot }) => {
-    const read = () => void (value.value = getSnapshot());
+    read = () => void (rendered || (value.value = getSnapshot()));
     const end = subscribe(read);
     read();
     return end;
   });
+  if (rendered) {
+    onMounted(() => {
+      rendered = false;
+      read();
+    });
+  }
   return value;
 }
 

@@ -3,13 +3,15 @@
  *
  * @packageDocumentation
  */
-import { Awareness } from 'y-protocols/awareness';
-import type * as Y from 'yjs';
-import type { DatasoleClient } from './slim.js';
-import { SharedDoc } from './document.js';
+import { applyAwarenessUpdate, Awareness, encodeAwarenessUpdate, removeAwarenessStates } from 'y-protocols/awareness';
+import * as Y from 'yjs';
+import { report } from './errors.js';
 import { call } from './handlers.js';
 import { whileCached } from './lifecycle.js';
+import type { StreamMessage } from './protocol.js';
+import type { DatasoleClient } from './slim.js';
 import type { ConnectionState } from './status.js';
+import type { Port, Stream } from './streams.js';
 
 /** Options of a {@link DatasoleProvider}. */
 export interface DatasoleProviderOptions {
@@ -27,10 +29,7 @@ export interface DatasoleProviderEvents {
   pending: number;
   /** The connection. */
   status: ConnectionState;
-  /**
-   * The server refused a local change (read-only, too large, a document inside this one) or sent a malformed message.
-   * See `code`. The change stays pending, with all later ones, until one of those undoes it.
-   */
+  /** A local change was refused (see `code`) and stays pending, with all later ones, until one undoes it; or a message was malformed. */
   error: unknown;
 }
 
@@ -58,15 +57,15 @@ export class DatasoleProvider {
   readonly doc: Y.Doc;
   /** Cursors and names of all who have it open. */
   readonly awareness: Awareness;
-  readonly #handlers = new Map<string, Set<(value: any) => void>>();
+  readonly #handlers: Record<string, Set<(value: any) => void>> = {};
   readonly #shared: SharedDoc;
   readonly #ends: (() => void)[];
 
   constructor(client: DatasoleClient<any>, key: string, doc: Y.Doc, options: DatasoleProviderOptions = {}) {
     this.doc = doc;
     this.awareness = options.awareness ?? new Awareness(doc);
-    const open = client.streams.find('doc', key) as SharedDoc | undefined;
-    const shared = (this.#shared = open ?? new SharedDoc(client, key, options.awarenessThrottle));
+    const found = client.streams.find('doc', key) as SharedDoc | undefined;
+    const shared = (this.#shared = found ?? new SharedDoc(client, key, options.awarenessThrottle));
     const destroy = () => this.destroy();
     doc.on('destroy', destroy);
     shared.join(this);
@@ -85,10 +84,7 @@ export class DatasoleProvider {
     ];
   }
 
-  /**
-   * True once this document has all changes that the server had when this connection began, and the server all local
-   * ones.
-   */
+  /** True once this document has all changes the server had when this connection began, and the server all local ones. */
   get synced(): boolean {
     return this.#shared.synced;
   }
@@ -100,26 +96,209 @@ export class DatasoleProvider {
 
   /** Calls `handler` for every event of that name. */
   on<E extends keyof DatasoleProviderEvents>(event: E, handler: DatasoleProviderHandler<E>): void {
-    let handlers = this.#handlers.get(event);
-    if (!handlers) this.#handlers.set(event, (handlers = new Set()));
-    handlers.add(handler);
+    (this.#handlers[event] ??= new Set()).add(handler);
   }
 
   /** Ends {@link on}. */
   off<E extends keyof DatasoleProviderEvents>(event: E, handler: DatasoleProviderHandler<E>): void {
-    this.#handlers.get(event)?.delete(handler);
+    this.#handlers[event]?.delete(handler);
   }
 
-  /**
-   * Leaves the document: others no longer see this client's cursor, nor this document their changes. {@link pending}
-   * changes are still sent, now or on reconnecting. The `Y.Doc` stays as it is, for another provider.
-   */
+  /** Leaves the document, which stays as it is; {@link pending} changes are still sent, now or on reconnecting. */
   destroy(): void {
     for (const end of this.#ends.splice(0)) end();
   }
 
   /** @internal */
   emit<E extends keyof DatasoleProviderEvents>(event: E, value: DatasoleProviderEvents[E]): void {
-    call<any>(this.#handlers.get(event) ?? new Set(), value);
+    call<any>(this.#handlers[event] ?? new Set(), value);
+  }
+}
+
+/** The last clock that a document's own awareness was announced with: the next one's begins later. */
+const clocks = new WeakMap<Y.Doc, number>();
+
+/** An open document: answers the core's questions, hands over local edits; one for all providers of a key, whatever their `Y.Doc`s. */
+class SharedDoc implements Stream {
+  readonly #providers = new Set<DatasoleProvider>();
+  /** Own clients of the awareness, and those that have left. */
+  readonly #clients = new Set<number>();
+  readonly #port: Port;
+  readonly #close: () => void;
+  /** The document that answers the core: a provider's or, once all have left, a copy from the last one. */
+  #doc?: Y.Doc;
+  /** The number of local edits, and of those that are stored. */
+  #made = 0;
+  #stored = 0;
+  /** Refused as it is: it will not be stored before it changes. */
+  #refused = false;
+  /** Something was refused, and not everything stored since. */
+  #rejected = false;
+  /** An update is applied that may place what a document was missing. */
+  #completes = false;
+  synced = false;
+
+  constructor(client: DatasoleClient<any>, key: string, throttle?: number) {
+    this.#port = client.streams.open({ kind: 'doc', key }, this, throttle);
+    const end = client.onStatus(({ state }) => {
+      if (state !== 'connected') this.#lost();
+      this.#tell('status', state);
+    });
+    this.#close = () => (end(), this.#port.close());
+  }
+
+  get pending(): number {
+    return this.#made - this.#stored;
+  }
+
+  /** Synchronises a provider's document and awareness with the server's and those of the other providers. */
+  join(provider: DatasoleProvider): void {
+    const { doc, awareness } = provider;
+    const other = this.#doc;
+    if (other && !this.#providers.size) this.#port.send({ t: 'open' });
+    this.#doc = doc;
+    this.#providers.add(provider);
+    // Several providers of one document have one listener: the function is the same.
+    doc.on('update', this.#edited);
+    awareness.on('update', this.#moved);
+    const own = awareness.meta.get(awareness.clientID);
+    if (own) own.clock = Math.max(own.clock, (clocks.get(doc) ?? -1) + 1);
+    this.#announce();
+    if (!other || other === doc) return;
+    Y.applyUpdate(other, Y.encodeStateAsUpdate(doc, Y.encodeStateVector(other)));
+    Y.applyUpdate(doc, Y.encodeStateAsUpdate(other, Y.encodeStateVector(doc)), provider);
+  }
+
+  leave(provider: DatasoleProvider): void {
+    const { doc, awareness } = provider;
+    awareness.setLocalState(null);
+    this.#providers.delete(provider);
+    const rest = [...this.#providers];
+    if (!rest.some((one) => one.doc === doc)) doc.off('update', this.#edited);
+    if (!rest.some((one) => one.awareness === awareness)) awareness.off('update', this.#moved);
+    this.#doc = rest[0]?.doc;
+    if (this.#doc) return;
+    this.#port.send({ t: 'leave' });
+    if (!this.pending || this.#refused) return this.#close();
+    // Later edits in this document are not shared.
+    this.#doc = new Y.Doc();
+    Y.applyUpdate(this.#doc, Y.encodeStateAsUpdate(doc));
+    this.#doc.on('update', this.#edited);
+  }
+
+  renew(): void {
+    // Earlier edits are in the document, and are found by the state vectors.
+    if (this.pending) this.#port.send({ t: 'edit', id: this.#made, bytes: new Uint8Array(2) });
+    if (this.#providers.size) this.#announce();
+    else this.#port.send({ t: 'leave' });
+  }
+
+  progress({ phase, stored }: StreamMessage & { t: 'progress' }): void {
+    const before = this.pending;
+    this.#stored = Math.max(this.#stored, stored);
+    this.#refused = phase === 'refused';
+    this.#rejected = this.#refused || (this.#rejected && phase !== 'synced');
+    this.#setSynced(phase === 'synced');
+    if (this.pending !== before) this.#tell('pending', this.pending);
+    if ((!this.pending || this.#refused) && !this.#providers.size) this.#close();
+  }
+
+  entry(_: unknown, [update]: Uint8Array[]): void {
+    for (const [doc, provider] of this.#docs()) {
+      // What was missing may be the server's, what waits for it an own edit: the server is told of both.
+      this.#completes = !!(doc.store.pendingStructs || doc.store.pendingDs);
+      Y.applyUpdate(doc, update!, provider);
+      this.#completes = false;
+    }
+  }
+
+  awareness(_: unknown, [update]: Uint8Array[]): void {
+    for (const one of this.#providers) applyAwarenessUpdate(one.awareness, update!, one);
+  }
+
+  ask({ what }: StreamMessage & { t: 'ask' }, given: Uint8Array[]): void {
+    const answer = (bytes: Uint8Array) => this.#port.send({ t: 'answer', bytes });
+    if (what === 'stateVector') return answer(Y.encodeStateVector(this.#doc!));
+    if (what === 'difference') return answer(difference(this.#doc!, given[0], this.#rejected));
+    if (what === 'merge') return answer(Y.mergeUpdates(given));
+    // Others may have been told that this client is gone, with the next clock.
+    for (const { awareness } of this.#providers) {
+      const own = awareness.meta.get(awareness.clientID);
+      if (own) own.clock += 2;
+    }
+    this.#announce();
+  }
+
+  failed(error: unknown): void {
+    if (this.#providers.size) this.#tell('error', error);
+    else report(error);
+  }
+
+  readonly #edited = (update: Uint8Array, origin: unknown, from: Y.Doc): void => {
+    if (this.#providers.has(origin as DatasoleProvider) && !this.#completes) return;
+    this.#port.send({ t: 'edit', id: ++this.#made, bytes: new Uint8Array(update) });
+    for (const [doc, provider] of this.#docs()) if (doc !== from) Y.applyUpdate(doc, update, provider);
+    this.#tell('pending', this.pending);
+  };
+
+  readonly #moved = (_: unknown, origin: unknown): void => {
+    if (!this.#providers.has(origin as DatasoleProvider)) this.#announce();
+  };
+
+  /** Hands a local change to the core and to the other providers. */
+  #announce(): void {
+    for (const { doc, awareness } of this.#providers) {
+      const { clientID, meta } = awareness;
+      // No client was ever announced.
+      if (!meta.has(clientID)) continue;
+      clocks.set(doc, meta.get(clientID)!.clock);
+      const update = encodeAwarenessUpdate(awareness, [clientID]);
+      this.#clients.add(clientID);
+      for (const one of this.#providers) if (one.awareness !== awareness) applyAwarenessUpdate(one.awareness, update, one);
+    }
+    const [first] = this.#providers;
+    const clients = [...this.#clients].filter((id) => first?.awareness.meta.has(id));
+    if (clients.length) this.#port.send({ t: 'aware', bytes: encodeAwarenessUpdate(first!.awareness, clients) });
+  }
+
+  /** Announces the present clients again, maybe with the same clock. */
+  #lost(): void {
+    this.#setSynced(false);
+    for (const one of this.#providers) {
+      const { states, meta } = one.awareness;
+      const others = [...states.keys()].filter((id) => !this.#clients.has(id));
+      removeAwarenessStates(one.awareness, others, one);
+      for (const id of others) meta.delete(id);
+    }
+  }
+
+  #setSynced(synced: boolean): void {
+    if (synced !== this.synced) this.#tell('synced', (this.synced = synced));
+  }
+
+  #tell(...event: Parameters<DatasoleProvider['emit']>): void {
+    for (const one of this.#providers) one.emit(...event);
+  }
+
+  /** Each document once, with a provider. */
+  #docs(): Map<Y.Doc, DatasoleProvider> {
+    return new Map([...this.#providers].map((one) => [one.doc, one]));
+  }
+}
+
+/**
+ * All that a document has beyond a state vector, without what it could not place: an update whose predecessor is
+ * missing, which the server could not place either. `small`: also without deleted content that an undo manager keeps.
+ */
+function difference(doc: Y.Doc, stateVector?: Uint8Array, small?: boolean): Uint8Array {
+  const { store } = doc;
+  const { pendingStructs, pendingDs } = store;
+  store.pendingStructs = store.pendingDs = null;
+  try {
+    const copy = small ? new Y.Doc() : doc;
+    if (small) Y.applyUpdate(copy, Y.encodeStateAsUpdate(doc));
+    return Y.encodeStateAsUpdate(copy, stateVector);
+  } finally {
+    Object.assign(store, { pendingStructs, pendingDs });
   }
 }

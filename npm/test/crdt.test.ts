@@ -110,7 +110,7 @@ async function replay({ kind, node, steps }: any): Promise<void> {
     crdt.copy(confirmed);
     // The same object after a restart, too: Rust saves which numbers have been given away; here every page has its own name.
     const made = [crdt, confirmed];
-    return new Replica('k', () => made.shift()!, { streams, now: () => now, storage, secret: 'secret' }, () => {});
+    return new Replica(() => made.shift()!, { key: 'k', streams, now: () => now, storage, secret: 'secret', tell() {} });
   };
   let replica = open();
   const receive = (message: object) => {

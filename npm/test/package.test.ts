@@ -10,7 +10,7 @@ import { promisify } from 'node:util';
 import { createContext, runInContext } from 'node:vm';
 import { gzipSync } from 'node:zlib';
 import { WebSocket, WebSocketServer } from 'ws';
-import { PROTOCOL_VERSION, WASM_FILE } from '../src/protocol.js';
+import { HUB_FILE, PROTOCOL_VERSION, WASM_FILE } from '../src/protocol.js';
 import { Consumer } from './consumer.js';
 import { decode, encode, HELLO } from './fake-socket.js';
 
@@ -351,6 +351,9 @@ describe('the package', () => {
       const named = text.match(/datasole-worker\.v\d+\.js|datasole\.v\d+\.wasm/g) ?? [];
       assert.deepEqual([...new Set(named)].sort(), [...names].sort(), file);
     }
+    // Only the worker names it.
+    assert.ok(dist.includes(HUB_FILE));
+    assert.ok(readFileSync(new URL('../xtask/src/assets.rs', root), 'utf8').includes(`"${HUB_FILE}"`));
   });
 
   it('has CRDTs for both sides, and a provider for documents', () => {
@@ -401,7 +404,7 @@ describe('the package', () => {
     for (const [, target] of text.matchAll(/\bimport\(([^)]*)\)/g)) {
       // webpack takes this for a file to be copied, and warns.
       assert.doesNotMatch(text, /new URL\([^)]*import\.meta\.url/);
-      if (!/^"\.\/(worker|node|datasole-probe)\.mjs"$/.test(target!)) assert.match(target!, /webpackIgnore: true.*@vite-ignore/s);
+      if (!/^"\.\/(worker|node|datasole-(probe|shared))\.mjs"$/.test(target!)) assert.match(target!, /webpackIgnore: true.*@vite-ignore/s);
     }
   });
 

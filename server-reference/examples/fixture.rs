@@ -2,6 +2,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use axum::{
+    body::{Body, to_bytes},
+    http::{Request, header::HOST},
+};
+use bytes::Bytes;
 use clap::Parser;
 use datasole_server::{
     AuthError, AuthRequest, Context, Identity, Limits, Payload, RpcError, Server,
@@ -10,6 +15,7 @@ use datasole_server::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tower::ServiceExt;
 use tower_http::services::ServeDir;
 
 #[derive(Parser)]
@@ -71,6 +77,39 @@ struct GetState {
 }
 
 #[derive(Deserialize)]
+struct Room {
+    room: String,
+}
+
+#[derive(Deserialize)]
+struct User {
+    user: String,
+}
+
+/// Whom an event is for.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum To {
+    Room(String),
+    User(String),
+    Connection(String),
+}
+
+#[derive(Deserialize)]
+struct EmitTo {
+    #[serde(flatten)]
+    to: To,
+    event: String,
+    data: Value,
+}
+
+/// What this node stands on, for what it tells of itself and for whom it may have to end.
+struct Standing {
+    backend: Backend,
+    description: Vec<String>,
+}
+
+#[derive(Deserialize)]
 struct Row {
     row: usize,
 }
@@ -84,7 +123,7 @@ struct Counts {
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
     let flags = Flags::parse();
-    let server = server(&flags, backend(&flags).await.map_err(std::io::Error::other)?);
+    let server = server(&flags, standing(&flags).await.map_err(std::io::Error::other)?);
     let mut router = server.router();
     if let Some(folder) = flags.folder {
         router = router.fallback_service(ServeDir::new(folder));
@@ -95,15 +134,15 @@ async fn main() -> std::io::Result<()> {
 }
 
 /// A node on the engines of the flags; memory without any.
-async fn backend(flags: &Flags) -> Result<Backend, BackendError> {
+async fn standing(flags: &Flags) -> Result<Standing, BackendError> {
     let Flags { backend, log, bus, kv, .. } = flags;
     let urls = Urls { backend: backend.clone(), log: log.clone(), bus: bus.clone(), kv: kv.clone() };
     let engines = Engines::open(urls).await?;
     engines.describe().iter().for_each(|line| eprintln!("{line}"));
-    engines.node().await
+    Ok(Standing { backend: engines.node().await?, description: engines.describe() })
 }
 
-fn server(flags: &Flags, backend: Backend) -> Server {
+fn server(flags: &Flags, standing: Standing) -> Server {
     let delay = Duration::from_millis(flags.auth_delay_ms);
     let mut limits = Limits::default();
     if let Some(max_connections) = flags.max_connections {
@@ -111,7 +150,10 @@ fn server(flags: &Flags, backend: Backend) -> Server {
     }
     let builder = if flags.dev { Server::builder().allow_loopback_origins() } else { Server::builder() };
     builder
-        .backend(backend)
+        .backend(standing.backend.clone())
+        .data(standing)
+        .on_connect(|context: Context| async move { note(&context, Some(Bytes::new())).await })
+        .on_disconnect(|context: Context| async move { note(&context, None).await })
         .limits(limits)
         .auth(move |request: AuthRequest| async move {
             tokio::time::sleep(delay).await;
@@ -137,6 +179,42 @@ fn server(flags: &Flags, backend: Backend) -> Server {
             Ok(context.server().state().get(&key).await?)
         })
         .rpc("metrics", |context: Context, _: Value| async move { Ok(metrics(context.server())) })
+        .rpc("removeState", |context: Context, GetState { key }: GetState| async move {
+            context.server().state().remove(&key).await?;
+            Ok(json!({ "ok": true }))
+        })
+        .rpc("whoami", |context: Context, _: Value| async move {
+            let connection = context.connection_id();
+            let node = connection.split('-').next();
+            Ok(json!({ "userId": context.identity().user_id, "connectionId": connection, "node": node }))
+        })
+        .rpc("join", |context: Context, Room { room }: Room| async move {
+            context.join_group(&room).await?;
+            Ok(json!({ "ok": true }))
+        })
+        .rpc("leave", |context: Context, Room { room }: Room| async move {
+            context.leave_group(&room).await;
+            Ok(json!({ "ok": true }))
+        })
+        .rpc("emitTo", |context: Context, EmitTo { to, event, data }: EmitTo| async move {
+            let server = context.server();
+            let target = match &to {
+                To::Room(room) => server.to_group(room),
+                To::User(user) => server.to_user(user),
+                To::Connection(connection) => server.to_connection(connection),
+            };
+            target.emit(&event, &data).await?;
+            Ok(json!({ "ok": true }))
+        })
+        .rpc("kick", |context: Context, User { user }: User| async move {
+            let connections = context.data::<Standing>()?.backend.kv.fields(&connections_of(&user)).await;
+            let connections = connections.map_err(|error| RpcError::new(error.to_string()))?;
+            for (connection, _) in &connections {
+                context.server().disconnect(connection, 4_000, "kicked").await;
+            }
+            Ok(json!({ "connections": connections.len() }))
+        })
+        .rpc("node", |context: Context, _: Value| async move { node(&context).await })
         .rpc("bump", |context: Context, row: Option<Row>| async move { bump(&context, row).await })
         .on_raw("chat:message", |context: Context, message: Payload| async move {
             if let Err(error) = context.server().broadcast_payload("chat:message", message).await {
@@ -151,11 +229,36 @@ fn number(sum: f64) -> Value {
     if sum.fract() == 0.0 && sum.abs() < 9e15 { json!(sum as i64) } else { json!(sum) }
 }
 
+/// The map of a user's connections on all nodes.
+fn connections_of(user: &str) -> String {
+    format!("fixture:connections:{user}")
+}
+
+/// Notes that a connection is open, or no longer. Those of a node that was killed stay, and harm nobody.
+async fn note(context: &Context, open: Option<Bytes>) -> Result<(), RpcError> {
+    let kv = &context.data::<Standing>()?.backend.kv;
+    let noted = kv.set_field(&connections_of(&context.identity().user_id), &context.connection_id(), open, None).await;
+    noted.map_err(|error| RpcError::new(error.to_string()))
+}
+
+/// What this node is, and what `health` says of it.
+async fn node(context: &Context) -> Result<Value, RpcError> {
+    let Standing { backend, description } = context.data()?;
+    let request = Request::get("/__ds/health").header(HOST, "127.0.0.1").body(Body::empty());
+    let request = request.map_err(|error| RpcError::new(error.to_string()))?;
+    let answer = context.server().router().oneshot(request).await.map_err(|error| RpcError::new(error.to_string()))?;
+    let body = to_bytes(answer.into_body(), 64 * 1_024).await.map_err(|error| RpcError::new(error.to_string()))?;
+    let health: Value = serde_json::from_slice(&body).map_err(|error| RpcError::new(error.to_string()))?;
+    let id = format!("{:x}", backend.bus.node().0);
+    Ok(json!({ "id": id, "backend": description, "live": health["live"], "ready": health["ready"] }))
+}
+
 /// What the server has counted; `pid` tells where to look for the rest.
 fn metrics(server: &Server) -> Value {
     let counted = server.metrics_snapshot();
     json!({
         "pid": std::process::id(),
+        "connections": counted.connections,
         "messagesIn": counted.messages_in,
         "bytesIn": counted.bytes_in,
         "bytesOut": counted.bytes_out,

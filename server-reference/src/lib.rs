@@ -2,7 +2,7 @@
 //! as an axum router.
 //!
 //! Features, none of them by default: `docs` adds Yjs documents (`Server::docs`), `sqlite` durable storage in one file
-//! (`backend::Sqlite`), `redis` and `postgres` several servers as one (`backend::Redis`, `backend::Postgres`).
+//! (`backend::Sqlite`); `redis`, `postgres` and `nats` several servers as one (`backend::Redis`, `Postgres`, `Nats`).
 //!
 //! ```no_run
 //! use datasole_server::{Context, Server};

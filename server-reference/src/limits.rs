@@ -11,10 +11,11 @@ pub(crate) const ENVELOPE: usize = 128;
 ///
 /// ```
 /// use datasole_server::Limits;
-/// let limits = Limits { max_connections: 50_000, ..Limits::default() };
+/// let limits = Limits::default().with(|limits| limits.max_connections = 50_000);
 /// assert_eq!(limits.max_payload, 1024 * 1024);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Maximum open connections, unauthenticated ones included. Further connections are closed with 1013. When half of them
     /// have yet to send their AUTH, the one that has waited longest is closed with 1013.
@@ -184,6 +185,13 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The same with some of them changed.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     /// The bounds of the core's codec.
     pub(crate) fn codec(&self) -> datasole_core::Limits {
         datasole_core::Limits {
@@ -205,7 +213,14 @@ impl Limits {
 }
 
 /// Bounds of a stream's log, from which clients resume.
+///
+/// ```
+/// use datasole_server::Replay;
+/// let replay = Replay::default().entries(10_000);
+/// assert_eq!(replay.bytes, 1024 * 1024);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Replay {
     /// Entries.
     pub entries: usize,
@@ -218,6 +233,24 @@ pub struct Replay {
 impl Replay {
     /// Nothing: the stream is live only.
     pub const NONE: Self = Self { entries: 0, bytes: 0, age: None };
+
+    /// At most so many entries.
+    #[must_use]
+    pub const fn entries(self, entries: usize) -> Self {
+        Self { entries, ..self }
+    }
+
+    /// At most so many bytes of their frames.
+    #[must_use]
+    pub const fn bytes(self, bytes: usize) -> Self {
+        Self { bytes, ..self }
+    }
+
+    /// None older than that; `None` keeps them however old.
+    #[must_use]
+    pub const fn age(self, age: Option<Duration>) -> Self {
+        Self { age, ..self }
+    }
 }
 
 impl Default for Replay {

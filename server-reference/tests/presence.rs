@@ -185,7 +185,7 @@ fn policies_decide_who_sees_and_who_enters() {
 
 #[test]
 fn values_below_at_and_above_the_limit() {
-    let server = server(Limits { max_presence: 100, ..Limits::default() });
+    let server = server(Limits::default().with(|limits| limits.max_presence = 100));
     let mut ann = Client::new(&server, "ann");
     for (bytes, answer) in [(99, Ack(1)), (100, Ack(2)), (101, Error(codes::LIMIT.into()))] {
         // As JSON text the string has two quotes.
@@ -198,7 +198,7 @@ fn values_below_at_and_above_the_limit() {
 
 #[test]
 fn rooms_below_at_and_above_the_limit() {
-    let server = server(Limits { max_rooms: 2, ..Limits::default() });
+    let server = server(Limits::default().with(|limits| limits.max_rooms = 2));
     let mut ann = Client::new(&server, "ann");
     assert_eq!(ann.join("1", &json!(0)), [Ack(1)]);
     assert_eq!(ann.join("2", &json!(0)), [Ack(1)]);
@@ -220,7 +220,7 @@ fn a_room_below_at_and_above_the_frame_limit() {
     let around = 128 + 6 + 2 * (alone + 1);
     for (more, fits) in [(99, true), (100, true), (101, false)] {
         let server = Server::builder()
-            .limits(Limits { max_payload: around + 100, ..Limits::default() })
+            .limits(Limits::default().with(|limits| limits.max_payload = around + 100))
             .epoch(u64::from_str_radix(sample.id.split_once('-').unwrap().0, 16).unwrap())
             .build();
         let (mut one, mut two) = (Client::new(&server, "u1"), Client::new(&server, "u2"));
@@ -237,7 +237,7 @@ fn a_room_below_at_and_above_the_frame_limit() {
 
 #[test]
 fn what_makes_no_sense_changes_nothing() {
-    let server = server(Limits { max_key: 8, ..Limits::default() });
+    let server = server(Limits::default().with(|limits| limits.max_key = 8));
     let (mut follower, mut hostile) = (Client::new(&server, "bob"), Client::new(&server, "eve"));
     follower.follow("r");
     let deep = |depth: usize| format!(r#"{{"key":"r","value":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
@@ -283,7 +283,7 @@ fn without_an_id_there_is_no_effect() {
 
 #[test]
 fn a_follower_that_falls_behind_gets_the_list() {
-    let server = server(Limits { max_queue: 2_000, ..Limits::default() });
+    let server = server(Limits::default().with(|limits| limits.max_queue = 2_000));
     let (mut slow, mut ann) = (Client::new(&server, "bob"), Client::new(&server, "ann"));
     slow.follow("r");
     for n in 1..=100 {

@@ -8,7 +8,12 @@ use datasole_server::{
 use serde_json::{Value, json};
 
 fn server(max_payload: usize) -> Server {
-    Server::builder().limits(Limits { max_payload, max_key: 8, ..Limits::default() }).build()
+    Server::builder()
+        .limits(Limits::default().with(|limits| {
+            limits.max_payload = max_payload;
+            limits.max_key = 8;
+        }))
+        .build()
 }
 
 fn patch(operations: Value) -> Patch {

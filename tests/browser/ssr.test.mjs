@@ -92,6 +92,48 @@ function vueSetup(h, { useLiveState }, initial, use = () => {}) {
 }
 
 describeInBrowser((spec) => {
+  spec('Vue: what was rendered is taken over as it is, by a client that is connected, too', async (world) => {
+    const { createSSRApp, h } = npm('vue');
+    const { url } = world.server;
+    const setup = (h, { useConnection, useLiveState }, initial) => () => {
+      const [{ state }, { data }] = [useConnection(), useLiveState('dashboard', undefined, { initial })];
+      return () => h('p', `${state.value} ${data.value?.visitors}`);
+    };
+    const other = new DatasoleClient({ url });
+    await other.connect();
+    try {
+      await other.rpc('bump');
+      const initial = await fetchState(url, 'dashboard');
+      const composables = await entry('vue');
+      const app = createSSRApp({ setup: setup(h, composables, initial) }).use(composables.datasole(new DatasoleClient({ url })));
+      const html = await npm('vue/server-renderer').renderToString(app);
+      assert.match(html, />disconnected 1</);
+      const source = `${COUNTED}
+        import { createSSRApp, h } from 'vue';
+        import * as composables from 'datasole/vue';
+        window.hydrate = (client, initial) => {
+          const app = createSSRApp({ setup: (${setup})(h, composables, initial) }).use(composables.datasole(client));
+          app.config.warnHandler = (message) => errors.push(message);
+          app.mount('#root');
+        };`;
+      Object.assign(world.files, await bundled('ssr', source));
+      world.files['ssr.html'] = world.files['ssr.html'].replace('<div id="root"></div>', `<div id="root">${html}</div>`);
+      const tab = await world.open('ssr');
+      await other.rpc('bump');
+      await tab.evaluate(async (initial) => {
+        window.client = new DatasoleClient({ url: location.origin });
+        await client.connect();
+        // It has the newer value before the page is taken over.
+        await new Promise((known) => client.subscribeState('dashboard', (value) => value && known()));
+        hydrate(client, initial);
+      }, initial);
+      await until(tab, () => document.getElementById('root').textContent === 'connected 2');
+      assert.deepEqual(await tab.evaluate(() => errors), []);
+    } finally {
+      await other.disconnect();
+    }
+  });
+
   for (const [name, { render, source }] of Object.entries(FRAMEWORKS)) {
     spec(`${name}: ${CHANGES} changes between rendering and hydration arrive, each once`, async (world) => {
       const { url } = world.server;

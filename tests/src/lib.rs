@@ -5,6 +5,7 @@
 pub mod converge;
 pub mod document;
 pub mod history;
+pub mod jepsen;
 pub mod nodes;
 pub mod peer;
 pub mod proxy;

@@ -198,22 +198,34 @@ impl Peer {
         self.socket.set_zero_linger().unwrap();
     }
 
+    /// Takes a frame when all of it is there: cancelled, it has taken nothing.
     async fn websocket_frame(&mut self) -> Option<(u8, Vec<u8>)> {
-        let head = self.exactly(2).await?;
-        let length = match head[1] {
-            126 => self.exactly(2).await?.iter().fold(0, |n, &byte| n << 8 | usize::from(byte)),
-            127 => self.exactly(8).await?.iter().fold(0, |n, &byte| n << 8 | usize::from(byte)),
-            length => usize::from(length),
+        let extended = match self.filled(2).await?[1] {
+            126 => 2,
+            127 => 8,
+            _ => 0,
         };
-        Some((head[0], self.exactly(length).await?))
+        let head = self.filled(2 + extended).await?;
+        let length = match extended {
+            0 => usize::from(head[1]),
+            _ => head[2..].iter().fold(0, |n, &byte| n << 8 | usize::from(byte)),
+        };
+        let frame = self.exactly(2 + extended + length).await?;
+        Some((frame[0], frame[2 + extended..].to_vec()))
     }
 
-    async fn exactly(&mut self, length: usize) -> Option<Vec<u8>> {
+    /// The next bytes, which stay.
+    async fn filled(&mut self, length: usize) -> Option<&[u8]> {
         while self.ahead.len() < length {
             if !self.more().await {
                 return None;
             }
         }
+        Some(&self.ahead[..length])
+    }
+
+    async fn exactly(&mut self, length: usize) -> Option<Vec<u8>> {
+        self.filled(length).await?;
         Some(self.ahead.drain(..length).collect())
     }
 

@@ -2,10 +2,12 @@
 //!
 //! It knows nothing of what passes through. A cut waits for its number of bytes in its direction, over as many
 //! connections as it takes, then drops both sockets of the connection it hit: the bytes up to there arrive, none after.
+//! A weather holds for all connections: bytes of a direction wait, as behind a broken link, or are late.
 
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::{
@@ -16,6 +18,7 @@ use tokio::{
     },
     sync::watch,
     task::JoinHandle,
+    time::sleep,
 };
 
 /// Which way bytes go.
@@ -38,6 +41,26 @@ pub struct Cut {
     pub reset: bool,
 }
 
+/// What the way is like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weather {
+    /// Nothing arrives at the server; it waits.
+    pub up_is_closed: bool,
+    /// Nothing arrives at the client; it waits.
+    pub down_is_closed: bool,
+    /// How long everything takes.
+    pub delay: Duration,
+}
+
+impl Weather {
+    fn is_closed(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Up => self.up_is_closed,
+            Direction::Down => self.down_is_closed,
+        }
+    }
+}
+
 /// A proxy; it stops accepting when dropped.
 #[derive(Debug)]
 pub struct Proxy {
@@ -51,6 +74,9 @@ struct Shared {
     target: Mutex<SocketAddr>,
     armed: Mutex<Option<Cut>>,
     made: watch::Sender<u64>,
+    weather: watch::Sender<Weather>,
+    /// Counts how often all connections were ended.
+    ended: watch::Sender<u64>,
 }
 
 impl Proxy {
@@ -58,8 +84,13 @@ impl Proxy {
     pub async fn start(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shared =
-            Arc::new(Shared { target: Mutex::new(target), armed: Mutex::default(), made: watch::Sender::new(0) });
+        let shared = Arc::new(Shared {
+            target: Mutex::new(target),
+            armed: Mutex::default(),
+            made: watch::Sender::new(0),
+            weather: watch::Sender::default(),
+            ended: watch::Sender::default(),
+        });
         let accepting = tokio::spawn({
             let shared = shared.clone();
             async move {
@@ -75,6 +106,21 @@ impl Proxy {
     /// The base URL for clients.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Changes the weather.
+    pub fn set_weather(&self, weather: Weather) {
+        self.shared.weather.send_replace(weather);
+    }
+
+    /// Ends every connection that there is.
+    pub fn end_all(&self) {
+        self.shared.ended.send_modify(|ended| *ended += 1);
     }
 
     /// Where connections made from here on go.
@@ -104,12 +150,14 @@ async fn forward(mut client: TcpStream, shared: Arc<Shared>) {
     // What is cut off must not arrive late.
     client.set_nodelay(true).unwrap();
     server.set_nodelay(true).unwrap();
+    let mut ended = shared.ended.subscribe();
     let cut = {
         let (client_reads, client_writes) = client.split();
         let (server_reads, server_writes) = server.split();
         tokio::select! {
             cut = pump(client_reads, server_writes, Direction::Up, &shared) => cut,
             cut = pump(server_reads, client_writes, Direction::Down, &shared) => cut,
+            _ = ended.changed() => None,
         }
     };
     if let Some(cut) = cut {
@@ -125,8 +173,13 @@ async fn forward(mut client: TcpStream, shared: Arc<Shared>) {
 /// Copies one direction until its end, or until the cut that came in it.
 async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, direction: Direction, shared: &Shared) -> Option<Cut> {
     let mut buffer = vec![0; 16 * 1024];
+    let mut weather = shared.weather.subscribe();
     loop {
         let read = from.read(&mut buffer).await.ok().filter(|&read| read > 0)?;
+        let delay = weather.wait_for(|weather| !weather.is_closed(direction)).await.ok()?.delay;
+        if !delay.is_zero() {
+            sleep(delay).await;
+        }
         let (pass, cut) = shared.pass(direction, read);
         let written = to.write_all(&buffer[..pass]).await;
         if cut.is_some() {

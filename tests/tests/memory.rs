@@ -121,7 +121,7 @@ async fn zlib_bombs() {
 
 #[tokio::test]
 async fn lengths_that_are_announced() {
-    let running = serve(Limits { close_timeout: Duration::from_millis(200), ..Limits::default() }).await;
+    let running = serve(Limits::default().with(|limits| limits.close_timeout = Duration::from_millis(200))).await;
     let growth = Growth::start().await;
     for length in [200_000_000u64, 1 << 40, 1 << 63] {
         let mut peer = Peer::v2(running.address).await;
@@ -367,12 +367,11 @@ async fn values_that_wait() {
 /// Messages whose end is missing have their share of what there is for all, and are read on once others have gone.
 #[tokio::test]
 async fn messages_that_never_end() {
-    let limits = Limits {
-        max_under_way_total: 16 * MIB,
-        message_timeout: Duration::from_secs(3),
-        close_timeout: Duration::from_millis(200),
-        ..Limits::default()
-    };
+    let limits = Limits::default().with(|limits| {
+        limits.max_under_way_total = 16 * MIB;
+        limits.message_timeout = Duration::from_secs(3);
+        limits.close_timeout = Duration::from_millis(200);
+    });
     let running = serve(limits).await;
     // Made once: what the test gives back, the server's buffers would take, and it would count as theirs.
     let zeros = vec![0; 4 * MIB];
@@ -408,14 +407,13 @@ async fn messages_that_never_end() {
 /// for, whoever asks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn documents_of_many_blocks() {
-    let limits = Limits {
-        max_docs_memory: 64 * MIB,
-        max_docs_memory_per_user: usize::MAX,
-        max_docs_memory_followed: usize::MAX,
-        max_idle_docs: 0,
-        doc_stay: Duration::ZERO,
-        ..Limits::default()
-    };
+    let limits = Limits::default().with(|limits| {
+        limits.max_docs_memory = 64 * MIB;
+        limits.max_docs_memory_per_user = usize::MAX;
+        limits.max_docs_memory_followed = usize::MAX;
+        limits.max_idle_docs = 0;
+        limits.doc_stay = Duration::ZERO;
+    });
     let running = serve(limits).await;
     let update = entries(40_000);
     assert!(update.len() < MIB / 2);

@@ -64,7 +64,7 @@ async fn lose_nothing() {
     let mut random = Random::announced();
     let executed: Arc<Mutex<BTreeMap<u64, u32>>> = Arc::default();
     let server = Server::builder()
-        .topic("feed", Replay { entries: 10_000, bytes: 16 << 20, age: None })
+        .topic("feed", Replay::default().entries(10_000).bytes(16 << 20).age(None))
         .rpc("execute", {
             let executed = executed.clone();
             move |_: Context, id: u64| {

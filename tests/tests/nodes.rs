@@ -17,7 +17,7 @@ use datasole_tests::{
         Function, History, Id, Promises, check,
         forge::{FORGERIES, Forge},
     },
-    nodes::{Outcome, Stats, run},
+    nodes::{Flaw, Outcome, Stats, run, run_with},
     random::Random,
 };
 use tokio::{runtime::Builder, time::sleep};
@@ -208,6 +208,22 @@ fn what_is_wrong_in_a_schedule_is_found() {
     assert!(found.len() == 8 && found.values().all(|&count| count >= 5), "{found:?}");
 }
 
+/// Each flaw of a backend shows within a few schedules, as a broken promise or as an assertion of the run.
+#[test]
+fn flawed_backends_are_found() {
+    for flaw in Flaw::ALL {
+        let found = (0..40).find(|seed| {
+            let judged = catch_unwind(|| {
+                let outcome = run_with(*seed, Some(flaw));
+                check(&outcome.history, &Promises { presence: outcome.presence, ..Promises::default() }).holds()
+            });
+            judged.is_err() || judged.is_ok_and(|holds| !holds)
+        });
+        println!("{flaw:?}: seed {found:?}");
+        assert!(found.is_some(), "{flaw:?} was not found");
+    }
+}
+
 /// A topic without history that has left memory is subscribed to a little longer, and again when it comes back.
 #[test]
 fn a_topic_is_heard_while_it_is_in_memory() {
@@ -215,7 +231,7 @@ fn a_topic_is_heard_while_it_is_in_memory() {
     runtime.block_on(async {
         let memory = Memory::default();
         let spy = memory.node();
-        let limits = Limits { max_idle_topics: 0, ..Limits::default() };
+        let limits = Limits::default().with(|limits| limits.max_idle_topics = 0);
         let server = Server::builder().limits(limits).backend(memory).build();
         let is_heard = || spy.bus.is_heard(Address::Topic("e:news"));
         for _ in 0..2 {

@@ -19,8 +19,8 @@ use crate::{
 };
 
 /// The files that the server serves under its path, beside those of `npm/previous`: once a release has changed the version of
-/// the worker protocol, that folder has worker and wasm of the version before, for pages that are not new yet.
-const SERVED: [&str; 9] = [
+/// the worker protocol, that folder has worker, hub and wasm of the version before, for pages that are not new yet.
+const SERVED: [&str; 11] = [
     "client.mjs",
     "worker.mjs",
     "datasole.iife.min.js",
@@ -29,6 +29,8 @@ const SERVED: [&str; 9] = [
     "datasole-worker.iife.min.js",
     "datasole-worker.inline.iife.min.js",
     "datasole-probe.mjs",
+    "datasole-shared.mjs",
+    "datasole-hub.v3.mjs",
     "datasole.v3.wasm",
 ];
 

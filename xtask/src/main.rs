@@ -1,4 +1,4 @@
-//! The project's commands: `cargo xtask demo|test|build|package|sizes|bench|fixture|cluster|fuzz`.
+//! The project's commands: `cargo xtask demo|test|build|package|sizes|bench|fixture|cluster|jepsen|fuzz`.
 //!
 //! On a machine with rustup, Node 20 or newer and a C compiler each command finds or installs whatever else it needs
 //! ([`tools`]), or says in one line what is missing and how to get it. Progress goes to stderr; stdout carries only what
@@ -79,6 +79,14 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Run three nodes on one engine under faults, with clients that change node, and judge what they saw
+    ///
+    /// --backend redis|nats|sqlite|memory [--seconds 60] [--clients 300] [--seed S] [--history FILE]
+    Jepsen {
+        /// Passed on
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Fuzz with cargo-fuzz on nightly
     Fuzz {
         /// One target; without it, all of them in turn
@@ -99,6 +107,7 @@ fn main() -> ExitCode {
         Task::Bench { args } => server::bench(&args),
         Task::Fixture { args } => server::fixture(&args),
         Task::Cluster { backend, nodes, args } => cluster::serve(backend, nodes, &args),
+        Task::Jepsen { args } => server::jepsen(&args),
         Task::Fuzz { target, minutes } => fuzz::run(target.as_deref(), minutes),
     };
     match outcome {

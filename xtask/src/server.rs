@@ -64,3 +64,19 @@ fn build_example(package: &str, name: &str) -> Result<PathBuf> {
     run(&mut cargo(["build", "--release", "--package", package, "--example", name]))?;
     Ok(project::example("release", name))
 }
+
+/// Three nodes under faults, on an engine of their own.
+pub(crate) fn jepsen(args: &[String]) -> Result<()> {
+    let asks = |engine: &str| args.iter().any(|argument| argument.split('=').next_back() == Some(engine));
+    if asks("redis") {
+        tools::redis()?;
+    }
+    let nats = if asks("nats") { Some(tools::nats()?) } else { None };
+    // With all of the workspace, so that what its tests have built is used.
+    run(&mut cargo(["build", "--workspace", "--bins"]))?;
+    let mut jepsen = program(project::binary("debug", "jepsen"));
+    if let Some(nats) = nats {
+        jepsen.env("NATS_SERVER", nats);
+    }
+    run_as_is(jepsen.args(args))
+}

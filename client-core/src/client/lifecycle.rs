@@ -51,10 +51,11 @@ impl Client {
     fn open_socket(&mut self) {
         self.last_socket += 1;
         let socket = SocketId(self.last_socket);
+        let url = self.config.url.split(' ').cycle().nth(self.endpoint).unwrap_or_default();
         let url = match (self.config.token_via, &self.token) {
-            (TokenVia::Url, Some(token)) => with_query(&self.config.url, "token", token),
-            (TokenVia::Frame, _) => with_query(&self.config.url, "auth", "frame"),
-            (TokenVia::Url, None) | (TokenVia::Host, _) => self.config.url.clone(),
+            (TokenVia::Url, Some(token)) => with_query(url, "token", token),
+            (TokenVia::Frame, _) => with_query(url, "auth", "frame"),
+            (TokenVia::Url, None) | (TokenVia::Host, _) => url.into(),
         };
         let protocols = if self.offers_v2() { SUBPROTOCOLS } else { SUBPROTOCOLS.split_at(1).0 };
         self.phase = Phase::Opening { socket, deadline: self.clock.now() + self.config.connect_timeout };
@@ -211,9 +212,11 @@ impl Client {
     fn lose(&mut self, reason: DisconnectReason, verdict: CloseVerdict) {
         let now = self.clock.now();
         let (mut window, mut patience) = (None, 0);
+        let mut moves = true;
         if let Phase::Open(link) = std::mem::take(&mut self.phase) {
             if now - link.opened >= STABLE_AFTER {
                 self.backoff = Default::default();
+                moves = matches!(reason, DisconnectReason::Closed(SocketClose { code: Some(1001 | 1012), .. }));
             }
             window = link.window.filter(|_| verdict == CloseVerdict::Retry);
             if matches!(reason, DisconnectReason::Closed(SocketClose { code: None | Some(1006), .. })) {
@@ -223,6 +226,8 @@ impl Client {
         if let DisconnectReason::Closed(SocketClose { retry_after: Some(millis), .. }) = reason {
             patience = millis.min(MAX_WINDOW);
         }
+        // What was stable may come back to where it was; from what does not answer it goes on.
+        self.endpoint += usize::from(moves);
         self.subscriptions.detach();
         while let Some((call, pending)) = self.calls.take_any_sent() {
             self.done(call, Err(CallError::ConnectionLost { method: pending.method }));

@@ -40,6 +40,8 @@ pub struct Client {
     status: Status,
     phase: Phase,
     last_socket: u64,
+    /// Which of the endpoints is used, counted on without end.
+    endpoint: usize,
     backoff: Backoff,
     cuts: Cuts,
     /// A connection was open since `connect`. Until then commands wait for it.
@@ -67,8 +69,11 @@ pub struct Client {
 impl Client {
     /// A client that does nothing until [`connect`](Self::connect).
     pub fn new(config: Config, seed: Seed) -> Self {
+        let mut rng = Rng::new(seed);
+        let others = config.url.matches(' ').count();
         Self {
-            rng: Rng::new(seed),
+            endpoint: if others == 0 { 0 } else { rng.up_to(others as u64) as usize },
+            rng,
             clock: Clock::default(),
             status: Status::Disconnected(DisconnectReason::Idle),
             phase: Phase::Idle,

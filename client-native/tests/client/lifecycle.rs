@@ -78,6 +78,34 @@ async fn what_cannot_be_sent_is_refused_before_connecting() {
     }
 }
 
+/// Wherever it begins, it finds the one that answers; when that goes away, the other.
+#[tokio::test]
+async fn several_urls_are_tried_in_turn() {
+    let reconnect = Reconnect { base: 0, cap: 0, ..Reconnect::default() };
+    let (one, other) = (Fake::listen().await, Fake::listen().await);
+    let nobody = {
+        let closed = Fake::listen().await;
+        closed.url()
+    };
+    let client = Client::builder([nobody.clone(), one.url(), nobody, other.url()]).reconnect(reconnect);
+    let (client, (peer, is_one)) = tokio::join!(client.connect(), async {
+        tokio::select! {
+            peer = one.accept_v2() => (peer, true),
+            peer = other.accept_v2() => (peer, false),
+        }
+    });
+    let client = client.unwrap();
+    // Lost within a second: it goes on.
+    drop(peer);
+    let next = if is_one { other.accept_v2().await } else { one.accept_v2().await };
+    assert_eq!(next.request.uri().path(), "/__ds");
+    client.close().await;
+    for urls in [Vec::new(), vec!["ws://127.0.0.1:1", "ftp://127.0.0.1"], vec!["ws://127.0.0.1:1 ws://127.0.0.1:2"]] {
+        let refused = Client::builder(urls.clone()).connect().await;
+        assert!(matches!(refused, Err(ConnectError::Url)), "{urls:?}");
+    }
+}
+
 /// Connects once to a server that answers the upgrade with this HTTP response.
 async fn refused_with(response: &str) -> ConnectError {
     let server = Fake::listen().await;

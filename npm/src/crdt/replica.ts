@@ -7,26 +7,28 @@ import type { Port, Stream, Streams } from '../streams.js';
 import type { Crdt, CrdtOperation, CrdtState, Dot, Outbox } from './crdt.js';
 import { canonical } from './json.js';
 
-/** The dependencies of a replica. */
+/** The client, as its replicas see it. */
 export interface ReplicaHost {
   streams: Streams;
   /** The server's clock as far as it is known; Unix milliseconds. */
   now(): number;
-  /** Shows the server that operations are this client's. */
-  secret: string;
   storage?: CrdtStorage;
 }
 
-/** An operation that is not in the confirmed state, and its secret; `stored`: the server has acknowledged it. */
-type Own = { edit: number; operation: CrdtOperation; secret: string; stored?: boolean };
+/** The surroundings of a replica; `secret` shows the server that operations are this client's, `tell` that `pending` may have changed. */
+type Around = ReplicaHost & { key: string; secret: string; tell(): void };
+
+/** An operation as it is sent and saved. */
+type Signed = CrdtOperation & { secret?: string };
+
+/** An operation that is not in the confirmed state; `stored`: the server has acknowledged it. */
+type Own = { edit: number; operation: Signed; stored?: boolean };
 
 /** See the module. */
 export class Replica implements Outbox, Stream {
   readonly crdt: Crdt;
+  readonly #host: Around;
   readonly #confirmed: Crdt;
-  readonly #key: string;
-  readonly #host: ReplicaHost;
-  readonly #tell: () => void;
   readonly #port: Port;
   /** By the operations' ids, in the order of the edits. */
   readonly #own = new Map<string, Own>();
@@ -36,31 +38,22 @@ export class Replica implements Outbox, Stream {
   #loaded = false;
   /** Saves, and tells. */
   readonly #changed = once(() => {
-    const rest = Array.from(this.#own.values(), whole);
-    if (this.#loaded) guarded(() => this.#host.storage?.save(this.#key, rest.length ? JSON.stringify(rest) : undefined));
-    this.#tell();
+    const rest = Array.from(this.#own.values(), ({ operation }) => operation);
+    const { key, storage, tell } = this.#host;
+    if (this.#loaded) guarded(() => storage?.save(key, rest.length ? JSON.stringify(rest) : undefined));
+    tell();
   });
 
-  /** `tell` is called when {@link pending} may have changed. */
-  constructor(
-    key: string,
-    make: () => Crdt,
-    host: ReplicaHost,
-    tell: () => void,
-  ) {
-    this.#key = key;
+  constructor(make: () => Crdt, host: Around) {
     this.#host = host;
-    this.#tell = tell;
     this.crdt = make();
     this.crdt.outbox = this;
     this.#confirmed = make();
-    this.#port = host.streams.open({ kind: 'crdt', key }, this);
+    this.#port = host.streams.open({ kind: 'crdt', key: host.key }, this);
     void this.#restore();
   }
 
-  now(): number {
-    return this.#host.now();
-  }
+  readonly now = (): number => this.#host.now();
 
   done({ nodeId, counter }: Pick<CrdtOperation, 'nodeId' | 'counter'>): number | undefined {
     for (const { operation, stored } of this.#own.values()) {
@@ -69,8 +62,8 @@ export class Replica implements Outbox, Stream {
     return counter - 1 || undefined;
   }
 
-  add(operation: CrdtOperation, secret = this.#host.secret): void {
-    const own = { edit: ++this.#edits, operation, secret };
+  add(operation: Signed): void {
+    const own = { edit: ++this.#edits, operation: { ...operation, secret: operation.secret ?? this.#host.secret } };
     this.#own.set(id([operation.nodeId, operation.counter]), own);
     this.pending++;
     this.#send(own);
@@ -127,7 +120,7 @@ export class Replica implements Outbox, Stream {
   }
 
   #send(own: Own): void {
-    this.#port.send({ t: 'edit', id: own.edit, json: JSON.stringify(whole(own)) });
+    this.#port.send({ t: 'edit', id: own.edit, json: JSON.stringify(own.operation) });
   }
 
   #forget({ operation, stored }: Own): void {
@@ -137,12 +130,11 @@ export class Replica implements Outbox, Stream {
   }
 
   async #restore(): Promise<void> {
+    const { key, storage } = this.#host;
     try {
-      const saved: ReturnType<typeof whole>[] = JSON.parse((await this.#host.storage?.load(this.#key)) || '[]');
-      for (const { secret, ...operation } of saved) {
-        // One that does not fit here is the server's to refuse.
-        if (this.crdt.apply(operation) || !this.crdt.knows(operation)) this.add(operation, secret);
-      }
+      const saved: Signed[] = JSON.parse((await storage?.load(key)) || '[]');
+      // One that does not fit here is the server's to refuse.
+      for (const operation of saved) if (this.crdt.apply(operation) || !this.crdt.knows(operation)) this.add(operation);
     } catch (error) {
       report(error);
     }
@@ -151,16 +143,12 @@ export class Replica implements Outbox, Stream {
   }
 }
 
-/** An operation as it is sent and saved. */
-function whole({ operation, secret }: Own): CrdtOperation & { secret: string } {
-  return { ...operation, secret };
-}
-
 function id([nodeId, counter]: Dot): string {
   return `${nodeId},${counter}`;
 }
 
-/** True if two operations do the same; `done` is written when they are sent. */
-function alike(a: CrdtOperation, b: CrdtOperation): boolean {
-  return canonical({ ...a, done: 0 }) === canonical({ ...b, done: 0 });
+/** True if two operations do the same; `done` is written when they are sent, and only the author has the secret. */
+function alike(a: Signed, b: Signed): boolean {
+  const same = { done: 0, secret: 0 };
+  return canonical({ ...a, ...same }) === canonical({ ...b, ...same });
 }

@@ -17,18 +17,14 @@ export interface CrdtClasses<T = any> {
   'or-set': ORSet<T>;
 }
 
-/**
- * CRDTs by key. Those of a client send and receive by themselves, now or when there is a connection, but for servers of
- * version 1; those of `new CrdtStore(nodeId)` travel by hand.
- */
+/** CRDTs by key. A client's send and receive by themselves (not on version 1); those of `new CrdtStore(nodeId)` travel by hand. */
 export class CrdtStore {
   /** Vue leaves it as it is. @internal */
   readonly __v_skip = true;
   /** The name of the replicas. A client's add something random. */
   readonly nodeId: string;
-  readonly #host?: ReplicaHost;
+  readonly #host?: ReplicaHost & { secret: string };
   readonly #crdts = new Map<string, Crdt>();
-  readonly #replicas = new Map<string, Replica>();
   #queued: CrdtOperation[] = [];
   readonly #opsHandlers = new Set<(operations: CrdtOperation[]) => void>();
   readonly #pendingHandlers = new Set<(pending: number) => void>();
@@ -36,15 +32,14 @@ export class CrdtStore {
   /** Nobody else may ever have the same `nodeId`. */
   constructor(nodeId: string);
   /** @internal */
-  constructor(nodeId: string, host?: Omit<ReplicaHost, 'secret'>);
-  constructor(nodeId: string, host?: Omit<ReplicaHost, 'secret'>) {
+  constructor(nodeId: string, host?: ReplicaHost);
+  constructor(nodeId: string, host?: ReplicaHost) {
     this.nodeId = nodeId;
     this.#host = host && { ...host, secret: random() };
   }
 
   /**
-   * The CRDT of a key: the same object whenever it is asked for. `initial` is what a register shows until it is
-   * written.
+   * The CRDT of a key, always the same object; `initial` is what a register shows until it is written.
    *
    * @throws TypeError when the key has another type here.
    */
@@ -52,15 +47,11 @@ export class CrdtStore {
     let crdt = this.#crdts.get(key);
     if (!crdt) {
       must(Object.hasOwn(CLASSES, type), `type: ${type}`);
-      // Never used again: operations of an earlier page must not look like repeats of this one's. And not to be guessed
-      // from that of another key.
+      // Never used again: operations of an earlier page must not look like repeats. And not to be guessed from another key's.
       const nodeId = this.#host ? `${this.nodeId}.${random()}` : this.nodeId;
       const make = (): Crdt => new CLASSES[type](nodeId, initial);
-      if (this.#host) {
-        const replica = new Replica(key, make, this.#host, () => call(this.#pendingHandlers, this.pending));
-        this.#replicas.set(key, replica);
-        crdt = replica.crdt;
-      } else crdt = make();
+      const tell = () => call(this.#pendingHandlers, this.pending);
+      crdt = this.#host ? new Replica(make, { ...this.#host, key, tell }).crdt : make();
       this.#crdts.set(key, crdt);
     }
     must(crdt.type === type, `type for ${key}: it is a ${crdt.type}`);
@@ -74,7 +65,7 @@ export class CrdtStore {
 
   /** The number of pending operations: not confirmed by the server yet. */
   get pending(): number {
-    return [...this.#replicas.values()].reduce((sum, { pending }) => sum + pending, 0);
+    return [...this.#crdts.values()].reduce((sum, { pending }) => sum + pending, 0);
   }
 
   /** Calls `handler` at once with {@link pending}, then when it changes. Returns a function that ends it. */

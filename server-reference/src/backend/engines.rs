@@ -2,6 +2,8 @@
 
 use std::{env, fmt};
 
+#[cfg(feature = "nats")]
+use super::nats::Nats;
 #[cfg(feature = "postgres")]
 use super::postgres::Postgres;
 #[cfg(feature = "redis")]
@@ -87,6 +89,7 @@ impl fmt::Debug for Urls {
 /// | `sqlite:DIR` | one file in this folder, for the servers of this process: `Sqlite`; `?sync=yes` waits for the disk | `sqlite` |
 /// | `redis://…`, `rediss://…`, `unix://…` | a Redis or Valkey: `Redis` | `redis` |
 /// | `postgres://…`, `postgresql://…` | a PostgreSQL database: `Postgres` | `postgres` |
+/// | `nats://…`, `tls://…` | a NATS server or cluster: `Nats` | `nats` |
 ///
 /// With `?prefix=NAME` applications share an engine without seeing each other: 1 to 32 letters, digits, `_` and `-`. (In
 /// memory nothing is shared, and the prefix has no effect; below a folder it is a folder of its own.)
@@ -127,6 +130,8 @@ enum Engine {
     Redis(Redis),
     #[cfg(feature = "postgres")]
     Postgres(Postgres),
+    #[cfg(feature = "nats")]
+    Nats(Nats),
 }
 
 impl Engines {
@@ -213,6 +218,12 @@ impl Opened {
                 let loss = postgres.loss();
                 (Engine::Postgres(postgres), loss)
             }
+            #[cfg(feature = "nats")]
+            "nats" | "tls" => {
+                let nats = Nats::connect(text).await?;
+                let loss = nats.loss();
+                (Engine::Nats(nats), loss)
+            }
             scheme => return Err(BackendError::Invalid(refusal(scheme))),
         };
         let is_shared = !matches!(url.scheme, "memory" | "sqlite");
@@ -227,7 +238,7 @@ fn refusal(scheme: &str) -> String {
             format!("{scheme}: needs the feature `{feature}` of datasole-server, which this program was built without")
         }
         None => format!(
-            "{scheme}: is no engine; engines are memory:, sqlite:DIR, redis://, rediss://, unix:// and postgres://"
+            "{scheme}: is no engine; engines are memory:, sqlite:DIR, redis://, rediss://, unix://, postgres://, nats:// and tls://"
         ),
     }
 }
@@ -261,6 +272,8 @@ impl Engine {
             Self::Redis(redis) => redis.node().await,
             #[cfg(feature = "postgres")]
             Self::Postgres(postgres) => postgres.node().await,
+            #[cfg(feature = "nats")]
+            Self::Nats(nats) => nats.node().await,
         }
     }
 }

@@ -5,9 +5,9 @@
 //! - [`Bus`]: messages between nodes, each delivered at most once.
 //! - [`Kv`]: values that expire, quotas and leases.
 //!
-//! [`memory`] implements all three for the nodes of one process, `sqlite` keeps log and values in a file, `redis` and
-//! `postgres` are servers that many processes share. [`Engines`] opens any of them by URL. A custom [`Log`] alone is
-//! enough for one node ([`Backend::alone`]). [`conformance`] is the suite each of them passes.
+//! [`memory`] implements all three for the nodes of one process, `sqlite` keeps log and values in a file; `redis`,
+//! `postgres` and `nats` are servers that many processes share. [`Engines`] opens any of them by URL. A custom [`Log`]
+//! alone is enough for one node ([`Backend::alone`]). [`conformance`] is the suite each of them passes.
 
 #[cfg(feature = "postgres")]
 mod backoff;
@@ -25,6 +25,8 @@ pub mod log;
 pub mod memory;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod name;
+#[cfg(feature = "nats")]
+pub mod nats;
 mod node;
 mod outlet;
 #[cfg(feature = "postgres")]
@@ -44,6 +46,8 @@ pub use error::BackendError;
 pub use kv::Kv;
 pub use log::Log;
 pub use memory::Memory;
+#[cfg(feature = "nats")]
+pub use nats::Nats;
 pub use node::Backend;
 #[cfg(feature = "postgres")]
 pub use postgres::Postgres;

@@ -48,6 +48,18 @@ impl Meter {
         Taken { granted: false, left, retry_after }
     }
 
+    /// The grants, as [`slots`](Self::slots) gave them.
+    #[cfg(feature = "nats")]
+    pub(super) fn from_slots(slots: impl Iterator<Item = (u64, u64)>) -> Self {
+        Self { granted: slots.collect() }
+    }
+
+    /// The number of a slot and what was granted within it, oldest first.
+    #[cfg(feature = "nats")]
+    pub(super) fn slots(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.granted.iter().copied()
+    }
+
     fn forget(&mut self, now: Duration, window: Duration) {
         let slot = nanos(now) / slot_length(window);
         while self.granted.front().is_some_and(|(oldest, _)| oldest + SLOTS < slot) {

@@ -128,11 +128,18 @@ impl Hub {
         }
     }
 
-    /// The streams in memory whose news come.
-    fn followed(&self) -> Vec<Arc<Stream>> {
+    /// The streams in memory that are stored, always in the same order.
+    fn stored_in_memory(&self) -> Vec<Arc<Stream>> {
         let mut streams = self.all_in_memory();
-        streams.retain(|stream| stream.rules().stored && stream.followed.load(Ordering::SeqCst));
+        streams.retain(|stream| stream.rules().stored);
         streams.sort_unstable_by(|a, b| a.id().cmp(b.id()));
+        streams
+    }
+
+    /// Those whose news come.
+    fn followed(&self) -> Vec<Arc<Stream>> {
+        let mut streams = self.stored_in_memory();
+        streams.retain(|stream| stream.followed.load(Ordering::SeqCst));
         streams
     }
 
@@ -159,8 +166,13 @@ impl Hub {
     fn tick(&self) {
         let now = self.following.ticks.fetch_add(1, Ordering::SeqCst) + 1;
         let mut silent = Vec::new();
-        for stream in self.followed() {
-            if stream.is_unfollowed() && stream.used.load(Ordering::SeqCst) + LINGER <= now {
+        for stream in self.stored_in_memory() {
+            let is_unfollowed = stream.is_unfollowed();
+            if !stream.followed.load(Ordering::SeqCst) {
+                if !is_unfollowed {
+                    self.follow_again(&stream);
+                }
+            } else if is_unfollowed && stream.used.load(Ordering::SeqCst) + LINGER <= now {
                 self.unfollow_idle(&stream, now);
             } else {
                 let spread = stream.mark().tag.hash() % JITTER;
@@ -170,7 +182,6 @@ impl Hub {
                 }
             }
         }
-        self.follow_again();
         self.unfollow_left(now);
         self.evict();
         if now.is_multiple_of(LINGER) {
@@ -187,26 +198,19 @@ impl Hub {
             });
         }
     }
-}
 
-impl Hub {
-    /// Makes the news come of streams that have got a follower who had found them before their news were ended, and comes only
+    /// Makes the news come of a stream that has got a follower who had found it before its news were ended, and comes only
     /// now: this node may have stood still in between.
-    fn follow_again(&self) {
-        let is_deaf = |stream: &Arc<Stream>| {
-            stream.rules().stored && !stream.is_unfollowed() && !stream.followed.load(Ordering::SeqCst)
-        };
-        for stream in self.all_in_memory().into_iter().filter(is_deaf) {
-            let (hub, id) = (self.me.clone(), stream.id().clone());
-            self.spawn(async move {
-                // What fails is tried again by the next tick.
-                if let Some(hub) = hub.upgrade()
-                    && let Err(error) = hub.open(id.kind, &id.key).await
-                {
-                    tracing::warn!(%error, key = id.key, "a stream that is followed gets no news");
-                }
-            });
-        }
+    fn follow_again(&self, stream: &Stream) {
+        let (hub, id) = (self.me.clone(), stream.id().clone());
+        self.spawn(async move {
+            // What fails is tried again by the next tick.
+            if let Some(hub) = hub.upgrade()
+                && let Err(error) = hub.open(id.kind, &id.key).await
+            {
+                tracing::warn!(%error, key = id.key, "a stream that is followed gets no news");
+            }
+        });
     }
 }
 

@@ -3,21 +3,18 @@
 //! Everything that must agree is under one lock: a follower gets the past and joins the present in one step, and an
 //! entry is applied, logged and handed to every mailbox in one step. Nothing is written to a socket under it.
 
-use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64},
-    },
-    time::Duration,
+mod audience;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, AtomicU64},
 };
 
 use bytes::Bytes;
-use datasole_core::{Position, StreamId, frame::Opcode, wire::Subscribed};
-use tokio::{
-    runtime::Handle,
-    sync::OwnedMutexGuard,
-    time::{Instant, sleep},
-};
+use datasole_core::{Position, StreamId};
+use tokio::sync::OwnedMutexGuard;
 
 use super::{
     following::Lag,
@@ -33,8 +30,6 @@ use crate::{
     backend::log::{self, Mark, Stored, Tag},
     connection::{Connection, Protocol},
     entry::Entry,
-    mailbox::Conflate,
-    message,
     sync::lock,
 };
 
@@ -285,39 +280,6 @@ impl Stream {
         inner.mark.position
     }
 
-    /// Whether version 1 followers of a large content that changes all the time are shown the whole in a moment.
-    fn is_later(self: &Arc<Self>, inner: &mut Inner) -> bool {
-        let whole = &mut inner.shown[1];
-        let Some(rest) = whole.as_ref().and_then(Shown::rest) else { return false };
-        if inner.is_due {
-            return true;
-        }
-        let Ok(runtime) = Handle::try_current() else {
-            // Nobody comes back to it.
-            *whole = None;
-            return false;
-        };
-        inner.is_due = true;
-        let stream = Arc::downgrade(self);
-        runtime.spawn(async move {
-            sleep(rest).await;
-            if let Some(stream) = stream.upgrade() {
-                stream.show_whole();
-            }
-        });
-        true
-    }
-
-    /// Shows the whole to the version 1 followers, as it is now.
-    fn show_whole(self: &Arc<Self>) {
-        let mut inner = lock(&self.inner);
-        inner.is_due = false;
-        inner.shown[1].take_if(|whole| whole.rest().is_some());
-        for connection in inner.followers.iter().filter(|follower| follower.protocol() == Protocol::V1) {
-            connection.mailbox().owe(self);
-        }
-    }
-
     /// Hands the followers, but for the connection `except`, a message that is no entry, in order with the entries.
     #[cfg(feature = "docs")]
     pub(crate) fn tell<E>(
@@ -333,78 +295,6 @@ impl Stream {
             }
         }
         Ok(())
-    }
-
-    /// Joins `connection` and queues, in this order: SUBSCRIBED (with `correlation`), what was missed or a snapshot. Once
-    /// there is no `room` for bytes of snapshots that have to be written out, the snapshot is owed.
-    pub(crate) fn subscribe(
-        self: &Arc<Self>,
-        connection: &Arc<Connection>,
-        correlation: u32,
-        since: Option<Position>,
-        now: u64,
-        room: &mut usize,
-    ) {
-        let mut inner = lock(&self.inner);
-        inner.window.expire(now, &self.rules.replay);
-        let resumed = since.filter(|_| self.rules.delivery != Delivery::Others).map(|since| inner.born(since));
-        let missed = resumed.and_then(|since| inner.missed(since));
-        let owed = missed.is_none() && !self.fits(&inner, connection.protocol(), room);
-        let from = if missed.is_some() {
-            resumed.unwrap_or_default()
-        } else if owed {
-            inner.mark.position
-        } else {
-            let behind = self.shown(&mut inner, connection.protocol()).map_or(0, Shown::behind);
-            let Position { epoch, seq } = inner.mark.position;
-            Position { epoch, seq: seq - behind as u64 }
-        };
-        let channel = Some(self.at(from).channel).filter(|&channel| channel != 0);
-        let answer = Subscribed { epoch: from.epoch, seq: from.seq, recovered: missed.is_some(), channel };
-        let mailbox = connection.mailbox();
-        mailbox.push(message::shared(Opcode::Subscribed, correlation, &message::json(&answer), self.compress_above));
-        if let Some(missed) = missed {
-            for message in inner.window.newest(missed) {
-                match self.rules.delivery {
-                    Delivery::Each => mailbox.push_missed(message.clone()),
-                    Delivery::Conflated | Delivery::Others => mailbox.push_entry(message.clone(), self),
-                }
-            }
-        } else if owed {
-            mailbox.owe(self);
-        } else if let Some(shown) = self.shown(&mut inner, connection.protocol()) {
-            shown.messages().for_each(|message| mailbox.push_entry(message.clone(), self));
-        }
-        for message in inner.content.greeting(&self.at(inner.mark.position)) {
-            mailbox.push_answer(message);
-        }
-        inner.followers.insert(connection);
-    }
-
-    /// Joins a version 1 client, which gets the content, if there is any, and then every change. `room` is as in
-    /// [`subscribe`](Self::subscribe).
-    pub(crate) fn subscribe_v1(self: &Arc<Self>, connection: &Arc<Connection>, room: &mut usize) {
-        let mut inner = lock(&self.inner);
-        if !inner.followers.insert(connection) || inner.content.is_gone() {
-            return;
-        }
-        if !self.fits(&inner, Protocol::V1, room) {
-            connection.mailbox().owe(self);
-        } else if let Some(shown) = self.shown(&mut inner, Protocol::V1) {
-            shown.messages().for_each(|message| connection.mailbox().push_entry(message.clone(), self));
-        }
-    }
-
-    /// Ends what [`subscribe`](Self::subscribe) began; whether that was more to the other followers than one less.
-    pub(super) fn unsubscribe(&self, connection: &Connection) -> bool {
-        let mut inner = lock(&self.inner);
-        let inner = &mut *inner;
-        inner.followers.remove(connection);
-        let message = inner.content.leave(connection.serial(), &self.at(inner.mark.position));
-        if let Some(message) = &message {
-            inner.followers.iter().for_each(|follower| follower.mailbox().push(message.clone()));
-        }
-        message.is_some()
     }
 
     /// Takes what a connection of another node shares, and tells the followers; the connections of this node whose
@@ -546,56 +436,6 @@ impl Stream {
     pub(crate) fn weight(&self) -> usize {
         lock(&self.inner).content.weight()
     }
-
-    /// The message that shows the content as it is now, or was not before `asked`. What is large and changes all the time is
-    /// made once in a moment, for all who ask: the error is the time until then.
-    pub(crate) fn whole(&self, asked: Instant) -> Result<Option<Bytes>, Duration> {
-        let mut inner = lock(&self.inner);
-        let shown = self.shown(&mut inner, Protocol::V2);
-        shown.map(|shown| shown.since(asked).cloned()).transpose()
-    }
-
-    /// Whether clients of this version are shown the whole after each change.
-    fn is_whole(&self, protocol: Protocol) -> bool {
-        protocol == Protocol::V1 && self.rules.v1 == V1::Whole
-    }
-
-    /// The bytes that have to be written out to show the content.
-    fn cost(&self, inner: &Inner, protocol: Protocol) -> usize {
-        let shown = inner.shown[usize::from(self.is_whole(protocol))].as_ref();
-        if shown.is_some_and(Shown::is_fresh) { 0 } else { inner.content.weight() }
-    }
-
-    /// Takes room for showing the content; `false` if there is none.
-    fn fits(&self, inner: &Inner, protocol: Protocol, room: &mut usize) -> bool {
-        let cost = self.cost(inner, protocol);
-        let fits = cost == 0 || *room > 0;
-        *room = room.saturating_sub(cost);
-        fits
-    }
-
-    fn shown<'a>(&self, inner: &'a mut Inner, protocol: Protocol) -> Option<&'a Shown> {
-        let whole = self.is_whole(protocol);
-        let shown = &mut inner.shown[usize::from(whole)];
-        shown.take_if(|shown| !shown.is_fresh());
-        if shown.is_none() {
-            let message = inner.content.show(protocol, &self.at(inner.mark.position))?;
-            *shown = Some(Shown::new(message, inner.content.weight(), !whole));
-        }
-        shown.as_ref()
-    }
-}
-
-impl Conflate for Stream {
-    fn with_snapshot(&self, protocol: Protocol, f: &mut dyn FnMut(&mut dyn Iterator<Item = &Bytes>)) -> usize {
-        let mut inner = lock(&self.inner);
-        let cost = self.cost(&inner, protocol);
-        match self.shown(&mut inner, protocol) {
-            Some(shown) => f(&mut shown.messages()),
-            None => f(&mut std::iter::empty()),
-        }
-        cost
-    }
 }
 
 impl Inner {
@@ -613,88 +453,5 @@ impl Inner {
         }
         let missed = usize::try_from(seq.checked_sub(since.seq)?).ok()?;
         (missed <= self.window.len()).then_some(missed)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        hub::testing::{Numbers, number},
-        limits::Replay,
-    };
-
-    /// A topic of one entry at each of these times, seen at `now`: how many of the newest can be had again.
-    fn check(replay: Replay, times: &[u64], now: u64, kept: usize) {
-        let topic = Numbers::stream("t", Position { epoch: 9, seq: 100 }, replay);
-        for &at in times {
-            Numbers::publish(&topic, 1, at);
-        }
-        let mut inner = lock(&topic.inner);
-        inner.window.expire(now, &replay);
-        let newest = 100 + times.len() as u64;
-        for missed in 0..=times.len() + 1 {
-            let since = Position { epoch: 9, seq: newest - missed as u64 };
-            assert_eq!(inner.missed(since), (missed <= kept).then_some(missed), "{replay:?}, {missed} missed");
-        }
-        assert_eq!(inner.missed(Position { epoch: 9, seq: newest + 1 }), None, "the future");
-        assert_eq!(inner.missed(Position { epoch: 8, seq: newest }), None, "another life");
-        assert_eq!(inner.window.len(), kept);
-        inner.window.check();
-    }
-
-    /// Entries at `seq` after an entry of this tag: whether they are taken.
-    fn offer(stream: &Arc<Stream>, epoch: u64, seq: u64, prev: Tag) -> bool {
-        let tag = Tag { node: 1, count: seq };
-        let entry = log::Entry { tag, prev: prev.hash(), bytes: number(seq).bytes().clone() };
-        let before = stream.mark();
-        let taken = stream.accept(Position { epoch, seq: seq - 1 }, &[entry], 0, &[]).is_ok();
-        let moved = stream.mark() != before;
-        assert!(taken || !moved, "what is refused has no effect");
-        moved
-    }
-
-    #[test]
-    fn only_the_next_entry_of_the_same_history_is_taken() {
-        let stream = Numbers::stream("t", Position { epoch: 9, seq: 0 }, Replay::default());
-        let tag = |count| Tag { node: 1, count };
-        assert!(!offer(&stream, 9, 2, tag(1)), "a gap");
-        assert!(!offer(&stream, 8, 1, Tag::default()), "another life");
-        assert!(offer(&stream, 9, 1, Tag::default()));
-        assert!(!offer(&stream, 9, 2, Tag { node: 2, count: 1 }), "another history");
-        assert!(!offer(&stream, 9, 1, Tag::default()), "again");
-        assert!(offer(&stream, 9, 2, tag(1)));
-        assert_eq!(stream.mark(), Mark { position: Position { epoch: 9, seq: 2 }, tag: tag(2) });
-    }
-
-    #[test]
-    fn the_replay_window_is_bounded_by_entries() {
-        let replay = |entries| Replay { entries, ..Replay::default() };
-        check(Replay::NONE, &[0; 3], 0, 0);
-        check(replay(4), &[0; 3], 0, 3);
-        check(replay(3), &[0; 3], 0, 3);
-        check(replay(2), &[0; 3], 0, 2);
-    }
-
-    #[test]
-    fn the_replay_window_is_bounded_by_bytes() {
-        let at = At { key: "t", channel: 0, position: Position { epoch: 9, seq: 101 }, compress_above: usize::MAX };
-        let one = Numbers::default().message(&number(1), &at).len();
-        let replay = |bytes| Replay { bytes, ..Replay::default() };
-        check(replay(3 * one + 1), &[0; 3], 0, 3);
-        check(replay(3 * one), &[0; 3], 0, 3);
-        check(replay(3 * one - 1), &[0; 3], 0, 2);
-        check(replay(one - 1), &[0; 3], 0, 0);
-    }
-
-    #[test]
-    fn the_replay_window_is_bounded_by_age() {
-        let replay = Replay { age: Some(Duration::from_millis(10)), ..Replay::default() };
-        check(replay, &[100, 101, 102], 109, 3);
-        check(replay, &[100, 101, 102], 110, 3);
-        check(replay, &[100, 101, 102], 111, 2);
-        check(replay, &[100, 101, 102], 113, 0);
-        check(replay, &[100, 111], 111, 1);
-        check(Replay::default(), &[100, 101], u64::MAX, 2);
     }
 }

@@ -148,7 +148,7 @@ pub(crate) async fn members_and_cursors_are_shown_on_the_other_server(node: impl
     })
     .await;
     // What a user creates is counted by the engine.
-    let limits = || datasole_server::Limits { max_docs_per_user: 1, ..Default::default() };
+    let limits = || datasole_server::Limits::default().with(|limits| limits.max_docs_per_user = 1);
     let create = |server: Server, key: &'static str| async move {
         let mut ann = Client::new(&server, "ann");
         let channel = ann.follow("doc", key, None).await["channel"].as_u64().unwrap();

@@ -12,7 +12,10 @@ const LIMIT: i64 = -32004;
 
 #[tokio::test]
 async fn keys_of_a_server_below_at_and_above_the_limit() {
-    let limits = Limits { max_crdt_keys: 3, max_crdt_keys_per_connection: 2, ..Limits::default() };
+    let limits = Limits::default().with(|limits| {
+        limits.max_crdt_keys = 3;
+        limits.max_crdt_keys_per_connection = 2;
+    });
     let server = Server::builder().limits(limits).crdt("registered", CrdtKind::PnCounter).build();
     let (mut ann, mut bob) = (Client::v2(&server), Client::v2(&server));
     for (key, outcome) in [("1", Ok(1)), ("2", Ok(1)), ("3", Err(LIMIT)), ("registered", Ok(1)), ("2", Ok(2))] {
@@ -34,7 +37,7 @@ async fn keys_of_a_server_below_at_and_above_the_limit() {
 /// A user's keys count together, whatever the connections; those of others do not.
 #[tokio::test]
 async fn keys_of_a_user_below_at_and_above_the_limit() {
-    let limits = Limits { max_crdt_keys_per_user: 2, ..Limits::default() };
+    let limits = Limits::default().with(|limits| limits.max_crdt_keys_per_user = 2);
     let server = Server::builder().limits(limits).crdt("registered", CrdtKind::PnCounter).build();
     for (user, key, outcome) in [
         ("ann", "1", Ok(1)),
@@ -66,7 +69,7 @@ async fn clients_create_keys_only_where_they_may() {
 #[tokio::test]
 async fn values_and_states_below_at_and_above_the_limit() {
     let crdt = CrdtLimits { max_value: 10, max_bytes: 1_000, ..CrdtLimits::default() };
-    let server = server(Limits { crdt, ..Limits::default() });
+    let server = server(Limits::default().with(|limits| limits.crdt = crdt));
     let mut client = Client::v2(&server);
     let mut set = |n: u64, length: usize| {
         let value = "x".repeat(length - 2);
@@ -90,7 +93,10 @@ async fn values_and_states_below_at_and_above_the_limit() {
 /// A state must fit in a frame with the longest key, whatever its own limit.
 #[tokio::test]
 async fn a_state_fits_in_a_frame() {
-    let limits = Limits { max_payload: 2_000, max_key: 8, ..Limits::default() };
+    let limits = Limits::default().with(|limits| {
+        limits.max_payload = 2_000;
+        limits.max_key = 8;
+    });
     let server = server(limits);
     let mut client = Client::v2(&server);
     let mut n = 1;
@@ -227,7 +233,7 @@ async fn hostile_operations_change_nothing() {
 /// How many CRDTs stay in memory that nobody follows is bounded; the backend has them all.
 #[tokio::test]
 async fn idle_crdts_leave_memory_and_come_back() {
-    let server = server(Limits { max_idle_crdts: 2, ..Limits::default() });
+    let server = server(Limits::default().with(|limits| limits.max_idle_crdts = 2));
     let mut client = Client::v2(&server);
     for n in 0..10u64 {
         client.op(&format!("n{n}"), &increment("a", 1, n + 1)).unwrap();

@@ -69,7 +69,8 @@ async fn without_a_user_the_secret_counts() {
 /// A client that knows nothing of secrets: the name is its connection's while that lasts.
 #[tokio::test]
 async fn a_client_without_a_secret_goes_on_after_a_reconnect() {
-    let server = server(Limits { crdt: CrdtLimits { max_ahead: 5, ..CrdtLimits::default() }, ..Limits::default() });
+    let server =
+        server(Limits::default().with(|limits| limits.crdt = CrdtLimits { max_ahead: 5, ..CrdtLimits::default() }));
     let (mut old, mut mallory) = (Client::anonymous(&server), Client::anonymous(&server));
     assert_eq!(old.op("n", &increment("a", 1, 1)), Ok(1));
     assert_eq!(mallory.op("n", &increment("a", 2, 1)), Err(FORBIDDEN));
@@ -86,8 +87,8 @@ async fn a_client_without_a_secret_goes_on_after_a_reconnect() {
 async fn owners_are_kept_with_the_key_on_every_node_and_through_compaction() {
     let memory = Memory::default();
     let node = || {
-        let replay = datasole_server::Replay { entries: 4, ..datasole_server::Replay::default() };
-        let limits = Limits { replay, ..Limits::default() };
+        let replay = datasole_server::Replay::default().entries(4);
+        let limits = Limits::default().with(|limits| limits.replay = replay);
         Server::builder().limits(limits).crdt("n", CrdtKind::PnCounter).backend(memory.clone()).build()
     };
     let (one, two) = (node(), node());
@@ -110,7 +111,7 @@ async fn owners_are_kept_with_the_key_on_every_node_and_through_compaction() {
 
 #[tokio::test]
 async fn new_replicas_below_at_and_above_the_limit() {
-    let server = server(Limits { max_crdt_replicas_per_user: 3, ..Limits::default() });
+    let server = server(Limits::default().with(|limits| limits.max_crdt_replicas_per_user = 3));
     let (mut ann, mut too) = (Client::user(&server, "ann"), Client::user(&server, "ann"));
     for n in 0..3 {
         assert!(ann.op("n", &increment(&format!("r{n}"), 1, 1)).is_ok(), "{n}");

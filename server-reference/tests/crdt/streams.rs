@@ -36,7 +36,7 @@ async fn an_operation_is_published_then_acknowledged_and_a_replay_changes_nothin
 
 #[tokio::test]
 async fn a_client_that_comes_back_gets_what_it_missed() {
-    let server = server(Limits { replay: Replay { entries: 3, ..Replay::default() }, ..Limits::default() });
+    let server = server(Limits::default().with(|limits| limits.replay = Replay::default().entries(3)));
     let mut author = Client::v2(&server);
     let (subscribed, _) = author.follow("n", None);
     for n in 1..=5 {
@@ -99,8 +99,13 @@ async fn stored(memory: &Memory, key: &str) -> Loaded {
 #[tokio::test]
 async fn the_backend_is_not_left_with_more_than_the_replay() {
     let backend = Memory::default();
-    let replay = Replay { entries: 10, ..Replay::default() };
-    let start = || Server::builder().backend(backend.clone()).limits(Limits { replay, ..Limits::default() }).build();
+    let replay = Replay::default().entries(10);
+    let start = || {
+        Server::builder()
+            .backend(backend.clone())
+            .limits(Limits::default().with(|limits| limits.replay = replay))
+            .build()
+    };
     let first = start();
     let mut client = Client::v2(&first);
     let (subscribed, _) = client.follow("n", None);
@@ -120,8 +125,12 @@ async fn the_backend_is_not_left_with_more_than_the_replay() {
 #[tokio::test]
 async fn a_follower_has_what_the_server_has() {
     let retention = std::time::Duration::from_secs(1_200);
-    let replay = Replay { entries: 4, ..Replay::default() };
-    let limits = Limits { replay, crdt_retention: retention, max_crdt_replicas_per_user: 40, ..Limits::default() };
+    let replay = Replay::default().entries(4);
+    let limits = Limits::default().with(|limits| {
+        limits.replay = replay;
+        limits.crdt_retention = retention;
+        limits.max_crdt_replicas_per_user = 40;
+    });
     let server = server(limits);
     let (mut author, mut follower) = (Client::v2(&server), Client::v2(&server));
     follower.follow("m", None);
@@ -183,7 +192,7 @@ async fn a_removed_key_is_null_and_begins_again() {
 /// To a client that does not read, one state takes the place of many operations.
 #[tokio::test]
 async fn a_client_that_falls_behind_gets_a_state() {
-    let server = server(Limits { max_queue: 4_000, ..Limits::default() });
+    let server = server(Limits::default().with(|limits| limits.max_queue = 4_000));
     let (mut slow, mut author) = (Client::v2(&server), Client::v2(&server));
     slow.follow("n", None);
     for n in 1..=200 {

@@ -142,7 +142,7 @@ async fn both_versions_at_once() {
 #[tokio::test]
 async fn what_is_refused_is_dropped_in_silence() {
     let server = Server::builder()
-        .limits(Limits { max_crdt_keys: 2, ..Limits::default() })
+        .limits(Limits::default().with(|limits| limits.max_crdt_keys = 2))
         .crdt("map", CrdtKind::LwwMap)
         .authorize_write(|_, stream| stream.key != "secret")
         .build();

@@ -188,7 +188,7 @@ async fn nonsense_is_refused_and_harms_nobody() {
 
 #[tokio::test]
 async fn documents_are_bounded() {
-    let server = Server::builder().limits(Limits { max_doc: 1_000, ..Limits::default() }).build();
+    let server = Server::builder().limits(Limits::default().with(|limits| limits.max_doc = 1_000)).build();
     let mut ann = Client::following(&server, "ann", "d");
     ann.write(0, 0, &"x".repeat(900)).unwrap();
     let mut eve = Client::following(&server, "eve", "d");
@@ -231,8 +231,12 @@ async fn positions_and_texts_survive_the_server() {
 #[tokio::test]
 async fn idle_documents_leave_memory_and_come_back() {
     let backend = Faulty::default();
-    let server =
-        over(&backend).limits(Limits { max_idle_docs: 2, doc_stay: Duration::ZERO, ..Limits::default() }).build();
+    let server = over(&backend)
+        .limits(Limits::default().with(|limits| {
+            limits.max_idle_docs = 2;
+            limits.doc_stay = Duration::ZERO;
+        }))
+        .build();
     let mut ann = Client::new(&server, "ann");
     for n in 0..6 {
         ann.follow(&format!("d{n}"), Doc::new());
@@ -271,10 +275,11 @@ async fn check_compaction(limits: Limits, changes: u64, snapshots_at: &[u64]) {
 
 #[tokio::test]
 async fn updates_become_snapshots_by_number_and_bytes() {
-    let by_entries = |doc_compact_entries| Limits { doc_compact_entries, ..Limits::default() };
+    let by_entries =
+        |doc_compact_entries| Limits::default().with(|limits| limits.doc_compact_entries = doc_compact_entries);
     check_compaction(by_entries(3), 3, &[]).await;
     check_compaction(by_entries(3), 9, &[4, 8]).await;
-    let by_bytes = |doc_compact_bytes| Limits { doc_compact_bytes, ..Limits::default() };
+    let by_bytes = |doc_compact_bytes| Limits::default().with(|limits| limits.doc_compact_bytes = doc_compact_bytes);
     check_compaction(by_bytes(1), 3, &[1, 2, 3]).await;
     check_compaction(by_bytes(1_000), 3, &[]).await;
 }
@@ -387,7 +392,7 @@ async fn two_servers_over_one_backend_lose_nothing() {
 
 #[tokio::test]
 async fn the_application_reads_edits_and_removes() {
-    let server = Server::builder().limits(Limits { max_key: 8, ..Limits::default() }).build();
+    let server = Server::builder().limits(Limits::default().with(|limits| limits.max_key = 8)).build();
     let docs = server.docs();
     let mut ann = Client::following(&server, "ann", "d");
     let length = docs
@@ -424,7 +429,10 @@ async fn the_application_reads_edits_and_removes() {
 
 #[tokio::test]
 async fn documents_below_at_and_above_the_limit() {
-    let limits = Limits { max_docs: 3, max_docs_per_connection: 2, ..Limits::default() };
+    let limits = Limits::default().with(|limits| {
+        limits.max_docs = 3;
+        limits.max_docs_per_connection = 2;
+    });
     let server = Server::builder().limits(limits).build();
     let (mut ann, mut bob) = (Client::new(&server, "ann"), Client::new(&server, "bob"));
     for (at, key, outcome) in [(0, "1", Ok(1)), (1, "2", Ok(1)), (2, "3", Err(codes::LIMIT.into()))] {
@@ -452,7 +460,7 @@ async fn documents_below_at_and_above_the_limit() {
 /// A user's documents count together, whatever their connections.
 #[tokio::test]
 async fn documents_of_a_user_below_at_and_above_the_limit() {
-    let limits = Limits { max_docs_per_user: 2, ..Limits::default() };
+    let limits = Limits::default().with(|limits| limits.max_docs_per_user = 2);
     let server = Server::builder().limits(limits).build();
     for (user, key, outcome) in
         [("ann", "1", Ok(1)), ("ann", "2", Ok(1)), ("ann", "3", Err(codes::LIMIT.into())), ("bob", "3", Ok(1))]
@@ -464,8 +472,11 @@ async fn documents_of_a_user_below_at_and_above_the_limit() {
 /// Memory by which a user has made documents grow is given back when they shrink or leave memory.
 #[tokio::test]
 async fn the_memory_of_a_user_is_bounded() {
-    let limits =
-        Limits { max_docs_memory_per_user: 2_000, max_idle_docs: 0, doc_stay: Duration::ZERO, ..Limits::default() };
+    let limits = Limits::default().with(|limits| {
+        limits.max_docs_memory_per_user = 2_000;
+        limits.max_idle_docs = 0;
+        limits.doc_stay = Duration::ZERO;
+    });
     let server = Server::builder().limits(limits).build();
     let mut ann = Client::following(&server, "ann", "1");
     assert_eq!(ann.write(0, 0, "x"), Ok(1));
@@ -486,7 +497,7 @@ async fn the_memory_of_a_user_is_bounded() {
 #[tokio::test]
 async fn the_memory_that_a_user_follows_is_bounded() {
     // Each takes 4 KiB and what is in it, three times.
-    let limits = Limits { max_docs_memory_followed: 30_000, ..Limits::default() };
+    let limits = Limits::default().with(|limits| limits.max_docs_memory_followed = 30_000);
     let server = Server::builder().limits(limits).build();
     for key in ["1", "2", "3"] {
         server.docs().edit(key, |t| t.get_or_insert_text("text").insert(t, 0, &"x".repeat(2_000))).await.unwrap();
@@ -515,7 +526,8 @@ async fn the_memory_that_a_user_follows_is_bounded() {
 /// Where there is no memory, nothing more is loaded; what nobody follows leaves first.
 #[tokio::test]
 async fn the_memory_of_all_documents_is_bounded() {
-    let server = over(&Faulty::default()).limits(Limits { max_docs_memory: 100_000, ..Limits::default() }).build();
+    let server =
+        over(&Faulty::default()).limits(Limits::default().with(|limits| limits.max_docs_memory = 100_000)).build();
     for n in 0..40 {
         let mut ann = Client::following(&server, "ann", &format!("d{n}"));
         assert_eq!(ann.write(0, 0, &"x".repeat(3_000)), Ok(1), "{n}: the idle ones leave");
@@ -540,7 +552,7 @@ async fn the_memory_of_all_documents_is_bounded() {
 /// Whoever opens several large documents at once gets them all, and is not closed for falling behind.
 #[tokio::test]
 async fn several_large_documents_at_once() {
-    let limits = Limits { max_queue: 120_000, ..Limits::default() };
+    let limits = Limits::default().with(|limits| limits.max_queue = 120_000);
     let server = Server::builder().limits(limits).build();
     let mut random = 1_u64;
     let text: String = std::iter::repeat_with(|| {

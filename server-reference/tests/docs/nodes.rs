@@ -215,7 +215,7 @@ fn create(server: &Server, user: &str, key: &str) -> Result<u64, i64> {
 #[tokio::test(start_paused = true)]
 async fn documents_of_a_user_are_counted_on_all_servers() {
     let site = Site::new();
-    let limits = || Limits { max_docs_per_user: 3, ..Limits::default() };
+    let limits = || Limits::default().with(|limits| limits.max_docs_per_user = 3);
     let (a, b) = (site.with(limits()), site.with(limits()));
     assert_eq!((create(&a, "ann", "1"), create(&b, "ann", "2")), (Ok(1), Ok(1)), "below");
     assert_eq!(create(&a, "ann", "3"), Ok(1), "at the limit");
@@ -235,7 +235,7 @@ async fn documents_of_a_user_are_counted_on_all_servers() {
 #[tokio::test(start_paused = true)]
 async fn all_documents_are_counted_on_all_servers() {
     let site = Site::new();
-    let limits = || Limits { max_docs: 4, ..Limits::default() };
+    let limits = || Limits::default().with(|limits| limits.max_docs = 4);
     let (a, b) = (site.with(limits()), site.with(limits()));
     // Each has counted once.
     assert_eq!((create(&a, "ann", "1"), create(&b, "ann", "2")), (Ok(1), Ok(1)));

@@ -238,7 +238,7 @@ async fn a_room_that_fills_on_two_servers_shows_what_fits() {
     const MEMBERS: usize = 10;
     let site = Site::new();
     let value = json!("x".repeat(1_000));
-    let limits = || Limits { max_payload: 8 * 1_024, ..Limits::default() };
+    let limits = || Limits::default().with(|limits| limits.max_payload = 8 * 1_024);
     let server = || Server::builder().limits(limits()).backend(site.memory.clone()).build();
     let (a, b) = (server(), server());
     let mut there = Viewer::new(&b);

@@ -4,6 +4,7 @@
 
 mod client;
 mod counted;
+mod flawed;
 mod mail;
 mod notes;
 mod record;
@@ -13,8 +14,9 @@ mod world;
 
 use std::collections::BTreeMap;
 
+pub use flawed::Flaw;
 pub use record::Outcome;
-pub use world::run;
+pub use world::{run, run_with};
 
 /// How often something happened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -22,6 +22,7 @@ use tokio::{
 use super::{
     client::{Client, STREAMS},
     counted::counted,
+    flawed::{Flaw, flawed},
     mail::{Outbox, sender},
     notes,
     record::{Outcome, Record},
@@ -65,6 +66,7 @@ struct World {
     calm: bool,
     replay: usize,
     epoch: u64,
+    flaw: Option<Flaw>,
 }
 
 /// Runs a seed to its end.
@@ -73,10 +75,19 @@ struct World {
 ///
 /// When a client does not come to where the log is once the faults are over.
 pub fn run(seed: u64) -> Outcome {
+    run_with(seed, None)
+}
+
+/// Runs a seed on a backend with a flaw.
+///
+/// # Panics
+///
+/// As [`run`], which here means that the flaw was found.
+pub fn run_with(seed: u64, flaw: Option<Flaw>) -> Outcome {
     let runtime = Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
         pause();
-        let mut world = World::new(seed).await;
+        let mut world = World::new(seed, flaw).await;
         for _ in 0..STEPS {
             world.step().await;
         }
@@ -87,7 +98,7 @@ pub fn run(seed: u64) -> Outcome {
 }
 
 impl World {
-    async fn new(seed: u64) -> Self {
+    async fn new(seed: u64, flaw: Option<Flaw>) -> Self {
         let mut random = Random::new(seed);
         let clock = Arc::new(Manual::default());
         let names = std::sync::Mutex::new(Random::new(random.u64()));
@@ -111,6 +122,7 @@ impl World {
             calm,
             replay,
             epoch: 0,
+            flaw,
         };
         for _ in 0..nodes {
             world.start();
@@ -132,14 +144,19 @@ impl World {
     }
 
     fn start(&mut self) {
-        let (number, backend) = self.chaos.wrap(self.memory.node());
+        let node = self.memory.node();
+        let node = self.flaw.map_or_else(|| node.clone(), |flaw| flawed(node.clone(), flaw));
+        let (number, backend) = self.chaos.wrap(node);
         // Far from each other, and below those of the memory's generations.
         self.epoch += 1_000_000;
-        let replay = Replay { entries: self.replay, ..Replay::default() };
-        let history = Replay { entries: 100_000, bytes: usize::MAX, age: None };
+        let replay = Replay::default().entries(self.replay);
+        let history = Replay::default().entries(100_000).bytes(usize::MAX).age(None);
         let kv = backend.kv.clone();
         let server = Server::builder()
-            .limits(Limits { replay, doc_compact_entries: 8, ..Limits::default() })
+            .limits(Limits::default().with(|limits| {
+                limits.replay = replay;
+                limits.doc_compact_entries = 8;
+            }))
             .topic("talk", history)
             .topic("news", history)
             .epoch(self.epoch)

@@ -117,16 +117,14 @@ impl World {
         let max_queue = [2_000, 8_000, 1 << 20][random.below(3) as usize];
         let terms = Terms {
             clock: Arc::default(),
-            limits: Limits {
-                max_queue,
-                max_pending: [3, 1_024][random.below(2) as usize],
-                heartbeat: std::time::Duration::from_millis(1_000 + random.below(10_000)),
-                replay: Replay { entries: random.magnitude(6) as usize, bytes: 20_000, age: None },
-                // Stamps are from long ago.
-                crdt_retention: std::time::Duration::from_secs(100 * 365 * 24 * 3_600),
-                ..Limits::default()
-            },
-            history: Replay { entries: random.below(20) as usize, bytes: 20_000, age: None },
+            limits: Limits::default().with(|limits| {
+                limits.max_queue = max_queue;
+                limits.max_pending = [3, 1_024][random.below(2) as usize];
+                limits.heartbeat = std::time::Duration::from_millis(1_000 + random.below(10_000));
+                limits.replay = Replay::default().entries(random.magnitude(6) as usize).bytes(20_000).age(None); // Stamps are from long ago.
+                limits.crdt_retention = std::time::Duration::from_secs(100 * 365 * 24 * 3_600);
+            }),
+            history: Replay::default().entries(random.below(20) as usize).bytes(20_000).age(None),
             window: random.coin().then(|| random.below(3_000)),
         };
         let actors = (0..2 + random.below(3) as usize).map(|index| Actor::new(index, &mut random)).collect();

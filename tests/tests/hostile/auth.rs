@@ -35,11 +35,10 @@ fn obeying(builder: Builder) -> Builder {
 }
 
 fn quick() -> Limits {
-    Limits {
-        auth_timeout: Duration::from_millis(100),
-        auth_frame_timeout: Duration::from_millis(100),
-        ..super::hasty()
-    }
+    super::hasty().with(|limits| {
+        limits.auth_timeout = Duration::from_millis(100);
+        limits.auth_frame_timeout = Duration::from_millis(100);
+    })
 }
 
 async fn deferred(running: &Running) -> Peer {
@@ -181,7 +180,7 @@ async fn an_identity_that_expires() {
 #[tokio::test]
 async fn a_flood_of_tokens() {
     let (watch, mut watched) = Watch::new();
-    let limits = Limits { max_pending: 2, ..super::hasty() };
+    let limits = super::hasty().with(|limits| limits.max_pending = 2);
     let running = serve(|builder| {
         builder.limits(limits).auth(move |request: AuthRequest| {
             let watched = request.token.is_some().then(|| watch.begin());

@@ -86,7 +86,10 @@ async fn a_method_name_as_long_as_the_frame() {
 
 #[tokio::test]
 async fn results_below_at_and_above_the_frame_limit() {
-    let limits = Limits { max_payload: 1_000, compress_above: usize::MAX, ..Limits::default() };
+    let limits = Limits::default().with(|limits| {
+        limits.max_payload = 1_000;
+        limits.compress_above = usize::MAX;
+    });
     let running = serve(|builder| {
         builder.limits(limits).rpc("text", |_: Context, length: usize| async move { Ok("x".repeat(length)) })
     })
@@ -134,7 +137,7 @@ async fn bytes_to_and_from_methods() {
 #[tokio::test]
 async fn calls_below_at_and_above_the_limit() {
     let (watch, mut watched) = Watch::new();
-    let limits = Limits { max_pending: 3, ..Limits::default() };
+    let limits = Limits::default().with(|limits| limits.max_pending = 3);
     let running = serve(|builder| {
         builder
             .limits(limits)
@@ -312,7 +315,10 @@ async fn events_that_make_no_sense() {
 /// An event that is admitted can be sent on under its name: with the time and a position it fits in a frame.
 #[tokio::test]
 async fn events_below_at_and_above_what_can_be_sent_on() {
-    let limits = Limits { max_payload: 2_000, compress_above: usize::MAX, ..Limits::default() };
+    let limits = Limits::default().with(|limits| {
+        limits.max_payload = 2_000;
+        limits.compress_above = usize::MAX;
+    });
     let running = serve(|builder| {
         builder
             .limits(limits)
@@ -365,7 +371,7 @@ async fn ids_of_what_is_answered() {
 #[tokio::test]
 async fn event_handlers_below_at_and_above_the_limit() {
     let (watch, mut watched) = Watch::new();
-    let limits = Limits { max_pending: 2, ..Limits::default() };
+    let limits = Limits::default().with(|limits| limits.max_pending = 2);
     let running = serve(|builder| {
         builder.limits(limits).on("hang", move |_: Context, _: Value| {
             let watched = watch.begin();
@@ -393,7 +399,7 @@ async fn event_handlers_below_at_and_above_the_limit() {
 async fn bytes_under_way_below_at_and_above_the_limit() {
     let (watch, mut watched) = Watch::new();
     // Four of these calls fit, a fifth does not: 100,000 bytes of text, and 512 for each.
-    let limits = Limits { max_under_way: 4 * 101_000, ..Limits::default() };
+    let limits = Limits::default().with(|limits| limits.max_under_way = 4 * 101_000);
     let running = serve(|builder| {
         let hang = builder.limits(limits).rpc("hang", move |_: Context, _: Value| {
             let watched = watch.begin();
@@ -444,7 +450,10 @@ async fn bytes_under_way_below_at_and_above_the_limit() {
 #[tokio::test]
 async fn bytes_under_way_of_all_are_shared() {
     let (watch, mut watched) = Watch::new();
-    let limits = Limits { max_under_way: 1_000_000, max_under_way_total: 1_000_000, ..Limits::default() };
+    let limits = Limits::default().with(|limits| {
+        limits.max_under_way = 1_000_000;
+        limits.max_under_way_total = 1_000_000;
+    });
     let running = serve(|builder| {
         builder
             .limits(limits)

@@ -54,7 +54,11 @@ fn op(random: &mut Random) -> Value {
 #[tokio::test]
 async fn operations_at_random() {
     let crdt = CrdtLimits { max_replicas: 20, max_entries: 8, max_bytes: 4_000, max_dots: 4, ..CrdtLimits::default() };
-    let limits = Limits { max_crdt_keys: 12, max_crdt_keys_per_connection: 10, crdt, ..Limits::default() };
+    let limits = Limits::default().with(|limits| {
+        limits.max_crdt_keys = 12;
+        limits.max_crdt_keys_per_connection = 10;
+        limits.crdt = crdt;
+    });
     for seed in 0..4 {
         let running = serve(|builder| builder.limits(limits.clone())).await;
         let mut random = Random::new(seed);

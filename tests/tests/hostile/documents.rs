@@ -80,7 +80,10 @@ async fn assert_documents_are_unnoticed(running: &Running, update: Vec<u8>) {
 
 /// Documents that nobody follows leave memory at once.
 fn forgetful() -> Limits {
-    Limits { max_idle_docs: 0, doc_stay: Duration::ZERO, ..Limits::default() }
+    Limits::default().with(|limits| {
+        limits.max_idle_docs = 0;
+        limits.doc_stay = Duration::ZERO;
+    })
 }
 
 /// About as many blocks in one place as are applied in the time that an update may take.

@@ -175,7 +175,7 @@ async fn a_room_that_changes_and_is_shown() {
 /// A large content is encoded once in a moment: who comes meanwhile gets what the last one got, and the changes since.
 #[tokio::test(start_paused = true)]
 async fn a_whole_is_shared_for_a_moment() {
-    let limits = Limits { compress_above: usize::MAX, ..Limits::default() };
+    let limits = Limits::default().with(|limits| limits.compress_above = usize::MAX);
     let server = Server::builder().limits(limits).build();
     let follow = |key: &str| {
         let mut codec = Codec::default();
@@ -290,7 +290,7 @@ fn a_client_of_version_1_is_owed_what_is_not_written_at_once() {
 /// Where a rate is set, what exceeds it is read later; others are not concerned.
 #[tokio::test]
 async fn a_rate_is_kept() {
-    let limits = Limits { max_rate: NonZeroU32::new(20_000), ..Limits::default() };
+    let limits = Limits::default().with(|limits| limits.max_rate = NonZeroU32::new(20_000));
     let running = serve(|builder| builder.limits(limits)).await;
     let (mut greedy, mut modest) = (Peer::v2(running.address).await, Peer::v2(running.address).await);
     let (text, started) = (format!("{:?}", "x".repeat(2_000)), Instant::now());

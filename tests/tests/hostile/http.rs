@@ -147,7 +147,7 @@ async fn pages_of_other_origins() {
 
 #[tokio::test]
 async fn places_are_counted_before_authentication() {
-    let limits = Limits { max_connections: 3, ..Limits::default() };
+    let limits = Limits::default().with(|limits| limits.max_connections = 3);
     let running = serve(|builder| builder.limits(limits)).await;
     let headers = format!("{UPGRADE}{V2}");
     let upgrade = |query: &'static str| Peer::upgrade(running.address, query, &headers);
@@ -171,7 +171,7 @@ const SLOW: usize = 1_000;
 async fn a_thousand_handshakes_that_never_finish() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
-    let limits = Limits { handshake_timeout: Duration::from_secs(2), ..Limits::default() };
+    let limits = Limits::default().with(|limits| limits.handshake_timeout = Duration::from_secs(2));
     let running = serve(|builder| builder.limits(limits)).await;
     let mut peers = Vec::new();
     for number in 0..SLOW {

@@ -13,18 +13,18 @@ use super::{PATIENCE, Watch, all_gone, assert_serves, hasty, next, serve};
 /// HELLO names every limit of the server that concerns a client. No two values are the same, so none stands for another.
 #[tokio::test]
 async fn the_limits_of_the_greeting_are_the_servers() {
-    let limits = Limits {
-        max_payload: 500_001,
-        compress_above: 302,
-        max_subscriptions: 1_003,
-        max_pending: 1_004,
-        max_event_name: 205,
-        max_key: 206,
-        max_rooms: 207,
-        max_presence: 4_008,
-        max_doc: 400_009,
-        max_crdt_keys_per_connection: 110,
-        crdt: CrdtLimits {
+    let limits = Limits::default().with(|limits| {
+        limits.max_payload = 500_001;
+        limits.compress_above = 302;
+        limits.max_subscriptions = 1_003;
+        limits.max_pending = 1_004;
+        limits.max_event_name = 205;
+        limits.max_key = 206;
+        limits.max_rooms = 207;
+        limits.max_presence = 4_008;
+        limits.max_doc = 400_009;
+        limits.max_crdt_keys_per_connection = 110;
+        limits.crdt = CrdtLimits {
             max_value: 64_011,
             max_depth: 62,
             max_bytes: 300_013,
@@ -35,9 +35,8 @@ async fn the_limits_of_the_greeting_are_the_servers() {
             max_ahead: 918,
             max_amount: 1_000_019,
             ..CrdtLimits::default()
-        },
-        ..Limits::default()
-    };
+        };
+    });
     let running = serve(|builder| builder.limits(limits.clone())).await;
     let (_, mut peer) = Peer::upgrade(running.address, "", &format!("{UPGRADE}{V2}")).await;
     let expected = json!({
@@ -64,7 +63,7 @@ async fn the_limits_of_the_greeting_are_the_servers() {
     assert_eq!(peer.expect(Opcode::Hello, 0).await["limits"], expected);
 
     // A state must fit in a frame with the longest key and name, each byte of them escaped: 6 × (206 + 116) + 128.
-    let running = serve(|builder| builder.limits(Limits { max_payload: 100_000, ..limits })).await;
+    let running = serve(|builder| builder.limits(limits.with(|limits| limits.max_payload = 100_000))).await;
     let (_, mut peer) = Peer::upgrade(running.address, "", &format!("{UPGRADE}{V2}")).await;
     assert_eq!(peer.expect(Opcode::Hello, 0).await["limits"]["maxCrdt"], 100_000 - 2_060);
 }
@@ -72,7 +71,7 @@ async fn the_limits_of_the_greeting_are_the_servers() {
 /// Half open: what the server says arrives nowhere, and nothing comes back. One ping, then the end.
 #[tokio::test]
 async fn a_peer_that_answers_no_ping() {
-    let limits = Limits { heartbeat: Duration::from_millis(200), ..hasty() };
+    let limits = hasty().with(|limits| limits.heartbeat = Duration::from_millis(200));
     let running = serve(|builder| builder.limits(limits)).await;
     for mut peer in [Peer::v1(running.address).await, Peer::v2(running.address).await] {
         assert_eq!(peer.receive().await, Received::Ping);
@@ -85,7 +84,7 @@ async fn a_peer_that_answers_no_ping() {
 /// Who is half gone is shown in a room no longer than it takes to find out.
 #[tokio::test]
 async fn a_peer_that_answers_no_ping_leaves_its_room() {
-    let limits = Limits { heartbeat: Duration::from_millis(200), ..hasty() };
+    let limits = hasty().with(|limits| limits.heartbeat = Duration::from_millis(200));
     let running = serve(|builder| builder.limits(limits)).await;
     let mut follower = Peer::v2(running.address).await;
     follower.send(Opcode::Subscribe, 1, r#"{"kind":"presence","key":"r"}"#).await;
@@ -109,7 +108,7 @@ async fn a_peer_that_answers_no_ping_leaves_its_room() {
 
 #[tokio::test]
 async fn a_silent_peer_that_answers_pings_stays() {
-    let limits = Limits { heartbeat: Duration::from_millis(1_000), ..hasty() };
+    let limits = hasty().with(|limits| limits.heartbeat = Duration::from_millis(1_000));
     let running = serve(|builder| builder.limits(limits)).await;
     let mut peer = Peer::v2(running.address).await;
     for _ in 0..3 {
@@ -122,7 +121,7 @@ async fn a_silent_peer_that_answers_pings_stays() {
 /// Half a message is a sign of life: an upload may take longer than two intervals.
 #[tokio::test]
 async fn a_slow_message_is_not_cut_off() {
-    let limits = Limits { heartbeat: Duration::from_millis(1_000), ..hasty() };
+    let limits = hasty().with(|limits| limits.heartbeat = Duration::from_millis(1_000));
     let running = serve(|builder| builder.limits(limits)).await;
     let mut peer = Peer::v2(running.address).await;
     for byte in masked(0x82, &frame(Opcode::Ping as u8, 9, b"null")) {
@@ -228,7 +227,7 @@ async fn shutdown() {
     let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
     let running = serve(|builder| {
         let gate = gate.clone();
-        builder.limits(Limits { close_timeout: Duration::from_secs(2), ..Limits::default() }).auth(
+        builder.limits(Limits::default().with(|limits| limits.close_timeout = Duration::from_secs(2))).auth(
             move |request: datasole_server::AuthRequest| {
                 let (watched, gate) = (request.token.is_some().then(|| watch.begin()), gate.clone());
                 async move {

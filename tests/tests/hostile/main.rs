@@ -39,7 +39,7 @@ fn methods(builder: Builder) -> Builder {
 
 /// Limits that end quickly what must end.
 fn hasty() -> Limits {
-    Limits { close_timeout: Duration::from_millis(200), ..Limits::default() }
+    Limits::default().with(|limits| limits.close_timeout = Duration::from_millis(200))
 }
 
 /// Everybody else is served as ever, on both versions.

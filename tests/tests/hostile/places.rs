@@ -42,7 +42,7 @@ async fn stranger(running: &Running) -> Peer {
 
 #[tokio::test]
 async fn strangers_leave_half_of_the_places() {
-    let limits = Limits { max_connections: 8, ..hasty() };
+    let limits = hasty().with(|limits| limits.max_connections = 8);
     let running = serve(|builder| guarded(builder).limits(limits)).await;
     let mut strangers = Vec::new();
     for _ in 0..4 {
@@ -81,7 +81,10 @@ async fn strangers_leave_half_of_the_places() {
 #[tokio::test]
 async fn a_slow_hook_makes_nobody_a_stranger() {
     let open = Arc::new(Semaphore::new(0));
-    let limits = Limits { max_connections: 8, auth_frame_timeout: Duration::from_millis(200), ..hasty() };
+    let limits = hasty().with(|limits| {
+        limits.max_connections = 8;
+        limits.auth_frame_timeout = Duration::from_millis(200);
+    });
     let hook = {
         let open = open.clone();
         move |request: AuthRequest| {
@@ -120,7 +123,7 @@ async fn a_slow_hook_makes_nobody_a_stranger() {
 /// The attack: handshakes without end, and never an AUTH.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_strangers_is_not_noticed() {
-    let limits = Limits { max_connections: 100, ..Limits::default() };
+    let limits = Limits::default().with(|limits| limits.max_connections = 100);
     let running = serve(|builder| builder.limits(limits)).await;
     let address = running.address;
     let attack = move || async move {
@@ -145,7 +148,7 @@ async fn a_flood_of_strangers_is_not_noticed() {
 /// The attack: answers that nobody reads, and sockets that say nothing, more of them than there is room for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_sockets_that_do_not_read_is_not_noticed() {
-    let limits = Limits { max_http_sockets: 64, ..Limits::default() };
+    let limits = Limits::default().with(|limits| limits.max_http_sockets = 64);
     let running = with_a_file(limits).await;
     let address = running.address;
     let attack = move || async move {
@@ -170,7 +173,7 @@ async fn a_flood_of_sockets_that_do_not_read_is_not_noticed() {
 
 #[tokio::test]
 async fn an_address_has_its_share() {
-    let limits = Limits { max_connections: 8, ..hasty() };
+    let limits = hasty().with(|limits| limits.max_connections = 8);
     let running = serve(|builder| guarded(builder).limits(limits)).await;
     let open = |from: Option<&'static str>| upgrade(&running, "?token=secret", from);
     let (mut first, mut second) = (open(Some("203.0.113.7")).await.1, open(Some("203.0.113.7")).await.1);
@@ -200,7 +203,8 @@ async fn an_address_has_its_share() {
 /// Everything that comes before AUTH was accepted counts together.
 #[tokio::test]
 async fn bytes_before_auth_below_at_and_above_the_limit() {
-    let running = serve(|builder| guarded(builder).limits(Limits { max_unauthenticated: 1_000, ..hasty() })).await;
+    let running =
+        serve(|builder| guarded(builder).limits(hasty().with(|limits| limits.max_unauthenticated = 1_000))).await;
     for (bytes, accepted) in [(999, true), (1_000, true), (1_001, false)] {
         let mut auth = frame(Opcode::Auth as u8, 1, br#"{"token":"secret"}"#);
         auth.resize(bytes - 8, b' ');
@@ -227,7 +231,7 @@ async fn bytes_before_auth_below_at_and_above_the_limit() {
 #[tokio::test]
 async fn half_a_message_takes_its_place_for_a_while_only() {
     let patience = Duration::from_millis(400);
-    let running = serve(|builder| builder.limits(Limits { message_timeout: patience, ..hasty() })).await;
+    let running = serve(|builder| builder.limits(hasty().with(|limits| limits.message_timeout = patience))).await;
     let mut peer = Peer::v2(running.address).await;
     let started = Instant::now();
     peer.write(&[&[0x82, 0xff][..], &100_000u64.to_be_bytes(), &[0; 4]].concat()).await;
@@ -300,7 +304,7 @@ async fn ask_for_the_file(address: std::net::SocketAddr) -> Peer {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_are_not_read_end() {
-    let limits = Limits { answer_timeout: Duration::from_millis(200), ..hasty() };
+    let limits = hasty().with(|limits| limits.answer_timeout = Duration::from_millis(200));
     let running = with_a_file(limits).await;
     let address = running.address;
     let mut reader = ask_for_the_file(address).await;
@@ -316,7 +320,7 @@ async fn answers_that_are_not_read_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sockets_that_make_no_progress_make_room() {
-    let limits = Limits { max_http_sockets: 16, ..hasty() };
+    let limits = hasty().with(|limits| limits.max_http_sockets = 16);
     let running = with_a_file(limits).await;
     let address = running.address;
     let (mut idle, mut open) = (Vec::new(), Vec::new());

@@ -240,8 +240,11 @@ async fn refusal(running: &Running, host: u8) -> String {
 #[tokio::test]
 async fn answers_below_at_and_above_the_limit() {
     // Room for 32 answers of 16 KiB, of one address for eight.
-    let limits =
-        Limits { max_under_way_total: 0, max_payload: 64 * 1024, auth_timeout: super::PATIENCE, ..Limits::default() };
+    let limits = Limits::default().with(|limits| {
+        limits.max_under_way_total = 0;
+        limits.max_payload = 64 * 1024;
+        limits.auth_timeout = super::PATIENCE;
+    });
     let open = watch::Sender::new(false);
     let gate = open.subscribe();
     let running = serve(|builder| {
@@ -281,7 +284,7 @@ async fn answers_below_at_and_above_the_limit() {
 /// Where the bytes of a connection are bounded by the second, those that an address reads are, too.
 #[tokio::test]
 async fn a_rate_is_kept() {
-    let limits = Limits { max_rate: std::num::NonZeroU32::new(20_000), ..Limits::default() };
+    let limits = Limits::default().with(|limits| limits.max_rate = std::num::NonZeroU32::new(20_000));
     let running = serve(|builder| builder.limits(limits).trust_proxy("127.0.0.1/32".parse().unwrap())).await;
     running.server.state().set("k", &"x".repeat(6_000)).await.unwrap();
     let mut seen = Vec::new();

@@ -67,7 +67,7 @@ async fn subscriptions_that_make_no_sense() {
 
 #[tokio::test]
 async fn keys_below_at_and_above_the_limit() {
-    let limits = Limits { max_key: 8, ..Limits::default() };
+    let limits = Limits::default().with(|limits| limits.max_key = 8);
     let running = serve(|builder| builder.limits(limits)).await;
     let mut peer = Peer::v2(running.address).await;
     for kind in ["state", "event"] {
@@ -89,7 +89,7 @@ async fn keys_below_at_and_above_the_limit() {
 
 #[tokio::test]
 async fn subscriptions_below_at_and_above_the_limit() {
-    let limits = Limits { max_subscriptions: 3, ..Limits::default() };
+    let limits = Limits::default().with(|limits| limits.max_subscriptions = 3);
     let running = serve(|builder| builder.limits(limits)).await;
     let mut peer = Peer::v2(running.address).await;
     for id in 1..=3 {
@@ -223,7 +223,7 @@ async fn a_new_life_is_not_resumed() {
 
 #[tokio::test]
 async fn a_topic_with_history_is_resumed() {
-    let replay = Replay { entries: 3, ..Replay::default() };
+    let replay = Replay::default().entries(3);
     let running = serve(|builder| builder.topic("feed", replay)).await;
     let mut peer = Peer::v2(running.address).await;
     let start = follow(&mut peer, 1, "event", "feed", Value::Null).await;
@@ -251,7 +251,7 @@ async fn a_topic_with_history_is_resumed() {
 /// How many topics without history and followers are remembered, below, at and above the limit.
 #[tokio::test]
 async fn idle_topics_are_bounded() {
-    let limits = Limits { max_idle_topics: 3, ..Limits::default() };
+    let limits = Limits::default().with(|limits| limits.max_idle_topics = 3);
     let running = serve(|builder| builder.limits(limits).topic("kept", Replay::default())).await;
     for name in ["kept", "1", "2", "3", "4"] {
         running.server.broadcast(name, &1).await.unwrap();
@@ -361,7 +361,7 @@ async fn broadcasts_reach_both_versions_once() {
 
 #[tokio::test]
 async fn groups_users_and_connections() {
-    let limits = Limits { max_groups: 2, ..Limits::default() };
+    let limits = Limits::default().with(|limits| limits.max_groups = 2);
     let running = serve(|builder| {
         builder
             .limits(limits)
@@ -431,7 +431,10 @@ async fn groups_users_and_connections() {
 
 #[tokio::test]
 async fn names_and_sizes_of_published_events() {
-    let limits = Limits { max_event_name: 8, max_payload: 1_000, ..Limits::default() };
+    let limits = Limits::default().with(|limits| {
+        limits.max_event_name = 8;
+        limits.max_payload = 1_000;
+    });
     let running = serve(|builder| builder.limits(limits)).await;
     for (name, fits) in [("", false), ("1234567", true), ("12345678", true), ("123456789", false)] {
         assert_eq!(running.server.broadcast(name, &1).await.is_ok(), fits, "{name}");

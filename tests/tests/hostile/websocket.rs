@@ -1,7 +1,6 @@
 //! RFC 6455 broken in every way: each ends this connection with the right code, and no other.
 
 use datasole_core::frame::{Opcode, ZLIB_MARK};
-use datasole_server::Limits;
 use datasole_tests::peer::{Peer, Received, UPGRADE, V1, V2, frame, masked};
 
 use super::{all_gone, assert_serves, hasty, serve};
@@ -101,7 +100,7 @@ async fn lengths_that_are_announced_and_never_come() {
 
 #[tokio::test]
 async fn messages_below_at_and_above_the_limit() {
-    let limits = Limits { max_message: 1_000, ..hasty() };
+    let limits = hasty().with(|limits| limits.max_message = 1_000);
     for (bytes, code) in [(999, None), (1_000, None), (1_001, Some(1009))] {
         let running = serve(|builder| builder.limits(limits.clone())).await;
         let mut message = frame(Opcode::Ping as u8, 5, b"null");
@@ -124,7 +123,7 @@ async fn messages_below_at_and_above_the_limit() {
 
 #[tokio::test]
 async fn payloads_below_at_and_above_the_limit() {
-    let limits = Limits { max_payload: 1_000, ..hasty() };
+    let limits = hasty().with(|limits| limits.max_payload = 1_000);
     let running = serve(|builder| builder.limits(limits)).await;
     let mut v1 = Peer::v1(running.address).await;
     let mut v2 = Peer::v2(running.address).await;
@@ -147,7 +146,7 @@ async fn payloads_below_at_and_above_the_limit() {
 
 #[tokio::test]
 async fn inflated_messages_below_at_and_above_the_limit() {
-    let limits = Limits { max_inflated: 10_000, ..hasty() };
+    let limits = hasty().with(|limits| limits.max_inflated = 10_000);
     let running = serve(|builder| builder.limits(limits)).await;
     let mut peer = Peer::v2(running.address).await;
     for (bytes, fits) in [(9_999, true), (10_000, true), (10_001, false)] {
@@ -165,7 +164,7 @@ async fn inflated_messages_below_at_and_above_the_limit() {
 
 #[tokio::test]
 async fn frames_are_compressed_above_the_threshold() {
-    let limits = Limits { compress_above: 100, ..hasty() };
+    let limits = hasty().with(|limits| limits.compress_above = 100);
     let running = serve(|builder| builder.limits(limits)).await;
     for mut peer in [Peer::v1(running.address).await, Peer::v2(running.address).await] {
         // Header, envelope and quotes.

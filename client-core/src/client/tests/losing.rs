@@ -29,6 +29,55 @@ fn reconnects_for_good_once_it_was_open() {
     }
 }
 
+/// Where the next socket is opened.
+fn opened_at(peer: &mut Peer) -> String {
+    peer.wait(0);
+    let lines = peer.drain();
+    lines.iter().find_map(|line| line.strip_prefix("open ")).unwrap_or_else(|| panic!("{lines:?}")).to_owned()
+}
+
+#[test]
+fn goes_on_to_the_next_endpoint_where_one_does_not_answer() {
+    const URLS: [&str; 3] = ["ws://a/__ds", "ws://b/__ds", "ws://c/__ds"];
+    let of = |url: &str| URLS.iter().position(|known| *known == url).unwrap();
+    let mut begun = [0; 3];
+    for seed in 1..=60_u32 {
+        let mut peer = Peer::new(hasty());
+        let bytes = std::array::from_fn(|at| seed.wrapping_mul(0x9e37_79b1).rotate_left(at as u32 * 5) as u8);
+        peer.client = Client::new(Config { url: URLS.join(" "), ..hasty() }, Seed(bytes));
+        peer.client.connect(peer.now);
+        let mut at = of(&opened_at(&mut peer));
+        begun[at] += 1;
+        // Refused, again and again: each in turn.
+        for _ in 0..7 {
+            peer.close(1006);
+            at = (at + 1) % 3;
+            assert_eq!(of(&opened_at(&mut peer)), at);
+        }
+        for (lived, code, moves) in
+            [(1_000, 1006, 0), (999, 1006, 1), (1_000, 1001, 1), (1_000, 1012, 1), (5_000, 1011, 0)]
+        {
+            peer.open_v2();
+            peer.wait(lived);
+            peer.close(code);
+            at = (at + moves) % 3;
+            assert_eq!(of(&opened_at(&mut peer)), at, "{code} after {lived} ms");
+        }
+    }
+    assert!(begun.iter().all(|count| *count >= 10), "they begin anywhere: {begun:?}");
+}
+
+#[test]
+fn the_token_goes_to_every_endpoint() {
+    let mut peer = Peer::new(Config { url: "ws://a/x ws://b/x?y".into(), token: Some("t".into()), ..hasty() });
+    peer.client.connect(peer.now);
+    let first = opened_at(&mut peer);
+    peer.close(1006);
+    let mut both = [first, opened_at(&mut peer)];
+    both.sort();
+    assert_eq!(both, ["ws://a/x?token=t", "ws://b/x?y&token=t"]);
+}
+
 #[test]
 fn gives_up_after_max_attempts_and_ends_what_waits() {
     let reconnect = Reconnect { cap: 0, max_attempts: Some(2), ..Reconnect::default() };

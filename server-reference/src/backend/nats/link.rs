@@ -1,0 +1,553 @@
+//! One node's connection: requests, the news of streams that it follows, and the bus. A task opens it again whenever it
+//! breaks; until then requests fail at once.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use async_nats::{Event, Message, Subscriber};
+use bytes::Bytes;
+use datasole_core::{Position, StreamId};
+use futures_util::{
+    FutureExt, Stream, StreamExt,
+    stream::{AbortHandle, Abortable, SelectAll},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::unconstrained,
+    time::{timeout, timeout_at},
+};
+
+use super::{
+    api::{ANSWER, number, unavailable},
+    record::{Record, join, split, take_u64},
+    session::{Backoff, Known, Options, Seen, Session, open},
+};
+use crate::{
+    backend::{
+        bus::{Delivery, NodeId},
+        error::BackendError,
+        log::{MAX_PUSH, News},
+        outlet::Outlet,
+    },
+    sync::lock,
+};
+
+/// News, and messages, that wait for a node, at most.
+const WAITING: usize = 1_024;
+/// Subscriptions that are made before the engine is asked whether they are in force.
+const BATCH: usize = 1_024;
+
+/// The messages that a subject brings.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// The news of a stream. A node that does not follow it hears only of its turn.
+    Stream {
+        id: StreamId,
+        is_followed: AtomicBool,
+    },
+    Topic(Arc<str>),
+    /// Generations that begin.
+    Generations,
+    /// Messages for this node or for everybody.
+    Inbox,
+    /// This node's own, which come back once the engine has seen all that it sent before.
+    Echo,
+}
+
+type Answer = oneshot::Sender<Result<(), BackendError>>;
+
+enum Command {
+    Subscribe(Vec<(String, Source)>, Answer),
+    Unsubscribe(Vec<String>),
+}
+
+/// The node's handle of the connection; it closes with the last handle.
+pub(super) struct Link {
+    /// Names this link for ever: tells the node's own messages from others'.
+    pub(super) origin: u64,
+    pub(super) options: Arc<Options>,
+    /// How many messages it has published.
+    published: AtomicU64,
+    commands: mpsc::UnboundedSender<Command>,
+    session: Mutex<Result<Arc<Session>, String>>,
+    news: Mutex<Option<mpsc::Receiver<News>>>,
+    inbox: Mutex<Option<mpsc::Receiver<Delivery>>>,
+}
+
+impl Link {
+    /// Opens the connection; its first subscription is the node's own inbox.
+    pub(super) async fn open(options: &Arc<Options>, origin: u64) -> Result<Arc<Self>, BackendError> {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let (news_out, news) = Outlet::new(WAITING, || News::Lost);
+        let (inbox_out, inbox) = Outlet::new(WAITING, || Delivery::Lost);
+        let (events, events_in) = mpsc::unbounded_channel();
+        let session = open(options, &Known::default(), &events).await?;
+        let link = Arc::new(Self {
+            origin,
+            options: Arc::clone(options),
+            published: AtomicU64::new(0),
+            commands,
+            session: Mutex::new(Ok(Arc::clone(&session))),
+            news: Mutex::new(Some(news)),
+            inbox: Mutex::new(Some(inbox)),
+        });
+        let (sources, came) = (HashMap::new(), Vec::new());
+        let reader = Reader { origin, sources, news: news_out, inbox: inbox_out, came };
+        let task = Task {
+            link: Arc::downgrade(&link),
+            options: Arc::clone(options),
+            reader,
+            commands: receiver,
+            subscriptions: SelectAll::new(),
+            echoes: VecDeque::new(),
+            echo: 0,
+        };
+        drop(tokio::spawn(task.run(Arc::clone(&session), events_in)));
+        let names = &options.names;
+        let own = [
+            (names.echo(origin), Source::Echo),
+            (names.generations(), Source::Generations),
+            (names.everybody(), Source::Inbox),
+            (names.inbox(origin), Source::Inbox),
+        ];
+        link.subscribe(own.into()).await?;
+        // One that another node has begun meanwhile was not heard of: then the task looks again.
+        let _ = session.check_generation().await;
+        Ok(link)
+    }
+
+    /// The connection, if there is one.
+    pub(super) fn session(&self) -> Result<Arc<Session>, BackendError> {
+        lock(&self.session).clone().map_err(BackendError::Unavailable)
+    }
+
+    /// In force, as are all commands before it, when this answers.
+    pub(super) async fn subscribe(&self, subjects: Vec<(String, Source)>) -> Result<(), BackendError> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(Command::Subscribe(subjects, answer)).map_err(|_| ended())?;
+        let limit = ANSWER * 2;
+        timeout(limit, answered)
+            .await
+            .map_or_else(|_| Err(unavailable(SILENT)), |answer| answer.unwrap_or_else(|_| Err(ended())))
+    }
+
+    pub(super) fn unsubscribe(&self, subjects: Vec<String>) {
+        // Fails when the task has ended, and with it all subscriptions.
+        let _ = self.commands.send(Command::Unsubscribe(subjects));
+    }
+
+    /// A message as it is published.
+    pub(super) fn write_delivery(&self, bytes: &[u8]) -> Bytes {
+        join([self.origin, self.published.fetch_add(1, Ordering::Relaxed)], bytes)
+    }
+
+    pub(super) fn news(&self) -> Result<mpsc::Receiver<News>, BackendError> {
+        lock(&self.news).take().ok_or_else(|| BackendError::Taken("this handle's news are another node's".into()))
+    }
+
+    pub(super) fn inbox(&self) -> Result<mpsc::Receiver<Delivery>, BackendError> {
+        lock(&self.inbox).take().ok_or_else(|| BackendError::Taken("this handle's inbox is another node's".into()))
+    }
+}
+
+const SILENT: &str = "the engine does not answer";
+
+fn ended() -> BackendError {
+    unavailable("the connection to the engine has ended")
+}
+
+/// A message that gives a turn to a link.
+pub(super) fn write_turn(to: u64) -> Bytes {
+    [&b"U"[..], &to.to_be_bytes()].concat().into()
+}
+
+/// The messages of one subject, each with where it came from.
+struct Tagged {
+    source: Arc<Source>,
+    messages: Subscriber,
+}
+
+impl Stream for Tagged {
+    type Item = (Arc<Source>, Message);
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let message = self.messages.poll_next_unpin(context);
+        message.map(|message| message.map(|message| (Arc::clone(&self.source), message)))
+    }
+}
+
+/// A subject that is subscribed to.
+struct Heard {
+    source: Arc<Source>,
+    handle: Option<AbortHandle>,
+    /// The echo with which the subscription ends.
+    ends_at: Option<u64>,
+}
+
+/// What waits for an echo.
+enum Reply {
+    To(Answer),
+    /// The end of these subscriptions.
+    End(Vec<String>),
+}
+
+/// Reads messages and hands them on.
+struct Reader {
+    origin: u64,
+    sources: HashMap<String, Heard>,
+    news: Outlet<News>,
+    inbox: Outlet<Delivery>,
+    /// Messages that have come and are not handed on: each with its sender and the sender's count.
+    came: Vec<(u64, u64, Delivery)>,
+}
+
+impl Reader {
+    /// Hands a message on; answers the number of an echo.
+    fn read(&mut self, session: &Session, source: &Source, message: Message) -> Option<u64> {
+        match source {
+            Source::Stream { id, is_followed } => {
+                let stored = number(message.headers.as_ref(), "Nats-Sequence");
+                let news = read_news(session, self.origin, id, stored, message.payload);
+                if let Some(news) =
+                    news.filter(|news| is_followed.load(Ordering::Relaxed) || matches!(news, News::Turn(_)))
+                {
+                    self.news.send(news);
+                }
+                None
+            }
+            Source::Generations => {
+                if split(message.payload).is_some_and(|([generation], _)| generation > session.generation) {
+                    session.api.broken.notify_one();
+                }
+                None
+            }
+            Source::Topic(topic) => {
+                self.deliver(Some(topic), message.payload);
+                None
+            }
+            Source::Inbox => {
+                self.deliver(None, message.payload);
+                None
+            }
+            Source::Echo => split(message.payload).map(|([number], _)| number),
+        }
+    }
+
+    fn deliver(&mut self, topic: Option<&Arc<str>>, payload: Bytes) {
+        if let Some(([from, count], bytes)) = split(payload).filter(|([from, _], _)| *from != self.origin) {
+            self.came.push((from, count, Delivery::Message { topic: topic.cloned(), from: NodeId(from), bytes }));
+        }
+    }
+
+    /// Hands on what has come, in the order in which each sender has sent it: subjects are read one by one.
+    fn hand_on(&mut self) {
+        self.came.sort_by_key(|(from, count, _)| (*from, *count));
+        self.came.drain(..).for_each(|(.., delivery)| self.inbox.send(delivery));
+    }
+
+    fn ends_at(&mut self, subjects: &[String], echo: u64) {
+        for subject in subjects {
+            if let Some(heard) = self.sources.get_mut(subject) {
+                heard.ends_at = Some(echo);
+            }
+        }
+    }
+
+    /// Ends subscriptions that were to end with this echo or one before, and were not wanted again.
+    fn end(&mut self, subjects: &[String], echo: u64) {
+        for subject in subjects {
+            let is_over = |heard: &mut Heard| heard.ends_at.is_some_and(|at| at <= echo);
+            if self.sources.get_mut(subject).is_some_and(is_over)
+                && let Some(Heard { handle: Some(handle), .. }) = self.sources.remove(subject)
+            {
+                handle.abort();
+            }
+        }
+    }
+
+    fn lose(&mut self) {
+        self.news.send(News::Lost);
+        self.inbox.send(Delivery::Lost);
+    }
+}
+
+/// The news in a message that the engine publishes when it has stored an append; `None` for this node's own.
+fn read_news(
+    session: &Session,
+    origin: u64,
+    stream: &StreamId,
+    stored: Option<u64>,
+    mut payload: Bytes,
+) -> Option<News> {
+    if payload.first() == Some(&b'U') {
+        let to = take_u64(&mut payload.slice(1..))?;
+        return (to == origin).then(|| News::Turn(stream.clone()));
+    }
+    let Record::Append(mut batch) = Record::read(payload.split_off(0))? else { return None };
+    if batch.generation > session.generation {
+        // Begun by another node: this one looks before it goes on.
+        session.api.broken.notify_one();
+        return None;
+    }
+    if let Some(number) = stored {
+        session.remember(stream, Seen::of(number, &batch));
+    }
+    if batch.origin == origin {
+        return None;
+    }
+    let fresh = batch.entries.split_off(batch.entries.len() - usize::try_from(batch.fresh).ok()?);
+    let seq = batch.first + batch.entries.len() as u64;
+    let epoch = super::log::epoch_now(batch.epoch, batch.generation, session.generation);
+    let stream = stream.clone();
+    let size: usize = fresh.iter().map(|entry| entry.bytes.len()).sum();
+    Some(if size > MAX_PUSH {
+        News::Advanced { stream, position: Position { epoch, seq: seq + fresh.len() as u64 - 1 } }
+    } else {
+        News::Entries { stream, first: Position { epoch, seq }, entries: fresh }
+    })
+}
+
+/// The task of a link. Ends when all handles of the link are gone.
+struct Task {
+    link: Weak<Link>,
+    options: Arc<Options>,
+    reader: Reader,
+    commands: mpsc::UnboundedReceiver<Command>,
+    subscriptions: SelectAll<Abortable<Tagged>>,
+    /// What waits, for the echo of this number.
+    echoes: VecDeque<(u64, Reply)>,
+    echo: u64,
+}
+
+impl Task {
+    async fn run(mut self, mut session: Arc<Session>, mut events: mpsc::UnboundedReceiver<Event>) {
+        loop {
+            if self.serve(&session, &mut events).await.is_none() {
+                return;
+            }
+            tracing::warn!("the connection to the engine broke; trying again");
+            self.close("the connection to the engine broke");
+            let known = Known { generation: Some(session.generation), newest: session.newest() };
+            // Requests under way have their own handle of it, and end by themselves.
+            drop(session);
+            match self.reconnect(known).await {
+                Some(opened) => (session, events) = opened,
+                None => return,
+            }
+        }
+    }
+
+    /// Reads and subscribes until the connection breaks; `None` when the link has ended.
+    async fn serve(&mut self, session: &Arc<Session>, events: &mut mpsc::UnboundedReceiver<Event>) -> Option<()> {
+        loop {
+            tokio::select! {
+                biased;
+                event = events.recv() => match event {
+                    Some(Event::SlowConsumer(_)) => self.reader.lose(),
+                    Some(Event::Disconnected | Event::Closed | Event::Draining) | None => return Some(()),
+                    Some(_) => {}
+                },
+                () = session.api.broken.notified() => return Some(()),
+                Some((source, message)) = self.subscriptions.next(), if !self.subscriptions.is_empty() => {
+                    self.read(session, &source, message);
+                    unconstrained(self.read_on(session)).await;
+                    self.reader.hand_on();
+                }
+                command = self.commands.recv() => {
+                    let command = command?;
+                    if !matches!(timeout(ANSWER, self.obey(session, command)).await, Ok(Ok(()))) {
+                        return Some(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, session: &Session, source: &Source, message: Message) {
+        let Some(echo) = self.reader.read(session, source, message) else { return };
+        while let Some((_, reply)) = self.echoes.pop_front_if(|(number, _)| *number <= echo) {
+            match reply {
+                // Whoever asked may have given up.
+                Reply::To(answer) => drop(answer.send(Ok(()))),
+                Reply::End(subjects) => self.reader.end(&subjects, echo),
+            }
+        }
+    }
+
+    /// Does what is asked for, and all else that is, before it asks for an echo.
+    async fn obey(&mut self, session: &Session, command: Command) -> Result<(), BackendError> {
+        let (mut next, number) = (Some(command), self.echo + 1);
+        for _ in 0..BATCH {
+            match next.take() {
+                Some(Command::Subscribe(subjects, answer)) => {
+                    self.subscribe(session, subjects).await?;
+                    self.echoes.push_back((number, Reply::To(answer)));
+                }
+                Some(Command::Unsubscribe(subjects)) => {
+                    // What was published before still comes.
+                    self.reader.ends_at(&subjects, number);
+                    self.echoes.push_back((number, Reply::End(subjects)));
+                }
+                None => break,
+            }
+            next = self.commands.try_recv().ok();
+        }
+        if let Some(command) = next {
+            self.refuse(command);
+        }
+        self.send_echo(session).await
+    }
+
+    /// Reads everything that is there already. Of what one sender sent, whatever came before a message that was read is
+    /// read as well: the connection is read in order.
+    async fn read_on(&mut self, session: &Session) {
+        let mut silent = 0;
+        for _ in 0..WAITING {
+            match self.subscriptions.next().now_or_never().flatten() {
+                Some((source, message)) => {
+                    silent = 0;
+                    self.read(session, &source, message);
+                }
+                // It may have paused.
+                None if silent == 0 => silent = 1,
+                None => return,
+            }
+        }
+    }
+
+    async fn subscribe(&mut self, session: &Session, subjects: Vec<(String, Source)>) -> Result<(), BackendError> {
+        for (subject, source) in subjects {
+            if let Some(known) = self.reader.sources.get_mut(&subject) {
+                known.ends_at = None;
+                if let (Source::Stream { is_followed: now, .. }, Source::Stream { is_followed, .. }) =
+                    (&source, &*known.source)
+                {
+                    is_followed.fetch_or(now.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
+                continue;
+            }
+            let source = Arc::new(source);
+            let handle = self.listen(session, &subject, &source).await?;
+            self.reader.sources.insert(subject, Heard { source, handle: Some(handle), ends_at: None });
+        }
+        Ok(())
+    }
+
+    async fn listen(
+        &mut self,
+        session: &Session,
+        subject: &str,
+        source: &Arc<Source>,
+    ) -> Result<AbortHandle, BackendError> {
+        let messages = session.api.client.subscribe(subject.to_owned()).await.map_err(unavailable)?;
+        let (handle, registration) = AbortHandle::new_pair();
+        let tagged = Tagged { source: Arc::clone(source), messages };
+        self.subscriptions.push(Abortable::new(tagged, registration));
+        Ok(handle)
+    }
+
+    /// Sends a message that comes back when the engine has seen all subscriptions before it.
+    async fn send_echo(&mut self, session: &Session) -> Result<(), BackendError> {
+        self.echo += 1;
+        let subject = self.options.names.echo(self.reader.origin);
+        session.api.client.publish(subject, join([self.echo], b"")).await.map_err(unavailable)
+    }
+
+    /// Ends what stands on the connection.
+    fn close(&mut self, why: &str) {
+        if let Some(link) = self.link.upgrade() {
+            *lock(&link.session) = Err(why.to_owned());
+        }
+        self.subscriptions = SelectAll::new();
+        self.reader.sources.retain(|_, heard| heard.ends_at.is_none());
+        self.reader.sources.values_mut().for_each(|heard| heard.handle = None);
+        for (_, reply) in self.echoes.drain(..) {
+            if let Reply::To(answer) = reply {
+                let _ = answer.send(Err(unavailable(why)));
+            }
+        }
+    }
+
+    /// Connects until it succeeds. Subscriptions fail meanwhile: nobody waits for an engine that is away.
+    async fn reconnect(&mut self, known: Known) -> Option<(Arc<Session>, mpsc::UnboundedReceiver<Event>)> {
+        let mut backoff = Backoff::default();
+        loop {
+            while let Ok(command) = self.commands.try_recv() {
+                self.refuse(command);
+            }
+            self.link.upgrade()?;
+            match self.connect(&known).await {
+                Ok(opened) => return Some(opened),
+                Err(error) => {
+                    tracing::debug!(%error, "the engine cannot be reached");
+                    self.close(&match error {
+                        BackendError::Unavailable(why) => why,
+                        error => error.to_string(),
+                    });
+                }
+            }
+            let until = backoff.next();
+            while let Ok(command) = timeout_at(until, self.commands.recv()).await {
+                self.refuse(command?);
+            }
+        }
+    }
+
+    /// Connects and subscribes to everything again. Whoever reads learns what may have been lost meanwhile.
+    async fn connect(&mut self, known: &Known) -> Result<(Arc<Session>, mpsc::UnboundedReceiver<Event>), BackendError> {
+        let (events, events_in) = mpsc::unbounded_channel();
+        let session = open(&self.options, known, &events).await?;
+        let subjects: Vec<(String, Arc<Source>)> =
+            self.reader.sources.iter().map(|(subject, heard)| (subject.clone(), Arc::clone(&heard.source))).collect();
+        for batch in subjects.chunks(BATCH) {
+            timeout(ANSWER, self.renew(&session, batch)).await.map_err(|_| unavailable(SILENT))??;
+        }
+        // One that another node has begun meanwhile was not heard of.
+        session.check_generation().await?;
+        if known.generation != Some(session.generation) {
+            self.reader.news.send(News::Generation(session.generation));
+        }
+        self.reader.lose();
+        if let Some(link) = self.link.upgrade() {
+            *lock(&link.session) = Ok(Arc::clone(&session));
+        }
+        Ok((session, events_in))
+    }
+
+    /// Subscribes again, and reads until that is in force.
+    async fn renew(&mut self, session: &Session, subjects: &[(String, Arc<Source>)]) -> Result<(), BackendError> {
+        for (subject, source) in subjects {
+            let handle = self.listen(session, subject, source).await?;
+            if let Some(heard) = self.reader.sources.get_mut(subject) {
+                heard.handle = Some(handle);
+            }
+        }
+        self.send_echo(session).await?;
+        while let Some((source, message)) = self.subscriptions.next().await {
+            let echo = self.reader.read(session, &source, message);
+            self.reader.hand_on();
+            if echo.is_some_and(|echo| echo >= self.echo) {
+                return Ok(());
+            }
+        }
+        Err(ended())
+    }
+
+    fn refuse(&mut self, command: Command) {
+        match command {
+            Command::Subscribe(_, answer) => {
+                let _ = answer.send(Err(unavailable("the engine cannot be reached")));
+            }
+            Command::Unsubscribe(subjects) => {
+                subjects.iter().for_each(|subject| drop(self.reader.sources.remove(subject)));
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The followers of a stream: joining them, leaving them, and what shows them the content.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use datasole_core::{Position, frame::Opcode, wire::Subscribed};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep},
+};
+
+use super::{
+    super::{
+        kind::{Delivery, V1},
+        shown::Shown,
+    },
+    Inner, Stream,
+};
+use crate::{
+    connection::{Connection, Protocol},
+    mailbox::Conflate,
+    message,
+    sync::lock,
+};
+
+impl Stream {
+    /// Whether version 1 followers of a large content that changes all the time are shown the whole in a moment.
+    pub(super) fn is_later(self: &Arc<Self>, inner: &mut Inner) -> bool {
+        let whole = &mut inner.shown[1];
+        let Some(rest) = whole.as_ref().and_then(Shown::rest) else { return false };
+        if inner.is_due {
+            return true;
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            // Nobody comes back to it.
+            *whole = None;
+            return false;
+        };
+        inner.is_due = true;
+        let stream = Arc::downgrade(self);
+        runtime.spawn(async move {
+            sleep(rest).await;
+            if let Some(stream) = stream.upgrade() {
+                stream.show_whole();
+            }
+        });
+        true
+    }
+
+    /// Shows the whole to the version 1 followers, as it is now.
+    fn show_whole(self: &Arc<Self>) {
+        let mut inner = lock(&self.inner);
+        inner.is_due = false;
+        inner.shown[1].take_if(|whole| whole.rest().is_some());
+        for connection in inner.followers.iter().filter(|follower| follower.protocol() == Protocol::V1) {
+            connection.mailbox().owe(self);
+        }
+    }
+
+    /// Joins `connection` and queues, in this order: SUBSCRIBED (with `correlation`), what was missed or a snapshot. Once
+    /// there is no `room` for bytes of snapshots that have to be written out, the snapshot is owed.
+    pub(crate) fn subscribe(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        correlation: u32,
+        since: Option<Position>,
+        now: u64,
+        room: &mut usize,
+    ) {
+        let mut inner = lock(&self.inner);
+        inner.window.expire(now, &self.rules.replay);
+        let resumed = since.filter(|_| self.rules.delivery != Delivery::Others).map(|since| inner.born(since));
+        let missed = resumed.and_then(|since| inner.missed(since));
+        let owed = missed.is_none() && !self.fits(&inner, connection.protocol(), room);
+        let from = if missed.is_some() {
+            resumed.unwrap_or_default()
+        } else if owed {
+            inner.mark.position
+        } else {
+            let behind = self.shown(&mut inner, connection.protocol()).map_or(0, Shown::behind);
+            let Position { epoch, seq } = inner.mark.position;
+            Position { epoch, seq: seq - behind as u64 }
+        };
+        let channel = Some(self.at(from).channel).filter(|&channel| channel != 0);
+        let answer = Subscribed { epoch: from.epoch, seq: from.seq, recovered: missed.is_some(), channel };
+        let mailbox = connection.mailbox();
+        mailbox.push(message::shared(Opcode::Subscribed, correlation, &message::json(&answer), self.compress_above));
+        if let Some(missed) = missed {
+            for message in inner.window.newest(missed) {
+                match self.rules.delivery {
+                    Delivery::Each => mailbox.push_missed(message.clone()),
+                    Delivery::Conflated | Delivery::Others => mailbox.push_entry(message.clone(), self),
+                }
+            }
+        } else if owed {
+            mailbox.owe(self);
+        } else if let Some(shown) = self.shown(&mut inner, connection.protocol()) {
+            shown.messages().for_each(|message| mailbox.push_entry(message.clone(), self));
+        }
+        for message in inner.content.greeting(&self.at(inner.mark.position)) {
+            mailbox.push_answer(message);
+        }
+        inner.followers.insert(connection);
+    }
+
+    /// Joins a version 1 client, which gets the content, if there is any, and then every change. `room` is as in
+    /// [`subscribe`](Self::subscribe).
+    pub(crate) fn subscribe_v1(self: &Arc<Self>, connection: &Arc<Connection>, room: &mut usize) {
+        let mut inner = lock(&self.inner);
+        if !inner.followers.insert(connection) || inner.content.is_gone() {
+            return;
+        }
+        if !self.fits(&inner, Protocol::V1, room) {
+            connection.mailbox().owe(self);
+        } else if let Some(shown) = self.shown(&mut inner, Protocol::V1) {
+            shown.messages().for_each(|message| connection.mailbox().push_entry(message.clone(), self));
+        }
+    }
+
+    /// Ends what [`subscribe`](Self::subscribe) began; whether that was more to the other followers than one less.
+    pub(in crate::hub) fn unsubscribe(&self, connection: &Connection) -> bool {
+        let mut inner = lock(&self.inner);
+        let inner = &mut *inner;
+        inner.followers.remove(connection);
+        let message = inner.content.leave(connection.serial(), &self.at(inner.mark.position));
+        if let Some(message) = &message {
+            inner.followers.iter().for_each(|follower| follower.mailbox().push(message.clone()));
+        }
+        message.is_some()
+    }
+
+    /// The message that shows the content as it is now, or was not before `asked`. What is large and changes all the time is
+    /// made once in a moment, for all who ask: the error is the time until then.
+    pub(crate) fn whole(&self, asked: Instant) -> Result<Option<Bytes>, Duration> {
+        let mut inner = lock(&self.inner);
+        let shown = self.shown(&mut inner, Protocol::V2);
+        shown.map(|shown| shown.since(asked).cloned()).transpose()
+    }
+
+    /// Whether clients of this version are shown the whole after each change.
+    fn is_whole(&self, protocol: Protocol) -> bool {
+        protocol == Protocol::V1 && self.rules.v1 == V1::Whole
+    }
+
+    /// The bytes that have to be written out to show the content.
+    fn cost(&self, inner: &Inner, protocol: Protocol) -> usize {
+        let shown = inner.shown[usize::from(self.is_whole(protocol))].as_ref();
+        if shown.is_some_and(Shown::is_fresh) { 0 } else { inner.content.weight() }
+    }
+
+    /// Takes room for showing the content; `false` if there is none.
+    fn fits(&self, inner: &Inner, protocol: Protocol, room: &mut usize) -> bool {
+        let cost = self.cost(inner, protocol);
+        let fits = cost == 0 || *room > 0;
+        *room = room.saturating_sub(cost);
+        fits
+    }
+
+    pub(super) fn shown<'a>(&self, inner: &'a mut Inner, protocol: Protocol) -> Option<&'a Shown> {
+        let whole = self.is_whole(protocol);
+        let shown = &mut inner.shown[usize::from(whole)];
+        shown.take_if(|shown| !shown.is_fresh());
+        if shown.is_none() {
+            let message = inner.content.show(protocol, &self.at(inner.mark.position))?;
+            *shown = Some(Shown::new(message, inner.content.weight(), !whole));
+        }
+        shown.as_ref()
+    }
+}
+
+impl Conflate for Stream {
+    fn with_snapshot(&self, protocol: Protocol, f: &mut dyn FnMut(&mut dyn Iterator<Item = &Bytes>)) -> usize {
+        let mut inner = lock(&self.inner);
+        let cost = self.cost(&inner, protocol);
+        match self.shown(&mut inner, protocol) {
+            Some(shown) => f(&mut shown.messages()),
+            None => f(&mut std::iter::empty()),
+        }
+        cost
+    }
+}
