@@ -70,7 +70,8 @@ async function stage(name, manifest) {
 }
 
 function pack(folder) {
-  const npm = process.platform === 'win32' ? 'npm.cmd' : 'npm';
-  const made = execFileSync(npm, ['pack', '--silent', '--pack-destination', out], { cwd: folder, encoding: 'utf8' });
+  // Windows runs scripts by a shell only.
+  const shell = process.platform === 'win32';
+  const made = execFileSync('npm', ['pack', '--silent', '--pack-destination', out], { cwd: folder, encoding: 'utf8', shell });
   console.log(join(out, made.trim()));
 }

@@ -37,7 +37,7 @@ execFileSync('npm', ['install', '--prefer-offline', ...quietly], { cwd: others, 
 const { version, exports } = JSON.parse(await readFile(join(npm, 'package.json'), 'utf8'));
 const clients = [];
 for (const [name, code, what] of OURS) {
-  clients.push([`\`${name}\` ${version}`, ...(await size(npm, code, ['./worker.mjs', './node.mjs', './datasole-probe.mjs'])), what]);
+  clients.push([`\`${name}\` ${version}`, ...(await size(npm, code)), what]);
 }
 for (const [name, version, code, what] of OTHERS) clients.push([`\`${name}\` ${version}`, ...(await size(others, code)), what]);
 
@@ -53,7 +53,7 @@ const background = { brotli: sum(brotliCompressSync), gzip: sum((content) => gzi
 const entries = [];
 for (const [name, entry] of Object.entries(exports)) {
   if (!entry.default || !/\.mjs$/.test(entry.default) || ['.', './client', './slim', './client/worker'].includes(name)) continue;
-  entries.push([`\`datasole${name.slice(1)}\``, ...(await size(npm, `export * from '${entry.default}';`, [], true))]);
+  entries.push([`\`datasole${name.slice(1)}\``, ...(await size(npm, `export * from '${entry.default}';`, true))]);
 }
 
 const bytes = (number) => number.toLocaleString('en');
@@ -61,7 +61,8 @@ const row = (cells) => `| ${cells.map((cell) => (typeof cell === 'number' ? byte
 const table = (head, rows) => [row(head), `|${head.map((_, column) => (column === 0 || column > 2 ? '---' : '--:')).join('|')}|`, ...rows.map(row)].join('\n');
 const text = `# Sizes
 
-Made by \`cargo xtask sizes\`: the least code that connects, bundled by esbuild for a page (minified, ES2022), in bytes.
+Made by \`cargo xtask sizes\`: the least code that connects, bundled by esbuild for a page (minified, ES2022), in bytes. Modules that are
+loaded on demand are not counted.
 
 ${table(['client', 'minified', 'gzip', 'has'], clients)}
 
@@ -76,7 +77,7 @@ await writeFile(join(npm, '../docs/sizes.md'), text);
 console.log(text);
 
 /** Bytes of a bundle: minified, and in gzip. */
-async function size(resolveDir, contents, external = [], alone = false) {
+async function size(resolveDir, contents, alone = false) {
   const { outputFiles } = await build({
     stdin: { contents, resolveDir },
     bundle: true,
@@ -84,9 +85,8 @@ async function size(resolveDir, contents, external = [], alone = false) {
     format: 'esm',
     target: 'es2022',
     platform: 'browser',
-    external,
     packages: alone ? 'external' : undefined,
-    plugins: alone ? [sharing()] : [],
+    plugins: [elsewhere(alone)],
     write: false,
     logLevel: 'error',
   });
@@ -94,10 +94,12 @@ async function size(resolveDir, contents, external = [], alone = false) {
   return [bundle.length, gzipSync(bundle, { level: 9 }).length];
 }
 
-/** Modules of the package that another one imports are not counted with it. */
-function sharing() {
+/** Modules are not counted that are loaded on demand, nor those of the package that an entry shares, if it is measured `alone`. */
+function elsewhere(alone) {
+  const shared = ({ importer }) => alone && dirname(importer) === join(npm, 'dist');
   return {
-    name: 'sharing',
-    setup: ({ onResolve }) => onResolve({ filter: /^\.\// }, ({ importer, path }) => (dirname(importer) === join(npm, 'dist') ? { path, external: true } : undefined)),
+    name: 'elsewhere',
+    setup: ({ onResolve }) =>
+      onResolve({ filter: /^\.\// }, (module) => (module.kind === 'dynamic-import' || shared(module) ? { path: module.path, external: true } : undefined)),
   };
 }

@@ -105,5 +105,6 @@ async fn ended(child: Option<&mut Child>) -> io::Result<ExitStatus> {
 }
 
 fn code(status: ExitStatus) -> ExitCode {
-    if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    // None where a signal ended it.
+    status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }

@@ -85,7 +85,7 @@ pub(crate) struct Flags {
     #[arg(long, env = "DATASOLE_REDIS", value_name = "URL", hide_env_values = true, conflicts_with = "data")]
     redis: Option<String>,
     /// Keep streams, messages between servers and short-lived values in this engine, unless --log, --bus or --kv name
-    /// another: memory:, sqlite:DIR, redis://, rediss:// or unix://, with ?prefix=NAME if applications share it
+    /// another: memory:, sqlite:DIR, redis://, rediss://, unix:// or postgres://, with ?prefix=NAME if applications share it
     #[arg(
         long,
         env = "DATASOLE_BACKEND",

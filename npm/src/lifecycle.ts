@@ -9,7 +9,7 @@ export function watchPage(hint: (kind: Hint) => void): () => void {
     target.addEventListener(event, () => hint(kind()), { signal: end.signal });
   on(globalThis, 'online', () => 'online');
   on(globalThis, 'offline', () => 'offline');
-  if (typeof document === 'object') {
+  if (globalThis.document) {
     // No unload handlers: they would keep the page out of the bfcache.
     on(globalThis, 'pageshow', () => 'visible');
     on(document, 'resume', () => 'visible');

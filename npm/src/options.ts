@@ -117,7 +117,7 @@ export const CONNECT_TIMEOUT = 10_000;
 
 /** Resolves the options against the page. Throws a TypeError if a URL is invalid. @internal */
 export function resolve(options: DatasoleClientOptions): LinkOptions {
-  const page = typeof location === 'object' ? location.href : undefined;
+  const page = globalThis.location?.href;
   const given = options.url ?? (page && location.origin);
   if (!given) throw new TypeError('outside of a page the client needs a url');
   const { protocol, host, pathname } = new URL(given, page);
@@ -142,7 +142,7 @@ export function resolve(options: DatasoleClientOptions): LinkOptions {
       connectTimeout: options.connectTimeout ?? CONNECT_TIMEOUT,
       contract: options.contract?.hash,
     },
-    useWorker: options.useWorker ?? (!!options.worker || (typeof Worker === 'function' && typeof document === 'object')),
+    useWorker: options.useWorker ?? !!(options.worker || (globalThis.Worker && globalThis.document)),
     workerUrl,
     wasmUrl,
     headers: IIFE || page ? undefined : (headers ?? {}),

@@ -31,7 +31,7 @@ export function openWorker(url: string, make: (() => Worker) | undefined, events
   if (make) {
     worker = make();
   } else {
-    if (typeof location === 'object' && new URL(url).origin !== self.origin) {
+    if (globalThis.location && new URL(url).origin !== self.origin) {
       blob = URL.createObjectURL(new Blob([`importScripts(${JSON.stringify(url)})`], { type: 'text/javascript' }));
     }
     worker = new Worker(blob ?? url, { name: 'datasole', type: !blob && /\.mjs($|\?)/.test(url) ? 'module' : 'classic' });

@@ -228,6 +228,20 @@ describe('tabs of a shared worker', () => {
     assert.deepEqual(keys(OP.subscribe), ['board']);
   });
 
+  it('ask once for a state that a change does not fit, however many follow it', async () => {
+    const tabs = [await connected(), await connected(), await connected()];
+    const seen = tabs.map((client) => followed(client));
+    await until(() => seen.every(({ length }) => length === 1));
+    value = { n: 5 };
+    const patches = [{ op: 'replace', path: '/none/n', value: 5 }];
+    socket().frame(OP.patch, { key: 'board', patches, epoch: 1, seq: ++seq });
+    await until(() => seen.every((values) => values.at(-1).n === 5));
+    assert.deepEqual(keys(OP.subscribe), ['board', 'board']);
+    const late = followed(await connected());
+    await until(() => late.length === 1);
+    assert.deepEqual([late, keys(OP.subscribe).length], [[{ n: 5 }], 2]);
+  });
+
   it('are refused what they follow each by itself, and may ask again', async () => {
     const errors: unknown[] = [];
     const { error } = console;

@@ -2,8 +2,7 @@
 //! as an axum router.
 //!
 //! Features, none of them by default: `docs` adds Yjs documents (`Server::docs`), `sqlite` durable storage in one file
-//! (`backend::Sqlite`), `redis` and `nats` several servers as one
-//! (`backend::Redis`, `backend::Nats`).
+//! (`backend::Sqlite`); `redis`, `postgres` and `nats` several servers as one (`backend::Redis`, `Postgres`, `Nats`).
 //!
 //! ```no_run
 //! use datasole_server::{Context, Server};

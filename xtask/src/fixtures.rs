@@ -69,7 +69,7 @@ fn install(name: &str, folder: &Path, tarballs: &[PathBuf]) -> Result<()> {
         fs::copy(&manifest, folder.join("package.json"))?;
         run(&mut tools::npm_in(folder, &QUIETLY))
     })?;
-    run(tools::npm_in(folder, &QUIETLY).arg("--no-save").arg("--prefer-offline").args(tarballs))
+    run(tools::npm_in(folder, &QUIETLY).args(["--no-save", "--offline"]).args(tarballs))
 }
 
 /// The machine's Node, or the one of the fixtures' packages where that is too old.

@@ -1,12 +1,13 @@
-//! The project's commands: `cargo xtask demo|test|build|package|bench|fixture|jepsen|fuzz`.
+//! The project's commands: `cargo xtask demo|test|build|package|sizes|bench|fixture|cluster|jepsen|fuzz`.
 //!
 //! On a machine with rustup, Node 20 or newer and a C compiler each command finds or installs whatever else it needs
 //! ([`tools`]), or says in one line what is missing and how to get it. Progress goes to stderr; stdout carries only what
-//! a command is asked for: the test summary, the tarballs' paths, the benchmarks' JSON lines, the demo's and the fixture's
-//! address.
+//! a command is asked for: the test summary, the tarballs' paths, the benchmarks' JSON lines, the addresses of
+//! demo, fixture and cluster.
 
 mod assets;
 mod budget;
+mod cluster;
 mod command;
 mod fixtures;
 mod fuzz;
@@ -66,6 +67,18 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Start an engine and several nodes on it; prints their URLs, and stops all at Ctrl-C
+    Cluster {
+        /// The engine
+        #[arg(long, value_enum)]
+        backend: cluster::Engine,
+        /// How many nodes
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=50))]
+        nodes: u16,
+        /// Passed on to each node, e.g. --relay chat:message
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Run three nodes on one engine under faults, with clients that change node, and judge what they saw
     ///
     /// --backend redis|nats|sqlite|memory [--seconds 60] [--clients 300] [--seed S] [--history FILE]
@@ -93,6 +106,7 @@ fn main() -> ExitCode {
         Task::Sizes => package::sizes(),
         Task::Bench { args } => server::bench(&args),
         Task::Fixture { args } => server::fixture(&args),
+        Task::Cluster { backend, nodes, args } => cluster::serve(backend, nodes, &args),
         Task::Jepsen { args } => server::jepsen(&args),
         Task::Fuzz { target, minutes } => fuzz::run(target.as_deref(), minutes),
     };

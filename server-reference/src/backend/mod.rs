@@ -5,10 +5,12 @@
 //! - [`Bus`]: messages between nodes, each delivered at most once.
 //! - [`Kv`]: values that expire, quotas and leases.
 //!
-//! [`memory`] implements all three for the nodes of one process, `sqlite` keeps log and values in a file, `redis`
-//! and `nats` are servers that many processes share. [`Engines`] opens any of them by URL. A custom [`Log`] alone is enough for one
-//! node ([`Backend::alone`]). [`conformance`] is the suite each of them passes.
+//! [`memory`] implements all three for the nodes of one process, `sqlite` keeps log and values in a file; `redis`,
+//! `postgres` and `nats` are servers that many processes share. [`Engines`] opens any of them by URL. A custom [`Log`]
+//! alone is enough for one node ([`Backend::alone`]). [`conformance`] is the suite each of them passes.
 
+#[cfg(feature = "postgres")]
+mod backoff;
 pub mod bus;
 #[cfg(any(test, feature = "arbitrary"))]
 pub mod chaos;
@@ -21,12 +23,14 @@ mod judge;
 pub mod kv;
 pub mod log;
 pub mod memory;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 mod name;
 #[cfg(feature = "nats")]
 pub mod nats;
 mod node;
 mod outlet;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod quota;
 #[cfg(feature = "redis")]
 pub mod redis;
@@ -45,6 +49,8 @@ pub use memory::Memory;
 #[cfg(feature = "nats")]
 pub use nats::Nats;
 pub use node::Backend;
+#[cfg(feature = "postgres")]
+pub use postgres::Postgres;
 #[cfg(feature = "redis")]
 pub use redis::Redis;
 #[cfg(feature = "sqlite")]

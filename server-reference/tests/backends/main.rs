@@ -2,7 +2,10 @@
 //! folder, and stopped.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod clients;
 mod nats;
+#[cfg(unix)]
+mod postgres;
 mod redis;
 mod running;
 mod writers;

@@ -8,7 +8,8 @@ use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     api::{ANSWER, unavailable},
-    link::{Link, Source},
+    link::Link,
+    reader::Source,
 };
 use crate::backend::{
     bus::{Address, Bus, Delivery, NodeId},

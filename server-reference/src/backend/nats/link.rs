@@ -3,19 +3,16 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    pin::Pin,
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
 };
 
-use async_nats::{Event, Message, Subscriber};
+use async_nats::{Event, Message};
 use bytes::Bytes;
-use datasole_core::{Position, StreamId};
 use futures_util::{
-    FutureExt, Stream, StreamExt,
+    FutureExt, StreamExt,
     stream::{AbortHandle, Abortable, SelectAll},
 };
 use tokio::{
@@ -25,17 +22,13 @@ use tokio::{
 };
 
 use super::{
-    api::{ANSWER, number, unavailable},
-    record::{Record, join, split, take_u64},
-    session::{Backoff, Known, Options, Seen, Session, open},
+    api::{ANSWER, unavailable},
+    reader::{Heard, Reader, Source, Tagged},
+    record::join,
+    session::{Backoff, Known, Options, Session, open},
 };
 use crate::{
-    backend::{
-        bus::{Delivery, NodeId},
-        error::BackendError,
-        log::{MAX_PUSH, News},
-        outlet::Outlet,
-    },
+    backend::{bus::Delivery, error::BackendError, log::News, outlet::Outlet},
     sync::lock,
 };
 
@@ -43,23 +36,6 @@ use crate::{
 const WAITING: usize = 1_024;
 /// Subscriptions that are made before the engine is asked whether they are in force.
 const BATCH: usize = 1_024;
-
-/// The messages that a subject brings.
-#[derive(Debug)]
-pub(super) enum Source {
-    /// The news of a stream. A node that does not follow it hears only of its turn.
-    Stream {
-        id: StreamId,
-        is_followed: AtomicBool,
-    },
-    Topic(Arc<str>),
-    /// Generations that begin.
-    Generations,
-    /// Messages for this node or for everybody.
-    Inbox,
-    /// This node's own, which come back once the engine has seen all that it sent before.
-    Echo,
-}
 
 type Answer = oneshot::Sender<Result<(), BackendError>>;
 
@@ -163,155 +139,11 @@ fn ended() -> BackendError {
     unavailable("the connection to the engine has ended")
 }
 
-/// A message that gives a turn to a link.
-pub(super) fn write_turn(to: u64) -> Bytes {
-    [&b"U"[..], &to.to_be_bytes()].concat().into()
-}
-
-/// The messages of one subject, each with where it came from.
-struct Tagged {
-    source: Arc<Source>,
-    messages: Subscriber,
-}
-
-impl Stream for Tagged {
-    type Item = (Arc<Source>, Message);
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let message = self.messages.poll_next_unpin(context);
-        message.map(|message| message.map(|message| (Arc::clone(&self.source), message)))
-    }
-}
-
-/// A subject that is subscribed to.
-struct Heard {
-    source: Arc<Source>,
-    handle: Option<AbortHandle>,
-    /// The echo with which the subscription ends.
-    ends_at: Option<u64>,
-}
-
 /// What waits for an echo.
 enum Reply {
     To(Answer),
     /// The end of these subscriptions.
     End(Vec<String>),
-}
-
-/// Reads messages and hands them on.
-struct Reader {
-    origin: u64,
-    sources: HashMap<String, Heard>,
-    news: Outlet<News>,
-    inbox: Outlet<Delivery>,
-    /// Messages that have come and are not handed on: each with its sender and the sender's count.
-    came: Vec<(u64, u64, Delivery)>,
-}
-
-impl Reader {
-    /// Hands a message on; answers the number of an echo.
-    fn read(&mut self, session: &Session, source: &Source, message: Message) -> Option<u64> {
-        match source {
-            Source::Stream { id, is_followed } => {
-                let stored = number(message.headers.as_ref(), "Nats-Sequence");
-                let news = read_news(session, self.origin, id, stored, message.payload);
-                if let Some(news) =
-                    news.filter(|news| is_followed.load(Ordering::Relaxed) || matches!(news, News::Turn(_)))
-                {
-                    self.news.send(news);
-                }
-                None
-            }
-            Source::Generations => {
-                if split(message.payload).is_some_and(|([generation], _)| generation > session.generation) {
-                    session.api.broken.notify_one();
-                }
-                None
-            }
-            Source::Topic(topic) => {
-                self.deliver(Some(topic), message.payload);
-                None
-            }
-            Source::Inbox => {
-                self.deliver(None, message.payload);
-                None
-            }
-            Source::Echo => split(message.payload).map(|([number], _)| number),
-        }
-    }
-
-    fn deliver(&mut self, topic: Option<&Arc<str>>, payload: Bytes) {
-        if let Some(([from, count], bytes)) = split(payload).filter(|([from, _], _)| *from != self.origin) {
-            self.came.push((from, count, Delivery::Message { topic: topic.cloned(), from: NodeId(from), bytes }));
-        }
-    }
-
-    /// Hands on what has come, in the order in which each sender has sent it: subjects are read one by one.
-    fn hand_on(&mut self) {
-        self.came.sort_by_key(|(from, count, _)| (*from, *count));
-        self.came.drain(..).for_each(|(.., delivery)| self.inbox.send(delivery));
-    }
-
-    fn ends_at(&mut self, subjects: &[String], echo: u64) {
-        for subject in subjects {
-            if let Some(heard) = self.sources.get_mut(subject) {
-                heard.ends_at = Some(echo);
-            }
-        }
-    }
-
-    /// Ends subscriptions that were to end with this echo or one before, and were not wanted again.
-    fn end(&mut self, subjects: &[String], echo: u64) {
-        for subject in subjects {
-            let is_over = |heard: &mut Heard| heard.ends_at.is_some_and(|at| at <= echo);
-            if self.sources.get_mut(subject).is_some_and(is_over)
-                && let Some(Heard { handle: Some(handle), .. }) = self.sources.remove(subject)
-            {
-                handle.abort();
-            }
-        }
-    }
-
-    fn lose(&mut self) {
-        self.news.send(News::Lost);
-        self.inbox.send(Delivery::Lost);
-    }
-}
-
-/// The news in a message that the engine publishes when it has stored an append; `None` for this node's own.
-fn read_news(
-    session: &Session,
-    origin: u64,
-    stream: &StreamId,
-    stored: Option<u64>,
-    mut payload: Bytes,
-) -> Option<News> {
-    if payload.first() == Some(&b'U') {
-        let to = take_u64(&mut payload.slice(1..))?;
-        return (to == origin).then(|| News::Turn(stream.clone()));
-    }
-    let Record::Append(mut batch) = Record::read(payload.split_off(0))? else { return None };
-    if batch.generation > session.generation {
-        // Begun by another node: this one looks before it goes on.
-        session.api.broken.notify_one();
-        return None;
-    }
-    if let Some(number) = stored {
-        session.remember(stream, Seen::of(number, &batch));
-    }
-    if batch.origin == origin {
-        return None;
-    }
-    let fresh = batch.entries.split_off(batch.entries.len() - usize::try_from(batch.fresh).ok()?);
-    let seq = batch.first + batch.entries.len() as u64;
-    let epoch = super::log::epoch_now(batch.epoch, batch.generation, session.generation);
-    let stream = stream.clone();
-    let size: usize = fresh.iter().map(|entry| entry.bytes.len()).sum();
-    Some(if size > MAX_PUSH {
-        News::Advanced { stream, position: Position { epoch, seq: seq + fresh.len() as u64 - 1 } }
-    } else {
-        News::Entries { stream, first: Position { epoch, seq }, entries: fresh }
-    })
 }
 
 /// The task of a link. Ends when all handles of the link are gone.

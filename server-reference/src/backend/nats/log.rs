@@ -5,13 +5,14 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use datasole_core::{Position, StreamId, StreamKind};
+use datasole_core::{StreamId, StreamKind};
 use futures_util::future::try_join_all;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     api::{SUBJECTS, Terms, corrupt, unavailable},
-    link::{Link, Source},
+    link::Link,
+    reader::Source,
     record::{Batch, Kept, Record},
     session::{Seen, Session},
 };
@@ -32,23 +33,6 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// One node's handle.
 pub(super) struct Handle {
     pub(super) link: Arc<Link>,
-}
-
-/// The epoch of what was stored with `epoch` in one generation, in a later one.
-pub(super) fn epoch_now(epoch: u64, generation: u64, now: u64) -> u64 {
-    if generation < now { now.max(epoch + 1) } else { epoch }
-}
-
-impl Seen {
-    pub(super) fn of(number: u64, batch: &Batch) -> Self {
-        let Batch { epoch, generation, birth, ends, .. } = *batch;
-        Self { number, epoch, generation, birth, seq: batch.last(), tag: batch.tag(), ends }
-    }
-
-    pub(super) fn mark(&self, generation: u64) -> Mark {
-        let epoch = epoch_now(self.epoch, self.generation, generation);
-        Mark { position: Position { epoch, seq: self.seq }, tag: self.tag }
-    }
 }
 
 /// Where a stream is.

@@ -8,6 +8,7 @@ mod kv;
 mod link;
 mod log;
 mod names;
+mod reader;
 mod record;
 mod session;
 mod turn;

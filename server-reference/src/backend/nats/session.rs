@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_nats::{Auth, AuthError, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
-use datasole_core::StreamId;
+use datasole_core::{Position, StreamId};
 use serde_json::json;
 use tokio::{
     sync::{Notify, mpsc},
@@ -21,10 +21,14 @@ use tokio::{
 use super::{
     api::{ANSWER, Api, Terms, corrupt, unavailable},
     names::Names,
-    record::{join, split},
+    record::{Batch, join, split},
 };
 use crate::{
-    backend::{epoch::epoch, error::BackendError, log::Tag},
+    backend::{
+        epoch::epoch,
+        error::BackendError,
+        log::{Mark, Tag},
+    },
     clock::Clock,
     sync::lock,
 };
@@ -73,6 +77,23 @@ pub(super) struct Seen {
     pub(super) tag: Tag,
     /// The end of its life; 0 for none.
     pub(super) ends: u64,
+}
+
+/// The epoch of what was stored with `epoch` in one generation, in a later one.
+pub(super) fn epoch_now(epoch: u64, generation: u64, now: u64) -> u64 {
+    if generation < now { now.max(epoch + 1) } else { epoch }
+}
+
+impl Seen {
+    pub(super) fn of(number: u64, batch: &Batch) -> Self {
+        let Batch { epoch, generation, birth, ends, .. } = *batch;
+        Self { number, epoch, generation, birth, seq: batch.last(), tag: batch.tag(), ends }
+    }
+
+    pub(super) fn mark(&self, generation: u64) -> Mark {
+        let epoch = epoch_now(self.epoch, self.generation, generation);
+        Mark { position: Position { epoch, seq: self.seq }, tag: self.tag }
+    }
 }
 
 /// A connection.

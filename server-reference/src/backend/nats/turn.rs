@@ -4,8 +4,8 @@ use datasole_core::StreamId;
 
 use super::{
     api::{Terms, corrupt, unavailable},
-    link::{Source, write_turn},
     log::Handle,
+    reader::{Source, write_turn},
     record::{join, split, take_u64},
     session::Session,
 };

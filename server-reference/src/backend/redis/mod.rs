@@ -69,6 +69,10 @@ impl Redis {
     /// are of another layout. No error repeats the URL or the password.
     pub async fn connect(url: &str) -> Result<Self, BackendError> {
         let (address, query) = url.split_once('?').unwrap_or((url, ""));
+        if query.contains('@') {
+            // Part of a password, which no error repeats.
+            return Err(BackendError::Invalid("the URL of a Redis server: a ? in a password is written %3F".into()));
+        }
         let (mut prefix, mut durable, mut rest) = ("ds", false, Vec::new());
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {

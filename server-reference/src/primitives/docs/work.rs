@@ -21,9 +21,9 @@ const TRUSTED: usize = 16 * LIGHT;
 /// The bytes on which the time of work depends.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Size {
-    /// Those of an update.
+    /// The bytes of an update.
     Update(usize),
-    /// Those of anything else.
+    /// The bytes of a question, or of nothing.
     Other(usize),
 }
 

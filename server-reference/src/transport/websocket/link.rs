@@ -84,7 +84,7 @@ struct Link<S> {
     alive: Instant,
     pinged: bool,
     timer: Pin<Box<Sleep>>,
-    /// None while nothing is waited for.
+    /// None at rest.
     waits: Option<Box<Waits>>,
     /// The turn is over: others come before this one is read again.
     yields: bool,
@@ -105,6 +105,12 @@ struct Waits {
     begun: Option<Instant>,
 }
 
+impl Waits {
+    fn is_over(&self) -> bool {
+        [self.paused, self.paid, self.auth, self.begun].iter().all(Option::is_none)
+    }
+}
+
 /// What was served without a pause.
 #[derive(Default)]
 struct Turn {
@@ -115,8 +121,8 @@ struct Turn {
 
 /// Serves one connection until it has ended. `read` is what came behind the upgrade request.
 ///
-/// A future keeps the room of its arguments to its end, and idle connections are made of futures: what only the beginning and
-/// the end need is boxed by itself.
+/// A future keeps the room of its arguments to its end, and idle connections are made of futures: the parts that only the
+/// beginning and the end need are boxed by themselves.
 pub(super) fn run<S>(stream: S, read: Bytes, session: Session, seat: Seat) -> impl Future<Output = ()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -250,6 +256,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         let polled = self.poll_loop(cx);
         if self.out.bytes.is_empty() && polled.is_pending() {
             SCRATCH.set(std::mem::take(&mut self.out.bytes));
+        }
+        if self.waits.as_ref().is_some_and(|waits| waits.is_over()) {
+            self.waits = None;
         }
         polled
     }
