@@ -16,8 +16,8 @@ export const PROTOCOL_VERSION = 3;
 /** The wasm that belongs to the worker script of this version. */
 export const WASM_FILE = `datasole.v${PROTOCOL_VERSION}.wasm`;
 
-/** The part of that script that only shared workers load. */
-export const HUB_FILE = `datasole-hub.v${PROTOCOL_VERSION}.mjs`;
+/** The part of that script that only shared workers load. A function, so that pages, which do not ask, do not carry it. */
+export const hubFile = () => `datasole-hub.v${PROTOCOL_VERSION}.mjs`;
 
 /** JSON text, or raw bytes, or neither. */
 export interface Encoded {

@@ -201,6 +201,8 @@ export class DatasoleClient<C extends ContractShape = Registered> {
   /** Disconnects and stays disconnected; pending calls reject. Subscriptions are kept for the next {@link connect}. */
   async disconnect(): Promise<void> {
     for (const [key, client] of reused) if (client === this) reused.delete(key);
+    // An application that closes the client does not wait for it; other failures are uncaught unless somebody does.
+    this.#opening?.promise.catch(() => {});
     const message = 'the client is closed';
     this.#end(localError(Code.Closed, message), { kind: 'closedByUser', message });
   }
@@ -372,11 +374,8 @@ export class DatasoleClient<C extends ContractShape = Registered> {
     this.#unlink();
     this.calls.reject(error);
     this.#setStatus({ state: 'disconnected', reason });
-    // An application that closes the client does not wait for it; other failures are uncaught unless somebody does.
-    const wanted = reason.kind === 'closedByUser';
-    if (wanted) opening?.promise.catch(() => {});
     if (opening) opening.reject(error);
-    else if (!wanted) this.#tell(reason);
+    else if (reason.kind !== 'closedByUser') this.#tell(reason);
   }
 
   #unlink(): void {

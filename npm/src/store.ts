@@ -161,7 +161,7 @@ export class Store {
         entry.applied = false;
       } else if (!entry.doubtful) {
         entry.doubtful = true;
-        report(new Error(`state ${key} may be wrong: a change did not fit, and a server of version 1 cannot repeat it`));
+        report(new Error(`state ${key} may be wrong: a change did not fit, and version 1 cannot repeat it`));
       }
     }
     entry.rev = rev;

@@ -3,7 +3,7 @@
  * service or shared worker of the application, the script starts nothing and leaves its engine in a slot (see `port.ts`).
  */
 import { createEngine, ENGINE_SLOT, type CreateEngine } from './engine.js';
-import { HUB_FILE, type FromWorker, type ToWorker } from './protocol.js';
+import { hubFile, type FromWorker, type ToWorker } from './protocol.js';
 
 /** Set by `npm/build.mjs`: whether this is a script for pages without modules. */
 declare const IIFE: boolean;
@@ -27,11 +27,11 @@ if (!(ENGINE_SLOT in scope) && 'onconnect' in scope && /^datasole [0-9a-f]{64}$/
   scope.onconnect = async (event) => {
     try {
       const { serve }: typeof import('./hub.js') = IIFE
-        ? await import(/* webpackIgnore: true */ /* @vite-ignore */ new URL(HUB_FILE, location.href).href)
+        ? await import(/* webpackIgnore: true */ /* @vite-ignore */ new URL(hubFile(), location.href).href)
         : await import('./hub.js');
       (connect ??= serve(navigator.locks, createEngine))(event);
     } catch {
-      const fatal: FromWorker = { t: 'fatal', message: `the script ${HUB_FILE} could not be loaded` };
+      const fatal: FromWorker = { t: 'fatal', message: `the script ${hubFile()} could not be loaded` };
       event.ports[0]!.postMessage(JSON.stringify([fatal]));
     }
   };

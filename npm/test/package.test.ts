@@ -10,7 +10,7 @@ import { promisify } from 'node:util';
 import { createContext, runInContext } from 'node:vm';
 import { gzipSync } from 'node:zlib';
 import { WebSocket, WebSocketServer } from 'ws';
-import { HUB_FILE, PROTOCOL_VERSION, WASM_FILE } from '../src/protocol.js';
+import { hubFile, PROTOCOL_VERSION, WASM_FILE } from '../src/protocol.js';
 import { Consumer } from './consumer.js';
 import { decode, encode, HELLO } from './fake-socket.js';
 
@@ -352,8 +352,8 @@ describe('the package', () => {
       assert.deepEqual([...new Set(named)].sort(), [...names].sort(), file);
     }
     // Only the worker names it.
-    assert.ok(dist.includes(HUB_FILE));
-    assert.ok(readFileSync(new URL('../xtask/src/assets.rs', root), 'utf8').includes(`"${HUB_FILE}"`));
+    assert.ok(dist.includes(hubFile()));
+    assert.ok(readFileSync(new URL('../xtask/src/assets.rs', root), 'utf8').includes(`"${hubFile()}"`));
   });
 
   it('has CRDTs for both sides, and a provider for documents', () => {
