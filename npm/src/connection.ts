@@ -1,5 +1,6 @@
 /** The connection of a client, as readables. */
 import { call, listen } from './handlers.js';
+import { delay } from './lifecycle.js';
 import { perObject, type Readable } from './readable.js';
 import type { DatasoleClient } from './slim.js';
 import type { Status } from './status.js';
@@ -49,7 +50,7 @@ export function lost(client: DatasoleClient<any>, after = 5_000): Readable<boole
     const { state, reason } = connection(client).getSnapshot();
     if (state === 'connected') return set(false);
     if (state === 'disconnected') return set(!/^(idle|closedByUser)$/.test(reason?.kind ?? 'idle'));
-    if (!value) timer ??= setTimeout(() => set(true), after);
+    if (!value) timer ??= setTimeout(() => set(true), delay(after));
   };
   return {
     subscribe: (changed) => {

@@ -25,6 +25,8 @@ class OpenDocument implements Readable<DocumentState> {
   readonly #readers = new Set<() => void>();
   #provider?: DatasoleProvider;
   #closing?: ReturnType<typeof setTimeout>;
+  /** The awareness of the last reader. */
+  #own: Record<string, unknown> | null = null;
   #error: unknown;
   #last?: DocumentState;
 
@@ -38,10 +40,12 @@ class OpenDocument implements Readable<DocumentState> {
     clearTimeout(this.#closing);
     if (!this.#provider) this.#open();
     // Whoever comes back is seen again.
-    else if (this.#readers.size === 1) this.#provider.awareness.setLocalState({});
+    else if (this.#readers.size === 1) this.#provider.awareness.setLocalState(this.#own ?? {});
     return () => {
       if (!end() || this.#readers.size) return;
-      this.#provider?.awareness.setLocalState(null);
+      // Fields cannot be set while there is none: components do, before the first one is back.
+      this.#own = this.#provider!.awareness.getLocalState();
+      this.#provider!.awareness.setLocalState(null);
       this.#closing = setTimeout(() => this.#close(), LINGER_MS);
     };
   };

@@ -1,8 +1,9 @@
 /**
- * What changes, as frameworks take it: {@link Readable}, and the readables of a client.
+ * Values that change, as frameworks take them: {@link Readable}, and the readables of a client.
  *
  * @packageDocumentation
  */
+import { connection } from './connection.js';
 import type { ContractShape, DatasoleContract, StateKeyName, StateValue } from './contract.js';
 import type { DatasoleError } from './errors.js';
 import { listen } from './handlers.js';
@@ -19,7 +20,8 @@ export { me, members, others, type Me } from './rooms.js';
 /**
  * A live state as far as it is known: one object, a new one after each change.
  *
- * `stale`: the value is the latest that this client has, but there is no connection, or the state is not current on it yet.
+ * `stale`: the value is the latest that this client has, but there is no connection, or a whole value has been asked for in its place. Right
+ * after a connection is there again, changes that were missed may still be on their way, though it is not `stale`.
  */
 export type Live<T> =
   | { status: 'loading'; data: undefined; error: undefined; stale: false }
@@ -90,7 +92,7 @@ export function live<D extends DatasoleClient<any>, K extends StateKeyName<Of<D>
 /**
  * The value of a live state as soon as it is known, `undefined` if there is none; the key is followed for 5 s more.
  *
- * @throws DatasoleError when the server refuses it.
+ * @throws DatasoleError when the server refuses it, and when the connection has ended for good before it is known.
  */
 export function ready<D extends DatasoleClient<any>, K extends StateKeyName<Of<D>>>(
   client: D,
@@ -98,27 +100,39 @@ export function ready<D extends DatasoleClient<any>, K extends StateKeyName<Of<D
 ): Promise<StateValue<Of<D>, K> | undefined> {
   const { subscribe, getSnapshot } = live(client, key);
   return new Promise((resolve, reject) => {
-    const end = subscribe(settle);
+    const ends = [subscribe(settle), connection(client).subscribe(settle)];
     settle();
     function settle() {
-      const { status, data, error } = getSnapshot();
-      if (status === 'loading') return;
-      end();
+      const { status, data, error = status === 'loading' ? over(client) : undefined } = getSnapshot();
+      if (status === 'loading' && !error) return;
+      for (const end of ends) end();
       if (error) reject(error);
       else resolve(data);
     }
   });
 }
 
+/** The error with which the connection of a client has ended for good, while it has. */
+export function over(client: DatasoleClient<any>): DatasoleError | undefined {
+  return client.getConnectionState() === 'disconnected' ? client.ended : undefined;
+}
+
+/** The keys of values that a server has rendered. */
+const seeded = new WeakMap<Initial<any>, string>();
+
 /**
  * Begins a live state with a value that a server has rendered: it is shown at once, `stale`, and whoever follows it is sent what has
- * changed since. Without effect where this client knows the state already.
+ * changed since. Without effect where this client knows the state already, and for another key than the first: components whose key changes
+ * still have the value of the one before.
  */
 export function seed<D extends DatasoleClient<any>, K extends StateKeyName<Of<D>>>(
   client: D,
   key: K,
-  { value, epoch, seq }: Initial<StateValue<Of<D>, K>>,
+  initial: Initial<StateValue<Of<D>, K>>,
 ): void {
+  if ((seeded.get(initial) ?? key) !== key) return;
+  seeded.set(initial, key);
+  const { value, epoch, seq } = initial;
   const entry = client.store.entry(key);
   if (entry.known || entry.refused) return;
   entry.value = value;

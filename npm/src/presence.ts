@@ -107,6 +107,9 @@ export class Room<T = any> {
       this.#port.send({ t: 'leave' });
       this.#port.close();
       this.#port = undefined;
+      // Whoever comes back is not shown those who were here then.
+      this.#all.clear();
+      this.#members = [];
     }
   }
 

@@ -50,6 +50,7 @@ import {
   me,
   LOADING,
   others,
+  over,
   part,
   pendings,
   ready,
@@ -210,9 +211,13 @@ const hooks: Hooks<Registered> = /* @__PURE__ */ hooksOf(DatasoleContext);
  * ```
  */
 export function DatasoleProvider({ client, options, children }: DatasoleProviderProps): ReactElement {
-  // A server makes one for each page: it never connects.
-  const own = useMemo(() => (options && ON_SERVER ? new DatasoleClient(options) : undefined), [options]);
-  const made = options && (own ?? DatasoleClient.reuse(options));
+  const latest = useLatest(options);
+  // Not anew at each render: the application may have disconnected it.
+  const made = useMemo(() => {
+    if (!options) return undefined;
+    // A server makes one for each page: it never connects.
+    return ON_SERVER ? new DatasoleClient(options) : DatasoleClient.reuse(withLatest(options, latest));
+  }, [options && JSON.stringify({ ...options, crdtStorage: undefined })]);
   useEffect(() => made && hold(made), [made]);
   return useProvided(DatasoleContext, made ?? client!, children);
 }
@@ -322,8 +327,23 @@ function useProvided(context: Context<AnyClient<any> | undefined>, client: AnyCl
   return createElement(context.Provider, { value: client }, children);
 }
 
-/** How many providers hold a client that was made of options. */
-const holders = new WeakMap<object, { count: number; connected?: boolean; end?: ReturnType<typeof setTimeout> }>();
+/** Options whose functions are those of the latest render. */
+function withLatest(options: DatasoleClientOptions, latest: { current: DatasoleClientOptions | undefined }): DatasoleClientOptions {
+  const now = (name: string) => (...args: unknown[]) => (latest.current as Record<string, any>)[name]?.(...args);
+  return Object.fromEntries(Object.entries(options).map(([name, value]) => [name, typeof value === 'function' ? now(name) : value]));
+}
+
+interface Held {
+  /** How many providers hold the client. */
+  count: number;
+  /** The client was connected, or disconnected, here. */
+  connected?: boolean;
+  ended?: boolean;
+  end?: ReturnType<typeof setTimeout>;
+}
+
+/** Clients that were made of options. */
+const holders = new WeakMap<object, Held>();
 /** Trees are mounted anew in development, and when routes change. */
 const HOLD_MS = 1_000;
 
@@ -333,12 +353,19 @@ function hold(client: DatasoleClient<any>): () => void {
   holders.set(client, held);
   held.count++;
   clearTimeout(held.end);
-  if (client.getConnectionState() === 'disconnected') {
+  const { state, reason } = connection(client).getSnapshot();
+  // One that the application has disconnected stays so.
+  if (state === 'disconnected' && (held.ended || reason?.kind !== 'closedByUser')) {
     held.connected = true;
+    held.ended = false;
     void client.connect();
   }
   return () => {
-    if (!--held.count && held.connected) held.end = setTimeout(() => void client.disconnect(), HOLD_MS);
+    if (--held.count || !held.connected) return;
+    held.end = setTimeout(() => {
+      held.ended = client.getConnectionState() !== 'disconnected';
+      void client.disconnect();
+    }, HOLD_MS);
   };
 }
 
@@ -355,7 +382,7 @@ function useReadable<T>({ subscribe, getSnapshot }: Readable<T>, server?: T): T 
   return useSyncExternalStore(subscribe, getSnapshot, server === undefined ? getSnapshot : () => server);
 }
 
-/** What a selector makes of a readable. Both functions may be new at every render. `server`: in place of the value in HTML. */
+/** A readable as a selector shows it. Both functions may be new at every render. `server`: in place of the value in HTML. */
 function useSelection<T, S>(
   { subscribe, getSnapshot }: Readable<T>,
   select: (value: T) => S,
@@ -393,24 +420,30 @@ function useLive(
 
 const waits = new WeakMap<object, Promise<unknown>>();
 
-/** Suspends until a state is known; throws when it is refused. */
+/** Suspends until a state is known; throws when it is refused, or there will be no connection. */
 function awaited(client: AnyClient<any>, key: string, initial: Initial<any> | undefined): void {
-  if (initial) {
-    if (!ON_SERVER) seed(client, key, initial);
-    return;
-  }
+  if (initial && ON_SERVER) return;
+  if (initial) seed(client, key, initial);
   const state: Readable<Live<any>> = live(client, key);
   const { status, error } = state.getSnapshot();
   if (status === 'refused') throw error;
   if (status !== 'loading') return;
-  if (ON_SERVER && client.getConnectionState() === 'disconnected') {
+  const failure = over(client);
+  if (failure) throw failure;
+  const idle = client.getConnectionState() === 'disconnected';
+  if (ON_SERVER && idle) {
     const reason = `the state ${key} is not on this server; give it as \`initial\`, or it is shown by the browser only`;
     // Next takes errors with this digest for what they are, and does not report them.
     throw Object.assign(new Error(`datasole: ${reason}`), { digest: 'BAILOUT_TO_CLIENT_SIDE_RENDERING', reason });
   }
+  // Effects do not run while this is suspended; the provider's neither, where it is suspended as well.
+  if (idle) {
+    holders.set(client, { count: 0, ...holders.get(client), connected: true });
+    void client.connect();
+  }
   let wait = waits.get(state);
   if (!wait) {
-    // Followed from here on: effects do not run while this is suspended.
+    // Followed from here on.
     const forget = () => waits.delete(state);
     wait = ready(client, key).then(forget, forget);
     waits.set(state, wait);

@@ -40,7 +40,7 @@ export function others<T>(room: Room<T>): Readable<readonly Member<T>[]> {
 export interface Me<T> extends Readable<T | undefined> {
   /** Joins the room with a value, unless it was joined before. Returns what leaves it, once all have. */
   enter(initial: T): () => void;
-  /** Changes members of the value; replaces one that is no object. */
+  /** Changes members of the value; replaces one that is no object. Outside the room, counts if it is entered in the same turn. */
   update(patch: Partial<T>): void;
 }
 
@@ -50,6 +50,8 @@ const meIn = perObject((room: Room): Me<any> => {
   let inside = 0;
   let joined = false;
   let value: unknown;
+  /** What was changed before anybody entered, in the same turn. */
+  let early: unknown;
   const set = (now: unknown) => {
     value = now;
     call(readers);
@@ -65,7 +67,8 @@ const meIn = perObject((room: Room): Me<any> => {
       if (!joined) {
         joined = true;
         // What was changed before, by a component that is mounted earlier, counts.
-        set(merge(initial, value));
+        set(merge(initial, early));
+        early = undefined;
         room.join(value);
       }
       let left = false;
@@ -83,8 +86,13 @@ const meIn = perObject((room: Room): Me<any> => {
       };
     },
     update: (patch) => {
-      set(merge(value, patch));
-      if (joined) room.update(value);
+      if (joined) {
+        set(merge(value, patch));
+        return room.update(value);
+      }
+      // A later one is of nobody: the event of a component that has gone.
+      if (early === undefined) setTimeout(() => (early = undefined));
+      early = merge(early, patch);
     },
   };
 });

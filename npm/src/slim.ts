@@ -107,6 +107,8 @@ export class DatasoleClient<C extends ContractShape = Registered> {
   #ahead = 0;
   readonly #statusHandlers = new Set<(status: Status) => void>();
   #status: Status = { state: 'disconnected', reason: { kind: 'idle', message: 'never connected' } };
+  /** The error with which it ended for good, if it has. @internal */
+  declare ended?: DatasoleError;
   #link?: Link;
   #unwatch?: () => void;
   /** The promise of `connect`, while connecting and connected. */
@@ -362,6 +364,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
   /** Ends the host and all that waits for it. */
   #end(error: DatasoleError, reason: StatusReason): void {
     const opening = this.#opening;
+    this.ended = error;
     this.#opening = undefined;
     this.#replacing = false;
     this.#told = undefined;
@@ -370,9 +373,10 @@ export class DatasoleClient<C extends ContractShape = Registered> {
     this.calls.reject(error);
     this.#setStatus({ state: 'disconnected', reason });
     // An application that closes the client does not wait for it; other failures are uncaught unless somebody does.
-    if (reason.kind === 'closedByUser') opening?.promise.catch(() => {});
+    const wanted = reason.kind === 'closedByUser';
+    if (wanted) opening?.promise.catch(() => {});
     if (opening) opening.reject(error);
-    else if (reason.kind !== 'closedByUser') this.#tell(reason);
+    else if (!wanted) this.#tell(reason);
   }
 
   #unlink(): void {
@@ -383,14 +387,13 @@ export class DatasoleClient<C extends ContractShape = Registered> {
 
   #failed(error: DatasoleError): void {
     const reason: StatusReason = { kind: 'host', message: error.message };
-    const { state } = this.#status;
     const now = Date.now();
     if (!this.#wasOpen || this.#replacing || now - this.#lastFailure < REPLACE_AFTER_MS) {
       return this.#end(error, reason);
     }
     this.#lastFailure = now;
     report(error);
-    if (state === 'connected') this.#opening = undefined;
+    if (this.#status.state === 'connected') this.#opening = undefined;
     this.#unlink();
     this.calls.reject(error);
     this.#replacing = true;

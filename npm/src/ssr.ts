@@ -19,6 +19,7 @@ export interface FetchStateOptions {
   headers?: Record<string, string>;
   /** Path of the endpoint. Default `/__ds`. */
   path?: string;
+  /** Ends the request. Default: one that ends it after 10 s. */
   signal?: Global<'AbortSignal'>;
 }
 
@@ -26,7 +27,7 @@ export interface FetchStateOptions {
  * A live state with its position: hand it to the page, and there to `useLiveState` as `initial`. The page shows the value at once, and is sent what
  * has changed since, each change once. `undefined`: there is no such state.
  *
- * @throws DatasoleError when the server refuses it, or cannot be reached.
+ * @throws DatasoleError when the server refuses it, cannot be reached, or does not answer in time; `retryable` where a retry may succeed.
  * @example
  * ```tsx
  * const board = await fetchState('http://localhost:4000', 'board', { token });
@@ -36,24 +37,42 @@ export interface FetchStateOptions {
 export async function fetchState<C extends ContractShape = Registered, K extends StateKeyName<C> = StateKeyName<C>>(
   url: string,
   key: K,
-  { token, headers, path = '/__ds', signal }: FetchStateOptions = {},
+  { token, headers, path = '/__ds', signal = AbortSignal.timeout(10_000) as Global<'AbortSignal'> }: FetchStateOptions = {},
 ): Promise<Initial<StateValue<C, K>> | undefined> {
   const target = `${url.replace(/^ws/, 'http').replace(/\/+$/, '')}/${path.replace(/^\/+|\/+$/g, '')}/state/${encodeURIComponent(key)}`;
-  const failed = (code: number, message: string, rest: { retryAfter?: number; cause?: unknown } = {}) => {
-    const body = { code, message: `state ${key}: ${message}`, retryable: code === Code.NotConnected || code === ErrorCode.Limit };
-    return new DatasoleError({ ...body, retryAfter: rest.retryAfter }, rest.cause);
+  const failed = (code: number, message: string, rest: { status?: number; retryAfter?: number; cause?: unknown } = {}) => {
+    const retryable = PASSING.has(code) || PASSING.has(rest.status!);
+    return new DatasoleError({ code, message: `state ${key}: ${message}`, retryable, retryAfter: rest.retryAfter }, rest.cause);
   };
   const authorization = token === undefined ? {} : { authorization: `Bearer ${token}` };
   const request = { headers: { ...headers, ...authorization }, signal, cache: 'no-store' } as RequestInit;
-  const response = await fetch(target, request).catch((cause: unknown) => {
-    if (signal && (signal as AbortSignal).aborted) throw failed(Code.Cancelled, 'cancelled');
+  const answer = async () => {
+    const response = await fetch(target, request);
+    return { response, text: await response.text() };
+  };
+  const { response, text } = await answer().catch((cause: unknown) => {
+    const { aborted, reason } = signal as AbortSignal;
+    if (aborted && reason?.name === 'TimeoutError') throw failed(Code.Timeout, `no answer from ${target} in time`);
+    if (aborted) throw failed(Code.Cancelled, 'cancelled');
     throw failed(Code.NotConnected, `no answer from ${target}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
   });
-  // What is no datasole server's has another shape.
-  const body = await response.json().catch(() => undefined);
-  if (response.ok && body && 'seq' in body) return body;
+  // The answer of anything else has another shape.
+  const body = parsed(text);
+  if (response.ok && body?.seq !== undefined) return body;
   // A datasole server's refusal has a body of its own.
   const { code = ErrorCode.Handler, message = `HTTP ${response.status} from ${target}, and no state`, retryAfter } = body?.error ?? {};
   if (response.status === 404 && code === ErrorCode.NotFound) return undefined;
-  throw failed(code, message, { retryAfter });
+  throw failed(code, message, { status: response.status, retryAfter });
+}
+
+/** Codes and HTTP statuses of failures that pass. */
+const PASSING = new Set<number>([Code.NotConnected, Code.Timeout, ErrorCode.Limit, ErrorCode.ShuttingDown, 429, 502, 503, 504]);
+
+/** The value of JSON; `undefined` for another text. */
+function parsed(text: string): any {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }

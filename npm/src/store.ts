@@ -81,7 +81,7 @@ export class Store {
     if (!entry.handlers.size && !entry.refused && Math.abs(now - entry.read) > 1_000) {
       entry.read = now;
       this.#ensureFollowed(key, entry);
-      this.#leave(entry, READ_MS);
+      this.#leave(key, entry, READ_MS);
     }
     return look(entry);
   }
@@ -95,7 +95,7 @@ export class Store {
     if (!watched) guarded(() => handler(look(entry)));
     return {
       unsubscribe: () => {
-        if (stop() && !entry.handlers.size) this.#leave(entry, LINGER_MS);
+        if (stop() && !entry.handlers.size) this.#leave(key, entry, LINGER_MS);
       },
     };
   }
@@ -130,8 +130,8 @@ export class Store {
     entry.owned.clear();
     entry.text = 0;
     entry.rev = rev;
-    entry.lost = entry.doubtful = false;
     entry.known = true;
+    entry.lost = entry.doubtful = entry.refused = undefined;
     this.#changed.add(entry);
   }
 
@@ -180,12 +180,11 @@ export class Store {
     for (const [key, entry] of this.#entries) {
       if (refused && !entry.refused) continue;
       entry.rev = entry.since?.seq;
-      entry.lost = false;
       entry.id = 0;
-      entry.refused = undefined;
+      entry.lost = entry.refused = undefined;
       if (!entry.handlers.size && !entry.read) continue;
       this.#ensureFollowed(key, entry);
-      if (!entry.handlers.size) this.#leave(entry, READ_MS);
+      if (!entry.handlers.size) this.#leave(key, entry, READ_MS);
     }
   }
 
@@ -203,9 +202,11 @@ export class Store {
     if (!entry.id) entry.id = this.#follow.subscribe(key, entry.since);
   }
 
-  #leave(entry: Entry, linger: number): void {
+  #leave(key: string, entry: Entry, linger: number): void {
     this.#follow.unsubscribe(entry.id, linger);
     entry.id = 0;
+    // The core says nothing of one that it does not follow.
+    if (entry.refused) setTimeout(() => entry.refused && this.left(key), linger);
   }
 }
 

@@ -1,5 +1,5 @@
 /**
- * Composables for Vue 3.3 and later: the plugin {@link datasole}, {@link useLiveState} and the others.
+ * Composables for Vue 3.4 and later: the plugin {@link datasole}, {@link useLiveState} and the others.
  *
  * They have the types of the contract that has registered itself; {@link createComposables} makes those of another one. On a server
  * that renders pages nothing connects: states are `loading`, or what `initial` says.

@@ -1,11 +1,13 @@
 // The contract of stores, against a worker that is the test.
 import assert from 'node:assert/strict';
-import { describe, it } from 'node:test';
+import { describe, it, mock } from 'node:test';
 import { connection, live, ready, select } from '../src/live.js';
 import type { FromWorker } from '../src/protocol.js';
-import { CONNECTED, connected, reported, settled } from './fake-worker.js';
+import { DatasoleError, ErrorCode } from '../src/client.js';
+import { clients, CONNECTED, connected, FakeWorker, makeClient, ready as greeted, reported, settled } from './fake-worker.js';
 
 const SNAPSHOT = { t: 'snapshot', key: 'k', rev: 1, value: { title: 'a', n: 0 } } as const;
+const REFUSED = { t: 'refused', what: 'state', name: 'k', error: { code: -32002, message: 'forbidden', retryable: false } } as const;
 const patch = (rev: number, path: string, value: unknown) =>
   ({ t: 'patch' as const, key: 'k', rev, ops: [{ op: 'replace', path, value }] }) satisfies FromWorker;
 
@@ -67,6 +69,50 @@ describe('a live state', () => {
     assert.equal(worker.of('subscribe').length, 2, "what is followed is the core's to renew");
   });
 
+  it('that was refused is shown when the server says yes after all', async () => {
+    const { client, worker } = await connected();
+    const state = live(client, 'k');
+    const end = state.subscribe(() => {});
+    worker.say(REFUSED);
+    end();
+    const seen: string[] = [];
+    state.subscribe(() => seen.push(state.getSnapshot().status));
+    await settled();
+    assert.equal(worker.of('subscribe').length, 2);
+    worker.say(SNAPSHOT);
+    assert.deepEqual([seen, state.getSnapshot().data, state.getSnapshot().error], [['ready'], SNAPSHOT.value, undefined]);
+  });
+
+  it('that was refused is forgotten 5 s after its last reader has gone, unless there is one again', async () => {
+    const { client, worker } = await connected();
+    mock.timers.enable({ apis: ['setTimeout'] });
+    try {
+      const { subscribe, getSnapshot } = live(client, 'k');
+      const end = subscribe(() => {});
+      worker.say(REFUSED);
+      end();
+      mock.timers.tick(4_999);
+      assert.equal(getSnapshot().status, 'refused');
+      const again = subscribe(() => {});
+      mock.timers.tick(1);
+      assert.equal(getSnapshot().status, 'refused', 'somebody is there');
+      again();
+      mock.timers.tick(5_000);
+      assert.deepEqual([client.store.peek('k'), getSnapshot().status], [undefined, 'loading']);
+      // One that is shown by then is the core's to leave.
+      const last = subscribe(() => {});
+      worker.say(REFUSED);
+      last();
+      worker.say(SNAPSHOT);
+      mock.timers.tick(5_000);
+      assert.equal(getSnapshot().status, 'ready');
+      worker.say({ t: 'left', kind: 'state', key: 'k' });
+      assert.equal(client.store.peek('k'), undefined);
+    } finally {
+      mock.timers.reset();
+    }
+  });
+
   it('is stale without a connection, until it is current on the next one', async () => {
     const { client, worker } = await connected();
     const state = live(client, 'k');
@@ -112,6 +158,42 @@ describe('a live state', () => {
     const gone = ready(client, 'gone');
     worker.say({ t: 'snapshot', key: 'gone', rev: 1, value: undefined });
     assert.equal(await gone, undefined);
+  });
+});
+
+describe('a state that is awaited', () => {
+  const verdict = { kind: 'unauthorized', message: 'no', code: 4401 } as const;
+
+  it('fails when the connection ends for good, and is followed no longer', async () => {
+    for (const disconnect of [false, true]) {
+      const { client, worker } = await connected();
+      const value = ready(client, 'k');
+      const code = disconnect ? ErrorCode.Closed : ErrorCode.Unauthorized;
+      const failed = assert.rejects(value, (error) => error instanceof DatasoleError && error.code === code);
+      if (disconnect) await client.disconnect();
+      else worker.say({ t: 'status', state: 'disconnected', reason: verdict });
+      await failed;
+      assert.equal(client.store.peek('k')!.handlers.size, 0);
+      await assert.rejects(ready(client, 'k'), { code }, 'at once');
+      clients.length = FakeWorker.all.length = 0;
+    }
+  });
+
+  it('waits for a first connection, through interruptions, and for a client that is connected anew', async () => {
+    const client = makeClient();
+    const first = ready(client, 'k');
+    const opened = client.connect();
+    const worker = await greeted();
+    worker.say(CONNECTED, { t: 'status', state: 'reconnecting', attempt: 1, reason: { kind: 'closed', message: '' } }, CONNECTED);
+    await opened;
+    worker.say(SNAPSHOT);
+    assert.deepEqual(await first, SNAPSHOT.value);
+    await client.disconnect();
+    void client.connect().catch(() => {});
+    const second = ready(client, 'l');
+    const next = await greeted(1);
+    next.say(CONNECTED, { ...SNAPSHOT, key: 'l' });
+    assert.deepEqual(await second, SNAPSHOT.value);
   });
 });
 

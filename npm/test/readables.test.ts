@@ -1,11 +1,12 @@
 // Rooms, CRDTs, pending things and the connection as readables, and states that a server has rendered, against a worker that is the test.
 import assert from 'node:assert/strict';
-import { describe, it, mock } from 'node:test';
+import { afterEach, beforeEach, describe, it, mock } from 'node:test';
 import * as Y from 'yjs';
 import { connection, live, lost, me, members, others, pendings, replica, seed, type Readable } from '../src/live.js';
 import type { FromWorker } from '../src/protocol.js';
 import { DatasoleProvider } from '../src/yjs.js';
-import { CONNECTED, connected, makeClient, ready, settled } from './fake-worker.js';
+import { openDocument } from '../src/documents.js';
+import { clients, CONNECTED, connected, FakeWorker, makeClient, ready, settled } from './fake-worker.js';
 
 /** What a readable showed after each change. */
 function watch<T>({ subscribe, getSnapshot }: Readable<T>): { seen: T[]; end(): void } {
@@ -16,6 +17,11 @@ function watch<T>({ subscribe, getSnapshot }: Readable<T>): { seen: T[]; end(): 
 const RECONNECTING: FromWorker = { t: 'status', state: 'reconnecting', attempt: 1, reason: { kind: 'closed', message: '' } };
 
 describe('a room', () => {
+  beforeEach(() => mock.timers.enable({ apis: ['setTimeout'] }));
+  afterEach(() => mock.timers.reset());
+  /** Until the timers of this turn have run, and what they sent has arrived. */
+  const turn = async () => (mock.timers.tick(0), await settled());
+
   const entry = (whole: boolean, ...data: unknown[]): FromWorker =>
     ({ t: 'entry', kind: 'presence', key: 'r', rev: 1, data, ...(whole ? { whole } : {}) }) as FromWorker;
   const member = (id: string, value: unknown) => ({ id, userId: 'u', value });
@@ -46,12 +52,12 @@ describe('a room', () => {
     own.update({ m: 3 });
     assert.deepEqual(own.getSnapshot(), { n: 1, m: 3 });
     again.end();
-    await new Promise((resolve) => setTimeout(resolve, 5));
+    await turn();
     assert.deepEqual([worker.of('open').length, worker.of('leave').length], [1, 0]);
     assert.deepEqual(worker.of('show').map(({ json }) => json), ['{"n":1}', '{"n":1,"m":3}']);
     leave();
     leave();
-    await new Promise((resolve) => setTimeout(resolve, 5));
+    await turn();
     assert.deepEqual([own.getSnapshot(), worker.of('leave').length], [undefined, 1]);
   });
 
@@ -60,15 +66,44 @@ describe('a room', () => {
     const own = me(client.presence<number>('r'));
     const leave = [own.enter(1), own.enter(2)];
     leave[0]!();
-    await new Promise((resolve) => setTimeout(resolve, 5));
+    await turn();
     assert.deepEqual([own.getSnapshot(), worker.of('leave').length], [1, 0]);
     leave[1]!();
-    await new Promise((resolve) => setTimeout(resolve, 5));
+    await turn();
     assert.deepEqual([own.getSnapshot(), worker.of('leave').length], [undefined, 1]);
     // What is changed by a component that is mounted before the one that enters counts.
     own.update(7);
+    assert.equal(own.getSnapshot(), undefined, 'nobody is in the room yet');
     own.enter(1);
     assert.equal(own.getSnapshot(), 7);
+  });
+
+  it('takes no value of those who have left it', async () => {
+    const { client, worker } = await connected();
+    const own = me(client.presence<{ name?: string; x?: number }>('r'));
+    const { seen } = watch(own);
+    own.enter({ name: 'ann' })();
+    await turn();
+    // A throttled event of a component that has gone.
+    own.update({ x: 9 });
+    await turn();
+    own.enter({ name: 'bob' });
+    assert.deepEqual(seen, [{ name: 'ann' }, undefined, { name: 'bob' }]);
+    await settled();
+    assert.deepEqual(worker.of('show').map(({ json }) => json), ['{"name":"ann"}', undefined, '{"name":"bob"}']);
+  });
+
+  it('shows nobody of those who were there before it was left', async () => {
+    const { client, worker } = await connected();
+    const room = client.presence('r');
+    const { end } = watch(members(room));
+    worker.say(entry(true, member('c2', 1), member('c3', 1)));
+    end();
+    await turn();
+    assert.deepEqual([members(room).getSnapshot(), worker.of('leave').length], [[], 1]);
+    const again = watch(members(room));
+    worker.say(entry(false, member('c4', 1)));
+    assert.deepEqual(again.seen.map((list) => list.map(({ id }) => id)), [['c4']]);
   });
 });
 
@@ -101,6 +136,35 @@ describe('a CRDT', () => {
     const { client } = await connected();
     replica(client, 'c', 'pn-counter');
     assert.throws(() => replica(client, 'c', 'or-set'), TypeError);
+  });
+});
+
+describe('a document', () => {
+  it('shows whoever comes back as before, and what it says of itself from then on', async () => {
+    const { client } = await connected();
+    const { subscribe, getSnapshot } = openDocument(client, 'd');
+    mock.timers.enable({ apis: ['setTimeout'] });
+    try {
+      const end = subscribe(() => {});
+      const { awareness } = getSnapshot().provider!;
+      awareness.setLocalStateField('user', 'ann');
+      end();
+      assert.equal(awareness.getLocalState(), null);
+      // A child's effect runs before its parent's; awareness takes no field of one that is away.
+      awareness.setLocalStateField('user', 'ann');
+      const again = subscribe(() => {});
+      assert.deepEqual(awareness.getLocalState(), { user: 'ann' });
+      awareness.setLocalStateField('cursor', 1);
+      again();
+      mock.timers.tick(5_000);
+      assert.equal(getSnapshot().provider, undefined);
+      const last = subscribe(() => {});
+      assert.deepEqual(getSnapshot().provider!.awareness.getLocalState(), {});
+      last();
+      mock.timers.tick(5_000);
+    } finally {
+      mock.timers.reset();
+    }
   });
 });
 
@@ -181,6 +245,26 @@ describe('a connection', () => {
     }
   });
 
+  it('is lost at once, late, or never, as it is told', async () => {
+    for (const [after, before, then] of [[0, 0, true], [2 ** 31 + 5, 2 ** 31 - 2, true], [Infinity, 2 ** 31 - 2, undefined]] as const) {
+      const { client, worker } = await connected();
+      mock.timers.enable({ apis: ['setTimeout'] });
+      try {
+        const { seen, end } = watch(lost(client, after));
+        worker.say(RECONNECTING);
+        if (before) mock.timers.tick(before);
+        assert.deepEqual(seen, []);
+        if (then) mock.timers.tick(1);
+        assert.deepEqual(seen, then ? [true] : []);
+        end();
+      } finally {
+        mock.timers.reset();
+        clients.length = FakeWorker.all.length = 0;
+        await client.disconnect();
+      }
+    }
+  });
+
   it('that was never wanted, or closed, is not lost; one that was given up is', async () => {
     const idle = makeClient();
     assert.equal(watch(lost(idle, 0)).seen.length + Number(lost(idle, 0).getSnapshot()), 0);
@@ -213,6 +297,17 @@ describe('a state that a server has rendered', () => {
     assert.deepEqual(seen.map(({ data, stale }) => [data, stale]), [[{ n: 1 }, false], [{ n: 3 }, false]]);
     assert.equal(seen[0]!.data, initial.value);
     assert.deepEqual(worker.of('resync'), []);
+  });
+
+  it('begins the key that it was first given for, and no other', async () => {
+    const { client } = await connected();
+    const board = { value: { n: 1 }, epoch: 8, seq: 3 };
+    for (const key of ['board:1', 'board:2', 'board:1']) seed(client, key, board);
+    assert.deepEqual(live(client, 'board:1').getSnapshot().data, { n: 1 });
+    assert.equal(live(client, 'board:2').getSnapshot().status, 'loading');
+    const other = makeClient();
+    seed(other, 'board:1', board);
+    assert.deepEqual(live(other, 'board:1').getSnapshot().data, { n: 1 });
   });
 
   it('is replaced when the server does not know what changed', async () => {

@@ -55,7 +55,7 @@ describe('a state is fetched', () => {
   });
 
   it('and whoever else answers, or nobody, is told', async () => {
-    for (const other of [[404, 'not here'], [200, '<!doctype html>'], [200, '{}'], [502, '']] as const) {
+    for (const other of [[404, 'not here'], [200, '<!doctype html>'], [200, '{}'], [200, '7'], [200, '"a"'], [200, 'null'], [500, 'true'], [502, '']] as const) {
       answer = [...other];
       assert.match((await refusal()).message, new RegExp(`HTTP ${other[0]} from http://127.*/__ds/state/k, and no state`));
     }
@@ -64,5 +64,45 @@ describe('a state is fetched', () => {
     assert.deepEqual([(error as DatasoleError).code, (error as DatasoleError).retryable], [-32103, true]);
     answer = [200, '{"value":1,"epoch":1,"seq":1}'];
     assert.equal((await refusal({ signal: AbortSignal.abort() })).code, -32102);
+  });
+
+  it('is asked for again where that may help', async () => {
+    for (const [status, body, retryable] of [
+      [503, '{"error":{"code":-32006,"message":"the server is shutting down"}}', true],
+      [429, '', true],
+      [502, '<h1>bad gateway</h1>', true],
+      [503, '', true],
+      [504, '', true],
+      [500, '', false],
+      [401, '{"error":{"code":-32001,"message":"unauthorized"}}', false],
+    ] as const) {
+      answer = [status, body];
+      assert.equal((await refusal()).retryable, retryable, `${status} ${body}`);
+    }
+  });
+
+  it('ends with its signal, while the answer is read, too, and with the deadline', async (t) => {
+    const unfinished = createServer((_, response) => void response.writeHead(200).write('{"value":')).listen(0, '127.0.0.1');
+    await once(unfinished, 'listening');
+    const target = `http://127.0.0.1:${(unfinished.address() as AddressInfo).port}`;
+    const fetched = async (options?: object) => {
+      const asked = once(unfinished, 'request');
+      const outcome = fetchState(target, 'k', options).catch((error: unknown) => error as DatasoleError);
+      await asked;
+      return outcome as Promise<DatasoleError>;
+    };
+    const abort = new AbortController();
+    const cancelled = fetched({ signal: abort.signal });
+    await once(unfinished, 'request');
+    abort.abort();
+    assert.deepEqual([(await cancelled).code, (await cancelled).retryable], [-32102, false]);
+    const late = await fetched({ signal: AbortSignal.timeout(5) });
+    assert.deepEqual([late.code, late.retryable], [-32100, true]);
+    const given: number[] = [];
+    t.mock.method(AbortSignal, 'timeout', (millis: number) => (given.push(millis), abort.signal));
+    await fetchState(target, 'k').catch(() => {});
+    assert.deepEqual(given, [10_000]);
+    unfinished.closeAllConnections();
+    unfinished.close();
   });
 });

@@ -448,7 +448,7 @@ describe('a room', () => {
     assert.deepEqual(seen, [[], [['c1', 1, true], ['c2', null, false]], [['c2', null, false]], [['c1', 1, true]]]);
     assert.equal(room.members.length, 1);
     unsubscribe();
-    core.say('entry', { data: [], whole: true });
-    assert.equal(room.members.length, 1, 'nobody keeps it up to date');
+    core.say('entry', { data: [ann], whole: true });
+    assert.deepEqual(room.members, [], 'nobody keeps them up to date');
   });
 });

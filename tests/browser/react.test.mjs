@@ -132,6 +132,98 @@ describeInBrowser((spec) => {
     assert.equal(page.wire.sent.filter((op) => op === OP.unsubscribe).length, 3);
   });
 
+  spec('a tree that is suspended with its provider connects, and its client ends with the provider', async (world) => {
+    const page = await open(world);
+    await page.evaluate(() => {
+      window.options = { url: location.origin, useWorker: false };
+      const Nothing = () => h('p', null, `nothing: ${useSuspenseLiveState('none')}`);
+      const tree = h(React.Suspense, { fallback: 'wait' }, h(DatasoleProvider, { options }, h(Nothing)));
+      window.root = newRoot();
+      root.render(tree);
+    });
+    await text(page, 'nothing: undefined');
+    await page.evaluate(() => {
+      window.client = clientOf();
+      root.render(null);
+    });
+    await until(page, () => client.getConnectionState() === 'disconnected');
+    assert.equal(page.wire.sockets, 1);
+  });
+
+  spec('a state that is awaited when its client is disconnected is an error for boundaries', async (world) => {
+    const page = await open(world);
+    await page.evaluate(async () => {
+      await connected();
+      class Boundary extends React.Component {
+        state = {};
+        static getDerivedStateFromError = (error) => ({ error });
+        render = () => (this.state.error ? h('p', null, this.state.error.message) : this.props.children);
+      }
+      const Thrown = () => h('p', null, useSuspenseLiveState('never'));
+      show(() => h(Boundary, null, h(React.Suspense, { fallback: '…' }, h(Thrown))));
+      while (!client.store.peek('never')) await new Promise((resolve) => setTimeout(resolve));
+      await client.disconnect();
+    });
+    await text(page, 'the client is closed');
+    world.errors.length = 0;
+  });
+
+  spec('a provider leaves a client as its application has disconnected it, and calls the latest functions', async (world) => {
+    const page = await open(world);
+    await page.evaluate(() => {
+      window.asked = [];
+      // New options at each render, as applications write them.
+      window.User = () => {
+        window.client = useClient();
+        return h('p', null, `${useConnection().state} ${window.version}`);
+      };
+      window.render = (version) => {
+        window.version = version;
+        show(User, { getToken: () => (asked.push(version), 'ann') });
+      };
+      render(1);
+    });
+    await text(page, 'connected 1');
+    await page.evaluate(() => {
+      window.first = client;
+      return client.disconnect();
+    });
+    await text(page, 'disconnected 1');
+    await page.evaluate(() => render(2));
+    await text(page, 'disconnected 2');
+    assert.equal(await page.evaluate(() => client === first), true);
+    assert.equal(page.wire.sockets, 1);
+    await page.evaluate(() => client.connect());
+    await text(page, 'connected 2');
+    assert.deepEqual(await page.evaluate(() => asked), [1, 2]);
+    assert.equal(page.wire.sockets, 2);
+  });
+
+  spec('what a server has rendered is shown for its key only', async (world) => {
+    const page = await open(world);
+    await page.evaluate(async () => {
+      await connected();
+      for (const id of [1, 2]) await client.rpc('setState', { key: `board:${id}`, value: { title: `live ${id}` } });
+      window.initial = { value: { title: 'rendered 1' }, epoch: 1, seq: 1 };
+      window.seen = [];
+      const title = (board) => board.title;
+      window.Board = ({ id }) => {
+        const { data } = useLiveState(`board:${id}`, title, { initial });
+        seen.push([id, data]);
+        return h('p', null, data ?? '…');
+      };
+      window.Awaited = ({ id }) => h('p', null, String(useSuspenseLiveState(`board:${id}`, title, { initial })));
+      window.boards = (id) => show(() => [h(Board, { key: 1, id }), h(React.Suspense, { key: 2, fallback: '…' }, h(Awaited, { id }))]);
+      boards(1);
+    });
+    await text(page, 'live 1live 1');
+    await page.evaluate(() => boards(2));
+    await text(page, 'live 2live 2');
+    const seen = await page.evaluate(() => seen);
+    assert.deepEqual(seen[0], [1, 'rendered 1']);
+    assert.deepEqual(seen.filter(([id, data]) => id === 2 && data !== undefined && data !== 'live 2'), []);
+  });
+
   spec('a refusal is an error for boundaries, or a status', async (world) => {
     const page = await open(world);
     await page.evaluate(async () => {

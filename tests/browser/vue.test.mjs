@@ -107,6 +107,26 @@ describeInBrowser((spec) => {
     await text(page, 'refused undefined');
   });
 
+  spec('what a server has rendered is shown for its key only', async (world) => {
+    const page = await open(world);
+    await page.evaluate(async () => {
+      for (const id of [1, 2]) await client.rpc('setState', { key: `board:${id}`, value: { title: `live ${id}` } });
+      const initial = { value: { title: 'rendered 1' }, epoch: 1, seq: 1 };
+      window.id = Vue.ref(1);
+      window.seen = [];
+      show(() => {
+        const { data } = useLiveState(() => `board:${id.value}`, (board) => board.title, { initial });
+        return () => (seen.push([id.value, data.value]), h('p', String(data.value)));
+      });
+    });
+    await text(page, 'live 1');
+    await page.evaluate(() => (id.value = 2));
+    await text(page, 'live 2');
+    const seen = await page.evaluate(() => seen);
+    assert.deepEqual(seen[0], [1, 'rendered 1']);
+    assert.deepEqual(seen.filter(([id, data]) => id === 2 && data !== undefined && data !== 'live 2'), []);
+  });
+
   spec('events, calls and the connection', async (world) => {
     const page = await open(world);
     await page.evaluate(() => {
