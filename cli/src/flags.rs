@@ -119,18 +119,19 @@ impl Flags {
         let data = self.data.as_ref().map(|dir| {
             let dir =
                 dir.to_str().ok_or_else(|| io::Error::other(format!("--data {}: is not UTF-8", dir.display())))?;
-            Ok::<_, io::Error>(format!("sqlite:{dir}?{}", if self.sync { "sync=yes" } else { "" }))
+            Ok::<_, io::Error>(format!("sqlite://{dir}?{}", if self.sync { "sync=yes" } else { "" }))
         });
         let urls = Urls {
             backend: data.transpose()?.or_else(|| self.redis.clone()).or_else(|| self.backend.clone()),
-            log: self.log.iter().rfind(|value| Urls::is_engine(value)).cloned(),
+            // A level on the command line takes the place of the variable, whose engine stays.
+            log: self.log.iter().rfind(|value| Urls::is_engine(value)).cloned().or_else(|| Urls::from_env().log),
             bus: self.bus.clone(),
             kv: self.kv.clone(),
         };
         Ok(Some(urls).filter(|urls| *urls != Urls::default()))
     }
 
-    /// What is logged to stderr.
+    /// The directives of the log on stderr.
     pub(crate) fn level(&self) -> &str {
         self.log.iter().rfind(|value| !Urls::is_engine(value)).unwrap_or(&self.log_level)
     }
@@ -301,14 +302,15 @@ mod tests {
         assert_eq!(named("--log warn"), None);
         assert_eq!(named("--backend redis://h"), all("redis://h"));
         assert_eq!(named("--redis redis://h"), all("redis://h"));
-        assert_eq!(named("--data a?b"), all("sqlite:a?b?"));
-        assert_eq!(named("--data x --sync"), all("sqlite:x?sync=yes"));
+        assert_eq!(named("--data a?b"), all("sqlite://a?b?"));
+        assert_eq!(named("--data //srv/x"), all("sqlite:////srv/x?"));
+        assert_eq!(named("--data x --sync"), all("sqlite://x?sync=yes"));
         let some = |url: &str| Some(url.to_owned());
         let mixed = "--backend memory: --log debug --log sqlite:x --bus redis://b --kv redis://k";
         let urls =
             Urls { log: some("sqlite:x"), bus: some("redis://b"), kv: some("redis://k"), ..Urls::from("memory:") };
         assert_eq!(named(mixed), Some(urls));
-        let urls = Urls { bus: some("redis://b"), ..Urls::from("sqlite:x?") };
+        let urls = Urls { bus: some("redis://b"), ..Urls::from("sqlite://x?") };
         assert_eq!(named("--data x --bus redis://b"), Some(urls));
     }
 

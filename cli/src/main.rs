@@ -39,7 +39,7 @@ Examples:
   datasole serve --static ./public --relay chat:message
   datasole serve --data ./data --token SECRET=ann
   datasole serve --backend redis://127.0.0.1
-  datasole serve --backend redis://127.0.0.1 --log sqlite:./data
+  datasole serve --backend postgres://127.0.0.1/app --bus redis://127.0.0.1
   datasole doctor https://app.example
   datasole types http://localhost:4000 --out web/src/contract.ts --watch
   datasole contract-check contract.json http://localhost:4000

@@ -53,8 +53,12 @@ impl<'a> Opened<'a> {
             Some(urls) => Some(Engines::open(urls).await.map_err(io::Error::other)?),
             None => None,
         };
-        engines.iter().flat_map(Engines::describe).for_each(|line| tracing::info!("{line}"));
+        let described = match &engines {
+            Some(engines) => engines.describe(),
+            None => Engines::open("memory:").await.map_err(io::Error::other)?.describe(),
+        };
         let listener = listen(&flags.listen).await?;
+        described.iter().for_each(|line| tracing::info!("{line}"));
         Ok(Self { flags, users, engines, listener })
     }
 

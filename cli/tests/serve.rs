@@ -417,6 +417,15 @@ fn engines_are_described() {
     assert!(log.contains(&expected), "{log}");
     assert!(log.contains("bus, kv in memory:; may be lost: everything, when the process ends"), "{log}");
     std::fs::remove_dir_all(dir).unwrap();
+    // A level on the command line leaves the engine of the variable; without any engine there is memory.
+    for (engine, told) in [("sqlte:./data", "sqlte: is no engine"), ("", "log, bus, kv in memory:")] {
+        let mut command = serve(&["--listen", "127.0.0.1:0", "--log", "info"]);
+        let mut child = command.env("DATASOLE_LOG", engine).stderr(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        assert!(log.lines().any(|line| line.unwrap().contains(told)), "{told}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
     for (flag, url, expected) in [
         ("--backend", "mysql://ann:secret@h/db", "datasole: not a valid request: mysql: is no engine"),
         ("--bus", "mysql://ann:secret@h/db", "datasole: not a valid request: mysql: is no engine"),

@@ -39,16 +39,16 @@ struct Flags {
     #[arg(long = "static")]
     folder: Option<PathBuf>,
     /// The engine of everything, as a URL.
-    #[arg(long, env = "DATASOLE_BACKEND")]
+    #[arg(long, env = "DATASOLE_BACKEND", hide_env_values = true)]
     backend: Option<String>,
     /// The engine of streams.
     #[arg(long)]
     log: Option<String>,
     /// The engine of messages between servers.
-    #[arg(long, env = "DATASOLE_BUS")]
+    #[arg(long, env = "DATASOLE_BUS", hide_env_values = true)]
     bus: Option<String>,
     /// The engine of short-lived values.
-    #[arg(long, env = "DATASOLE_KV")]
+    #[arg(long, env = "DATASOLE_KV", hide_env_values = true)]
     kv: Option<String>,
 }
 

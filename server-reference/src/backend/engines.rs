@@ -56,9 +56,10 @@ impl Urls {
         }
     }
 
-    /// Whether a text is meant as the URL of an engine.
+    /// True if a text is meant as the URL of an engine: a word and one colon, which directives of logging do not have.
     pub fn is_engine(text: &str) -> bool {
-        text.contains("://") || text.split_once(':').is_some_and(|(scheme, _)| feature(scheme).is_some())
+        let is_word = |scheme: &str| !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        text.split_once(':').is_some_and(|(scheme, rest)| is_word(scheme) && !rest.starts_with(':'))
     }
 
     /// The URLs of log, bus and values.
@@ -106,7 +107,7 @@ impl fmt::Debug for Urls {
 pub struct Engines {
     /// Each engine once.
     engines: Vec<Opened>,
-    /// Which of them has log, bus and values.
+    /// The places of the engines of log, bus and values.
     parts: [usize; 3],
 }
 
@@ -115,7 +116,7 @@ struct Opened {
     /// As it may be shown.
     url: String,
     engine: Engine,
-    /// What may be lost, when.
+    /// The loss that is possible, and when.
     loss: &'static str,
     /// Whether servers of other processes can stand on it.
     is_shared: bool,
@@ -187,6 +188,11 @@ impl Engines {
         if log && !(bus && kv) {
             lines.push("servers share the log, but not bus and kv: their rooms, events and users are apart".to_owned());
         }
+        if (bus || kv) && !log {
+            lines.push(
+                "servers share bus or kv, but not the log: their states, CRDTs and documents are apart".to_owned(),
+            );
+        }
         lines
     }
 }
@@ -208,6 +214,7 @@ impl Opened {
             "sqlite" => sqlite(url)?,
             #[cfg(feature = "redis")]
             "redis" | "rediss" | "unix" => {
+                url.only("a Redis server", &["prefix", "durable", "db", "user", "pass"])?;
                 let redis = Redis::connect(text).await?;
                 let loss = redis.loss();
                 (Engine::Redis(redis), loss)
@@ -317,6 +324,14 @@ mod tests {
         for url in ["memory:?prefix=", "memory:?prefix=a/b", "memory:?prefix=x&prefix=y"] {
             assert!(refused(url).await.starts_with("prefix "), "{url}");
         }
+        #[cfg(feature = "redis")]
+        for url in
+            ["redis://:pa?prefix=a&secret@h", "redis://h?prefix=a:b", "redis://h?prefix=a&prefix=b", "unix:/s?x=1"]
+        {
+            let refused = refused(url).await;
+            assert!(refused.contains("a Redis server") || refused.starts_with("prefix "), "{refused}");
+            assert!(!refused.contains("secret"), "{refused}");
+        }
         let urls = Urls { kv: Some("mysql:".into()), ..Urls::default() };
         assert!(refused(urls).await.starts_with("mysql: is no engine"));
         for (scheme, feature) in SCHEMES {
@@ -355,10 +370,17 @@ mod tests {
 
     #[test]
     fn urls_are_told_from_levels_of_logging() {
-        for url in ["memory:", "sqlite:x", "redis://h", "mysql://h", "nats://h", "postgresql:///db"] {
+        for url in ["memory:", "sqlite:x", "redis://h", "mysql://h", "nats://h", "postgresql:///db", "sqlte:./data"] {
             assert!(Urls::is_engine(url), "{url}");
         }
-        for level in ["info", "datasole_server=debug,warn", "hyper::client=trace", ""] {
+        for level in [
+            "info",
+            "datasole_server=debug,warn",
+            "hyper::client=trace",
+            "info,hyper::client=trace",
+            "[span{at=a:b}]=info",
+            "",
+        ] {
             assert!(!Urls::is_engine(level), "{level}");
         }
         let urls = Urls { log: Some("redis://u:secret@h".into()), ..Urls::from("postgres://u:secret@h/db") };

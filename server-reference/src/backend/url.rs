@@ -11,7 +11,7 @@ const PREFIX: usize = 32;
 /// A URL taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Url<'a> {
-    /// What stands before the first colon.
+    /// The part before the first colon.
     pub(super) scheme: &'a str,
     /// The whole up to its options.
     pub(super) address: &'a str,
@@ -28,7 +28,7 @@ impl<'a> Url<'a> {
         }
     }
 
-    /// What follows the scheme, without the slashes that mean no host: `sqlite:///var/x` is `sqlite:/var/x`.
+    /// The part after the scheme, without the slashes that mean no host: `sqlite:///var/x` is `sqlite:/var/x`.
     #[cfg(feature = "sqlite")]
     pub(super) fn path(&self) -> &'a str {
         let rest = self.address.get(self.scheme.len() + 1..).unwrap_or_default();
@@ -62,6 +62,10 @@ impl<'a> Url<'a> {
 
     /// Refuses options that `engine` does not know, any that comes twice, and a prefix that is none.
     pub(super) fn only(&self, engine: &str, known: &[&str]) -> Result<(), BackendError> {
+        if self.query.contains('@') {
+            // Part of a password, which no error repeats.
+            return Err(BackendError::Invalid(format!("the URL of {engine}: a ? in a password is written %3F")));
+        }
         for (n, (name, _)) in self.options().enumerate() {
             if !known.contains(&name) {
                 return Err(BackendError::Invalid(format!("{name} in the URL of {engine}")));
@@ -110,7 +114,13 @@ mod tests {
     #[cfg(feature = "sqlite")]
     #[test]
     fn paths() {
-        for (text, path) in [("sqlite:x", "x"), ("sqlite:/x", "/x"), ("sqlite:///x", "/x"), ("sqlite://x", "x")] {
+        for (text, path) in [
+            ("sqlite:x", "x"),
+            ("sqlite:/x", "/x"),
+            ("sqlite:///x", "/x"),
+            ("sqlite://x", "x"),
+            ("sqlite:////x", "//x"),
+        ] {
             assert_eq!(Url::parse(text).unwrap().path(), path, "{text}");
         }
     }

@@ -99,7 +99,7 @@ impl Redis {
         Ok(Self { engine: Arc::new(engine), random, durable })
     }
 
-    /// What may be lost, when.
+    /// The loss that is possible, and when.
     pub(super) fn loss(&self) -> &'static str {
         if self.durable {
             "nothing, as declared"
