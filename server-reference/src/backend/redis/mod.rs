@@ -23,8 +23,8 @@ use crate::clock::System;
 /// longer than 8 KiB are announced and read, not pushed.
 ///
 /// **What survives.** Whatever the server keeps: nothing without persistence; with `appendonly yes` and
-/// `appendfsync everysec` everything that was acknowledged when its process is killed, and all but the last one or two
-/// seconds when its machine is. A failover loses what the replica had not got. So that nobody diverges unnoticed,
+/// `appendfsync everysec` everything that was acknowledged when its process is killed, unless its disk is busy, for up to
+/// two seconds of which it answers before it writes, and all but those seconds when its machine fails. A failover loses what the replica had not got. So that nobody diverges unnoticed,
 /// a node that meets another run of the server begins a new generation: every stream begins a new life, and clients
 /// start from snapshots. With `?durable=yes` the operator declares that nothing acknowledged is ever lost
 /// (`appendfsync always` on one machine), and lives go on.
@@ -105,7 +105,7 @@ impl Redis {
             "nothing, as declared"
         } else {
             "what that server does not keep: everything without appendonly; the last 2 seconds with appendfsync everysec \
-             when its machine fails; at a failover what the replica had not got"
+             when its machine fails, or its process while the disk is busy; at a failover what the replica had not got"
         }
     }
 
