@@ -400,7 +400,7 @@ fn a_folder_of_data_is_one_servers() {
     std::fs::remove_dir_all(dir).unwrap();
 }
 
-/// What each engine holds and may lose is logged on start; a URL that names none is refused, its password not told.
+/// The engines, what they hold and may lose, are logged on start; a URL that names none is refused, its password not told.
 #[test]
 fn engines_are_described() {
     let dir = std::env::temp_dir().join(format!("datasole-engines-binary-{}", std::process::id()));

@@ -5,7 +5,7 @@
 
 use datasole_contract::{file, typescript};
 
-/// What `examples/pages/contract.ts` is made of.
+/// The contract of `examples/pages/contract.ts`.
 mod present {
     use datasole_contract::{TS, contract};
     use serde::{Deserialize, Serialize};

@@ -3,6 +3,7 @@
 mod framing;
 mod heard;
 mod link;
+mod parting;
 mod upgrade;
 
 pub(super) use upgrade::handle;

@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{
     super::{credentials::identify, lobby::Watched, refused::refused},
-    link,
+    link, parting,
 };
 use crate::{
     admission::{Full, Kind, Listening, Rejection, Requester, Seat, counted},
@@ -106,7 +106,7 @@ fn turn_away(node: &Arc<Node>, on_upgrade: OnUpgrade, full: Full, requester: &Re
     let node = node.clone();
     tokio::spawn(async move {
         if let Ok(upgraded) = on_upgrade.await {
-            link::turn_away(TokioIo::new(upgraded), &node, why).await;
+            parting::turn_away(TokioIo::new(upgraded), &node, why).await;
         }
         drop(parting);
     });
