@@ -1,6 +1,5 @@
 //! Runs against real engines and real processes under faults: three nodes on one engine, clients that change node, and a
-//! nemesis that kills, stops, cuts off and delays. What was seen is a [`History`](crate::history::History), which the
-//! checker judges.
+//! nemesis that kills, stops, cuts off and delays. All that was seen is a [`History`], which the checker judges.
 //!
 //! A kill shows no failure of a machine: the page cache survives it. So nothing acknowledged may be lost here.
 
