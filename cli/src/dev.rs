@@ -89,7 +89,7 @@ fn start(command: &[OsString], url: &str) -> io::Result<Option<Child>> {
 fn ask_to_end(child: Option<&Child>) {
     let id = child.and_then(Child::id).and_then(|id| i32::try_from(id).ok());
     if let Some(id) = id.and_then(Pid::from_raw) {
-        // It may have ended this moment.
+        // The command may have ended this moment.
         let _ = kill_process(id, Signal::TERM);
     }
 }

@@ -39,7 +39,7 @@ class OpenDocument implements Readable<DocumentState> {
     const end = listen(this.#readers, changed);
     clearTimeout(this.#closing);
     if (!this.#provider) this.#open();
-    // Whoever comes back is seen again.
+    // A reader that comes back is seen again.
     else if (this.#readers.size === 1) this.#provider.awareness.setLocalState(this.#own ?? {});
     return () => {
       if (!end() || this.#readers.size) return;

@@ -404,7 +404,7 @@ export class Hub {
     const of = this.#followed.get(`${what} ${name}`);
     if (!of) return;
     tell(of.pages.keys(), message);
-    // Whoever asks again asks anew.
+    // A tab that asks again asks anew.
     this.#followed.delete(`${what} ${name}`);
     for (const [page, { ids, timer }] of of.pages) {
       clearTimeout(timer);

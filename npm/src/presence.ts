@@ -107,7 +107,7 @@ export class Room<T = any> {
       this.#port.send({ t: 'leave' });
       this.#port.close();
       this.#port = undefined;
-      // Whoever comes back is not shown those who were here then.
+      // A client that comes back is not shown the members of then.
       this.#all.clear();
       this.#members = [];
     }

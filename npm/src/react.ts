@@ -321,7 +321,7 @@ const itself = <T>(value: T): T => value;
 /** Gives a client to the hooks of a context. */
 function useProvided(context: Context<AnyClient<any> | undefined>, client: AnyClient<any>, children: ReactNode): ReactElement {
   useEffect(() => {
-    // Whoever connects a client, or has disconnected it, knows why.
+    // An application that connects a client, or has disconnected it, knows why.
     if (connection(client).getSnapshot().reason?.kind === 'idle') void client.connect();
   }, [client]);
   return createElement(context.Provider, { value: client }, children);

@@ -66,7 +66,7 @@ const meIn = perObject((room: Room): Me<any> => {
       inside++;
       if (!joined) {
         joined = true;
-        // What was changed before, by a component that is mounted earlier, counts.
+        // A change made before, by a component that is mounted earlier, counts.
         set(merge(initial, early));
         early = undefined;
         room.join(value);

@@ -32,7 +32,7 @@ export async function openShared({ core, worker: own, workerUrl, shared }: LinkO
     const hold = () => (resolve(), new Promise<void>((release) => signal.addEventListener('abort', () => release())));
     navigator.locks.request(lock, { signal }, hold).catch(() => {});
   });
-  // Whoever has other options has another worker: a name that says so, and does not tell the token.
+  // Tabs with other options have another worker: the name differs, and does not tell the token.
   const digest = await crypto.subtle.digest('SHA-256', new TextEncoder().encode(JSON.stringify([core, shared])));
   const name = `datasole ${Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, '0')).join('')}`;
   let worker: SharedWorker;

@@ -229,7 +229,7 @@ function composablesOf<C extends ContractShape>(token: InjectionKey<AnyClient<an
     datasole: (client) => ({
       install(app) {
         app.provide(token, client);
-        // Whoever connects a client, or has disconnected it, knows why.
+        // An application that connects a client, or has disconnected it, knows why.
         if (!ON_SERVER && connection(client).getSnapshot().reason?.kind === 'idle') void client.connect();
       },
     }),

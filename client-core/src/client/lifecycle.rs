@@ -226,7 +226,7 @@ impl Client {
         if let DisconnectReason::Closed(SocketClose { retry_after: Some(millis), .. }) = reason {
             patience = millis.min(MAX_WINDOW);
         }
-        // What was stable may come back to where it was; from what does not answer it goes on.
+        // A connection that was stable may come back to its endpoint; one that does not answer is left for the next.
         self.endpoint += usize::from(moves);
         self.subscriptions.detach();
         while let Some((call, pending)) = self.calls.take_any_sent() {
