@@ -11,7 +11,8 @@ use clap::Args;
 use data_encoding::BASE64;
 use datasole_core::{
     Limits, Millis, Position, Seed,
-    frame::{Codec, Frame},
+    frame::{Codec, Frame, Opcode},
+    wire::split_item,
 };
 use datasole_wasm::{Driver, Settings, World, payload};
 use serde::{Deserialize, Deserializer, de::Error};
@@ -408,9 +409,18 @@ fn content(json: &Option<String>, bytes: &Option<Bytes>) -> String {
     }
 }
 
-/// A frame: its opcode, its correlation id, its payload as far as it is text.
+/// A frame, or those of a batch: opcode, correlation id, the payload as far as it is text.
 fn message(bytes: &[u8]) -> String {
     match Codec::default().decode(bytes, &Limits::default()) {
+        Ok(Frame { opcode: Opcode::Batch, payload, .. }) => {
+            let mut rest = payload;
+            let items = std::iter::from_fn(|| {
+                let (item, behind) = split_item(rest)?;
+                rest = behind;
+                Some(message(item))
+            });
+            items.collect::<Vec<_>>().join(" + ")
+        }
         Ok(Frame { opcode, correlation, payload }) => match std::str::from_utf8(payload) {
             Ok(text) if text.starts_with(['{', '[', 'n']) => format!("{opcode:?} {correlation} {}", cut(text)),
             _ => format!("{opcode:?} {correlation} {} bytes", payload.len()),
