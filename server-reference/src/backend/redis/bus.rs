@@ -36,13 +36,12 @@ impl Bus for Handle {
     async fn publish(&self, to: Address<'_>, bytes: Bytes) -> Result<(), BackendError> {
         let message = write_delivery(self.link.origin, self.node(), &bytes);
         let names = &self.engine.names;
-        let mut command = redis::cmd("PUBLISH");
-        match to {
-            Address::Topic(topic) => command.arg(names.topic(topic)).arg(message),
-            Address::Node(node) => command.arg(names.inbox(node.0)).arg(message),
-            Address::Everybody => command.arg(names.everybody()).arg(message),
+        let channel = match to {
+            Address::Topic(topic) => names.topic(topic),
+            Address::Node(node) => names.inbox(node.0),
+            Address::Everybody => names.everybody(),
         };
-        self.engine.command(&command).await
+        self.engine.command(&channel, redis::cmd("SPUBLISH").arg(&channel).arg(message)).await
     }
 
     async fn subscribe(&self, topics: &[Arc<str>]) -> Result<(), BackendError> {

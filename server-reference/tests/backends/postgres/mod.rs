@@ -1,7 +1,7 @@
 //! PostgreSQL, as Debian has it.
 
 mod faults;
-mod server;
+pub(crate) mod server;
 
 use std::{
     sync::{
