@@ -34,14 +34,18 @@ impl Bus for Handle {
     }
 
     async fn publish(&self, to: Address<'_>, bytes: Bytes) -> Result<(), BackendError> {
-        let message = write_delivery(self.link.origin, self.node(), &bytes);
         let names = &self.engine.names;
         let channel = match to {
             Address::Topic(topic) => names.topic(topic),
             Address::Node(node) => names.inbox(node.0),
             Address::Everybody => names.everybody(),
         };
-        self.engine.command(&channel, redis::cmd("SPUBLISH").arg(&channel).arg(message)).await
+        let publish = |connection| {
+            let mut command = redis::cmd("SPUBLISH");
+            command.arg(&channel).arg(write_delivery(self.link.origin, connection, &bytes));
+            command
+        };
+        self.engine.command_over(&channel, publish).await
     }
 
     async fn subscribe(&self, topics: &[Arc<str>]) -> Result<(), BackendError> {

@@ -169,6 +169,17 @@ impl Engine {
         read(self.checked(&session, answer).await?)
     }
 
+    /// Runs a command on the master that has `key`, which depends on the number of the connections; they are counted from 1.
+    pub(super) async fn command_over<T: FromRedisValue>(
+        &self,
+        key: &str,
+        command: impl FnOnce(u64) -> Cmd,
+    ) -> Result<T, BackendError> {
+        let session = self.session().await?;
+        let answer = send(&session.shards, key, None, &command(session.number)).await;
+        read(self.checked(&session, answer).await?)
+    }
+
     /// Runs commands on one master, in one round trip; `None` if the keys of one are on their way to another master.
     pub(super) async fn pipeline(
         &self,

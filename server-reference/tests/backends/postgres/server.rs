@@ -20,6 +20,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Who needs a password: by TCP everybody but the administrator.
 const HBA: &str = "local all all trust
 host all postgres 127.0.0.1/32 trust
+host replication postgres 127.0.0.1/32 trust
 host all all 127.0.0.1/32 scram-sha-256
 ";
 
@@ -65,6 +66,17 @@ fn program(name: &str) -> Command {
     command
 }
 
+/// A free port, and an empty folder that belongs to the server.
+fn place() -> (u16, PathBuf) {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let dir = std::env::temp_dir().join(format!("datasole-postgres-{}-{port}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    if let Some((user, group)) = user() {
+        chown(&dir, Some(user), Some(group)).unwrap();
+    }
+    (port, dir)
+}
+
 fn signal(process: &str, signal: &str) {
     let _ = Command::new("kill").args([signal, process]).stderr(Stdio::null()).status();
 }
@@ -84,7 +96,7 @@ impl Server {
     pub(crate) fn with_tls(certificate: &str, key: &str) -> Self {
         let settings =
             ["ssl=on", "ssl_cert_file=cert.pem", "ssl_key_file=key.pem", "fsync=off", "full_page_writes=off"];
-        Self::made(&settings, |data| {
+        let server = Self::made(&settings, |data| {
             for (from, name) in [(certificate, "cert.pem"), (key, "key.pem")] {
                 let to = data.join(name);
                 std::fs::copy(from, &to).unwrap();
@@ -94,16 +106,13 @@ impl Server {
                     chown(&to, Some(user), Some(group)).unwrap();
                 }
             }
-        })
+        });
+        server.until_it_answers();
+        server
     }
 
     fn made(settings: &[&str], prepare: impl FnOnce(&Path)) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let dir = std::env::temp_dir().join(format!("datasole-postgres-{}-{port}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        if let Some((user, group)) = user() {
-            chown(&dir, Some(user), Some(group)).unwrap();
-        }
+        let (port, dir) = place();
         let mut initdb = program("initdb");
         initdb.arg("-D").arg(dir.join("data")).args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]);
         assert!(initdb.args(["--no-sync", "--wal-segsize=1"]).current_dir(&dir).status().unwrap().success(), "initdb");
@@ -112,6 +121,30 @@ impl Server {
         let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let child = spawn(&dir, port, &settings);
         Self { child, dir, port, settings }
+    }
+
+    /// Starts a server that follows this one, whom it reaches at `port`, with everything that this one has.
+    pub(crate) fn standby(&self, source: u16) -> Self {
+        self.until_it_answers();
+        let (port, dir) = place();
+        let mut copy = program("pg_basebackup");
+        copy.arg("-D").arg(dir.join("data")).args(["-h", "127.0.0.1", "-p", &source.to_string(), "-U", "postgres"]);
+        copy.args(["-R", "-X", "stream", "-c", "fast", "--no-sync"]);
+        let copied = copy.current_dir(&dir).stderr(Stdio::piped()).output().unwrap();
+        assert!(copied.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&copied.stderr));
+        let child = spawn(&dir, port, &self.settings);
+        let standby = Self { child, dir, port, settings: self.settings.clone() };
+        standby.until_it_answers();
+        standby
+    }
+
+    /// Waits until it is no longer starting.
+    fn until_it_answers(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = self.ask("SELECT 1") {
+            assert!(Instant::now() < deadline, "{error}");
+            sleep(PAUSE);
+        }
     }
 
     pub(crate) fn url(&self, options: &str) -> String {
@@ -155,11 +188,15 @@ impl Server {
 
     /// Runs SQL as the administrator; what it answers, one line a row.
     pub(crate) fn sql(&self, sql: &str) -> String {
+        self.ask(sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    fn ask(&self, sql: &str) -> Result<String, String> {
         let mut psql = program("psql");
         psql.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", "-tAq", "-c", sql]);
         let output = psql.current_dir(&self.dir).stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
-        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        let text = |bytes| String::from_utf8(bytes).unwrap().trim().to_owned();
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     }
 }
 

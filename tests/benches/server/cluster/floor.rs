@@ -49,13 +49,13 @@ enum Client {
         _listener: redis::aio::MultiplexedConnection,
     },
     Postgres {
-        client: tokio_postgres::Client,
+        client: Box<tokio_postgres::Client>,
         append: Statement,
-        notifier: tokio_postgres::Client,
+        notifier: Box<tokio_postgres::Client>,
         read: Statement,
         notes: mpsc::UnboundedReceiver<String>,
         /// Its connection ends with it.
-        _listener: tokio_postgres::Client,
+        _listener: Box<tokio_postgres::Client>,
     },
     Nats {
         client: async_nats::Client,
@@ -239,7 +239,7 @@ async fn postgres(url: &str) -> Result<Client> {
              SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off; {settings}"
         );
         client.batch_execute(&settings).await?;
-        others.push(client);
+        others.push(Box::new(client));
     }
     let mut others = others.into_iter();
     let (Some(client), Some(notifier)) = (others.next(), others.next()) else { return Err("no client".into()) };
@@ -248,7 +248,7 @@ async fn postgres(url: &str) -> Result<Client> {
         .await?;
     let sql = "SELECT l.entry FROM head h JOIN log l ON l.id = h.id AND l.seq = h.seq WHERE h.name = $1";
     let read = client.prepare(sql).await?;
-    Ok(Client::Postgres { client, append, notifier, read, notes, _listener: listener })
+    Ok(Client::Postgres { client, append, notifier, read, notes, _listener: Box::new(listener) })
 }
 
 /// One statement for all streams.
