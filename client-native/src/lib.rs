@@ -52,6 +52,14 @@
 //! - Everything is bounded ([`Limits`], [`Builder::event_buffer`]). A slow reader loses its oldest events and is told.
 //! - Each error has a `code()` and says with `retryable()` whether a retry may succeed.
 //!
+//! # In a browser
+//!
+//! For `wasm32-unknown-unknown` the same handles run over the browser's WebSocket and timers, in a page or in a worker of a
+//! program that is Rust itself (Leptos, Dioxus, egui, plain `web-sys`): `examples/rust-page`. No runtime is needed; the
+//! browser's events `online`, `offline`, `pageshow` and `visibilitychange` are [`Hint`]s by themselves. A browser chooses
+//! headers, proxy and trust: those options of [`Builder`] are not there, and neither is a reason for a refused
+//! connection. A token provider need not be `Send`.
+//!
 //! # What is not here
 //!
 //! No protocol: frames, resuming, deadlines and patches are [`datasole_core`]'s. No log of payloads, URLs or tokens.
@@ -78,17 +86,16 @@ mod error;
 mod events;
 mod follow;
 mod handle;
+#[cfg(not(target_arch = "wasm32"))]
+mod handshake;
+mod host;
 mod inbox;
 mod presence;
-mod proxy;
 mod refusal;
 mod router;
 mod signal;
-mod socket;
 mod state;
 mod status;
-#[cfg(feature = "__tls")]
-mod tls;
 #[cfg(all(test, feature = "docs"))]
 mod transcripts;
 mod watch;
@@ -112,9 +119,10 @@ pub use error::{
 pub use events::{Event, Events};
 pub use follow::Changes;
 pub use handle::{CallOptions, Client};
+pub use host::Instant;
 pub use presence::{Member, Presence};
 pub use refusal::{Refusal, Refusals};
-#[cfg(feature = "__tls")]
+#[cfg(all(feature = "__tls", not(target_arch = "wasm32")))]
 pub use rustls;
 pub use state::State;
 pub use status::{Status, SyncStatus};
