@@ -6,6 +6,7 @@ use datasole_core::{Client as Core, Config, DisconnectReason, Limits, Reconnect,
 use tokio::sync::oneshot;
 
 use crate::{
+    clock,
     crdt::{CrdtStorage, Policy, Replicas},
     driver::{Driver, TokenProvider},
     error::ConnectError,
@@ -249,7 +250,7 @@ impl Builder {
         let patience = self.patience;
         let (client, opened) = self.launch()?;
         let opened = match patience {
-            Some(patience) => host::timeout(patience, opened).await,
+            Some(patience) => clock::timeout(patience, opened).await,
             None => Some(opened.await),
         };
         let reason = match opened {

@@ -7,7 +7,8 @@ use datasole_core::{Input, Millis, Output, SocketClose, SocketId};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 
 use crate::{
-    host::{BoxFuture, Dialer, Function, Hints, Received, Socket, Task, sleep_until},
+    clock::sleep_until,
+    host::{BoxFuture, Dialer, Function, Hints, Received, Socket, Task},
     router::Shared,
 };
 

@@ -76,6 +76,7 @@
 //! `docs`: documents that are shared with Yjs editors, through [yrs](https://docs.rs/yrs).
 
 mod builder;
+mod clock;
 #[cfg(feature = "contract")]
 mod contract;
 mod crdt;
@@ -101,6 +102,7 @@ mod transcripts;
 mod watch;
 
 pub use builder::{Builder, Urls};
+pub use clock::Instant;
 #[cfg(feature = "contract")]
 pub use contract::NativeCrdt;
 pub use crdt::{Counter, CrdtStorage, Crdts, GCounter, GSet, Map, Register, Replicated, Set, kinds};
@@ -119,7 +121,6 @@ pub use error::{
 pub use events::{Event, Events};
 pub use follow::Changes;
 pub use handle::{CallOptions, Client};
-pub use host::Instant;
 pub use presence::{Member, Presence};
 pub use refusal::{Refusal, Refusals};
 #[cfg(all(feature = "__tls", not(target_arch = "wasm32")))]

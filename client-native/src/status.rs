@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use datasole_core::{CloseVerdict, DisconnectReason, Millis, SocketClose, Status as CoreStatus, SyncPhase};
 
-use crate::host::Instant;
+use crate::clock::Instant;
 
 /// The connection, as the program sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,7 +21,8 @@ use datasole_core::{
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::{
-    host::{self, Instant, MAX_UNSENT},
+    clock::{self, Instant},
+    host::MAX_UNSENT,
     inbox::{Inbox, InboxLimits},
     refusal::Complaints,
     signal::{End, Followers, Signal},
@@ -365,7 +366,7 @@ impl Router {
 
 /// Unix milliseconds by our clock.
 fn unix_time() -> u64 {
-    u64::try_from(host::unix_time().as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(clock::unix_time().as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use wasm_bindgen::{JsCast, closure::Closure};
 use web_sys::{Event, EventTarget};
 
-use super::never;
+use crate::clock::never;
 
 /// The browser's events; a worker has the first two.
 const EVENTS: [&str; 4] = ["online", "offline", "pageshow", "visibilitychange"];

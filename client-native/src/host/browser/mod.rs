@@ -4,27 +4,19 @@ mod hints;
 mod socket;
 
 use std::{
-    future::pending,
-    pin::{Pin, pin},
+    pin::Pin,
     rc::Rc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use datasole_core::Limits;
-use futures_util::future::{AbortHandle, Abortable, Either, select};
-use gloo_timers::future::TimeoutFuture;
+use futures_util::future::{AbortHandle, Abortable};
 use tokio::sync::oneshot;
-use web_time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::ConnectError;
 
 pub(crate) use hints::Hints;
 pub(crate) use socket::{Dialer, Socket};
-pub use web_time::Instant;
-
-/// The longest delay of a browser's timer; milliseconds.
-const MAX_DELAY: u32 = i32::MAX as u32;
 
 /// What a future needs to run as a task: nothing, there is one thread.
 pub trait MaybeSend {}
@@ -56,30 +48,6 @@ impl Options {
     pub(crate) fn dialer(self, _: Limits, _: &[String]) -> Result<Dialer, ConnectError> {
         Ok(Dialer)
     }
-}
-
-/// Waits; after 24 days at most.
-async fn sleep(time: Duration) {
-    let millis = u32::try_from(time.as_micros().div_ceil(1_000)).unwrap_or(MAX_DELAY);
-    TimeoutFuture::new(millis.min(MAX_DELAY)).await;
-}
-
-/// Waits for an instant. Woken too early, the core asks again.
-pub(crate) async fn sleep_until(instant: Instant) {
-    sleep(instant.saturating_duration_since(Instant::now())).await;
-}
-
-/// A future's output, or `None` once the time is over.
-pub(crate) async fn timeout<F: Future>(time: Duration, future: F) -> Option<F::Output> {
-    match select(pin!(future), pin!(sleep(time))).await {
-        Either::Left((output, _)) => Some(output),
-        Either::Right(_) => None,
-    }
-}
-
-/// The time since the Unix epoch.
-pub(crate) fn unix_time() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Where tasks run: the browser's queue of microtasks, which is always there.
@@ -129,9 +97,4 @@ impl<T> Drop for Task<T> {
     fn drop(&mut self) {
         self.abort.abort();
     }
-}
-
-/// What never happens.
-async fn never<T>() -> T {
-    pending().await
 }

@@ -9,8 +9,10 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use wasm_bindgen::{JsCast, JsValue, closure::Closure};
 use web_sys::{BinaryType, CloseEvent, Event, MessageEvent, WebSocket};
 
-use super::{never, sleep, timeout};
-use crate::host::{MAX_UNSENT, Received};
+use crate::{
+    clock::{never, sleep, timeout},
+    host::received::{MAX_UNSENT, Received},
+};
 
 /// A close code for a text message: a page may not say 1003.
 const TEXT: u16 = 4004;

@@ -11,7 +11,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use datasole_core::Hint;
@@ -20,8 +19,6 @@ use tokio::{runtime::Handle, task::JoinHandle};
 pub(crate) use options::Options;
 pub(crate) use proxy::Proxying;
 pub(crate) use socket::{Dialer, Socket};
-pub use tokio::time::Instant;
-pub(crate) use tokio::time::sleep_until;
 
 /// What a future needs to run as a task.
 pub trait MaybeSend: Send {}
@@ -38,16 +35,6 @@ pub(crate) type Function<T> = Arc<dyn Fn() -> BoxFuture<T> + Send + Sync>;
 
 pub(crate) fn function<T>(function: impl Fn() -> BoxFuture<T> + MaybeSync + 'static) -> Function<T> {
     Arc::new(function)
-}
-
-/// A future's output, or `None` once the time is over.
-pub(crate) async fn timeout<F: Future>(time: Duration, future: F) -> Option<F::Output> {
-    tokio::time::timeout(time, future).await.ok()
-}
-
-/// The time since the Unix epoch.
-pub(crate) fn unix_time() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Where tasks run.

@@ -5,7 +5,7 @@ use std::fmt;
 use datasole_core::Limits;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
-use super::{Dialer, proxy::Proxying};
+use super::{proxy::Proxying, socket::Dialer};
 use crate::error::ConnectError;
 
 /// Headers of the WebSocket handshake, which are not the program's to set.

@@ -30,7 +30,7 @@ use tokio_tungstenite::{
 };
 
 use super::proxy::Proxying;
-use crate::host::{MAX_UNSENT, Received};
+use crate::host::received::{MAX_UNSENT, Received};
 
 /// The header by which a datasole server marks its own refusals.
 const REFUSED: &str = "datasole-refused";
