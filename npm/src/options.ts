@@ -126,7 +126,7 @@ export function resolve(options: DatasoleClientOptions): LinkOptions {
   const given = options.url ?? (page && location.origin);
   if (!given) throw new TypeError('outside of a page the client needs a url');
   const { protocol, host, pathname } = new URL(given, page);
-  if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`the url must be of http, https, ws or wss: ${given}`);
+  if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`the url must be one of http(s) or ws(s): ${given}`);
   const path = `${host}${pathname.replace(/\/+$/, '')}/${(options.path ?? DEFAULT_WS_PATH).replace(/^\/+|\/+$/g, '')}`;
   // https and wss, not ws.
   const secure = /[ps]s:/.test(protocol) ? 's' : '';
