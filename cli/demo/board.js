@@ -9,7 +9,7 @@ let returning;
 
 const client = openConnection(DatasoleClient, {
   away: 60_000,
-  cut: 'The server ended this connection. Go on: what you do is kept, and merged with what others do when it is back. That is in a minute, or as soon as you try.',
+  cut: 'Go on: what you do is kept, and merged when the connection is back, in a minute or as soon as you try.',
   connected(gone) {
     returning = gone && { gone, changes: pending() };
     if (gone) arrived();
