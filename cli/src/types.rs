@@ -37,6 +37,13 @@ pub(crate) struct Asked {
     json: bool,
 }
 
+impl Asked {
+    /// Those that keep `file` the same as the contract of the server at `url`, whose endpoint is at the usual path.
+    pub(crate) fn watched(url: Uri, file: PathBuf) -> Self {
+        Self { place: Place::of(url, "/__ds"), out: Some(file), watch: true, json: false }
+    }
+}
+
 /// The flags of `datasole contract-check`.
 #[derive(Debug, Args)]
 pub(crate) struct Compared {
