@@ -77,6 +77,11 @@ export interface DatasoleClientOptions {
    * by {@link Status.contract} and once on the console: the page was left open across a deployment, or was not built anew.
    */
   contract?: { hash: string };
+  /**
+   * Keep what the core is told, at most 8 MiB of it, so that `saveSession` of `datasole/devtools` can write it to a file with which
+   * `datasole replay` does all of it again. Documents of tabs that share a connection are no part of it. Default `false`.
+   */
+  record?: boolean;
   /** Keeps pending CRDT operations, so that they survive a reload. */
   crdtStorage?: CrdtStorage;
   /**
@@ -128,7 +133,7 @@ export function resolve(options: DatasoleClientOptions, attempt = 0): LinkOption
   if (!bases.length) throw new TypeError('outside of a page the client needs a url');
   const endpoints = bases.map((base) => {
     const { protocol, host, pathname } = new URL(base, page);
-    if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`the url must begin with http, https, ws or wss: ${base}`);
+    if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`the url must be of http, https, ws or wss: ${base}`);
     // https and wss, not ws.
     const secure = /[ps]s:/.test(protocol) ? 's' : '';
     const path = (options.path ?? DEFAULT_WS_PATH).replace(/^\/+|\/+$/g, '');
@@ -149,6 +154,7 @@ export function resolve(options: DatasoleClientOptions, attempt = 0): LinkOption
       maxReconnectAttempts,
       connectTimeout,
       contract: options.contract?.hash,
+      record: options.record,
     },
     useWorker: options.useWorker ?? !!(options.worker || (globalThis.Worker && globalThis.document)),
     workerUrl,

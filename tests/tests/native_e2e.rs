@@ -14,7 +14,7 @@ use datasole_client::{
     CallError, CallFailure, CallOptions, Client, ConnectError, DisconnectReason, EventError, Events, Payload,
     Reconnect, State, Status, codes,
 };
-use datasole_server::{AuthError, AuthRequest, Context, Identity, Replay, Server};
+use datasole_server::{AuthError, AuthRequest, Context, Identity, Replay, Server, backend::Memory};
 use datasole_tests::{
     proxy::{Cut, Direction, Proxy},
     random::Random,
@@ -399,6 +399,31 @@ async fn clients_stay_in_step_and_late_joiners_catch_up() {
     }
     running.server.state().remove("board").await.unwrap();
     shows(&mut board, &None).await;
+}
+
+// --- several nodes ---
+
+#[tokio::test]
+async fn the_first_event_of_a_topic_with_history_is_told_by_any_node() {
+    let memory = Memory::default();
+    let server = || {
+        Server::builder()
+            .backend(memory.clone())
+            .topic("feed", Replay::default())
+            .rpc("ready", |_: Context, (): ()| async move { Ok(()) })
+    };
+    let (here, there) = (Running::start(server().build()).await, Running::start(server().build()).await);
+    let client = connect(&here.url()).await;
+    let mut feed = client.events::<u64>("feed").unwrap();
+    // Frames are served in order: with this answer the subscription stands.
+    client.call::<_, ()>("ready", &()).await.unwrap();
+    for number in 1..=3 {
+        there.server.broadcast("feed", &number).await.unwrap();
+    }
+    for number in 1..=3 {
+        assert_eq!(feed.next().await.unwrap().unwrap().data, number, "nothing is lost, nor said to be");
+    }
+    client.close().await;
 }
 
 // --- TLS ---

@@ -20,7 +20,7 @@ use crate::{
 
 /// The files that the server serves under its path, beside those of `npm/previous`: once a release has changed the version of
 /// the worker protocol, that folder has worker, hub and wasm of the version before, for pages that are not new yet.
-const SERVED: [&str; 11] = [
+const SERVED: [&str; 12] = [
     "client.mjs",
     "worker.mjs",
     "datasole.iife.min.js",
@@ -28,6 +28,7 @@ const SERVED: [&str; 11] = [
     "datasole-worker.v3.js",
     "datasole-worker.iife.min.js",
     "datasole-worker.inline.iife.min.js",
+    "datasole-devtools.mjs",
     "datasole-probe.mjs",
     "datasole-shared.mjs",
     "datasole-hub.v3.mjs",

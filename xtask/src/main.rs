@@ -81,7 +81,7 @@ enum Task {
     },
     /// Run three nodes on one engine under faults, with clients that change node, and judge what they saw
     ///
-    /// --backend redis|nats|sqlite|memory [--seconds 60] [--clients 300] [--seed S] [--history FILE]
+    /// --backend redis|redis-replica|postgres|nats|sqlite|memory [--seconds 60] [--clients 300] [--seed S] [--history FILE]
     Jepsen {
         /// Passed on
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

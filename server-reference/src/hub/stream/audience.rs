@@ -69,7 +69,9 @@ impl Stream {
     ) {
         let mut inner = lock(&self.inner);
         inner.window.expire(now, &self.rules.replay);
-        let resumed = since.filter(|_| self.rules.delivery != Delivery::Others).map(|since| inner.born(since));
+        let is_content = self.rules.stored && self.rules.delivery == Delivery::Conflated;
+        let resumed = since.filter(|_| self.rules.delivery != Delivery::Others);
+        let resumed = resumed.map(|since| inner.born(since, is_content));
         let missed = resumed.and_then(|since| inner.missed(since));
         let owed = missed.is_none() && !self.fits(&inner, connection.protocol(), room);
         let from = if missed.is_some() {
