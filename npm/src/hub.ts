@@ -125,7 +125,8 @@ class Documents {
       });
       if (told.length) page.port.postMessage([JSON.stringify(told), ...binaries]);
     });
-    this.engine.post([init]);
+    // No part of the session that all share.
+    this.engine.post([{ ...init, options: { ...init.options, record: false } }]);
   }
 
   post(message: ToWorker): void {

@@ -133,7 +133,7 @@ export function resolve(options: DatasoleClientOptions, attempt = 0): LinkOption
   if (!bases.length) throw new TypeError('outside of a page the client needs a url');
   const endpoints = bases.map((base) => {
     const { protocol, host, pathname } = new URL(base, page);
-    if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`the url must be of http, https, ws or wss: ${base}`);
+    if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`the url must be one of http(s) or ws(s): ${base}`);
     // https and wss, not ws.
     const secure = /[ps]s:/.test(protocol) ? 's' : '';
     const path = (options.path ?? DEFAULT_WS_PATH).replace(/^\/+|\/+$/g, '');
