@@ -10,7 +10,7 @@ import type { Global } from './options.js';
 import type { DatasoleClient } from './slim.js';
 
 declare global {
-  /** The clients of this page that were connected, in development builds. */
+  /** The clients of this page, from the first attempt to connect until they have ended; in development builds. */
   var __DATASOLE__: DatasoleClient<any>[] | undefined;
 }
 
@@ -66,8 +66,7 @@ export function simulate(client: DatasoleClient<any>, network: Simulated): void 
  * ```
  */
 export function openDevtools(...clients: DatasoleClient<any>[]): Global<'HTMLElement'> {
-  const shown = (globalThis.__DATASOLE__ ??= []);
-  for (const client of clients) if (!shown.includes(client)) shown.push(client);
+  globalThis.__DATASOLE__ = [...new Set([...(globalThis.__DATASOLE__ ?? []), ...clients])];
   const panel = document.querySelector('datasole-devtools') ?? document.body.appendChild(document.createElement('datasole-devtools'));
   return panel as Global<'HTMLElement'>;
 }

@@ -189,6 +189,14 @@ describeInBrowser((spec) => {
     assert.deepEqual(await page.evaluate(() => [__DATASOLE__.length, __DATASOLE__[0] === client, __DATASOLE__[1] === lost]), [2, true, true]);
     await until(page, () => lost.getConnectionState() === 'reconnecting');
     while (!lines.some((line) => line.startsWith('datasole: no connection to http://127.0.0.1:9'))) await page.waitForEvent('console');
+    // One that has ended goes with the next one that comes.
+    const kept = await page.evaluate(async () => {
+      await client.disconnect();
+      window.third = new DatasoleClient({ url: location.origin });
+      await third.connect();
+      return [__DATASOLE__.length, __DATASOLE__[0] === lost, __DATASOLE__[1] === third];
+    });
+    assert.deepEqual(kept, [2, true, true]);
   });
 
   spec('the panel looks as it should', async (world) => {
@@ -221,7 +229,7 @@ async function panel(world) {
   page.on('pageerror', (error) => world.errors.push(error));
   // Violations of the page's content security policy are among these.
   page.on('console', (message) => message.type() === 'error' && world.errors.push(new Error(message.text())));
-  await page.goto(world.server.url);
+  await page.goto(`${world.server.url}/dashboard`);
   await page.evaluate(async () => {
     const { openDevtools } = await import('/__ds/datasole-devtools.mjs');
     window.client = new Datasole.DatasoleClient({ url: location.origin, record: true, reconnectInterval: 50 });

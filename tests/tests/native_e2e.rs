@@ -312,15 +312,15 @@ async fn a_refused_token_is_an_error_at_once() {
         })
         .build();
     let running = Running::start(server).await;
-    let error = Client::builder(&running.url()).token("bad").connect().await.unwrap_err();
+    let error = Client::builder(running.url()).token("bad").connect().await.unwrap_err();
     assert!(matches!(error, ConnectError::Failed(DisconnectReason::Unauthorized(_))), "{error}");
     assert_eq!((error.code(), error.retryable()), (codes::UNAUTHORIZED, false));
     assert_eq!(asked.load(Ordering::Relaxed), 1);
 
     for client in [
-        Client::builder(&running.url()).token("good"),
-        Client::builder(&running.url()).token("good").token_via(datasole_client::TokenVia::Frame),
-        Client::builder(&running.url()).header("Authorization", "Bearer good"),
+        Client::builder(running.url()).token("good"),
+        Client::builder(running.url()).token("good").token_via(datasole_client::TokenVia::Frame),
+        Client::builder(running.url()).header("Authorization", "Bearer good"),
     ] {
         let client = client.connect().await.unwrap();
         assert!(matches!(client.status(), Status::Connected { user_id: Some(user), .. } if user == "ann"));
@@ -334,7 +334,7 @@ async fn the_provider_is_asked_anew_when_a_token_has_expired() {
         .build();
     let running = Running::start(server).await;
     let issued = Arc::new(AtomicU64::new(0));
-    let client = Client::builder(&running.url())
+    let client = Client::builder(running.url())
         .reconnect(AT_ONCE)
         .token_provider(move || {
             let number = issued.fetch_add(1, Ordering::Relaxed);

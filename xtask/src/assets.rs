@@ -15,7 +15,7 @@ use wasm_bindgen_cli_support::{Bindgen, Output};
 
 use crate::{
     command::{cargo, program, run},
-    project, stamp, tools,
+    page, project, stamp, tools,
 };
 
 /// The files that the server serves under its path, beside those of `npm/previous`: once a release has changed the version of
@@ -68,9 +68,8 @@ pub(crate) fn build() -> Result<()> {
 }
 
 fn compile() -> Result<PathBuf> {
-    const TARGET: &str = "wasm32-unknown-unknown";
-    run(&mut cargo(["build", "--package", "datasole-wasm", "--lib", "--profile", "wasm", "--target", TARGET]))?;
-    Ok(project::target().join(TARGET).join("wasm/datasole_wasm.wasm"))
+    run(&mut cargo(["build", "--package", "datasole-wasm", "--lib", "--profile", "wasm", "--target", page::TARGET]))?;
+    Ok(project::target().join(page::TARGET).join("wasm/datasole_wasm.wasm"))
 }
 
 /// wasm-bindgen, then wasm-opt, into `npm/generated`.

@@ -53,6 +53,8 @@ class Panel {
   readonly #trees = new Map<string, Tree>();
   #view: View = 'Connection';
   #client?: DatasoleClient<any>;
+  /** The clients to choose from. */
+  #clients: readonly DatasoleClient<any>[] = [];
   /** The stream whose value is shown. */
   #selected = '';
   #filter = '';
@@ -68,7 +70,7 @@ class Panel {
     this.#state = make('p', 'state', head);
     this.#choice = make('select', '', head);
     this.#choice.setAttribute('aria-label', 'Client');
-    this.#choice.onchange = () => this.#choose((globalThis.__DATASOLE__ ?? [])[this.#choice.selectedIndex]);
+    this.#choice.onchange = () => this.#choose(this.#clients[this.#choice.selectedIndex]);
     const tools = make('div', 'tools', head);
     tools.setAttribute('role', 'toolbar');
     tools.setAttribute('aria-label', 'Network and session');
@@ -123,7 +125,7 @@ class Panel {
   end(): void {
     this.#end.abort();
     clearInterval(this.#timer);
-    for (const client of globalThis.__DATASOLE__ ?? []) watchOf(client).changed = () => {};
+    for (const client of this.#clients) watchOf(client).changed = () => {};
   }
 
   get #network() {
@@ -142,11 +144,13 @@ class Panel {
   /** Finds clients that are new. */
   #tick(): void {
     const clients = globalThis.__DATASOLE__ ?? [];
-    clients.forEach((client) => watchOf(client));
-    if (this.#choice.options.length !== clients.length) {
+    if (clients !== this.#clients) {
+      this.#clients = clients;
+      clients.forEach((client) => watchOf(client));
       this.#choice.replaceChildren(...clients.map((_, at) => make('option', '', undefined, `client ${at + 1}`)));
       this.#choice.hidden = clients.length < 2;
-      if (!this.#client || !clients.includes(this.#client)) this.#choose(clients[0]);
+      // One that has ended is shown until another is chosen.
+      if (!this.#client) this.#choose(clients[0]);
       this.#choice.selectedIndex = clients.indexOf(this.#client!);
     }
     this.#changed();

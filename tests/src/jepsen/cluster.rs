@@ -49,6 +49,8 @@ pub(super) struct Cluster {
     /// Seeds the failpoints of nodes.
     random: Random,
     has_failpoints: bool,
+    /// How many nodes have ended at one.
+    pub(super) ended: u64,
 }
 
 impl Cluster {
@@ -56,7 +58,7 @@ impl Cluster {
         let engine = Engine::start(options).await;
         let random = Random::new(options.seed ^ FAILPOINTS);
         let mut cluster =
-            Self { engine, nodes: Vec::new(), program: options.node.clone(), random, has_failpoints: true };
+            Self { engine, nodes: Vec::new(), program: options.node.clone(), random, has_failpoints: true, ended: 0 };
         let count = if cluster.engine.is_shared() { 3 } else { 1 };
         for number in 0..count {
             let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
@@ -89,8 +91,8 @@ impl Cluster {
     pub(super) fn try_run(&mut self, number: usize) -> bool {
         let may_end = self.may_kill_nodes();
         let node = &mut self.nodes[number];
-        // It may have ended at a failpoint.
-        node.child.take_if(|child| child.try_wait().is_ok_and(|status| status.is_some()));
+        let ended = node.child.take_if(|child| child.try_wait().is_ok_and(|status| status.is_some()));
+        self.ended += u64::from(ended.is_some());
         if node.child.is_some() {
             return true;
         }

@@ -96,6 +96,7 @@ pub async fn run(options: &Options) -> Outcome {
     let mut nemesis = Nemesis::new(Random::new(random.u64()), record.clone(), options.time);
     nemesis.run(&mut cluster, options.time).await;
     cluster.heal(&record).await;
+    (0..cluster.ended).for_each(|_| record.count("nodes ended at failpoints"));
     stop.send_replace(true);
     for client in clients {
         client.await.expect("a client ends");
