@@ -2,7 +2,7 @@
 //! connections without a user.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
     net::IpAddr,
     sync::{
@@ -14,7 +14,7 @@ use std::{
 #[cfg(feature = "docs")]
 use std::{pin::pin, task::Poll};
 
-use datasole_core::StreamKind;
+use datasole_core::{StreamId, StreamKind};
 use tokio::time::Instant;
 #[cfg(feature = "docs")]
 use tokio::time::sleep_until;
@@ -51,6 +51,8 @@ pub(crate) struct Standing {
     /// Names the owner where work is shared out.
     pub(crate) lane: u64,
     created: [Arc<AtomicUsize>; StreamKind::ALL.len()],
+    /// Streams that the quota of all servers has granted, and that have not come into being.
+    granted: Mutex<HashSet<StreamId>>,
     /// Bytes of what it keeps in memory by following.
     kept: AtomicUsize,
     #[cfg(feature = "docs")]
@@ -117,6 +119,25 @@ impl Standing {
     /// The number of streams of a kind that it has created.
     pub(crate) fn created(&self, kind: StreamKind) -> &Arc<AtomicUsize> {
         &self.created[kind as usize]
+    }
+
+    /// Whether the quota has granted this stream before, in vain.
+    pub(crate) fn is_granted(&self, id: &StreamId) -> bool {
+        lock(&self.granted).contains(id)
+    }
+
+    /// The quota has granted a stream, as one of `limit` at most.
+    pub(crate) fn grant(&self, id: &StreamId, limit: usize) {
+        let mut granted = lock(&self.granted);
+        if granted.len() >= limit {
+            granted.clear();
+        }
+        granted.insert(id.clone());
+    }
+
+    /// The stream has come into being: when it is gone, another costs again.
+    pub(crate) fn spend(&self, id: &StreamId) {
+        lock(&self.granted).remove(id);
     }
 
     /// Takes so many bytes of memory for what it follows, if it has no more than `limit` then.

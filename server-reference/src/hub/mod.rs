@@ -35,7 +35,7 @@ use std::{
     sync::{Arc, Mutex, RwLock, Weak, atomic::AtomicU32},
 };
 
-use datasole_core::StreamKind;
+use datasole_core::{StreamId, StreamKind};
 
 #[cfg(feature = "docs")]
 pub(crate) use self::kind::Room;
@@ -127,13 +127,22 @@ impl Hub {
     }
 
     /// Whether a client may create another stream, by the quota of its owner that all nodes share: `limit` in a day. Without
-    /// an answer, the limits of this node hold.
-    pub(crate) async fn may_create(&self, kind: StreamKind, client: &Connection, limit: usize) -> bool {
+    /// an answer, the limits of this node hold. Granted once, it costs no more until it has come into being and
+    /// [`Standing::spend`](crate::account::Standing::spend) was told.
+    pub(crate) async fn may_create(&self, id: &StreamId, client: &Connection, limit: usize) -> bool {
         let Some(owner) = client.owner() else { return true };
-        let name = if kind == StreamKind::Doc { "docs" } else { kind.name() };
+        if client.standing().is_granted(id) {
+            return true;
+        }
+        let name = if id.kind == StreamKind::Doc { "docs" } else { id.kind.name() };
         let quota = Quota { limit: limit as u64, window: MEMORY, cost: 1 };
         match self.backend.kv.take(&format!("{name} {owner}"), quota).await {
-            Ok(taken) => taken.granted,
+            Ok(taken) => {
+                if taken.granted {
+                    client.standing().grant(id, limit);
+                }
+                taken.granted
+            }
             Err(error) => {
                 tracing::warn!(%error, "what a user has created on other servers is not known");
                 true

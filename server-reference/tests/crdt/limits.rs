@@ -95,6 +95,31 @@ async fn keys_of_a_user_are_counted_on_all_servers() {
     assert_eq!(create(&restarted, "ann", "6"), Ok(1), "after a day");
 }
 
+/// What creates nothing takes nothing from a user's day.
+#[tokio::test]
+async fn what_is_refused_takes_nothing_from_the_quota() {
+    let limits = Limits::default().with(|limits| {
+        limits.max_crdt_keys_per_user = 2;
+        limits.max_crdt_keys_per_connection = 1;
+    });
+    let server = Server::builder().limits(limits).build();
+    let mut first = Client::user(&server, "ann");
+    assert_eq!(first.op("first", &increment("a", 1, 1)), Ok(1));
+    let none = op("pn-counter", "a", now(), json!({ "counter": 2, "op": "none" }));
+    let large = op("lww-register", "a", now(), json!({ "op": "set", "value": "x".repeat(1 << 20) }));
+    let late = op("lww-register", "a", now() + 1_000_000_000, json!({ "op": "set", "value": 1 }));
+    for n in 0..=250 {
+        let mut client = Client::user(&server, "ann");
+        assert_eq!(client.op(&format!("none {n}"), &none), Ok(0));
+        assert!(client.op(&format!("large {n}"), &large).is_err());
+        assert!(client.op(&format!("late {n}"), &late).is_err());
+        assert_eq!(first.op(&format!("more {n}"), &increment("a", 2, 1)), Err(LIMIT), "of one connection");
+    }
+    assert_eq!(Client::user(&server, "ann").op("second", &increment("b", 1, 1)), Ok(1));
+    assert_eq!(server.crdt().keys().await.unwrap(), ["first", "second"]);
+    assert_eq!(Client::user(&server, "ann").op("third", &increment("c", 1, 1)), Err(LIMIT), "the day's are spent");
+}
+
 #[tokio::test]
 async fn clients_create_keys_only_where_they_may() {
     let server = Server::builder().crdt("registered", CrdtKind::LwwMap).client_crdts(false).build();

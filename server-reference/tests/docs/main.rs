@@ -469,6 +469,31 @@ async fn documents_of_a_user_below_at_and_above_the_limit() {
     }
 }
 
+/// What could not be stored, or is one too many for a connection, takes nothing from a user's day.
+#[tokio::test]
+async fn what_creates_no_document_takes_nothing_from_the_quota() {
+    let backend = Faulty::default();
+    let limits = Limits::default().with(|limits| {
+        limits.max_docs_per_user = 2;
+        limits.max_docs_per_connection = 1;
+    });
+    let server = over(&backend).limits(limits).build();
+    backend.set(REFUSED);
+    for _ in 0..5 {
+        let refused = Client::following(&server, "ann", "1").write(0, 0, "x").unwrap_err();
+        assert_ne!(refused, i64::from(codes::LIMIT));
+    }
+    backend.set(WELL);
+    let mut ann = Client::following(&server, "ann", "1");
+    assert_eq!(ann.write(0, 0, "x"), Ok(1));
+    for n in 1..=5 {
+        ann.follow(&format!("more {n}"), Doc::new());
+        assert_eq!(ann.write(n, 0, "x"), Err(codes::LIMIT.into()), "of one connection");
+    }
+    assert_eq!(Client::following(&server, "ann", "2").write(0, 0, "x"), Ok(1));
+    assert_eq!(Client::following(&server, "ann", "3").write(0, 0, "x"), Err(codes::LIMIT.into()));
+}
+
 /// Memory by which a user has made documents grow is given back when they shrink or leave memory.
 #[tokio::test]
 async fn the_memory_of_a_user_is_bounded() {

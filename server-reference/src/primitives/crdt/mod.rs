@@ -37,7 +37,7 @@ use crate::{
     clock::{Clock, unix_millis},
     connection::{Connection, Protocol},
     entry::Entry,
-    hub::{self, Hub, Stream, Writer},
+    hub::{self, Hub, Kind, Stream, Writer},
     limits::{ENVELOPE, Limits},
     primitives::reservation::{Count, Reservation},
 };
@@ -163,14 +163,14 @@ impl Registry {
         Ok(())
     }
 
-    /// Makes an operation an entry, with a reservation of the key if it comes into being.
+    /// Makes an operation an entry, with a reservation of the key if it comes into being. A trial leaves no trace.
     fn propose(
         &self,
         key: &str,
         (op, wanted): (Op, &Wanted),
         claim: Option<Claim>,
         content: &mut Content,
-        admission: &Admission<'_>,
+        (admission, is_trial): (&Admission<'_>, bool),
     ) -> Result<Entry, EditError> {
         let owner = if let Some(Claim::Free(owner)) = &claim { owner.text() } else { String::new() };
         let entry = content::entry(content::OPERATION, &owner, op.to_json().get());
@@ -179,6 +179,9 @@ impl Registry {
             return Err(EditError::TooLarge { bytes, limit: self.max_payload });
         }
         let reservation = if content.crdt().is_some() { None } else { admission.reserve(self)? };
+        if is_trial {
+            return Ok(entry);
+        }
         let is_new = !content.crdt().is_some_and(|crdt| crdt.remembers(op.node()));
         if let (true, Some(_), Some(shown)) = (is_new, &claim, admission.client) {
             // Names take room for as long as a crowded CRDT remembers, at least.
@@ -207,19 +210,34 @@ impl Registry {
         let registered = self.kinds.contains_key(key);
         let total = if registered { None } else { Some(self.unregistered(hub, stream.gone_at().is_some()).await?) };
         let admission = Admission { key, total, client };
-        let plan = |content: &mut Content| {
+        let plan = |content: &mut Content, is_trial| {
             let claim = match (&wanted, client) {
                 (Wanted::Op(op, _), Some(client)) => Some(self.claim(content, op, client)?),
                 _ => None,
             };
             match self.plan(key, content.crdt(), &wanted)? {
-                Some(op) => self.propose(key, (op, &wanted), claim, content, &admission).map(Some),
+                Some(op) => self.propose(key, (op, &wanted), claim, content, (&admission, is_trial)).map(Some),
                 None => Ok(None),
             }
         };
-        admission.ask(hub, self, stream).await?;
+        let creator = admission.creator(self, stream);
+        if let Some(client) = creator {
+            // What comes to nothing by itself is not asked for.
+            let tried = stream.with_content(|content| hub::of(content).map_or(Ok(None), |content| plan(content, true)));
+            if tried?.is_none() {
+                return Ok(None);
+            }
+            if !hub.may_create(stream.id(), client, self.max_keys_per_user).await {
+                return Err(EditError::Keys { limit: self.max_keys_per_user });
+            }
+        }
         // A CRDT's stream holds nothing else.
-        hub.transact(stream, writer, author, |content| hub::of(content).map_or(Ok(None), plan)).await
+        let plan = |content: &mut dyn Kind| hub::of(content).map_or(Ok(None), |content| plan(content, false));
+        let changed = hub.transact(stream, writer, author, plan).await;
+        if let (Some(client), Ok(Some(_))) = (creator, &changed) {
+            client.standing().spend(stream.id());
+        }
+        changed
     }
 
     /// Performs an edit of the server's own.
@@ -326,15 +344,11 @@ impl Admission<'_> {
         Ok(Some(reservation))
     }
 
-    /// Asks the quota of the client's owner, which all servers share, where the key does not exist.
-    async fn ask(&self, hub: &Hub, registry: &Registry, stream: &Stream) -> Result<(), EditError> {
-        let (Some(_), Some((_, client)), true) = (self.total, self.client, registry.open) else { return Ok(()) };
-        let limit = registry.max_keys_per_user;
+    /// The client, where the quota of its owner, which all servers share, is to be asked: the key does not exist.
+    fn creator(&self, registry: &Registry, stream: &Stream) -> Option<&Arc<Connection>> {
+        let (Some(_), Some((_, client)), true) = (self.total, self.client, registry.open) else { return None };
         let exists = stream.with(|content: &mut Content| content.crdt().is_some());
-        if exists || hub.may_create(StreamKind::Crdt, client, limit).await {
-            return Ok(());
-        }
-        Err(EditError::Keys { limit })
+        (!exists).then_some(client)
     }
 }
 

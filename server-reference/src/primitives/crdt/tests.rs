@@ -1,5 +1,7 @@
 //! Operations over a backend that takes its time, and what is in memory.
 
+use std::sync::atomic::Ordering;
+
 use datasole_core::{
     Position, StreamKind, codes,
     crdt::{Crdt, CrdtKind, CrdtLimits, Op},
@@ -96,6 +98,36 @@ async fn crdts_in_memory_that_nobody_follows_are_bounded() {
     assert_eq!(old.opcodes(), []);
     old.end().await;
     assert!(server.node().hub.in_memory(StreamKind::Crdt) <= 4);
+}
+
+/// A key that could not be stored costs no more when it is tried again; another one costs.
+#[tokio::test]
+async fn a_key_that_is_not_stored_is_counted_once() {
+    let backend = Gated::new(true);
+    let limits = Limits { max_crdt_keys_per_user: 2, ..plain() };
+    let server = || builder().limits(limits.clone()).backend(backend.clone()).build();
+    let (one, another) = (server(), server());
+    let mut peer = Peer::new(&one);
+    let create = async |peer: &mut Peer, key: &str| {
+        let mut op = op(1, "add", &json!([]));
+        op["key"] = json!(key);
+        if let Some(task) = peer.send(Opcode::CrdtOp, 1, &op) {
+            task.await;
+        }
+        let (opcode, _, body) = peer.received().remove(0);
+        if opcode == Opcode::Ack { Ok(()) } else { Err(body["code"].as_i64().unwrap()) }
+    };
+    backend.failing.store(true, Ordering::Relaxed);
+    for _ in 0..5 {
+        assert_eq!(create(&mut peer, "a").await, Err(codes::INTERNAL.into()));
+    }
+    backend.failing.store(false, Ordering::Relaxed);
+    assert_eq!(create(&mut peer, "a").await, Ok(()));
+    one.crdt().remove("a").await.unwrap();
+    assert_eq!(create(&mut peer, "a").await, Ok(()), "the second, of the same name");
+    one.crdt().remove("a").await.unwrap();
+    assert_eq!(create(&mut Peer::new(&another), "b").await, Err(codes::LIMIT.into()), "on every server");
+    assert_eq!(create(&mut peer, "a").await, Err(codes::LIMIT.into()), "a key that has been there costs again");
 }
 
 /// Servers that share a backend: an operation that was planned too early is planned again, and followers catch up.

@@ -24,7 +24,7 @@ mod work;
 use std::sync::{Arc, atomic::AtomicUsize};
 
 use bytes::Bytes;
-use datasole_core::{Position, StreamKind};
+use datasole_core::{Position, StreamId, StreamKind};
 use yrs::{GetString, ReadTxn, Transaction, TransactionMut};
 
 pub use self::error::DocError;
@@ -214,13 +214,12 @@ impl Admission<'_> {
         Ok(reservation)
     }
 
-    /// Asks the quota of the client's owner, which all servers share.
-    async fn ask(&self, hub: &Hub) -> Result<(), DocError> {
+    /// Asks the quota of the client's owner, which all servers share, for what this node allows.
+    async fn ask(&self, hub: &Hub, id: &StreamId) -> Result<(), DocError> {
+        let Some(client) = self.client else { return Ok(()) };
+        drop(self.reserve()?);
         let limit = self.limits.max_docs_per_user;
-        match self.client {
-            Some(client) if !hub.may_create(StreamKind::Doc, client, limit).await => Err(DocError::TooMany { limit }),
-            _ => Ok(()),
-        }
+        if hub.may_create(id, client, limit).await { Ok(()) } else { Err(DocError::TooMany { limit }) }
     }
 }
 
@@ -244,12 +243,15 @@ async fn publish(
         Ok(new.map(|update| shared.intend(&update, reservation)))
     };
     let exists = stream.with_content(|content| shared(content).map(|shared| shared.exists()))?;
-    if !exists && let Err(error) = admission.ask(hub).await {
+    if !exists && let Err(error) = admission.ask(hub, stream.id()).await {
         stream.with_content(|content| content.retract());
         return Err(error);
     }
     let position = hub.transact(stream, writer, author, plan).await;
     if matches!(position, Ok(Some(_))) {
+        if let (false, Some(client)) = (exists, admission.client) {
+            client.standing().spend(stream.id());
+        }
         work::compact(hub, stream).await;
     }
     position
