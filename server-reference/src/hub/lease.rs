@@ -7,7 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
 
 use super::{
     Hub,
@@ -41,14 +44,23 @@ impl Hub {
         Ok(leases.iter().filter_map(|(name, _)| name.strip_prefix(ALIVE)?.parse().ok()).collect())
     }
 
-    /// Renews the lease, and sees who else is alive.
-    async fn look_at_leases(&self) -> Result<(), BackendError> {
-        let now = self.sharing.ticks.fetch_add(1, Ordering::SeqCst) + 1;
+    /// Renews the lease, where there are others.
+    async fn look_at_lease(&self) -> Result<(), BackendError> {
+        self.sharing.ticks.fetch_add(1, Ordering::SeqCst);
+        if self.is_sharing() {
+            self.renew().await?;
+            self.sharing.renewed.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Looks after what this node has written, and sees who else is alive.
+    async fn look_around(&self) -> Result<(), BackendError> {
         if !self.is_sharing() {
             return Ok(());
         }
-        self.renew().await?;
-        self.compare_doubtful(now).await?;
+        let now = self.sharing.ticks.load(Ordering::SeqCst);
+        self.compare_doubtful(now).await;
         self.look_at_rosters(now).await;
         let (kv, known) = (&self.backend.kv, self.known_names());
         let registered = kv.fields(NODES).await?;
@@ -138,12 +150,26 @@ pub(super) async fn hold_lease(hub: Weak<Hub>, wake: Arc<Notify>) {
     loop {
         let _ = timeout(pause, wake.notified()).await;
         let Some(hub) = hub.upgrade() else { return };
-        pause = match hub.look_at_leases().await {
+        pause = match hub.look_at_lease().await {
             Ok(()) => RENEWAL,
             Err(error) => {
                 tracing::warn!(%error, "this server cannot tell others that it is alive");
                 PAUSE
             }
         };
+    }
+}
+
+/// Looks around whenever the lease was renewed: however long that takes, the lease does not wait for it.
+pub(super) async fn watch_others(hub: Weak<Hub>, renewed: Arc<Notify>) {
+    loop {
+        renewed.notified().await;
+        loop {
+            let Some(hub) = hub.upgrade() else { return };
+            let Err(error) = hub.look_around().await else { break };
+            tracing::warn!(%error, "this server cannot tell which others are alive");
+            drop(hub);
+            sleep(PAUSE).await;
+        }
     }
 }

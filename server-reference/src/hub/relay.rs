@@ -21,7 +21,7 @@ use super::{
     Hub,
     groups::{Audience, send_to_all},
     kind::Kind,
-    lease::hold_lease,
+    lease::{hold_lease, watch_others},
     letter::{Letter, To},
     relaying::{PAUSE, Relaying, V1, event_topic, group_topic, parse, user_topic},
     roster::Shares,
@@ -138,6 +138,7 @@ impl Hub {
                 vec![runtime.spawn(keep_topics(self.me.clone(), self.relaying.bell.clone())).abort_handle()];
             tasks.push(runtime.spawn(share(self.me.clone(), self.sharing.bell.clone())).abort_handle());
             tasks.push(runtime.spawn(hold_lease(self.me.clone(), self.sharing.wake.clone())).abort_handle());
+            tasks.push(runtime.spawn(watch_others(self.me.clone(), self.sharing.renewed.clone())).abort_handle());
             match self.backend.bus.inbox() {
                 Ok(inbox) => tasks.push(runtime.spawn(hear(self.me.clone(), inbox)).abort_handle()),
                 Err(error) => tracing::error!(%error, "messages of other servers are not heard"),

@@ -6,13 +6,14 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 
 use super::{
     Hub,
     letter::{Letter, To},
     roster::{Held, Shares},
     seat::Name,
-    sharing::{Due, all, share_prefix, share_topic, topics_of},
+    sharing::{AT_ONCE, Doubt, Due, all, share_prefix, share_topic, topics_of},
     stream::Stream,
 };
 use crate::{
@@ -24,8 +25,8 @@ use crate::{
     sync::lock,
 };
 
-/// For how many looks at the lease a write that was not answered may come late.
-const DOUBT: u64 = 12;
+/// Topics that are compared at one look at the lease.
+const COMPARED: usize = 512;
 /// Bytes of shares in a letter, before another begins.
 const LETTER: usize = 64 * 1024;
 
@@ -122,31 +123,47 @@ impl Hub {
             Err(error) => {
                 tracing::warn!(%error, topic = &*due.topic, "other servers do not learn yet who is here");
                 own.changed.extend(due.shares.iter().map(|(serial, _)| serial));
-                let until = self.sharing.ticks.load(Ordering::SeqCst) + DOUBT;
-                lock(&self.sharing.doubtful).insert(due.topic, until);
+                let doubt = Doubt::new(self.sharing.ticks.load(Ordering::SeqCst));
+                lock(&self.sharing.doubtful).insert(due.topic, doubt);
                 false
             }
         }
     }
 
     /// Compares what is written with what is shared, where a write was not answered: the engine may carry it out after
-    /// later ones, and a connection that has gone would be shown for ever.
-    pub(super) async fn compare_doubtful(&self, now: u64) -> Result<(), BackendError> {
-        let doubtful: Vec<Arc<str>> = lock(&self.sharing.doubtful).keys().cloned().collect();
-        for topic in doubtful {
+    /// later ones, and a connection that has gone would be shown for ever. So many topics are read, at most.
+    pub(super) async fn compare_doubtful(&self, now: u64) {
+        let mut due: Vec<_> = lock(&self.sharing.doubtful)
+            .iter()
+            .filter(|(_, doubt)| doubt.due <= now)
+            .map(|(topic, doubt)| (topic.clone(), *doubt))
+            .collect();
+        due.sort_by_key(|(_, doubt)| doubt.due);
+        due.truncate(COMPARED);
+        for some in due.chunks(AT_ONCE) {
             let _turn = self.sharing.turn.lock().await;
-            let (name, fields) = (self.name(), self.backend.kv.fields(&topic).await?);
-            let held = fields.into_iter().filter_map(|(field, value)| Held::decode(&field, value));
-            self.compare_shares(
-                &topic,
-                held.filter(|held| held.name == name).map(|held| (held.serial, held.share)).collect(),
-            );
+            let read = some.iter().map(|(topic, _)| self.backend.kv.fields(topic));
+            for ((topic, doubt), fields) in some.iter().zip(join_all(read).await) {
+                let is_right = fields.map(|fields| {
+                    let held = fields.into_iter().filter_map(|(field, value)| Held::decode(&field, value));
+                    let own = held.filter(|held| held.name == self.name()).map(|held| (held.serial, held.share));
+                    self.compare_shares(topic, own.collect())
+                });
+                let left = doubt.compared(now, is_right.unwrap_or(false));
+                let mut doubtful = lock(&self.sharing.doubtful);
+                // Another write may have been left without an answer meanwhile.
+                if doubtful.get(topic) == Some(doubt) {
+                    match left {
+                        Some(left) => drop(doubtful.insert(topic.clone(), left)),
+                        None => drop(doubtful.remove(topic)),
+                    }
+                }
+            }
         }
-        lock(&self.sharing.doubtful).retain(|_, until| *until > now);
-        Ok(())
     }
 
-    fn compare_shares(&self, topic: &Arc<str>, held: BTreeMap<u64, Bytes>) {
+    /// Whether what is written is what is shared; else it is written again.
+    fn compare_shares(&self, topic: &Arc<str>, held: BTreeMap<u64, Bytes>) -> bool {
         let mut all = lock(&self.sharing.own);
         let own = all.entry(topic.clone()).or_default();
         let stream = own.stream.upgrade();
@@ -162,6 +179,7 @@ impl Hub {
         if !wrong.is_empty() {
             self.sharing.bell.notify_one();
         }
+        wrong.is_empty()
     }
 
     async fn write_fields(&self, name: Name, due: &Due, latest: &mut u64) -> Result<(), BackendError> {

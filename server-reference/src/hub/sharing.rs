@@ -26,7 +26,7 @@ use super::{
 use crate::{backend::kv::Lease, clock::unix_millis, sync::lock};
 
 /// Streams that are written or read at the same time.
-const AT_ONCE: usize = 16;
+pub(super) const AT_ONCE: usize = 16;
 
 /// The parts that a node needs to share.
 pub(super) struct Sharing {
@@ -44,8 +44,8 @@ pub(super) struct Sharing {
     pub(super) count: AtomicU64,
     /// By topic.
     pub(super) own: Mutex<BTreeMap<Arc<str>, Own>>,
-    /// Topics where a write was not answered, and the count of looks at the lease up to which it may come late.
-    pub(super) doubtful: Mutex<BTreeMap<Arc<str>, u64>>,
+    /// Topics where a write was not answered.
+    pub(super) doubtful: Mutex<BTreeMap<Arc<str>, Doubt>>,
     /// Held while fields are written, so that an incarnation has ended when the next begins.
     pub(super) turn: tokio::sync::Mutex<()>,
     /// The streams whose shares of other nodes are here, by topic.
@@ -54,8 +54,41 @@ pub(super) struct Sharing {
     pub(super) bell: Arc<Notify>,
     /// Rung when the node shall look for its lease.
     pub(super) wake: Arc<Notify>,
+    /// Rung when the lease was renewed.
+    pub(super) renewed: Arc<Notify>,
     /// How often it has looked.
     pub(super) ticks: AtomicU64,
+}
+
+/// For how many looks at the lease a write that was not answered may come late.
+const DOUBT: u64 = 12;
+/// Comparisons one after the other that find nothing wrong, before the next waits for the end of the doubt.
+const CLEAN: u32 = 2;
+
+/// A write was not answered: what is written is to be compared with what is shared. Times are counts of looks at the lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Doubt {
+    /// When it is compared next.
+    pub(super) due: u64,
+    /// How often it was right in a row.
+    clean: u32,
+    /// Up to when the write may come late.
+    until: u64,
+}
+
+impl Doubt {
+    pub(super) fn new(now: u64) -> Self {
+        Self { due: now + 1, clean: 0, until: now + DOUBT }
+    }
+
+    /// The doubt that is left after a comparison.
+    pub(super) fn compared(self, now: u64, is_right: bool) -> Option<Self> {
+        let clean = if is_right { self.clean + 1 } else { 0 };
+        if clean < CLEAN {
+            return Some(Self { due: now + 1, clean, ..self });
+        }
+        (now < self.until).then_some(Self { due: self.until, clean, ..self })
+    }
 }
 
 /// A stream whose shares of other nodes are here.
@@ -130,6 +163,7 @@ impl Default for Sharing {
             rosters: Mutex::default(),
             bell: Arc::default(),
             wake: Arc::default(),
+            renewed: Arc::default(),
             ticks: AtomicU64::new(0),
         }
     }
@@ -175,5 +209,27 @@ impl Own {
         self.written.extend(shares.iter().map(|(serial, _)| serial));
         let (after, listed) = (self.latest, self.listed);
         (!shares.is_empty()).then(|| Due { topic: topic.clone(), after, listed, shares })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The looks at which a topic is compared, when it is wrong at some.
+    fn compared(wrong: &[u64]) -> Vec<u64> {
+        let (mut doubt, mut looks) = (Some(Doubt::new(100)), Vec::new());
+        while let Some(due) = doubt {
+            looks.push(due.due);
+            doubt = due.compared(due.due, !wrong.contains(&due.due));
+        }
+        looks
+    }
+
+    #[test]
+    fn what_is_right_is_compared_seldom() {
+        assert_eq!(compared(&[]), [101, 102, 112]);
+        assert_eq!(compared(&[102]), [101, 102, 103, 104, 112]);
+        assert_eq!(compared(&[112]), [101, 102, 112, 113, 114], "what comes at the end");
     }
 }

@@ -270,9 +270,16 @@ struct Late {
     /// How many fields that are set are not answered.
     silent: AtomicUsize,
     held: Mutex<Vec<(String, String, Option<Bytes>)>>,
+    /// How long it takes to read the fields of a room.
+    reading: Mutex<Duration>,
 }
 
 impl Late {
+    fn new(kv: Arc<dyn Kv>) -> Arc<Self> {
+        let (silent, held, reading) = (AtomicUsize::new(0), Mutex::default(), Mutex::default());
+        Arc::new(Self { kv, silent, held, reading })
+    }
+
     async fn arrive(&self) -> usize {
         let held = std::mem::take(&mut *self.held.lock().unwrap());
         for (key, field, value) in &held {
@@ -318,6 +325,10 @@ impl Kv for Late {
     }
 
     async fn fields(&self, key: &str) -> Result<Vec<(String, Bytes)>, BackendError> {
+        if key.starts_with("p:") {
+            let reading = *self.reading.lock().unwrap();
+            sleep(reading).await;
+        }
         self.kv.fields(key).await
     }
 
@@ -346,7 +357,7 @@ impl Kv for Late {
 async fn a_member_that_is_written_late_does_not_stay() {
     let site = Site::new();
     let backend = site.memory.node();
-    let kv = Arc::new(Late { kv: backend.kv.clone(), silent: AtomicUsize::new(0), held: Mutex::default() });
+    let kv = Late::new(backend.kv.clone());
     let (a, b) = (site.server(), server(Backend { kv: kv.clone(), ..backend }));
     let join = |name: &str| {
         let mut peer = client(&b, Protocol::V2, name);
@@ -380,4 +391,28 @@ async fn a_member_that_is_written_late_does_not_stay() {
     site.pass(7).await;
     assert!(site.fields("p:lobby").await.is_empty());
     assert!(viewer.look().is_empty());
+}
+
+/// Comparing what was not answered takes its time; nobody takes the server for dead meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_lease_does_not_wait_for_what_is_looked_after() {
+    let site = Site::new();
+    let backend = site.memory.node();
+    let kv = Late::new(backend.kv.clone());
+    let (a, b) = (site.server(), server(Backend { kv: kv.clone(), ..backend }));
+    let mut viewer = Viewer::new(&a);
+    let mut ann = client(&b, Protocol::V2, "ann");
+    announce(&mut ann, &json!(1));
+    site.pass(6).await;
+    let fields = site.fields("p:lobby").await;
+    assert_eq!(viewer.look(), members(&[(&ann, json!(1))]));
+    *kv.reading.lock().unwrap() = Duration::from_secs(40);
+    kv.silent.store(1, Ordering::SeqCst);
+    announce(&mut ann, &json!(2));
+    for _ in 0..60 {
+        site.pass(1).await;
+        assert_eq!(viewer.look().len(), 1, "somebody who is there");
+    }
+    assert_eq!(viewer.look(), members(&[(&ann, json!(2))]));
+    assert_eq!(site.fields("p:lobby").await, fields, "no other incarnation");
 }
