@@ -10,10 +10,10 @@ use std::{
 use bytes::Bytes;
 use datasole_core::{Position, StreamId};
 use futures_util::future::try_join_all;
-use redis::{PushInfo, PushKind, Value, aio::MultiplexedConnection};
+use redis::{ErrorKind, PushInfo, PushKind, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{sleep, timeout},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
 use super::{
@@ -37,8 +37,11 @@ use crate::{
 const WAITING: usize = 1_024;
 /// Channels that are asked for in one round trip.
 const BATCH: usize = 512;
-/// How long the connection may be silent before it is asked for a sign of life, and how long that may take.
+/// How often each connection is asked for a sign of life, and how long that may take. The others being busy says nothing
+/// about one.
 const SILENCE: Duration = Duration::from_secs(5);
+/// Masters that tell one after the other that slots have moved, before the connections are opened again.
+const MOVES: u32 = 4;
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
@@ -84,7 +87,7 @@ impl Link {
         let link = Arc::new(Self { origin, commands, news: Mutex::new(Some(news)), inbox: Mutex::new(Some(inbox)) });
         let mut reader = Reader::new(origin, engine.names.clone(), news_out, inbox_out);
         let listening = reader.connect(engine).await?;
-        let task = Task { engine: Arc::downgrade(engine), reader, commands: receiver };
+        let task = Task { engine: Arc::downgrade(engine), reader, commands: receiver, moved: None };
         drop(tokio::spawn(task.run(listening)));
         let names = &engine.names;
         let turns = format!("{}{origin:016x}", names.turns());
@@ -143,7 +146,7 @@ impl Reader {
         let listening = engine.listen().await?;
         self.leaving.clear();
         let channels = self.sources.iter().map(|(channel, source)| (channel, is_known_to_all(source)));
-        tell(&listening.shards, SUBSCRIBE, channels.collect()).await?;
+        tell(&listening.shards, SUBSCRIBE, channels.collect()).await.map_err(Failed::error)?;
         if self.generation != listening.generation && !self.sources.is_empty() {
             self.news.send(News::Generation(listening.generation));
         }
@@ -250,10 +253,51 @@ fn is_known_to_all(source: &Source) -> bool {
     matches!(source, Source::Turns)
 }
 
-/// Does something about channels at the masters that have them, of which some are known to all.
-async fn tell(shards: &Shards, deed: Deed, channels: Vec<(&String, bool)>) -> Result<(), BackendError> {
+/// Why masters do nothing about channels.
+enum Failed {
+    /// Slots are other masters' now, by this answer.
+    Moved(RedisError),
+    Other(BackendError),
+}
+
+impl Failed {
+    fn error(self) -> BackendError {
+        match self {
+            Self::Moved(error) => failure(error),
+            Self::Other(error) => error,
+        }
+    }
+}
+
+/// Does something about channels at the masters that have them, of which some are known to all: also where slots have
+/// moved to masters that are known.
+async fn tell(shards: &Shards, deed: Deed, channels: Vec<(&String, bool)>) -> Result<(), Failed> {
+    for _ in 0..MOVES {
+        match tell_once(shards, deed, &channels).await {
+            Err(Failed::Moved(error)) if note_moves(shards, &error) => {}
+            outcome => return outcome,
+        }
+    }
+    // Nothing comes twice of a channel that is asked for twice.
+    tell_once(shards, deed, &channels).await
+}
+
+/// Takes note of the slots that have moved by this answer; whether all masters are known that have them.
+fn note_moves(shards: &Shards, error: &RedisError) -> bool {
+    let errors = error.clone().into_server_errors();
+    errors.iter().flat_map(|errors| errors.iter()).all(|(_, error)| {
+        // `SLOT HOST:PORT`.
+        let moved = error.details().and_then(|moved| moved.split_once(' '));
+        let moved = moved.and_then(|(slot, name)| Some((slot.parse().ok()?, shards.named(name)?)));
+        let Some((slot, master)) = moved.filter(|_| error.kind() == Some(ServerErrorKind::Moved)) else { return false };
+        shards.note_move(slot, master);
+        true
+    })
+}
+
+async fn tell_once(shards: &Shards, deed: Deed, channels: &[(&String, bool)]) -> Result<(), Failed> {
     let mut by_master: HashMap<usize, Vec<(&String, bool)>> = HashMap::new();
-    for (channel, known_to_all) in channels {
+    for &(channel, known_to_all) in channels {
         let masters = if known_to_all { 0..shards.count() } else { shards.of(channel)..shards.of(channel) + 1 };
         for master in masters {
             by_master.entry(master).or_default().push((channel, known_to_all));
@@ -267,23 +311,27 @@ async fn tell(shards: &Shards, deed: Deed, channels: Vec<(&String, bool)>) -> Re
             for (channel, known_to_all) in batch {
                 pipeline.cmd(if *known_to_all { deed.1 } else { deed.0 }).arg(channel.as_str());
             }
-            answered(pipeline.query_async::<Vec<Value>>(&mut connection)).await?;
+            match timeout(SILENCE, pipeline.query_async::<Vec<Value>>(&mut connection)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::Moved) => {
+                    return Err(Failed::Moved(error));
+                }
+                Ok(Err(error)) => return Err(Failed::Other(failure(error))),
+                Err(_) => return Err(Failed::Other(silent())),
+            }
         }
-        Ok::<_, BackendError>(())
+        Ok::<_, Failed>(())
     });
     try_join_all(told).await.map(drop)
 }
 
-/// An answer that comes in time.
-async fn answered<T>(answer: impl Future<Output = redis::RedisResult<T>>) -> Result<T, BackendError> {
-    match timeout(SILENCE, answer).await {
-        Ok(answer) => answer.map_err(failure),
-        Err(_) => Err(BackendError::Unavailable("the engine does not answer".into())),
-    }
+fn silent() -> BackendError {
+    BackendError::Unavailable("the engine does not answer".into())
 }
 
-async fn ping(mut connection: MultiplexedConnection) -> Result<Value, BackendError> {
-    answered(redis::cmd("PING").query_async(&mut connection)).await
+async fn ping(mut connection: MultiplexedConnection) -> Result<(), BackendError> {
+    let ping = redis::cmd("PING");
+    timeout(SILENCE, ping.query_async(&mut connection)).await.map_err(|_| silent())?.map_err(failure)
 }
 
 /// The task of a link. Ends when all handles of the link or of the engine are gone.
@@ -291,6 +339,8 @@ struct Task {
     engine: Weak<Engine>,
     reader: Reader,
     commands: mpsc::UnboundedReceiver<Command>,
+    /// Channels that a master refused because their slot has moved, and who waits for them to be subscribed to elsewhere.
+    moved: Option<(Vec<String>, Answer)>,
 }
 
 impl Task {
@@ -310,9 +360,17 @@ impl Task {
     /// Reads and subscribes until a connection breaks; `None` when the link has ended.
     async fn serve(&mut self, listening: &mut Listening) -> Option<()> {
         let Listening { shards, pushes, .. } = listening;
+        let mut beat = interval(SILENCE);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        beat.reset();
         loop {
             tokio::select! {
                 biased;
+                _ = beat.tick() => {
+                    if try_join_all(shards.connections().map(ping)).await.is_err() {
+                        return Some(());
+                    }
+                }
                 push = pushes.recv() => match push.and_then(|(number, push)| self.reader.read(shards, number, push)) {
                     Some(()) => {}
                     None => return Some(()),
@@ -322,17 +380,12 @@ impl Task {
                         return Some(());
                     }
                 }
-                () = sleep(SILENCE) => {
-                    if try_join_all(shards.connections().map(ping)).await.is_err() {
-                        return Some(());
-                    }
-                }
             }
         }
     }
 
     /// Fails when the connections must be opened again.
-    async fn obey(&mut self, shards: &Shards, command: Command) -> Result<(), BackendError> {
+    async fn obey(&mut self, shards: &Shards, command: Command) -> Result<(), Failed> {
         match command {
             Command::Subscribe(channels, answer) => {
                 let fresh: Vec<_> =
@@ -341,11 +394,12 @@ impl Task {
                 self.reader.sources.extend(fresh.iter().cloned());
                 let told = fresh.iter().map(|(channel, source)| (channel, is_known_to_all(source)));
                 let outcome = tell(shards, SUBSCRIBE, told.collect()).await;
-                if outcome.is_err() {
-                    fresh.iter().for_each(|(channel, _)| drop(self.reader.sources.remove(channel)));
+                let fresh = fresh.into_iter().map(|(channel, _)| channel).collect();
+                match &outcome {
+                    Ok(()) => self.subscribed(fresh, answer, Ok(())),
+                    Err(Failed::Moved(_)) => self.moved = Some((fresh, answer)),
+                    Err(Failed::Other(error)) => self.subscribed(fresh, answer, Err(error.clone())),
                 }
-                // Whoever asked may have given up.
-                let _ = answer.send(outcome.clone());
                 outcome
             }
             Command::Unsubscribe(channels) => {
@@ -359,6 +413,15 @@ impl Task {
         }
     }
 
+    /// Answers who wanted to subscribe to these channels.
+    fn subscribed(&mut self, channels: Vec<String>, answer: Answer, outcome: Result<(), BackendError>) {
+        if outcome.is_err() {
+            channels.iter().for_each(|channel| drop(self.reader.sources.remove(channel)));
+        }
+        // Whoever asked may have given up.
+        let _ = answer.send(outcome);
+    }
+
     /// Connects until it succeeds. Subscriptions fail meanwhile: nobody waits for an engine that is away.
     async fn reconnect(&mut self) -> Option<Listening> {
         let mut wait = FIRST_WAIT;
@@ -367,11 +430,15 @@ impl Task {
                 self.refuse(command);
             }
             let engine = self.engine.upgrade()?;
-            match self.reader.connect(&engine).await {
+            let connected = self.reader.connect(&engine).await;
+            drop(engine);
+            if let Some((channels, answer)) = self.moved.take() {
+                self.subscribed(channels, answer, connected.as_ref().map(drop).map_err(Clone::clone));
+            }
+            match connected {
                 Ok(connected) => return Some(connected),
                 Err(error) => tracing::debug!(%error, "the engine cannot be reached"),
             }
-            drop(engine);
             // Half of the wait at least: the nodes of a server that comes back spread over the other half.
             let share = getrandom::u32().unwrap_or_default() % 1_000;
             let pause = wait / 2 + wait / 2 * share / 1_000;

@@ -15,7 +15,7 @@ use datasole_core::StreamId;
 use datasole_server::backend::{
     Backend, BackendError, Redis, async_trait,
     conformance::{Subject, verify},
-    log::News,
+    log::{Mark, News},
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -23,7 +23,7 @@ use super::{PATIENCE, PROGRAM, arguments, connect, heard};
 use crate::{
     clients,
     running::Running,
-    writers::{PAUSE, survives, whole},
+    writers::{PAUSE, append, survives},
 };
 
 /// The slots of each master at first.
@@ -167,24 +167,106 @@ async fn nothing_is_lost_or_doubled_when_a_slot_moves() {
         }
     })
     .await;
-    // Whoever follows has been told of every entry, or that some were lost; then the log has them.
-    let last = whole(&follower, &stream).await.unwrap().unwrap().mark.position;
-    let (mut lost, mut at) = (0, 0);
-    while let Ok(Some(one)) = timeout(Duration::from_millis(200), news.recv()).await {
-        match one {
-            News::Entries { first, entries, .. } if lost == 0 => {
-                assert_eq!(first.seq, at + 1, "in order, until something is said to be lost");
-                at += entries.len() as u64;
+    // Whoever follows is told of every entry in order, or that some were lost; then the log says up to where.
+    heard(&follower).await;
+    let last = append(&redis.node().await.unwrap(), &stream, mark(&follower, &stream).await, 1).await.position;
+    let (mut at, mut told) = (0, 0);
+    while at < last.seq {
+        match timeout(PATIENCE, news.recv()).await.expect("the last entry is told, or lost").unwrap() {
+            News::Entries { stream: of, first, entries } => {
+                assert_eq!(of, stream);
+                // What the log has said is told as well.
+                let end = first.seq - 1 + entries.len() as u64;
+                assert!(first.seq <= at + 1, "nothing is lost in silence: {} behind {at}", first.seq);
+                told += end.saturating_sub(at);
+                at = at.max(end);
             }
-            News::Lost => lost += 1,
+            News::Lost => at = at.max(mark(&follower, &stream).await.position.seq),
             News::Generation(_) => panic!("a slot that moves loses nothing"),
-            _ => {}
+            News::Advanced { .. } | News::Turn(_) => {}
         }
     }
-    assert!(lost > 0 || at == last.seq, "nothing is lost in silence: {at} of {}", last.seq);
+    assert_eq!(at, last.seq);
+    assert!(told > 0, "entries are told");
+}
+
+async fn mark(node: &Backend, stream: &StreamId) -> Mark {
+    node.log.heads(std::slice::from_ref(stream)).await.unwrap().pop().unwrap().unwrap()
+}
+
+/// Whoever has followed nothing in a slot hears from another master than it knew, and loses nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_to_follow_in_a_slot_that_has_moved_hears() {
+    let cluster = Cluster::start().await;
+    let redis = connect(&cluster.url("")).await;
+    let (follower, writer) = (redis.node().await.unwrap(), redis.node().await.unwrap());
+    let mut news = follower.log.news().unwrap();
+    // Two of their slots are moved.
+    let streams: Vec<_> = (0..40).map(|n| StreamId::event(format!("s{n}"))).collect();
+    let mut marks = Vec::new();
+    for stream in &streams {
+        marks.push(append(&writer, stream, Mark::birth(7), 1).await);
+    }
+    for n in 0..2 {
+        let (from, key) = cluster.owner(&format!(":l:es{n}")).unwrap();
+        let slot = cluster.ask(0, &format!("CLUSTER KEYSLOT {key}"));
+        cluster.move_slot(&slot, from, (from + 1) % 3).await;
+    }
+    follower.log.follow(&streams).await.unwrap();
+    for (stream, mark) in streams.iter().zip(marks) {
+        let last = append(&writer, stream, mark, 2).await;
+        match timeout(PATIENCE, news.recv()).await.expect("it is told").unwrap() {
+            News::Entries { stream: of, first, entries } => {
+                assert_eq!((&of, first, entries.len()), (stream, last.position, 1));
+            }
+            other => panic!("nothing is lost: {other:?}"),
+        }
+    }
+}
+
+/// A master that is silent is noticed while another one is busy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_master_is_noticed_while_others_speak() {
+    let cluster = Cluster::start().await;
+    for number in 0..3 {
+        // The others go on without it.
+        cluster.tell(number, "CONFIG SET cluster-node-timeout 60000");
+        cluster.tell(number, "CONFIG SET cluster-require-full-coverage no");
+    }
+    let redis = connect(&cluster.url("")).await;
+    let (follower, writer) = (redis.node().await.unwrap(), redis.node().await.unwrap());
+    let mut news = follower.log.news().unwrap();
+    let mut n = 0;
+    let (busy, mut at) = loop {
+        let stream = StreamId::event(format!("s{n}"));
+        let at = append(&writer, &stream, Mark::birth(7), 1).await;
+        if cluster.owner(&format!(":l:es{n}")).unwrap().0 == 0 {
+            break (stream, at);
+        }
+        n += 1;
+    };
+    follower.log.follow(std::slice::from_ref(&busy)).await.unwrap();
+    let signal = |name: &str| {
+        let process = cluster.masters[1].server.process().to_string();
+        assert!(Command::new("kill").args([name, &process]).status().unwrap().success());
+    };
+    signal("-STOP");
+    let (probe, deadline, mut count) = ([busy.clone()], Instant::now() + PATIENCE, 1);
+    // Following what is followed asks no master.
+    while follower.log.follow(&probe).await.is_ok() {
+        assert!(Instant::now() < deadline, "it is noticed");
+        count += 1;
+        at = append(&writer, &busy, at, count).await;
+        sleep(PAUSE * 10).await;
+    }
+    signal("-CONT");
     heard(&follower).await;
-    let mut ahead = follower.log.heads(&[stream]).await.unwrap();
-    assert_eq!(ahead.pop().flatten().map(|mark| mark.position), Some(last));
+    loop {
+        match timeout(PATIENCE, news.recv()).await.expect("what may be lost is told").unwrap() {
+            News::Lost => break,
+            other => assert!(matches!(other, News::Entries { .. }), "{other:?}"),
+        }
+    }
 }
 
 #[tokio::test]
