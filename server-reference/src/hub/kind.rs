@@ -78,6 +78,11 @@ pub(crate) trait Kind: Any + Debug + Send {
         0
     }
 
+    /// The same, measured where it is only known to be no more.
+    fn weigh(&mut self) -> usize {
+        self.weight()
+    }
+
     /// Bytes of memory that are counted for each who follows.
     fn memory(&self) -> usize {
         0

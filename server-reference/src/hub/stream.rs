@@ -42,6 +42,8 @@ pub(crate) struct Stream {
     /// Longer frames are compressed; bytes.
     compress_above: usize,
     inner: Mutex<Inner>,
+    /// Held by whoever makes a large message that shows the content.
+    showing: Mutex<()>,
     /// Held by whoever appends to the backend, so that writers are linearised without holding `inner` meanwhile. Shared,
     /// because an append goes on when its caller is dropped.
     writer: Arc<tokio::sync::Mutex<()>>,
@@ -108,6 +110,7 @@ impl Stream {
             channel,
             compress_above,
             inner: Mutex::new(inner),
+            showing: Mutex::default(),
             writer: Arc::default(),
             followed: AtomicBool::new(false),
             used: AtomicU64::new(0),
@@ -356,7 +359,9 @@ impl Stream {
             inner.content.apply(&entry)?;
             let time = inner.content.time(&entry).unwrap_or(now);
             // Who has written it lets the backend forget.
-            inner.held.note(entry.bytes().len(), &self.rules.compaction);
+            if inner.held.note(entry.bytes().len(), &self.rules.compaction) {
+                inner.held.compacted(inner.content.weigh());
+            }
             self.push(inner, &entry, tag, time, v1, None);
         }
         Ok(())
@@ -397,7 +402,7 @@ impl Stream {
     /// Fills the log with what the backend has kept.
     fn remember(&self, inner: &mut Inner, stored: &Stored, now: u64) {
         inner.window.clear();
-        inner.held = Held::of(stored.since_snapshot());
+        inner.held = Held::of(stored);
         // The rest would only be made to be dropped.
         let skip = stored.entries.len().saturating_sub(self.rules.replay.entries);
         let kept = &stored.entries[skip..];
@@ -424,6 +429,7 @@ impl Stream {
     pub(super) fn snapshot(&self, others: bool) -> Option<(Mark, Bytes, u64)> {
         let mut inner = lock(&self.inner);
         let snapshot = inner.content.snapshot()?;
+        inner.held.compacted(snapshot.len());
         Some((inner.mark, snapshot, inner.window.len().max(if others { inner.held.keep() } else { 0 }) as u64))
     }
 

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use datasole_core::{Position, StreamId, codes};
@@ -75,8 +78,22 @@ impl Followed {
     /// later request does not overtake them; the others are answered in one go when the backend has returned them all.
     pub(super) async fn open(&self, hub: &Hub, connection: &Arc<Connection>, wanted: &[Wanted]) {
         let (mut ready, mut waiting) = (Vec::new(), Vec::new());
+        // Of what is written out before it is shown; the rest is owed.
+        let room = AtomicUsize::new(AT_ONCE);
+        let room = &room;
         for wanted in wanted {
-            let mut opening = Box::pin(hub.open_since(&wanted.stream, wanted.since, connection.standing().lane));
+            let mut opening = Box::pin(async {
+                let lane = connection.standing().lane;
+                let stream = hub.open_since(&wanted.stream, wanted.since, lane).await?;
+                let protocol = connection.protocol();
+                let cost = stream.dear(protocol, wanted.since);
+                let spent = |left: usize| Some(left.saturating_sub(cost)).filter(|_| left > 0);
+                if cost > 0 && room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent).is_ok() {
+                    let own = stream.clone();
+                    hub.desk().run(lane, move || own.prepare(protocol)).await;
+                }
+                Ok(stream)
+            });
             match (&mut opening).now_or_never() {
                 Some(opened) => ready.push((wanted, opened)),
                 None => waiting.push(async move { (wanted, opening.await) }),

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     super::{
-        kind::{Delivery, V1},
+        kind::{At, Delivery, V1},
         shown::Shown,
     },
     Inner, Stream,
@@ -22,6 +22,9 @@ use crate::{
     message,
     sync::lock,
 };
+
+/// Contents of so many bytes are written out off the async workers.
+const DEAR: usize = 64 * 1024;
 
 impl Stream {
     /// Whether version 1 followers of a large content that changes all the time are shown the whole in a moment.
@@ -133,6 +136,8 @@ impl Stream {
     /// made once in a moment, for all who ask: the error is the time until then.
     pub(crate) fn whole(&self, asked: Instant) -> Result<Option<Bytes>, Duration> {
         let mut inner = lock(&self.inner);
+        // With the entries since it would be no whole.
+        inner.shown[0].take_if(|whole| whole.rest().is_some_and(|rest| rest.is_zero()));
         let shown = self.shown(&mut inner, Protocol::V2);
         shown.map(|shown| shown.since(asked).cloned()).transpose()
     }
@@ -160,11 +165,46 @@ impl Stream {
         let whole = self.is_whole(protocol);
         let shown = &mut inner.shown[usize::from(whole)];
         shown.take_if(|shown| !shown.is_fresh());
-        if shown.is_none() {
-            let message = inner.content.show(protocol, &self.at(inner.mark.position))?;
-            *shown = Some(Shown::new(message, inner.content.weight(), !whole));
+        match shown {
+            Some(shown) => shown.hand_out(),
+            None => {
+                let message = inner.content.show(protocol, &self.at(inner.mark.position))?;
+                *shown = Some(Shown::new(message, inner.content.weight(), !whole));
+            }
         }
         shown.as_ref()
+    }
+
+    /// The bytes that have to be written out to show the content to who has it up to `since`, where they are so many that it
+    /// should be [prepared](Self::prepare) off the async workers; else 0.
+    pub(crate) fn dear(&self, protocol: Protocol, since: Option<Position>) -> usize {
+        let inner = lock(&self.inner);
+        let cost = self.cost(&inner, protocol);
+        let is_dear = cost >= DEAR
+            && self.rules.delivery == Delivery::Conflated
+            && since.is_none_or(|since| inner.missed(inner.born(since)).is_none());
+        if is_dear { cost } else { 0 }
+    }
+
+    /// Makes the message that shows the content, for those who come next. Written under the lock, compressed without.
+    pub(crate) fn prepare(&self, protocol: Protocol) {
+        let whole = self.is_whole(protocol);
+        let _one = lock(&self.showing);
+        let plain = {
+            let mut inner = lock(&self.inner);
+            if self.cost(&inner, protocol) == 0 {
+                return;
+            }
+            let at = At { compress_above: usize::MAX, ..self.at(inner.mark.position) };
+            let Some(message) = inner.content.show(protocol, &at) else { return };
+            let weight = inner.content.weight();
+            inner.shown[usize::from(whole)] = Some(Shown::new(message.clone(), weight, !whole));
+            message
+        };
+        let short = message::with_codec(|codec| codec.compress(plain.to_vec(), self.compress_above));
+        if let Some(shown) = &mut lock(&self.inner).shown[usize::from(whole)] {
+            shown.shorten(&plain, short.into());
+        }
     }
 }
 
