@@ -7,7 +7,7 @@ use crate::{
     event::SocketId,
     reconnect::STABLE_AFTER,
     time::{Millis, TimerKind},
-    wire::{BATCH, Hello},
+    wire::{BATCH, Hello, SHORT},
 };
 
 /// How long a probe waits for a sign of life, when the host says that the network may have changed; milliseconds. Also
@@ -97,6 +97,8 @@ pub(crate) struct Link {
     pub(crate) compress_above: usize,
     /// The server reads batches.
     pub(crate) batches: bool,
+    /// The server reads short calls.
+    pub(crate) short: bool,
     /// What HELLO announced as `reconnectWindow`.
     pub(crate) window: Option<u64>,
     heartbeat: u64,
@@ -119,6 +121,7 @@ impl Link {
             max_payload: config.limits.max_payload,
             compress_above: config.limits.compress_above,
             batches: false,
+            short: false,
             window: None,
             heartbeat: believed(config.heartbeat),
             sent: now,
@@ -133,7 +136,8 @@ impl Link {
         self.opened = now;
         self.max_payload = self.max_payload.min(hello.limits.max_payload);
         self.compress_above = hello.limits.compress_above;
-        self.batches = hello.features.iter().any(|feature| feature == BATCH);
+        self.batches = hello.has(BATCH);
+        self.short = hello.has(SHORT);
         self.window = hello.reconnect_window;
         self.heartbeat = believed(hello.heartbeat);
     }

@@ -116,6 +116,9 @@ pub(crate) struct Object<'a> {
 /// Bytes that an object needs beside its key, its content and the names of its members.
 pub(crate) const OBJECT: usize = 128;
 
+/// Bytes that the numbers before the content of a short entry need.
+pub(crate) const NUMBERS: usize = 20;
+
 impl<'a> Object<'a> {
     pub(crate) fn new(out: &'a mut Vec<u8>) -> Self {
         Self { out, next: b'{' }

@@ -112,7 +112,10 @@ impl Client {
             return self.on_greeting_frame(frame);
         }
         match frame.opcode {
-            Opcode::RpcResponse | Opcode::RpcResponseBinary | Opcode::Error | Opcode::Ack => self.on_answer(frame)?,
+            Opcode::RpcResponse | Opcode::RpcResponseBinary | Opcode::Result | Opcode::Error | Opcode::Ack => {
+                self.on_answer(frame)?;
+            }
+            Opcode::Entry => self.on_short_entry(frame.correlation, frame.payload)?,
             Opcode::CrdtOp => self.on_entry(StreamKind::Crdt, frame.payload, "op")?,
             Opcode::CrdtState => self.on_entry(StreamKind::Crdt, frame.payload, "state")?,
             Opcode::Presence => self.on_entry(StreamKind::Presence, frame.payload, "members")?,
@@ -149,6 +152,7 @@ impl Client {
             let outcome = match frame.opcode {
                 Opcode::RpcResponse => rpc::response(frame.payload),
                 Opcode::RpcResponseBinary => rpc::binary_response(frame.payload),
+                Opcode::Result => rpc::result(frame.payload),
                 Opcode::Ack => match entry_number(frame.payload) {
                     Some((at, _)) => {
                         seq = at;
@@ -335,8 +339,11 @@ impl Client {
 
     fn on_doc(&mut self, channel: u32, payload: &[u8]) -> Result<(), Malformed> {
         let (seq, message) = entry_number(payload).ok_or(MALFORMED)?;
-        let Some((id, key, mut at)) = self.subscriptions.document(channel) else { return Ok(()) };
-        let stream = StreamId::doc(key);
+        let Some((id, stream, mut at)) = self.subscriptions.called(channel) else { return Ok(()) };
+        if stream.kind != StreamKind::Doc {
+            return Ok(());
+        }
+        let stream = stream.clone();
         // What is no entry moves nothing.
         if seq > 0 {
             at.seq = seq;
@@ -348,6 +355,28 @@ impl Client {
         }
         self.stream_entry(stream, Payload::Binary(message.to_vec()), at, false);
         Ok(())
+    }
+
+    // --- short entries ---
+
+    /// An event or a patch that names its stream by a number, which implies the epoch.
+    fn on_short_entry(&mut self, channel: u32, payload: &[u8]) -> Result<(), Malformed> {
+        let (seq, content) = entry_number(payload).ok_or(MALFORMED)?;
+        let Some((_, stream, Position { epoch, .. })) = self.subscriptions.called(channel) else { return Ok(()) };
+        let (kind, key) = (stream.kind, Cow::Owned(stream.key.clone()));
+        let (epoch, seq) = (Some(epoch), Some(seq));
+        match kind {
+            StreamKind::State => {
+                let patches = json::from_bytes(content).ok_or(MALFORMED)?;
+                self.on_v2_patch(StatePatch { key, patches, epoch, seq })
+            }
+            StreamKind::Event => {
+                let (timestamp, data) = split_varuint(content).ok_or(MALFORMED)?;
+                let data = if data.is_empty() { None } else { Some(json::from_bytes(data).ok_or(MALFORMED)?) };
+                self.on_event(ServerEvent { event: key, data, timestamp, epoch, seq }, None)
+            }
+            _ => Ok(()),
+        }
     }
 
     // --- repairs ---

@@ -58,6 +58,11 @@ pub(crate) trait Kind: Any + Debug + Send {
     /// The message that carries an entry, which can be read.
     fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes;
 
+    /// The same in fewer bytes, the stream named by its number, for clients that read that; `None` for what has no such form.
+    fn short(&self, _entry: &Entry, _at: &At<'_>) -> Option<Bytes> {
+        None
+    }
+
     /// Whether clients of version 1 understand that message.
     fn is_v1(&self, _entry: &Entry) -> bool {
         true
@@ -79,7 +84,7 @@ pub(crate) trait Kind: Any + Debug + Send {
     }
 
     /// The same, measured where it is only known to be no more.
-    fn weigh(&mut self) -> usize {
+    fn measure(&mut self) -> usize {
         self.weight()
     }
 

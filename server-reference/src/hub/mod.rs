@@ -5,6 +5,7 @@
 
 mod follow;
 mod following;
+mod forms;
 mod groups;
 mod held;
 mod kind;

@@ -18,6 +18,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::{
     following::Lag,
+    forms::Forms,
     held::Held,
     kind::{self, At, Delivery, Inapplicable, Kind, Rules, Taken, V1},
     members::Members,
@@ -70,6 +71,8 @@ struct Inner {
     mark: Mark,
     /// Epochs that followers were told before the first entry came, of lives that began elsewhere or not at all.
     unborn: Vec<u64>,
+    /// The epoch that the stream's number implies.
+    numbered: u64,
     window: Window,
     followers: Members,
     content: Box<dyn Kind>,
@@ -97,6 +100,7 @@ impl Stream {
         let inner = Inner {
             mark,
             unborn: Vec::new(),
+            numbered: mark.position.epoch,
             window: Window::default(),
             followers: Members::default(),
             content,
@@ -248,32 +252,37 @@ impl Stream {
     ) -> Position {
         inner.mark.position.seq += 1;
         inner.mark.tag = tag;
-        let message = inner.content.message(entry, &self.at(inner.mark.position));
-        for shown in &mut inner.shown {
-            shown.take_if(|shown| !shown.follow(&message));
+        let at = self.at(inner.mark.position);
+        let is_kept = self.rules.replay.entries > 0 || inner.shown.iter().any(Option::is_some);
+        let long = is_kept.then(|| inner.content.message(entry, &at));
+        if let Some(message) = &long {
+            for shown in &mut inner.shown {
+                shown.take_if(|shown| !shown.follow(message));
+            }
+            inner.window.push(message.clone(), now, &self.rules.replay);
         }
-        inner.window.push(message.clone(), now, &self.rules.replay);
+        let is_later = self.rules.v1 == V1::Whole && self.is_later(inner);
+        let mut forms = Forms::new(&*inner.content, entry, at, long, self.is_numbered(inner));
         match self.rules.delivery {
             Delivery::Each => {
                 let v1 = if !v1.is_empty() && inner.content.is_v1(entry) { v1 } else { &[] };
                 for connection in inner.followers.iter().chain(v1) {
-                    connection.mailbox().push(message.clone());
+                    connection.mailbox().push(forms.of(connection));
                 }
             }
             Delivery::Conflated => {
-                let is_later = self.rules.v1 == V1::Whole && self.is_later(inner);
                 for connection in inner.followers.iter() {
                     match (self.rules.v1, connection.protocol()) {
                         (V1::Whole, Protocol::V1) if is_later => {}
                         (V1::Whole, Protocol::V1) => connection.mailbox().owe(self),
-                        _ => connection.mailbox().push_entry(message.clone(), self),
+                        _ => connection.mailbox().push_entry(forms.of(connection), self),
                     }
                 }
             }
             Delivery::Others => {
                 let author = author.map(|author| author.connection.serial());
                 for connection in inner.followers.iter().filter(|follower| Some(follower.serial()) != author) {
-                    connection.mailbox().push(message.clone());
+                    connection.mailbox().push(forms.long());
                 }
             }
         }
@@ -281,6 +290,11 @@ impl Stream {
             author.connection.acknowledge(author.correlation, inner.mark.position.seq);
         }
         inner.mark.position
+    }
+
+    /// Whether the stream's number names it in its present life.
+    fn is_numbered(&self, inner: &Inner) -> bool {
+        self.channel != 0 && inner.numbered == inner.mark.position.epoch
     }
 
     /// Hands the followers, but for the connection `except`, a message that is no entry, in order with the entries.
@@ -360,7 +374,7 @@ impl Stream {
             let time = inner.content.time(&entry).unwrap_or(now);
             // Who has written it lets the backend forget.
             if inner.held.note(entry.bytes().len(), &self.rules.compaction) {
-                inner.held.compacted(inner.content.weigh());
+                inner.held.compacted(inner.content.measure());
             }
             self.push(inner, &entry, tag, time, v1, None);
         }

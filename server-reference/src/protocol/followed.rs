@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use datasole_core::{Position, StreamId, codes};
+use datasole_core::{Position, StreamId, StreamKind, codes};
 use futures_util::{FutureExt, future::join_all};
 
 use crate::{
@@ -74,13 +74,17 @@ impl Followed {
         Ok(())
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        lock(&self.0).as_ref().is_none_or(|book| book.by_id.is_empty())
+    }
+
     /// Opens the streams that have been admitted, together. Streams in memory are answered at once, so that an answer to a
     /// later request does not overtake them; the others are answered in one go when the backend has returned them all.
     pub(super) async fn open(&self, hub: &Hub, connection: &Arc<Connection>, wanted: &[Wanted]) {
-        let (mut ready, mut waiting) = (Vec::new(), Vec::new());
         // Of what is written out before it is shown; the rest is owed.
         let room = AtomicUsize::new(AT_ONCE);
         let room = &room;
+        let (mut ready, mut waiting) = (Vec::new(), Vec::new());
         for wanted in wanted {
             let mut opening = Box::pin(async {
                 let lane = connection.standing().lane;
@@ -136,7 +140,7 @@ impl Followed {
                     };
                     stream.subscribe(connection, *correlation, *since, unix_millis(), &mut room);
                     book.by_id.insert(*correlation, Subscription::Open { stream: stream.clone(), _kept: kept });
-                    if stream.channel() != 0 {
+                    if stream.id().kind == StreamKind::Doc {
                         book.by_channel.insert(stream.channel(), stream.clone());
                     }
                 }

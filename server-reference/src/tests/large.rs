@@ -66,12 +66,14 @@ async fn a_large_value_is_compared_elsewhere_and_in_order() {
     let first = state.set("k", &before).await.unwrap();
     let mut after = before.clone();
     after[4_000]["n"] = json!(1);
+    let seats = server.node().hub.desk().occupy().await;
     let mut set = Box::pin(state.set("k", &after));
     assert!(set.as_mut().now_or_never().is_none(), "the caller's thread does not compare");
     // Asked for later, it takes effect later; whoever reads does not wait.
     let mut update = Box::pin(state.update("k", |draft| draft.add("/4000/n", 1)));
     assert!(update.as_mut().now_or_never().is_none());
     assert_eq!(state.get("k").now_or_never().unwrap().unwrap(), Some(before));
+    drop(seats);
     let (set, update) = tokio::join!(set, update);
     assert_eq!((set.unwrap().seq, update.unwrap().seq), (first.seq + 1, first.seq + 2));
     after[4_000]["n"] = json!(2);
@@ -115,7 +117,9 @@ async fn a_value_that_is_nested_too_deeply_is_refused_wherever_it_is_compared() 
 /// Subscribes to the large state: whether that had to wait for the whole to be written out, and what came.
 async fn follow(server: &Server) -> (bool, Vec<(Opcode, u64)>) {
     let mut peer = Peer::new(server);
+    let seats = server.node().hub.desk().occupy().await;
     let task = peer.subscribe(1, "state", "large", None);
+    drop(seats);
     let waited = task.is_some();
     if let Some(task) = task {
         task.await;
@@ -161,6 +165,7 @@ async fn who_resumes_a_large_state_does_not_wait() {
     let at: Position = server.state().set("large", &rows(5_000)).await.unwrap();
     server.state().update("large", |draft| draft.set("/7/n", 1)).await.unwrap();
     let mut peer = Peer::new(&server);
+    let _seats = server.node().hub.desk().occupy().await;
     assert!(peer.subscribe(1, "state", "large", Some(at)).is_none());
     assert_eq!(seen(&mut peer), [(Opcode::Subscribed, 1), (Opcode::StatePatch, 2)]);
 }

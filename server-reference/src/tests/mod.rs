@@ -4,6 +4,7 @@ mod batches;
 mod commits;
 mod concurrency;
 mod large;
+mod short;
 
 use std::sync::{
     Arc,

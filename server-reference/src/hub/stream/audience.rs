@@ -84,7 +84,9 @@ impl Stream {
             let Position { epoch, seq } = inner.mark.position;
             Position { epoch, seq: seq - behind as u64 }
         };
-        let channel = Some(self.at(from).channel).filter(|&channel| channel != 0);
+        let is_told = self.rules.delivery == Delivery::Others
+            || connection.mailbox().is_short() && from.epoch == inner.numbered && self.is_numbered(&inner);
+        let channel = Some(self.channel).filter(|&channel| is_told && channel != 0);
         let answer = Subscribed { epoch: from.epoch, seq: from.seq, recovered: missed.is_some(), channel };
         let mailbox = connection.mailbox();
         mailbox.push(message::shared(Opcode::Subscribed, correlation, &message::json(&answer), self.compress_above));

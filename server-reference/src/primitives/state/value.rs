@@ -13,6 +13,7 @@ use bytes::Bytes;
 use datasole_core::{
     frame::Opcode,
     patch::{Operation, Patch, PatchLimits, Undo, apply, apply_undoable, diff},
+    wire::push_varuint,
 };
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -24,7 +25,7 @@ use crate::{
     entry::Entry,
     hub::{At, Delivery, Inapplicable, Kind, Rules, V1},
     limits::{ENVELOPE, Replay},
-    message::{OBJECT, Object, framed},
+    message::{NUMBERS, OBJECT, Object, framed},
 };
 
 /// The value was changed: a JSON array of RFC 6902 operations.
@@ -178,11 +179,7 @@ impl StateValue {
 
     /// Plans to replace the value by another, whose JSON text this is. `compared` is what a comparison has found, if there
     /// was one; it is made here where it was with another value than this.
-    pub(crate) fn plan_set(
-        &mut self,
-        text: &str,
-        compared: Option<Compared>,
-    ) -> Result<Option<Entry>, StateError> {
+    pub(crate) fn plan_set(&mut self, text: &str, compared: Option<Compared>) -> Result<Option<Entry>, StateError> {
         let compared = match compared.filter(|compared| compared.revision == self.revision) {
             Some(compared) => compared,
             None => self.base().compare(text)?,
@@ -320,7 +317,7 @@ impl Kind for StateValue {
             delivery: Delivery::Conflated,
             v1: V1::Followed,
             evictable: false,
-            numbered: false,
+            numbered: true,
         }
     }
 
@@ -386,6 +383,16 @@ impl Kind for StateValue {
         }
     }
 
+    fn short(&self, entry: &Entry, at: &At<'_>) -> Option<Bytes> {
+        let patches = entry.content();
+        (entry.tag() == PATCH).then(|| {
+            framed(Opcode::Entry, at.channel, NUMBERS + patches.len(), at.compress_above, |out| {
+                push_varuint(out, at.position.seq);
+                out.extend_from_slice(patches);
+            })
+        })
+    }
+
     fn show(&mut self, _: Protocol, at: &At<'_>) -> Option<Bytes> {
         let text = self.stored(|value| value.and_then(|value| serde_json::to_vec(value).ok()));
         if let Some(text) = &text {
@@ -398,7 +405,7 @@ impl Kind for StateValue {
         self.bound
     }
 
-    fn weigh(&mut self) -> usize {
+    fn measure(&mut self) -> usize {
         let mut length = Length(0);
         let measured = self.stored(|value| serde_json::to_writer(&mut length, &value));
         if measured.is_ok() {
