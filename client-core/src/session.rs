@@ -94,6 +94,8 @@ pub(crate) struct Link {
     /// Since when it is of use.
     pub(crate) opened: Millis,
     pub(crate) max_payload: usize,
+    /// The server's payloads are no longer.
+    pub(crate) announced: usize,
     pub(crate) compress_above: usize,
     /// The server reads batches.
     pub(crate) batches: bool,
@@ -119,6 +121,7 @@ impl Link {
             auth: None,
             opened: now,
             max_payload: config.limits.max_payload,
+            announced: 0,
             compress_above: config.limits.compress_above,
             batches: false,
             short: false,
@@ -135,6 +138,7 @@ impl Link {
     pub(crate) fn greeted(&mut self, now: Millis, hello: &Hello<'_>) {
         self.opened = now;
         self.max_payload = self.max_payload.min(hello.limits.max_payload);
+        self.announced = hello.limits.max_payload;
         self.compress_above = hello.limits.compress_above;
         self.batches = hello.has(BATCH);
         self.short = hello.has(SHORT);

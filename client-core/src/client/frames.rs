@@ -7,9 +7,10 @@ use serde_json::value::RawValue;
 
 use super::Client;
 use crate::{
+    config::Limits,
     error::codes,
     event::{Event, Payload, SocketId, SubscriptionId},
-    frame::{Frame, Opcode},
+    frame::{Frame, HEADER_LEN, Opcode},
     json,
     read::{Entry, Read},
     rpc::{self, Place, Refusal},
@@ -30,19 +31,20 @@ const MALFORMED: Malformed = "malformed payload";
 impl Client {
     pub(super) fn on_message(&mut self, socket: SocketId, bytes: &[u8]) {
         let now = self.clock.now();
-        let version = match self.phase.link() {
+        let (version, announced) = match self.phase.link() {
             Some(link) if link.socket == socket => {
                 link.received(now);
-                link.version
+                (link.version, link.announced)
             }
             _ => return,
         };
+        let limits = receiving(self.config.limits, announced);
         let mut decoder = std::mem::take(&mut self.decoder);
-        let read = match decoder.decode(bytes, &self.config.limits) {
+        let read = match decoder.decode(bytes, &limits) {
             Err(error) if error.is_ignorable() => Ok(()),
             Err(_) => Err("malformed frame"),
             Ok(frame) if version == Version::V1 => self.on_v1_frame(&frame),
-            Ok(Frame { opcode: Opcode::Batch, payload, .. }) => self.on_batch(socket, payload),
+            Ok(Frame { opcode: Opcode::Batch, payload, .. }) => self.on_batch(socket, payload, &limits),
             Ok(frame) => self.on_v2_frame(&frame),
         };
         self.decoder = decoder;
@@ -53,7 +55,7 @@ impl Client {
     }
 
     /// Takes the messages of a batch one after the other, as long as the connection lasts.
-    fn on_batch(&mut self, socket: SocketId, mut payload: &[u8]) -> Result<(), Malformed> {
+    fn on_batch(&mut self, socket: SocketId, mut payload: &[u8], limits: &Limits) -> Result<(), Malformed> {
         let mut unpacker = std::mem::take(&mut self.unpacker);
         let mut read = Ok(());
         while read.is_ok() && !payload.is_empty() && self.phase.socket() == Some(socket) {
@@ -61,7 +63,7 @@ impl Client {
                 None => Err(MALFORMED),
                 Some((message, rest)) => {
                     payload = rest;
-                    match unpacker.decode(message, &self.config.limits) {
+                    match unpacker.decode(message, limits) {
                         Err(error) if error.is_ignorable() => Ok(()),
                         Err(_) => Err("malformed frame"),
                         Ok(Frame { opcode: Opcode::Batch, .. }) => Err("a batch in a batch"),
@@ -413,6 +415,14 @@ impl Client {
         }
         Ok(())
     }
+}
+
+/// The bounds on messages of a server whose payloads are at most so long.
+fn receiving(limits: Limits, announced: usize) -> Limits {
+    let max_payload = limits.max_payload.max(announced.min(limits.max_received));
+    let longest = max_payload.saturating_add(HEADER_LEN);
+    let (max_compressed, max_inflated) = (limits.max_compressed.max(longest), limits.max_inflated.max(longest));
+    Limits { max_payload, max_compressed, max_inflated, ..limits }
 }
 
 fn parse<'a, T: Read<'a>>(payload: &'a [u8]) -> Result<T, Malformed> {

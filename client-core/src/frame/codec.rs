@@ -57,7 +57,12 @@ impl Codec {
             return plain;
         }
         // A receiver takes either: it goes by the first byte.
-        self.contexts.deflate(&plain).unwrap_or(plain)
+        self.deflate(&plain).unwrap_or(plain)
+    }
+
+    /// The same message compressed; `None` where it cannot be, and goes as it is.
+    pub fn deflate(&mut self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.contexts.deflate(plain)
     }
 }
 

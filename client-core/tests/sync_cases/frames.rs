@@ -46,7 +46,9 @@ pub(super) fn frame(message: &[u8]) -> Value {
             }
             json!({"op": op, "id": id, "items": items})
         }
-        Opcode::Ack | Opcode::Doc | Opcode::Entry | Opcode::Call | Opcode::Result => json!({"op": op, "id": id, "hex": hex(payload)}),
+        Opcode::Ack | Opcode::Doc | Opcode::Entry | Opcode::Call | Opcode::Result => {
+            json!({"op": op, "id": id, "hex": hex(payload)})
+        }
         _ if opcode as u8 >= 0x20 => {
             let (head, bytes) = split_binary(payload).unwrap();
             json!({"op": op, "id": id, "payload": serde_json::from_slice::<Value>(head).unwrap(), "hex": hex(bytes)})

@@ -77,7 +77,7 @@ struct Inner {
     followers: Members,
     content: Box<dyn Kind>,
     /// The messages that show the content to followers of either version, made when first asked for.
-    shown: [Option<Shown>; 2],
+    shown: [Option<Box<Shown>>; 2],
     /// Whether version 1 followers are going to be shown the whole in a moment.
     is_due: bool,
     held: Held,

@@ -1,4 +1,5 @@
-//! What a datasole server costs beside a bare WebSocket server: CPU per operation, and memory per idle connection.
+//! What a datasole server costs beside a bare WebSocket server: CPU per operation, and memory per idle connection; and how that
+//! grows with the size of a state.
 //!
 //! Run by `cargo xtask bench` (`cargo bench -p datasole-tests --bench server -- [OPTIONS]`). The program starts itself
 //! twice as a child, once as the bare server ([`bare`]) and once as ours ([`ours`]), both on one thread, and drives them
@@ -67,7 +68,7 @@ impl Options {
 fn main() -> Result<ExitCode> {
     let mut args = std::env::args().skip(1).peekable();
     if args.next_if(|arg| arg == serve::SUBCOMMAND).is_some() {
-        serve::run(args.next().ok_or(USAGE)?.parse()?, args.next().is_some())?;
+        serve::run(args.next().ok_or(USAGE)?.parse()?, args.next().ok_or(USAGE)?.parse()?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let options = Options::parse(args)?;

@@ -6,7 +6,7 @@
 
 use std::{
     env, fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, TcpStream},
     process::{Child, Command, Stdio},
     thread,
@@ -37,10 +37,9 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts this program again as a server and waits until it listens.
-    pub(crate) fn start(kind: Kind, table: bool) -> Result<Self> {
+    pub(crate) fn start(kind: Kind, rows: usize) -> Result<Self> {
         let mut child = Command::new(env::current_exe()?)
-            .args([serve::SUBCOMMAND, kind.name()])
-            .args(table.then_some(serve::WITH_TABLE))
+            .args([serve::SUBCOMMAND, kind.name(), &rows.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -58,7 +57,11 @@ impl Server {
 
     /// Has the server publish.
     pub(crate) fn order(&mut self, order: Order) -> Result<()> {
-        Ok(self.control.write_all(&order.encode())?)
+        self.control.write_all(&order.encode())?;
+        if matches!(order, Order::Changes(_)) {
+            self.control.read_exact(&mut [0])?;
+        }
+        Ok(())
     }
 
     /// CPU time used so far, read while the server sleeps; nanoseconds.

@@ -30,7 +30,7 @@ impl Stream {
     /// Whether version 1 followers of a large content that changes all the time are shown the whole in a moment.
     pub(super) fn is_later(self: &Arc<Self>, inner: &mut Inner) -> bool {
         let whole = &mut inner.shown[1];
-        let Some(rest) = whole.as_ref().and_then(Shown::rest) else { return false };
+        let Some(rest) = whole.as_deref().and_then(Shown::rest) else { return false };
         if inner.is_due {
             return true;
         }
@@ -151,7 +151,7 @@ impl Stream {
 
     /// The bytes that have to be written out to show the content.
     fn cost(&self, inner: &Inner, protocol: Protocol) -> usize {
-        let shown = inner.shown[usize::from(self.is_whole(protocol))].as_ref();
+        let shown = inner.shown[usize::from(self.is_whole(protocol))].as_deref();
         if shown.is_some_and(Shown::is_fresh) { 0 } else { inner.content.weight() }
     }
 
@@ -171,10 +171,10 @@ impl Stream {
             Some(shown) => shown.hand_out(),
             None => {
                 let message = inner.content.show(protocol, &self.at(inner.mark.position))?;
-                *shown = Some(Shown::new(message, inner.content.weight(), !whole));
+                *shown = Some(Box::new(Shown::new(message, inner.content.weight(), !whole)));
             }
         }
-        shown.as_ref()
+        shown.as_deref()
     }
 
     /// The bytes that have to be written out to show the content to who has it up to `since`, where they are so many that it
@@ -200,12 +200,12 @@ impl Stream {
             let at = At { compress_above: usize::MAX, ..self.at(inner.mark.position) };
             let Some(message) = inner.content.show(protocol, &at) else { return };
             let weight = inner.content.weight();
-            inner.shown[usize::from(whole)] = Some(Shown::new(message.clone(), weight, !whole));
+            inner.shown[usize::from(whole)] = Some(Box::new(Shown::new(message.clone(), weight, !whole)));
             message
         };
-        let short = message::with_codec(|codec| codec.compress(plain.to_vec(), self.compress_above));
+        let short = message::compressed(plain.clone(), self.compress_above);
         if let Some(shown) = &mut lock(&self.inner).shown[usize::from(whole)] {
-            shown.shorten(&plain, short.into());
+            shown.shorten(&plain, short);
         }
     }
 }

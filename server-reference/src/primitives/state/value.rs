@@ -36,9 +36,13 @@ const VALUE: u8 = b'v';
 const REMOVED: u8 = b'r';
 
 /// A state's value.
+///
+/// A short one is its text until somebody changes a part of it: a tree is many times as large.
 #[derive(Debug)]
 pub(crate) struct StateValue {
     value: Option<Arc<Value>>,
+    /// The entry of the whole, in place of `value`.
+    text: Option<Entry>,
     /// An upper bound of its length as JSON text.
     bound: usize,
     /// How often it has changed.
@@ -151,11 +155,14 @@ impl Room<'_> {
 
 impl StateValue {
     pub(crate) fn new(replay: Replay) -> Self {
-        Self { value: None, bound: 0, revision: 0, pending: None, replay }
+        Self { value: None, text: None, bound: 0, revision: 0, pending: None, replay }
     }
 
     /// Shows the value, as it is stored, to `f`.
     pub(crate) fn stored<R>(&mut self, f: impl FnOnce(Option<&Value>) -> R) -> R {
+        if let Some(text) = &self.text {
+            return f(read(text).as_ref());
+        }
         let Some(Pending { entry, bound, change: Change::Patched(patch, undo) }) =
             self.pending.take_if(|pending| matches!(pending.change, Change::Patched(..)))
         else {
@@ -174,7 +181,21 @@ impl StateValue {
     /// The value as it is, for who has the right to change it.
     pub(crate) fn base(&mut self) -> Base {
         self.retract();
+        self.grow();
         Base { value: self.value.clone(), revision: self.revision }
+    }
+
+    /// Makes a tree of the text.
+    fn grow(&mut self) {
+        if let Some(text) = self.text.take() {
+            self.value = read(&text).map(Arc::new);
+        }
+    }
+
+    /// Takes a value in place of the one before, which an entry brought.
+    fn replace(&mut self, value: Option<Arc<Value>>, entry: &Entry) {
+        let is_short = entry.tag() == VALUE && entry.content().len() <= SHORT;
+        (self.value, self.text) = if is_short { (None, Some(entry.clone())) } else { (value, None) };
     }
 
     /// Plans to replace the value by another, whose JSON text this is. `compared` is what a comparison has found, if there
@@ -188,6 +209,7 @@ impl StateValue {
         let change = match step {
             Step::Replace(value) => Change::Replace(Some(value)),
             Step::Patch(patch) => {
+                self.grow();
                 let value = Arc::make_mut(self.value.get_or_insert_default());
                 match apply_undoable(value, &patch, &PatchLimits::default()) {
                     Ok(undo) => Change::Patched(patch, undo),
@@ -201,7 +223,9 @@ impl StateValue {
 
     /// Plans to remove the state.
     pub(crate) fn plan_remove(&mut self) -> Option<Entry> {
-        self.value.as_ref()?;
+        if self.is_gone() {
+            return None;
+        }
         Some(self.intend(Entry::new(REMOVED, &[]), 0, Change::Replace(None)))
     }
 
@@ -210,6 +234,7 @@ impl StateValue {
         if patch.is_empty() {
             return Ok(None);
         }
+        self.grow();
         let existed = self.value.is_some();
         match apply_undoable(Arc::make_mut(self.value.get_or_insert_default()), patch, &PatchLimits::default()) {
             Ok(undo) => self.propose(room, existed, patch.clone(), undo).map(Some),
@@ -227,6 +252,7 @@ impl StateValue {
         room: Room<'_>,
         update: impl FnOnce(&mut Draft<'_>) -> Result<(), StateError>,
     ) -> Result<Option<Entry>, StateError> {
+        self.grow();
         let existed = self.value.is_some();
         let mut draft = Draft::new(Arc::make_mut(self.value.get_or_insert_default()));
         let outcome = catch_unwind(AssertUnwindSafe(|| update(&mut draft)));
@@ -292,12 +318,14 @@ impl StateValue {
         self.revision += 1;
         match entry.tag() {
             VALUE => {
-                self.value = Some(Arc::new(datasole_core::value::parse(entry.text()).ok()?));
+                let value = datasole_core::value::parse(entry.text()).ok()?;
+                self.replace(Some(Arc::new(value)), entry);
                 self.bound = entry.content().len();
             }
-            REMOVED => (self.value, self.bound) = (None, 0),
+            REMOVED => (self.value, self.text, self.bound) = (None, None, 0),
             PATCH => {
                 let patch = Patch::parse(entry.text(), &limits).ok()?;
+                self.grow();
                 apply(Arc::make_mut(self.value.get_or_insert_default()), &patch, &limits).ok()?;
                 self.bound = grown(self.bound, &patch, entry);
             }
@@ -335,7 +363,7 @@ impl Kind for StateValue {
                 self.bound = bound;
                 self.revision += 1;
                 if let Change::Replace(value) = change {
-                    self.value = value;
+                    self.replace(value, entry);
                 }
             }
             return Ok(());
@@ -352,6 +380,9 @@ impl Kind for StateValue {
 
     fn snapshot(&mut self) -> Option<Bytes> {
         // A Value has string keys and finite numbers: it can always be written.
+        if let Some(text) = &self.text {
+            return Some(text.bytes().clone());
+        }
         let whole = self.stored(|value| value.and_then(|value| Entry::json(VALUE, value).ok()));
         if let Some(whole) = &whole {
             self.bound = whole.content().len();
@@ -360,7 +391,7 @@ impl Kind for StateValue {
     }
 
     fn is_gone(&self) -> bool {
-        self.value.is_none()
+        self.value.is_none() && self.text.is_none()
     }
 
     fn reads(&self, entry: &Entry) -> bool {
@@ -394,6 +425,9 @@ impl Kind for StateValue {
     }
 
     fn show(&mut self, _: Protocol, at: &At<'_>) -> Option<Bytes> {
+        if let Some(text) = &self.text {
+            return Some(whole(Some(text.content()), at));
+        }
         let text = self.stored(|value| value.and_then(|value| serde_json::to_vec(value).ok()));
         if let Some(text) = &text {
             self.bound = text.len();
@@ -413,6 +447,14 @@ impl Kind for StateValue {
         }
         self.bound
     }
+}
+
+/// Bytes of text up to which a value is kept as it is.
+const SHORT: usize = 512;
+
+/// The value of a text, which is one: it was read before it was taken.
+fn read(text: &Entry) -> Option<Value> {
+    datasole_core::value::parse(text.text()).ok()
 }
 
 /// Counts the bytes that are written.
