@@ -14,6 +14,8 @@ pub(crate) struct Batch {
     text: String,
     binaries: Vec<Vec<u8>>,
     urgent: bool,
+    /// Where the last `progress` begins and ends.
+    progress: (usize, usize),
 }
 
 impl Batch {
@@ -187,7 +189,9 @@ impl Batch {
         self.end();
     }
 
+    /// `progress{kind, key, phase, …}`; replaces the message before when that has older numbers of the same phase.
     fn progress(&mut self, stream: &StreamId, progress: Progress) {
+        let from = self.text.len();
         self.of("progress", stream);
         let (phase, error) = match progress.phase {
             SyncPhase::Loading => ("loading", None),
@@ -196,12 +200,21 @@ impl Batch {
             SyncPhase::Refused { code, message } => ("refused", Some((code, message))),
         };
         self.string("phase", phase);
+        let (mut start, end) = self.progress;
+        let head = self.text.len() - from;
+        // The first byte opens the array or is a comma.
+        if end == from && error.is_none() && self.text.get(start + 1..start + head) == self.text.get(from + 1..) {
+            self.text.truncate(start + head);
+        } else {
+            start = from;
+        }
         self.number("pending", progress.pending as u64);
         self.number("stored", progress.stored);
         if let Some((code, message)) = error {
             self.error(code, &message, false);
         }
         self.end();
+        self.progress = (start, self.text.len());
     }
 
     pub(crate) fn rejected(&mut self, stream: &StreamId, code: i32, message: &str, payload: Payload) {
@@ -494,6 +507,47 @@ mod tests {
             )
         );
         assert_eq!(binaries, [vec![0, 2, 0], vec![1], vec![2], vec![3], vec![4]]);
+    }
+
+    #[test]
+    fn older_numbers_of_a_phase_are_replaced() {
+        let of = |key: &str, phase, pending, stored| {
+            let mut progress = Progress::default();
+            (progress.phase, progress.pending, progress.stored) = (phase, pending, stored);
+            Event::Progress { stream: StreamId::doc(key), progress }
+        };
+        let refused = || SyncPhase::Refused { code: -32002, message: "no".to_owned() };
+        let error = r#""error":{"code":-32002,"message":"no","retryable":false}"#;
+        check(
+            |batch| {
+                for (pending, stored) in [(1, 0), (2, 0), (10, 5), (0, 15)] {
+                    batch.event(of("d", SyncPhase::Synced, pending, stored));
+                }
+                // Another phase, an error, another document, another message between them.
+                batch.event(of("d", SyncPhase::Loading, 1, 15));
+                batch.event(of("d", refused(), 1, 15));
+                batch.event(of("d", refused(), 2, 15));
+                batch.event(of("dd", SyncPhase::Synced, 1, 0));
+                batch.event(of("d", SyncPhase::Synced, 1, 16));
+                batch.event(Event::Awareness { document: "d".into(), update: Vec::new() });
+                batch.event(of("d", SyncPhase::Synced, 0, 17));
+            },
+            &[
+                r#"[{"t":"progress","kind":"doc","key":"d","phase":"synced","pending":0,"stored":15}"#,
+                r#"{"t":"progress","kind":"doc","key":"d","phase":"loading","pending":1,"stored":15}"#,
+                &format!(
+                    r#"{{"t":"progress","kind":"doc","key":"d","phase":"refused","pending":1,"stored":15,{error}}}"#
+                ),
+                &format!(
+                    r#"{{"t":"progress","kind":"doc","key":"d","phase":"refused","pending":2,"stored":15,{error}}}"#
+                ),
+                r#"{"t":"progress","kind":"doc","key":"dd","phase":"synced","pending":1,"stored":0}"#,
+                r#"{"t":"progress","kind":"doc","key":"d","phase":"synced","pending":1,"stored":16}"#,
+                r#"{"t":"awareness","key":"d","bin":0}"#,
+                r#"{"t":"progress","kind":"doc","key":"d","phase":"synced","pending":0,"stored":17}]"#,
+            ]
+            .join(","),
+        );
     }
 
     #[test]
