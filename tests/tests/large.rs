@@ -15,7 +15,7 @@ use tokio::time::timeout;
 const MIB: usize = 1024 * 1024;
 /// Far above what it takes.
 const PATIENCE: Duration = Duration::from_secs(120);
-const ROWS: usize = 100_000;
+const ROWS: usize = 120_000;
 const AT_ONCE: Reconnect = Reconnect { enabled: true, base: 0, cap: 0, max_attempts: None };
 
 /// A value of more than 8 MB.
@@ -46,7 +46,7 @@ async fn follow() {
     server.set("table", &value).await.unwrap();
 
     let proxy = Proxy::start(running.address).await;
-    let client = Client::builder(proxy.url()).reconnect(AT_ONCE).connect().await.unwrap();
+    let client = Client::builder(proxy.url().as_str()).reconnect(AT_ONCE).connect().await.unwrap();
     let mut state = client.state::<Value>("table").unwrap();
     state.changed().await.unwrap();
     assert!(state.with_value(|shown| shown == Some(&value)), "the whole has come");
@@ -78,7 +78,7 @@ async fn follow() {
     println!("{} bytes for 100 changes of {} rows", metrics.bytes_out - before, ROWS / 200);
     assert_eq!(metrics.fell_behind, 0);
     // One who comes then is shown the whole likewise.
-    let late = Client::builder(running.url()).connect().await.unwrap();
+    let late = Client::builder(running.url().as_str()).connect().await.unwrap();
     let mut shown = late.state::<Value>("table").unwrap();
     shown.changed().await.unwrap();
     assert!(shown.with_value(|shown| shown == Some(&value)));

@@ -158,6 +158,25 @@ async fn a_large_state_is_written_out_elsewhere_and_seldom() {
     assert_eq!(received.last().unwrap().1, 35);
 }
 
+/// Who has more than the whole that others were shown is shown another.
+#[tokio::test]
+async fn nobody_is_shown_a_large_state_that_they_are_past() {
+    let server = builder().limits(Limits { replay: crate::Replay::NONE, ..plain() }).build();
+    let state = server.state();
+    let first = state.set("large", &rows(5_000)).await.unwrap();
+    follow(&server).await;
+    let second = state.update("large", |draft| draft.set("/7/n", 1)).await.unwrap();
+    state.update("large", |draft| draft.set("/7/n", 2)).await.unwrap();
+    for (since, expected) in [(first, vec![1, 1, 2, 3]), (second, vec![3, 3])] {
+        let mut peer = Peer::new(&server);
+        if let Some(task) = peer.subscribe(1, "state", "large", Some(since)) {
+            task.await;
+        }
+        let received: Vec<u64> = seen(&mut peer).into_iter().map(|(_, seq)| seq).collect();
+        assert_eq!(received, expected, "since {}", since.seq);
+    }
+}
+
 /// Who comes with a position gets what was missed, and nothing is written out.
 #[tokio::test]
 async fn who_resumes_a_large_state_does_not_wait() {

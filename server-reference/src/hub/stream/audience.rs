@@ -74,6 +74,9 @@ impl Stream {
         inner.window.expire(now, &self.rules.replay);
         let resumed = since.filter(|_| self.rules.delivery != Delivery::Others).map(|since| inner.born(since));
         let missed = resumed.and_then(|since| inner.missed(since));
+        if missed.is_none() {
+            self.outdate(&mut inner, connection.protocol(), resumed);
+        }
         let owed = missed.is_none() && !self.fits(&inner, connection.protocol(), room);
         let from = if missed.is_some() {
             resumed.unwrap_or_default()
@@ -180,12 +183,21 @@ impl Stream {
     /// The bytes that have to be written out to show the content to who has it up to `since`, where they are so many that it
     /// should be [prepared](Self::prepare) off the async workers; else 0.
     pub(crate) fn dear(&self, protocol: Protocol, since: Option<Position>) -> usize {
-        let inner = lock(&self.inner);
+        let mut inner = lock(&self.inner);
+        self.outdate(&mut inner, protocol, since);
         let cost = self.cost(&inner, protocol);
         let is_dear = cost >= DEAR
             && self.rules.delivery == Delivery::Conflated
             && since.is_none_or(|since| inner.missed(inner.born(since)).is_none());
         if is_dear { cost } else { 0 }
+    }
+
+    /// Drops the message that shows the content where it is from before `since`: nobody is shown what they are past.
+    fn outdate(&self, inner: &mut Inner, protocol: Protocol, since: Option<Position>) {
+        let Position { epoch, seq } = inner.mark.position;
+        let Some(since) = since.filter(|since| since.epoch == epoch) else { return };
+        let shown = &mut inner.shown[usize::from(self.is_whole(protocol))];
+        shown.take_if(|shown| seq - (shown.behind() as u64) < since.seq);
     }
 
     /// Makes the message that shows the content, for those who come next. Written under the lock, compressed without.
