@@ -45,6 +45,8 @@ await Promise.all([
   bundle('probe.ts', 'datasole-probe.mjs', { format: 'esm' }),
   bundle('shared.ts', 'datasole-shared.mjs', { format: 'esm' }),
   bundle('hub.ts', `datasole-hub.v${protocol}.mjs`, { format: 'esm' }),
+  bundle('devtools.ts', 'datasole-devtools.mjs', { format: 'esm' }),
+  bundle('devtools.ts', 'devtools.mjs', module),
   bundle('index.ts', 'index.mjs', module),
   bundle('bundled.ts', 'bundled.mjs', module),
   bundle('client.workerd.ts', 'client.workerd.mjs', { ...module, external: ['*.wasm'] }),
@@ -68,8 +70,8 @@ await declarations();
 
 /**
  * wasm-bindgen's glue keeps its instance in module variables. As a function's, every engine gets an instance of its own:
- * two clients share nothing, and one that has panicked is replaced. Of the ways in which the glue loads a wasm only the one
- * from a compiled module is kept.
+ * two clients share nothing, and one that has panicked is replaced. Its clock and its entropy are given, so that a session can be
+ * done again. Of the ways in which the glue loads a wasm only the one from a compiled module is kept.
  */
 async function makeGlue() {
   const source = await readFile('generated/datasole_wasm.js', 'utf8');
@@ -89,12 +91,15 @@ async function makeGlue() {
     target: 'es2022',
   });
   const js = replaceOnce(outputFiles[0].text, /^export \{\n  Core,\n  init\n\};$/m, 'return { Core, init };');
-  await writeFile('generated/glue.js', `export function createGlue() {\n${js}}\n`);
+  await writeFile('generated/glue.js', `export function createGlue({ performance, crypto } = globalThis) {\n${js}}\n`);
   await writeFile(
     'generated/glue.d.ts',
     "import type { Core } from './datasole_wasm.js';\n" +
       "export type { Core };\n" +
-      'export declare function createGlue(): { Core: typeof Core; init(module: WebAssembly.Module): Promise<void> };\n',
+      'export declare function createGlue(world?: {\n' +
+      '  performance: { now(): number };\n' +
+      '  crypto: { getRandomValues(bytes: Uint8Array): unknown };\n' +
+      '}): { Core: typeof Core; init(module: WebAssembly.Module): Promise<void> };\n',
   );
 }
 
@@ -139,8 +144,8 @@ function defines({ IIFE, INLINE_WASM }) {
   return {
     BUILD: JSON.stringify(version),
     IIFE: String(IIFE),
-    // Left to the application's bundler.
-    'process.env.NODE_ENV': 'process.env.NODE_ENV',
+    // Left to the application's bundler, where there is one.
+    'process.env.NODE_ENV': IIFE ? '"production"' : 'process.env.NODE_ENV',
     INLINE_WASM: INLINE_WASM === undefined ? 'undefined' : JSON.stringify(INLINE_WASM),
   };
 }
@@ -161,11 +166,12 @@ function siblings() {
 /** Of what the package shows; the worker's script shows nothing. */
 async function declarations() {
   execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json'], { stdio: 'inherit' });
-  const names = `aliases bundled client connection contract documents errors index inline live options pendings presence react react-yjs readable replicas
+  const names = `aliases bundled client connection contract devtools documents errors index inline live options pendings presence react react-yjs readable replicas
     rooms server slim solid ssr status svelte tanstack-db vue vue-yjs yjs`.split(/\s+/);
   const shown = names.map((name) => `${name}.d.ts`);
   const made = (await readdir('dist')).filter((name) => name.endsWith('.d.ts'));
   const hidden = [...made.filter((name) => !shown.includes(name)), 'crdt/replica.d.ts', 'crdt/json.d.ts'];
   await Promise.all(hidden.map((name) => rm(`dist/${name}`)));
+  await rm('dist/devtools', { recursive: true });
   await writeFile('dist/worker.d.ts', 'export {};\n');
 }

@@ -1,7 +1,7 @@
 // The board: a shared text, counters, a list, and who is here. All of it can be changed without a connection.
 import { DatasoleClient } from 'datasole/client';
 
-import { $, count, make, name, openConnection, tell } from './connection.js';
+import { $, count, differ, make, name, openConnection, tell, visitor } from './connection.js';
 import { openEditor } from './editor.js';
 
 /** After a loss of the connection, until all that was done meanwhile has arrived. */
@@ -63,18 +63,14 @@ $('redo').addEventListener('click', () => editor.redo());
 
 const room = client.presence('demo');
 
-function introduce() {
-  const name = $('name').value.trim() || 'Nobody';
-  const hue = hueOf(name);
-  room.join({ name, color: colorOf(hue) });
-  editor.introduce({ name, color: colorOf(hue), colorLight: colorOf(hue, 0.25) });
-}
+let names = 0;
 
-/** The same name has the same colour everywhere. */
-function hueOf(name) {
-  let hash = 0;
-  for (const letter of name) hash = (hash * 31 + letter.codePointAt(0)) % 1_000_003;
-  return hash % 360;
+function introduce() {
+  const { name, hue } = visitor;
+  room.join({ name, hue, color: colorOf(hue) });
+  // The editor draws a cursor anew when its colour changes, not when its name does.
+  const shade = hue + ++names / 1e6;
+  editor.introduce({ name, color: colorOf(shade), colorLight: colorOf(shade, 0.25) });
 }
 
 /** Whatever the hue, white text is readable on it, and it is on light and on dark ground. */
@@ -83,10 +79,13 @@ function colorOf(hue, alpha = 1) {
 }
 
 room.subscribe((members) => {
+  // Of two who are alike, one becomes another.
+  const self = members.find((member) => member.self);
+  if (self && differ(members.filter(({ id }) => id < self.id).map(({ value }) => value))) introduce();
   const chips = members.map(({ value, self }) => {
     const shown = String(value?.name ?? 'Somebody');
     const chip = make('li');
-    make('i', '', chip).style.setProperty('--color', value?.color ?? colorOf(hueOf(shown)));
+    make('i', '', chip).style.setProperty('--color', value?.color ?? colorOf(0));
     make('b', '', chip, shown);
     if (self) make('span', '', chip, 'you');
     return [!self, shown, chip];

@@ -36,19 +36,56 @@ export function missing() {
   show('disconnected');
 }
 
+/** The panel that shows what happens on a connection. */
+const TOOLS = '/__ds/datasole-devtools.mjs';
 /** The close code of a cut. */
 const CUT = 4000;
 /** How long a connection that was lost otherwise stays away at least: time to see it, in milliseconds. */
 const GLANCE = 1500;
 
-/** What everybody is called until they say otherwise. */
-const NAMES = ['Heron', 'Lynx', 'Marten', 'Plover', 'Otter', 'Ibex', 'Swift', 'Vole'];
+/** What everybody is called until they say otherwise. Each name has a hue of its own. */
+const NAMES = ['Heron', 'Lynx', 'Marten', 'Plover', 'Otter', 'Ibex', 'Swift', 'Vole', 'Newt', 'Crane', 'Stoat', 'Wren'];
 
-/** The visitor's name, in all pages of this tab. `renamed` is told when it changes. */
+/** The name and the hue of the visitor, the same in all pages of this tab, and after a reload. */
+export const visitor = read() ?? invent();
+
+function read() {
+  try {
+    const { name, hue, chosen } = JSON.parse(sessionStorage.visitor);
+    return typeof name === 'string' && Number.isFinite(hue) ? { name, hue, chosen } : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** A name and a hue that nobody of `others` has, as long as there are some. */
+function invent(others = []) {
+  const free = NAMES.map((name, at) => ({ name, hue: (at * 360) / NAMES.length })).filter(
+    ({ name, hue }) => !others.some((other) => other?.name === name || other?.hue === hue),
+  );
+  const drawn = crypto.getRandomValues(new Uint32Array(2));
+  return free[drawn[0] % free.length] ?? { name: `${NAMES[drawn[0] % NAMES.length]} ${drawn[1] % 1000}`, hue: drawn[1] % 360 };
+}
+
+/** Takes another hue, and another name unless the visitor chose it, if one of `others` was here before with the same. True if so. */
+export function differ(others) {
+  if (!others.some((other) => other?.hue === visitor.hue)) return false;
+  const { name, hue } = invent(others);
+  change({ hue, name: visitor.chosen ? visitor.name : name });
+  return true;
+}
+
+function change(changes) {
+  Object.assign(visitor, changes);
+  sessionStorage.visitor = JSON.stringify(visitor);
+  $('name').value = visitor.name;
+}
+
+/** Shows the visitor's name, to be changed. `renamed` is told when it was. */
 export function name(renamed = () => {}) {
-  $('name').value = sessionStorage.name || NAMES[crypto.getRandomValues(new Uint8Array(1))[0] % NAMES.length];
+  change({});
   $('name').addEventListener('change', () => {
-    sessionStorage.name = $('name').value;
+    change({ name: $('name').value.trim() || 'Nobody', chosen: true });
     renamed();
   });
 }
@@ -71,6 +108,7 @@ export function openConnection(DatasoleClient, { away, cut, lost, connected }) {
 
   const client = new DatasoleClient({
     url: location.origin,
+    record: true,
     // Asked before every attempt. This server wants no token, but the client waits for one.
     getToken: async () => {
       const left = until - performance.now();
@@ -92,7 +130,7 @@ export function openConnection(DatasoleClient, { away, cut, lost, connected }) {
     $('protocol').textContent = online ? `version ${status.protocol}` : '–';
     $('connection-id').textContent = (online && status.connectionId) || '–';
     $('attempt').textContent = status.attempt ?? '–';
-    for (const button of document.querySelectorAll('.actions button')) button.disabled = !online;
+    for (const button of document.querySelectorAll('#cut, #restart')) button.disabled = !online;
     $('retry').hidden = state !== 'reconnecting' && state !== 'disconnected';
     $('retry').textContent = state === 'reconnecting' ? 'Try now' : 'Connect';
     countFrom(status.retryInMs);
@@ -135,6 +173,10 @@ export function openConnection(DatasoleClient, { away, cut, lost, connected }) {
     client.connect().catch(() => {}); // told by the status
   }
 
+  $('devtools').addEventListener('click', async () => {
+    const { openDevtools } = await import(TOOLS);
+    openDevtools(client);
+  });
   $('cut').addEventListener('click', () => client.emit('demo:cut'));
   $('retry').addEventListener('click', () => {
     until = 0;

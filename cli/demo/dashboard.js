@@ -1,6 +1,14 @@
 // The dashboard: a live state, a chat and calls over one connection, and what becomes of them when it is lost.
 import { $, clock, count, make, missing, name, openConnection, tell } from './connection.js';
 
+// One of the two clients of the first page: what it needs, and no more.
+const pane = new URLSearchParams(location.search).get('pane');
+if (pane) {
+  document.documentElement.classList.add('pane');
+  $('connection-title').textContent = `Client ${pane}`;
+  $('cut').textContent = 'Cut';
+}
+
 const still = matchMedia('(prefers-reduced-motion: reduce)');
 
 if (window.Datasole) start(Datasole.DatasoleClient);
@@ -15,7 +23,7 @@ function start(DatasoleClient) {
   let caught = 0;
 
   const client = openConnection(DatasoleClient, {
-    away: 1500,
+    away: pane ? 4000 : 1500,
     cut: 'The server ended this connection, and goes on without it. What changes meanwhile is kept.',
     lost() {
       if (lost) return;

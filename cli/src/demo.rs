@@ -46,8 +46,8 @@ const MAX_SLOW: u64 = 60_000;
 /// The close code of a cut: one after which clients reconnect.
 const CUT: u16 = 4000;
 
-/// The Content-Security-Policy of the pages: only this server's files.
-const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// The Content-Security-Policy of the pages: only this server's files. The first page has others in frames.
+const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
 /// The board's policy: styles in attributes as well, for the colours of remote cursors.
 const BOARD_POLICY: &str =
     "default-src 'self'; style-src-attr 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -55,8 +55,9 @@ const BOARD_POLICY: &str =
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
-const FILES: [(&str, &str, &str); 8] = [
+const FILES: [(&str, &str, &str); 9] = [
     ("/", HTML, include_str!("../demo/index.html")),
+    ("/dashboard", HTML, include_str!("../demo/dashboard.html")),
     ("/board", HTML, include_str!("../demo/board.html")),
     ("/demo.css", CSS, include_str!("../demo/demo.css")),
     ("/dashboard.css", CSS, include_str!("../demo/dashboard.css")),

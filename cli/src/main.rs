@@ -1,7 +1,7 @@
 //! `datasole`: the datasole server as a program.
 //!
 //! `flags` are the command line, `serve` is the life of a server, `dev` is one with a command beside it, `doctor` asks a server
-//! from outside, `types` writes its contract, both over `http`, `descriptors` are what the system lets it have, `files` are
+//! from outside, `types` writes its contract, both over `http`, `replay` does recorded sessions again, `descriptors` are what the system lets it have, `files` are
 //! those of `--static`, `demo` is the application behind `--demo`. Stdout carries one line, `listening HOST:PORT`, or with
 //! `dev` the URL; the log and errors go to stderr. The glossary is in ARCHITECTURE.md.
 
@@ -13,6 +13,7 @@ mod doctor;
 mod files;
 mod flags;
 mod http;
+mod replay;
 mod serve;
 mod types;
 
@@ -24,6 +25,7 @@ use crate::{
     dev::Dev,
     doctor::Visit,
     flags::Flags,
+    replay::Session,
     types::{Asked, Compared},
 };
 
@@ -43,6 +45,7 @@ Examples:
   datasole doctor https://app.example
   datasole types http://localhost:4000 --out web/src/contract.ts --watch
   datasole contract-check contract.json http://localhost:4000
+  datasole replay session.jsonl --step
 
 `datasole serve --help` lists the flags; each can be given as an environment variable, too.";
 
@@ -66,6 +69,8 @@ enum Command {
     Types(Asked),
     /// Compare two versions of a contract: which changes break running apps?
     ContractCheck(Compared),
+    /// Do again what a page's client did, from the file of a session, and compare
+    Replay(Session),
 }
 
 #[tokio::main]
@@ -78,6 +83,7 @@ async fn main() -> ExitCode {
         Command::Serve(flags) => serve::run(&flags).await,
         Command::Doctor(visit) => return doctor::run(&visit).await,
         Command::Types(asked) => types::write(&asked).await,
+        Command::Replay(session) => return replay::run(&session),
         Command::ContractCheck(compared) => return types::compare(&compared).await,
     };
     match done {

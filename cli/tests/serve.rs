@@ -233,6 +233,7 @@ fn the_demo_page_is_in_the_binary_under_a_strict_policy() {
     let server = Running::start(&["--demo"]);
     for (path, kind) in [
         ("/", "text/html; charset=utf-8"),
+        ("/dashboard", "text/html; charset=utf-8"),
         ("/demo.css", "text/css; charset=utf-8"),
         ("/dashboard.js", "text/javascript; charset=utf-8"),
         ("/board", "text/html; charset=utf-8"),

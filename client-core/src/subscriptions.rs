@@ -272,10 +272,13 @@ impl Subscriptions {
             None => {}
         }
         if answer.recovered {
-            if entry.position != Some(position) {
+            // Before the first entry there is nothing, whatever the life was going to be.
+            let goes_on = |since: Position| since == position || (since.seq, position.seq) == (0, 0);
+            if !entry.position.is_some_and(goes_on) {
                 entry.position = None;
                 return self.gap(id);
             }
+            entry.position = Some(position);
             entry.phase = Phase::Following(correlation);
         } else if entry.stream.kind.has_snapshots() {
             entry.position = None;

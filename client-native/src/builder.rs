@@ -3,21 +3,17 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use datasole_core::{Client as Core, Config, DisconnectReason, Limits, Reconnect, Seed, TokenVia, crdt::CrdtLimits};
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use tokio::sync::oneshot;
 
-#[cfg(feature = "__tls")]
-use crate::tls::Trust;
-
 use crate::{
+    clock,
     crdt::{CrdtStorage, Policy, Replicas},
     driver::{Driver, TokenProvider},
     error::ConnectError,
     handle::Client,
+    host::{self, MaybeSend, MaybeSync, Runtime},
     inbox::InboxLimits,
-    proxy::Proxying,
     router::Shared,
-    socket::Dialer,
     status::Status,
 };
 
@@ -27,16 +23,6 @@ const EVENT_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// How long a closing handshake may take, unless the program says otherwise.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Headers of the WebSocket handshake, which are not the program's to set.
-const RESERVED: [HeaderName; 6] = [
-    header::CONNECTION,
-    header::UPGRADE,
-    header::SEC_WEBSOCKET_KEY,
-    header::SEC_WEBSOCKET_VERSION,
-    header::SEC_WEBSOCKET_PROTOCOL,
-    header::SEC_WEBSOCKET_EXTENSIONS,
-];
-
 /// Options of a client; from [`Client::builder`].
 #[derive(Clone)]
 #[must_use = "nothing happens before `start` or `connect`"]
@@ -45,17 +31,14 @@ pub struct Builder {
     path: String,
     config: Config,
     provider: Option<TokenProvider>,
-    headers: Result<HeaderMap, String>,
+    pub(crate) host: host::Options,
     #[cfg(feature = "contract")]
     contract: Option<Result<String, datasole_contract::ContractError>>,
-    proxying: Proxying,
     /// How long `connect` waits.
     patience: Option<Duration>,
     close_timeout: Duration,
     event_buffer: usize,
     replicas: Policy,
-    #[cfg(feature = "__tls")]
-    tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 impl Client {
@@ -98,6 +81,7 @@ macro_rules! urls {
 urls! {
     [] &str: |url| vec![url.into()];
     [] &String: |url| vec![url.clone()];
+    [] String: |url| vec![url];
     [S: Into<String>, const N: usize] [S; N]: |urls| urls.into_iter().map(Into::into).collect();
     [S: Into<String>] Vec<S>: |urls| urls.into_iter().map(Into::into).collect();
     [S: AsRef<str>] &[S]: |urls| urls.iter().map(|url| url.as_ref().into()).collect();
@@ -110,16 +94,13 @@ impl Builder {
             path: "/__ds".into(),
             config: Config { mirror: true, ..Config::new("") },
             provider: None,
-            headers: Ok(HeaderMap::new()),
+            host: host::Options::new(),
             #[cfg(feature = "contract")]
             contract: None,
-            proxying: Proxying::default(),
             patience: None,
             close_timeout: CLOSE_TIMEOUT,
             event_buffer: 1_024,
             replicas: Policy { node: "native".into(), secret: None, limits: CrdtLimits::default(), storage: None },
-            #[cfg(feature = "__tls")]
-            tls: None,
         }
     }
 
@@ -154,29 +135,15 @@ impl Builder {
     /// An error, a panic or no answer within 10 s counts as a failed attempt.
     pub fn token_provider<F, Fut, E>(mut self, provider: F) -> Self
     where
-        F: Fn() -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Option<String>, E>> + Send + 'static,
+        F: Fn() -> Fut + MaybeSync + 'static,
+        Fut: Future<Output = Result<Option<String>, E>> + MaybeSend + 'static,
         E: fmt::Display,
     {
         self.config.ask_token = true;
-        self.provider = Some(Arc::new(move || {
+        self.provider = Some(host::function(move || {
             let token = provider();
             Box::pin(async move { token.await.map_err(|error| error.to_string()) })
         }));
-        self
-    }
-
-    /// Adds a header to the opening request, such as `Authorization`. Several of one name are all sent.
-    pub fn header(mut self, name: &str, value: &str) -> Self {
-        if let Ok(headers) = &mut self.headers {
-            match (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
-                (Ok(name), Ok(mut value)) if !RESERVED.contains(&name) => {
-                    value.set_sensitive(true);
-                    headers.append(name, value);
-                }
-                _ => self.headers = Err(name.into()),
-            }
-        }
         self
     }
 
@@ -197,20 +164,6 @@ impl Builder {
     /// Sets the time that [`Client::close`] waits for the server to agree; 5 s by default.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
-        self
-    }
-
-    /// Sets the HTTP proxy, `http://[USER:PASSWORD@]HOST[:PORT]`: the connection goes through a tunnel made by `CONNECT`.
-    /// Without it the variables `HTTPS_PROXY` (for `wss`), `HTTP_PROXY` (for `ws`), `ALL_PROXY` and `NO_PROXY` hold, except
-    /// for servers on this machine.
-    pub fn proxy(mut self, url: &str) -> Self {
-        self.proxying = Proxying::Through(url.into());
-        self
-    }
-
-    /// Connects without a proxy, whatever the environment says.
-    pub fn no_proxy(mut self) -> Self {
-        self.proxying = Proxying::Direct;
         self
     }
 
@@ -267,13 +220,6 @@ impl Builder {
         self
     }
 
-    /// Sets trust and client certificates for `wss`, instead of the root certificates this crate was built with.
-    #[cfg(feature = "__tls")]
-    pub fn tls_config(mut self, config: impl Into<Arc<rustls::ClientConfig>>) -> Self {
-        self.tls = Some(config.into());
-        self
-    }
-
     /// Starts a client, which connects in the background and is of use at once: states and events can be followed, CRDTs and
     /// documents edited, calls and events wait for the connection. [`Client::status`] tells how far it is.
     ///
@@ -304,15 +250,15 @@ impl Builder {
         let patience = self.patience;
         let (client, opened) = self.launch()?;
         let opened = match patience {
-            Some(patience) => tokio::time::timeout(patience, opened).await,
-            None => Ok(opened.await),
+            Some(patience) => clock::timeout(patience, opened).await,
+            None => Some(opened.await),
         };
         let reason = match opened {
-            Ok(Ok(Ok(()))) => return Ok(client),
-            Ok(Ok(Err(reason))) => reason,
+            Some(Ok(Ok(()))) => return Ok(client),
+            Some(Ok(Err(reason))) => reason,
             // The runtime is shutting down.
-            Ok(Err(_)) => DisconnectReason::ClosedByUser,
-            Err(_) => match client.status() {
+            Some(Err(_)) => DisconnectReason::ClosedByUser,
+            None => match client.status() {
                 Status::Waiting { reason, .. } => reason,
                 _ => DisconnectReason::ConnectTimeout,
             },
@@ -322,7 +268,7 @@ impl Builder {
 
     /// Starts the client's task; how connecting ends comes through the channel.
     fn launch(self) -> Result<(Client, oneshot::Receiver<Result<(), DisconnectReason>>), ConnectError> {
-        let runtime = tokio::runtime::Handle::try_current().map_err(|_| ConnectError::NoRuntime)?;
+        let runtime = Runtime::current().ok_or(ConnectError::NoRuntime)?;
         #[cfg(feature = "contract")]
         let contract = self.contract.transpose()?;
         #[cfg(not(feature = "contract"))]
@@ -330,25 +276,8 @@ impl Builder {
         let endpoints: Option<Vec<String>> =
             self.urls.iter().map(|url| Config::endpoint(url, &self.path).filter(|url| !url.contains(' '))).collect();
         let endpoints = endpoints.filter(|endpoints| !endpoints.is_empty()).ok_or(ConnectError::Url)?;
-        for endpoint in &endpoints {
-            let uri: Uri = endpoint.parse().map_err(|_| ConnectError::Url)?;
-            if cfg!(not(feature = "__tls")) && uri.scheme_str() == Some("wss") {
-                return Err(ConnectError::Tls("not compiled in".into()));
-            }
-            let host = uri.host().unwrap_or_default();
-            let variable = |name: &str| std::env::var(name).ok();
-            self.proxying
-                .choose(uri.scheme_str() == Some("wss"), host, uri.port_u16().unwrap_or_default(), variable)
-                .map_err(ConnectError::Proxy)?;
-        }
+        let dialer = self.host.dialer(self.config.limits, &endpoints)?;
         let url = endpoints.join(" ");
-        let dialer = Dialer {
-            headers: self.headers.map_err(ConnectError::Header)?,
-            limits: self.config.limits,
-            proxying: self.proxying,
-            #[cfg(feature = "__tls")]
-            trust: self.tls.map_or_else(Trust::default, Trust::from),
-        };
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(ConnectError::Entropy)?;
         let (mut replica, mut secret) = ([0; 8], [0; 16]);
@@ -372,7 +301,7 @@ impl Builder {
 impl fmt::Debug for Builder {
     /// Omits the token and the values of headers, which must not appear in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("path", &self.path).field("headers", &self.headers).finish_non_exhaustive()
+        f.debug_struct("Builder").field("path", &self.path).field("host", &self.host).finish_non_exhaustive()
     }
 }
 

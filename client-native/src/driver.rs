@@ -1,22 +1,20 @@
 //! The task behind a client: feeds the core, performs its outputs, and re-arms its one timer. No protocol is here.
 
-use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use datasole_core::{Input, Millis, Output, SocketClose, SocketId};
-use tokio::{
-    task::{JoinHandle, JoinSet},
-    time::sleep_until,
-};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 
 use crate::{
+    clock::sleep_until,
+    host::{BoxFuture, Dialer, Function, Hints, Received, Socket, Task},
     router::Shared,
-    socket::{Dialer, Received, Socket},
 };
 
 /// Asks the program for a token.
-pub(crate) type TokenProvider = Arc<dyn Fn() -> TokenFuture + Send + Sync>;
-pub(crate) type TokenFuture = Pin<Box<dyn Future<Output = Result<Option<String>, String>> + Send>>;
+pub(crate) type TokenProvider = Function<Answer>;
+pub(crate) type Answer = Result<Option<String>, String>;
 
 pub(crate) struct Driver {
     shared: Arc<Shared>,
@@ -25,9 +23,10 @@ pub(crate) struct Driver {
     /// How long a closing handshake may take.
     close_timeout: Duration,
     link: Link,
-    token: Option<JoinHandle<Result<Option<String>, String>>>,
+    token: Option<Task<Answer>>,
     /// Sockets that only have their closing handshake left.
-    closing: JoinSet<()>,
+    closing: FuturesUnordered<Task<()>>,
+    hints: Hints,
     closed: bool,
 }
 
@@ -38,7 +37,7 @@ enum Link {
     Open { socket: SocketId, stream: Box<Socket> },
 }
 
-type Attempt = Pin<Box<dyn Future<Output = Result<(Socket, Option<String>), SocketClose>> + Send>>;
+type Attempt = BoxFuture<Result<(Socket, Option<String>), SocketClose>>;
 
 /// An event of the socket.
 enum Happened {
@@ -55,8 +54,9 @@ impl Driver {
         provider: Option<TokenProvider>,
         close_timeout: Duration,
     ) -> Self {
-        let (link, closing) = (Link::Idle, JoinSet::new());
-        Self { shared, dialer, provider, close_timeout, link, token: None, closing, closed: false }
+        let (link, closing) = (Link::Idle, FuturesUnordered::new());
+        let hints = Hints::listen();
+        Self { shared, dialer, provider, close_timeout, link, token: None, closing, hints, closed: false }
     }
 
     /// Runs until the client is closed and its last socket with it.
@@ -118,16 +118,13 @@ impl Driver {
         }
         if let Link::Open { stream, .. } = std::mem::replace(&mut self.link, Link::Idle) {
             let patience = self.close_timeout;
-            self.closing.spawn(async move { stream.close(code, reason, patience).await });
+            self.closing.push(Task::spawn(async move { stream.close(code, reason, patience).await }));
         }
     }
 
     /// Runs in a task of its own, so that a panic in the program's provider is a failed token and not a dead client.
     fn ask_token(&mut self) {
-        if let Some(unanswered) = self.token.take() {
-            unanswered.abort();
-        }
-        self.token = self.provider.clone().map(|provider| tokio::spawn(async move { provider().await }));
+        self.token = self.provider.clone().map(|provider| Task::spawn(async move { provider().await }));
     }
 
     /// Waits for one thing to happen and feeds it.
@@ -151,7 +148,8 @@ impl Driver {
                 shared.router().run_timers(now);
             }
             () = shared.wake.notified() => {}
-            Some(_) = self.closing.join_next() => {}
+            Some(_) = self.closing.next() => {}
+            hint = self.hints.next() => self.feed_input(Input::Hint(hint)),
         }
     }
 
@@ -164,7 +162,7 @@ impl Driver {
             Happened::Room => {}
             Happened::Closed(close) => {
                 if let Link::Open { stream, .. } = std::mem::replace(&mut self.link, Link::Idle) {
-                    self.closing.spawn(stream.end(self.close_timeout));
+                    self.closing.push(Task::spawn(stream.end(self.close_timeout)));
                 }
                 self.feed_input(Input::SocketClosed { socket, close });
             }
@@ -180,9 +178,6 @@ impl Driver {
 impl Drop for Driver {
     /// Also runs if the runtime shuts down under the client: pending calls and streams must end.
     fn drop(&mut self) {
-        if let Some(unanswered) = self.token.take() {
-            unanswered.abort();
-        }
         self.shared.finish();
     }
 }
@@ -231,9 +226,9 @@ impl Link {
     }
 }
 
-async fn answer(token: &mut Option<JoinHandle<Result<Option<String>, String>>>) -> Result<Option<String>, String> {
+async fn answer(token: &mut Option<Task<Answer>>) -> Answer {
     match token {
-        Some(asked) => asked.await.unwrap_or_else(|_| Err("the token provider panicked".into())),
+        Some(asked) => asked.await.unwrap_or_else(|| Err("the token provider panicked".into())),
         None => pending().await,
     }
 }

@@ -52,6 +52,14 @@
 //! - Everything is bounded ([`Limits`], [`Builder::event_buffer`]). A slow reader loses its oldest events and is told.
 //! - Each error has a `code()` and says with `retryable()` whether a retry may succeed.
 //!
+//! # In a browser
+//!
+//! For `wasm32-unknown-unknown` the same handles run over the browser's WebSocket and timers, in a page or in a worker of a
+//! program that is Rust itself (Leptos, Dioxus, egui, plain `web-sys`): `examples/rust-page`. No runtime is needed; the
+//! browser's events `online`, `offline`, `pageshow` and `visibilitychange` are [`Hint`]s by themselves. A browser chooses
+//! headers, proxy and trust: those options of [`Builder`] are not there, and neither is a reason for a refused
+//! connection. A token provider need not be `Send`.
+//!
 //! # What is not here
 //!
 //! No protocol: frames, resuming, deadlines and patches are [`datasole_core`]'s. No log of payloads, URLs or tokens.
@@ -68,6 +76,7 @@
 //! `docs`: documents that are shared with Yjs editors, through [yrs](https://docs.rs/yrs).
 
 mod builder;
+mod clock;
 #[cfg(feature = "contract")]
 mod contract;
 mod crdt;
@@ -78,22 +87,22 @@ mod error;
 mod events;
 mod follow;
 mod handle;
+#[cfg(not(target_arch = "wasm32"))]
+mod handshake;
+mod host;
 mod inbox;
 mod presence;
-mod proxy;
 mod refusal;
 mod router;
 mod signal;
-mod socket;
 mod state;
 mod status;
-#[cfg(feature = "__tls")]
-mod tls;
 #[cfg(all(test, feature = "docs"))]
 mod transcripts;
 mod watch;
 
 pub use builder::{Builder, Urls};
+pub use clock::Instant;
 #[cfg(feature = "contract")]
 pub use contract::NativeCrdt;
 pub use crdt::{Counter, CrdtStorage, Crdts, GCounter, GSet, Map, Register, Replicated, Set, kinds};
@@ -114,7 +123,7 @@ pub use follow::Changes;
 pub use handle::{CallOptions, Client};
 pub use presence::{Member, Presence};
 pub use refusal::{Refusal, Refusals};
-#[cfg(feature = "__tls")]
+#[cfg(all(feature = "__tls", not(target_arch = "wasm32")))]
 pub use rustls;
 pub use state::State;
 pub use status::{Status, SyncStatus};

@@ -1,9 +1,10 @@
 //! The connection's status, with times the program can use and a line for people.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use datasole_core::{CloseVerdict, DisconnectReason, Millis, SocketClose, Status as CoreStatus, SyncPhase};
-use tokio::time::{Duration, Instant};
+
+use crate::clock::Instant;
 
 /// The connection, as the program sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -35,7 +35,7 @@ impl Core {
     /// when there are none.
     #[wasm_bindgen(js_name = takeValues)]
     pub fn take_values(&mut self) -> Result<JsValue, JsError> {
-        let Some(messages) = self.take_text() else { return Ok(JsValue::UNDEFINED) };
+        let Some(messages) = self.0.take_text() else { return Ok(JsValue::UNDEFINED) };
         let messages: Value = serde_json::from_str(&messages)?;
         Ok(messages.serialize(&Serializer::json_compatible())?)
     }

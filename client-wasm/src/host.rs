@@ -3,6 +3,8 @@
 use datasole_core::{Config, Millis, Reconnect, Seed, TokenVia};
 use wasm_bindgen::prelude::*;
 
+use crate::driver::World;
+
 #[wasm_bindgen(typescript_custom_section)]
 const TYPES: &str = r#"
 /** How the core is configured; absent members take the core's defaults. Durations are in milliseconds. */
@@ -78,56 +80,133 @@ extern "C" {
     #[wasm_bindgen(typescript_type = "CoreHost")]
     #[derive(Clone)]
     pub type Host;
-    #[wasm_bindgen(method)]
-    pub(crate) fn open(this: &Host, socket: f64, url: &str, protocols: &str);
-    #[wasm_bindgen(method)]
-    pub(crate) fn send(this: &Host, socket: f64, message: &[u8]);
-    #[wasm_bindgen(method)]
-    pub(crate) fn shut(this: &Host, socket: f64, code: u16, reason: &str);
-    #[wasm_bindgen(method)]
-    pub(crate) fn arm(this: &Host, delay: f64);
-    #[wasm_bindgen(method)]
-    pub(crate) fn text(this: &Host, text: &str);
-    #[wasm_bindgen(method)]
-    pub(crate) fn bytes(this: &Host, bytes: &[u8]);
-    #[wasm_bindgen(method)]
-    pub(crate) fn soon(this: &Host, urgency: u8);
+    #[wasm_bindgen(method, js_name = open)]
+    fn host_open(this: &Host, socket: f64, url: &str, protocols: &str);
+    #[wasm_bindgen(method, js_name = send)]
+    fn host_send(this: &Host, socket: f64, message: &[u8]);
+    #[wasm_bindgen(method, js_name = shut)]
+    fn host_shut(this: &Host, socket: f64, code: u16, reason: &str);
+    #[wasm_bindgen(method, js_name = arm)]
+    fn host_arm(this: &Host, delay: f64);
+    #[wasm_bindgen(method, js_name = text)]
+    fn host_text(this: &Host, text: &str);
+    #[wasm_bindgen(method, js_name = bytes)]
+    fn host_bytes(this: &Host, bytes: &[u8]);
+    #[wasm_bindgen(method, js_name = soon)]
+    fn host_soon(this: &Host, urgency: u8);
     #[wasm_bindgen(method)]
     pub(crate) fn panicked(this: &Host, message: &str);
 
     #[wasm_bindgen(js_namespace = console)]
-    pub(crate) fn warn(message: &str);
+    fn warn(message: &str);
     #[wasm_bindgen(js_namespace = performance, js_name = now)]
     fn performance_now() -> f64;
     #[wasm_bindgen(js_namespace = crypto, js_name = getRandomValues)]
     fn get_random_values(bytes: &mut [u8]);
 }
 
+impl World for Host {
+    fn open(&mut self, socket: f64, url: &str, protocols: &str) {
+        self.host_open(socket, url, protocols);
+    }
+
+    fn send(&mut self, socket: f64, message: &[u8]) {
+        self.host_send(socket, message);
+    }
+
+    fn shut(&mut self, socket: f64, code: u16, reason: &str) {
+        self.host_shut(socket, code, reason);
+    }
+
+    fn arm(&mut self, delay: f64) {
+        self.host_arm(delay);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.host_text(text);
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.host_bytes(bytes);
+    }
+
+    fn soon(&mut self, urgency: u8) {
+        self.host_soon(urgency);
+    }
+
+    fn warn(&mut self, message: &str) {
+        warn(message);
+    }
+}
+
 impl Options {
+    /// The options as plain data.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            url: self.url(),
+            token: self.token(),
+            token_via: self.token_via(),
+            ask_token: self.ask_token(),
+            reconnect: self.reconnect(),
+            reconnect_interval: self.reconnect_interval(),
+            max_reconnect_attempts: self.max_reconnect_attempts(),
+            connect_timeout: self.connect_timeout(),
+            call_timeout: self.call_timeout(),
+            contract: self.contract(),
+        }
+    }
+}
+
+/// `CoreOptions` as plain data.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// The endpoint.
+    pub url: String,
+    /// The token.
+    pub token: Option<String>,
+    /// `url` (default), `frame` or `host`.
+    pub token_via: Option<String>,
+    /// Ask for a token before every attempt.
+    pub ask_token: Option<bool>,
+    /// Try again.
+    pub reconnect: Option<bool>,
+    /// The base of the backoff; milliseconds, as all times here.
+    pub reconnect_interval: Option<f64>,
+    /// Give up after so many failed attempts in a row.
+    pub max_reconnect_attempts: Option<f64>,
+    /// The longest time of an attempt.
+    pub connect_timeout: Option<f64>,
+    /// The deadline of calls without one of their own.
+    pub call_timeout: Option<f64>,
+    /// The hash of the contract that the page was built with.
+    pub contract: Option<String>,
+}
+
+impl Settings {
     /// The core's configuration.
-    pub(crate) fn config(&self) -> Config {
-        let mut config = Config::new(self.url());
-        config.token = self.token();
-        config.token_via = match self.token_via().as_deref() {
+    pub fn config(self) -> Config {
+        let mut config = Config::new(self.url);
+        config.token = self.token;
+        config.token_via = match self.token_via.as_deref() {
             Some("frame") => TokenVia::Frame,
             Some("host") => TokenVia::Host,
             _ => TokenVia::Url,
         };
-        config.ask_token = self.ask_token().unwrap_or(false);
+        config.ask_token = self.ask_token.unwrap_or(false);
         let defaults = Reconnect::default();
         config.reconnect = Reconnect {
-            enabled: self.reconnect().unwrap_or(defaults.enabled),
-            base: self.reconnect_interval().map_or(defaults.base, |millis| millis as u64),
-            max_attempts: self.max_reconnect_attempts().map(|attempts| attempts as u32),
+            enabled: self.reconnect.unwrap_or(defaults.enabled),
+            base: self.reconnect_interval.map_or(defaults.base, |millis| millis as u64),
+            max_attempts: self.max_reconnect_attempts.map(|attempts| attempts as u32),
             ..defaults
         };
-        if let Some(millis) = self.connect_timeout() {
+        if let Some(millis) = self.connect_timeout {
             config.connect_timeout = millis as u64;
         }
-        if let Some(millis) = self.call_timeout() {
+        if let Some(millis) = self.call_timeout {
             config.call_timeout = millis as u64;
         }
-        config.contract = self.contract();
+        config.contract = self.contract;
         config
     }
 }

@@ -6,7 +6,8 @@
  */
 import { createGlue, type Core } from '../generated/glue.js';
 import type { Port } from './port.js';
-import { PROTOCOL_VERSION, type Batch, type FromWorker, type ToWorker } from './protocol.js';
+import { PROTOCOL_VERSION, type Batch, type CoreInput, type FromWorker, type ToolsAnswer, type ToolsName, type ToWorker } from './protocol.js';
+import { perform, Recording, replay } from './session.js';
 
 /** Set by `npm/build.mjs`: what the package is, and in one build the wasm itself, in base64. */
 declare const BUILD: string;
@@ -20,6 +21,9 @@ export const ENGINE_SLOT = Symbol.for('datasole.engine');
  * message after a pause, and every awaited answer, leaves at once and takes the gathered messages along.
  */
 const COALESCE_MS = 4;
+
+/** The reason of what `datasole/devtools` does to a connection. */
+const SIMULATED = 'simulated by datasole/devtools';
 
 /** Takes a batch to the other side; the buffers may be transferred. */
 export type Post = (batch: Batch, transfer: ArrayBuffer[]) => void;
@@ -54,9 +58,17 @@ export const createEngine: CreateEngine = (post, socket = globalThis.WebSocket, 
 class WasmEngine implements Engine {
   readonly #post: Post;
   readonly #socket: SocketConstructor;
-  readonly #module?: WebAssembly.Module;
+  #module?: WebAssembly.Module;
   readonly #sockets = new Map<number, WebSocket>();
   #core?: Core;
+  /** The core's time: of the last way into it, so that it does not pass while the core is at work. */
+  #now = 0;
+  #recording?: Recording;
+  /** Simulated: there is no network, and how long messages take. */
+  #offline = false;
+  #latency = 0;
+  /** Messages under way, once a latency was simulated. */
+  #late?: (() => void)[];
   #timer?: ReturnType<typeof setTimeout>;
   /** The batch being taken. */
   #parts: (string | Uint8Array)[] = [];
@@ -76,17 +88,29 @@ class WasmEngine implements Engine {
   }
 
   post(messages: ToWorker[]): void {
-    for (const message of messages) this.#enter((core) => this.#perform(core, message));
+    for (const message of messages) this.#enter(() => this.#perform(message));
   }
 
   end(): void {
     this.post([{ t: 'close' }]);
   }
 
-  #perform(core: Core | undefined, message: ToWorker): void {
+  #perform(message: ToWorker): void {
     if (message.t === 'init') void this.#start(message).catch((error) => this.#fail(describe(error)));
-    else if (core) perform(core, message);
+    else if ('kind' in message && message.kind === 'host') void this.#tool(message);
+    else this.#feed(message);
     if (message.t === 'close') this.#end();
+  }
+
+  /** Tells the core something, on a way into it. */
+  #feed(input: CoreInput): void {
+    if (!this.#core) return;
+    this.#recording?.add(this.#now, input);
+    perform(this.#core, input);
+  }
+
+  #input(input: CoreInput): void {
+    this.#enter(() => this.#feed(input));
   }
 
   async #start({ v, options, wasm, wasmUrl }: ToWorker & { t: 'init' }): Promise<void> {
@@ -96,13 +120,15 @@ class WasmEngine implements Engine {
     if (!this.#socket) {
       throw new Error("no WebSocket here: set globalThis.WebSocket (before Node 22, to that of the package 'ws')");
     }
-    const glue = createGlue();
-    await glue.init(this.#module ?? (await compile(wasm, wasmUrl, this.#loading.signal)));
+    const seed = crypto.getRandomValues(new Uint8Array(32));
+    const glue = createGlue({ performance: { now: () => this.#now }, crypto: { getRandomValues: (bytes) => bytes.set(seed) } });
+    await glue.init((this.#module ??= await compile(wasm, wasmUrl, this.#loading.signal)));
     if (this.#dead) return;
+    if (options.record) this.#recording = new Recording(BUILD, options, seed);
     this.#core = new glue.Core(options, {
       open: (id: number, url: string, protocols: string) => this.#open(id, url, protocols),
       // A copy: what is sent later must not be read from memory that wasm has used again by then.
-      send: (id: number, message: Uint8Array) => this.#sockets.get(id)?.send(message.slice()),
+      send: (id: number, message: Uint8Array) => this.#send(id, message.slice()),
       shut: (id: number, code: number, reason: string) => this.#forget(id)?.close(code, reason),
       arm: (delay: number) => this.#arm(delay),
       text: (text: string) => this.#parts.push(text),
@@ -114,37 +140,54 @@ class WasmEngine implements Engine {
   }
 
   #open(id: number, url: string, protocols: string): void {
-    const closed = (code: number, reason: string) => {
-      const socket = this.#forget(id) as RefusedSocket | undefined;
-      const { status, ours = false, retryAfter } = socket?.refusal ?? {};
-      if (status) reason = `the server answered ${status}`;
-      if (socket) this.#enter((core) => core?.closed(id, status ?? code, reason, ours, retryAfter));
-    };
+    const unopened = (why: string) => queueMicrotask(() => this.#input({ t: 'closed', socket: id, code: 1006, reason: why, ours: false }));
+    // The core is at work right here.
+    if (this.#offline) return unopened(SIMULATED);
     let socket: WebSocket;
     try {
       socket = new this.#socket(url, protocols ? protocols.split(',') : []);
     } catch (error) {
-      // The core is at work right here.
-      queueMicrotask(() => this.#enter((core) => core?.closed(id, 1006, describe(error), false)));
-      return;
+      return unopened(describe(error));
     }
     this.#sockets.set(id, socket);
     let failure = '';
     socket.binaryType = 'arraybuffer';
-    socket.onopen = () => this.#enter((core) => core?.opened(id, socket.protocol));
+    socket.onopen = () => this.#input({ t: 'opened', socket: id, protocol: socket.protocol });
     socket.onmessage = ({ data }) => {
-      if (typeof data !== 'string') return this.#enter((core) => core?.message(id, new Uint8Array(data)));
-      socket.close(4004, 'text message');
-      closed(1003, 'text message');
+      if (typeof data === 'string') {
+        socket.close(4004, 'text message');
+        this.#closed(id, 1003, 'text message');
+      } else this.#delay(() => this.#sockets.has(id) && this.#input({ t: 'message', socket: id, bytes: new Uint8Array(data) }));
     };
     // Browsers say nothing; elsewhere there is a message.
     socket.onerror = (event) => (failure = (event as ErrorEvent).message ?? '');
     socket.onclose = ({ code, reason }) => {
       // A version 1 server may ignore the offer, which the package `ws` takes for an error.
-      if (!/no subprotocol$/.test(failure)) return closed(code, reason || failure);
+      if (!/no subprotocol$/.test(failure)) return this.#delay(() => this.#closed(id, code, reason || failure));
       this.#forget(id);
       this.#open(id, url, '');
     };
+  }
+
+  #closed(id: number, code: number, reason: string): void {
+    const socket = this.#forget(id) as RefusedSocket | undefined;
+    if (!socket) return;
+    const { status, ours = false, retryAfter } = socket.refusal ?? {};
+    if (status) reason = `the server answered ${status}`;
+    this.#input({ t: 'closed', socket: id, code: status || code, reason, ours, retryAfter });
+  }
+
+  #send(id: number, message: Uint8Array<ArrayBuffer>): void {
+    const socket = this.#sockets.get(id);
+    this.#delay(() => this.#sockets.get(id) === socket && socket?.send(message));
+  }
+
+  /** Does it at once or, while a latency is simulated, after half of it, in order. */
+  #delay(action: () => void): void {
+    const late = this.#late;
+    if (!late?.length && !this.#latency) return action();
+    late!.push(action);
+    setTimeout(() => late!.shift()!(), this.#latency / 2);
   }
 
   #forget(id: number): WebSocket | undefined {
@@ -161,21 +204,21 @@ class WasmEngine implements Engine {
   #arm(delay: number): void {
     clearTimeout(this.#timer);
     // Browsers take a longer delay for none. Woken too early, the core asks again.
-    if (delay >= 0) this.#timer = setTimeout(() => this.#enter((core) => core?.timeout()), Math.min(delay, 2 ** 31 - 1));
+    if (delay >= 0) this.#timer = setTimeout(() => this.#input({ t: 'timeout' }), Math.min(delay, 2 ** 31 - 1));
   }
 
   #soon(urgency: number): void {
-    const flush = () => this.#enter((core) => core && this.#flush(core));
+    const flush = () => this.#enter(() => this.#flush());
     const wait = this.#flushed + COALESCE_MS - performance.now();
     if (urgency > 2) this.#full = true;
     else if (urgency > 1 || wait <= 0) soon(flush);
     else this.#delayed = setTimeout(flush, wait);
   }
 
-  #flush(core: Core): void {
+  #flush(): void {
     this.#full = false;
     clearTimeout(this.#delayed);
-    core.take();
+    this.#feed({ t: 'take' });
     const parts = this.#parts;
     if (!parts.length) return;
     this.#parts = [];
@@ -184,14 +227,42 @@ class WasmEngine implements Engine {
     this.#post((parts.length > 1 ? parts : parts[0]) as Batch, transfer);
   }
 
-  #enter(action: (core: Core | undefined) => void): void {
+  #enter(action: () => void): void {
     if (this.#dead) return;
     try {
-      action(this.#core);
-      if (this.#full && this.#core) this.#flush(this.#core);
+      this.#now = performance.now();
+      action();
+      if (this.#full) this.#flush();
     } catch (error) {
       this.#fail(describe(error));
     }
+  }
+
+  /** For `datasole/devtools`. */
+  async #tool(message: ToWorker & ToolsName): Promise<void> {
+    if (message.t === 'simulate') return this.#simulate(message);
+    if (message.t !== 'save' && message.t !== 'replay') return;
+    const data: ToolsAnswer = { id: message.id };
+    try {
+      data.text = message.t === 'save' ? this.#recording?.text() : await replay(this.#module!, message.text);
+    } catch (error) {
+      data.error = describe(error);
+    }
+    this.#say({ t: 'entry', kind: 'host', key: 'tools', rev: 0, data });
+  }
+
+  #simulate({ drop, offline = this.#offline, latency = this.#latency }: { drop?: boolean; offline?: boolean; latency?: number }): void {
+    this.#latency = latency;
+    this.#late ??= [];
+    if (drop || offline) {
+      for (const [id, socket] of [...this.#sockets]) {
+        this.#closed(id, 1006, SIMULATED);
+        socket.close();
+      }
+    }
+    const changed = offline !== this.#offline;
+    this.#offline = offline;
+    if (changed) this.#feed({ t: 'hint', kind: offline ? 'offline' : 'online' });
   }
 
   #fail(message: string): void {
@@ -210,45 +281,6 @@ class WasmEngine implements Engine {
 
   #say(message: FromWorker): void {
     this.#post(JSON.stringify([message]), []);
-  }
-}
-
-/** Hands a message to a core that runs. */
-export function perform(core: Core, message: ToWorker): void {
-  switch (message.t) {
-    case 'connect':
-      return core.connect();
-    case 'close':
-      return core.close();
-    case 'call':
-      return core.call(message.id, message.method, message.json, message.bytes, message.timeout, message.queue);
-    case 'cancel':
-      return core.cancel(message.id);
-    case 'emit':
-      return core.emit(message.event, message.json, message.bytes, message.queue);
-    case 'subscribe':
-      return core.follow(message.id, message.kind, message.key, message.since?.epoch, message.since?.seq);
-    case 'unsubscribe':
-      return core.unfollow(message.id, message.linger);
-    case 'resync':
-      return core.resync(message.key, message.applied);
-    case 'open':
-      return core.stream(message.t, message.kind, message.key, message.throttle);
-    case 'leave':
-      return core.stream(message.t, message.kind, message.key);
-    case 'edit':
-      return core.stream(message.t, message.kind, message.key, message.id, message.json, message.bytes);
-    case 'show':
-      return core.stream(message.t, message.kind, message.key, +message.now, message.json);
-    case 'aware':
-    case 'answer':
-      return core.stream(message.t, message.kind, message.key, undefined, undefined, message.bytes);
-    case 'unfit':
-      return core.stream(message.t, message.kind, message.key, +message.applied);
-    case 'hint':
-      return core.hint(message.kind);
-    case 'token':
-      return core.token(message.token, message.error);
   }
 }
 

@@ -8,11 +8,11 @@
  */
 import type { CreateEngine, Engine } from './engine.js';
 import { applyPatch, LIMITS, refuse, type Growth, type Owned } from './patch.js';
-import { PROTOCOL_VERSION, type Batch, type FromWorker, type StreamMessage, type ToWorker } from './protocol.js';
+import { PROTOCOL_VERSION, type Batch, type FromWorker, type StreamMessage, type StreamName, type ToWorker } from './protocol.js';
 
 type From<T extends FromWorker['t']> = FromWorker & { t: T };
 type To<T extends ToWorker['t']> = ToWorker & { t: T };
-type Command = Extract<ToWorker, { kind: 'crdt' | 'presence' | 'doc' }>;
+type Command = Extract<ToWorker, { kind: 'crdt' | 'presence' | 'doc' | 'host' }>;
 
 /** The hub's end of a page's port. */
 export interface PagePort {
@@ -121,7 +121,8 @@ class Documents {
       });
       if (told.length) page.port.postMessage([JSON.stringify(told), ...binaries]);
     });
-    this.engine.post([init]);
+    // No part of the session that all share.
+    this.engine.post([{ ...init, options: { ...init.options, record: false } }]);
   }
 
   post(message: ToWorker): void {
@@ -268,6 +269,11 @@ export class Hub {
 
   /** A command on an open stream. */
   #stream(page: Page, message: Command, out: ToWorker[]): void {
+    if (message.kind === 'host') {
+      // Of the engine that all share. Answers are for all, and name the question.
+      if (message.t === 'open') this.#of(message.kind, message.key).pages.set(page, { ids: new Set() });
+      return void out.push(message);
+    }
     const { kind, key } = message;
     if (kind === 'doc') {
       page.documents ??= new Documents(this.#make, this.#init!, page, (engine) => this.#askToken(engine, [page]));
@@ -318,7 +324,7 @@ export class Hub {
     if (!pages.delete(page) || pages.size) return;
     this.#followed.delete(`${kind} ${key}`);
     if (id) out.push({ t: 'unsubscribe', id, linger: 0 });
-    else out.push({ t: 'leave', kind: kind as Command['kind'], key });
+    else out.push({ t: 'leave', kind: kind as StreamName['kind'], key });
   }
 
   /** A page's answer; one that has no token, or is gone, may not be the last one asked. */

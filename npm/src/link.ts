@@ -7,15 +7,14 @@ import { localError, type DatasoleError } from './errors.js';
 import { delay } from './lifecycle.js';
 import type { DatasoleClientOptions } from './options.js';
 import { loadEngine, openWorker, type Port, type PortEvents } from './port.js';
-import { PROTOCOL_VERSION, type Batch, type Encoded, type FromWorker, type ToWorker } from './protocol.js';
+import { PROTOCOL_VERSION, type Batch, type Encoded, type FromWorker, type HostOptions, type ToWorker } from './protocol.js';
 import type { Status } from './status.js';
-import type { CoreOptions } from '../generated/datasole_wasm.js';
 
 declare const IIFE: boolean;
 
 /** The options with which a host is started. */
 export interface LinkOptions {
-  core: CoreOptions;
+  core: HostOptions;
   useWorker: boolean;
   /** Pages with the same one, and the same `core`, share a worker. */
   shared?: boolean | string;

@@ -73,6 +73,11 @@ export interface DatasoleClientOptions {
    * by {@link Status.contract} and once on the console: the page was left open across a deployment, or was not built anew.
    */
   contract?: { hash: string };
+  /**
+   * Keep what the core is told, at most 8 MiB of it, so that `saveSession` of `datasole/devtools` can write it to a file with which
+   * `datasole replay` does all of it again. Documents of tabs that share a connection are no part of it. Default `false`.
+   */
+  record?: boolean;
   /** Keeps pending CRDT operations, so that they survive a reload. */
   crdtStorage?: CrdtStorage;
   /**
@@ -121,7 +126,7 @@ export function resolve(options: DatasoleClientOptions): LinkOptions {
   const given = options.url ?? (page && location.origin);
   if (!given) throw new TypeError('outside of a page the client needs a url');
   const { protocol, host, pathname } = new URL(given, page);
-  if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`the url must begin with http, https, ws or wss: ${given}`);
+  if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`the url must be one of http(s) or ws(s): ${given}`);
   const path = `${host}${pathname.replace(/\/+$/, '')}/${(options.path ?? DEFAULT_WS_PATH).replace(/^\/+|\/+$/g, '')}`;
   // https and wss, not ws.
   const secure = /[ps]s:/.test(protocol) ? 's' : '';
@@ -141,6 +146,7 @@ export function resolve(options: DatasoleClientOptions): LinkOptions {
       maxReconnectAttempts: options.maxReconnectAttempts,
       connectTimeout: options.connectTimeout ?? CONNECT_TIMEOUT,
       contract: options.contract?.hash,
+      record: options.record,
     },
     useWorker: options.useWorker ?? !!(options.worker || (globalThis.Worker && globalThis.document)),
     workerUrl,

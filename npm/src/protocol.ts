@@ -30,7 +30,7 @@ export type ToWorker =
   /**
    * First message, answers `here`. `wasm` is the module's bytes where main has them, else it is loaded from `wasmUrl`.
    */
-  | { t: 'init'; v: number; options: CoreOptions; wasmUrl: string; wasm?: ArrayBuffer }
+  | { t: 'init'; v: number; options: HostOptions; wasmUrl: string; wasm?: ArrayBuffer }
   | { t: 'connect' }
   /** For good; nothing may follow. */
   | { t: 'close' }
@@ -44,9 +44,51 @@ export type ToWorker =
   /** Main's mirror of a state has lost step; `applied`: a patch was applied since the last time. */
   | { t: 'resync'; key: string; applied: boolean }
   | (StreamName & StreamCommand)
+  | (ToolsName & ToolsCommand)
   | { t: 'hint'; kind: Hint }
   /** Answers `token`. */
   | { t: 'token'; token?: string; error?: string };
+
+/** The options of a core, and of the host that runs it. */
+export interface HostOptions extends CoreOptions {
+  /** Keep what the core is told, for {@link ToolsCommand} `save`. */
+  record?: boolean;
+}
+
+/** What the world tells the core, and the taking of a batch. With the messages of main that is all on which a core depends. */
+export type WorldInput =
+  | { t: 'opened'; socket: number; protocol: string }
+  | { t: 'message'; socket: number; bytes: Uint8Array }
+  /** `code` below 1,000 is an HTTP status. */
+  | { t: 'closed'; socket: number; code: number; reason: string; ours: boolean; retryAfter?: number }
+  | { t: 'timeout' }
+  | { t: 'take' };
+
+/** Everything that a core is told. */
+export type CoreInput = Exclude<ToWorker, { t: 'init' } | ToolsName> | WorldInput;
+
+/** The tools of the host itself, for `datasole/devtools`: named and answered as an open stream is. */
+export interface ToolsName {
+  kind: 'host';
+  key: 'tools';
+}
+
+/** Commands to the tools. Each `id` gets one `entry` with {@link ToolsAnswer}. */
+export type ToolsCommand =
+  | { t: 'open'; throttle?: number }
+  /** The session so far. */
+  | { t: 'save'; id: string }
+  /** Does a session again, and tells what comes of it. */
+  | { t: 'replay'; id: string; text: string }
+  /** The network as the sockets see it from here on; `drop` loses those that are open. `latency` is that of a round trip, ms. */
+  | { t: 'simulate'; drop?: boolean; offline?: boolean; latency?: number };
+
+/** The answer of the tools: a session (docs/sessions.md); without text, nothing is recorded. */
+export interface ToolsAnswer {
+  id: string;
+  text?: string;
+  error?: string;
+}
 
 /** A position of a stream on the server: its life, and the number of its entries. */
 export interface Since {

@@ -24,6 +24,7 @@ import type {
 } from './contract.js';
 import type { ReplicaHost } from './crdt/replica.js';
 import { Code } from './codes.js';
+import { showClient } from './development.js';
 import { DatasoleError, localError, report } from './errors.js';
 import { call, guarded, listen } from './handlers.js';
 import { Kept } from './kept.js';
@@ -90,10 +91,10 @@ export class DatasoleClient<C extends ContractShape = Registered> {
   #options: DatasoleClientOptions;
   readonly #send = (message: ToWorker) => {
     this.#link?.send(message);
-    this.traffic?.();
+    this.traffic?.(message);
   };
-  /** Called when something was sent, or has come. @internal */
-  declare traffic?: (() => void) | undefined;
+  /** Called with what was sent, or has come. @internal */
+  declare traffic?: ((what: ToWorker | FromWorker[]) => void) | undefined;
   /** @internal */
   declare readonly calls: Calls;
   readonly #topics: Topics;
@@ -347,7 +348,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
             if (this.#link === link) this.#receive(message, binaries);
           }
           this.store.settle();
-          this.traffic?.();
+          this.traffic?.(messages);
         },
         retrying: (status) => this.#retrying(status),
         failed: (error) => this.#failed(error),
@@ -357,6 +358,12 @@ export class DatasoleClient<C extends ContractShape = Registered> {
       return this.#end(localError(Code.Host, message, false, error), { kind: 'host', message });
     }
     this.#link = link;
+    try {
+      // Bundlers put a text in its place.
+      if (process.env.NODE_ENV === 'development') showClient(this);
+    } catch {
+      // No bundler, no Node.
+    }
     this.#unwatch = watchPage((kind) => this.#send({ t: 'hint', kind }));
     this.store.renew();
     this.#topics.renew();

@@ -36,6 +36,7 @@ describe('starting', () => {
       maxReconnectAttempts: 3,
       connectTimeout: 10_000,
       contract: undefined,
+      record: undefined,
     };
     assert.deepEqual([v, options], [PROTOCOL_VERSION, expected]);
     assert.deepEqual(

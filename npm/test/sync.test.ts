@@ -5,8 +5,8 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
 import type { CoreOptions } from '../generated/datasole_wasm.js';
 import { createGlue } from '../generated/glue.js';
-import { perform } from '../src/engine.js';
-import type { FromWorker, StreamMessage, ToWorker } from '../src/protocol.js';
+import { perform } from '../src/session.js';
+import type { CoreInput, FromWorker, StreamMessage } from '../src/protocol.js';
 import { binary, decode, encode, HELLO, hex, OP } from './fake-socket.js';
 
 const root = new URL('../../../', import.meta.url);
@@ -164,7 +164,7 @@ function frame(message: Uint8Array): object {
 }
 
 /** What transcripts write as `json` and `hex` is text and bytes here. */
-function command({ json, hex: bytes, ...rest }: any): ToWorker {
+function command({ json, hex: bytes, ...rest }: any): CoreInput {
   const kind = rest.kind ?? (rest.t === 'show' ? 'presence' : 'doc');
   const encoded = { json: json === undefined ? undefined : JSON.stringify(json), bytes: bytes === undefined ? undefined : hex(bytes) };
   return { kind, now: false, ...rest, ...encoded };

@@ -72,6 +72,30 @@ describeDemo((spec) => {
     await people(here, ['Heron you']);
   });
 
+  spec('names and colours differ, and stay', async (world) => {
+    const tabs = [];
+    const colors = (page) =>
+      page.evaluate(() => [...document.querySelectorAll('#people i')].map((dot) => dot.style.getPropertyValue('--color')).sort());
+    for (let n = 0; n < 6; n++) tabs.push(await visit(world));
+    for (const tab of tabs) {
+      await until(tab, () => {
+        const names = [...document.querySelectorAll('#people b')].map((name) => name.textContent);
+        const colors = [...document.querySelectorAll('#people i')].map((dot) => dot.style.getPropertyValue('--color'));
+        return new Set(names).size === 6 && new Set(colors).size === 6;
+      });
+    }
+    const [first] = tabs;
+    const [name, before] = [await first.getByLabel('You are').inputValue(), await colors(first)];
+    await first.reload();
+    await story(first, /^Connected$/);
+    assert.equal(await first.getByLabel('You are').inputValue(), name);
+    await until(first, () => document.querySelectorAll('#people li').length === 6);
+    assert.deepEqual(await colors(first), before);
+    await first.getByRole('link', { name: 'Dashboard' }).click();
+    await story(first, /^Connected$/);
+    assert.equal(await first.getByLabel('You are').inputValue(), name);
+  });
+
   spec('what is not yet saved is said, and kept from being closed by mistake', async (world) => {
     const page = await visit(world);
     const unsaved = (text) => page.locator('#saved', { hasText: text }).waitFor();

@@ -7,7 +7,10 @@ import { tmpdir } from 'node:os';
 import { ARTIFACTS, PATIENCE, Server, describeInBrowser } from './harness.mjs';
 
 export const WIDE = { width: 1280, height: 1000 };
+export const SMALL = { width: 1280, height: 800 };
 export const NARROW = { width: 390, height: 844 };
+/** The least size of what a finger has to find, pixels. */
+const FINGER = 44;
 
 /** As `describeInBrowser`, each spec with a demo server of its own. */
 export function describeDemo(define) {
@@ -26,8 +29,15 @@ export async function onDisk({ context, errors }, body) {
   }
 }
 
-/** A connected tab, in a window of its own; whatever it complains about on the console fails the spec. */
-export async function visit({ server, context, errors }, path) {
+/** A connected tab, in a window of its own. */
+export async function visit(world, path) {
+  const page = await openDemo(world, path);
+  await story(page, /^Connected$/);
+  return page;
+}
+
+/** A tab; whatever it complains about on the console fails the spec. */
+export async function openDemo({ server, context, errors }, path) {
   const page = await openWindow(context);
   await page.setViewportSize(WIDE);
   await page.emulateMedia({ reducedMotion: 'reduce' });
@@ -36,8 +46,21 @@ export async function visit({ server, context, errors }, path) {
   // Violations of the page's content security policy are among these.
   page.on('console', (message) => message.type() === 'error' && errors.push(new Error(message.text())));
   await page.goto(server.url + path);
-  await story(page, /^Connected$/);
   return page;
+}
+
+/** What can be hit and is smaller than a finger, in the page and its frames; links within text count by their line. */
+export async function tooSmall(page) {
+  const found = page.frames().map((frame) =>
+    frame.evaluate((finger) => {
+      const shown = [...document.querySelectorAll('button, a, input, summary')].filter((one) => one.getClientRects().length);
+      return shown
+        .map((one) => ({ one: one.outerHTML.slice(0, 90), box: one.getBoundingClientRect() }))
+        .filter(({ box }) => box.height < finger || box.width < finger)
+        .map(({ one, box }) => `${Math.round(box.width)}×${Math.round(box.height)} ${one}`);
+    }, FINGER),
+  );
+  return (await Promise.all(found)).flat();
 }
 
 /** A page in front: one that is behind another hears of keys and timers late. */

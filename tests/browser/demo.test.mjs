@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict';
 
-import { NARROW, WIDE, describeDemo, keep, onDisk, story, visit as visitPage } from './demo.mjs';
+import { NARROW, SMALL, WIDE, describeDemo, keep, onDisk, openDemo, story, tooSmall, visit as visitPage } from './demo.mjs';
 import { until } from './harness.mjs';
 
 const ROWS = 40;
@@ -102,6 +102,58 @@ describeDemo((spec) => {
     await answer(page, /^slowcancelled\d+ ms$/);
   });
 
+  spec('the first page has two clients in step, and one that is cut catches up', async (world) => {
+    const page = await openDemo(world, '/');
+    const [one, other] = ['A', 'B'].map((name) => page.frameLocator(`[title="Client ${name}"]`));
+    for (const client of [one, other]) await client.getByText(/^Connected$/).first().waitFor();
+    await other.getByRole('switch', { name: 'gateway in fra' }).click();
+    await one.locator('[aria-label="gateway in fra"][aria-checked=false]').waitFor();
+    await one.getByRole('button', { name: 'Cut' }).click();
+    await one.getByText(/^Cut$/).first().waitFor();
+    await other.getByRole('switch', { name: 'gateway in fra' }).click();
+    await other.locator('[aria-label="gateway in fra"][aria-checked=true]').waitFor();
+    assert.equal(await one.locator('[aria-label="gateway in fra"]').getAttribute('aria-checked'), 'false');
+    await keep(page, 'demo-first-cut', SMALL, 'light', false);
+    await one.getByRole('button', { name: 'Try now' }).click();
+    await one.getByText(/^Resumed: \d+ patch(es)? replayed$/).first().waitFor();
+    await one.locator('[aria-label="gateway in fra"][aria-checked=true]').waitFor();
+    for (const [name, size, scheme] of [['demo-first', SMALL, 'light'], ['demo-first-dark', SMALL, 'dark'], ['demo-first-phone', NARROW, 'light']]) {
+      await keep(page, name, size, scheme, false);
+      for (const client of [one, other]) {
+        await client.getByRole('button', { name: 'Cut' }).click({ trial: true });
+        // The first row is seen whole, where the fleet is.
+        const [row, fleet] = await Promise.all(['tbody tr', '.scroll'].map((part) => client.locator(part).first().boundingBox()));
+        const end = Math.min(fleet.y + fleet.height, size.height);
+        assert.ok(row.y + row.height <= end, `${name}: the first row ends at ${row.y + row.height}, what is seen at ${end}`);
+      }
+    }
+    assert.deepEqual(await tooSmall(page), []);
+    await page.getByRole('link', { name: 'Open the board' }).click();
+    await story(page, /^Connected$/);
+  });
+
+  spec('a finger finds everything, and the first thing to do without scrolling', async (world) => {
+    const page = await openDemo(world, '/dashboard');
+    for (const [path, first] of [['/dashboard', '#total'], ['/board', '#editor']]) {
+      await page.goto(world.server.url + path);
+      await story(page, /^Connected$/);
+      for (const size of [NARROW, SMALL]) {
+        await page.setViewportSize(size);
+        const box = await page.locator(first).boundingBox();
+        assert.ok(box.y + Math.min(box.height, 200) < size.height, `${path}: ${first} begins at ${box.y} of ${size.height}`);
+      }
+      await page.setViewportSize(NARROW);
+      assert.deepEqual(await tooSmall(page), [], path);
+    }
+  });
+
+  spec('the connection’s panel opens in the demo, whose policy is strict', async (world) => {
+    const page = await visit(world);
+    await page.getByRole('button', { name: 'See what happens' }).click();
+    await page.getByRole('tab', { name: 'Streams' }).click();
+    await page.locator('.stream', { hasText: 'dashboard' }).waitFor();
+  });
+
   spec('the looks of the demo', async (world) => {
     const [page, other] = [await visit(world), await visit(world)];
     await page.getByLabel('You are').fill('Heron');
@@ -129,7 +181,7 @@ describeDemo((spec) => {
 
 /** A tab whose dashboard is filled. */
 async function visit(world) {
-  const page = await visitPage(world, '/');
+  const page = await visitPage(world, '/dashboard');
   await until(page, (rows) => document.querySelectorAll('#fleet tr').length === rows, ROWS);
   return page;
 }

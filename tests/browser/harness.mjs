@@ -14,7 +14,7 @@ const npm = createRequire(new URL('../../npm/package.json', import.meta.url));
 const { chromium } = npm('playwright-core');
 
 const FIXTURE = process.env.FIXTURE ?? new URL('../../target/debug/examples/fixture', import.meta.url).pathname;
-const PROGRAM = process.env.DATASOLE_SERVER ?? new URL('../../target/debug/datasole', import.meta.url).pathname;
+export const PROGRAM = process.env.DATASOLE_SERVER ?? new URL('../../target/debug/datasole', import.meta.url).pathname;
 const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
 const FLAGS = [
   '--no-sandbox',

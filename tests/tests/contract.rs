@@ -59,7 +59,7 @@ async fn both_ends_infer_the_same_names_and_types() {
     let server = Server::builder().contract::<App>().method(get_user).event(chat).try_build().unwrap();
     server.at(BoardOf { id: 7 }).set(&Board { votes: 1 }).await.unwrap();
     let running = Running::start(server.clone()).await;
-    let client = Client::builder(&running.url()).connect().await.unwrap();
+    let client = Client::builder(running.url()).connect().await.unwrap();
 
     assert_eq!(client.request(&GetUser { id: 1 }).await.unwrap(), User { name: "Ann".into() });
     let error = client.request(&GetUser { id: 2 }).await.unwrap_err();
@@ -111,14 +111,14 @@ async fn a_client_of_another_contract_is_told() {
         Status::Connected { same_contract, .. } => same_contract,
         status => panic!("{status}"),
     };
-    let client = Client::builder(&running.url()).contract::<App>().connect().await.unwrap();
+    let client = Client::builder(running.url()).contract::<App>().connect().await.unwrap();
     assert_eq!(same(&client), Some(true));
-    let client = Client::builder(&running.url()).contract::<later::App>().connect().await.unwrap();
+    let client = Client::builder(running.url()).contract::<later::App>().connect().await.unwrap();
     assert_eq!(same(&client), Some(false));
-    let client = Client::builder(&running.url()).connect().await.unwrap();
+    let client = Client::builder(running.url()).connect().await.unwrap();
     assert_eq!(same(&client), None);
 
     let without = Running::start(Server::builder().build()).await;
-    let client = Client::builder(&without.url()).contract::<App>().connect().await.unwrap();
+    let client = Client::builder(without.url()).contract::<App>().connect().await.unwrap();
     assert_eq!(same(&client), None);
 }

@@ -288,8 +288,8 @@ fn an_entry_seen_before_it_was_written_is_a_phantom() {
 
 #[test]
 fn a_subscription_goes_on_in_its_life_and_never_back() {
-    let subscribe = |recovered, epoch, seq| {
-        let (since, mark) = (Some(Mark { epoch: 1, seq: 3 }), Mark { epoch, seq });
+    let since = |from, recovered, epoch, seq| {
+        let (since, mark) = (Some(Mark { epoch: 1, seq: from }), Mark { epoch, seq });
         told(&[(1, Kind::Ok, Function::Subscribe { since, recovered, mark, hash: None })])
     };
     let cases: [(_, _, _, &[u8]); 6] = [
@@ -301,7 +301,11 @@ fn a_subscription_goes_on_in_its_life_and_never_back() {
         (false, 2, 0, &[]),
     ];
     for (recovered, epoch, seq, broken) in cases {
-        expect(&subscribe(recovered, epoch, seq), &Promises::default(), broken);
+        expect(&since(3, recovered, epoch, seq), &Promises::default(), broken);
+    }
+    // Before the first entry there is nothing, in whatever life.
+    for (epoch, seq, broken) in [(1, 0, &[][..]), (2, 0, &[]), (2, 1, &[2])] {
+        expect(&since(0, true, epoch, seq), &Promises::default(), broken);
     }
 }
 

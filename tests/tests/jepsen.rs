@@ -4,7 +4,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use datasole_tests::{
-    history::{Promises, check},
+    history::check,
     jepsen::{Engine, Options, run},
     random::Random,
 };
@@ -22,7 +22,7 @@ async fn holds(engine: Engine) {
         nats,
     };
     let outcome = run(&options).await;
-    let verdict = check(&outcome.history, &Promises::default());
+    let verdict = check(&outcome.history, &engine.promises());
     println!("{engine:?}: {:?}, {:?}", outcome.counts, verdict.counts);
     assert!(verdict.holds(), "seed {}\n{}", options.seed, verdict.story(&outcome.history));
     assert!(verdict.counts.acknowledged > 10 && verdict.counts.observed > 10, "too little at stake");
@@ -46,4 +46,15 @@ async fn redis() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nats() {
     holds(Engine::Nats).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_with_a_replica() {
+    holds(Engine::RedisReplica).await;
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres() {
+    holds(Engine::Postgres).await;
 }

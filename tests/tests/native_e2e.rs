@@ -14,7 +14,7 @@ use datasole_client::{
     CallError, CallFailure, CallOptions, Client, ConnectError, DisconnectReason, EventError, Events, Payload,
     Reconnect, State, Status, codes,
 };
-use datasole_server::{AuthError, AuthRequest, Context, Identity, Replay, Server};
+use datasole_server::{AuthError, AuthRequest, Context, Identity, Replay, Server, backend::Memory};
 use datasole_tests::{
     proxy::{Cut, Direction, Proxy},
     random::Random,
@@ -312,15 +312,15 @@ async fn a_refused_token_is_an_error_at_once() {
         })
         .build();
     let running = Running::start(server).await;
-    let error = Client::builder(&running.url()).token("bad").connect().await.unwrap_err();
+    let error = Client::builder(running.url()).token("bad").connect().await.unwrap_err();
     assert!(matches!(error, ConnectError::Failed(DisconnectReason::Unauthorized(_))), "{error}");
     assert_eq!((error.code(), error.retryable()), (codes::UNAUTHORIZED, false));
     assert_eq!(asked.load(Ordering::Relaxed), 1);
 
     for client in [
-        Client::builder(&running.url()).token("good"),
-        Client::builder(&running.url()).token("good").token_via(datasole_client::TokenVia::Frame),
-        Client::builder(&running.url()).header("Authorization", "Bearer good"),
+        Client::builder(running.url()).token("good"),
+        Client::builder(running.url()).token("good").token_via(datasole_client::TokenVia::Frame),
+        Client::builder(running.url()).header("Authorization", "Bearer good"),
     ] {
         let client = client.connect().await.unwrap();
         assert!(matches!(client.status(), Status::Connected { user_id: Some(user), .. } if user == "ann"));
@@ -334,7 +334,7 @@ async fn the_provider_is_asked_anew_when_a_token_has_expired() {
         .build();
     let running = Running::start(server).await;
     let issued = Arc::new(AtomicU64::new(0));
-    let client = Client::builder(&running.url())
+    let client = Client::builder(running.url())
         .reconnect(AT_ONCE)
         .token_provider(move || {
             let number = issued.fetch_add(1, Ordering::Relaxed);
@@ -399,6 +399,31 @@ async fn clients_stay_in_step_and_late_joiners_catch_up() {
     }
     running.server.state().remove("board").await.unwrap();
     shows(&mut board, &None).await;
+}
+
+// --- several nodes ---
+
+#[tokio::test]
+async fn the_first_event_of_a_topic_with_history_is_told_by_any_node() {
+    let memory = Memory::default();
+    let server = || {
+        Server::builder()
+            .backend(memory.clone())
+            .topic("feed", Replay::default())
+            .rpc("ready", |_: Context, (): ()| async move { Ok(()) })
+    };
+    let (here, there) = (Running::start(server().build()).await, Running::start(server().build()).await);
+    let client = connect(&here.url()).await;
+    let mut feed = client.events::<u64>("feed").unwrap();
+    // Frames are served in order: with this answer the subscription stands.
+    client.call::<_, ()>("ready", &()).await.unwrap();
+    for number in 1..=3 {
+        there.server.broadcast("feed", &number).await.unwrap();
+    }
+    for number in 1..=3 {
+        assert_eq!(feed.next().await.unwrap().unwrap().data, number, "nothing is lost, nor said to be");
+    }
+    client.close().await;
 }
 
 // --- TLS ---

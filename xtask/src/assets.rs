@@ -15,12 +15,12 @@ use wasm_bindgen_cli_support::{Bindgen, Output};
 
 use crate::{
     command::{cargo, program, run},
-    project, stamp, tools,
+    page, project, stamp, tools,
 };
 
 /// The files that the server serves under its path, beside those of `npm/previous`: once a release has changed the version of
 /// the worker protocol, that folder has worker, hub and wasm of the version before, for pages that are not new yet.
-const SERVED: [&str; 11] = [
+const SERVED: [&str; 12] = [
     "client.mjs",
     "worker.mjs",
     "datasole.iife.min.js",
@@ -28,6 +28,7 @@ const SERVED: [&str; 11] = [
     "datasole-worker.v3.js",
     "datasole-worker.iife.min.js",
     "datasole-worker.inline.iife.min.js",
+    "datasole-devtools.mjs",
     "datasole-probe.mjs",
     "datasole-shared.mjs",
     "datasole-hub.v3.mjs",
@@ -67,9 +68,8 @@ pub(crate) fn build() -> Result<()> {
 }
 
 fn compile() -> Result<PathBuf> {
-    const TARGET: &str = "wasm32-unknown-unknown";
-    run(&mut cargo(["build", "--package", "datasole-wasm", "--lib", "--profile", "wasm", "--target", TARGET]))?;
-    Ok(project::target().join(TARGET).join("wasm/datasole_wasm.wasm"))
+    run(&mut cargo(["build", "--package", "datasole-wasm", "--lib", "--profile", "wasm", "--target", page::TARGET]))?;
+    Ok(project::target().join(page::TARGET).join("wasm/datasole_wasm.wasm"))
 }
 
 /// wasm-bindgen, then wasm-opt, into `npm/generated`.

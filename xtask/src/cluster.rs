@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -30,6 +30,8 @@ pub(crate) enum Engine {
     Redis,
     /// A cluster of PostgreSQL's own, made for this
     Postgres,
+    /// nats-server with JetStream
+    Nats,
 }
 
 /// Programs that end with this value, and their folder.
@@ -62,6 +64,7 @@ pub(crate) fn serve(engine: Engine, nodes: u16, args: &[String]) -> Result<()> {
     match engine {
         Engine::Redis => tools::redis()?,
         Engine::Postgres => tools::postgres().map(drop)?,
+        Engine::Nats => tools::nats().map(drop)?,
     }
     let (interrupted, wait) = mpsc::channel();
     ctrlc::set_handler(move || {
@@ -75,6 +78,7 @@ pub(crate) fn serve(engine: Engine, nodes: u16, args: &[String]) -> Result<()> {
     let Start { mut command, url, mut probe } = match engine {
         Engine::Redis => redis(&running.dir, port),
         Engine::Postgres => postgres(&running.dir, port)?,
+        Engine::Nats => nats(&running.dir, port)?,
     };
     let mut child = command.stdout(Stdio::null()).spawn().context("cannot start the engine")?;
     let answers = until_it_answers(&mut child, &mut probe);
@@ -103,8 +107,15 @@ pub(crate) fn serve(engine: Engine, nodes: u16, args: &[String]) -> Result<()> {
 struct Start {
     command: Command,
     url: String,
-    /// Succeeds when the engine answers.
-    probe: Command,
+    probe: Probe,
+}
+
+/// Whether the engine answers.
+type Probe = Box<dyn FnMut() -> Result<bool>>;
+
+/// A program that succeeds when the engine answers.
+fn asking(mut program: Command) -> Probe {
+    Box::new(move || Ok(program.stdout(Stdio::null()).stderr(Stdio::null()).status()?.success()))
 }
 
 fn redis(dir: &Path, port: u16) -> Start {
@@ -112,7 +123,7 @@ fn redis(dir: &Path, port: u16) -> Start {
     redis.args(["--port", &port.to_string(), "--save", "", "--appendonly", "yes", "--dir"]).arg(dir);
     let mut probe = program("redis-cli");
     probe.args(["-p", &port.to_string(), "ping"]);
-    Start { command: redis, url: format!("redis://127.0.0.1:{port}"), probe }
+    Start { command: redis, url: format!("redis://127.0.0.1:{port}"), probe: asking(probe) }
 }
 
 /// Makes a cluster of databases, as a user of its own for the administrator: PostgreSQL does not run as that.
@@ -138,12 +149,29 @@ fn postgres(dir: &Path, port: u16) -> Result<Start> {
     postgres.args(["-p", &port.to_string(), "-k"]).arg(dir).args(["-c", "listen_addresses=127.0.0.1"]);
     let mut probe = program(programs.join("pg_isready"));
     probe.args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()]);
-    Ok(Start { command: postgres, url: format!("postgres://postgres@127.0.0.1:{port}/postgres"), probe })
+    Ok(Start { command: postgres, url: format!("postgres://postgres@127.0.0.1:{port}/postgres"), probe: asking(probe) })
 }
 
-fn until_it_answers(engine: &mut Child, probe: &mut Command) -> Result<()> {
+fn nats(dir: &Path, port: u16) -> Result<Start> {
+    let file = dir.join("nats.conf");
+    let store = dir.join("store");
+    let text = format!("listen: \"127.0.0.1:{port}\"\nmax_payload: 8MB\njetstream {{ store_dir: {store:?} }}\n");
+    fs::write(&file, text)?;
+    let mut nats = program(tools::nats()?);
+    nats.arg("-c").arg(file).stderr(Stdio::null());
+    // It greets whoever connects once it serves.
+    let greets = move || {
+        let Ok(socket) = TcpStream::connect(("127.0.0.1", port)) else { return Ok(false) };
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let mut line = String::new();
+        Ok(BufReader::new(socket).read_line(&mut line).is_ok() && line.starts_with("INFO "))
+    };
+    Ok(Start { command: nats, url: format!("nats://127.0.0.1:{port}"), probe: Box::new(greets) })
+}
+
+fn until_it_answers(engine: &mut Child, probe: &mut Probe) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    while !probe.stdout(Stdio::null()).stderr(Stdio::null()).status()?.success() {
+    while !probe()? {
         ensure!(engine.try_wait()?.is_none(), "the engine ended at once");
         ensure!(Instant::now() < deadline, "the engine does not answer");
         std::thread::sleep(PAUSE);

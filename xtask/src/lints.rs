@@ -7,11 +7,10 @@ use serde_json::Value;
 
 use crate::{
     command::{cargo, program, read},
+    page,
     report::Report,
     test::Extent,
 };
-
-const WASM_TARGET: &str = "wasm32-unknown-unknown";
 
 /// Packages that the sans-IO core must never depend on: randomness, the browser, a runtime.
 const FORBIDDEN_IN_CORE: [&str; 6] = ["getrandom", "js-sys", "web-sys", "wasm-bindgen", "tokio", "rand"];
@@ -19,7 +18,12 @@ const FORBIDDEN_IN_CORE: [&str; 6] = ["getrandom", "js-sys", "web-sys", "wasm-bi
 /// Runs all of them.
 pub(crate) fn run(report: &mut Report, extent: Extent) {
     report.check("clippy", clippy(&["--workspace", "--all-targets"]));
-    report.check("clippy wasm", clippy(&["--package", "datasole-wasm", "--target", WASM_TARGET]));
+    for package in ["datasole-wasm", "datasole-client"] {
+        report.check(
+            &format!("clippy {package} wasm"),
+            clippy(&["--package", package, "--all-features", "--target", page::TARGET]),
+        );
+    }
     let mut packages = Vec::new();
     report.task("rust-version", || {
         packages = metadata()?;
@@ -109,7 +113,7 @@ impl Set {
     fn args(&self, package: &str) -> Vec<String> {
         let mut args = vec!["--package".to_owned(), package.to_owned()];
         if package == "datasole-wasm" {
-            args.extend(["--target".to_owned(), WASM_TARGET.to_owned()]);
+            args.extend(["--target".to_owned(), page::TARGET.to_owned()]);
         }
         if let Self::Only(names) = self {
             args.extend(["--no-default-features".to_owned(), "--features".to_owned(), names.join(",")]);
@@ -140,7 +144,7 @@ fn feature_sets(features: &Features, extent: Extent) -> Vec<Set> {
 
 fn core_is_pure() -> Result<()> {
     let args = ["tree", "--package", "datasole-core", "--all-features", "--edges", "normal", "--prefix", "none"];
-    let tree = read(cargo(args).args(["--target", WASM_TARGET]))?;
+    let tree = read(cargo(args).args(["--target", page::TARGET]))?;
     let found = tree.lines().filter_map(|line| line.split(' ').next()).find(|name| FORBIDDEN_IN_CORE.contains(name));
     if let Some(name) = found {
         bail!("datasole-core depends on {name}, and must not");

@@ -1,8 +1,9 @@
-//! The project's commands: `cargo xtask demo|test|build|package|sizes|bench|fixture|cluster|jepsen|fuzz`.
+//! The project's commands: `cargo xtask demo|test|build|page|package|sizes|bench|fixture|cluster|jepsen|fuzz`.
 //!
 //! On a machine with rustup, Node 20 or newer and a C compiler each command finds or installs whatever else it needs
 //! ([`tools`]), or says in one line what is missing and how to get it. Progress goes to stderr; stdout carries only what
-//! a command is asked for: the test summary, the tarballs' paths, the benchmarks' JSON lines, the addresses of
+//! a command is asked for: the test summary, the paths of
+//! what it built, the benchmarks' JSON lines, the addresses of
 //! demo, fixture and cluster.
 
 mod assets;
@@ -13,6 +14,7 @@ mod fixtures;
 mod fuzz;
 mod lints;
 mod package;
+mod page;
 mod project;
 mod report;
 mod server;
@@ -51,6 +53,8 @@ enum Task {
     },
     /// Build the browser files: wasm, JavaScript bundles, and their precompressed copies for the server
     Build,
+    /// Build the example page in Rust only; prints its folder, for `datasole serve --demo --static`
+    Page,
     /// Pack the npm package and the program `datasole` for this machine; prints the tarballs' paths
     Package,
     /// Write docs/sizes.md: what pages load of this package and of other clients
@@ -81,7 +85,7 @@ enum Task {
     },
     /// Run three nodes on one engine under faults, with clients that change node, and judge what they saw
     ///
-    /// --backend redis|nats|sqlite|memory [--seconds 60] [--clients 300] [--seed S] [--history FILE]
+    /// --backend redis|redis-replica|postgres|nats|sqlite|memory [--seconds 60] [--clients 300] [--seed S] [--history FILE]
     Jepsen {
         /// Passed on
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -102,6 +106,7 @@ fn main() -> ExitCode {
         Task::Demo => server::demo(),
         Task::Test { all } => return test::run(if all { Extent::All } else { Extent::Usual }),
         Task::Build => assets::build().and_then(|()| budget::check()),
+        Task::Page => page::print(),
         Task::Package => package::print(),
         Task::Sizes => package::sizes(),
         Task::Bench { args } => server::bench(&args),

@@ -68,8 +68,11 @@ fn build_example(package: &str, name: &str) -> Result<PathBuf> {
 /// Three nodes under faults, on an engine of their own.
 pub(crate) fn jepsen(args: &[String]) -> Result<()> {
     let asks = |engine: &str| args.iter().any(|argument| argument.split('=').next_back() == Some(engine));
-    if asks("redis") {
+    if asks("redis") || asks("redis-replica") {
         tools::redis()?;
+    }
+    if asks("postgres") {
+        tools::postgres()?;
     }
     let nats = if asks("nats") { Some(tools::nats()?) } else { None };
     // With all of the workspace, so that what its tests have built is used.

@@ -15,7 +15,7 @@ use crate::{
     assets, budget,
     command::{cargo, program, run_as_is},
     fixtures::Installed,
-    lints, project,
+    lints, page, project,
     report::Report,
     tally::Tally,
     tools,
@@ -46,7 +46,9 @@ pub(crate) fn run(extent: Extent) -> ExitCode {
     report.task("tools", tools::rust_components);
     report.check("format", cargo(["fmt", "--all", "--check"]));
     report.check("format fuzz", elsewhere("fuzz", &["fmt", "--check"]));
-    report.check("format example", elsewhere(EXAMPLE, &["fmt", "--check"]));
+    for example in [EXAMPLE, page::FOLDER] {
+        report.check("format example", elsewhere(example, &["fmt", "--check"]));
+    }
     report.task("browser files", assets::build);
     report.task("size budgets", budget::check);
     lints::run(&mut report, extent);
@@ -112,6 +114,7 @@ fn browser_command() -> Result<Command> {
     node.env("TERMINAL", project::built(project::example("debug", "board"))?);
     node.env("DATASOLE_SERVER", project::built(project::binary("debug", "datasole"))?);
     node.env("ARTIFACTS", project::target().join("screenshots"));
+    node.env("RUST_PAGE", page::build()?);
     Ok(node)
 }
 

@@ -5,13 +5,13 @@ use std::{fmt, future::ready, sync::Arc};
 use datasole_core::StreamId;
 use futures_util::{Stream, StreamExt};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::runtime::Handle as Runtime;
 use yrs::Doc;
 
 use super::{keeper::Keeper, link::Link};
 use crate::{
     error::DocError,
     follow::Follow,
+    host::Runtime,
     router::{Follower, Shared},
     signal::Reader,
     status::SyncStatus,
@@ -57,7 +57,7 @@ pub struct Document {
 impl Document {
     /// Opens `doc` under this key; without one, the document that is open or an empty one.
     pub(crate) fn open(shared: &Arc<Shared>, key: &str, doc: Option<&Doc>) -> Result<Self, DocError> {
-        let runtime = Runtime::try_current().map_err(|_| DocError::NoRuntime)?;
+        let runtime = Runtime::current().ok_or(DocError::NoRuntime)?;
         let mut new = false;
         let follow = Follow::open::<DocError>(shared, StreamId::doc(key), || {
             new = true;

@@ -12,19 +12,17 @@ pub(crate) use streams::{Follower, Notice};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use datasole_core::{
     CallError, CallId, Client as Core, CommandError, DisconnectReason, Hint, Input, Millis, Output, Payload, Request,
     Status as CoreStatus, StreamId, SubscriptionId,
 };
-use tokio::{
-    sync::{Notify, oneshot, watch},
-    time::Instant,
-};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::{
+    clock::{self, Instant},
+    host::MAX_UNSENT,
     inbox::{Inbox, InboxLimits},
     refusal::Complaints,
     signal::{End, Followers, Signal},
@@ -32,9 +30,6 @@ use crate::{
     watch::Watchers,
 };
 use streams::Streams;
-
-/// Encoded messages waiting for the network, above which calls and events wait for room; bytes.
-pub(crate) const MAX_UNSENT: usize = 4 * 1024 * 1024;
 
 /// The state shared by the handles of one client and its driver.
 #[derive(Debug)]
@@ -371,8 +366,7 @@ impl Router {
 
 /// Unix milliseconds by our clock.
 fn unix_time() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    u64::try_from(now).unwrap_or(u64::MAX)
+    u64::try_from(clock::unix_time().as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

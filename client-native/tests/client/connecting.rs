@@ -29,7 +29,7 @@ async fn a_started_client_is_of_use_before_there_is_a_server() {
     let address = reserved.local_addr().unwrap();
     drop(reserved);
     let soon = Reconnect { base: 5, cap: 20, ..Reconnect::default() };
-    let client = Client::builder(&format!("http://{address}")).reconnect(soon).start().unwrap();
+    let client = Client::builder(format!("http://{address}")).reconnect(soon).start().unwrap();
     assert!(!client.status().is_connected());
     let mut state = client.state::<i64>("k").unwrap();
     let likes = client.crdt().counter("likes").unwrap();
@@ -108,7 +108,7 @@ async fn refusals_are_told_in_words() {
         assert_eq!(format!("{error:?}"), error.to_string(), "as `main` shows it");
     }
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let error = Client::builder(&format!("http://{nobody}")).reconnect(ONCE).connect().await.unwrap_err();
+    let error = Client::builder(format!("http://{nobody}")).reconnect(ONCE).connect().await.unwrap_err();
     assert!(error.to_string().starts_with("cannot reach the server: "), "{error}");
 }
 

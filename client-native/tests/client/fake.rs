@@ -55,7 +55,7 @@ impl Fake {
     /// A client that tries again without waiting.
     pub(crate) fn client(&self) -> Builder {
         let reconnect = Reconnect { base: 0, cap: 0, ..Reconnect::default() };
-        Client::builder(&self.url()).reconnect(reconnect).linger(Duration::ZERO)
+        Client::builder(self.url()).reconnect(reconnect).linger(Duration::ZERO)
     }
 
     /// Answers one upgrade with this HTTP response, and drops the connection.

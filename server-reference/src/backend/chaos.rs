@@ -2,8 +2,11 @@
 //!
 //! Every operation of a wrapped node waits twice: before it reaches the engine and before its answer reaches the
 //! caller. News and messages wait as well. [`Chaos::step`] lets one of what waits go on, drawn by the seed. Nothing
-//! here reads a clock or depends on the order of a hash map: equal seeds and equal programs give equal runs.
+//! of that reads a clock or depends on the order of a hash map: equal seeds and equal programs give equal runs.
+//! [`Failpoints`] are for nodes in processes of their own, and in real time.
 
+mod failpoints;
+mod gate;
 mod wrap;
 
 use std::{
@@ -21,6 +24,8 @@ use super::{
     outlet::Outlet,
 };
 use crate::sync::lock;
+
+pub use self::failpoints::{Failpoint, Failpoints, Rates};
 
 /// How often each fault happens; in thousandths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -143,7 +148,7 @@ impl Chaos {
         let news = Pipe::new(engine.log.news(), || News::Lost);
         let inbox = Pipe::new(engine.bus.inbox(), || Delivery::Lost);
         inner.nodes.insert(number, Node { state: State::Running, news, inbox });
-        (number, wrap::engine(engine, wrap::Gate { chaos: self.clone(), node: number }))
+        (number, wrap::engine(engine, gate::Gate { chaos: self.clone(), node: number }))
     }
 
     /// Lets one thing go on. `false` if nothing waits that may.

@@ -34,6 +34,8 @@ pub mod postgres;
 mod quota;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(any(feature = "nats", feature = "redis"))]
+mod senders;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod url;

@@ -48,6 +48,7 @@ impl Hub {
             return Ok(());
         }
         self.renew().await?;
+        self.compare_doubtful(now).await?;
         self.look_at_rosters(now).await;
         let (kv, known) = (&self.backend.kv, self.known_names());
         let registered = kv.fields(NODES).await?;

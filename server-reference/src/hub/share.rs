@@ -1,7 +1,7 @@
 //! Writing what the connections of this node share, and telling it to the nodes where somebody follows the stream.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -24,6 +24,8 @@ use crate::{
     sync::lock,
 };
 
+/// For how many looks at the lease a write that was not answered may come late.
+const DOUBT: u64 = 12;
 /// Bytes of shares in a letter, before another begins.
 const LETTER: usize = 64 * 1024;
 
@@ -120,8 +122,45 @@ impl Hub {
             Err(error) => {
                 tracing::warn!(%error, topic = &*due.topic, "other servers do not learn yet who is here");
                 own.changed.extend(due.shares.iter().map(|(serial, _)| serial));
+                let until = self.sharing.ticks.load(Ordering::SeqCst) + DOUBT;
+                lock(&self.sharing.doubtful).insert(due.topic, until);
                 false
             }
+        }
+    }
+
+    /// Compares what is written with what is shared, where a write was not answered: the engine may carry it out after
+    /// later ones, and a connection that has gone would be shown for ever.
+    pub(super) async fn compare_doubtful(&self, now: u64) -> Result<(), BackendError> {
+        let doubtful: Vec<Arc<str>> = lock(&self.sharing.doubtful).keys().cloned().collect();
+        for topic in doubtful {
+            let _turn = self.sharing.turn.lock().await;
+            let (name, fields) = (self.name(), self.backend.kv.fields(&topic).await?);
+            let held = fields.into_iter().filter_map(|(field, value)| Held::decode(&field, value));
+            self.compare_shares(
+                &topic,
+                held.filter(|held| held.name == name).map(|held| (held.serial, held.share)).collect(),
+            );
+        }
+        lock(&self.sharing.doubtful).retain(|_, until| *until > now);
+        Ok(())
+    }
+
+    fn compare_shares(&self, topic: &Arc<str>, held: BTreeMap<u64, Bytes>) {
+        let mut all = lock(&self.sharing.own);
+        let own = all.entry(topic.clone()).or_default();
+        let stream = own.stream.upgrade();
+        let share = |serial| stream.as_ref().and_then(|stream| stream.with_content(|content| content.share(serial)));
+        let serials: BTreeSet<u64> = held.keys().chain(&own.written).copied().collect();
+        let wrong = serials.into_iter().filter(|serial| share(*serial).as_ref() != held.get(serial));
+        let wrong: Vec<u64> = wrong.collect();
+        own.written.extend(&wrong);
+        own.changed.extend(&wrong);
+        if own.written.is_empty() && own.changed.is_empty() {
+            all.remove(topic);
+        }
+        if !wrong.is_empty() {
+            self.sharing.bell.notify_one();
         }
     }
 

@@ -44,6 +44,8 @@ pub(super) struct Sharing {
     pub(super) count: AtomicU64,
     /// By topic.
     pub(super) own: Mutex<BTreeMap<Arc<str>, Own>>,
+    /// Topics where a write was not answered, and the count of looks at the lease up to which it may come late.
+    pub(super) doubtful: Mutex<BTreeMap<Arc<str>, u64>>,
     /// Held while fields are written, so that an incarnation has ended when the next begins.
     pub(super) turn: tokio::sync::Mutex<()>,
     /// The streams whose shares of other nodes are here, by topic.
@@ -123,6 +125,7 @@ impl Default for Sharing {
             alive: Mutex::default(),
             count: AtomicU64::new(1),
             own: Mutex::default(),
+            doubtful: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             rosters: Mutex::default(),
             bell: Arc::default(),

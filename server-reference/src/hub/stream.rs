@@ -459,9 +459,11 @@ impl Stream {
 }
 
 impl Inner {
-    /// The same position in the life that has begun, for who was there before its first entry.
-    fn born(&self, since: Position) -> Position {
-        let is_before = since.seq == 0 && self.unborn.contains(&since.epoch);
+    /// The same position in this life, for who was there before the first entry. Each node has an epoch of its own for
+    /// what nobody has written yet: whoever has nothing of a content has nothing of it in every life, and `all` that follows
+    /// leads to it. Of entries that count one by one only those lives go on that have begun nowhere else meanwhile.
+    fn born(&self, since: Position, all: bool) -> Position {
+        let is_before = since.seq == 0 && (all || self.unborn.contains(&since.epoch));
         if is_before { Position { epoch: self.mark.position.epoch, seq: 0 } } else { since }
     }
 

@@ -13,9 +13,12 @@ use bytes::Bytes;
 use datasole_core::StreamId;
 use datasole_server::backend::{
     Backend, BackendError,
-    log::{Append, Appended, Loaded, Mark, Rule, Stored, Tag},
+    log::{Append, Appended, Loaded, Mark, News, Rule, Stored, Tag},
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
 
 /// Far above what anything takes here.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,6 +29,43 @@ pub(crate) async fn whole(node: &Backend, stream: &StreamId) -> Result<Option<St
         Loaded::Whole(stored) => Some(stored),
         Loaded::Absent | Loaded::Since(_) => None,
     })
+}
+
+/// Appends an entry behind `after`, which is there.
+pub(crate) async fn append(node: &Backend, stream: &StreamId, after: Mark, count: u64) -> Mark {
+    let entries = [Bytes::from_static(b"entry")];
+    let append = Append::new(stream, after, Rule::Exactly, Tag { node: 1, count }, &entries);
+    match node.log.append(append).await.unwrap() {
+        Appended::At { mark, .. } => mark,
+        conflict => panic!("{conflict:?}"),
+    }
+}
+
+/// Waits until a node's log answers again.
+pub(crate) async fn until_it_answers(node: &Backend) {
+    let (probe, deadline) = ([StreamId::event("probe")], Instant::now() + PATIENCE);
+    loop {
+        let mut outcome = node.log.follow(&probe).await;
+        if outcome.is_ok() {
+            outcome = node.log.heads(&probe).await.map(drop);
+        }
+        match outcome {
+            Ok(()) => return node.log.unfollow(&probe),
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// The generation that a node is told to have begun.
+pub(crate) async fn generation(news: &mut mpsc::Receiver<News>) -> u64 {
+    loop {
+        match timeout(PATIENCE, news.recv()).await.expect("a generation is told").unwrap() {
+            News::Generation(generation) => return generation,
+            News::Lost => {}
+            other => panic!("before the generation came {other:?}"),
+        }
+    }
 }
 
 /// Appends, and repeats what was not answered.

@@ -1,6 +1,7 @@
 //! Events and presence rooms between servers on one memory: who receives what, how often, and in which order.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod births;
 mod rooms;
 mod version1;
 

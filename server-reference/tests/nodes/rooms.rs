@@ -2,7 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Mutex, time::Duration};
 
-use datasole_server::{Limits, backend::Kv, clock::Manual};
+use datasole_server::{
+    Limits,
+    backend::{
+        Kv,
+        kv::{Expected, Lease, Quota, Taken, Version},
+    },
+    clock::Manual,
+};
 use tokio::time::sleep;
 
 use super::*;
@@ -255,4 +262,122 @@ async fn a_room_that_fills_on_two_servers_shows_what_fits() {
     site.pass(40).await;
     let left: Vec<_> = peers.iter().step_by(2).map(|peer| (peer, value.clone())).collect();
     assert_eq!(there.look(), members(&left));
+}
+
+/// Values of an engine that has carried out nothing of what it has not answered, and does so later.
+struct Late {
+    kv: Arc<dyn Kv>,
+    /// How many fields that are set are not answered.
+    silent: AtomicUsize,
+    held: Mutex<Vec<(String, String, Option<Bytes>)>>,
+}
+
+impl Late {
+    async fn arrive(&self) -> usize {
+        let held = std::mem::take(&mut *self.held.lock().unwrap());
+        for (key, field, value) in &held {
+            self.kv.set_field(key, field, value.clone(), None).await.unwrap();
+        }
+        held.len()
+    }
+}
+
+#[async_trait]
+impl Kv for Late {
+    async fn set_field(
+        &self,
+        key: &str,
+        field: &str,
+        value: Option<Bytes>,
+        ttl: Option<Duration>,
+    ) -> Result<(), BackendError> {
+        let is_silent = |left: usize| left.checked_sub(1);
+        if key.starts_with("p:") && self.silent.fetch_update(Ordering::SeqCst, Ordering::SeqCst, is_silent).is_ok() {
+            self.held.lock().unwrap().push((key.to_owned(), field.to_owned(), value));
+            return Err(BackendError::Unavailable("no answer".into()));
+        }
+        self.kv.set_field(key, field, value, ttl).await
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<(Version, Bytes)>, BackendError> {
+        self.kv.get(key).await
+    }
+
+    async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Expected,
+        ttl: Option<Duration>,
+    ) -> Result<Option<Version>, BackendError> {
+        self.kv.put(key, value, expected, ttl).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), BackendError> {
+        self.kv.delete(key).await
+    }
+
+    async fn fields(&self, key: &str) -> Result<Vec<(String, Bytes)>, BackendError> {
+        self.kv.fields(key).await
+    }
+
+    async fn take(&self, key: &str, quota: Quota) -> Result<Taken, BackendError> {
+        self.kv.take(key, quota).await
+    }
+
+    async fn lease(&self, name: &str, holder: NodeId, ttl: Duration) -> Result<Option<Lease>, BackendError> {
+        self.kv.lease(name, holder, ttl).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<bool, BackendError> {
+        self.kv.renew(lease).await
+    }
+
+    async fn end(&self, lease: Lease) -> Result<(), BackendError> {
+        self.kv.end(lease).await
+    }
+
+    async fn leases(&self, prefix: &str) -> Result<Vec<(String, NodeId)>, BackendError> {
+        self.kv.leases(prefix).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_is_written_late_does_not_stay() {
+    let site = Site::new();
+    let backend = site.memory.node();
+    let kv = Arc::new(Late { kv: backend.kv.clone(), silent: AtomicUsize::new(0), held: Mutex::default() });
+    let (a, b) = (site.server(), server(Backend { kv: kv.clone(), ..backend }));
+    let join = |name: &str| {
+        let mut peer = client(&b, Protocol::V2, name);
+        announce(&mut peer, &json!(name));
+        peer
+    };
+    let (mut viewer, stays) = (Viewer::new(&a), join("stays"));
+    site.pass(6).await;
+    assert_eq!(viewer.look().into_values().collect::<Vec<_>>(), [json!("stays")]);
+    // The join is not answered, and repeated.
+    kv.silent.store(1, Ordering::SeqCst);
+    let goes = join("goes");
+    site.pass(2).await;
+    assert_eq!(viewer.look().len(), 2);
+    drop(goes);
+    site.pass(2).await;
+    assert_eq!(viewer.look().into_values().collect::<Vec<_>>(), [json!("stays")]);
+    assert_eq!(kv.arrive().await, 1, "now it comes to the engine");
+    assert_eq!(site.fields("p:lobby").await.len(), 2, "somebody who has gone");
+    site.pass(6).await;
+    assert_eq!(site.fields("p:lobby").await.len(), 1);
+    site.pass(60).await;
+    assert_eq!(viewer.look().into_values().collect::<Vec<_>>(), [json!("stays")]);
+    // In the end nothing is left of a room, either.
+    kv.silent.store(1, Ordering::SeqCst);
+    let last = join("last");
+    site.pass(2).await;
+    drop((stays, last));
+    site.pass(2).await;
+    assert_eq!(kv.arrive().await, 1);
+    site.pass(7).await;
+    assert!(site.fields("p:lobby").await.is_empty());
+    assert!(viewer.look().is_empty());
 }

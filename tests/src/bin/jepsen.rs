@@ -1,4 +1,5 @@
-//! Three nodes under faults, judged: `jepsen --backend redis|nats|sqlite|memory [--seconds 60] [--clients 300] [--seed S]`.
+//! Three nodes under faults, judged: `jepsen --backend ENGINE [--seconds 60] [--clients 300] [--seed S] [--history FILE]`;
+//! the engines are `memory`, `sqlite`, `redis`, `redis-replica`, `postgres` and `nats`.
 
 use std::{
     process::ExitCode,
@@ -6,7 +7,7 @@ use std::{
 };
 
 use datasole_tests::{
-    history::{Promises, check},
+    history::check,
     jepsen::{Options, run},
 };
 
@@ -18,7 +19,7 @@ fn main() -> ExitCode {
     let engine = value("--backend").unwrap_or_default().parse();
     let numbers = (number("--seconds", 60), number("--clients", 300), number("--seed", clock));
     let (Ok(engine), (Ok(seconds), Ok(clients), Ok(seed))) = (&engine, &numbers) else {
-        eprintln!("jepsen --backend redis|nats|sqlite|memory [--seconds 60] [--clients 300] [--seed S]: {engine:?}");
+        eprintln!("jepsen --backend ENGINE [--seconds 60] [--clients 300] [--seed S]: {engine:?}");
         return ExitCode::FAILURE;
     };
     println!("{engine:?}, {seconds} s, {clients} clients, --seed {seed}");
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
     for (what, count) in &outcome.counts {
         println!("{count:>8} {what}");
     }
-    let verdict = check(&outcome.history, &Promises::default());
+    let verdict = check(&outcome.history, &engine.promises());
     println!("{} events; {:?}", outcome.history.events.len(), verdict.counts);
     if verdict.holds() {
         println!("holds, seed {seed}");

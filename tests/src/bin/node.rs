@@ -1,12 +1,22 @@
-//! One of several servers that are one, in a process of its own, for the runs with faults: `node URL`. One line
-//! `listening HOST:PORT` once it accepts.
+//! One of several servers that are one, in a process of its own, for the runs with faults: `node URL [SEED]`. One line
+//! `listening HOST:PORT` once it accepts. With a seed it is late, or ends, at points that are drawn from it, until its
+//! standard input ends.
 
 use std::io::{Error, ErrorKind};
 
-use datasole_server::{AuthError, AuthRequest, Context, Identity, Limits, Server, StateError, backend::Engines};
+use datasole_server::{
+    AuthError, AuthRequest, Context, Identity, Limits, Server, StateError,
+    backend::{
+        Engines,
+        chaos::{Failpoints, Rates},
+    },
+};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::net::TcpListener;
+
+/// How often a node that has failpoints fails.
+const RATES: Rates = Rates { late: 4, end: 1 };
 
 /// A write to a state whose value is a list.
 #[derive(Deserialize)]
@@ -24,13 +34,24 @@ struct Mail {
 
 #[tokio::main(worker_threads = 2)]
 async fn main() -> std::io::Result<()> {
-    let url = std::env::args().nth(1).ok_or_else(|| Error::new(ErrorKind::InvalidInput, "node URL"))?;
+    let url = std::env::args().nth(1).ok_or_else(|| Error::new(ErrorKind::InvalidInput, "node URL [SEED]"))?;
+    let seed = std::env::args().nth(2).map(|seed| seed.parse::<u64>()).transpose().map_err(Error::other)?;
     let engines = Engines::open(url.as_str()).await.map_err(Error::other)?;
+    let mut backend = engines.node().await.map_err(Error::other)?;
+    if let Some(seed) = seed {
+        let failpoints = Failpoints::new(seed, RATES, |_| std::process::abort());
+        backend = failpoints.wrap(backend);
+        std::thread::spawn(move || {
+            // However it ends.
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            failpoints.set_rates(Rates::default());
+        });
+    }
     let mut limits = Limits::default();
     limits.max_connections_per_address = None;
     let server = Server::builder()
         .limits(limits)
-        .backend(engines.node().await.map_err(Error::other)?)
+        .backend(backend)
         .auth(|request: AuthRequest| async move {
             Ok::<_, AuthError>(request.token.map_or_else(Identity::anonymous, Identity::user))
         })

@@ -22,6 +22,9 @@ pub(super) fn continuity(index: &Index<'_>, counts: &mut Counts, violations: &mu
         let who = (event.process, event.key);
         match event.function {
             Function::Subscribe { since, recovered, mark, .. } => {
+                // Before the first entry there is nothing, whatever the life was going to be.
+                let is_birth = |since: &Mark| recovered && (since.seq, mark.seq) == (0, 0);
+                let since = since.map(|since| if is_birth(&since) { mark } else { since });
                 let since_in_life = since.filter(|since| since.epoch == mark.epoch);
                 let standing = match since {
                     Some(since) if recovered => {

@@ -23,10 +23,14 @@ use super::{
 use crate::{
     history::Mark,
     proxy::{Proxy, Weather},
+    random::Random,
 };
 
 /// How long anything may take to come to rest.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Tells the seeds of failpoints from others.
+const FAILPOINTS: u64 = 0x6661_696c;
 
 /// A server in a process of its own.
 pub(super) struct Node {
@@ -42,12 +46,19 @@ pub(super) struct Cluster {
     pub(super) engine: Engine,
     pub(super) nodes: Vec<Node>,
     program: std::path::PathBuf,
+    /// Seeds the failpoints of nodes.
+    random: Random,
+    has_failpoints: bool,
+    /// How many nodes have ended at one.
+    pub(super) ended: u64,
 }
 
 impl Cluster {
     pub(super) async fn start(options: &Options) -> Self {
-        let engine = Engine::start(options);
-        let mut cluster = Self { engine, nodes: Vec::new(), program: options.node.clone() };
+        let engine = Engine::start(options).await;
+        let random = Random::new(options.seed ^ FAILPOINTS);
+        let mut cluster =
+            Self { engine, nodes: Vec::new(), program: options.node.clone(), random, has_failpoints: true, ended: 0 };
         let count = if cluster.engine.is_shared() { 3 } else { 1 };
         for number in 0..count {
             let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
@@ -78,13 +89,20 @@ impl Cluster {
 
     /// Starts a node that does not run, if it finds its engine.
     pub(super) fn try_run(&mut self, number: usize) -> bool {
+        let may_end = self.may_kill_nodes();
         let node = &mut self.nodes[number];
+        let ended = node.child.take_if(|child| child.try_wait().is_ok_and(|status| status.is_some()));
+        self.ended += u64::from(ended.is_some());
         if node.child.is_some() {
             return true;
         }
         let url = self.engine.url(node.engine_side.address());
         let mut command = Command::new(&self.program);
-        command.arg(url).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.arg(url).stdin(Stdio::null());
+        if may_end && self.has_failpoints {
+            command.arg(self.random.u64().to_string()).stdin(Stdio::piped());
+        }
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("the program of a node");
         let mut line = String::new();
         let read = BufReader::new(child.stdout.take().unwrap()).read_line(&mut line);
@@ -115,6 +133,15 @@ impl Cluster {
         self.engine.kind != Kind::Memory
     }
 
+    /// Kills the engine, whose replica takes its place.
+    pub(super) fn fail_over(&mut self) {
+        self.engine.fail_over();
+        for node in &self.nodes {
+            node.engine_side.set_target(self.engine.address());
+            node.engine_side.end_all();
+        }
+    }
+
     pub(super) fn signal(&self, number: usize, name: &str) {
         if let Some(child) = &self.nodes[number].child {
             signal(child, name);
@@ -124,11 +151,15 @@ impl Cluster {
     /// Ends all faults, and waits until every node is ready.
     pub(super) async fn heal(&mut self, record: &Record) {
         self.engine.signal("-CONT");
+        self.engine.set_weather(Weather::default());
         if self.engine.is_down() {
             self.engine.run();
         }
+        self.has_failpoints = false;
         for number in 0..self.len() {
             self.signal(number, "-CONT");
+            // Its failpoints end.
+            drop(self.nodes[number].child.as_mut().and_then(|child| child.stdin.take()));
             self.nodes[number].engine_side.set_weather(Weather::default());
             self.nodes[number].client_side.set_weather(Weather::default());
         }
@@ -139,6 +170,7 @@ impl Cluster {
         for number in 0..self.len() {
             while !self.is_ready(number).await {
                 assert!(Instant::now() < deadline, "node {number} does not become ready");
+                self.try_run(number);
                 sleep(Duration::from_millis(100)).await;
             }
         }

@@ -1,13 +1,16 @@
 //! Runs against real engines and real processes under faults: three nodes on one engine, clients that change node, and a
 //! nemesis that kills, stops, cuts off and delays. All that was seen is a [`History`], which the checker judges.
 //!
-//! A kill shows no failure of a machine: the page cache survives it. So nothing acknowledged may be lost here.
+//! A kill shows no failure of a machine: the page cache survives it. So nothing acknowledged may be lost here, but what a
+//! replica had not got that was promoted.
 
 mod client;
 mod cluster;
 mod engine;
 mod nemesis;
+mod postgres;
 mod record;
+mod replica;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -64,12 +67,19 @@ pub async fn run(options: &Options) -> Outcome {
     let mut cluster = Cluster::start(options).await;
     // A stream without entries has no life yet that nodes could agree on.
     for number in 0..KEYS {
-        let id = record.next();
-        let write = |mark| Function::Write { how: How::Append, id: Id(id), mark };
-        record.tell(0, 0, Kind::Invoke, &key(number), write(None));
-        let mark = cluster.write(0, &key(number), id).await;
-        assert!(mark.is_some(), "a first write");
-        record.tell(0, 0, Kind::Ok, &key(number), write(mark));
+        loop {
+            let id = record.next();
+            let write = |mark| Function::Write { how: How::Append, id: Id(id), mark };
+            record.tell(0, 0, Kind::Invoke, &key(number), write(None));
+            let mark = cluster.write(0, &key(number), id).await;
+            let kind = if mark.is_some() { Kind::Ok } else { Kind::Info };
+            record.tell(0, 0, kind, &key(number), write(mark));
+            if mark.is_some() {
+                break;
+            }
+            // It has ended at a failpoint.
+            cluster.run(0).await;
+        }
     }
     let addresses: Arc<[_]> = cluster.addresses().into();
     let (stop, stopping) = watch::channel(false);
@@ -86,6 +96,7 @@ pub async fn run(options: &Options) -> Outcome {
     let mut nemesis = Nemesis::new(Random::new(random.u64()), record.clone(), options.time);
     nemesis.run(&mut cluster, options.time).await;
     cluster.heal(&record).await;
+    (0..cluster.ended).for_each(|_| record.count("nodes ended at failpoints"));
     stop.send_replace(true);
     for client in clients {
         client.await.expect("a client ends");

@@ -5,7 +5,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{cluster::Cluster, record::Record};
-use crate::{proxy::Weather, random::Random};
+use crate::{
+    history::{Function, Kind},
+    proxy::Weather,
+    random::Random,
+};
+
+/// How long a replica is behind before it takes the place of the engine, at most; milliseconds.
+const BEHIND: u64 = 1_500;
 
 /// Draws faults.
 pub(super) struct Nemesis {
@@ -45,7 +52,7 @@ impl Nemesis {
     async fn fault(&mut self, cluster: &mut Cluster) {
         let node = self.below(cluster.len());
         let long = if self.is_brief { Duration::from_secs(3) } else { Duration::from_secs(20) };
-        match self.random.below(16) {
+        match self.random.below(18) {
             0..3 if cluster.may_kill_nodes() => {
                 self.record.count("nodes killed");
                 cluster.kill(node);
@@ -79,6 +86,7 @@ impl Nemesis {
                 self.record.count("connections to the engine ended");
                 cluster.nodes[node].engine_side.end_all();
             }
+            16.. if cluster.engine.may_fail_over() => self.fail_over(cluster).await,
             13 => {
                 self.record.count("connections to clients ended");
                 cluster.nodes[node].client_side.end_all();
@@ -91,6 +99,16 @@ impl Nemesis {
                 cluster.nodes[node].client_side.set_weather(Weather::default());
             }
         }
+    }
+
+    /// The engine's replica is behind for a while; then the engine is killed, and the replica takes its place.
+    async fn fail_over(&mut self, cluster: &mut Cluster) {
+        self.record.count("replicas promoted");
+        cluster.engine.set_weather(Weather { down_is_closed: true, ..Weather::default() });
+        let pause = self.millis(0, BEHIND);
+        sleep(pause).await;
+        cluster.fail_over();
+        self.record.tell(0, 0, Kind::Ok, "", Function::Generation);
     }
 
     async fn stop(&mut self, cluster: &Cluster, node: usize, time: Duration) {

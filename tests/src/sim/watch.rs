@@ -28,6 +28,8 @@ pub(super) struct State {
     position: Option<Position>,
     /// `Subscribed { recovered: false }` came, and the snapshot has not.
     pub(super) awaited: bool,
+    /// `Subscribed { recovered: true }` came before there was an entry: it may be the first of another life.
+    unborn: bool,
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +66,7 @@ impl Watch {
                         let state = self.states.entry(stream.key).or_default();
                         assert!(!recovered || state.position.is_some(), "recovered what was never there");
                         state.awaited = !recovered && self.protocol == 2;
+                        state.unborn = recovered && state.position.is_some_and(|last| last.seq == 0);
                     }
                     _ => {
                         let topic = self.topics.entry(stream.key).or_default();
@@ -79,7 +82,8 @@ impl Watch {
                 if let Some(last) = state.position
                     && !state.awaited
                 {
-                    assert_eq!(position.epoch, last.epoch, "another life without having subscribed");
+                    let is_another = position.epoch != last.epoch;
+                    assert!(!is_another || state.unborn, "another life without having subscribed");
                     assert!(position.seq > last.seq, "a snapshot of the past: {position:?} after {last:?}");
                     if position.seq > last.seq + 1 {
                         assert_eq!(self.protocol, 2, "{position:?} after {last:?}");
@@ -89,7 +93,7 @@ impl Watch {
                     assert!(state.awaited || self.protocol == 1, "a snapshot nobody has asked for");
                 }
                 let value = value.map(|raw| serde_json::from_str(raw.get()).unwrap());
-                *state = State { value, position: Some(position), awaited: false };
+                *state = State { value, position: Some(position), ..State::default() };
             }
             Event::Patch { key, ops, position } => {
                 stats.count("patches");
@@ -115,7 +119,8 @@ impl Watch {
         let state = self.states.get_mut(key).expect("a patch of what is not there");
         assert!(!state.awaited, "a patch before the snapshot");
         let last = state.position.expect("a patch of what has no position");
-        assert_eq!(position, Position { seq: last.seq + 1, ..last }, "not the next of {key}");
+        let epoch = if std::mem::take(&mut state.unborn) { position.epoch } else { last.epoch };
+        assert_eq!(position, Position { epoch, seq: last.seq + 1 }, "not the next of {key}");
         state.position = Some(position);
         let limits = PatchLimits::default();
         let patch = Patch::parse(ops.get(), &limits).unwrap();

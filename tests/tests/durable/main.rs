@@ -163,7 +163,7 @@ async fn lose_nothing() {
     let folder = Folder::new("kills");
     let mut process = Process::start(&folder.0);
     let proxy = Proxy::start(process.address).await;
-    let connect = async || Client::builder(&proxy.url()).reconnect(SOON).connect().await.unwrap();
+    let connect = async || Client::builder(proxy.url()).reconnect(SOON).connect().await.unwrap();
     let (editing, following) = (connect().await, connect().await);
     let log = tokio::spawn(watch_log(following.state("log").unwrap()));
     let mut feed = following.events("feed").unwrap();

@@ -31,7 +31,7 @@ impl Crowd {
         let node = if nodes > 0 { Some(Node::start(&proxy.url(), nodes).await) } else { None };
         let mut crowd = Self { natives: Vec::new(), node };
         for _ in 0..natives {
-            let client = Client::builder(&proxy.url()).reconnect(SOON).connect().await.unwrap();
+            let client = Client::builder(proxy.url()).reconnect(SOON).connect().await.unwrap();
             let state = client.state(KEY).unwrap();
             crowd.natives.push((client, state));
         }

@@ -152,7 +152,7 @@ async fn a_prefix_that_nginx_strips() {
     let visitor = Visitor::of(proxy.address);
     let health = visitor.get("/app/__ds/health").await;
     assert!(health.starts_with("http/1.1 200 "), "{health}");
-    let client = datasole_client::Client::builder(&format!("http://{}/app", proxy.address)).connect().await.unwrap();
+    let client = datasole_client::Client::builder(format!("http://{}/app", proxy.address)).connect().await.unwrap();
     assert!(client.call::<_, String>("remote", &()).await.is_ok());
 }
 

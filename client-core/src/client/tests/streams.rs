@@ -133,6 +133,47 @@ fn a_recovery_from_elsewhere_starts_from_scratch() {
 }
 
 #[test]
+fn a_life_that_has_begun_elsewhere_goes_on_from_nothing() {
+    for kind in [StreamKind::State, StreamKind::Event] {
+        let name = kind.name();
+        for ((epoch, seq), (to, from), goes_on) in
+            [((8, 0), (9, 0), true), ((8, 0), (8, 0), true), ((8, 0), (9, 1), false), ((8, 3), (9, 0), false)]
+        {
+            let mut peer = Peer::v2(hasty());
+            peer.subscribe(StreamId { kind, key: "k".into() });
+            subscribed(&mut peer, 1, epoch, seq, false);
+            if kind == StreamKind::State {
+                snapshot(&mut peer, epoch, seq);
+            }
+            reconnect(&mut peer);
+            peer.drain();
+            subscribed(&mut peer, 1, to, from, true);
+            if !goes_on {
+                let again = format!(r#"> Subscribe 2 {{"kind":"{name}","key":"k"}}"#);
+                peer.check(&["> Unsubscribe 1 null", &again]);
+                continue;
+            }
+            peer.check(&["subscribed 1 k recovered"]);
+            // It is there: after the next loss it asks from there.
+            reconnect(&mut peer);
+            let since = format!(r#"> Subscribe 1 {{"kind":"{name}","key":"k","since":{{"epoch":{to},"seq":0}}}}"#);
+            assert!(peer.drain().contains(&since), "{name} {to}");
+            subscribed(&mut peer, 1, to, 0, true);
+            peer.drain();
+            match kind {
+                StreamKind::State => patch(&mut peer, to, 1),
+                _ => peer.send(
+                    Opcode::ServerEvent,
+                    0,
+                    format!(r#"{{"event":"k","data":1,"timestamp":0,"epoch":{to},"seq":1}}"#),
+                ),
+            }
+            assert!(!peer.drain().iter().any(|line| line.starts_with('>')), "the first entry is next");
+        }
+    }
+}
+
+#[test]
 fn a_patch_in_place_of_the_promised_snapshot_is_a_gap() {
     let mut peer = Peer::v2(config());
     peer.subscribe(StreamId::state("k"));

@@ -1,38 +1,40 @@
-//! The three contracts with a gate before and after every operation.
+//! The three contracts with a gate around every operation.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use datasole_core::{StreamId, StreamKind};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use super::{Chaos, State, Verdict};
-use crate::{
-    backend::{
-        bus::{Address, Bus, Delivery, NodeId},
-        error::BackendError,
-        kv::{Expected, Kv, Lease, Quota, Taken, Version},
-        log::{Append, Appended, Loaded, Log, Mark, News},
-        node::Backend,
-    },
-    sync::lock,
+use crate::backend::{
+    bus::{Address, Bus, Delivery, NodeId},
+    error::BackendError,
+    kv::{Expected, Kv, Lease, Quota, Taken, Version},
+    log::{Append, Appended, Loaded, Log, Mark, News},
+    node::Backend,
 };
 
-/// The gate that every operation of one node passes.
-#[derive(Clone)]
-pub(super) struct Gate {
-    pub(super) chaos: Chaos,
-    pub(super) node: usize,
+/// What every operation of one node passes, and what reaches it.
+pub(super) trait Gate: Clone + Send + Sync + 'static {
+    /// Carries an operation out, or not.
+    fn pass<T: Send>(
+        &self,
+        operation: impl Future<Output = Result<T, BackendError>> + Send,
+    ) -> impl Future<Output = Result<T, BackendError>> + Send;
+
+    fn news(&self, log: &dyn Log) -> Result<mpsc::Receiver<News>, BackendError>;
+
+    fn inbox(&self, bus: &dyn Bus) -> Result<mpsc::Receiver<Delivery>, BackendError>;
 }
 
 /// A contract behind a gate.
-struct Gated<T: ?Sized> {
-    gate: Gate,
+struct Gated<G, T: ?Sized> {
+    gate: G,
     inner: Arc<T>,
 }
 
-pub(super) fn engine(engine: Backend, gate: Gate) -> Backend {
+pub(super) fn engine(engine: Backend, gate: impl Gate) -> Backend {
     Backend {
         log: Arc::new(Gated { gate: gate.clone(), inner: engine.log }),
         bus: Arc::new(Gated { gate: gate.clone(), inner: engine.bus }),
@@ -40,48 +42,8 @@ pub(super) fn engine(engine: Backend, gate: Gate) -> Backend {
     }
 }
 
-fn failed(why: &str) -> BackendError {
-    BackendError::Unavailable(why.to_owned())
-}
-
-impl Gate {
-    /// Waits until the scheduler lets the node's operation go on.
-    async fn wait(&self) -> Result<(), BackendError> {
-        let verdict = {
-            let mut inner = lock(&self.chaos.inner);
-            if inner.nodes.get(&self.node).is_none_or(|node| node.state == State::Stopped) {
-                return Err(failed("the node is stopped"));
-            }
-            let (gate, verdict) = oneshot::channel();
-            inner.waiting.push((self.node, gate));
-            verdict
-        };
-        match verdict.await {
-            Ok(Verdict::Proceed) => Ok(()),
-            Ok(Verdict::Fail) | Err(_) => Err(failed("the node was stopped")),
-        }
-    }
-
-    fn draw(&self, fault: impl FnOnce(&super::Faults) -> u16) -> bool {
-        let mut inner = lock(&self.chaos.inner);
-        let thousandths = fault(&inner.faults);
-        inner.seed.happens(thousandths)
-    }
-
-    async fn pass<T>(&self, operation: impl Future<Output = Result<T, BackendError>>) -> Result<T, BackendError> {
-        self.wait().await?;
-        if self.draw(|faults| faults.refuse) {
-            return Err(failed("the request was lost"));
-        }
-        let answer = operation.await;
-        let is_lost = self.draw(|faults| faults.lose_answer);
-        self.wait().await?;
-        if is_lost { Err(failed("the answer was lost")) } else { answer }
-    }
-}
-
 #[async_trait]
-impl Log for Gated<dyn Log> {
+impl<G: Gate> Log for Gated<G, dyn Log> {
     async fn append(&self, append: Append<'_>) -> Result<Appended, BackendError> {
         self.gate.pass(self.inner.append(append)).await
     }
@@ -115,9 +77,7 @@ impl Log for Gated<dyn Log> {
     }
 
     fn news(&self) -> Result<mpsc::Receiver<News>, BackendError> {
-        let mut inner = lock(&self.gate.chaos.inner);
-        let node = inner.nodes.get_mut(&self.gate.node).ok_or_else(|| failed("there is no such node"))?;
-        node.news.take("news")
+        self.gate.news(&*self.inner)
     }
 
     async fn take_turn(&self, stream: &StreamId) -> Result<bool, BackendError> {
@@ -130,7 +90,7 @@ impl Log for Gated<dyn Log> {
 }
 
 #[async_trait]
-impl Bus for Gated<dyn Bus> {
+impl<G: Gate> Bus for Gated<G, dyn Bus> {
     fn node(&self) -> NodeId {
         self.inner.node()
     }
@@ -152,14 +112,12 @@ impl Bus for Gated<dyn Bus> {
     }
 
     fn inbox(&self) -> Result<mpsc::Receiver<Delivery>, BackendError> {
-        let mut inner = lock(&self.gate.chaos.inner);
-        let node = inner.nodes.get_mut(&self.gate.node).ok_or_else(|| failed("there is no such node"))?;
-        node.inbox.take("inbox")
+        self.gate.inbox(&*self.inner)
     }
 }
 
 #[async_trait]
-impl Kv for Gated<dyn Kv> {
+impl<G: Gate> Kv for Gated<G, dyn Kv> {
     async fn get(&self, key: &str) -> Result<Option<(Version, Bytes)>, BackendError> {
         self.gate.pass(self.inner.get(key)).await
     }

@@ -35,7 +35,7 @@ impl Bus for Handle {
             Address::Node(node) => names.inbox(node.0),
             Address::Everybody => names.everybody(),
         };
-        let message = self.link.write_delivery(&bytes);
+        let message = self.link.write_delivery(&session, &bytes);
         let most = session.api.client.max_payload();
         if message.len() > most {
             return Err(BackendError::Full(format!(

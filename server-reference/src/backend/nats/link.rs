@@ -2,7 +2,7 @@
 //! breaks; until then requests fail at once.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicU64, Ordering},
@@ -74,8 +74,7 @@ impl Link {
             news: Mutex::new(Some(news)),
             inbox: Mutex::new(Some(inbox)),
         });
-        let (sources, came) = (HashMap::new(), Vec::new());
-        let reader = Reader { origin, sources, news: news_out, inbox: inbox_out, came };
+        let reader = Reader::new(origin, news_out, inbox_out);
         let task = Task {
             link: Arc::downgrade(&link),
             options: Arc::clone(options),
@@ -119,9 +118,9 @@ impl Link {
         let _ = self.commands.send(Command::Unsubscribe(subjects));
     }
 
-    /// A message as it is published.
-    pub(super) fn write_delivery(&self, bytes: &[u8]) -> Bytes {
-        join([self.origin, self.published.fetch_add(1, Ordering::Relaxed)], bytes)
+    /// A message as it is published over a connection.
+    pub(super) fn write_delivery(&self, session: &Session, bytes: &[u8]) -> Bytes {
+        join([self.origin, session.number, self.published.fetch_add(1, Ordering::Relaxed)], bytes)
     }
 
     pub(super) fn news(&self) -> Result<mpsc::Receiver<News>, BackendError> {
@@ -166,7 +165,7 @@ impl Task {
             }
             tracing::warn!("the connection to the engine broke; trying again");
             self.close("the connection to the engine broke");
-            let known = Known { generation: Some(session.generation), newest: session.newest() };
+            let known = session.known();
             // Requests under way have their own handle of it, and end by themselves.
             drop(session);
             match self.reconnect(known).await {

@@ -24,6 +24,7 @@ use crate::backend::{
     bus::{Delivery, NodeId},
     log::{MAX_PUSH, News},
     outlet::Outlet,
+    senders::Senders,
 };
 
 /// The messages that a subject brings.
@@ -77,11 +78,18 @@ pub(super) struct Reader {
     pub(super) sources: HashMap<String, Heard>,
     pub(super) news: Outlet<News>,
     pub(super) inbox: Outlet<Delivery>,
-    /// Messages that have come and are not handed on: each with its sender and the sender's count.
-    pub(super) came: Vec<(u64, u64, Delivery)>,
+    /// Messages that have come and are not handed on: each with its sender, the number of the sender's connection and
+    /// the sender's count.
+    came: Vec<(u64, u64, u64, Delivery)>,
+    senders: Senders,
 }
 
 impl Reader {
+    pub(super) fn new(origin: u64, news: Outlet<News>, inbox: Outlet<Delivery>) -> Self {
+        let (sources, came, senders) = (HashMap::new(), Vec::new(), Senders::default());
+        Self { origin, sources, news, inbox, came, senders }
+    }
+
     /// Hands a message on; answers the number of an echo.
     pub(super) fn read(&mut self, session: &Session, source: &Source, message: Message) -> Option<u64> {
         match source {
@@ -114,15 +122,22 @@ impl Reader {
     }
 
     fn deliver(&mut self, topic: Option<&Arc<str>>, payload: Bytes) {
-        if let Some(([from, count], bytes)) = split(payload).filter(|([from, _], _)| *from != self.origin) {
-            self.came.push((from, count, Delivery::Message { topic: topic.cloned(), from: NodeId(from), bytes }));
+        let Some(([from, connection, count], bytes)) = split(payload) else { return };
+        if from != self.origin {
+            let delivery = Delivery::Message { topic: topic.cloned(), from: NodeId(from), bytes };
+            self.came.push((from, connection, count, delivery));
         }
     }
 
-    /// Hands on what has come, in the order in which each sender has sent it: subjects are read one by one.
+    /// Hands on what has come, in the order in which each sender has sent it: subjects are read one by one. A message
+    /// that was given up with its sender's connection and comes after later ones is dropped.
     pub(super) fn hand_on(&mut self) {
-        self.came.sort_by_key(|(from, count, _)| (*from, *count));
-        self.came.drain(..).for_each(|(.., delivery)| self.inbox.send(delivery));
+        self.came.sort_by_key(|(from, connection, count, _)| (*from, *connection, *count));
+        for (from, connection, _, delivery) in self.came.drain(..) {
+            if !self.senders.is_late(from, connection) {
+                self.inbox.send(delivery);
+            }
+        }
     }
 
     pub(super) fn ends_at(&mut self, subjects: &[String], echo: u64) {

@@ -63,6 +63,8 @@ pub(super) struct Known {
     pub(super) generation: Option<u64>,
     /// The greatest number of a message in the log.
     pub(super) newest: u64,
+    /// How many connections there were.
+    pub(super) connections: u64,
 }
 
 /// Where a stream is, by the last message that this node has seen of it.
@@ -99,6 +101,8 @@ impl Seen {
 /// A connection.
 pub(super) struct Session {
     pub(super) api: Api,
+    /// Counts the node's connections, from 1.
+    pub(super) number: u64,
     pub(super) log: String,
     pub(super) values: String,
     /// The epoch that every life is above.
@@ -119,8 +123,10 @@ impl Session {
         local(&*self.clock).wrapping_add(self.ahead.load(Ordering::Relaxed))
     }
 
-    pub(super) fn newest(&self) -> u64 {
-        self.newest.load(Ordering::Relaxed)
+    /// What the next connection is to know.
+    pub(super) fn known(&self) -> Known {
+        let newest = self.newest.load(Ordering::Relaxed);
+        Known { generation: Some(self.generation), newest, connections: self.number }
     }
 
     /// Notes a message of the log.
@@ -230,6 +236,7 @@ pub(super) async fn open(
     let generation = generation(&api, options, known, info.state.last_seq, boot).await?;
     let session = Arc::new(Session {
         api,
+        number: known.connections + 1,
         log,
         values,
         generation,

@@ -34,15 +34,18 @@ impl Bus for Handle {
     }
 
     async fn publish(&self, to: Address<'_>, bytes: Bytes) -> Result<(), BackendError> {
-        let message = write_delivery(self.link.origin, self.node(), &bytes);
         let names = &self.engine.names;
-        let mut command = redis::cmd("PUBLISH");
-        match to {
-            Address::Topic(topic) => command.arg(names.topic(topic)).arg(message),
-            Address::Node(node) => command.arg(names.inbox(node.0)).arg(message),
-            Address::Everybody => command.arg(names.everybody()).arg(message),
+        let channel = match to {
+            Address::Topic(topic) => names.topic(topic),
+            Address::Node(node) => names.inbox(node.0),
+            Address::Everybody => names.everybody(),
         };
-        self.engine.command(&command).await
+        let publish = |connection| {
+            let mut command = redis::cmd("PUBLISH");
+            command.arg(&channel).arg(write_delivery(self.link.origin, connection, &bytes));
+            command
+        };
+        self.engine.command_over(publish).await
     }
 
     async fn subscribe(&self, topics: &[Arc<str>]) -> Result<(), BackendError> {

@@ -164,6 +164,16 @@ impl Engine {
         self.checked(&session, answer).await
     }
 
+    /// Runs a command that depends on the number of the connection; connections are counted from 1.
+    pub(super) async fn command_over<T: FromRedisValue>(
+        &self,
+        command: impl FnOnce(u64) -> Cmd,
+    ) -> Result<T, BackendError> {
+        let mut session = self.session().await?;
+        let answer = command(session.number).query_async(&mut session.connection).await;
+        self.checked(&session, answer).await
+    }
+
     /// Runs commands in one round trip, and answers the generation beside their answers.
     pub(super) async fn pipeline(&self, pipeline: &redis::Pipeline) -> Result<(Vec<Value>, u64), BackendError> {
         let mut session = self.session().await?;

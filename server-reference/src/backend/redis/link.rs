@@ -26,6 +26,7 @@ use crate::{
         log::{Entry, News, Tag},
         name,
         outlet::Outlet,
+        senders::Senders,
     },
     sync::lock,
 };
@@ -73,7 +74,7 @@ impl Link {
         let (news_out, news) = Outlet::new(WAITING, || News::Lost);
         let (inbox_out, inbox) = Outlet::new(WAITING, || Delivery::Lost);
         let link = Arc::new(Self { origin, commands, news: Mutex::new(Some(news)), inbox: Mutex::new(Some(inbox)) });
-        let mut reader = Reader { origin, sources: HashMap::new(), news: news_out, inbox: inbox_out, generation: 0 };
+        let mut reader = Reader::new(origin, news_out, inbox_out);
         let (sink, stream) = reader.connect(engine).await?;
         let task = Task { engine: Arc::downgrade(engine), reader, commands: receiver };
         drop(tokio::spawn(task.run(sink, stream)));
@@ -116,10 +117,16 @@ struct Reader {
     sources: HashMap<String, Source>,
     news: Outlet<News>,
     inbox: Outlet<Delivery>,
+    senders: Senders,
     generation: u64,
 }
 
 impl Reader {
+    fn new(origin: u64, news: Outlet<News>, inbox: Outlet<Delivery>) -> Self {
+        let (sources, senders) = (HashMap::new(), Senders::default());
+        Self { origin, sources, news, inbox, senders, generation: 0 }
+    }
+
     /// Connects and subscribes to every channel again. Whoever reads learns what may have been lost meanwhile.
     async fn connect(&mut self, engine: &Engine) -> Result<(PubSubSink, PubSubStream), BackendError> {
         let (connection, generation) = engine.listen().await?;
@@ -148,14 +155,11 @@ impl Reader {
                     self.news.send(news);
                 }
             }
-            Source::Topic(topic) => {
-                if let Some(delivery) = read_delivery(self.origin, Some(topic), payload) {
-                    self.inbox.send(delivery);
-                }
-            }
-            Source::Inbox => {
-                if let Some(delivery) = read_delivery(self.origin, None, payload) {
-                    self.inbox.send(delivery);
+            Source::Topic(_) | Source::Inbox => {
+                let topic = if let Source::Topic(topic) = source { Some(Arc::clone(topic)) } else { None };
+                let Some((from, connection, bytes)) = read_delivery(self.origin, payload) else { return };
+                if !self.senders.is_late(from, connection) {
+                    self.inbox.send(Delivery::Message { topic, from: NodeId(from), bytes });
                 }
             }
             Source::Turns => {
@@ -203,17 +207,15 @@ pub(super) fn read_entry(mut stored: Bytes) -> Option<Entry> {
     Some(Entry { tag, prev, bytes: stored })
 }
 
-fn read_delivery(origin: u64, topic: Option<&Arc<str>>, mut payload: Bytes) -> Option<Delivery> {
-    if take_u64(&mut payload)? == origin {
-        return None;
-    }
-    let from = NodeId(take_u64(&mut payload)?);
-    Some(Delivery::Message { topic: topic.cloned(), from, bytes: payload })
+/// A message's sender, the number of the sender's connection, and the content; `None` for this node's own.
+fn read_delivery(origin: u64, mut payload: Bytes) -> Option<(u64, u64, Bytes)> {
+    let from = take_u64(&mut payload).filter(|from| *from != origin)?;
+    Some((from, take_u64(&mut payload)?, payload))
 }
 
-/// A message as it is published.
-pub(super) fn write_delivery(origin: u64, from: NodeId, bytes: &[u8]) -> Vec<u8> {
-    [&origin.to_be_bytes()[..], &from.0.to_be_bytes(), bytes].concat()
+/// A message as it is published over the connection of this number.
+pub(super) fn write_delivery(origin: u64, connection: u64, bytes: &[u8]) -> Vec<u8> {
+    [&origin.to_be_bytes()[..], &connection.to_be_bytes(), bytes].concat()
 }
 
 async fn subscribe(sink: &mut PubSubSink, channels: &[&String]) -> Result<(), BackendError> {
@@ -351,11 +353,9 @@ mod tests {
         for end in (0..good.len()).filter(|end| *end != 25) {
             assert_eq!(read_news(8, &stream, Bytes::copy_from_slice(&good[..end])), None, "{end}");
         }
-        let message = Bytes::from(write_delivery(7, NodeId(9), b"m"));
-        assert!(
-            matches!(read_delivery(8, None, message.clone()), Some(Delivery::Message { bytes, .. }) if bytes == "m")
-        );
-        assert_eq!(read_delivery(7, None, message.clone()), None);
-        assert_eq!(read_delivery(8, None, message.slice(..15)), None);
+        let message = Bytes::from(write_delivery(7, 9, b"m"));
+        assert_eq!(read_delivery(8, message.clone()), Some((7, 9, Bytes::from_static(b"m"))));
+        assert_eq!(read_delivery(7, message.clone()), None, "the node's own");
+        assert_eq!(read_delivery(8, message.slice(..15)), None);
     }
 }

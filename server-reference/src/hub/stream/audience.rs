@@ -72,7 +72,9 @@ impl Stream {
     ) {
         let mut inner = lock(&self.inner);
         inner.window.expire(now, &self.rules.replay);
-        let resumed = since.filter(|_| self.rules.delivery != Delivery::Others).map(|since| inner.born(since));
+        let is_content = self.rules.stored && self.rules.delivery == Delivery::Conflated;
+        let resumed = since.filter(|_| self.rules.delivery != Delivery::Others);
+        let resumed = resumed.map(|since| inner.born(since, is_content));
         let missed = resumed.and_then(|since| inner.missed(since));
         if missed.is_none() {
             self.outdate(&mut inner, connection.protocol(), resumed);

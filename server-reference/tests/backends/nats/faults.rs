@@ -22,7 +22,10 @@ use tokio::{
 };
 
 use super::{connect, restart, start, until_it_answers};
-use crate::writers::{PATIENCE, PAUSE, survives, whole};
+use crate::{
+    late::{Late, hears, order_is_kept},
+    writers::{PATIENCE, PAUSE, survives, whole},
+};
 
 async fn nodes(port: u16) -> [Backend; 2] {
     let nats = connect(&format!("nats://127.0.0.1:{port}")).await;
@@ -124,6 +127,18 @@ async fn an_append_whose_answer_is_lost_is_stored_once() {
         assert_eq!((between.len(), mark.position.seq, mark.tag), (0, 4, tag(2)));
     }
     assert_eq!(whole(&node, &stream).await.unwrap().unwrap().entries.len(), 4);
+}
+
+/// The client cannot take back what lies in a connection, and the engine reads each connection by itself.
+#[tokio::test]
+async fn a_message_that_was_given_up_does_not_come_after_later_ones() {
+    let engine = start("");
+    let direct = connect(&format!("nats://127.0.0.1:{}", engine.port)).await.node().await.unwrap();
+    let late = Late::start(engine.port).await;
+    let node = connect(&format!("nats://127.0.0.1:{}", late.port)).await.node().await.unwrap();
+    let mut heard = hears(engine.port, "CONNECT {\"verbose\":false}\r\nSUB ds.b.t.t 1\r\nPING\r\n").await;
+    heard("PONG").await;
+    order_is_kept(&late, &node, &direct, async || heard("second").await).await;
 }
 
 #[tokio::test]

@@ -17,8 +17,11 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{connect, server::Server, until_heard};
-use crate::writers::{PATIENCE, PAUSE, survives, whole};
+use super::{connect, server::Server};
+use crate::{
+    late::{Late, order_is_kept},
+    writers::{PATIENCE, PAUSE, append, survives, until_it_answers, whole},
+};
 
 async fn nodes(server: &Server, options: &str) -> [Backend; 2] {
     let postgres = connect(&server.url(options)).await;
@@ -27,15 +30,6 @@ async fn nodes(server: &Server, options: &str) -> [Backend; 2] {
 
 async fn next<T>(receiver: &mut mpsc::Receiver<T>) -> T {
     timeout(PATIENCE, receiver.recv()).await.expect("something comes").unwrap()
-}
-
-async fn append(node: &Backend, stream: &StreamId, after: Mark, count: u64) -> Mark {
-    let entries = [Bytes::from_static(b"entry")];
-    let append = Append::new(stream, after, Rule::Exactly, Tag { node: 1, count }, &entries);
-    match node.log.append(append).await.unwrap() {
-        Appended::At { mark, .. } => mark,
-        conflict => panic!("{conflict:?}"),
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,7 +60,7 @@ async fn nothing_is_lost_when_the_engine_is_killed() {
         sleep(PAUSE * 20).await;
     })
     .await;
-    until_heard(&b).await;
+    until_it_answers(&b).await;
     assert_eq!(b.log.heads(&[stream]).await.unwrap(), [Some(before)], "the same life");
 }
 
@@ -83,7 +77,7 @@ async fn a_crash_that_may_have_lost_entries_begins_a_generation() {
         server.kill_and_start();
         let (mut heads, mut news) = (Vec::new(), [a.log.news().unwrap(), b.log.news().unwrap()]);
         for (node, news) in [&a, &b].into_iter().zip(&mut news) {
-            until_heard(node).await;
+            until_it_answers(node).await;
             heads.push(node.log.heads(std::slice::from_ref(&stream)).await.unwrap()[0].unwrap());
             let first = next(news).await;
             assert_eq!(matches!(first, News::Generation(_)), begins, "{options}: {first:?}");
@@ -95,6 +89,26 @@ async fn a_crash_that_may_have_lost_entries_begins_a_generation() {
         let [c, _] = nodes(&server, options).await;
         assert_eq!(c.log.heads(&[stream]).await.unwrap(), [Some(heads[0])]);
     }
+}
+
+/// What was given up is sent again over the next connection, and dropped when it comes from the one before.
+#[tokio::test]
+async fn a_message_that_was_given_up_does_not_come_after_later_ones() {
+    let server = Server::start();
+    let direct = connect(&server.url("")).await.node().await.unwrap();
+    let late = Late::start(server.port).await;
+    let url = format!("postgres://postgres@127.0.0.1:{}/postgres?application_name=late", late.port);
+    let node = connect(&url).await.node().await.unwrap();
+    let senders = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'late' AND query LIKE '%pg_notify%'";
+    order_is_kept(&late, &node, &direct, async || {
+        let deadline = Instant::now() + PATIENCE;
+        // The one that was given up ends when all is read that came over it.
+        while server.sql(senders) != "1" {
+            assert!(Instant::now() < deadline, "it ends");
+            sleep(PAUSE).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -138,8 +152,8 @@ async fn a_lost_listener_is_told() {
     server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'datasole'");
     assert_eq!(next(&mut news).await, News::Lost);
     assert_eq!(next(&mut inbox).await, Delivery::Lost);
-    until_heard(&a).await;
-    until_heard(&b).await;
+    until_it_answers(&a).await;
+    until_it_answers(&b).await;
     append(&a, &stream, one, 2).await;
     loop {
         match next(&mut news).await {

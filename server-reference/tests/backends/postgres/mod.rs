@@ -1,6 +1,7 @@
 //! PostgreSQL, as Debian has it.
 
 mod faults;
+mod promotion;
 mod server;
 
 use std::{
@@ -22,7 +23,10 @@ use datasole_server::backend::{
 use tokio::time::{Instant, sleep};
 
 use self::server::Server;
-use crate::{clients, writers::PATIENCE};
+use crate::{
+    clients,
+    writers::{PATIENCE, until_it_answers},
+};
 
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -44,24 +48,6 @@ struct Store {
     nodes: Mutex<Vec<Backend>>,
 }
 
-/// Until a node's connections all work.
-async fn until_heard(node: &Backend) {
-    let probe = [StreamId::event("probe")];
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let mut outcome = node.log.follow(&probe).await;
-        if outcome.is_ok() {
-            outcome = node.log.heads(&probe).await.map(drop);
-        }
-        match outcome {
-            Ok(()) => break,
-            Err(error) => assert!(Instant::now() < deadline, "{error}"),
-        }
-        sleep(PAUSE).await;
-    }
-    node.log.unfollow(&probe);
-}
-
 #[async_trait]
 impl Subject for Store {
     async fn node(&self) -> Result<Backend, BackendError> {
@@ -79,7 +65,7 @@ impl Subject for Store {
         self.server.lock().unwrap().kill_and_start();
         let nodes = self.nodes.lock().unwrap().clone();
         for node in nodes {
-            until_heard(&node).await;
+            until_it_answers(&node).await;
         }
         Ok(true)
     }
@@ -174,7 +160,7 @@ async fn an_engine_that_is_away_fails_at_once_and_heals() {
     }
     assert!(began.elapsed() < Duration::from_secs(2), "nobody waits for an engine that is away");
     server.start_again();
-    until_heard(&node).await;
+    until_it_answers(&node).await;
     let deadline = Instant::now() + PATIENCE;
     while read().await.is_err() {
         assert!(Instant::now() < deadline, "the node finds its engine again");

@@ -17,6 +17,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Who needs a password: by TCP everybody but the administrator.
 const HBA: &str = "local all all trust
 host all postgres 127.0.0.1/32 trust
+host replication postgres 127.0.0.1/32 trust
 host all all 127.0.0.1/32 scram-sha-256
 ";
 
@@ -62,6 +63,17 @@ fn program(name: &str) -> Command {
     command
 }
 
+/// A free port, and an empty folder that belongs to the server.
+fn place() -> (u16, PathBuf) {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let dir = std::env::temp_dir().join(format!("datasole-postgres-{}-{port}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    if let Some((user, group)) = user() {
+        chown(&dir, Some(user), Some(group)).unwrap();
+    }
+    (port, dir)
+}
+
 fn signal(process: &str, signal: &str) {
     let _ = Command::new("kill").args([signal, process]).stderr(Stdio::null()).status();
 }
@@ -74,12 +86,7 @@ impl Server {
 
     /// Starts a server with these settings, each `name=value`.
     pub(crate) fn with(settings: &[&str]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let dir = std::env::temp_dir().join(format!("datasole-postgres-{}-{port}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        if let Some((user, group)) = user() {
-            chown(&dir, Some(user), Some(group)).unwrap();
-        }
+        let (port, dir) = place();
         let mut initdb = program("initdb");
         initdb.arg("-D").arg(dir.join("data")).args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]);
         assert!(initdb.args(["--no-sync", "--wal-segsize=1"]).current_dir(&dir).status().unwrap().success(), "initdb");
@@ -87,6 +94,30 @@ impl Server {
         let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let child = spawn(&dir, port, &settings);
         Self { child, dir, port, settings }
+    }
+
+    /// Starts a server that follows this one, whom it reaches at `port`, with everything that this one has.
+    pub(crate) fn standby(&self, source: u16) -> Self {
+        self.until_it_answers();
+        let (port, dir) = place();
+        let mut copy = program("pg_basebackup");
+        copy.arg("-D").arg(dir.join("data")).args(["-h", "127.0.0.1", "-p", &source.to_string(), "-U", "postgres"]);
+        copy.args(["-R", "-X", "stream", "-c", "fast", "--no-sync"]);
+        let copied = copy.current_dir(&dir).stderr(Stdio::piped()).output().unwrap();
+        assert!(copied.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&copied.stderr));
+        let child = spawn(&dir, port, &self.settings);
+        let standby = Self { child, dir, port, settings: self.settings.clone() };
+        standby.until_it_answers();
+        standby
+    }
+
+    /// Waits until it is no longer starting.
+    fn until_it_answers(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = self.ask("SELECT 1") {
+            assert!(Instant::now() < deadline, "{error}");
+            sleep(PAUSE);
+        }
     }
 
     pub(crate) fn url(&self, options: &str) -> String {
@@ -130,11 +161,15 @@ impl Server {
 
     /// Runs SQL as the administrator; what it answers, one line a row.
     pub(crate) fn sql(&self, sql: &str) -> String {
+        self.ask(sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    fn ask(&self, sql: &str) -> Result<String, String> {
         let mut psql = program("psql");
         psql.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", "-tAq", "-c", sql]);
         let output = psql.current_dir(&self.dir).stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
-        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        let text = |bytes| String::from_utf8(bytes).unwrap().trim().to_owned();
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     }
 }
 

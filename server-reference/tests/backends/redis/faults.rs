@@ -23,6 +23,7 @@ use tokio::{
 
 use super::{PROGRAM, arguments, connect};
 use crate::{
+    late::{Late, hears, order_is_kept},
     running::Running,
     writers::{PAUSE, survives, whole},
 };
@@ -32,11 +33,15 @@ async fn nodes(port: u16) -> [Backend; 2] {
     [redis.node().await.unwrap(), redis.node().await.unwrap()]
 }
 
-/// Redis's own client.
-fn tell(port: u16, command: &str) {
+/// What a server answers to Redis's own client; nothing if it is not there.
+pub(super) fn read(port: u16, command: &str) -> String {
     let mut client = Command::new("redis-cli");
-    client.args(["-p", &port.to_string()]).args(command.split(' ')).stdout(Stdio::null());
-    assert!(client.status().unwrap().success(), "{command}");
+    client.args(["-p", &port.to_string()]).args(command.split(' ')).stderr(Stdio::null());
+    String::from_utf8(client.output().unwrap().stdout).unwrap()
+}
+
+fn tell(port: u16, command: &str) {
+    assert!(!read(port, command).trim().is_empty(), "{command}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -119,6 +124,18 @@ async fn an_append_whose_answer_is_lost_is_stored_once() {
         assert_eq!((between.len(), mark.position.seq, mark.tag), (0, 4, tag(2)));
     }
     assert_eq!(whole(&node, &stream).await.unwrap().unwrap().entries.len(), 4);
+}
+
+/// A command that was not answered may be carried out later, from a connection that the node has given up.
+#[tokio::test]
+async fn a_message_that_was_given_up_does_not_come_after_later_ones() {
+    let engine = Running::start(PROGRAM, arguments);
+    let direct = connect(&format!("redis://127.0.0.1:{}", engine.port)).await.node().await.unwrap();
+    let late = Late::start(engine.port).await;
+    let node = connect(&format!("redis://127.0.0.1:{}", late.port)).await.node().await.unwrap();
+    let mut heard = hears(engine.port, "PSUBSCRIBE *\r\n").await;
+    heard("psubscribe").await;
+    order_is_kept(&late, &node, &direct, async || heard("second").await).await;
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod faults;
 mod nodes;
+mod promotion;
 
 use std::{
     path::Path,

@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use datasole_core::{Limits, SocketClose, frame::HEADER_LEN};
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use http::{
@@ -30,7 +29,8 @@ use tokio_tungstenite::{
     },
 };
 
-use crate::{proxy::Proxying, router::MAX_UNSENT};
+use super::proxy::Proxying;
+use crate::host::received::{MAX_UNSENT, Received};
 
 /// The header by which a datasole server marks its own refusals.
 const REFUSED: &str = "datasole-refused";
@@ -54,7 +54,7 @@ pub(crate) struct Dialer {
     pub(crate) limits: Limits,
     pub(crate) proxying: Proxying,
     #[cfg(feature = "__tls")]
-    pub(crate) trust: crate::tls::Trust,
+    pub(crate) trust: super::tls::Trust,
 }
 
 impl Dialer {
@@ -132,15 +132,6 @@ impl Dialer {
         #[cfg(not(feature = "__tls"))]
         tokio_tungstenite::client_async_with_config(request, MaybeTlsStream::Plain(stream), Some(config)).await
     }
-}
-
-/// A message or state change of a socket.
-#[derive(Debug)]
-pub(crate) enum Received {
-    Message(Bytes),
-    /// Less than [`MAX_UNSENT`] bytes are left to be sent, after there were more.
-    Room,
-    Closed(SocketClose),
 }
 
 /// An open WebSocket with its unsent messages.
