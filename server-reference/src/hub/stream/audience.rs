@@ -190,7 +190,7 @@ impl Stream {
         let cost = self.cost(&inner, protocol);
         let is_dear = cost >= DEAR
             && self.rules.delivery == Delivery::Conflated
-            && since.is_none_or(|since| inner.missed(inner.born(since)).is_none());
+            && since.is_none_or(|since| inner.missed(inner.born(since, self.rules.stored)).is_none());
         if is_dear { cost } else { 0 }
     }
 
