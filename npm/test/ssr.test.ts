@@ -96,7 +96,8 @@ describe('a state is fetched', () => {
     await once(unfinished, 'request');
     abort.abort();
     assert.deepEqual([(await cancelled).code, (await cancelled).retryable], [-32102, false]);
-    const late = await fetched({ signal: AbortSignal.timeout(5) });
+    // Maybe before it has asked.
+    const late = (await fetchState(target, 'k', { signal: AbortSignal.timeout(5) }).catch((error: unknown) => error)) as DatasoleError;
     assert.deepEqual([late.code, late.retryable], [-32100, true]);
     const given: number[] = [];
     t.mock.method(AbortSignal, 'timeout', (millis: number) => (given.push(millis), abort.signal));
