@@ -16,6 +16,8 @@ const MIB: usize = 1024 * 1024;
 /// Far above what it takes.
 const PATIENCE: Duration = Duration::from_secs(120);
 const ROWS: usize = 120_000;
+/// Changes that nobody reads, each of 150 KB.
+const ROUNDS: i64 = 20;
 const AT_ONCE: Reconnect = Reconnect { enabled: true, base: 0, cap: 0, max_attempts: None };
 
 /// A value of more than 8 MB.
@@ -64,7 +66,7 @@ async fn follow() {
     // To one who does not read, changes are not sent one by one: the whole takes their place.
     proxy.set_weather(Weather { down_is_closed: true, ..Weather::default() });
     let before = running.server.metrics_snapshot().bytes_out;
-    for round in 1..=100_i64 {
+    for round in 1..=ROUNDS {
         for row in value.as_array_mut().unwrap().iter_mut().step_by(200) {
             row["n"] = json!(round);
             row["name"] = json!(format!("{round}, {}", "changed ".repeat(30)));
@@ -72,10 +74,10 @@ async fn follow() {
         server.set("table", &value).await.unwrap();
     }
     proxy.set_weather(Weather::default());
-    reaches(&mut state, 0, 100).await;
+    reaches(&mut state, 0, ROUNDS).await;
     assert!(state.with_value(|shown| shown == Some(&value)), "nothing is missing");
     let metrics = running.server.metrics_snapshot();
-    println!("{} bytes for 100 changes of {} rows", metrics.bytes_out - before, ROWS / 200);
+    println!("{} bytes for {ROUNDS} changes of {} rows", metrics.bytes_out - before, ROWS / 200);
     assert_eq!(metrics.fell_behind, 0);
     // One who comes then is shown the whole likewise.
     let late = Client::builder(running.url().as_str()).connect().await.unwrap();
