@@ -62,12 +62,10 @@ pub(super) mod native {
     pub(in crate::frame) struct Contexts;
 
     impl Contexts {
-        #[expect(clippy::unused_self, reason = "in wasm a codec has contexts of its own")]
         pub(in crate::frame) fn inflate<R>(&mut self, f: impl FnOnce(&mut Inflater) -> R) -> R {
             INFLATER.with_borrow_mut(f)
         }
 
-        #[expect(clippy::unused_self, reason = "in wasm a codec has contexts of its own")]
         pub(in crate::frame) fn deflate(&mut self, plain: &[u8]) -> Option<Vec<u8>> {
             DEFLATER.with_borrow_mut(|deflater| deflater.deflate(plain))
         }

@@ -11,6 +11,7 @@ const FEW: usize = 8;
 pub(crate) struct Members {
     list: Vec<Arc<Connection>>,
     /// Where each is in `list`; none while there are few.
+    #[expect(clippy::box_collection, reason = "most sets have none, and are in every connection and stream")]
     index: Option<Box<HashMap<u64, usize>>>,
 }
 
