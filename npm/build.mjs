@@ -29,6 +29,8 @@ const module = {
   // For bundlers, which minify themselves and need the comments in `import()`.
   minify: false,
 };
+/** What every page has: constants are in their places, which the minifiers of bundlers leave where they are declared. */
+const simplified = { ...module, write: false };
 await Promise.all([
   bundle('iife.ts', 'datasole.iife.min.js', script),
   bundle('slim.iife.ts', 'datasole.slim.iife.min.js', script),
@@ -38,8 +40,8 @@ await Promise.all([
     ...script,
     define: defines({ IIFE: true, INLINE_WASM: wasm.toString('base64') }),
   }),
-  bundle('client.ts', 'client.mjs', module),
-  bundle('slim.ts', 'slim.mjs', module),
+  bundle('client.ts', 'client.mjs', simplified),
+  bundle('slim.ts', 'slim.mjs', simplified),
   bundle('worker.ts', 'worker.mjs', module),
   bundle('node.ts', 'node.mjs', module),
   bundle('probe.ts', 'datasole-probe.mjs', { format: 'esm' }),
@@ -110,6 +112,7 @@ function replaceOnce(text, what, by) {
 
 async function bundle(entry, name, options) {
   const script = options.format === 'iife';
+  const { write = !script } = options;
   const { outputFiles } = await build({
     entryPoints: [`src/${entry}`],
     outfile: `dist/${name}`,
@@ -118,12 +121,14 @@ async function bundle(entry, name, options) {
     target: 'es2022',
     legalComments: 'none',
     logLevel: 'warning',
-    write: !script,
     ...options,
+    write,
   });
-  if (!script) return;
-  // Scripts are what pages load: a twentieth less after compression is worth a second pass.
-  const { code } = await minify(outputFiles[0].text, { ecma: 2022, compress: { passes: 3, pure_getters: true, unsafe_arrows: true } });
+  if (write) return;
+  // What pages load: a twentieth less after compression is worth a second pass.
+  const compress = { passes: 3, pure_getters: true, unsafe_arrows: true };
+  const readable = { compress: { ...compress, inline: 0, reduce_funcs: false, sequences: false }, mangle: false, format: { beautify: true, preserve_annotations: true } };
+  const { code } = await minify(outputFiles[0].text, { ecma: 2022, ...(script ? { compress } : { module: true, ...readable }) });
   await writeFile(`dist/${name}`, code);
 }
 

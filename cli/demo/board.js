@@ -9,7 +9,7 @@ let returning;
 
 const client = openConnection(DatasoleClient, {
   away: 60_000,
-  cut: 'The server ended this connection. Go on: what you do is kept, and merged with what others do when it is back. That is in a minute, or as soon as you try.',
+  cut: 'Go on: what you do is kept, and merged when the connection is back, in a minute or as soon as you try.',
   connected(gone) {
     returning = gone && { gone, changes: pending() };
     if (gone) arrived();
@@ -115,10 +115,23 @@ function item(value) {
   const done = make('button', '', line);
   done.type = 'button';
   done.setAttribute('aria-label', `Done: ${text}`);
-  done.addEventListener('click', () => todo.delete(value));
+  done.addEventListener('click', () => {
+    todo.delete(value);
+    // What comes under the pointer now was not pointed at.
+    $('todo').classList.add('still');
+    const again = make('button', '', undefined, 'Undo');
+    again.type = 'button';
+    again.addEventListener('click', () => {
+      todo.add(value);
+      $('todo-done').replaceChildren();
+    });
+    $('todo-done').replaceChildren(`Done: ${text}`, again);
+  });
   make('span', '', line, text);
   return line;
 }
+
+$('todo').addEventListener('pointermove', () => $('todo').classList.remove('still'));
 
 $('add').addEventListener('submit', (event) => {
   event.preventDefault();

@@ -7,10 +7,12 @@ use std::{
     future::pending,
     io::{self, Write},
     net::SocketAddr,
+    path::PathBuf,
     process::{ExitCode, ExitStatus},
     time::Duration,
 };
 
+use ::http::Uri;
 use clap::Args;
 #[cfg(unix)]
 use rustix::process::{Pid, Signal, kill_process};
@@ -22,6 +24,7 @@ use tokio::{
 use crate::{
     flags::Flags,
     serve::{Opened, interrupted},
+    types::{self, Asked},
 };
 
 /// The variable that tells the command beside the server where that is.
@@ -34,6 +37,12 @@ const GOODBYE: Duration = Duration::from_secs(5);
 pub(crate) struct Dev {
     #[command(flatten)]
     flags: Flags,
+    /// Keep this file the TypeScript of the contract that the server at --types-from shows, as `datasole types --watch` does
+    #[arg(long, value_name = "FILE", requires = "types_from")]
+    types: Option<PathBuf>,
+    /// The server that has the contract: the application's own, which COMMAND may start
+    #[arg(long, value_name = "URL", requires = "types")]
+    types_from: Option<Uri>,
     /// Run this beside the server, with its URL in DATASOLE_URL; when one of the two ends, so does the other
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -48,11 +57,13 @@ pub(crate) async fn run(mut dev: Dev) -> io::Result<ExitCode> {
     let mut child = start(&dev.command, &url)?;
     eprintln!("datasole: pages of this machine may connect, whatever their port; Ctrl-C ends it");
     writeln!(io::stdout(), "{url}")?;
+    let contract = dev.types_from.zip(dev.types).map(|(url, file)| Asked::watched(url, file));
     let mut status = None;
     let end = async {
         tokio::select! {
             () = interrupted => ask_to_end(child.as_ref()),
             ended = ended(child.as_mut()) => status = Some(ended),
+            () = keep(contract.as_ref()) => {}
         }
     };
     opened.serve(end).await?;
@@ -102,6 +113,16 @@ async fn ended(child: Option<&mut Child>) -> io::Result<ExitStatus> {
         Some(child) => child.wait().await,
         None => pending().await,
     }
+}
+
+/// Writes a contract whenever it changes; does not end. Without it the pages go on: they were built with the one before.
+async fn keep(contract: Option<&Asked>) {
+    if let Some(asked) = contract
+        && let Err(error) = types::write(asked).await
+    {
+        eprintln!("datasole: {error}");
+    }
+    pending().await
 }
 
 fn code(status: ExitStatus) -> ExitCode {

@@ -53,12 +53,12 @@ pub(crate) fn run(session: &Session) -> ExitCode {
         let came = if whole { core.perform(step.at, &step.input) } else { step.outputs.clone() };
         outputs += came.len();
         if session.step || session.show {
-            println!("{number} at {} ms: {}", step.at, step.input);
-            came.iter().for_each(|output| println!("    {output}"));
+            println!("{number} at {} ms: {}", step.at, plain(&step.input));
+            came.iter().for_each(|output| println!("    {}", plain(output)));
         }
         if let Some(at) = difference(&step.outputs, &came) {
-            let shown = |outputs: &[Out]| outputs.get(at).map_or("nothing".to_owned(), Out::to_string);
-            println!("input {number}, line {}: {}", step.line, step.input);
+            let shown = |outputs: &[Out]| outputs.get(at).map_or("nothing".to_owned(), |output| plain(output));
+            println!("input {number}, line {}: {}", step.line, plain(&step.input));
             println!("    in the file  {}", shown(&step.outputs));
             println!("    now          {}", shown(&came));
             return ExitCode::FAILURE;
@@ -349,6 +349,11 @@ impl Out {
 }
 
 // --- for people ---
+
+/// Without what would command a terminal: a file may come from anybody.
+fn plain(shown: &dyn fmt::Display) -> String {
+    shown.to_string().chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
+}
 
 impl fmt::Display for In {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

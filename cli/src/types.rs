@@ -37,6 +37,13 @@ pub(crate) struct Asked {
     json: bool,
 }
 
+impl Asked {
+    /// Those that keep `file` the same as the contract of the server at `url`, whose endpoint is at the usual path.
+    pub(crate) fn watched(url: Uri, file: PathBuf) -> Self {
+        Self { place: Place::of(url, "/__ds"), out: Some(file), watch: true, json: false }
+    }
+}
+
 /// The flags of `datasole contract-check`.
 #[derive(Debug, Args)]
 pub(crate) struct Compared {
@@ -68,8 +75,9 @@ pub(crate) async fn write(asked: &Asked) -> io::Result<()> {
             Err(Complaint(why)) if asked.watch => why,
             Err(why) => return Err(failed(why)),
         };
-        // Each once: a server that restarts is away for some looks.
-        if last.as_ref() != Some(&told) && !(last.is_some() && told.ends_with("up to date")) {
+        // Each once, but what is written: a server that restarts is away for some looks.
+        let again = last.as_ref() == Some(&told) || (last.is_some() && told.ends_with("up to date"));
+        if !again || told.ends_with("written") {
             eprintln!("datasole: {told}");
         }
         last = Some(told);

@@ -101,6 +101,19 @@ fn a_session_is_shown_whole_or_step_by_step() {
 }
 
 #[test]
+fn a_file_of_anybody_does_not_command_the_terminal() {
+    let head = cut().lines().next().unwrap().to_owned();
+    let call = r#"{"at":1,"in":{"t":"call","id":1,"method":"\u001b[2Jgone\u0007\n\u009b","json":"1","queue":false}}"#;
+    let file = written("escape", &format!("{head}\n{call}\n"));
+    for flags in [&[][..], &["--show"]] {
+        let (_, stdout, _) = said(&replay(&file, flags, ""));
+        assert!(stdout.contains("[2Jgone"), "{stdout}");
+        assert!(stdout.chars().all(|char| char == '\n' || !char.is_control()), "{stdout:?}");
+    }
+    fs::remove_file(file).unwrap();
+}
+
+#[test]
 fn a_session_without_its_beginning_is_only_shown() {
     let file = written("dropped", &cut().replacen("{\"session\":1,", "{\"session\":1,\"dropped\":5,", 1));
     let (code, _, stderr) = said(&replay(&file, &[], ""));

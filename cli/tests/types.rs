@@ -94,6 +94,30 @@ fn a_watched_contract_is_written_when_it_changes() {
 }
 
 #[test]
+fn a_server_for_development_keeps_the_contract_of_the_applications() {
+    let folder = folder("dev");
+    let file = folder.join("web/contract.ts");
+    let (url, shown, requests) = server("text/plain", "one\n");
+    let mut command = datasole();
+    command.args(["dev", "--listen", "127.0.0.1:0", "--log", "error", "--types-from", &url, "--types"]).arg(&file);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    for text in ["one\n", "two\n"] {
+        *shown.lock().unwrap() = text.to_owned();
+        assert!(said.any(|line| line.ends_with("contract.ts written")), "{text}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), text);
+    }
+    assert!(requests.try_iter().all(|target| target == "/__ds/contract.ts"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    fs::remove_dir_all(folder).unwrap();
+
+    let output = datasole().args(["dev", "--types", "contract.ts"]).output().unwrap();
+    assert!(String::from_utf8(output.stderr).unwrap().contains("--types-from"), "one names the other");
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
 fn what_has_no_contract_is_told() {
     let fails = |url: &str, what: &str| {
         let output = datasole().args(["types", url]).output().unwrap();

@@ -6,10 +6,8 @@ import { delay } from './lifecycle.js';
 import type { RpcOptions } from './options.js';
 import type { Encoded, FromWorker, ToWorker } from './protocol.js';
 
-interface Call {
-  resolve(value: unknown): void;
-  reject(error: DatasoleError): void;
-}
+/** Ends a call, with an error if there is one. */
+type Settle = (error: DatasoleError | undefined, value?: unknown) => void;
 
 /** The client, as its calls see it. */
 export interface CallHost {
@@ -23,57 +21,51 @@ export interface CallHost {
 /** See the module. Each call settles once: by an answer, its deadline, its signal, or the end of the client. */
 export class Calls {
   /** By id. */
-  readonly open = new Map<number, Call>();
+  readonly open = new Map<number, Settle>();
   readonly #host: CallHost;
 
   constructor(host: CallHost) {
     this.#host = host;
   }
 
-  start(method: string, params: unknown, options: RpcOptions): Promise<any> {
+  start(method: string, params: unknown, { timeout, signal, queue = false }: RpcOptions): Promise<any> {
     return new Promise((resolve, reject) => {
-      const { timeout, signal, queue = false } = options;
       const host = this.#host;
       const cancelled = () => localError(Code.Cancelled, `${method} was cancelled`, false, signal?.reason);
       if (signal?.aborted) throw cancelled();
       const encoded = encode(params);
       const id = host.admit(queue);
       const giveUp = (error: DatasoleError) => {
-        this.open.delete(id);
         host.send({ t: 'cancel', id });
-        settled(reject)(error);
+        settle(error);
       };
       const abort = () => giveUp(cancelled());
       let timer: ReturnType<typeof setTimeout> | undefined;
-      signal?.addEventListener('abort', abort, { once: true });
-      const settled = <T>(settle: (value: T) => void) => (value: T) => {
+      signal?.addEventListener('abort', abort);
+      const settle: Settle = (error, value) => {
+        this.open.delete(id);
         signal?.removeEventListener('abort', abort);
         clearTimeout(timer);
-        settle(value);
+        if (error) reject(error);
+        else resolve(value);
       };
       if (!host.timed()) {
         const millis = timeout ?? 30_000;
         const late = () => giveUp(localError(Code.Timeout, `RPC timeout: ${method} (${millis}ms)`, true));
         timer = setTimeout(late, delay(millis));
       }
-      this.open.set(id, { resolve: settled(resolve), reject: settled(reject) });
+      this.open.set(id, settle);
       host.send({ t: 'call', id, method, timeout, queue, ...encoded });
     });
   }
 
   done({ id, error, bin, value }: FromWorker & { t: 'done' }, binaries: Uint8Array[]): void {
-    const call = this.open.get(id);
-    this.open.delete(id);
-    if (error) call?.reject(new DatasoleError(error));
-    else call?.resolve(bin === undefined ? value : binaries[bin]);
+    this.open.get(id)?.(error && new DatasoleError(error), bin === undefined ? value : binaries[bin]);
   }
 
   /** Ends all of them. */
   reject(error: DatasoleError): void {
-    for (const [id, call] of this.open) {
-      this.open.delete(id);
-      call.reject(error);
-    }
+    for (const settle of this.open.values()) settle(error);
   }
 }
 

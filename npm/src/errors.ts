@@ -80,11 +80,13 @@ export class DatasoleError extends Error {
   /** @internal */
   constructor(body: ErrorBody, cause?: unknown) {
     super(body.message, cause === undefined ? undefined : { cause });
-    this.code = body.code;
-    this.data = body.data;
-    this.retryable = body.retryable;
-    this.retryAfter = body.retryAfter;
+    Object.assign(this, body);
   }
+}
+
+/** An error of the server about something. @internal */
+export function errorOf(what: string, error: ErrorBody): DatasoleError {
+  return new DatasoleError({ ...error, message: `${what}: ${error.message}` });
 }
 
 /** An error of this side. @internal */

@@ -23,6 +23,13 @@ export function listen<T>(handlers: Set<(value: T) => void>, handler: (value: T)
   return () => handlers.delete(own);
 }
 
+/** As {@link listen}, and tells it at once. */
+export function show<T>(handlers: Set<(value: T) => void>, handler: (value: T) => void, now: T): () => boolean {
+  const end = listen(handlers, handler);
+  guarded(() => handler(now));
+  return end;
+}
+
 /** Does something once for all calls of a turn, at its end. */
 export function once(action: () => void): () => void {
   let due = false;

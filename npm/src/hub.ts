@@ -8,7 +8,7 @@
  */
 import type { CreateEngine, Engine } from './engine.js';
 import { applyPatch, LIMITS, refuse, type Growth, type Owned } from './patch.js';
-import { PROTOCOL_VERSION, type Batch, type FromWorker, type StreamMessage, type StreamName, type ToWorker } from './protocol.js';
+import { PROTOCOL_VERSION, type Batch, type FromWorker, type Since, type StreamMessage, type StreamName, type ToWorker } from './protocol.js';
 
 type From<T extends FromWorker['t']> = FromWorker & { t: T };
 type To<T extends ToWorker['t']> = ToWorker & { t: T };
@@ -41,8 +41,12 @@ interface Followed {
   id: number;
   pages: Map<Page, Follower>;
   mirror?: Mirror;
-  /** A topic's subscription was answered. */
+  /** The subscription of a state or topic was answered. */
   answered?: boolean;
+  /** The position of a state that it was asked for from: the first page has the value. */
+  since?: Since;
+  /** The mirror is current on this connection. */
+  fresh?: boolean;
   /** The whole value is on its way: a page had lost step, or came later. */
   asked?: boolean;
   /** The last progress of an open stream. */
@@ -235,7 +239,7 @@ export class Hub {
     out.push(message);
   }
 
-  #subscribe(page: Page, { id, kind, key }: To<'subscribe'>, out: ToWorker[]): void {
+  #subscribe(page: Page, { id, kind, key, since }: To<'subscribe'>, out: ToWorker[]): void {
     const of = this.#of(kind, key);
     const known = of.pages.get(page);
     const follower = known ?? { ids: new Set() };
@@ -244,13 +248,17 @@ export class Hub {
     page.following.set(id, of);
     of.pages.set(page, follower);
     const asks = !of.id;
-    if (asks) out.push({ t: 'subscribe', id: (of.id = ++this.#lastId), kind, key });
+    if (asks) out.push({ t: 'subscribe', id: (of.id = ++this.#lastId), kind, key, since: (of.since = since) });
     if (known) return;
     if (kind === 'event') {
       // A page that followed it before, with another engine, may have missed some.
       if (of.answered) page.tell({ t: 'subscribed', kind, key, recovered: false });
-    } else if (of.mirror) page.tell({ t: 'snapshot', key, rev: of.mirror.rev, value: of.mirror.value });
-    else if (!asks && of.answered) this.#ask(of, { t: 'resync', key, applied: true }, out);
+      return;
+    }
+    const { mirror, fresh } = of;
+    // What a server has rendered may be newer than what was here before the connection was lost.
+    if (mirror && (fresh || !since)) page.tell({ t: 'snapshot', key, rev: mirror.rev, value: mirror.value, old: !fresh || undefined });
+    else if (!asks && (mirror || of.answered || of.since)) this.#ask(of, { t: 'resync', key, applied: true }, out);
   }
 
   #unsubscribe(page: Page, { id, linger }: To<'unsubscribe'>): void {
@@ -364,6 +372,7 @@ export class Hub {
         return this.#askToken(this.#engine, this.#pages);
       case 'status':
         [this.#status, this.#since] = [message, performance.now()];
+        if (message.state === 'connected') for (const of of this.#followed.values()) of.fresh = false;
         return tell(this.#pages, message);
       case 'done': {
         const [page, id] = this.#taken(this.#calls, message.id);
@@ -397,7 +406,10 @@ export class Hub {
   #spread(message: StreamMessage | From<'subscribed'>, binaries: Uint8Array[], pages?: Iterable<Page>): void {
     const of = 'kind' in message && this.#followed.get(`${message.kind} ${message.key}`);
     if (!of) return;
-    if (message.t === 'subscribed') of.answered = true;
+    if (message.t === 'subscribed') {
+      of.answered = true;
+      of.fresh ||= message.recovered || this.#status?.protocol === 1;
+    }
     if (message.t === 'progress') of.progress = message;
     if (message.t === 'entry' && message.whole) of.asked = false;
     tell(pages ?? of.pages.keys(), message, binaries);
@@ -426,6 +438,7 @@ export class Hub {
     if (message.t === 'snapshot') {
       of.mirror = { rev, value: message.value, owned: new Set(), text: 0 };
       of.asked = false;
+      of.fresh = true;
       return;
     }
     const { mirror } = of;

@@ -5,16 +5,16 @@ import type { Hint } from './protocol.js';
 export function watchPage(hint: (kind: Hint) => void): () => void {
   if (typeof addEventListener !== 'function') return () => {};
   const end = new AbortController();
-  const on = (target: EventTarget, event: string, kind: () => Hint) =>
-    target.addEventListener(event, () => hint(kind()), { signal: end.signal });
-  on(globalThis, 'online', () => 'online');
-  on(globalThis, 'offline', () => 'offline');
-  if (globalThis.document) {
-    // No unload handlers: they would keep the page out of the bfcache.
-    on(globalThis, 'pageshow', () => 'visible');
-    on(document, 'resume', () => 'visible');
-    on(document, 'visibilitychange', () => (document.hidden ? 'hidden' : 'visible'));
-  }
+  const tell = ({ type }: Event) => {
+    if (type === 'online' || type === 'offline') hint(type);
+    else hint(type === 'visibilitychange' && document.hidden ? 'hidden' : 'visible');
+  };
+  const on = (target: EventTarget | undefined, ...events: string[]) => {
+    for (const event of events) target?.addEventListener(event, tell, end);
+  };
+  // No unload handlers: they would keep the page out of the bfcache.
+  on(globalThis, 'online', 'offline', 'pageshow');
+  on(globalThis.document, 'resume', 'visibilitychange');
   return () => end.abort();
 }
 
@@ -22,8 +22,8 @@ export function watchPage(hint: (kind: Hint) => void): () => void {
 export function whileCached(hide: () => void, show: () => void): () => void {
   if (typeof addEventListener !== 'function') return () => {};
   const end = new AbortController();
-  addEventListener('pagehide', hide, { signal: end.signal });
-  addEventListener('pageshow', show, { signal: end.signal });
+  addEventListener('pagehide', hide, end);
+  addEventListener('pageshow', show, end);
   return () => end.abort();
 }
 

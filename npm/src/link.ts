@@ -5,7 +5,7 @@
 import { Code } from './codes.js';
 import { localError, type DatasoleError } from './errors.js';
 import { delay } from './lifecycle.js';
-import type { DatasoleClientOptions } from './options.js';
+import { resolve, type DatasoleClientOptions } from './options.js';
 import { loadEngine, openWorker, type Port, type PortEvents } from './port.js';
 import { PROTOCOL_VERSION, type Batch, type Encoded, type FromWorker, type HostOptions, type ToWorker } from './protocol.js';
 import type { Status } from './status.js';
@@ -22,8 +22,6 @@ export interface LinkOptions {
   /** Absolute where there is a page. */
   workerUrl: string;
   wasmUrl: string;
-  /** The application's own worker and wasm, for a server that has none of this version. */
-  fallback?: DatasoleClientOptions['fallback'];
   /** Of the upgrade request, where there is no page. */
   headers?: Record<string, string>;
 }
@@ -46,10 +44,11 @@ const decoder = new TextDecoder();
 
 /** See the module. */
 export class Link {
-  readonly #options: LinkOptions;
+  #options: DatasoleClientOptions;
   readonly #events: LinkEvents;
   /** The host that is used; none between two attempts to load one, and after the end. */
   #opening?: Promise<Port>;
+  #resolved!: LinkOptions;
   #wasm?: Promise<ArrayBuffer | undefined>;
   #loading?: AbortController;
   #outbox: ToWorker[] = [];
@@ -62,7 +61,8 @@ export class Link {
   /** Ends an attempt, or begins the next. */
   #timer?: ReturnType<typeof setTimeout>;
 
-  constructor(options: LinkOptions, events: LinkEvents) {
+  /** Throws a TypeError if a URL is invalid. */
+  constructor(options: DatasoleClientOptions, events: LinkEvents) {
     this.#options = options;
     this.#events = events;
     this.#load();
@@ -93,7 +93,7 @@ export class Link {
   }
 
   #load(): void {
-    const options = this.#options;
+    const options = (this.#resolved = resolve(this.#options, this.#attempts));
     const { workerUrl, core } = options;
     const loading = (this.#loading = new AbortController());
     // While the worker's script is on its way. Bytes, not a compiled module: the page's CSP may forbid to compile, and
@@ -142,7 +142,7 @@ export class Link {
         });
         return;
       case 'fatal':
-        return this.#fail(first.message, /could not be loaded/.test(first.message));
+        return void this.#fail(first.message, /could not be loaded/.test(first.message));
       default:
         this.#events.receive(messages, binaries);
     }
@@ -150,26 +150,39 @@ export class Link {
 
   #greet(v: number, opening: Promise<Port>): void {
     if (v !== PROTOCOL_VERSION) {
-      return this.#fail(`the page needs version ${PROTOCOL_VERSION} of the worker script, this is ${v}`, false);
+      return void this.#fail(`the page needs version ${PROTOCOL_VERSION} of the worker script, this is ${v}`, false);
     }
     void Promise.all([opening, this.#wasm]).then(([port, wasm]) => {
       if (this.#opening !== opening) return;
-      const { core: options, wasmUrl } = this.#options;
+      const { core: options, wasmUrl } = this.#resolved;
       port.post([{ t: 'init', v, options, wasmUrl, wasm }], wasm ? [wasm] : []);
     });
   }
 
-  /** The host is of no use. `passing`: another attempt to load it may succeed. */
-  #fail(message: string, passing: boolean): void {
+  /**
+   * The host is of no use. `passing`: another attempt to load it may succeed. One with the application's own is made in any case, once it
+   * has come.
+   */
+  async #fail(message: string, passing: boolean): Promise<void> {
     const options = this.#options;
+    const { url, reconnect = true, reconnectInterval = 1_000, maxReconnectAttempts = Infinity } = options;
     const own = !IIFE && !this.#port && options.fallback?.();
     this.#release(false);
-    // From the attempt on that begins after it has come.
-    if (own) own.then((found) => Object.assign(options, found), () => {});
-    const { reconnect = true, reconnectInterval = 1_000, maxReconnectAttempts = Infinity } = options.core;
-    if (!(passing || own) || !reconnect || this.#attempts >= maxReconnectAttempts) {
-      return this.#events.failed(localError(Code.Host, message));
+    passing ||= !!own || [url].flat().length > this.#attempts + 1;
+    let left = passing && reconnect && this.#attempts < maxReconnectAttempts;
+    if (own) {
+      const late = new Promise<void>((resolve) => (this.#timer = setTimeout(resolve, delay(this.#resolved.core.connectTimeout!))));
+      const timer = this.#timer;
+      const found = await Promise.race([own, late]).catch(() => {});
+      // It may have ended.
+      if (this.#timer !== timer) return;
+      clearTimeout(timer);
+      if (found) {
+        this.#options = { ...options, ...found, fallback: undefined };
+        left = true;
+      }
     }
+    if (!left) return this.#events.failed(localError(Code.Host, message));
     const retryInMs = Math.random() * Math.min(reconnectInterval * 2 ** this.#attempts++, 30_000);
     this.#timer = setTimeout(() => this.#load(), retryInMs);
     this.#events.retrying({ state: 'reconnecting', attempt: this.#attempts, retryInMs, reason: { kind: 'host', message } });
@@ -177,6 +190,7 @@ export class Link {
 
   #release(gently: boolean): void {
     clearTimeout(this.#timer);
+    this.#timer = undefined;
     this.#loading?.abort();
     const ready = !!this.#port;
     this.#opening?.then(

@@ -20,8 +20,8 @@ export { me, members, others, type Me } from './rooms.js';
 /**
  * A live state as far as it is known: one object, a new one after each change.
  *
- * `stale`: the value is the latest that this client has, but there is no connection, or a whole value has been asked for in its place. Right
- * after a connection is there again, changes that were missed may still be on their way, though it is not `stale`.
+ * `stale`: the value is the latest that this client has, but the server has not said yet that it is current: there is no connection, or
+ * one again and no answer yet, or a whole value has been asked for in its place.
  */
 export type Live<T> =
   | { status: 'loading'; data: undefined; error: undefined; stale: false }
@@ -35,6 +35,20 @@ export interface Initial<T> {
   /** The life of the state on the server, and the number of its entries. */
   epoch: number;
   seq: number;
+}
+
+/** Options of a component's live state. */
+export interface LiveStateOptions<T, S = T> {
+  /** When two selections are the same, and nothing is rendered. Default: `Object.is`. */
+  equals?: (a: S, b: S) => boolean;
+  /** The value that a server has rendered (`fetchState` of `datasole/ssr`): shown at once, and followed from there on. */
+  initial?: Initial<T> | undefined;
+}
+
+/** Options of a component's method: told of the outcome of each call. */
+export interface MutationOptions<P, R> {
+  onSuccess?: (result: R, params: P) => void;
+  onError?: (error: DatasoleError, params: P) => void;
 }
 
 /** The live state of a key. Its functions hold it, so that it stays the same object as long as one of them is in use. */
@@ -56,11 +70,11 @@ class LiveState implements Readable<Live<any>> {
   };
 
   readonly getSnapshot = (): Live<any> => {
-    const { shown, known, rev, lost, refused: error } = this.client.store.peek(this.key) ?? {};
+    const { shown, known, fresh, lost, refused: error } = this.client.store.peek(this.key) ?? {};
     const [data, last] = [error ? undefined : shown, this.#last];
     const status = error ? 'refused' : !known ? 'loading' : data === undefined ? 'absent' : 'ready';
-    const fresh = rev !== undefined && !lost && this.client.getConnectionState() === 'connected';
-    const stale = status !== 'loading' && !error && !fresh;
+    const current = fresh && !lost && this.client.getConnectionState() === 'connected';
+    const stale = status !== 'loading' && !error && !current;
     if (last && last.status === status && last.data === data && last.error === error && last.stale === stale) return last;
     if (DEVELOPMENT) freeze(data);
     return (this.#last = { status, data, error, stale } as Live<any>);

@@ -10,8 +10,12 @@ export type Global<Name extends string> = typeof globalThis extends Record<Name,
 
 /** The options of {@link DatasoleClient}. All have defaults. */
 export interface DatasoleClientOptions {
-  /** Base URL of the server: http, https, ws or wss, or relative to the page. Default: the origin of the page. */
-  url?: string;
+  /**
+   * Base URL of the server: http, https, ws or wss, or relative to the page. Default: the origin of the page. Several are those of
+   * nodes that are one server: the client begins with one at random and goes on to the next when one does not answer; worker and
+   * WebAssembly are loaded from the first that has them.
+   */
+  url?: string | readonly string[];
   /** Path of the endpoint. Default `/__ds`. */
   path?: string;
   /** How to authenticate. */
@@ -120,31 +124,35 @@ export const DEFAULT_WS_PATH = '/__ds';
 /** How long an attempt may take. @internal */
 export const CONNECT_TIMEOUT = 10_000;
 
-/** Resolves the options against the page. Throws a TypeError if a URL is invalid. @internal */
-export function resolve(options: DatasoleClientOptions): LinkOptions {
+/** Resolves the options against the page; of several servers, one has worker and wasm. Throws a TypeError if a URL is invalid. @internal */
+export function resolve(options: DatasoleClientOptions, attempt = 0): LinkOptions {
   const page = globalThis.location?.href;
-  const given = options.url ?? (page && location.origin);
-  if (!given) throw new TypeError('outside of a page the client needs a url');
-  const { protocol, host, pathname } = new URL(given, page);
-  if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`the url must be one of http(s) or ws(s): ${given}`);
-  const path = `${host}${pathname.replace(/\/+$/, '')}/${(options.path ?? DEFAULT_WS_PATH).replace(/^\/+|\/+$/g, '')}`;
-  // https and wss, not ws.
-  const secure = /[ps]s:/.test(protocol) ? 's' : '';
-  const served = `http${secure}://${path}/datasole-worker.v${PROTOCOL_VERSION}.js`;
+  const { reconnect, reconnectInterval, maxReconnectAttempts, connectTimeout = CONNECT_TIMEOUT } = options;
+  const { token, via: tokenVia, headers } = options.auth ?? {};
+  const bases = [options.url ?? (page && location.origin) ?? []].flat();
+  if (!bases.length) throw new TypeError('outside of a page the client needs a url');
+  const endpoints = bases.map((base) => {
+    const { protocol, host, pathname } = new URL(base, page);
+    if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`the url must be one of http(s) or ws(s): ${base}`);
+    // https and wss, not ws.
+    const secure = /[ps]s:/.test(protocol) ? 's' : '';
+    const path = (options.path ?? DEFAULT_WS_PATH).replace(/^\/+|\/+$/g, '');
+    return new URL(`ws${secure}://${host}${pathname.replace(/\/+$/, '')}/${path}`).href;
+  });
+  const served = `${endpoints[attempt % endpoints.length]!.replace('ws', 'http')}/datasole-worker.v${PROTOCOL_VERSION}.js`;
   const workerUrl = new URL(options.workerUrl ?? served, page ?? served).href;
   const wasmUrl = page ? new URL(options.wasmUrl ?? WASM_FILE, options.wasmUrl ? page : workerUrl).href : (options.wasmUrl ?? '');
-  const { token, via, headers } = options.auth ?? {};
   return {
     ...options,
     core: {
-      url: `ws${secure}://${path}`,
+      url: endpoints.join(' '),
       token,
-      tokenVia: via,
+      tokenVia,
       askToken: !!options.getToken,
-      reconnect: options.reconnect,
-      reconnectInterval: options.reconnectInterval,
-      maxReconnectAttempts: options.maxReconnectAttempts,
-      connectTimeout: options.connectTimeout ?? CONNECT_TIMEOUT,
+      reconnect,
+      reconnectInterval,
+      maxReconnectAttempts,
+      connectTimeout,
       contract: options.contract?.hash,
       record: options.record,
     },

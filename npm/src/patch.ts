@@ -6,6 +6,7 @@
  * other.
  */
 import { utf8Length } from './bytes.js';
+import { canonical } from './canonical.js';
 
 type Container = Record<string, unknown> | unknown[];
 
@@ -63,7 +64,7 @@ function perform(holder: unknown[], operation: Record<string, unknown>, work: Wo
       return;
     case 'replace': {
       const parent = writable(holder, path, work);
-      const key = existing(parent, last(path));
+      const key = existing(parent, path.at(-1)!);
       set(parent, key, fitting(path, value(operation), work));
       return;
     }
@@ -79,7 +80,7 @@ function perform(holder: unknown[], operation: Record<string, unknown>, work: Wo
       return add(holder, path, fitting(path, source, work), work);
     }
     case 'test':
-      if (!same(read(holder, path), value(operation))) refuse();
+      if (canonical(read(holder, path)) !== canonical(value(operation))) refuse();
       return;
     default:
       refuse();
@@ -88,7 +89,7 @@ function perform(holder: unknown[], operation: Record<string, unknown>, work: Wo
 
 function add(holder: unknown[], path: string[], added: unknown, work: Work): void {
   const parent = writable(holder, path, work);
-  const key = last(path);
+  const key = path.at(-1)!;
   if (parent === holder || !Array.isArray(parent)) set(parent, key, added);
   else if (key === '-') parent.push(added);
   else parent.splice(shift(parent, index(key, parent.length), work), 0, added);
@@ -97,7 +98,7 @@ function add(holder: unknown[], path: string[], added: unknown, work: Work): voi
 function take(holder: unknown[], path: string[], work: Work): unknown {
   const parent = writable(holder, path, work);
   if (parent === holder) refuse();
-  const key = existing(parent, last(path));
+  const key = existing(parent, path.at(-1)!);
   if (Array.isArray(parent)) return parent.splice(shift(parent, key, work), 1)[0];
   const taken = parent[key];
   delete parent[key];
@@ -111,42 +112,32 @@ function shift(elements: unknown[], at: number, work: Work): number {
 }
 
 /** `added`, unless the document would be nested too deeply with it at `path`. */
-function fitting(path: string[], added: unknown, work: Work): unknown {
-  weigh(added, work.limits.depth - path.length + 1, work);
+function fitting(path: string[], added: unknown, { limits, growth }: Work): unknown {
+  walk(added, limits.depth - path.length + 1, (value, key) => {
+    growth.text += NODE + key.length + (typeof value === 'string' ? value.length : 0);
+  });
   return added;
-}
-
-/** Counts a value that is added, with at most so many `levels` of containers. */
-function weigh(value: unknown, levels: number, work: Work): void {
-  const contains = typeof value === 'object' && value;
-  if (levels < (contains ? 1 : 0)) refuse('depth');
-  work.growth.text += NODE + (typeof value === 'string' ? value.length : 0);
-  if (!contains) return;
-  if (Array.isArray(value)) return value.forEach((inner) => weigh(inner, levels - 1, work));
-  for (const [key, inner] of Object.entries(value)) {
-    work.growth.text += key.length;
-    weigh(inner, levels - 1, work);
-  }
 }
 
 /**
  * Counts a value that is copied. It has two places from here on, and writing through one must not show in the other:
  * nothing of it is owned any more.
  */
-function share(value: unknown, work: Work): void {
-  count(NODE, work);
-  if (typeof value === 'string') return count(utf8Length(value), work);
-  if (typeof value !== 'object' || !value) return;
-  work.owned.delete(value);
-  if (Array.isArray(value)) return value.forEach((inner) => share(inner, work));
-  for (const [key, inner] of Object.entries(value)) {
-    count(utf8Length(key), work);
-    share(inner, work);
-  }
+function share(copied: unknown, work: Work): void {
+  walk(copied, Infinity, (value, key) => {
+    work.owned.delete(value as object);
+    work.copied += NODE + (key ? utf8Length(key) : 0) + (typeof value === 'string' ? utf8Length(value) : 0);
+    if (work.copied > work.limits.copiedBytes) refuse('copiedBytes');
+  });
 }
 
-function count(bytes: number, work: Work): void {
-  if ((work.copied += bytes) > work.limits.copiedBytes) refuse('copiedBytes');
+/** Visits a value and all inside it, of members the key as well, with at most so many `levels` of containers. */
+function walk(value: unknown, levels: number, visit: (value: unknown, key: string) => void, key = ''): void {
+  visit(value, key);
+  if (typeof value !== 'object' || !value) return;
+  if (levels < 1) refuse('depth');
+  if (Array.isArray(value)) value.forEach((inner) => walk(inner, levels - 1, visit));
+  else for (const [key, inner] of Object.entries(value)) walk(inner, levels - 1, visit, key);
 }
 
 /** The container that holds what `path` names, with every container down to it copied unless owned. */
@@ -201,30 +192,12 @@ function tokens(pointer: unknown): string[] {
   if (typeof pointer !== 'string' || (pointer && pointer[0] !== '/') || /~(?![01])/.test(pointer)) refuse();
   const path = (pointer as string).split('/');
   path[0] = '0';
-  return (pointer as string).includes('~') ? path.map(unescape) : path;
-}
-
-function unescape(token: string): string {
-  return token.replaceAll('~1', '/').replaceAll('~0', '~');
-}
-
-function last(path: string[]): string {
-  return path[path.length - 1]!;
+  return (pointer as string).includes('~') ? path.map((token) => token.replaceAll('~1', '/').replaceAll('~0', '~')) : path;
 }
 
 function value(operation: Record<string, unknown>): unknown {
   if (!Object.hasOwn(operation, 'value')) refuse();
   return operation.value;
-}
-
-function same(a: unknown, b: unknown): boolean {
-  if (a === b) return true;
-  if (typeof a !== 'object' || typeof b !== 'object' || !a || !b || Array.isArray(a) !== Array.isArray(b)) return false;
-  const keys = Object.keys(a);
-  return (
-    keys.length === Object.keys(b).length &&
-    keys.every((key) => Object.hasOwn(b, key) && same(a[key as never], b[key as never]))
-  );
 }
 
 /** A limit that is exceeded is told by its name. */

@@ -1,5 +1,5 @@
 /** Presence: the members of a room and their values. */
-import { call, guarded, listen } from './handlers.js';
+import { call, show } from './handlers.js';
 import type { StreamMessage } from './protocol.js';
 import type { Port, Stream } from './streams.js';
 
@@ -78,8 +78,7 @@ export class Room<T = any> {
 
   /** Calls `handler` at once with the members, then after each change. */
   subscribe(handler: (members: readonly Member<T>[]) => void): { unsubscribe(): void } {
-    const end = listen(this.#handlers, handler);
-    guarded(() => handler(this.#members));
+    const end = show(this.#handlers, handler, this.#members);
     this.#follow();
     return { unsubscribe: () => (end(), this.#follow()) };
   }

@@ -4,15 +4,28 @@ import type { StatusReason } from './status.js';
 const PATIENCE_MS = 5_000;
 
 /**
- * The reason with a message, a status and a hint, as far as one question to `endpoint` (ws or wss) tells, and a second one to
- * the worker script where that did not run.
+ * The reason with a message, a status and a hint, as far as one question to each of the `endpoints` (ws or wss, separated by spaces) tells
+ * until something is found, and a second one to its worker script (of the first: `workerUrl`) where that did not run.
  */
-export async function explain(endpoint: string, reason: StatusReason, workerUrl: string): Promise<StatusReason> {
+export async function explain(endpoints: string, reason: StatusReason, workerUrl: string): Promise<StatusReason> {
   const { kind, code, httpStatus } = reason;
   if (httpStatus) return { ...reason, hint: hint(httpStatus) };
   if (kind !== 'host' && !(kind === 'closed' && code === 1006)) return reason;
+  const [first, ...others] = endpoints.split(' ') as [string, ...string[]];
+  let told: StatusReason | undefined;
+  for (const endpoint of [first, ...others]) {
+    // That of the first is known; a script of the application's own is the same for all.
+    const { found, sound } = await look(endpoint, reason, workerUrl.replace(first.replace(/^ws/, 'http'), endpoint.replace(/^ws/, 'http')));
+    if (!sound) return found;
+    told ??= found;
+  }
+  return told!;
+}
+
+/** What one server says; `sound`: nothing is wrong there but for the WebSocket. */
+async function look(endpoint: string, reason: StatusReason, workerUrl: string): Promise<{ found: StatusReason; sound?: boolean }> {
   const url = endpoint.replace(/^ws/, 'http').replace(/\/+$/, '');
-  const why = (message: string, more: Partial<StatusReason> = {}) => ({ ...reason, message, ...more });
+  const why = (message: string, more: Partial<StatusReason> = {}, sound = false) => ({ found: { ...reason, message, ...more }, sound });
   const ask = (url: string, mode: RequestMode = 'cors') =>
     fetch(url, { mode, cache: 'no-store', signal: AbortSignal.timeout(PATIENCE_MS) });
   let answer: Response;
@@ -30,16 +43,15 @@ export async function explain(endpoint: string, reason: StatusReason, workerUrl:
   const { status } = answer;
   const body: unknown = await answer.json().catch(() => undefined);
   const ours = typeof body === 'object' && body !== null && ('live' in body || 'status' in body);
-  if (ours && kind === 'host') {
+  if (ours && reason.kind === 'host') {
     const script = await ask(workerUrl).catch(() => undefined);
-    if (script?.status !== 404) return reason;
+    if (script?.status !== 404) return { found: reason, sound: true };
     const hint = 'page and server are of different versions: update the older one, or bundle worker and wasm with the page';
     return why(`the server has no ${workerUrl}`, { httpStatus: 404, hint });
   }
   if (ours && answer.ok) {
-    return why('the server is there, but the WebSocket was refused', {
-      hint: 'its log says why: a proxy that passes on neither the upgrade nor Host, the origin, the token',
-    });
+    const hint = 'its log says why: a proxy that passes on neither the upgrade nor Host, the origin, the token';
+    return why('the server is there, but the WebSocket was refused', { hint }, true);
   }
   const httpHint = hint(status);
   if (httpHint) return why(`${url} answered ${status}`, { httpStatus: status, hint: httpHint });

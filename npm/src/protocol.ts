@@ -140,8 +140,11 @@ export type FromWorker =
   | { t: 'left'; kind: string; key: string }
   /** A subscription (`what`: its kind) or an event (`emit`) was refused. */
   | { t: 'refused'; what: string; name: string; error: ErrorBody }
-  /** A state's whole value; absent when the key does not exist. `rev` counts the stream's entries. */
-  | { t: 'snapshot'; key: string; rev: number; value?: unknown }
+  /**
+   * A state's whole value; absent when the key does not exist. `rev` counts the stream's entries. `old`, of a shared worker: the one
+   * before the present connection.
+   */
+  | { t: 'snapshot'; key: string; rev: number; value?: unknown; old?: boolean }
   /** RFC 6902 operations that lead from `rev - 1` to `rev`. */
   | { t: 'patch'; key: string; rev: number; ops: unknown[] }
   | StreamMessage

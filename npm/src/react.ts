@@ -65,6 +65,8 @@ import {
   type CrdtName,
   type Initial,
   type Live,
+  type LiveStateOptions,
+  type MutationOptions,
   type Pending,
   type Readable,
   type ReplicaState,
@@ -74,20 +76,12 @@ import type { Member } from './presence.js';
 import type { DatasoleClient as AnyClient } from './slim.js';
 import type { Status } from './status.js';
 
-export type { DatasoleError, Initial, Live, Member, Pending, ReplicaState, Status };
+export type { DatasoleError, Initial, Live, LiveStateOptions, Member, MutationOptions, Pending, ReplicaState, Status };
 
 /** Either a client, or the options of one that the provider makes, connects and disconnects. */
 export type DatasoleProviderProps =
   | { client: AnyClient<any>; options?: undefined; children?: ReactNode }
   | { options: DatasoleClientOptions; client?: undefined; children?: ReactNode };
-
-/** Options of {@link useLiveState}. */
-export interface LiveStateOptions<T, S = T> {
-  /** When two selections are the same, and nothing is rendered. Default: `Object.is`. */
-  equals?: (a: S, b: S) => boolean;
-  /** The value that a server has rendered (`fetchState` of `datasole/ssr`): shown at once, and followed from there on. */
-  initial?: Initial<T> | undefined;
-}
 
 /** The outcome of {@link useMutation}. */
 export interface Mutation<P, R, E = unknown> {
@@ -101,12 +95,6 @@ export interface Mutation<P, R, E = unknown> {
   error: (DatasoleError & { data?: E }) | undefined;
   /** Forgets `data` and `error`. */
   reset: () => void;
-}
-
-/** Options of {@link useMutation}. */
-export interface MutationOptions<P, R> {
-  onSuccess?: (result: R, params: P) => void;
-  onError?: (error: DatasoleError, params: P) => void;
 }
 
 /** The hooks for a contract. */

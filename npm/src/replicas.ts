@@ -2,7 +2,9 @@
 import type { DatasoleClient } from './client.js';
 import type { ContractShape } from './contract.js';
 import type { Crdt, CrdtClasses, CrdtStore, CrdtType } from './crdt/index.js';
+import type { Replica } from './crdt/replica.js';
 import { perObject, type Readable } from './readable.js';
+import { LINGER_MS } from './store.js';
 
 /** A CRDT at a moment. */
 export interface ReplicaState<V = any, D = Crdt<V>> {
@@ -34,9 +36,24 @@ export type CrdtItem<C extends ContractShape, K extends string> = 0 extends 1 & 
     : any;
 
 const stateOf = perObject((crdt: Crdt, store: CrdtStore): Readable<ReplicaState> => {
+  const outbox = crdt.outbox as Replica;
+  let readers = 0;
+  let leaving: ReturnType<typeof setTimeout> | undefined;
+  const leave = () => {
+    leaving ??= setTimeout(() => {
+      leaving = undefined;
+      if (!outbox.held) outbox.follow(false);
+    }, LINGER_MS);
+  };
+  // A component that is rendered and never shown. On a server nothing is followed.
+  if (typeof window !== 'undefined') leave();
   let [value, last]: [unknown, ReplicaState | undefined] = [undefined, undefined];
   // For good, and before any reader: a value is made once for each change.
-  crdt.subscribe((now) => (value = now));
+  crdt.subscribe((now) => {
+    value = now;
+    // A change by a component that has gone follows it again.
+    if (!readers && last) leave();
+  });
   const getSnapshot = () => {
     const { pending } = crdt;
     return last && last.value === value && last.pending === pending ? last : (last = { value, crdt, pending });
@@ -47,14 +64,26 @@ const stateOf = perObject((crdt: Crdt, store: CrdtStore): Readable<ReplicaState>
       const check = () => before !== (before = getSnapshot()) && changed();
       const { unsubscribe } = crdt.subscribe(check);
       const end = store.onPending(check);
-      return () => (unsubscribe(), end());
+      clearTimeout(leaving);
+      leaving = undefined;
+      readers++;
+      outbox.follow(true);
+      let ended = false;
+      return () => {
+        if (ended) return;
+        ended = true;
+        unsubscribe();
+        end();
+        if (!--readers) leave();
+      };
     },
     getSnapshot,
   };
 });
 
 /**
- * The CRDT of a key, its value and what is pending of it: one object, a new one after each change.
+ * The CRDT of a key, its value and what is pending of it: one object, a new one after each change. Followed while somebody subscribes, and
+ * 5 s longer; for good where the application has the CRDT of this key from `client.crdt`, too.
  *
  * @param initial - What a register shows until it is written.
  * @throws TypeError when the key has another type here.
@@ -66,5 +95,5 @@ export function replica<T extends CrdtType, V = any>(
   initial?: V,
 ): Readable<ReplicaState<ReturnType<CrdtClasses<V>[T]['value']>, CrdtClasses<V>[T]>> {
   const store = client.registerCrdt('web');
-  return stateOf(store.register(key, type, initial), store) as Readable<any>;
+  return stateOf(store.register(key, type, initial, true), store) as Readable<any>;
 }

@@ -4,7 +4,7 @@
  *
  * @packageDocumentation
  */
-import { Calls, encode } from './calls.js';
+import { Calls, encode, type CallHost } from './calls.js';
 import type {
   Args,
   ContractShape,
@@ -25,16 +25,16 @@ import type {
 import type { ReplicaHost } from './crdt/replica.js';
 import { Code } from './codes.js';
 import { showClient } from './development.js';
-import { DatasoleError, localError, report } from './errors.js';
-import { call, guarded, listen } from './handlers.js';
+import { errorOf, localError, report, type DatasoleError } from './errors.js';
+import { call, show } from './handlers.js';
 import { Kept } from './kept.js';
 import { delay, watchPage } from './lifecycle.js';
 import { Link } from './link.js';
-import { resolve, type DatasoleClientOptions, type EmitOptions, type RpcOptions } from './options.js';
+import type { DatasoleClientOptions, EmitOptions, RpcOptions } from './options.js';
 import { Room, type PresenceOptions } from './presence.js';
-import type { FollowedKind, FromWorker, Since, StreamMessage, ToWorker } from './protocol.js';
+import type { FromWorker, StreamMessage, ToWorker } from './protocol.js';
 import type { ConnectionState, Status, StatusReason } from './status.js';
-import { Store } from './store.js';
+import { Store, type FollowHost } from './store.js';
 import { Streams } from './streams.js';
 import { Topics } from './topics.js';
 import { connectionError, explain } from './verdict.js';
@@ -147,28 +147,24 @@ export class DatasoleClient<C extends ContractShape = Registered> {
   constructor(options: DatasoleClientOptions = {}) {
     this.#options = options;
     const send = this.#send;
-    const follow = (kind: FollowedKind) => (key: string, since?: Since) => {
-      const id = ++this.#lastId;
-      send({ t: 'subscribe', id, kind, key, since });
-      return id;
-    };
-    const unsubscribe = (id: number, linger: number) => send({ t: 'unsubscribe', id, linger });
-    this.streams = new Streams(send);
-    this.calls = new Calls({
+    const host: CallHost & FollowHost = {
+      send,
       admit: (queue) => {
         this.#need(queue);
         return ++this.#lastId;
       },
       timed: () => !!this.#link?.ready,
-      send,
-    });
-    this.#topics = new Topics({ subscribe: follow('event'), unsubscribe });
-    this.store = new Store({
-      subscribe: follow('state'),
-      unsubscribe,
-      resync: (key, applied) => send({ t: 'resync', key, applied }),
+      follow: (kind, key, since) => {
+        const id = ++this.#lastId;
+        send({ t: 'subscribe', id, kind, key, since });
+        return id;
+      },
       unasked: () => this.#status.protocol === 1,
-    });
+    };
+    this.streams = new Streams(send);
+    this.calls = new Calls(host);
+    this.#topics = new Topics(host);
+    this.store = new Store(host);
   }
 
   /**
@@ -225,9 +221,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
    * ```
    */
   onStatus(handler: (status: Status) => void): () => void {
-    const stop = listen(this.#statusHandlers, handler);
-    guarded(() => handler(this.#status));
-    return stop;
+    return show(this.#statusHandlers, handler, this.#status);
   }
 
   /**
@@ -341,7 +335,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
   #start(): void {
     let link: Link;
     try {
-      link = new Link(resolve(this.#options), {
+      link = new Link(this.#options, {
         receive: (messages, binaries) => {
           for (const message of messages) {
             // Messages that come after the link has ended are dropped.
@@ -419,17 +413,17 @@ export class DatasoleClient<C extends ContractShape = Registered> {
       case 'patch':
         return this.store.patch(message.key, message.rev, message.ops);
       case 'snapshot':
-        return this.store.snapshot(message.key, message.rev, message.value);
+        return this.store.snapshot(message.key, message.rev, message.value, message.old);
       case 'status':
         this.store.settle();
         return this.#statusArrived(message);
       case 'subscribed':
-        return message.kind === 'event' ? this.#topics.subscribed(message.key, message.recovered) : undefined;
+        return (message.kind === 'state' ? this.store : this.#topics).subscribed(message.key, message.recovered);
       case 'left':
         return (message.kind === 'state' ? this.store : this.#topics).left(message.key);
       case 'refused': {
         const { what, name, error } = message;
-        const refusal = new DatasoleError({ ...error, message: `${what} ${name}: ${error.message}` });
+        const refusal = errorOf(`${what} ${name}`, error);
         const told = what !== 'emit' && (what === 'state' ? this.store : this.#topics).refused(name, refusal);
         return void (told || report(refusal));
       }
@@ -456,7 +450,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
         this.#topics.renew(true);
         return this.#opening?.resolve();
       case 'disconnected': {
-        const reason = this.#known(status.reason ?? { kind: 'unknown', message: '' });
+        const reason = this.#known(status.reason!);
         return this.#end(connectionError(reason), reason);
       }
       case 'connecting':
@@ -493,7 +487,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
 
   /** The server, for people. */
   get #server(): string {
-    return this.#options.url ?? 'this server';
+    return `${this.#options.url ?? 'this server'}`;
   }
 
   /** Where nobody listens, the console is told. */

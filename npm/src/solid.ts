@@ -5,10 +5,10 @@
  */
 import { from, type Accessor } from 'solid-js';
 import type { ContractShape, Registered, StateKeyName, StateValue } from './contract.js';
-import { live, part, rendered, same, seed, select as selectOf, type Initial, type Live, type Readable } from './live.js';
+import { live, part, rendered, same, seed, select as selectOf, type Initial, type Live, type LiveStateOptions, type Readable } from './live.js';
 import type { DatasoleClient } from './slim.js';
 
-export type { Initial, Live, Readable };
+export type { Initial, Live, LiveStateOptions, Readable };
 
 /** A readable as a signal, which ends with the owner. */
 export function fromReadable<T>({ subscribe, getSnapshot }: Readable<T>): Accessor<T> {
@@ -33,7 +33,7 @@ export function createLiveState<C extends ContractShape = Registered, K extends 
   client: DatasoleClient<C>,
   key: K,
   select?: (value: StateValue<C, K>) => S,
-  { equals, initial }: { equals?: (a: S, b: S) => boolean; initial?: Initial<StateValue<C, K>> | undefined } = {},
+  { equals, initial }: LiveStateOptions<StateValue<C, K>, S> = {},
 ): Accessor<Live<S>> {
   if (typeof window === 'undefined') {
     const shown = part(select)(rendered(initial));

@@ -7,7 +7,7 @@
  */
 import { call, guarded, listen } from './handlers.js';
 import { type DatasoleError, report } from './errors.js';
-import type { Since } from './protocol.js';
+import type { FollowedKind, Since, ToWorker } from './protocol.js';
 import { applyPatch, LIMITS, refuse, type Growth, type Owned } from './patch.js';
 
 /** A followed key. `text`: the growth of the value since it came as a whole or, if that was measured since, its length. */
@@ -24,6 +24,8 @@ interface Entry extends Growth {
   lost?: boolean;
   /** A patch was applied since the last that was not. */
   applied?: boolean;
+  /** The value is current on this connection, as far as it is shown: a snapshot has come, or the server goes on from it. */
+  fresh?: boolean;
   /** Version 1: a change was left out. */
   doubtful?: boolean;
   /** The position of a value that did not come from the core, until one does. */
@@ -41,14 +43,12 @@ interface Entry extends Growth {
   id: number;
 }
 
-/** The subscriptions of the store. */
-export interface Follow {
-  /** Returns the subscription's id, not 0. */
-  subscribe(key: string, since?: Since): number;
-  /** The core goes on for `linger` milliseconds; then {@link Store.left}. */
-  unsubscribe(id: number, linger: number): void;
-  /** Asks for a snapshot. */
-  resync(key: string, applied: boolean): void;
+/** The client, as states and topics see it. */
+export interface FollowHost {
+  /** Subscribes; returns the subscription's id, not 0. */
+  follow(kind: FollowedKind, key: string, since?: Since): number;
+  /** After `unsubscribe` the core goes on for a while; then {@link Store.left}. */
+  send(message: ToWorker): void;
   /** True if the server sends unfollowed keys, too (version 1). */
   unasked(): boolean;
 }
@@ -67,10 +67,12 @@ export class Store {
   readonly #entries = new Map<string, Entry>();
   /** Changed since handlers were last told. */
   readonly #changed = new Set<Entry>();
-  readonly #follow: Follow;
+  /** Something has become current since watchers were last told. */
+  #confirmed = false;
+  readonly #host: FollowHost;
 
-  constructor(follow: Follow) {
-    this.#follow = follow;
+  constructor(host: FollowHost) {
+    this.#host = host;
   }
 
   /** The current value; follows the key for a while if it has no follower. */
@@ -111,7 +113,7 @@ export class Store {
   left(key: string): void {
     const entry = this.#entries.get(key);
     // The value is stale from here on.
-    if (entry && !entry.handlers.size && !this.#follow.unasked()) this.#entries.delete(key);
+    if (entry && !entry.handlers.size && !this.#host.unasked()) this.#entries.delete(key);
   }
 
   /** The server refused a key; true if somebody is told by {@link peek}. */
@@ -122,15 +124,22 @@ export class Store {
     return entry?.watched;
   }
 
-  /** A whole value arrived; of a key that was just left, it is late. */
-  snapshot(key: string, rev: number, value: unknown): void {
-    if (!this.#entries.has(key) && !this.#follow.unasked()) return;
+  /** A subscription was answered: if the server goes on from here, what is here is current. So it is on version 1, which says no more. */
+  subscribed(key: string, recovered: boolean): void {
+    const entry = this.#entries.get(key);
+    if (entry && (recovered || this.#host.unasked())) entry.fresh = this.#confirmed = true;
+  }
+
+  /** A whole value arrived, `old` where it is not known to be current; of a key that was just left, it is late. */
+  snapshot(key: string, rev: number, value: unknown, old?: boolean): void {
+    if (!this.#entries.has(key) && !this.#host.unasked()) return;
     const entry = this.entry(key);
     entry.value = value;
     entry.owned.clear();
     entry.text = 0;
     entry.rev = rev;
     entry.known = true;
+    entry.fresh = !old;
     entry.lost = entry.doubtful = entry.refused = undefined;
     this.#changed.add(entry);
   }
@@ -142,7 +151,7 @@ export class Store {
   patch(key: string, rev: number, ops: unknown[]): void {
     const entry = this.#entries.get(key);
     if (!entry || entry.lost) return;
-    const repairable = !this.#follow.unasked();
+    const repairable = !this.#host.unasked();
     try {
       if (entry.rev === undefined || (rev !== entry.rev + 1 && repairable)) refuse();
       // A value that cannot be repaired must not be half changed.
@@ -157,7 +166,7 @@ export class Store {
       if (repairable) {
         entry.value = entry.shown;
         entry.lost = true;
-        this.#follow.resync(key, !!entry.applied);
+        this.#host.send({ t: 'resync', key, applied: !!entry.applied });
         entry.applied = false;
       } else if (!entry.doubtful) {
         entry.doubtful = true;
@@ -167,17 +176,19 @@ export class Store {
     entry.rev = rev;
   }
 
-  /** Calls the handlers of changed keys. */
+  /** Calls the handlers of changed keys, and watchers of those that have become current. */
   settle(): void {
-    if (!this.#changed.size) return;
     const changed = [...this.#changed];
     this.#changed.clear();
     changed.forEach(notify);
+    if (this.#confirmed) call(this.watchers);
+    this.#confirmed = false;
   }
 
   /** Follows all keys on a new core, keeping the values shown so far; on a new connection, those that were `refused`. */
   renew(refused?: boolean): void {
     for (const [key, entry] of this.#entries) {
+      entry.fresh = false;
       if (refused && !entry.refused) continue;
       entry.rev = entry.since?.seq;
       entry.id = 0;
@@ -199,11 +210,11 @@ export class Store {
   }
 
   #ensureFollowed(key: string, entry: Entry): void {
-    if (!entry.id) entry.id = this.#follow.subscribe(key, entry.since);
+    if (!entry.id) entry.id = this.#host.follow('state', key, entry.since);
   }
 
   #leave(key: string, entry: Entry, linger: number): void {
-    this.#follow.unsubscribe(entry.id, linger);
+    this.#host.send({ t: 'unsubscribe', id: entry.id, linger });
     entry.id = 0;
     // The core says nothing of one that it does not follow.
     if (entry.refused) setTimeout(() => entry.refused && this.left(key), linger);

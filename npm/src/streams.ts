@@ -1,7 +1,7 @@
 /**
  * The open streams of a client: CRDTs, rooms and documents. This side holds their values; the core sends and receives.
  */
-import { DatasoleError, report } from './errors.js';
+import { errorOf, report } from './errors.js';
 import type { StreamCommand, StreamMessage, StreamName, ToWorker } from './protocol.js';
 
 /** The keeper of an open stream's value. `false`, or an error: an entry does not fit. */
@@ -22,7 +22,7 @@ export type Port = { send(command: StreamCommand): void; close(): void };
 /** The open streams of a client. */
 export class Streams {
   /** By kind and key. */
-  readonly all = new Map<string, { stream: Stream; start(): void; port: Port; applied?: boolean; refused?: number }>();
+  readonly all = new Map<string, { stream: Stream; throttle?: number | undefined; port: Port; applied?: boolean; refused?: number }>();
   readonly #send: (message: ToWorker) => void;
 
   constructor(send: (message: ToWorker) => void) {
@@ -32,20 +32,18 @@ export class Streams {
   open(name: StreamName, stream: Stream, throttle?: number): Port {
     const id = `${name.kind} ${name.key}`;
     const send = (command: StreamCommand) => this.#send({ ...name, ...command });
-    const start = () => send({ t: 'open', throttle });
     const port = { send, close: () => this.all.delete(id) };
-    this.all.set(id, { stream, start, port });
-    start();
+    this.all.set(id, { stream, throttle, port });
+    send({ t: 'open', throttle });
     return port;
-  }
-
-  find(kind: StreamName['kind'], key: string): Stream | undefined {
-    return this.all.get(`${kind} ${key}`)?.stream;
   }
 
   /** A new core takes over. */
   renew(): void {
-    for (const { start, stream } of this.all.values()) start(), stream.renew();
+    for (const { port, throttle, stream } of this.all.values()) {
+      port.send({ t: 'open', throttle });
+      stream.renew();
+    }
   }
 
   receive(message: StreamMessage, binaries: Uint8Array[]): void {
@@ -54,11 +52,11 @@ export class Streams {
     if (!open) return;
     const { stream, port, applied = false, refused } = open;
     const failed = (error: unknown) => (stream.failed ? stream.failed(error) : report(error));
-    const error = message.t === 'rejected' || message.t === 'progress' ? message.error : undefined;
+    const error = 'error' in message && message.t !== 'settled' ? message.error : undefined;
     // A refusal is told once, by either message, until the stream is synchronised.
     const known = message.t === 'progress' && error?.code === refused;
     if (error || ('phase' in message && message.phase === 'synced')) open.refused = error?.code;
-    if (error && !known) failed(new DatasoleError({ ...error, message: `${name}: ${error.message}` }));
+    if (error && !known) failed(errorOf(name, error));
     const bins = 'bins' in message ? message.bins : 'bin' in message ? [message.bin!] : [];
     let fits: boolean | void = false;
     try {
@@ -67,8 +65,9 @@ export class Streams {
       failed(error);
     }
     if (message.t === 'entry') open.applied = fits !== false;
-    if (message.t === 'entry' && fits === false) port.send({ t: 'unfit', applied });
+    if (fits !== false) return;
+    if (message.t === 'entry') port.send({ t: 'unfit', applied });
     // The core waits; the server will not understand this either.
-    if (message.t === 'ask' && fits === false) port.send({ t: 'answer', bytes: new Uint8Array() });
+    if (message.t === 'ask') port.send({ t: 'answer', bytes: new Uint8Array() });
   }
 }

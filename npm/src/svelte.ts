@@ -5,10 +5,10 @@
  */
 import { createSubscriber } from 'svelte/reactivity';
 import type { ContractShape, Registered, StateKeyName, StateValue } from './contract.js';
-import { live, part, rendered, same, seed, select as selectOf, type Initial, type Live, type Readable } from './live.js';
+import { live, part, rendered, same, seed, select as selectOf, type Initial, type Live, type LiveStateOptions, type Readable } from './live.js';
 import type { DatasoleClient } from './slim.js';
 
-export type { Initial, Live, Readable };
+export type { Initial, Live, LiveStateOptions, Readable };
 
 /** A value that changes, as templates and effects read it. */
 export interface Current<T> {
@@ -41,7 +41,7 @@ export function liveState<C extends ContractShape = Registered, K extends StateK
   client: DatasoleClient<C>,
   key: K,
   select?: (value: StateValue<C, K>) => S,
-  { equals, initial }: { equals?: (a: S, b: S) => boolean; initial?: Initial<StateValue<C, K>> | undefined } = {},
+  { equals, initial }: LiveStateOptions<StateValue<C, K>, S> = {},
 ): Current<Live<S>> {
   if (typeof window === 'undefined') return { current: part(select)(rendered(initial)) };
   if (initial) seed(client as DatasoleClient<any>, key, initial);

@@ -2,7 +2,7 @@
 import type { EventHandler } from './contract.js';
 import { call, listen } from './handlers.js';
 import type { FromWorker } from './protocol.js';
-import { LINGER_MS } from './store.js';
+import { LINGER_MS, type FollowHost } from './store.js';
 
 interface Topic {
   /** The subscription; 0 once it was refused. */
@@ -12,27 +12,20 @@ interface Topic {
   followed?: boolean;
 }
 
-/** The subscriptions of topics. */
-export interface Follow {
-  /** Returns the subscription's id, not 0. */
-  subscribe(event: string): number;
-  unsubscribe(id: number, linger: number): void;
-}
-
 /** See the module. */
 export class Topics {
   readonly #topics = new Map<string, Topic>();
   readonly #missed = new Set<(event: string) => void>();
-  readonly #follow: Follow;
+  readonly #host: FollowHost;
 
-  constructor(follow: Follow) {
-    this.#follow = follow;
+  constructor(host: FollowHost) {
+    this.#host = host;
   }
 
   on(event: string, handler: EventHandler<unknown>): void {
     let topic = this.#topics.get(event);
     if (!topic) this.#topics.set(event, (topic = { id: 0, handlers: new Set() }));
-    topic.id ||= this.#follow.subscribe(event);
+    topic.id ||= this.#host.follow('event', event);
     topic.handlers.add(handler);
   }
 
@@ -40,7 +33,7 @@ export class Topics {
     const topic = this.#topics.get(event);
     if (topic?.handlers.delete(handler) && !topic.handlers.size) {
       if (!topic.id) this.#topics.delete(event);
-      this.#follow.unsubscribe(topic.id, LINGER_MS);
+      this.#host.send({ t: 'unsubscribe', id: topic.id, linger: LINGER_MS });
       topic.id = 0;
     }
   }
@@ -78,7 +71,7 @@ export class Topics {
   /** Subscribes all topics on a new core; on a new connection, those that were `refused`. */
   renew(refused?: boolean): void {
     for (const [event, topic] of this.#topics) {
-      if (topic.handlers.size && (!refused || !topic.id)) topic.id = this.#follow.subscribe(event);
+      if (topic.handlers.size && (!refused || !topic.id)) topic.id = this.#host.follow('event', event);
     }
   }
 }

@@ -62,6 +62,8 @@ import {
   type CrdtName,
   type Initial,
   type Live,
+  type LiveStateOptions,
+  type MutationOptions,
   type Pending,
   type Readable,
 } from './live.js';
@@ -70,7 +72,7 @@ import type { Member } from './presence.js';
 import type { DatasoleClient as AnyClient } from './slim.js';
 import type { Status } from './status.js';
 
-export type { DatasoleError, Initial, Live, Member, Pending, Status };
+export type { DatasoleError, Initial, Live, LiveStateOptions, Member, MutationOptions, Pending, Status };
 
 /** A live state as refs, which may be taken apart: see {@link Live}. */
 export interface LiveRefs<S> {
@@ -78,14 +80,6 @@ export interface LiveRefs<S> {
   data: ComputedRef<S | undefined>;
   error: ComputedRef<DatasoleError | undefined>;
   stale: ComputedRef<boolean>;
-}
-
-/** Options of {@link useLiveState}. */
-export interface LiveStateOptions<T, S = T> {
-  /** When two selections are the same, and nothing is rendered. Default: `Object.is`. */
-  equals?: (a: S, b: S) => boolean;
-  /** The value that a server has rendered (`fetchState` of `datasole/ssr`): shown at once, and followed from there on. */
-  initial?: Initial<T> | undefined;
 }
 
 /** The outcome of {@link useMutation}. */
@@ -100,12 +94,6 @@ export interface Mutation<P, R, E = unknown> {
   error: ComputedRef<(DatasoleError & { data?: E }) | undefined>;
   /** Forgets `data` and `error`. */
   reset: () => void;
-}
-
-/** Options of {@link useMutation}. */
-export interface MutationOptions<P, R> {
-  onSuccess?: (result: R, params: P) => void;
-  onError?: (error: DatasoleError, params: P) => void;
 }
 
 /** The composables for a contract. */

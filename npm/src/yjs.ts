@@ -64,7 +64,7 @@ export class DatasoleProvider {
   constructor(client: DatasoleClient<any>, key: string, doc: Y.Doc, options: DatasoleProviderOptions = {}) {
     this.doc = doc;
     this.awareness = options.awareness ?? new Awareness(doc);
-    const found = client.streams.find('doc', key) as SharedDoc | undefined;
+    const found = client.streams.all.get(`doc ${key}`)?.stream as SharedDoc | undefined;
     const shared = (this.#shared = found ?? new SharedDoc(client, key, options.awarenessThrottle));
     const destroy = () => this.destroy();
     doc.on('destroy', destroy);

@@ -71,6 +71,27 @@ describe('connecting', () => {
     assert.deepEqual(sent(FakeSocket.all[2]!, OP.emitted).map(({ payload }) => payload), [{ event: 'hello', data: 1 }]);
   });
 
+  it('goes on to another server when one does not answer or goes away, and resumes there', async () => {
+    let down = '';
+    FakeSocket.serve = (socket) => (down && socket.url.startsWith(down) ? socket.drop(1006) : serveV2(socket));
+    const client = makeClient({ url: ['http://localhost:1', 'http://localhost:2'], reconnectInterval: 1 });
+    await client.connect();
+    client.subscribeState('board', () => {});
+    await settled();
+    const used = () => new URL(FakeSocket.all.at(-1)!.url).origin;
+    for (let round = 0; round < 3; round++) {
+      const before = used();
+      down = before;
+      const states: string[] = [];
+      const back = new Promise<void>((resolve) => client.onStatus(({ state }) => states.push(state) > 1 && state === 'connected' && resolve()));
+      FakeSocket.all.at(-1)!.drop(1012);
+      await back;
+      assert.notEqual(used(), before);
+      assert.deepEqual(sent(FakeSocket.all.at(-1)!, OP.subscribe).map(({ payload }) => payload.since), [{ epoch: 1, seq: 3 }]);
+      assert.equal(await client.rpc('echo', round), round);
+    }
+  });
+
   it('rejects when as many attempts have failed as may', async () => {
     FakeSocket.serve = (socket) => socket.drop(1006);
     const client = makeClient({ reconnectInterval: 1, maxReconnectAttempts: 2 });

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { before, it } from 'node:test';
-import { canonical } from '../src/crdt/json.js';
+import { canonical } from '../src/canonical.js';
 import { GCounter, GSet, LWWMap, LWWRegister, ORSet, PNCounter, type Crdt, type CrdtOperation } from '../src/crdt/index.js';
 import { ErrorCode } from '../src/errors.js';
 import { Replica } from '../src/crdt/replica.js';

@@ -58,6 +58,19 @@ describe('the core runs', () => {
       ['ws://api.example/__ds', 'https://app.example/own/w.js', 'https://app.example/shop/w.wasm'],
     );
   });
+
+  it('for several servers, from the first that has them', () => {
+    give({ location: PAGE });
+    const options = { url: ['https://a.example', 'ws://b.example:4000/base/', '/'], path: 'r t' };
+    assert.equal(resolve(options).core.url, 'wss://a.example/r%20t ws://b.example:4000/base/r%20t wss://app.example/r%20t');
+    const bases = ['https://a.example/r%20t', 'http://b.example:4000/base/r%20t', 'https://app.example/r%20t'];
+    for (const [attempt, base] of [...bases, ...bases].entries()) {
+      const { workerUrl, wasmUrl } = resolve(options, attempt);
+      assert.deepEqual([workerUrl, wasmUrl], [`${base}/${WORKER}`, `${base}/${WASM_FILE}`]);
+    }
+    assert.throws(() => resolve({ url: [] }), { name: 'TypeError', message: /needs a url/ });
+    assert.throws(() => resolve({ url: ['https://a.example', 'ftp://b.example'] }), { name: 'TypeError', message: /ftp:\/\/b/ });
+  });
 });
 
 describe('a worker', () => {

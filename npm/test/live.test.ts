@@ -113,16 +113,67 @@ describe('a live state', () => {
     }
   });
 
-  it('is stale without a connection, until it is current on the next one', async () => {
+  const LOST: FromWorker = { t: 'status', state: 'reconnecting', attempt: 1, reason: { kind: 'closed', message: '' } };
+  const answered = (recovered: boolean) => ({ t: 'subscribed' as const, kind: 'state', key: 'k', recovered });
+
+  it('is stale without a connection, until the server says on the next one that it goes on from there', async () => {
     const { client, worker } = await connected();
     const state = live(client, 'k');
-    const seen: [string, boolean][] = [];
-    state.subscribe(() => seen.push([state.getSnapshot().status, state.getSnapshot().stale]));
+    const seen: [number, boolean][] = [];
+    state.subscribe(() => seen.push([state.getSnapshot().data.n, state.getSnapshot().stale]));
+    worker.say(answered(false));
     worker.say(SNAPSHOT);
-    worker.say({ t: 'status', state: 'reconnecting', attempt: 1, reason: { kind: 'closed', message: '' } });
+    worker.say(LOST);
     worker.say(CONNECTED);
-    assert.deepEqual(seen, [['ready', false], ['ready', true], ['ready', false]]);
-    assert.deepEqual(connection(client).getSnapshot().state, 'connected');
+    assert.equal(connection(client).getSnapshot().state, 'connected');
+    assert.deepEqual(seen, [[0, false], [0, true]], 'connected alone says nothing about it');
+    worker.say(answered(true), patch(2, '/n', 1));
+    assert.deepEqual(seen, [[0, false], [0, true], [1, false]], 'with what was missed, if it comes together');
+    worker.say(LOST, CONNECTED, answered(true));
+    assert.deepEqual(seen.slice(3), [[1, true], [1, false]]);
+    worker.say(answered(true));
+    assert.equal(seen.length, 5);
+  });
+
+  it('is stale until a whole value has come, where the server does not go on from there', async () => {
+    const { client, worker } = await connected();
+    const state = live(client, 'k');
+    const seen: [number, boolean][] = [];
+    state.subscribe(() => seen.push([state.getSnapshot().data.n, state.getSnapshot().stale]));
+    worker.say(SNAPSHOT);
+    worker.say(LOST, CONNECTED, answered(false));
+    assert.deepEqual(seen, [[0, false], [0, true]]);
+    worker.say({ ...SNAPSHOT, rev: 9, value: { n: 9 } });
+    assert.deepEqual(seen.at(-1), [9, false]);
+    // One that a shared worker has from an earlier connection.
+    worker.say(LOST, CONNECTED, { ...SNAPSHOT, rev: 10, value: { n: 10 }, old: true });
+    assert.deepEqual(seen.at(-1), [10, true]);
+    worker.say(answered(true));
+    assert.deepEqual(seen.at(-1), [10, false]);
+  });
+
+  it('is current when a server of version 1 is connected, which says nothing more', async () => {
+    const { client, worker } = await connected({}, { ...CONNECTED, protocol: 1 } as FromWorker);
+    const state = live(client, 'k');
+    state.subscribe(() => {});
+    worker.say(answered(false), SNAPSHOT);
+    worker.say(LOST);
+    assert.equal(state.getSnapshot().stale, true);
+    worker.say({ ...CONNECTED, protocol: 1 } as FromWorker, answered(false));
+    assert.equal(state.getSnapshot().stale, false);
+  });
+
+  it('that does not fit is stale until it is repaired', async () => {
+    const { client, worker } = await connected();
+    const state = live(client, 'k');
+    const seen: boolean[] = [];
+    state.subscribe(() => seen.push(state.getSnapshot().stale));
+    worker.say(answered(false), SNAPSHOT);
+    worker.say(patch(7, '/n', 1));
+    await settled();
+    assert.deepEqual([worker.of('resync').length, state.getSnapshot().stale], [1, true]);
+    worker.say(answered(false), { ...SNAPSHOT, rev: 7 });
+    assert.equal(state.getSnapshot().stale, false);
   });
 
   it('that is mounted twice, as in StrictMode, is subscribed once and keeps its value', async () => {

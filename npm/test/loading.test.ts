@@ -1,6 +1,6 @@
 // Hosts of the core, which are the test: loading, failing, replacing.
 import assert from 'node:assert/strict';
-import { afterEach, beforeEach, describe, it } from 'node:test';
+import { afterEach, beforeEach, describe, it, mock } from 'node:test';
 import type { Status } from '../src/client.js';
 import { PROTOCOL_VERSION } from '../src/protocol.js';
 import { CONNECTED, connected, FakeWorker, makeClient, ready, reported, settled, until } from './fake-worker.js';
@@ -124,6 +124,50 @@ describe('starting', () => {
       assert.deepEqual([await opened, await call], [undefined, 1]);
     });
   }
+
+  for (const bound of [{ reconnect: false }, { maxReconnectAttempts: 0 }, { maxReconnectAttempts: 1 }]) {
+    it(`with ${JSON.stringify(bound)} its own worker is tried as well, and then connecting ends`, async () => {
+      let [made, asked] = [0, 0];
+      const worker = () => (made++, new FakeWorker() as never);
+      const fallback = async () => (asked++, { worker, wasmUrl: '/own.wasm' });
+      const opened = makeClient({ reconnectInterval: 0, ...bound, fallback }).connect();
+      await settled();
+      FakeWorker.all[0]!.say({ t: 'here', v: 99 });
+      await until(() => made === 1);
+      FakeWorker.all[1]!.fail('nor does its own');
+      await assert.rejects(opened, { name: 'DatasoleError', code: -32106, message: 'nor does its own' });
+      assert.deepEqual([FakeWorker.all.length, asked], [2, 1]);
+    });
+  }
+
+  it('a bounded attempt ends, too, when its own worker cannot be loaded, or does not come in time', async () => {
+    const never = new Promise<never>(() => {});
+    for (const fallback of [() => Promise.reject(new Error('offline')), () => never]) {
+      mock.timers.enable({ apis: ['setTimeout'] });
+      const opened = makeClient({ reconnect: false, fallback }).connect();
+      opened.catch(() => {});
+      await settled();
+      FakeWorker.all[0]!.fail('no script');
+      await settled();
+      mock.timers.tick(10_000);
+      mock.timers.reset();
+      await assert.rejects(opened, { code: -32106, message: 'no script' });
+      assert.equal(FakeWorker.all.length, 1);
+      FakeWorker.all = [];
+    }
+  });
+
+  it('its own worker of another version is not asked for again and again', async () => {
+    let asked = 0;
+    const fallback = async () => (asked++, { worker: () => new FakeWorker() as never, wasmUrl: '/own.wasm' });
+    const opened = makeClient({ reconnectInterval: 0, fallback }).connect();
+    await settled();
+    FakeWorker.all[0]!.say({ t: 'here', v: 99 });
+    await until(() => FakeWorker.all.length === 2);
+    FakeWorker.all[1]!.say({ t: 'here', v: 98 });
+    await assert.rejects(opened, { code: -32106, message: /98/ });
+    assert.equal(asked, 1);
+  });
 
   it('a client that ends while its own worker is loaded starts none', async () => {
     let load = (_: object) => {};
@@ -318,6 +362,45 @@ describe('the fetch of the wasm', () => {
       });
     }
   }
+});
+
+describe('several servers', () => {
+  const worker = undefined;
+  /** Workers by the URL of their script. */
+  class Served extends FakeWorker {
+    constructor(readonly url: string) {
+      super();
+    }
+  }
+  const urls = () => FakeWorker.all.map((worker) => (worker as Served).url.replace(/\/__ds.*/, ''));
+  const url = ['http://localhost:1', 'http://localhost:2'];
+  const { Worker } = globalThis as any;
+  beforeEach(() => ((globalThis as any).Worker = Served));
+  afterEach(() => ((globalThis as any).Worker = Worker));
+
+  it('are asked for the script in turn', async () => {
+    const opened = makeClient({ url, worker, useWorker: true, reconnectInterval: 0 }).connect();
+    await settled();
+    FakeWorker.all[0]!.fail('a is away');
+    await until(() => FakeWorker.all.length === 2);
+    FakeWorker.all[1]!.fail('so is b');
+    await until(() => FakeWorker.all.length === 3);
+    const third = await ready(2);
+    assert.deepEqual(urls(), [...url, url[0]]);
+    assert.equal(third.of('init')[0]!.options.url, 'ws://localhost:1/__ds ws://localhost:2/__ds');
+    third.say(CONNECTED);
+    await opened;
+  });
+
+  it('of which one has another version are asked on, each once', async () => {
+    const opened = makeClient({ url, worker, useWorker: true, reconnectInterval: 0 }).connect();
+    await settled();
+    FakeWorker.all[0]!.say({ t: 'here', v: 99 });
+    await until(() => FakeWorker.all.length === 2);
+    FakeWorker.all[1]!.say({ t: 'here', v: 98 });
+    await assert.rejects(opened, { code: -32106, message: /98/ });
+    assert.deepEqual(urls(), url);
+  });
 });
 
 describe('a worker that fails', () => {

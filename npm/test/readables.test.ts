@@ -132,6 +132,93 @@ describe('a CRDT', () => {
     end();
   });
 
+  const commands = (worker: FakeWorker) => worker.received.filter((message) => 'kind' in message && message.kind === 'crdt').map(({ t }) => t);
+
+  it('is left 5 s after its last reader has gone, and followed again by the next', async () => {
+    const { client, worker } = await connected();
+    mock.timers.enable({ apis: ['setTimeout'] });
+    try {
+      const set = replica(client, 's', 'or-set');
+      const ends = [set.subscribe(() => {}), set.subscribe(() => {})];
+      for (const end of [...ends, ...ends]) end();
+      mock.timers.tick(4_999);
+      const again = set.subscribe(() => {});
+      mock.timers.tick(5_000);
+      await settled();
+      assert.deepEqual(commands(worker), ['open'], 'a route that changes finds it again');
+      again();
+      mock.timers.tick(5_000);
+      await settled();
+      assert.deepEqual(commands(worker), ['open', 'leave']);
+      assert.equal(replica(client, 's', 'or-set'), set);
+      const last = set.subscribe(() => {});
+      await settled();
+      assert.deepEqual(commands(worker), ['open', 'leave', 'open']);
+      last();
+      mock.timers.tick(5_000);
+      // A change made by nobody who shows it is sent nevertheless.
+      set.getSnapshot().crdt.add('late');
+      await settled();
+      assert.deepEqual(commands(worker).slice(3), ['leave', 'open', 'edit']);
+      assert.deepEqual([set.getSnapshot().value, set.getSnapshot().pending], [['late'], 1]);
+      // What others do meanwhile does not put it off.
+      mock.timers.tick(4_999);
+      worker.say({ t: 'entry', kind: 'crdt', key: 's', rev: 1, data: { ...JSON.parse(worker.of('edit')[0]!.json!), nodeId: 'other' } });
+      await settled();
+      assert.deepEqual(set.getSnapshot().value, ['late']);
+      mock.timers.tick(1);
+      await settled();
+      assert.equal(commands(worker).at(-1), 'leave');
+      worker.fail('gone');
+      const next = await ready(1);
+      assert.deepEqual(commands(next), ['open', 'edit', 'leave']);
+    } finally {
+      mock.timers.reset();
+    }
+  });
+
+  it('that the application has, too, is never left', async () => {
+    for (const early of [true, false]) {
+      const { client, worker } = await connected();
+      mock.timers.enable({ apis: ['setTimeout'] });
+      try {
+        if (early) client.crdt.set('s');
+        replica(client, 's', 'or-set').subscribe(() => {})();
+        mock.timers.tick(5_000);
+        client.crdt.set('s');
+        await settled();
+        assert.deepEqual(commands(worker), early ? ['open'] : ['open', 'leave', 'open']);
+        replica(client, 's', 'or-set').subscribe(() => {})();
+        mock.timers.tick(5_000);
+        await settled();
+        assert.deepEqual(commands(worker), early ? ['open'] : ['open', 'leave', 'open']);
+      } finally {
+        mock.timers.reset();
+        clients.length = FakeWorker.all.length = 0;
+        await client.disconnect();
+      }
+    }
+  });
+
+  it('that is rendered and never shown is left, too, but on a server', async () => {
+    for (const page of [true, false]) {
+      const { client, worker } = await connected();
+      if (page) (globalThis as any).window = globalThis;
+      mock.timers.enable({ apis: ['setTimeout'] });
+      try {
+        replica(client, 's', 'or-set');
+        mock.timers.tick(5_000);
+        await settled();
+        assert.deepEqual(commands(worker), page ? ['open', 'leave'] : ['open']);
+      } finally {
+        mock.timers.reset();
+        delete (globalThis as any).window;
+        clients.length = FakeWorker.all.length = 0;
+        await client.disconnect();
+      }
+    }
+  });
+
   it('of another type is refused', async () => {
     const { client } = await connected();
     replica(client, 'c', 'pn-counter');
@@ -294,8 +381,8 @@ describe('a state that a server has rendered', () => {
     await opened;
     assert.deepEqual(worker.of('subscribe').map(since), [{ epoch: 8, seq: 3 }]);
     worker.say({ t: 'subscribed', kind: 'state', key: 'k', recovered: true }, patch(4, 2), patch(5, 3));
-    assert.deepEqual(seen.map(({ data, stale }) => [data, stale]), [[{ n: 1 }, false], [{ n: 3 }, false]]);
-    assert.equal(seen[0]!.data, initial.value);
+    assert.deepEqual(seen.map(({ data, stale }) => [data, stale]), [[{ n: 3 }, false]]);
+    assert.deepEqual(initial.value, { n: 1 });
     assert.deepEqual(worker.of('resync'), []);
   });
 

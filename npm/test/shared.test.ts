@@ -6,6 +6,7 @@ import * as Y from 'yjs';
 import { DatasoleClient, PNCounter, type DatasoleClientOptions } from '../src/client.js';
 import { createEngine } from '../src/engine.js';
 import { serve } from '../src/hub.js';
+import { live, seed } from '../src/live.js';
 import { DatasoleProvider } from '../src/yjs.js';
 import { FakeSocket, HELLO, OP, sent } from './fake-socket.js';
 import { serveV1, wasmUrl } from './real-core.js';
@@ -322,6 +323,74 @@ describe('tabs of a shared worker', () => {
       assert.deepEqual(sent(socket(), OP.crdtOp).map(op).sort(), sent(lost, OP.crdtOp).slice(1).map(op).sort());
     });
   }
+
+  it('go on together to another server', async () => {
+    const url = ['http://localhost:1', 'http://localhost:2'];
+    let down = '';
+    FakeSocket.serve = (socket) => (down && socket.url.startsWith(down) ? socket.drop(1006) : server(socket));
+    const tabs = [await connected({ url }), await connected({ url })];
+    const seen = tabs.map((client) => followed(client));
+    await until(() => seen.every(({ length }) => length === 1));
+    down = new URL(socket().url).origin;
+    value = { n: 5 };
+    socket().drop(1012);
+    await until(() => seen.every((values) => values.at(-1).n === 5));
+    assert.notEqual(new URL(socket().url).origin, down);
+    assert.deepEqual(await Promise.all(tabs.map((client, n) => client.rpc('echo', n))), [0, 1]);
+  });
+
+  const stale = (client: DatasoleClient) => live(client, 'board').getSnapshot().stale;
+
+  it('go on from what a server has rendered, and later ones get the whole value', async () => {
+    seq = 7;
+    value = { n: 7 };
+    FakeSocket.serve = (socket) => {
+      server(socket);
+      const { onframe } = socket;
+      socket.onframe = (frame) => {
+        const { since, kind } = frame.payload ?? {};
+        if (frame.opcode !== OP.subscribe || kind !== 'state' || !since) return onframe!(frame);
+        socket.frame(OP.subscribed, { ...since, recovered: true }, frame.correlation);
+        for (let n = since.seq + 1; n <= seq; n++) {
+          socket.frame(OP.patch, { key: 'board', patches: [{ op: 'replace', path: '/n', value: n }], epoch: 1, seq: n });
+        }
+      };
+    };
+    const a = await connected();
+    seed(a, 'board', { value: { n: 4 }, epoch: 1, seq: 4 });
+    const first = followed(a);
+    await until(() => first.at(-1)?.n === 7);
+    assert.deepEqual(sent(socket(), OP.subscribe).map(({ payload }) => payload.since), [{ epoch: 1, seq: 4 }]);
+    assert.deepEqual([first[0], sent(socket(), OP.subscribe).length], [{ n: 4 }, 1], 'no whole value was needed');
+    live(a, 'board').subscribe(() => {});
+    assert.equal(stale(a), false);
+    // Neither from another position, nor from none, is anything missing.
+    const b = await connected();
+    seed(b, 'board', { value: { n: 2 }, epoch: 1, seq: 2 });
+    const [second, third] = [followed(b), followed(await connected())];
+    await until(() => second.at(-1)?.n === 7 && third.at(-1)?.n === 7);
+    patch(8);
+    await until(() => [first, second, third].every((seen) => seen.at(-1).n === 8));
+    assert.equal(sent(socket(), OP.subscribe).length, 2);
+  });
+
+  it('show what is here as stale until the server has answered on a new connection', async () => {
+    const a = await connected();
+    const first = followed(a);
+    await until(() => first.length === 1);
+    FakeSocket.serve = () => {};
+    socket().drop();
+    await until(() => a.getConnectionState() === 'reconnecting');
+    const b = tab();
+    void b.connect();
+    live(b, 'board').subscribe(() => {});
+    await until(() => live(b, 'board').getSnapshot().status === 'ready');
+    assert.equal(stale(b), true);
+    FakeSocket.serve = server;
+    await until(() => FakeSocket.all.length > 1);
+    server(socket());
+    await until(() => b.getConnectionState() === 'connected' && !stale(b) );
+  });
 
   it('ask each other for a token, and take the first', async () => {
     const none = () => Promise.reject(new Error('none here'));

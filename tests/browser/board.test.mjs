@@ -49,6 +49,9 @@ describeDemo((spec) => {
     for (const tab of tabs) await list(tab, ['apples', 'wine']);
     await done(cut, 'apples');
     for (const tab of tabs) await list(tab, ['wine']);
+    await cut.getByRole('button', { name: 'Undo' }).last().click();
+    for (const tab of tabs) await list(tab, ['apples', 'wine']);
+    assert.equal(await cut.locator('#todo-done').textContent(), '');
   });
 
   spec('who is here comes, is renamed, and goes', async (world) => {

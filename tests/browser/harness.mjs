@@ -7,6 +7,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
+import { dirname } from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, before, test } from 'node:test';
 
@@ -112,6 +113,8 @@ export async function bundled(name, source) {
     target: 'es2022',
     define: { 'process.env.NODE_ENV': '"development"' },
     conditions: ['browser', 'development'],
+    // Another React than the one that the package is developed with, for everything that imports one.
+    alias: process.env.REACT ? react(process.env.REACT) : {},
     plugins: [served],
     write: false,
     logLevel: 'warning',
@@ -120,6 +123,12 @@ export async function bundled(name, source) {
     [`${name}.html`]: `<!doctype html><meta charset="utf-8"><title>${name}</title><div id="root"></div><script type="module" src="${name}.js"></script>`,
     [`${name}.js`]: outputFiles[0].text,
   };
+}
+
+/** The packages of `npm/test/react-MAJOR`. */
+function react(major) {
+  const { resolve } = createRequire(new URL(`../../npm/test/react-${major}/package.json`, import.meta.url));
+  return Object.fromEntries(['react', 'react-dom', 'scheduler'].map((name) => [name, dirname(resolve(`${name}/package.json`))]));
 }
 
 /** What a page sends and is sent over its WebSockets: the opcode of each message. For clients without a worker. */

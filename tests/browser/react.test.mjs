@@ -36,6 +36,7 @@ const open = async (world) => {
   Object.assign(world.files, files);
   const page = await world.open('react');
   page.wire = wire(page);
+  assert.equal(await page.evaluate(() => React.version.split('.')[0]), process.env.REACT ?? '19');
   return page;
 };
 

@@ -5,6 +5,9 @@ import { integer, must, toMap, toObject } from './json.js';
 /** How far up and down a replica has counted. */
 type Totals = [up: number, down: number];
 
+/** 2^26: a half of the range in which doubles are exact. */
+const HALF = 67_108_864;
+
 /** How far every replica has counted. */
 export interface CounterVector {
   increments: Record<string, number>;
@@ -123,14 +126,13 @@ function remembered(side: Content<Totals>, other: Content<Totals>): Map<string, 
   return new Map([...side.cells].filter(([node]) => !gone(node)));
 }
 
+/** In two halves, which do not leave the range in which doubles are exact; their sum is as exact as it can be. */
 function sum(cells: Map<string, Totals>): number {
-  let value = 0;
+  let [high, low] = [0, 0];
   for (const [up, down] of cells.values()) {
-    value += up - down;
-    // On the way, a sum may leave the range in which doubles are exact.
-    if (!Number.isSafeInteger(value)) {
-      return Number([...cells.values()].reduce((sum, [up, down]) => sum + BigInt(up) - BigInt(down), 0n));
-    }
+    const by = up - down;
+    low += by % HALF;
+    high += Math.trunc(by / HALF);
   }
-  return value;
+  return high * HALF + low;
 }

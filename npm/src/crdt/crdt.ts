@@ -5,8 +5,8 @@
  * Operations commute and count once, so it does not matter how often, in which order, or in which mixture of operations
  * and states they come.
  */
-import { call, guarded, listen, once } from '../handlers.js';
-import { bytes, compare, integer, must, toMap, toObject } from './json.js';
+import { call, once, show } from '../handlers.js';
+import { bytes, compare, integer, must, plain, toMap, toObject } from './json.js';
 
 /** The types of CRDTs. */
 export type CrdtType = 'g-counter' | 'pn-counter' | 'lww-register' | 'lww-map' | 'g-set' | 'or-set';
@@ -54,6 +54,8 @@ export interface Outbox {
   /** Of the operations of the replica before this one, the last up to which all are confirmed, if any. */
   done(operation: Pick<CrdtOperation, 'nodeId' | 'counter'>): number | undefined;
   add(operation: CrdtOperation): void;
+  /** The application has it: it is followed for good. */
+  hold(): void;
 }
 
 /** The seen operations of a replica. @internal */
@@ -149,9 +151,7 @@ export abstract class Crdt<V = any, Cell = any> {
 
   /** Calls `handler` at once with the value, then after changes, once for those that come together. */
   subscribe(handler: (value: V) => void): { unsubscribe(): void } {
-    const unsubscribe = listen(this.#handlers, handler);
-    guarded(() => handler(this.value()));
-    return { unsubscribe };
+    return { unsubscribe: show(this.#handlers, handler, this.value()) };
   }
 
   /**
@@ -223,7 +223,7 @@ export abstract class Crdt<V = any, Cell = any> {
     const counter = Math.max(this.#counter, upto, ...ahead.keys()) + 1;
     const done = outbox?.done({ nodeId, counter });
     // As others read it.
-    const operation = JSON.parse(JSON.stringify({ type, nodeId, counter, done, timestamp, logical, op, ...what }));
+    const operation = plain({ type, nodeId, counter, done, timestamp, logical, op, ...what }) as CrdtOperation;
     this.#take(operation);
     this.#counter = counter;
     outbox?.add(operation);

@@ -1,13 +1,5 @@
-/** Canonical JSON (RFC 8785), and checked readers of untrusted JSON. */
+/** Checked readers of untrusted JSON, and its maps and objects. */
 import { utf8Length } from '../bytes.js';
-
-/** Members sorted, no white space. */
-export function canonical(value: unknown): string {
-  if (!value || typeof value !== 'object') return JSON.stringify(value);
-  if (Array.isArray(value)) return `[${value.map(canonical)}]`;
-  const member = (key: string) => `${JSON.stringify(key)}:${canonical((value as Record<string, unknown>)[key])}`;
-  return `{${Object.keys(value).sort().map(member)}}`;
-}
 
 /** A value as others read it: `toJSON` is called, and what JSON does not have is left out, or `null`. */
 export function plain(value: unknown): unknown {

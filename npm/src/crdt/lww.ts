@@ -2,8 +2,9 @@
  * Registers and maps in which the last write wins (Johnson and Thomas, RFC 677, 1975; Shapiro et al., INRIA 7506, 2011,
  * specification 8). A removal leaves a tombstone, so that it holds against older writes.
  */
+import { canonical } from '../canonical.js';
 import { compareStamps, Crdt, toStamp, type Content, type CrdtOperation, type CrdtState, type Stamp } from './crdt.js';
-import { canonical, compare, must, toMap, toObject } from './json.js';
+import { compare, must, toMap, toObject } from './json.js';
 
 /** The last write. */
 interface Entry extends Stamp {

@@ -1,11 +1,11 @@
 /** A CRDT of a client: the server's state and, on top, the own operations that are not in it yet. */
+import { canonical } from '../canonical.js';
 import { report } from '../errors.js';
 import { guarded, once } from '../handlers.js';
 import type { CrdtStorage } from '../options.js';
 import type { StreamMessage } from '../protocol.js';
 import type { Port, Stream, Streams } from '../streams.js';
 import type { Crdt, CrdtOperation, CrdtState, Dot, Outbox } from './crdt.js';
-import { canonical } from './json.js';
 
 /** The client, as its replicas see it. */
 export interface ReplicaHost {
@@ -34,6 +34,9 @@ export class Replica implements Outbox, Stream {
   readonly #own = new Map<string, Own>();
   #edits = 0;
   pending = 0;
+  /** In the hands of the application, and not of components alone: never left. */
+  held = false;
+  #follows = true;
   /** What was saved before is here. */
   #loaded = false;
   /** Saves, and tells. */
@@ -66,12 +69,25 @@ export class Replica implements Outbox, Stream {
     const own = { edit: ++this.#edits, operation: { ...operation, secret: operation.secret ?? this.#host.secret } };
     this.#own.set(id([operation.nodeId, operation.counter]), own);
     this.pending++;
+    // A stream that was left may be over.
+    this.follow(true);
     this.#send(own);
     this.#changed();
   }
 
   renew(): void {
     for (const own of this.#own.values()) this.#send(own);
+    if (!this.#follows) this.#port.send({ t: 'leave' });
+  }
+
+  hold(): void {
+    this.held = true;
+    this.follow(true);
+  }
+
+  /** Follows what others do, or no more; what is not settled is sent nevertheless. */
+  follow(follows: boolean): void {
+    if (this.#follows !== follows) this.#port.send({ t: (this.#follows = follows) ? 'open' : 'leave' });
   }
 
   entry({ data, whole }: StreamMessage & { t: 'entry' }): boolean {

@@ -2,8 +2,9 @@
  * Sets: one that only grows (Shapiro et al., INRIA 7506, 2011, specification 11), and one in which an addition wins
  * over removals that have not seen it (Bieniusa et al., "An optimized conflict-free replicated set", INRIA 8083, 2012).
  */
+import { canonical } from '../canonical.js';
 import { Crdt, hasForgotten, knows, type Content, type CrdtOperation, type CrdtState, type CrdtType, type Dot } from './crdt.js';
-import { canonical, compare, must, plain } from './json.js';
+import { compare, must, plain } from './json.js';
 
 /** An element. */
 interface Element {

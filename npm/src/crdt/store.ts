@@ -1,5 +1,5 @@
 /** The CRDTs of a client, each with the operations that its server has not confirmed. */
-import { call, guarded, listen } from '../handlers.js';
+import { call, listen, show } from '../handlers.js';
 import { GCounter, PNCounter } from './counter.js';
 import type { Crdt, CrdtOperation, CrdtState, CrdtType } from './crdt.js';
 import { must, toObject } from './json.js';
@@ -43,7 +43,10 @@ export class CrdtStore {
    *
    * @throws TypeError when the key has another type here.
    */
-  register<K extends CrdtType, T = any>(key: string, type: K, initial?: T): CrdtClasses<T>[K] {
+  register<K extends CrdtType, T = any>(key: string, type: K, initial?: T): CrdtClasses<T>[K];
+  /** `lent` to components: followed as long as some have it. @internal */
+  register<K extends CrdtType, T = any>(key: string, type: K, initial?: T, lent?: boolean): CrdtClasses<T>[K];
+  register<K extends CrdtType, T = any>(key: string, type: K, initial?: T, lent?: boolean): CrdtClasses<T>[K] {
     let crdt = this.#crdts.get(key);
     if (!crdt) {
       must(Object.hasOwn(CLASSES, type), `type: ${type}`);
@@ -55,6 +58,7 @@ export class CrdtStore {
       this.#crdts.set(key, crdt);
     }
     must(crdt.type === type, `type for ${key}: it is a ${crdt.type}`);
+    if (!lent) crdt.outbox?.hold();
     return crdt as CrdtClasses<T>[K];
   }
 
@@ -70,9 +74,7 @@ export class CrdtStore {
 
   /** Calls `handler` at once with {@link pending}, then when it changes. Returns a function that ends it. */
   onPending(handler: (pending: number) => void): () => void {
-    const end = listen(this.#pendingHandlers, handler);
-    guarded(() => handler(this.pending));
-    return end;
+    return show(this.#pendingHandlers, handler, this.pending);
   }
 
   /** Calls `handler` with what {@link queueOperation} is given. Returns a function that ends it. */

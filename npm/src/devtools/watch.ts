@@ -92,7 +92,7 @@ export class Watch {
   /** The value of a stream, as far as the client has it. */
   value({ kind, key, last }: Watched): unknown {
     if (kind === 'state') return this.client.store.peek(key)?.shown;
-    const stream = kind !== 'event' && (this.client.streams.find(kind as 'crdt', key) as any);
+    const stream = this.client.streams.all.get(`${kind} ${key}`)?.stream as any;
     if (!stream) return last;
     return kind === 'presence' ? stream.members : (stream.crdt?.value() ?? last);
   }

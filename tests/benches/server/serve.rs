@@ -11,7 +11,8 @@ use tokio::{
 
 use crate::{Result, bare::Bare, ours::Ours};
 
-/// The argument that makes this program a server; the next one is its [`Kind`], and [`WITH_TABLE`] may follow.
+/// The argument that makes this program a server; the next one is its [`Kind`], and [`WITH_TABLE`] may follow. (Or it is
+/// [`cluster::node::SUBCOMMAND`](crate::cluster::node::SUBCOMMAND).)
 pub(crate) const SUBCOMMAND: &str = "serve";
 
 /// Has the server hold the state [`payload::STATE`](crate::payload::STATE) from the start.
