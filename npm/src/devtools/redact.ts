@@ -24,6 +24,8 @@ const binary = (opcode: number) => opcode >= 0x20 && opcode <= 0x23;
 const HEADER = 9;
 /** The first byte of a compressed message. */
 const ZLIB_MARK = 0x78;
+/** A byte of which many are nothing: no number that ends, no UTF-8, no zlib. */
+const UNREADABLE = 0x80;
 /** CRDTs whose numbers are their structure: a core takes no count that goes back. */
 const COUNTERS = ['g-counter', 'pn-counter'];
 const REDACTED = 'redacted';
@@ -70,7 +72,7 @@ async function frame(message: Uint8Array, unreadable: () => void): Promise<Uint8
     return join(bytes.slice(0, HEADER), payload);
   } catch {
     unreadable();
-    return bytes.slice().fill(0, kept);
+    return bytes.slice().fill(UNREADABLE, kept);
   }
 }
 
