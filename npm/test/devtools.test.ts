@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { afterEach, describe, it } from 'node:test';
 import { CLIENTS_CHANGED, showClient } from '../src/development.js';
+import { saveSession } from '../src/devtools/tools.js';
 import { watchOf, type Watch } from '../src/devtools/watch.js';
 import { connected, makeClient, ready, settled } from './fake-worker.js';
 
@@ -82,6 +83,21 @@ describe('a watch', () => {
     client.emit('c');
     assert.deepEqual([watch.count.sent, heard.length, client.store.watchers.size], [2, 3, watchers]);
     assert.notEqual(watchOf(client), watch);
+  });
+});
+
+describe('a session', () => {
+  it('is not waited for when the client ends, or its worker, before it has come', async () => {
+    const { client, worker } = await connected();
+    const replaced = assert.rejects(saveSession(client), /replaced/);
+    worker.say({ t: 'fatal', message: 'panicked' });
+    await replaced;
+    const second = await ready(1);
+    const ended = assert.rejects(saveSession(client), /disconnected/);
+    await settled();
+    assert.equal(second.of('save').length, 1);
+    await client.disconnect();
+    await ended;
   });
 });
 

@@ -157,13 +157,6 @@ describe('a recorded client', () => {
     assert.deepEqual(told.filter(({ t }) => t === 'done').map(({ value }) => value), ['late']);
   });
 
-  it('is not asked forever when it ends meanwhile', async () => {
-    const { client } = await connected('v2', { record: true });
-    const saving = saveSession(client);
-    await client.disconnect();
-    await assert.rejects(saving, /disconnected/);
-  });
-
   it('asks in vain where nothing is recorded, and where there is no core', async () => {
     const { client } = await connected('v2');
     await assert.rejects(saveSession(client), /record: true/);
