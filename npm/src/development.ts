@@ -1,9 +1,39 @@
 /** Things that only development builds have. */
 import type { DatasoleClient } from './slim.js';
 
-/** Shows a client to consoles, to tests and to `datasole/devtools`, as one of `globalThis.__DATASOLE__`; those that have ended go. */
+/** The page, or whatever runs this. */
+interface Scope {
+  __DATASOLE__?: DatasoleClient<any>[];
+  dispatchEvent?: (event: Event) => boolean;
+}
+
+/** The event of the page when `globalThis.__DATASOLE__` has become another array. */
+export const CLIENTS_CHANGED = 'datasole:clients';
+
+/** Shows a client to consoles, to tests and to `datasole/devtools`, as one of `globalThis.__DATASOLE__`, until it has ended. */
 export function showClient(client: DatasoleClient<any>): void {
-  const scope = globalThis as { __DATASOLE__?: DatasoleClient<any>[] };
-  const others = (scope.__DATASOLE__ ?? []).filter((other) => other !== client && other.getConnectionState() !== 'disconnected');
-  scope.__DATASOLE__ = [...others, client];
+  const { watchers } = client.store;
+  // It shows itself before it connects.
+  let begun = false;
+  const look = () => {
+    const ended = client.getConnectionState() === 'disconnected';
+    begun ||= !ended;
+    if (!begun || !ended) return;
+    watchers.delete(look);
+    setClients(shown().filter((other) => other !== client));
+  };
+  watchers.add(look);
+  setClients([...shown().filter((other) => other !== client), client]);
+}
+
+/** Makes these the clients that are shown, and tells the page. */
+export function setClients(clients: DatasoleClient<any>[]): void {
+  const scope = globalThis as Scope;
+  scope.__DATASOLE__ = clients;
+  scope.dispatchEvent?.(new Event(CLIENTS_CHANGED));
+}
+
+/** The clients that are shown. */
+export function shown(): DatasoleClient<any>[] {
+  return (globalThis as Scope).__DATASOLE__ ?? [];
 }

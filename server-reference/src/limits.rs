@@ -26,7 +26,8 @@ pub struct Limits {
     /// Maximum sockets that speak HTTP (in [`Server::serve`](crate::Server::serve)). For a further one, the socket that
     /// has made no progress for the longest time is closed. One address may have a quarter of them.
     pub max_http_sockets: usize,
-    /// Longest payload of a frame, either way; bytes.
+    /// Longest payload of a frame, either way; bytes. HELLO announces it: clients of version 2 accept up to 64 MiB, those of version 1
+    /// 1 MiB. What they send is bounded by `max_message` and `max_inflated`, too.
     pub max_payload: usize,
     /// Longest WebSocket message accepted; bytes.
     pub max_message: usize,

@@ -8,16 +8,8 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 use super::error::BackendError;
 
-/// Authorities, as a file has them.
-pub(super) struct Authorities {
-    /// The file.
-    pub(super) pem: Vec<u8>,
-    /// At least one.
-    pub(super) certificates: Vec<CertificateDer<'static>>,
-}
-
-/// Reads a file of certificates.
-pub(super) fn read(file: &str) -> Result<Authorities, BackendError> {
+/// A file of certificates, and those that are in it: at least one.
+fn open(file: &str) -> Result<(Vec<u8>, Vec<CertificateDer<'static>>), BackendError> {
     let invalid = |why: String| BackendError::Invalid(format!("ca in the URL of an engine: {file}: {why}"));
     let pem = fs::read(file).map_err(|error| invalid(error.to_string()))?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
@@ -25,7 +17,19 @@ pub(super) fn read(file: &str) -> Result<Authorities, BackendError> {
     if certificates.is_empty() {
         return Err(invalid("there is no certificate in it, of the form PEM".into()));
     }
-    Ok(Authorities { pem, certificates })
+    Ok((pem, certificates))
+}
+
+/// The file, once it is known to have certificates.
+#[cfg(any(feature = "nats", feature = "redis"))]
+pub(super) fn pem(file: &str) -> Result<Vec<u8>, BackendError> {
+    open(file).map(|(pem, _)| pem)
+}
+
+/// The certificates of a file.
+#[cfg(feature = "postgres")]
+pub(super) fn certificates(file: &str) -> Result<Vec<CertificateDer<'static>>, BackendError> {
+    open(file).map(|(_, certificates)| certificates)
 }
 
 /// What TLS found wrong, if that is why an error came.
@@ -55,7 +59,7 @@ mod tests {
         let empty = std::env::temp_dir().join(format!("datasole-empty-{}.pem", std::process::id()));
         fs::write(&empty, "no certificate").unwrap();
         for (file, why) in [(&missing, "No such file"), (&empty, "there is no certificate")] {
-            let Err(BackendError::Invalid(error)) = read(file.to_str().unwrap()) else { panic!("{file:?} is refused") };
+            let Err(BackendError::Invalid(error)) = open(file.to_str().unwrap()) else { panic!("{file:?} is refused") };
             assert!(error.contains(why), "{error}");
         }
         fs::remove_file(empty).unwrap();

@@ -5,6 +5,7 @@
 
 mod follow;
 mod following;
+mod forms;
 mod groups;
 mod held;
 mod kind;
@@ -76,6 +77,7 @@ pub(crate) struct Hub {
     standing: Standing,
     /// Streams that are named by a number get it from here.
     next_channel: AtomicU32,
+    next_number: AtomicU32,
     /// One for each line in the table of kinds.
     streams: Vec<Streams>,
     connections: RwLock<Members>,
@@ -111,6 +113,7 @@ impl Hub {
             sharing: Sharing::default(),
             standing: Standing::default(),
             next_channel: AtomicU32::new(1),
+            next_number: AtomicU32::new(0),
             streams: kinds.into_iter().map(Streams::new).collect(),
             connections: RwLock::default(),
             strangers: Mutex::default(),

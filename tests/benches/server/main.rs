@@ -1,4 +1,5 @@
-//! What a datasole server costs beside a bare WebSocket server: CPU per operation, and memory per idle connection.
+//! What a datasole server costs beside a bare WebSocket server: CPU per operation, and memory per idle connection; and how that
+//! grows with the size of a state.
 //!
 //! Run by `cargo xtask bench` (`cargo bench -p datasole-tests --bench server -- [OPTIONS]`). The program starts itself
 //! twice as a child, once as the bare server ([`bare`]) and once as ours ([`ours`]), both on one thread, and drives them
@@ -87,7 +88,7 @@ fn main() -> Result<ExitCode> {
     if args.next_if(|arg| arg == serve::SUBCOMMAND).is_some() {
         match args.next().ok_or(USAGE)?.as_str() {
             cluster::node::SUBCOMMAND => cluster::node::run(&args.next().ok_or(USAGE)?)?,
-            kind => serve::run(kind.parse()?, args.next().is_some())?,
+            kind => serve::run(kind.parse()?, args.next().ok_or(USAGE)?.parse()?)?,
         }
         return Ok(ExitCode::SUCCESS);
     }

@@ -37,9 +37,8 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts this program again as a server and waits until it listens.
-    pub(crate) fn start(kind: Kind, table: bool) -> Result<Self> {
-        let table = table.then_some(serve::WITH_TABLE);
-        Self::spawn(&[kind.name()].into_iter().chain(table).collect::<Vec<_>>())
+    pub(crate) fn start(kind: Kind, rows: usize) -> Result<Self> {
+        Self::spawn(&[kind.name(), &rows.to_string()])
     }
 
     /// The same, by what follows [`serve::SUBCOMMAND`].
@@ -64,7 +63,11 @@ impl Server {
 
     /// Has the server publish.
     pub(crate) fn order(&mut self, order: Order) -> Result<()> {
-        Ok(self.control.write_all(&order.encode())?)
+        self.control.write_all(&order.encode())?;
+        if matches!(order, Order::Changes(_)) {
+            self.answer()?;
+        }
+        Ok(())
     }
 
     /// Sends an order of several bytes.

@@ -18,6 +18,8 @@ const AUDIENCE: usize = 500;
 const SUBSCRIBERS: usize = 50;
 /// Connections that do nothing.
 const IDLE: usize = 5_000;
+/// Rows of a state that others are measured beside.
+const FEW_ROWS: usize = 20;
 /// Connections opened before memory is read for the first time, so that what a server keeps once is not counted.
 const SETTLED: usize = 64;
 
@@ -41,6 +43,9 @@ enum Work {
     Patch,
     /// [`IDLE`] connections that have got HELLO. Judged by resident memory.
     Idle,
+    /// A turn changes one cell of a state with so many rows, which nobody follows. Judged per change, beside the same of a
+    /// state with few.
+    Growth { rows: usize },
 }
 
 /// Every scenario.
@@ -67,6 +72,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario { name: "fan-out-500-10", work: Work::FanOut { at_once: 10 }, turns: 50, bar: 1.5 },
     Scenario { name: "fan-out-500-64", work: Work::FanOut { at_once: 64 }, turns: 15, bar: 1.5 },
     Scenario { name: "patch-10000-rows", work: Work::Patch, turns: 1_500, bar: 1.5 },
+    Scenario { name: "growth-patch-8mb", work: Work::Growth { rows: 160_000 }, turns: 20_000, bar: 1.5 },
     Scenario { name: "idle-memory-5000", work: Work::Idle, turns: 1, bar: 4_096.0 },
 ];
 
@@ -106,7 +112,12 @@ impl Scenario {
             let report = self.report("bytes per connection", 1, Some(ours), Some(baseline));
             return Ok(Report { ok: Some(ours < self.bar), ..report });
         }
-        let mut rigs = (Rig::new(&self.work, Kind::Ours)?, Rig::new(&self.work, Kind::Bare)?);
+        let mut rigs = match self.work {
+            Work::Growth { rows } => {
+                (Rig::with(&self.work, Kind::Ours, rows)?, Rig::with(&self.work, Kind::Ours, FEW_ROWS)?)
+            }
+            _ => (Rig::new(&self.work, Kind::Ours)?, Rig::new(&self.work, Kind::Bare)?),
+        };
         let (mut ours, mut baseline) = (Vec::new(), Vec::new());
         for round in 0..=rounds {
             // Who goes first alternates, so that a machine that gets busier favours nobody.
@@ -230,7 +241,16 @@ struct Rig<'a> {
 
 impl<'a> Rig<'a> {
     fn new(work: &'a Work, kind: Kind) -> Result<Self> {
-        let server = Server::start(kind, matches!(work, Work::Patch))?;
+        let rows = match work {
+            Work::Patch => payload::ROWS,
+            Work::Growth { rows } => *rows,
+            _ => 0,
+        };
+        Self::with(work, kind, rows)
+    }
+
+    fn with(work: &'a Work, kind: Kind, rows: usize) -> Result<Self> {
+        let server = Server::start(kind, rows)?;
         let mut frames = Vec::new();
         let (connections, stream) = match work {
             Work::Call { connections, in_flight, params } => {
@@ -243,7 +263,7 @@ impl<'a> Rig<'a> {
             }
             Work::FanOut { .. } => (AUDIENCE, Stream::Topic),
             Work::Patch => (SUBSCRIBERS, Stream::State),
-            Work::Idle => (0, Stream::Nothing),
+            Work::Idle | Work::Growth { .. } => (0, Stream::Nothing),
         };
         let load = Load::open(server.port, connections, stream)?;
         Ok(Self { work, server, load, frames, row: 0 })
@@ -273,6 +293,10 @@ impl<'a> Rig<'a> {
                 }
                 turns
             }
+            Work::Growth { .. } => {
+                self.server.order(Order::Changes(u32::try_from(turns)?))?;
+                turns
+            }
             Work::Idle => turns,
         };
         let used = self.server.cpu()? - before;
@@ -282,7 +306,7 @@ impl<'a> Rig<'a> {
 
 /// Resident bytes that one more idle connection costs.
 fn idle_bytes(kind: Kind) -> Result<f64> {
-    let server = Server::start(kind, false)?;
+    let server = Server::start(kind, 0)?;
     let mut load = Load::open(server.port, SETTLED, Stream::Nothing)?;
     server.cpu()?;
     let before = server.resident()?;

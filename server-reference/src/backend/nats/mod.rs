@@ -114,7 +114,7 @@ fn read(text: &str) -> Result<Options, BackendError> {
             None => None,
             Some(_) if url.scheme != "tls" => return Err(invalid("ca, but not tls://,")),
             // Read again with each connection; what is wrong with it is told now.
-            Some(file) => Some(authorities::read(file).map(|_| file.into())?),
+            Some(file) => Some(authorities::pem(file).map(|_| file.into())?),
         },
         clock: Arc::new(System),
     };

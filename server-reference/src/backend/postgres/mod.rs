@@ -174,7 +174,7 @@ fn tls(mode: SslMode, ca: Option<&str>) -> Result<MakeRustlsConnect, BackendErro
         Some(_) if mode == SslMode::Disable => {
             return Err(BackendError::Invalid("ca in the URL of PostgreSQL: sslmode is require or verify-full".into()));
         }
-        Some(file) => drop(roots.add_parsable_certificates(authorities::read(file)?.certificates)),
+        Some(file) => drop(roots.add_parsable_certificates(authorities::certificates(file)?)),
         None if mode == SslMode::Disable => {}
         None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
     }

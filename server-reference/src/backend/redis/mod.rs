@@ -103,9 +103,8 @@ impl Redis {
         let address = if rest.is_empty() { address.to_owned() } else { format!("{address}?{}", rest.join("&")) };
         let infos = hosts(&address).into_iter().map(IntoConnectionInfo::into_connection_info);
         let infos = infos.collect::<RedisResult<Vec<_>>>().map_err(|error| invalid(&error.to_string()))?;
-        let authorities = ca.map(authorities::read).transpose()?;
-        let certificates =
-            authorities.map(|authorities| TlsCertificates { client_tls: None, root_cert: Some(authorities.pem) });
+        let certificates = ca.map(authorities::pem).transpose()?;
+        let certificates = certificates.map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem) });
         let seeds = Seeds::new(infos, certificates);
         let engine = Engine::new(seeds, Names::new(prefix), Arc::new(System), durable);
         engine.first_session().await?;
