@@ -106,7 +106,7 @@ async fn what_is_refused_takes_nothing_from_the_quota() {
     let mut first = Client::user(&server, "ann");
     assert_eq!(first.op("first", &increment("a", 1, 1)), Ok(1));
     let none = op("pn-counter", "a", now(), json!({ "counter": 2, "op": "none" }));
-    let large = op("lww-register", "a", now(), json!({ "op": "set", "value": "x".repeat(1 << 20) }));
+    let large = op("lww-register", "a", now(), json!({ "op": "set", "value": "x".repeat(500_000) }));
     let late = op("lww-register", "a", now() + 1_000_000_000, json!({ "op": "set", "value": 1 }));
     for n in 0..=250 {
         let mut client = Client::user(&server, "ann");
