@@ -10,20 +10,14 @@ interface Scope {
 /** The event of the page when `globalThis.__DATASOLE__` has become another array. */
 export const CLIENTS_CHANGED = 'datasole:clients';
 
-/** Shows a client to consoles, to tests and to `datasole/devtools`, as one of `globalThis.__DATASOLE__`, until it has ended. */
+/** Shows a client to consoles, to tests and to `datasole/devtools`, as one of `globalThis.__DATASOLE__`. */
 export function showClient(client: DatasoleClient<any>): void {
-  const { watchers } = client.store;
-  // It shows itself before it connects.
-  let begun = false;
-  const look = () => {
-    const ended = client.getConnectionState() === 'disconnected';
-    begun ||= !ended;
-    if (!begun || !ended) return;
-    watchers.delete(look);
-    setClients(shown().filter((other) => other !== client));
-  };
-  watchers.add(look);
   setClients([...shown().filter((other) => other !== client), client]);
+}
+
+/** The client has ended. */
+export function hideClient(client: DatasoleClient<any>): void {
+  if (shown().includes(client)) setClients(shown().filter((other) => other !== client));
 }
 
 /** Makes these the clients that are shown, and tells the page. */

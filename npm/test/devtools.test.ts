@@ -1,7 +1,7 @@
 // The things that the panel of `datasole/devtools` keeps of a client, without a page; the panel itself is tested in browsers.
 import assert from 'node:assert/strict';
-import { afterEach, describe, it } from 'node:test';
-import { CLIENTS_CHANGED, showClient } from '../src/development.js';
+import { afterEach, beforeEach, describe, it } from 'node:test';
+import { CLIENTS_CHANGED } from '../src/development.js';
 import { saveSession } from '../src/devtools/tools.js';
 import { watchOf, type Watch } from '../src/devtools/watch.js';
 import { connected, makeClient, ready, settled } from './fake-worker.js';
@@ -103,25 +103,28 @@ describe('a session', () => {
 
 describe('the clients of a page', () => {
   const scope = globalThis as { dispatchEvent?: (event: Event) => boolean; __DATASOLE__?: unknown[] | undefined };
+  const { NODE_ENV } = process.env;
+  beforeEach(() => void (process.env.NODE_ENV = 'development'));
   afterEach(() => {
     delete scope.dispatchEvent;
     delete scope.__DATASOLE__;
+    if (NODE_ENV === undefined) delete process.env.NODE_ENV;
+    else process.env.NODE_ENV = NODE_ENV;
   });
 
-  it('are told of at once, and go when they have ended', async () => {
+  it('are told of before they do anything, and go when they have ended', async () => {
     const told: unknown[][] = [];
-    scope.dispatchEvent = ({ type }) => !!told.push([type, ...scope.__DATASOLE__!]);
     const [a, b] = [makeClient(), makeClient()];
-    showClient(a);
-    assert.deepEqual(told.splice(0), [[CLIENTS_CHANGED, a]]);
+    scope.dispatchEvent = ({ type }) => !!told.push([type, a.getConnectionState(), ...scope.__DATASOLE__!]);
     a.connect().catch(nothing);
-    showClient(b);
-    showClient(a);
-    assert.deepEqual(told.splice(0), [[CLIENTS_CHANGED, a, b], [CLIENTS_CHANGED, b, a]]);
+    b.connect().catch(nothing);
+    assert.deepEqual(told.splice(0), [[CLIENTS_CHANGED, 'disconnected', a], [CLIENTS_CHANGED, 'connecting', a, b]]);
     await a.disconnect();
-    assert.deepEqual(scope.__DATASOLE__, [b]);
+    assert.deepEqual(told.splice(0), [[CLIENTS_CHANGED, 'disconnected', b]]);
+    await a.disconnect();
+    assert.deepEqual(told, []);
     a.connect().catch(nothing);
-    showClient(a);
     assert.deepEqual(scope.__DATASOLE__, [b, a]);
+    assert.equal(a.store.watchers.size, 0);
   });
 });
