@@ -154,8 +154,8 @@ impl Hub {
                 // Another write may have been left without an answer meanwhile.
                 if doubtful.get(topic) == Some(doubt) {
                     match left {
-                        Some(left) => drop(doubtful.insert(topic.clone(), left)),
-                        None => drop(doubtful.remove(topic)),
+                        Some(left) => _ = doubtful.insert(topic.clone(), left),
+                        None => _ = doubtful.remove(topic),
                     }
                 }
             }
