@@ -48,6 +48,7 @@ pub(crate) use self::{
     kind::{At, Bounds, Delivery, Inapplicable, Kind, Rules, Spec, Taken, V1, of},
     seat::Seat,
     stream::{Stream, Writer},
+    transact::{Plan, Tried},
 };
 #[cfg(feature = "docs")]
 use crate::backend::{BackendError, kv::Quota};
