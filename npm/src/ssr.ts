@@ -25,7 +25,8 @@ export interface FetchStateOptions {
 
 /**
  * A live state with its position: hand it to the page, and there to `useLiveState` as `initial`. The page shows the value at once, and is sent what
- * has changed since, each change once. `undefined`: there is no such state.
+ * has changed since, each change once. `undefined`: there is no such state. Of several URLs, those of nodes that are one server, one is asked
+ * at random, and the next when it does not answer or is going away.
  *
  * @throws DatasoleError when the server refuses it, cannot be reached, or does not answer in time; `retryable` where a retry may succeed.
  * @example
@@ -35,10 +36,28 @@ export interface FetchStateOptions {
  * ```
  */
 export async function fetchState<C extends ContractShape = Registered, K extends StateKeyName<C> = StateKeyName<C>>(
-  url: string,
+  url: string | readonly string[],
   key: K,
-  { token, headers, path = '/__ds', signal = AbortSignal.timeout(10_000) as Global<'AbortSignal'> }: FetchStateOptions = {},
+  { signal = AbortSignal.timeout(10_000) as Global<'AbortSignal'>, ...options }: FetchStateOptions = {},
 ): Promise<Initial<StateValue<C, K>> | undefined> {
+  const urls = [url].flat();
+  if (!urls.length) throw new TypeError('fetchState needs a url');
+  const first = Math.floor(Math.random() * urls.length);
+  for (let tried = 1; ; tried++) {
+    try {
+      return await ask(urls[(first + tried) % urls.length]!, key, { ...options, signal });
+    } catch (error) {
+      const passing = error instanceof DatasoleError && error.retryable && error.code !== ErrorCode.Timeout;
+      if (!passing || tried >= urls.length) throw error;
+    }
+  }
+}
+
+async function ask(
+  url: string,
+  key: string,
+  { token, headers, path = '/__ds', signal }: FetchStateOptions,
+): Promise<Initial<any> | undefined> {
   const target = `${url.replace(/^ws/, 'http').replace(/\/+$/, '')}/${path.replace(/^\/+|\/+$/g, '')}/state/${encodeURIComponent(key)}`;
   const failed = (code: number, message: string, rest: { status?: number; retryAfter?: number; cause?: unknown } = {}) => {
     const retryable = PASSING.has(code) || PASSING.has(rest.status!);

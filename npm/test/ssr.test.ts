@@ -66,6 +66,27 @@ describe('a state is fetched', () => {
     assert.equal((await refusal({ signal: AbortSignal.abort() })).code, -32102);
   });
 
+  it('from another node where one is away, or says that it is', async () => {
+    const away = createServer((_, response) => {
+      response.writeHead(503).end('{"error":{"code":-32006,"message":"the server is shutting down"}}');
+    }).listen(0, '127.0.0.1');
+    await once(away, 'listening');
+    const leaving = `http://127.0.0.1:${(away.address() as AddressInfo).port}`;
+    answer = [200, '{"value":1,"epoch":1,"seq":1}'];
+    for (const urls of [['http://127.0.0.1:1', url], [url, leaving], [leaving, 'http://127.0.0.1:1', url]]) {
+      // Whichever is asked first.
+      for (let times = 0; times < 8; times++) assert.equal((await fetchState(urls, 'k'))?.value, 1);
+    }
+    const nobody = await fetchState(['http://127.0.0.1:1', 'http://127.0.0.1:1'], 'k').catch((error: unknown) => error as DatasoleError);
+    assert.equal((nobody as DatasoleError).code, -32103);
+    answer = [403, '{"error":{"code":-32002,"message":"not yours"}}'];
+    const refused = await fetchState(['http://127.0.0.1:1', url], 'k').catch((error: unknown) => error as DatasoleError);
+    assert.equal((refused as DatasoleError).code, -32002);
+    await assert.rejects(fetchState([], 'k'), { name: 'TypeError', message: 'fetchState needs a url' });
+    away.closeAllConnections();
+    away.close();
+  });
+
   it('is asked for again where that may help', async () => {
     for (const [status, body, retryable] of [
       [503, '{"error":{"code":-32006,"message":"the server is shutting down"}}', true],

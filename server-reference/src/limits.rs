@@ -68,8 +68,8 @@ pub struct Limits {
     pub max_crdt_keys: usize,
     /// Maximum unregistered CRDT keys that one connection may create.
     pub max_crdt_keys_per_connection: usize,
-    /// Maximum unregistered CRDT keys that one user may create in a day, or one address without a user. Not for connections
-    /// from the machine itself.
+    /// Maximum unregistered CRDT keys that one user may create in a day on all servers of an engine, or one address without a
+    /// user. Not for connections from the machine itself.
     pub max_crdt_keys_per_user: usize,
     /// Maximum new replicas of one user in one CRDT at once, or of one connection without a user; one more is allowed every
     /// two seconds. All connections of one address without a user may make a quarter of

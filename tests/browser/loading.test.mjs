@@ -1,8 +1,12 @@
 // What can go wrong, or be forbidden, before a client runs: missing files, a strict content security policy.
 
 import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
 
 import { connect, describeInBrowser, refused, rpc } from './harness.mjs';
+
+const npm = createRequire(new URL('../../npm/package.json', import.meta.url));
 
 const STRICT = { 'content-security-policy': "default-src 'self'" };
 
@@ -61,12 +65,30 @@ describeInBrowser((spec) => {
 
   spec('a page of the version before runs on worker and wasm of that version, beside pages of this one', async (world) => {
     // As they would be: ours, with the number changed.
-    const ours = async (name) => (await world.context.request.get(`${world.server.url}/__ds/${name}`)).text();
-    const earlier = (text) => text.replace(/(PROTOCOL_VERSION = )3;/, (_, before) => `${before}2;`);
-    const [client, worker] = [await ours('client.mjs'), await ours('worker.mjs')].map((text) => {
-      assert.notEqual(earlier(text), text, 'the number is where it was');
-      return earlier(text);
+    const earlier = (text) => {
+      const changed = text.replace(/(PROTOCOL_VERSION = )3;/, (_, before) => `${before}2;`);
+      assert.notEqual(changed, text, 'the number is where it was');
+      return changed;
+    };
+    const served = await world.context.request.get(`${world.server.url}/__ds/worker.mjs`);
+    const worker = earlier(await served.text());
+    // Of the client, whose build leaves no number to be found.
+    const { outputFiles } = await npm('esbuild').build({
+      entryPoints: [new URL('../../npm/src/client.ts', import.meta.url).pathname],
+      bundle: true,
+      format: 'esm',
+      write: false,
+      define: { IIFE: 'false', BUILD: '"earlier"', INLINE_WASM: 'undefined' },
+      external: ['./worker.js', './node.js', './probe.js', './shared.js'],
+      plugins: [
+        {
+          name: 'earlier',
+          setup: ({ onLoad }) =>
+            onLoad({ filter: /protocol\.ts$/ }, async ({ path }) => ({ contents: earlier(await readFile(path, 'utf8')), loader: 'ts' })),
+        },
+      ],
     });
+    const client = outputFiles[0].text;
     const asked = [];
     const serve = (name, options) =>
       world.context.route(`**/__ds/${name}`, (route) => asked.push(name) && route.fulfill({ contentType: 'text/javascript', ...options }));

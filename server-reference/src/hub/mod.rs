@@ -36,6 +36,8 @@ use std::{
     sync::{Arc, Mutex, RwLock, Weak, atomic::AtomicU32},
 };
 
+use datasole_core::StreamKind;
+
 #[cfg(feature = "docs")]
 pub(crate) use self::kind::Room;
 pub(crate) use self::lives::Lives;
@@ -50,9 +52,14 @@ pub(crate) use self::{
     stream::{Stream, Writer},
     transact::{Plan, Tried},
 };
-#[cfg(feature = "docs")]
-use crate::backend::{BackendError, kv::Quota};
-use crate::{access::Access, backend::Backend, desk::Desk, limits::Limits};
+use crate::{
+    access::Access,
+    account::MEMORY,
+    backend::{Backend, kv::Quota},
+    connection::Connection,
+    desk::Desk,
+    limits::Limits,
+};
 
 pub(crate) struct Hub {
     /// For the tasks that outlive a call, but not the hub.
@@ -123,10 +130,19 @@ impl Hub {
         &self.desk
     }
 
-    /// Takes from a quota that all nodes share; `false` where there is not enough left.
-    #[cfg(feature = "docs")]
-    pub(crate) async fn take_quota(&self, name: &str, quota: Quota) -> Result<bool, BackendError> {
-        Ok(self.backend.kv.take(name, quota).await?.granted)
+    /// Whether a client may create another stream, by the quota of its owner that all nodes share: `limit` in a day. Without
+    /// an answer, the limits of this node hold.
+    pub(crate) async fn may_create(&self, kind: StreamKind, client: &Connection, limit: usize) -> bool {
+        let Some(owner) = client.owner() else { return true };
+        let name = if kind == StreamKind::Doc { "docs" } else { kind.name() };
+        let quota = Quota { limit: limit as u64, window: MEMORY, cost: 1 };
+        match self.backend.kv.take(&format!("{name} {owner}"), quota).await {
+            Ok(taken) => taken.granted,
+            Err(error) => {
+                tracing::warn!(%error, "what a user has created on other servers is not known");
+                true
+            }
+        }
     }
 
     /// The server's bounds.

@@ -31,9 +31,9 @@ pub(crate) fn request(correlation: u32, params: &Value) -> Vec<u8> {
 }
 
 /// The SUBSCRIBE of a stream as a message.
-pub(crate) fn subscribe(kind: &str, key: &str) -> Vec<u8> {
+pub(crate) fn subscribe(correlation: u32, kind: &str, key: &str) -> Vec<u8> {
     let payload = json!({"kind": kind, "key": key}).to_string();
-    Codec::default().encode(Opcode::Subscribe, 1, payload.as_bytes(), COMPRESS_ABOVE)
+    Codec::default().encode(Opcode::Subscribe, correlation, payload.as_bytes(), COMPRESS_ABOVE)
 }
 
 /// Parameters of a small call.

@@ -79,7 +79,7 @@ pub(crate) const ALL: &[Scenario] = &[
 /// A scenario's result, one line of JSON.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    bench: &'static str,
+    bench: String,
     /// What the two figures are: CPU microseconds of the server per operation, or resident bytes per connection.
     unit: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -168,7 +168,7 @@ impl Scenario {
             ((ours, baseline), (None, None))
         };
         Report {
-            bench: self.name,
+            bench: self.name.to_owned(),
             unit,
             ours_us: us.0,
             baseline_us: us.1,
@@ -179,6 +179,52 @@ impl Scenario {
             bar: self.bar,
             ok: None,
             rounds,
+        }
+    }
+}
+
+impl Report {
+    /// Of figures that were measured in turns, ours beside the baseline's; `judge` has the medians and their ratio.
+    pub(crate) fn of_pairs(
+        bench: String,
+        unit: &'static str,
+        pairs: &[(f64, f64)],
+        bar: f64,
+        judge: impl Fn(f64, f64, f64) -> f64,
+    ) -> Self {
+        let (mut ours, mut baseline): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
+        let mut ratios: Vec<f64> = pairs.iter().map(|(ours, baseline)| ours / baseline).collect();
+        let (ours, baseline, ratio) = (median(&mut ours), median(&mut baseline), median(&mut ratios));
+        Self {
+            bench,
+            unit,
+            ours_us: Some(rounded(ours)),
+            baseline_us: Some(rounded(baseline)),
+            ours_bytes: None,
+            baseline_bytes: None,
+            ratio: Some(rounded(ratio)),
+            ratio_range: Some([rounded(ratios[0]), rounded(ratios[ratios.len() - 1])]),
+            bar,
+            ok: Some(judge(ours, baseline, ratio) <= bar),
+            rounds: pairs.len(),
+        }
+    }
+
+    /// Of one figure in bytes, or in microseconds.
+    pub(crate) fn of_one(bench: String, unit: &'static str, figure: f64, bar: f64) -> Self {
+        let is_bytes = unit.contains("bytes");
+        Self {
+            bench,
+            unit,
+            ours_us: (!is_bytes).then_some(rounded(figure)),
+            baseline_us: None,
+            ours_bytes: is_bytes.then_some(rounded(figure)),
+            baseline_bytes: None,
+            ratio: None,
+            ratio_range: None,
+            bar,
+            ok: Some(figure <= bar),
+            rounds: 1,
         }
     }
 }
@@ -271,7 +317,7 @@ fn idle_bytes(kind: Kind) -> Result<f64> {
 }
 
 /// The median; sorts the figures.
-fn median(figures: &mut [f64]) -> f64 {
+pub(crate) fn median(figures: &mut [f64]) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures[figures.len() / 2]
 }

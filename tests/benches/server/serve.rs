@@ -12,7 +12,8 @@ use tokio::{
 use crate::{Result, bare::Bare, ours::Ours};
 
 /// The argument that makes this program a server; the next ones are its [`Kind`] and the rows of the state
-/// [`payload::STATE`](crate::payload::STATE) that it holds from the start, 0 for none.
+/// [`payload::STATE`](crate::payload::STATE) that it holds from the start, 0 for none. (Or it is
+/// [`cluster::node::SUBCOMMAND`](crate::cluster::node::SUBCOMMAND).)
 pub(crate) const SUBCOMMAND: &str = "serve";
 
 /// Which server.
