@@ -125,12 +125,14 @@ impl Default for Reconnect {
     }
 }
 
-/// Bounds. A server's HELLO may lower `max_payload` for what we send and sets `compress_above`; it never raises the
-/// bounds on what we accept.
+/// Bounds. A server's HELLO may lower `max_payload` for what we send and sets `compress_above`; it raises the bounds on what we
+/// accept up to `max_received`, and no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Longest payload of a frame, either way; bytes.
     pub max_payload: usize,
+    /// Longest payload that is accepted of a server whose HELLO announces so long ones; bytes.
+    pub max_received: usize,
     /// Longest compressed message accepted; bytes.
     pub max_compressed: usize,
     /// Longest inflated message accepted; bytes.
@@ -153,6 +155,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_payload: 1024 * 1024,
+            max_received: 64 * 1024 * 1024,
             max_compressed: 4 * 1024 * 1024,
             max_inflated: 16 * 1024 * 1024,
             compress_above: 256,

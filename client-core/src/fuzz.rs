@@ -23,6 +23,7 @@ use crate::{
 /// Small, so that a few hundred bytes reach them.
 const LIMITS: Limits = Limits {
     max_payload: 64 * 1024,
+    max_received: 0,
     max_compressed: 32 * 1024,
     max_inflated: 256 * 1024,
     compress_above: 256,

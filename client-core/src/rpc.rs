@@ -8,6 +8,7 @@ use crate::{
     error::{CallError, codes},
     event::{CallId, Payload, SubscriptionId},
     frame::Opcode,
+    json,
     read::Read,
     table::Table,
     time::Millis,
@@ -135,13 +136,16 @@ impl Calls {
     }
 }
 
-/// The frame of a request.
-pub(crate) fn request(method: &str, params: &Payload, correlation: u32) -> (Opcode, Vec<u8>) {
+/// The frame of a request; `short` where the server reads that.
+pub(crate) fn request(method: &str, params: &Payload, correlation: u32, short: bool) -> (Opcode, Vec<u8>) {
     let (params, bytes) = match params {
         Payload::Empty => (Some(RawValue::NULL), None),
         Payload::Json(raw) => (Some(&**raw), None),
         Payload::Binary(bytes) => (None, Some(bytes)),
     };
+    if let Some(params) = params.filter(|_| short) {
+        return (Opcode::Call, write::call(method, params));
+    }
     let request = write::request(method, params, correlation);
     match bytes {
         None => (Opcode::RpcRequest, request),
@@ -161,6 +165,14 @@ pub(crate) fn response(payload: &[u8]) -> Result<Payload, CallError> {
         }),
         None => Ok(response.result.map_or(Payload::Empty, |raw| Payload::Json(raw.to_owned()))),
     }
+}
+
+/// What a RESULT says: the result's text, or nothing.
+pub(crate) fn result(payload: &[u8]) -> Result<Payload, CallError> {
+    if payload.is_empty() {
+        return Ok(Payload::Empty);
+    }
+    json::from_bytes(payload).map(|raw| Payload::Json(raw.to_owned())).ok_or_else(unreadable)
 }
 
 /// What an RPC_RES_BIN says; its JSON part only repeats the correlation id.
@@ -251,9 +263,30 @@ mod tests {
 
     #[test]
     fn requests_are_written_as_version_1_writes_them() {
-        let (opcode, payload) = request("ping", &Payload::Empty, 7);
+        let (opcode, payload) = request("ping", &Payload::Empty, 7, false);
         assert_eq!(opcode, Opcode::RpcRequest);
         assert_eq!(payload, br#"{"method":"ping","params":null,"correlationId":7}"#);
+    }
+
+    #[test]
+    fn short_requests_are_the_name_and_the_parameters() {
+        let params = Payload::Json(RawValue::from_string("[1]".into()).unwrap());
+        assert_eq!(request("add", &params, 7, true), (Opcode::Call, b"\x03add[1]".to_vec()));
+        assert_eq!(request("ping", &Payload::Empty, 7, true), (Opcode::Call, b"\x04pingnull".to_vec()));
+        let (opcode, _) = request("blob", &Payload::Binary(vec![1]), 7, true);
+        assert_eq!(opcode, Opcode::RpcRequestBinary, "raw bytes go as they did");
+    }
+
+    #[test]
+    fn short_results_are_read() {
+        for (payload, expected) in
+            [("", "Ok(Empty)"), ("null", "Ok(Json(RawValue(null)))"), (" [1] ", "Ok(Json(RawValue([1])))")]
+        {
+            assert_eq!(format!("{:?}", result(payload.as_bytes())), expected);
+        }
+        for garbage in [&b" "[..], b"[1", b"1 2", b"\xff", b"undefined"] {
+            assert_eq!(result(garbage).unwrap_err().code(), codes::PARSE);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::{
     event::SocketId,
     reconnect::STABLE_AFTER,
     time::{Millis, TimerKind},
-    wire::{BATCH, Hello},
+    wire::{BATCH, Hello, SHORT},
 };
 
 /// How long a probe waits for a sign of life, when the host says that the network may have changed; milliseconds. Also
@@ -94,9 +94,13 @@ pub(crate) struct Link {
     /// Since when it is of use.
     pub(crate) opened: Millis,
     pub(crate) max_payload: usize,
+    /// The server's payloads are no longer.
+    pub(crate) announced: usize,
     pub(crate) compress_above: usize,
     /// The server reads batches.
     pub(crate) batches: bool,
+    /// The server reads short calls.
+    pub(crate) short: bool,
     /// What HELLO announced as `reconnectWindow`.
     pub(crate) window: Option<u64>,
     heartbeat: u64,
@@ -117,8 +121,10 @@ impl Link {
             auth: None,
             opened: now,
             max_payload: config.limits.max_payload,
+            announced: 0,
             compress_above: config.limits.compress_above,
             batches: false,
+            short: false,
             window: None,
             heartbeat: believed(config.heartbeat),
             sent: now,
@@ -132,8 +138,10 @@ impl Link {
     pub(crate) fn greeted(&mut self, now: Millis, hello: &Hello<'_>) {
         self.opened = now;
         self.max_payload = self.max_payload.min(hello.limits.max_payload);
+        self.announced = hello.limits.max_payload;
         self.compress_above = hello.limits.compress_above;
-        self.batches = hello.features.iter().any(|feature| feature == BATCH);
+        self.batches = hello.has(BATCH);
+        self.short = hello.has(SHORT);
         self.window = hello.reconnect_window;
         self.heartbeat = believed(hello.heartbeat);
     }

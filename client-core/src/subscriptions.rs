@@ -43,7 +43,7 @@ pub(crate) struct Subscriptions {
     by_correlation: Table<u32, SubscriptionId>,
     /// Subscriptions without followers, and when each ends: in that order.
     lingering: Vec<(Millis, SubscriptionId)>,
-    /// The documents that may be talked about on this connection.
+    /// The streams that have numbers on this connection: documents and, where frames are short, states and topics.
     by_channel: Table<u32, SubscriptionId>,
     /// Version 1: how many entries of each state key have come. Kept over connections of that version.
     counted: Table<String, u64>,
@@ -66,7 +66,7 @@ struct Subscription {
     misfits: u8,
     /// Not asked for before the rest has ended.
     rests: bool,
-    /// A document's name on this connection.
+    /// Its number on this connection.
     channel: Option<u32>,
     /// Version 1: how many states of a CRDT have come.
     counted: u64,
@@ -263,10 +263,13 @@ impl Subscriptions {
             return Step::None;
         }
         let position = Position { epoch: answer.epoch, seq: answer.seq };
-        if entry.stream.kind == StreamKind::Doc {
-            let Some(channel) = answer.channel else { return Step::GiveUp("a document without a channel") };
-            entry.channel = Some(channel);
-            self.by_channel.insert(channel, id);
+        entry.channel = answer.channel;
+        match answer.channel {
+            Some(channel) => {
+                self.by_channel.insert(channel, id);
+            }
+            None if entry.stream.kind == StreamKind::Doc => return Step::GiveUp("a document without a channel"),
+            None => {}
         }
         if answer.recovered {
             // Before the first entry there is nothing, whatever the life was going to be.
@@ -316,11 +319,11 @@ impl Subscriptions {
         Some((id, self.entries.get(&id)?.channel?))
     }
 
-    /// The document that is called `channel` on this connection, and where it is.
-    pub(crate) fn document(&self, channel: u32) -> Option<(SubscriptionId, &str, Position)> {
+    /// The stream that is called `channel` on this connection, and where it is.
+    pub(crate) fn called(&self, channel: u32) -> Option<(SubscriptionId, &StreamId, Position)> {
         let id = *self.by_channel.get(&channel)?;
         let entry = self.entries.get(&id)?;
-        Some((id, &entry.stream.key, entry.position?))
+        Some((id, &entry.stream, entry.position?))
     }
 
     /// The entry `seq` of a document came, or the word that it is our own.

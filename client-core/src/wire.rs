@@ -16,6 +16,10 @@ pub const SUBPROTOCOLS: &[&str; 2] = &["datasole.v1", "datasole.v2"];
 /// A feature of HELLO, CLIENT and AUTH: the peer reads [`Opcode::Batch`](crate::frame::Opcode::Batch).
 pub const BATCH: &str = "batch";
 
+/// A feature likewise: the peer reads [`Opcode::Entry`](crate::frame::Opcode::Entry) and
+/// [`Opcode::Result`](crate::frame::Opcode::Result), or as a server [`Opcode::Call`](crate::frame::Opcode::Call).
+pub const SHORT: &str = "short";
+
 /// Close code: fell behind.
 pub const CLOSE_FELL_BEHIND: u16 = 4001;
 /// Close code: unauthorized or expired.
@@ -250,6 +254,13 @@ pub struct Hello<'a, L = HelloLimits> {
     pub contract: Option<Cow<'a, str>>,
 }
 
+impl Hello<'_> {
+    /// Whether the server has a feature.
+    pub(crate) fn has(&self, feature: &str) -> bool {
+        self.features.iter().any(|own| own == feature)
+    }
+}
+
 /// [`Opcode::Client`](crate::frame::Opcode::Client).
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ClientHello<'a> {
@@ -355,7 +366,8 @@ pub struct Subscribed {
     pub seq: u64,
     /// Whether nothing was missed.
     pub recovered: bool,
-    /// What names a document in [`Opcode::Doc`](crate::frame::Opcode::Doc) frames of this connection.
+    /// What names a document in [`Opcode::Doc`](crate::frame::Opcode::Doc) frames of this connection, and a state or topic in
+    /// [`Opcode::Entry`](crate::frame::Opcode::Entry) frames.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel: Option<u32>,
 }

@@ -5,8 +5,16 @@ use serde_json::value::RawValue;
 use crate::{
     json::{Object, push_json_string},
     stream::{Position, StreamId},
-    wire::BATCH,
+    wire::{BATCH, SHORT, push_item},
 };
+
+/// The payload of an [`Opcode::Call`](crate::frame::Opcode::Call).
+pub(crate) fn call(method: &str, params: &RawValue) -> Vec<u8> {
+    let mut payload = Vec::new();
+    push_item(&mut payload, method.as_bytes());
+    payload.extend_from_slice(params.get().as_bytes());
+    payload
+}
 
 /// An [`RpcRequest`](crate::wire::RpcRequest).
 pub(crate) fn request(method: &str, params: Option<&RawValue>, correlation: u32) -> Vec<u8> {
@@ -73,7 +81,7 @@ pub(crate) fn keyed(key: &str, member: &str, value: Option<&RawValue>) -> Vec<u8
 
 /// The features of this client beyond version 2.
 fn features() -> String {
-    format!("[{}]", quoted(BATCH))
+    format!("[{},{}]", quoted(BATCH), quoted(SHORT))
 }
 
 fn quoted(content: &str) -> String {
@@ -110,7 +118,7 @@ mod tests {
                 check(&subscribe(&stream, since), wire::Subscribe { kind, key: "k\"".into(), since });
             }
         }
-        let features = vec![BATCH.into()];
+        let features = vec![BATCH.into(), SHORT.into()];
         check(&hello(), wire::ClientHello { features: features.clone() });
         for token in [None, Some("t\"")] {
             check(&auth(token, true), wire::Auth { token: token.map(Into::into), features: features.clone() });

@@ -1,5 +1,7 @@
 //! [`Refusals`]: background edits that the server refused.
 
+use std::sync::OnceLock;
+
 use datasole_core::{Payload, StreamId};
 use tokio::sync::broadcast::{self, error::RecvError};
 
@@ -39,35 +41,33 @@ impl Refusals {
     }
 }
 
-/// The channel of refusals.
-#[derive(Debug)]
+/// The channel of refusals, made for the first who listens: its slots are large.
+#[derive(Debug, Default)]
 pub(crate) struct Complaints {
-    sender: Option<broadcast::Sender<Refusal>>,
+    sender: OnceLock<broadcast::Sender<Refusal>>,
+    ended: bool,
 }
 
 impl Complaints {
-    pub(crate) fn new() -> Self {
-        Self { sender: Some(broadcast::Sender::new(KEPT)) }
-    }
-
     pub(crate) fn listen(&self) -> Refusals {
-        let receiver = match &self.sender {
-            Some(sender) => sender.subscribe(),
+        let receiver = if self.ended {
             // Of a channel that has ended.
-            None => broadcast::Sender::new(1).subscribe(),
+            broadcast::Sender::new(1).subscribe()
+        } else {
+            self.sender.get_or_init(|| broadcast::Sender::new(KEPT)).subscribe()
         };
         Refusals { receiver }
     }
 
     pub(crate) fn tell(&self, refusal: Refusal) {
         tracing::debug!(code = refusal.code, kind = ?refusal.stream.kind, "refused");
-        if let Some(sender) = &self.sender {
+        if let Some(sender) = self.sender.get() {
             // Nobody may be listening.
             let _ = sender.send(refusal);
         }
     }
 
     pub(crate) fn end(&mut self) {
-        self.sender = None;
+        (self.sender, self.ended) = (OnceLock::new(), true);
     }
 }

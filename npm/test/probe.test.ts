@@ -79,6 +79,20 @@ describe('a first attempt that failed', () => {
     assert.deepEqual(asked, []);
   });
 
+  it('at one of several servers is explained by the first that something is wrong with', async () => {
+    const other = 'https://other.example/__ds/health';
+    const both = `${ENDPOINT} wss://other.example/__ds/`;
+    answering({ [HEALTH]: healthy() });
+    assert.equal((await explain(both, CLOSED, WORKER)).message, 'https://other.example/__ds cannot be reached');
+    answering({ [other]: healthy() });
+    assert.equal((await explain(both, CLOSED, WORKER)).message, 'https://app.example/__ds cannot be reached');
+    answering({ [HEALTH]: healthy(), [other]: healthy() });
+    assert.equal((await explain(both, CLOSED, WORKER)).message, 'the server is there, but the WebSocket was refused');
+    const script = WORKER.replace('app.', 'other.');
+    answering({ [HEALTH]: healthy(), [WORKER]: new Response(''), [other]: healthy(), [script]: html(404) });
+    assert.equal((await explain(both, HOST, WORKER)).message, `the server has no ${script}`);
+  });
+
   it('of a worker script that is there stays as it was', async () => {
     answering({ [HEALTH]: healthy(), [WORKER]: new Response('') });
     assert.equal(await explain(ENDPOINT, HOST, WORKER), HOST);

@@ -39,6 +39,9 @@ const OPCODES: Record<string, number> = {
   RPC_RES_BIN: 0x21,
   EVENT_C2S_BIN: 0x22,
   EVENT_S2C_BIN: 0x23,
+  ENTRY: 0x30,
+  CALL: 0x31,
+  RESULT: 0x32,
 };
 const text = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');
 const plain = (value: unknown) => JSON.parse(JSON.stringify(value));
@@ -141,6 +144,7 @@ function varuint(number: number): Uint8Array {
 function frame(message: Uint8Array): object {
   const { opcode, correlation: id, raw, payload } = decode(message);
   const op = Object.keys(OPCODES).find((name) => OPCODES[name] === opcode);
+  if (opcode >= OPCODES.ENTRY!) return { op, id, hex: text(raw) };
   if (opcode >= OP.requestBinary) {
     const head = 4 + Buffer.from(raw).readUInt32BE();
     return { op, id, payload: JSON.parse(Buffer.from(raw.subarray(4, head)).toString()), hex: text(raw.subarray(head)) };

@@ -143,7 +143,10 @@ impl Connection {
             let body = RpcResponse { correlation_id, result: None, error: Some(error.body()) };
             (Opcode::RpcResponse, json(&body))
         }
+        let is_short = self.mailbox().is_short();
         let (opcode, payload) = match outcome {
+            Ok(Payload::Empty) if is_short => (Opcode::Result, Vec::new()),
+            Ok(Payload::Json(result)) if is_short => (Opcode::Result, result.get().into()),
             Ok(Payload::Empty) => (Opcode::RpcResponse, json(&body(None))),
             Ok(Payload::Json(result)) => (Opcode::RpcResponse, json(&body(Some(result)))),
             Ok(Payload::Binary(_)) if self.protocol() == Protocol::V1 => {

@@ -186,7 +186,6 @@ impl Connection {
     }
 
     /// The name of its owner, the same on every server, if it has one.
-    #[cfg(feature = "docs")]
     pub(crate) fn owner(&self) -> Option<String> {
         crate::account::name(self.user().as_deref(), self.remote.map(|remote| remote.ip()))
     }

@@ -68,6 +68,16 @@ impl Desk {
         }
     }
 
+    /// Takes all seats, so that nothing is done until they are dropped.
+    #[cfg(test)]
+    pub(crate) async fn occupy(&self) -> impl Sized + use<> {
+        let mut seats = Vec::new();
+        while lock(&self.0).free > 0 {
+            seats.push(self.seat(0).await);
+        }
+        seats
+    }
+
     async fn seat(&self, lane: u64) -> Option<Seat> {
         let seat = {
             let mut queue = lock(&self.0);

@@ -1,7 +1,29 @@
 //! An entry of a stream, in the bytes that a backend keeps.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use serde::Serialize;
+
+/// Bytes from which on a buffer is handed on instead of copied.
+const LARGE: usize = 16 * 1024;
+
+thread_local! {
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// What `write` writes, in as many bytes: what is kept for long has no spare room.
+pub(crate) fn exact(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut bytes = SCRATCH.take();
+    bytes.clear();
+    write(&mut bytes);
+    if bytes.len() > LARGE {
+        return bytes.into_boxed_slice().into();
+    }
+    let exact = Bytes::copy_from_slice(&bytes);
+    SCRATCH.set(bytes);
+    exact
+}
 
 /// An entry of a stream: a tag that only the stream's kind understands, then the content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,10 +45,12 @@ impl Entry {
 
     /// An entry whose content is the JSON of a value.
     pub(crate) fn json(tag: u8, value: &impl Serialize) -> serde_json::Result<Self> {
-        let mut bytes = Vec::with_capacity(128);
-        bytes.push(tag);
-        serde_json::to_writer(&mut bytes, value)?;
-        Ok(Self(bytes.into()))
+        let mut written = Ok(());
+        let bytes = exact(|bytes| {
+            bytes.push(tag);
+            written = serde_json::to_writer(bytes, value);
+        });
+        written.map(|()| Self(bytes))
     }
 
     /// An entry as a backend has it; `None` for one without a tag.

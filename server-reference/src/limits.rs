@@ -26,7 +26,8 @@ pub struct Limits {
     /// Maximum sockets that speak HTTP (in [`Server::serve`](crate::Server::serve)). For a further one, the socket that
     /// has made no progress for the longest time is closed. One address may have a quarter of them.
     pub max_http_sockets: usize,
-    /// Longest payload of a frame, either way; bytes.
+    /// Longest payload of a frame, either way; bytes. HELLO announces it: clients of version 2 accept up to 64 MiB, those of version 1
+    /// 1 MiB. What they send is bounded by `max_message` and `max_inflated`, too.
     pub max_payload: usize,
     /// Longest WebSocket message accepted; bytes.
     pub max_message: usize,
@@ -67,8 +68,8 @@ pub struct Limits {
     pub max_crdt_keys: usize,
     /// Maximum unregistered CRDT keys that one connection may create.
     pub max_crdt_keys_per_connection: usize,
-    /// Maximum unregistered CRDT keys that one user may create in a day, or one address without a user. Not for connections
-    /// from the machine itself.
+    /// Maximum unregistered CRDT keys that one user may create in a day on all servers of an engine, or one address without a
+    /// user. Not for connections from the machine itself.
     pub max_crdt_keys_per_user: usize,
     /// Maximum new replicas of one user in one CRDT at once, or of one connection without a user; one more is allowed every
     /// two seconds. All connections of one address without a user may make a quarter of

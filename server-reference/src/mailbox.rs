@@ -40,6 +40,8 @@ pub(crate) struct Mailbox {
     gathering: AtomicBool,
     /// True if the client reads BATCH.
     packs: AtomicBool,
+    /// True if the client reads ENTRY and RESULT.
+    short: AtomicBool,
     limit: usize,
     protocol: Protocol,
 }
@@ -98,6 +100,7 @@ impl Mailbox {
             waker: AtomicWaker::new(),
             gathering: AtomicBool::new(false),
             packs: AtomicBool::new(false),
+            short: AtomicBool::new(false),
             limit,
             protocol,
         }
@@ -106,6 +109,16 @@ impl Mailbox {
     /// Packs messages that wait at the same time into BATCH frames from now on: the client reads them.
     pub(crate) fn pack(&self) {
         self.packs.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets the client have short frames from now on: it reads them.
+    pub(crate) fn shorten(&self) {
+        self.short.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client reads short frames.
+    pub(crate) fn is_short(&self) -> bool {
+        self.short.load(Ordering::Relaxed)
     }
 
     /// Gathers queued messages until the guard is dropped: the connection is woken once for all of them.

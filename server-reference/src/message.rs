@@ -10,6 +10,8 @@ use bytes::Bytes;
 use datasole_core::frame::{Codec, HEADER_LEN, Opcode};
 use serde::Serialize;
 
+use crate::entry::exact;
+
 thread_local! {
     /// The zlib contexts are large: one per thread, not per connection.
     static CODEC: RefCell<Codec> = RefCell::new(Codec::default());
@@ -85,15 +87,23 @@ pub(crate) fn framed(
     compress_above: usize,
     payload: impl FnOnce(&mut Vec<u8>),
 ) -> Bytes {
-    let mut plain = Vec::with_capacity(HEADER_LEN + about);
-    head(&mut plain, opcode, correlation, 0);
-    payload(&mut plain);
-    let length = u32::try_from(plain.len() - HEADER_LEN).unwrap_or(u32::MAX);
-    plain[HEADER_LEN - 4..HEADER_LEN].copy_from_slice(&length.to_be_bytes());
+    let plain = exact(|plain| {
+        plain.reserve(HEADER_LEN + about);
+        head(plain, opcode, correlation, 0);
+        payload(plain);
+        let length = u32::try_from(plain.len() - HEADER_LEN).unwrap_or(u32::MAX);
+        plain[HEADER_LEN - 4..HEADER_LEN].copy_from_slice(&length.to_be_bytes());
+    });
+    compressed(plain, compress_above)
+}
+
+/// The same message, compressed where it is longer than `compress_above`.
+pub(crate) fn compressed(plain: Bytes, compress_above: usize) -> Bytes {
     if plain.len() <= compress_above {
-        return plain.into();
+        return plain;
     }
-    with_codec(|codec| codec.compress(plain, compress_above)).into()
+    let short = with_codec(|codec| codec.deflate(&plain));
+    short.map_or(plain, |short| short.into_boxed_slice().into())
 }
 
 fn head(out: &mut Vec<u8>, opcode: Opcode, correlation: u32, payload: usize) {
@@ -115,6 +125,9 @@ pub(crate) struct Object<'a> {
 
 /// Bytes that an object needs beside its key, its content and the names of its members.
 pub(crate) const OBJECT: usize = 128;
+
+/// Bytes that the numbers before the content of a short entry need.
+pub(crate) const NUMBERS: usize = 20;
 
 impl<'a> Object<'a> {
     pub(crate) fn new(out: &'a mut Vec<u8>) -> Self {

@@ -46,8 +46,8 @@ enum Task {
     /// Prints each step with its seconds; the last line is the total: N passed, N failed, N skipped (if any). The exit
     /// code is 0 if nothing failed. The output of each step is kept in target/xtask.
     Test {
-        /// Also lint every feature alone, build the example app and pages of more frameworks, and run many more seeds
-        /// (20,000 of the simulation)
+        /// Also lint every feature alone, build the example app and pages of more frameworks, run behind proxies, on a Redis
+        /// Cluster and on a log of one's own, and run many more seeds (20,000 of the simulation)
         #[arg(long)]
         all: bool,
     },
@@ -61,6 +61,9 @@ enum Task {
     Sizes,
     /// Measure; prints one JSON object a line
     Bench {
+        /// Measure nodes on Redis, PostgreSQL and NATS, each beside the engine alone
+        #[arg(long)]
+        cluster: bool,
         /// Passed on to the load generator
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
@@ -109,7 +112,8 @@ fn main() -> ExitCode {
         Task::Page => page::print(),
         Task::Package => package::print(),
         Task::Sizes => package::sizes(),
-        Task::Bench { args } => server::bench(&args),
+        Task::Bench { cluster: true, args } => server::bench_cluster(&args),
+        Task::Bench { cluster: false, args } => server::bench(&args),
         Task::Fixture { args } => server::fixture(&args),
         Task::Cluster { backend, nodes, args } => cluster::serve(backend, nodes, &args),
         Task::Jepsen { args } => server::jepsen(&args),

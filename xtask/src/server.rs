@@ -60,6 +60,15 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
     server.and(browser("bench.mjs")).and(browser("trace.mjs"))
 }
 
+/// Runs the benchmarks of nodes on engines, which it starts and stops.
+pub(crate) fn bench_cluster(args: &[String]) -> Result<()> {
+    tools::redis()?;
+    tools::postgres()?;
+    let nats = tools::nats()?;
+    let mut bench = cargo(["bench", "--package", "datasole-tests", "--bench", "server", "--", "--cluster"]);
+    run_as_is(bench.args(args).env("NATS_SERVER", nats))
+}
+
 fn build_example(package: &str, name: &str) -> Result<PathBuf> {
     run(&mut cargo(["build", "--release", "--package", package, "--example", name]))?;
     Ok(project::example("release", name))

@@ -31,12 +31,16 @@ const SEEDS: [(&str, &str, u32); 2] = [("sim", "SIM_SEEDS", 20_000), ("converge"
 /// The app outside of the workspace.
 const EXAMPLE: &str = "examples/axum-app";
 
+/// The log outside of the workspace.
+const JOURNAL: &str = "examples/journal";
+
 /// How much is tested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
     /// Before each change goes in: minutes.
     Usual,
-    /// The usual, and what takes long: every feature alone, the example app, pages of more frameworks, proxies, many seeds.
+    /// The usual, and what takes long: every feature alone, the example app, pages of more frameworks, proxies, a log of
+    /// one's own, a Redis Cluster, many seeds.
     All,
 }
 
@@ -61,7 +65,9 @@ pub(crate) fn run(extent: Extent) -> ExitCode {
     package_tests(&mut report, extent);
     if extent == Extent::All {
         example(&mut report);
+        journal(&mut report);
         proxies(&mut report);
+        clusters(&mut report);
         long_seeds(&mut report);
     }
     report.finish()
@@ -135,6 +141,19 @@ fn example(report: &mut Report) {
     let mut clippy = elsewhere(EXAMPLE, &["clippy"]);
     clippy.arg("--target-dir").arg(project::target()).args(["--", "-D", "warnings"]);
     report.check("example", clippy);
+}
+
+/// A log of one's own, which passes the conformance suite, as an application of its own would be built.
+fn journal(report: &mut Report) {
+    let mut tests = elsewhere(JOURNAL, &["test"]);
+    tests.arg("--target-dir").arg(project::target());
+    report.tests("journal", tests, Tally::of_cargo);
+}
+
+/// The conformance suite on a Redis Cluster of three masters.
+fn clusters(report: &mut Report) {
+    let tests = cargo(["test", "--workspace", "--test", "backends", "--", "--ignored"]);
+    report.tests("cluster tests", tests, Tally::of_cargo);
 }
 
 /// Behind nginx, HAProxy, Apache and Caddy.

@@ -7,9 +7,10 @@ use serde_json::value::RawValue;
 
 use super::Client;
 use crate::{
+    config::Limits,
     error::codes,
     event::{Event, Payload, SocketId, SubscriptionId},
-    frame::{Frame, Opcode},
+    frame::{Frame, HEADER_LEN, Opcode},
     json,
     read::{Entry, Read},
     rpc::{self, Place, Refusal},
@@ -30,19 +31,20 @@ const MALFORMED: Malformed = "malformed payload";
 impl Client {
     pub(super) fn on_message(&mut self, socket: SocketId, bytes: &[u8]) {
         let now = self.clock.now();
-        let version = match self.phase.link() {
+        let (version, announced) = match self.phase.link() {
             Some(link) if link.socket == socket => {
                 link.received(now);
-                link.version
+                (link.version, link.announced)
             }
             _ => return,
         };
+        let limits = receiving(self.config.limits, announced);
         let mut decoder = std::mem::take(&mut self.decoder);
-        let read = match decoder.decode(bytes, &self.config.limits) {
+        let read = match decoder.decode(bytes, &limits) {
             Err(error) if error.is_ignorable() => Ok(()),
             Err(_) => Err("malformed frame"),
             Ok(frame) if version == Version::V1 => self.on_v1_frame(&frame),
-            Ok(Frame { opcode: Opcode::Batch, payload, .. }) => self.on_batch(socket, payload),
+            Ok(Frame { opcode: Opcode::Batch, payload, .. }) => self.on_batch(socket, payload, &limits),
             Ok(frame) => self.on_v2_frame(&frame),
         };
         self.decoder = decoder;
@@ -53,7 +55,7 @@ impl Client {
     }
 
     /// Takes the messages of a batch one after the other, as long as the connection lasts.
-    fn on_batch(&mut self, socket: SocketId, mut payload: &[u8]) -> Result<(), Malformed> {
+    fn on_batch(&mut self, socket: SocketId, mut payload: &[u8], limits: &Limits) -> Result<(), Malformed> {
         let mut unpacker = std::mem::take(&mut self.unpacker);
         let mut read = Ok(());
         while read.is_ok() && !payload.is_empty() && self.phase.socket() == Some(socket) {
@@ -61,7 +63,7 @@ impl Client {
                 None => Err(MALFORMED),
                 Some((message, rest)) => {
                     payload = rest;
-                    match unpacker.decode(message, &self.config.limits) {
+                    match unpacker.decode(message, limits) {
                         Err(error) if error.is_ignorable() => Ok(()),
                         Err(_) => Err("malformed frame"),
                         Ok(Frame { opcode: Opcode::Batch, .. }) => Err("a batch in a batch"),
@@ -112,7 +114,10 @@ impl Client {
             return self.on_greeting_frame(frame);
         }
         match frame.opcode {
-            Opcode::RpcResponse | Opcode::RpcResponseBinary | Opcode::Error | Opcode::Ack => self.on_answer(frame)?,
+            Opcode::RpcResponse | Opcode::RpcResponseBinary | Opcode::Result | Opcode::Error | Opcode::Ack => {
+                self.on_answer(frame)?;
+            }
+            Opcode::Entry => self.on_short_entry(frame.correlation, frame.payload)?,
             Opcode::CrdtOp => self.on_entry(StreamKind::Crdt, frame.payload, "op")?,
             Opcode::CrdtState => self.on_entry(StreamKind::Crdt, frame.payload, "state")?,
             Opcode::Presence => self.on_entry(StreamKind::Presence, frame.payload, "members")?,
@@ -149,6 +154,7 @@ impl Client {
             let outcome = match frame.opcode {
                 Opcode::RpcResponse => rpc::response(frame.payload),
                 Opcode::RpcResponseBinary => rpc::binary_response(frame.payload),
+                Opcode::Result => rpc::result(frame.payload),
                 Opcode::Ack => match entry_number(frame.payload) {
                     Some((at, _)) => {
                         seq = at;
@@ -335,8 +341,11 @@ impl Client {
 
     fn on_doc(&mut self, channel: u32, payload: &[u8]) -> Result<(), Malformed> {
         let (seq, message) = entry_number(payload).ok_or(MALFORMED)?;
-        let Some((id, key, mut at)) = self.subscriptions.document(channel) else { return Ok(()) };
-        let stream = StreamId::doc(key);
+        let Some((id, stream, mut at)) = self.subscriptions.called(channel) else { return Ok(()) };
+        if stream.kind != StreamKind::Doc {
+            return Ok(());
+        }
+        let stream = stream.clone();
         // What is no entry moves nothing.
         if seq > 0 {
             at.seq = seq;
@@ -348,6 +357,28 @@ impl Client {
         }
         self.stream_entry(stream, Payload::Binary(message.to_vec()), at, false);
         Ok(())
+    }
+
+    // --- short entries ---
+
+    /// An event or a patch that names its stream by a number, which implies the epoch.
+    fn on_short_entry(&mut self, channel: u32, payload: &[u8]) -> Result<(), Malformed> {
+        let (seq, content) = entry_number(payload).ok_or(MALFORMED)?;
+        let Some((_, stream, Position { epoch, .. })) = self.subscriptions.called(channel) else { return Ok(()) };
+        let (kind, key) = (stream.kind, Cow::Owned(stream.key.clone()));
+        let (epoch, seq) = (Some(epoch), Some(seq));
+        match kind {
+            StreamKind::State => {
+                let patches = json::from_bytes(content).ok_or(MALFORMED)?;
+                self.on_v2_patch(StatePatch { key, patches, epoch, seq })
+            }
+            StreamKind::Event => {
+                let (timestamp, data) = split_varuint(content).ok_or(MALFORMED)?;
+                let data = if data.is_empty() { None } else { Some(json::from_bytes(data).ok_or(MALFORMED)?) };
+                self.on_event(ServerEvent { event: key, data, timestamp, epoch, seq }, None)
+            }
+            _ => Ok(()),
+        }
     }
 
     // --- repairs ---
@@ -384,6 +415,14 @@ impl Client {
         }
         Ok(())
     }
+}
+
+/// The bounds on messages of a server whose payloads are at most so long.
+fn receiving(limits: Limits, announced: usize) -> Limits {
+    let max_payload = limits.max_payload.max(announced.min(limits.max_received));
+    let longest = max_payload.saturating_add(HEADER_LEN);
+    let (max_compressed, max_inflated) = (limits.max_compressed.max(longest), limits.max_inflated.max(longest));
+    Limits { max_payload, max_compressed, max_inflated, ..limits }
 }
 
 fn parse<'a, T: Read<'a>>(payload: &'a [u8]) -> Result<T, Malformed> {

@@ -152,7 +152,7 @@ impl Client {
         } else {
             self.check_queue(queue)?;
             // The longest correlation id, so that what is accepted here still fits when it is sent.
-            self.check_size(rpc::request(&method, &params, u32::MAX).1.len())?;
+            self.check_size(rpc::request(&method, &params, u32::MAX, false).1.len())?;
             let call = self.calls.next_id();
             let number = self.queue.push(Item::Call { call, params }, &self.config.limits)?;
             self.calls.insert(call, method, self.clock.now(), timeout, Place::Queued(number));
@@ -361,7 +361,8 @@ impl Client {
     fn send_call(&mut self, method: &str, params: &Payload) -> Result<u32, CommandError> {
         self.check_binary(params, "a call with raw bytes")?;
         let correlation = self.next_correlation();
-        let (opcode, payload) = rpc::request(method, params, correlation);
+        let short = self.phase.open().is_some_and(|link| link.short);
+        let (opcode, payload) = rpc::request(method, params, correlation, short);
         self.check_size(payload.len())?;
         self.send(opcode, correlation, &payload);
         Ok(correlation)

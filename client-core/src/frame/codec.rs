@@ -1,8 +1,9 @@
-//! Messages to frames and back. One [`Codec`] per thread or client: it keeps the zlib contexts and one buffer.
+//! Messages to frames and back. One [`Codec`] per thread or client: it keeps one buffer and, in wasm, the zlib contexts, which
+//! elsewhere are the thread's.
 
 use super::{
     Frame, FrameError, HEADER_LEN, Opcode, ZLIB_MARK,
-    zlib::{Deflater, Inflate, Inflater, MAX_MATCH, WINDOW},
+    zlib::{Contexts, Inflate, MAX_MATCH, WINDOW},
 };
 use crate::config::Limits;
 
@@ -12,8 +13,7 @@ const KEEP: usize = 64 * 1024;
 /// Reusable state of the zlib layer. Messages do not depend on each other.
 #[derive(Default)]
 pub struct Codec {
-    inflater: Option<Inflater>,
-    deflater: Option<Deflater>,
+    contexts: Contexts,
     inflated: Vec<u8>,
 }
 
@@ -33,8 +33,8 @@ impl Codec {
     /// [`FrameError`]; the codec stays usable.
     pub fn decode<'a>(&'a mut self, message: &'a [u8], limits: &Limits) -> Result<Frame<'a>, FrameError> {
         if message.first() == Some(&ZLIB_MARK) {
-            let inflater = self.inflater.get_or_insert_with(Inflater::new);
-            inflate(inflater, message, limits, &mut self.inflated)?;
+            let out = &mut self.inflated;
+            self.contexts.inflate(|inflater| inflate(inflater, message, limits, out))?;
             decode(&self.inflated, limits.max_payload)
         } else {
             decode(message, limits.max_payload)
@@ -57,7 +57,12 @@ impl Codec {
             return plain;
         }
         // A receiver takes either: it goes by the first byte.
-        self.deflater.get_or_insert_with(Deflater::new).deflate(&plain).unwrap_or(plain)
+        self.deflate(&plain).unwrap_or(plain)
+    }
+
+    /// The same message compressed; `None` where it cannot be, and goes as it is.
+    pub fn deflate(&mut self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.contexts.deflate(plain)
     }
 }
 
@@ -135,7 +140,7 @@ fn encode_plain(opcode: Opcode, correlation: u32, payload: &[u8], out: &mut Vec<
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::zlib::native::Inflater, *};
 
     fn roundtrip(payload: &[u8], compress_above: usize) {
         let mut codec = Codec::default();

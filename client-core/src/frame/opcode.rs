@@ -1,4 +1,4 @@
-//! Opcodes: the kinds of frames. Version 1 has 0x01–0x0b; version 2 keeps those and adds 0x10–0x2f. From 0x30 up
+//! Opcodes: the kinds of frames. Version 1 has 0x01–0x0b; version 2 keeps those and adds 0x10–0x32. From 0x30 up
 //! unknown ones are ignored: 0x60–0x6f are reserved for plugins, and 0x78 ([`ZLIB_MARK`](super::ZLIB_MARK)) is never one.
 
 /// A frame's first byte.
@@ -63,6 +63,12 @@ pub enum Opcode {
     ClientEventBinary = 0x22,
     /// S→C: [`Opcode::ServerEvent`] with raw bytes.
     ServerEventBinary = 0x23,
+    /// S→C: an event or a patch in few bytes, its stream named by a number; where both sides have the feature `short`.
+    Entry = 0x30,
+    /// C→S: [`Opcode::RpcRequest`] in few bytes, likewise.
+    Call = 0x31,
+    /// S→C: the result of a call in few bytes, likewise.
+    Result = 0x32,
 }
 
 impl Opcode {
@@ -98,6 +104,9 @@ impl Opcode {
             0x21 => Self::RpcResponseBinary,
             0x22 => Self::ClientEventBinary,
             0x23 => Self::ServerEventBinary,
+            0x30 => Self::Entry,
+            0x31 => Self::Call,
+            0x32 => Self::Result,
             _ => return None,
         })
     }
@@ -119,7 +128,7 @@ mod tests {
         for &byte in &known {
             assert_eq!(Opcode::from_byte(byte).map(|opcode| opcode as u8), Some(byte));
         }
-        assert_eq!(known.len(), 29);
+        assert_eq!(known.len(), 32);
         assert!(!known.contains(&ZLIB_MARK), "a compressed message must not look like a frame");
     }
 }

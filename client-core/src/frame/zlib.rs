@@ -1,9 +1,29 @@
 //! zlib (RFC 1950) behind one interface: zlib-rs natively, in wasm the smallest that is as fast as a library.
 
-#[cfg(target_arch = "wasm32")]
-pub(super) use super::{deflate::Deflater, inflate::Inflater};
 #[cfg(not(target_arch = "wasm32"))]
-pub(super) use native::{Deflater, Inflater};
+pub(super) use native::Contexts;
+
+#[cfg(target_arch = "wasm32")]
+use super::{deflate::Deflater, inflate::Inflater};
+
+/// The contexts of one codec, made when they are first used.
+#[cfg(target_arch = "wasm32")]
+#[derive(Default)]
+pub(super) struct Contexts {
+    inflater: Option<Inflater>,
+    deflater: Option<Deflater>,
+}
+
+#[cfg(target_arch = "wasm32")]
+impl Contexts {
+    pub(super) fn inflate<R>(&mut self, f: impl FnOnce(&mut Inflater) -> R) -> R {
+        f(self.inflater.get_or_insert_with(Inflater::new))
+    }
+
+    pub(super) fn deflate(&mut self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.deflater.get_or_insert_with(Deflater::new).deflate(plain)
+    }
+}
 
 /// Reads one stream after the other.
 pub(super) trait Inflate {
@@ -26,9 +46,30 @@ pub(super) const WINDOW: usize = 32 * 1024;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) mod native {
+    use std::cell::RefCell;
+
     use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
     use super::Inflate;
+
+    thread_local! {
+        static INFLATER: RefCell<Inflater> = RefCell::new(Inflater::new());
+        static DEFLATER: RefCell<Deflater> = RefCell::new(Deflater::new());
+    }
+
+    /// The contexts of the thread. They are large, and of use to one message at a time: clients that are idle have none.
+    #[derive(Default)]
+    pub(in crate::frame) struct Contexts;
+
+    impl Contexts {
+        pub(in crate::frame) fn inflate<R>(&mut self, f: impl FnOnce(&mut Inflater) -> R) -> R {
+            INFLATER.with_borrow_mut(f)
+        }
+
+        pub(in crate::frame) fn deflate(&mut self, plain: &[u8]) -> Option<Vec<u8>> {
+            DEFLATER.with_borrow_mut(|deflater| deflater.deflate(plain))
+        }
+    }
 
     /// The context, and whether its stream has ended.
     pub(in crate::frame) struct Inflater(Decompress, bool);

@@ -46,6 +46,11 @@ pub(crate) fn whole(text: &str) -> Option<&RawValue> {
     value(text).filter(|(_, rest)| trim(rest).is_empty()).map(|(value, _)| value)
 }
 
+/// The same of bytes.
+pub(crate) fn from_bytes(bytes: &[u8]) -> Option<&RawValue> {
+    whole(std::str::from_utf8(bytes).ok()?)
+}
+
 /// The first element of an array; `None` also when there is none.
 pub(crate) fn first_element(array: &RawValue) -> Option<&RawValue> {
     value(array.get().strip_prefix('[')?).map(|(element, _)| element)

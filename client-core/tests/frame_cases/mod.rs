@@ -18,6 +18,10 @@ fn record(name: &str, from: &str, mut form: Value) -> Value {
     let number = |bytes: &[u8]| wire::split_varuint(bytes).map(|(number, rest)| (number, hex(rest))).unwrap();
     match (form["op"].as_str().unwrap(), from) {
         ("ACK", _) => form["seq"] = number(&payload).0.into(),
+        ("ENTRY", _) => {
+            (form["seq"], form["message"]) = pair(number(&payload));
+            form["channel"] = form["id"].clone();
+        }
         ("DOC", "client") => (form["channel"], form["message"]) = pair(number(&payload)),
         ("DOC", _) => {
             (form["seq"], form["message"]) = pair(number(&payload));
@@ -44,6 +48,9 @@ pub(crate) fn of_client() -> Vec<Value> {
         record(name, "client", json!({"op": op, "id": id, "payload": payload, "hex": bytes}))
     };
     let doc = |name, id: u32, bytes: &str| record(name, "client", json!({"op": "DOC", "id": id, "hex": bytes}));
+    let short = |name, op: &str, id: u32, payload: &[u8]| {
+        record(name, "client", json!({"op": op, "id": id, "hex": hex(payload)}))
+    };
     let votes = json!({"type": "pn-counter", "nodeId": "ann-3f9a", "counter": 1, "timestamp": 1_700_000_000_000_u64,
         "op": "increment", "value": 2, "secret": "c2VjcmV0IG9mIGFubg"});
     let tag = json!({"type": "or-set", "nodeId": "ann-3f9a", "counter": 3, "timestamp": 1_700_000_000_001_u64, "logical": 1,
@@ -90,7 +97,9 @@ pub(crate) fn of_client() -> Vec<Value> {
         doc("change", 18, "0500020a01010101840100016200"),
         doc("awareness", 0, "050109010105057b2261227d"),
         doc("change on a channel of two bytes", 19, "ac020002020000"),
-        json("features", "CLIENT", 0, json!({"features": ["batch", "of-a-later-version"]})),
+        json("features", "CLIENT", 0, json!({"features": ["batch", "short", "of-a-later-version"]})),
+        short("short call", "CALL", 22, b"\x03add[2,40]"),
+        short("short call without parameters", "CALL", 23, b"\x04pingnull"),
         record(
             "batch of two pings",
             "client",
@@ -116,6 +125,12 @@ pub(crate) fn of_server() -> Vec<Value> {
     };
     let bytes =
         |name, op: &str, id: u32, bytes: &str| record(name, "server", json!({"op": op, "id": id, "hex": bytes}));
+    let short = |numbers: &[u64], rest: &[u8]| {
+        let mut payload = Vec::new();
+        numbers.iter().for_each(|number| wire::push_varuint(&mut payload, *number));
+        payload.extend_from_slice(rest);
+        hex(&payload)
+    };
     let operation = json!({"type": "pn-counter", "nodeId": "ann-3f9a", "counter": 1, "timestamp": 1_700_000_000_000_u64,
         "op": "increment", "value": 2});
     let state = json!({"type": "pn-counter", "value": 2, "metadata": {"type": "pn-counter", "nodeId": "ann-3f9a",
@@ -217,6 +232,11 @@ pub(crate) fn of_server() -> Vec<Value> {
         bytes("all that the client lacks", "DOC", 300, "0000010b0101010004010174016100"),
         bytes("change", "DOC", 300, "0400020b0101010004010174016100"),
         bytes("awareness", "DOC", 300, "000109010105057b2261227d"),
+        bytes("short entry of a topic", "ENTRY", 7, &short(&[300, 1_764_432_000_000], br#"{"n":1}"#)),
+        bytes("short entry without data", "ENTRY", 7, &short(&[301, 1_764_432_000_001], b"")),
+        bytes("short entry of a state", "ENTRY", 8, &short(&[9], br#"[{"op":"remove","path":"/n"}]"#)),
+        bytes("short result", "RESULT", 1, &short(&[], b"42")),
+        bytes("short result of nothing", "RESULT", 3, ""),
         record(
             "batch",
             "server",
@@ -276,11 +296,11 @@ pub(crate) fn malformed() -> Vec<Value> {
         wrong("header of 8 bytes", &raw(0x07, 0, 0, &[])[..8], invalid(0), closes()),
         wrong("unknown opcode 0c", &whole(0x0c, 7, "null"), invalid(7), closes()),
         wrong("unknown opcode 2f", &whole(0x2f, 7, "null"), invalid(7), closes()),
-        wrong("opcode of a later version", &whole(0x30, 7, "null"), Some(json!([])), nothing()),
+        wrong("opcode of a later version", &whole(0x33, 7, "null"), Some(json!([])), nothing()),
         wrong("opcode of a plugin, compressed", &zlib(&whole(0x6f, 7, &"x".repeat(300))), Some(json!([])), nothing()),
         wrong(
             "opcode of a later version, without the payload that it declares",
-            &raw(0x30, 7, 9, b"null"),
+            &raw(0x33, 7, 9, b"null"),
             Some(json!([])),
             nothing(),
         ),
@@ -325,6 +345,8 @@ pub(crate) fn malformed() -> Vec<Value> {
         wrong("reserved opcode", &whole(0x18, 7, "{}"), invalid(7), None),
         wrong("frame of servers", &whole(0x14, 7, r#"{"epoch":1,"seq":1,"recovered":true}"#), invalid(7), None),
         wrong("call that is no JSON", &whole(0x01, 7, "{"), call(7), None),
+        wrong("short call whose name is longer than its payload", &raw(0x31, 7, 4, b"\x05add"), call(7), None),
+        wrong("short call whose parameters are no JSON", &raw(0x31, 7, 5, b"\x03add{"), call(7), None),
         wrong("call without a method", &whole(0x01, 7, r#"{"params":1}"#), call(7), None),
         wrong("call whose JSON part is longer than its payload", &raw(0x20, 7, 5, &[0, 0, 0, 2, b'{']), call(7), None),
         wrong("event without a name", &whole(0x03, 0, r#"{"data":1}"#), unreadable(0), None),
@@ -393,6 +415,7 @@ pub(crate) fn malformed() -> Vec<Value> {
         ),
         wrong("members that are missing", &whole(0x1a, 0, r#"{"key":"a","epoch":1,"seq":1}"#), None, closes()),
         wrong("document's message that is empty", &raw(0x1b, 5, 0, &[]), None, closes()),
+        wrong("short entry without a number", &raw(0x30, 5, 0, &[]), None, closes()),
         wrong("second hello", &whole(0x10, 0, "{}"), None, closes()),
     ]
 }

@@ -46,7 +46,9 @@ pub(super) fn frame(message: &[u8]) -> Value {
             }
             json!({"op": op, "id": id, "items": items})
         }
-        Opcode::Ack | Opcode::Doc => json!({"op": op, "id": id, "hex": hex(payload)}),
+        Opcode::Ack | Opcode::Doc | Opcode::Entry | Opcode::Call | Opcode::Result => {
+            json!({"op": op, "id": id, "hex": hex(payload)})
+        }
         _ if opcode as u8 >= 0x20 => {
             let (head, bytes) = split_binary(payload).unwrap();
             json!({"op": op, "id": id, "payload": serde_json::from_slice::<Value>(head).unwrap(), "hex": hex(bytes)})
@@ -55,7 +57,7 @@ pub(super) fn frame(message: &[u8]) -> Value {
     }
 }
 
-const NAMES: [(&str, Opcode); 27] = [
+const NAMES: [(&str, Opcode); 30] = [
     ("RPC_REQ", Opcode::RpcRequest),
     ("RPC_RES", Opcode::RpcResponse),
     ("EVENT_C2S", Opcode::ClientEvent),
@@ -83,6 +85,9 @@ const NAMES: [(&str, Opcode); 27] = [
     ("RPC_RES_BIN", Opcode::RpcResponseBinary),
     ("EVENT_C2S_BIN", Opcode::ClientEventBinary),
     ("EVENT_S2C_BIN", Opcode::ServerEventBinary),
+    ("ENTRY", Opcode::Entry),
+    ("CALL", Opcode::Call),
+    ("RESULT", Opcode::Result),
 ];
 
 /// The opcode of a name in `docs/protocol.md`.

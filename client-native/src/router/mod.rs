@@ -61,7 +61,7 @@ impl Shared {
             states: HashMap::new(),
             streams: Streams::default(),
             ahead: 0,
-            complaints: Complaints::new(),
+            complaints: Complaints::default(),
             opening: None,
             warned: false,
             differs: false,

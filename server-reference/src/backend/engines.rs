@@ -88,7 +88,7 @@ impl fmt::Debug for Urls {
 /// |---|---|---|
 /// | `memory:` | this process's memory, for its servers alone | |
 /// | `sqlite:DIR` | one file in this folder, for the servers of this process: `Sqlite`; `?sync=yes` waits for the disk | `sqlite` |
-/// | `redis://…`, `rediss://…`, `unix://…` | a Redis or Valkey: `Redis` | `redis` |
+/// | `redis://…`, `rediss://…`, `unix://…` | a Redis or Valkey, or a cluster of them: `Redis` | `redis` |
 /// | `postgres://…`, `postgresql://…` | a PostgreSQL database: `Postgres` | `postgres` |
 /// | `nats://…`, `tls://…` | a NATS server or cluster: `Nats` | `nats` |
 ///
@@ -214,7 +214,7 @@ impl Opened {
             "sqlite" => sqlite(url)?,
             #[cfg(feature = "redis")]
             "redis" | "rediss" | "unix" => {
-                url.only("a Redis server", &["prefix", "durable", "db", "user", "pass"])?;
+                url.only("a Redis server", &["prefix", "durable", "ca", "db", "user", "pass"])?;
                 let redis = Redis::connect(text).await?;
                 let loss = redis.loss();
                 (Engine::Redis(redis), loss)

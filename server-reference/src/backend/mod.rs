@@ -9,6 +9,8 @@
 //! `postgres` and `nats` are servers that many processes share. [`Engines`] opens any of them by URL. A custom [`Log`]
 //! alone is enough for one node ([`Backend::alone`]). [`conformance`] is the suite each of them passes.
 
+#[cfg(any(feature = "nats", feature = "postgres", feature = "redis"))]
+mod authorities;
 #[cfg(feature = "postgres")]
 mod backoff;
 pub mod bus;

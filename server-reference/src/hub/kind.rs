@@ -58,6 +58,11 @@ pub(crate) trait Kind: Any + Debug + Send {
     /// The message that carries an entry, which can be read.
     fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes;
 
+    /// The same in fewer bytes, the stream named by its number, for clients that read that; `None` for what has no such form.
+    fn short(&self, _entry: &Entry, _at: &At<'_>) -> Option<Bytes> {
+        None
+    }
+
     /// Whether clients of version 1 understand that message.
     fn is_v1(&self, _entry: &Entry) -> bool {
         true
@@ -76,6 +81,11 @@ pub(crate) trait Kind: Any + Debug + Send {
     /// About how many bytes that message has before compression; what is large is not made for each follower.
     fn weight(&self) -> usize {
         0
+    }
+
+    /// The same, measured where it is only known to be no more.
+    fn measure(&mut self) -> usize {
+        self.weight()
     }
 
     /// Bytes of memory that are counted for each who follows.

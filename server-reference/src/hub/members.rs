@@ -10,8 +10,9 @@ const FEW: usize = 8;
 #[derive(Debug, Default)]
 pub(crate) struct Members {
     list: Vec<Arc<Connection>>,
-    /// Where each is in `list`; empty while there are few.
-    index: HashMap<u64, usize>,
+    /// Where each is in `list`; none while there are few.
+    #[expect(clippy::box_collection, reason = "most sets have none, and are in every connection and stream")]
+    index: Option<Box<HashMap<u64, usize>>>,
 }
 
 impl Members {
@@ -20,17 +21,18 @@ impl Members {
         if self.find(connection.serial()).is_some() {
             return false;
         }
+        if self.list.capacity() == 0 {
+            // Most users have one connection.
+            self.list.reserve_exact(1);
+        }
         self.list.push(connection.clone());
-        match self.list.len() {
-            0..=FEW => {}
+        let len = self.list.len();
+        if let Some(index) = &mut self.index {
+            index.insert(connection.serial(), len - 1);
+        } else if len > FEW {
             // The first that is one too many: all are indexed.
-            len if self.index.is_empty() => {
-                self.index.reserve(len);
-                self.index.extend(self.list.iter().enumerate().map(|(at, member)| (member.serial(), at)));
-            }
-            len => {
-                self.index.insert(connection.serial(), len - 1);
-            }
+            let all = self.list.iter().enumerate().map(|(at, member)| (member.serial(), at));
+            self.index = Some(Box::new(all.collect()));
         }
         true
     }
@@ -40,12 +42,14 @@ impl Members {
         let Some(at) = self.find(connection.serial()) else { return false };
         self.list.swap_remove(at);
         if self.list.len() <= FEW {
-            self.index = HashMap::new();
+            self.index = None;
             return true;
         }
-        self.index.remove(&connection.serial());
-        if let Some(moved) = self.list.get(at) {
-            self.index.insert(moved.serial(), at);
+        if let Some(index) = &mut self.index {
+            index.remove(&connection.serial());
+            if let Some(moved) = self.list.get(at) {
+                index.insert(moved.serial(), at);
+            }
         }
         true
     }
@@ -71,10 +75,10 @@ impl Members {
     }
 
     fn find(&self, serial: u64) -> Option<usize> {
-        if self.index.is_empty() {
-            return self.list.iter().position(|member| member.serial() == serial);
+        match &self.index {
+            Some(index) => index.get(&serial).copied(),
+            None => self.list.iter().position(|member| member.serial() == serial),
         }
-        self.index.get(&serial).copied()
     }
 }
 
@@ -102,7 +106,7 @@ mod tests {
                 assert_eq!(members.remove(member), set.remove(&serial));
             }
             assert_eq!(members.len(), set.len());
-            assert_eq!(members.index.is_empty(), members.len() <= FEW);
+            assert_eq!(members.index.is_none(), members.len() <= FEW);
             assert_eq!(members.get(serial).is_some(), set.contains(&serial));
         }
         assert_eq!(members.iter().map(|member| member.serial()).collect::<BTreeSet<_>>(), set);

@@ -5,6 +5,7 @@
 
 mod follow;
 mod following;
+mod forms;
 mod groups;
 mod held;
 mod kind;
@@ -35,6 +36,8 @@ use std::{
     sync::{Arc, Mutex, RwLock, Weak, atomic::AtomicU32},
 };
 
+use datasole_core::StreamKind;
+
 #[cfg(feature = "docs")]
 pub(crate) use self::kind::Room;
 pub(crate) use self::lives::Lives;
@@ -48,9 +51,14 @@ pub(crate) use self::{
     seat::Seat,
     stream::{Stream, Writer},
 };
-#[cfg(feature = "docs")]
-use crate::backend::{BackendError, kv::Quota};
-use crate::{access::Access, backend::Backend, desk::Desk, limits::Limits};
+use crate::{
+    access::Access,
+    account::MEMORY,
+    backend::{Backend, kv::Quota},
+    connection::Connection,
+    desk::Desk,
+    limits::Limits,
+};
 
 pub(crate) struct Hub {
     /// For the tasks that outlive a call, but not the hub.
@@ -69,6 +77,7 @@ pub(crate) struct Hub {
     standing: Standing,
     /// Streams that are named by a number get it from here.
     next_channel: AtomicU32,
+    next_number: AtomicU32,
     /// One for each line in the table of kinds.
     streams: Vec<Streams>,
     connections: RwLock<Members>,
@@ -104,6 +113,7 @@ impl Hub {
             sharing: Sharing::default(),
             standing: Standing::default(),
             next_channel: AtomicU32::new(1),
+            next_number: AtomicU32::new(0),
             streams: kinds.into_iter().map(Streams::new).collect(),
             connections: RwLock::default(),
             strangers: Mutex::default(),
@@ -119,10 +129,19 @@ impl Hub {
         &self.desk
     }
 
-    /// Takes from a quota that all nodes share; `false` where there is not enough left.
-    #[cfg(feature = "docs")]
-    pub(crate) async fn take_quota(&self, name: &str, quota: Quota) -> Result<bool, BackendError> {
-        Ok(self.backend.kv.take(name, quota).await?.granted)
+    /// Whether a client may create another stream, by the quota of its owner that all nodes share: `limit` in a day. Without
+    /// an answer, the limits of this node hold.
+    pub(crate) async fn may_create(&self, kind: StreamKind, client: &Connection, limit: usize) -> bool {
+        let Some(owner) = client.owner() else { return true };
+        let name = if kind == StreamKind::Doc { "docs" } else { kind.name() };
+        let quota = Quota { limit: limit as u64, window: MEMORY, cost: 1 };
+        match self.backend.kv.take(&format!("{name} {owner}"), quota).await {
+            Ok(taken) => taken.granted,
+            Err(error) => {
+                tracing::warn!(%error, "what a user has created on other servers is not known");
+                true
+            }
+        }
     }
 
     /// The server's bounds.

@@ -18,6 +18,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::{
     following::Lag,
+    forms::Forms,
     held::Held,
     kind::{self, At, Delivery, Inapplicable, Kind, Rules, Taken, V1},
     members::Members,
@@ -42,6 +43,8 @@ pub(crate) struct Stream {
     /// Longer frames are compressed; bytes.
     compress_above: usize,
     inner: Mutex<Inner>,
+    /// Held by whoever makes a large message that shows the content.
+    showing: Mutex<()>,
     /// Held by whoever appends to the backend, so that writers are linearised without holding `inner` meanwhile. Shared,
     /// because an append goes on when its caller is dropped.
     writer: Arc<tokio::sync::Mutex<()>>,
@@ -68,11 +71,13 @@ struct Inner {
     mark: Mark,
     /// Epochs that followers were told before the first entry came, of lives that began elsewhere or not at all.
     unborn: Vec<u64>,
+    /// The epoch that the stream's number implies.
+    numbered: u64,
     window: Window,
     followers: Members,
     content: Box<dyn Kind>,
     /// The messages that show the content to followers of either version, made when first asked for.
-    shown: [Option<Shown>; 2],
+    shown: [Option<Box<Shown>>; 2],
     /// Whether version 1 followers are going to be shown the whole in a moment.
     is_due: bool,
     held: Held,
@@ -95,6 +100,7 @@ impl Stream {
         let inner = Inner {
             mark,
             unborn: Vec::new(),
+            numbered: mark.position.epoch,
             window: Window::default(),
             followers: Members::default(),
             content,
@@ -108,6 +114,7 @@ impl Stream {
             channel,
             compress_above,
             inner: Mutex::new(inner),
+            showing: Mutex::default(),
             writer: Arc::default(),
             followed: AtomicBool::new(false),
             used: AtomicU64::new(0),
@@ -245,32 +252,37 @@ impl Stream {
     ) -> Position {
         inner.mark.position.seq += 1;
         inner.mark.tag = tag;
-        let message = inner.content.message(entry, &self.at(inner.mark.position));
-        for shown in &mut inner.shown {
-            shown.take_if(|shown| !shown.follow(&message));
+        let at = self.at(inner.mark.position);
+        let is_kept = self.rules.replay.entries > 0 || inner.shown.iter().any(Option::is_some);
+        let long = is_kept.then(|| inner.content.message(entry, &at));
+        if let Some(message) = &long {
+            for shown in &mut inner.shown {
+                shown.take_if(|shown| !shown.follow(message));
+            }
+            inner.window.push(message.clone(), now, &self.rules.replay);
         }
-        inner.window.push(message.clone(), now, &self.rules.replay);
+        let is_later = self.rules.v1 == V1::Whole && self.is_later(inner);
+        let mut forms = Forms::new(&*inner.content, entry, at, long, self.is_numbered(inner));
         match self.rules.delivery {
             Delivery::Each => {
                 let v1 = if !v1.is_empty() && inner.content.is_v1(entry) { v1 } else { &[] };
                 for connection in inner.followers.iter().chain(v1) {
-                    connection.mailbox().push(message.clone());
+                    connection.mailbox().push(forms.of(connection));
                 }
             }
             Delivery::Conflated => {
-                let is_later = self.rules.v1 == V1::Whole && self.is_later(inner);
                 for connection in inner.followers.iter() {
                     match (self.rules.v1, connection.protocol()) {
                         (V1::Whole, Protocol::V1) if is_later => {}
                         (V1::Whole, Protocol::V1) => connection.mailbox().owe(self),
-                        _ => connection.mailbox().push_entry(message.clone(), self),
+                        _ => connection.mailbox().push_entry(forms.of(connection), self),
                     }
                 }
             }
             Delivery::Others => {
                 let author = author.map(|author| author.connection.serial());
                 for connection in inner.followers.iter().filter(|follower| Some(follower.serial()) != author) {
-                    connection.mailbox().push(message.clone());
+                    connection.mailbox().push(forms.long());
                 }
             }
         }
@@ -278,6 +290,11 @@ impl Stream {
             author.connection.acknowledge(author.correlation, inner.mark.position.seq);
         }
         inner.mark.position
+    }
+
+    /// Whether the stream's number names it in its present life.
+    fn is_numbered(&self, inner: &Inner) -> bool {
+        self.channel != 0 && inner.numbered == inner.mark.position.epoch
     }
 
     /// Hands the followers, but for the connection `except`, a message that is no entry, in order with the entries.
@@ -356,7 +373,9 @@ impl Stream {
             inner.content.apply(&entry)?;
             let time = inner.content.time(&entry).unwrap_or(now);
             // Who has written it lets the backend forget.
-            inner.held.note(entry.bytes().len(), &self.rules.compaction);
+            if inner.held.note(entry.bytes().len(), &self.rules.compaction) {
+                inner.held.compacted(inner.content.measure());
+            }
             self.push(inner, &entry, tag, time, v1, None);
         }
         Ok(())
@@ -397,7 +416,7 @@ impl Stream {
     /// Fills the log with what the backend has kept.
     fn remember(&self, inner: &mut Inner, stored: &Stored, now: u64) {
         inner.window.clear();
-        inner.held = Held::of(stored.since_snapshot());
+        inner.held = Held::of(stored);
         // The rest would only be made to be dropped.
         let skip = stored.entries.len().saturating_sub(self.rules.replay.entries);
         let kept = &stored.entries[skip..];
@@ -424,6 +443,7 @@ impl Stream {
     pub(super) fn snapshot(&self, others: bool) -> Option<(Mark, Bytes, u64)> {
         let mut inner = lock(&self.inner);
         let snapshot = inner.content.snapshot()?;
+        inner.held.compacted(snapshot.len());
         Some((inner.mark, snapshot, inner.window.len().max(if others { inner.held.keep() } else { 0 }) as u64))
     }
 

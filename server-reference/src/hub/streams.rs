@@ -13,7 +13,7 @@ use datasole_core::{Position, StreamId, StreamKind};
 use super::{
     Hub,
     following::{LINGER, TICK},
-    kind::{Kind, Room, Spec, V1},
+    kind::{Delivery, Kind, Room, Spec, V1},
     relaying::stream_topics,
     stream::Stream,
 };
@@ -334,7 +334,7 @@ impl Hub {
             }
             None
         };
-        let channel = if rules.numbered { self.next_channel.fetch_add(1, Ordering::Relaxed).max(1) } else { 0 };
+        let channel = if rules.numbered { self.channel(rules.delivery) } else { 0 };
         if stored.is_some() && !streams.has_room(self.now()) {
             return Err(BackendError::Unavailable("there is no memory for more streams at the moment".into()));
         }
@@ -359,6 +359,16 @@ impl Hub {
             self.forget(&id, at).await;
         }
         Ok(stream)
+    }
+
+    /// The number of a stream: odd for what cannot do without, and may have that of one long gone; else even, and 0 once there are
+    /// no more.
+    fn channel(&self, delivery: Delivery) -> u32 {
+        if delivery == Delivery::Others {
+            return self.next_channel.fetch_add(2, Ordering::Relaxed) | 1;
+        }
+        let next = self.next_number.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| last.checked_add(2));
+        next.map_or(0, |last| last + 2)
     }
 
     /// The stream for a client that has it up to `since`, which another node may have told: at least as far. What takes

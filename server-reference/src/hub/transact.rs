@@ -23,6 +23,7 @@ use crate::{
     },
     clock::unix_millis,
     entry::Entry,
+    mailbox::AT_ONCE,
     task::to_the_end,
 };
 
@@ -241,10 +242,21 @@ impl Hub {
         {
             return Ok(());
         }
-        match stream.snapshot(self.has_others()) {
+        let (own, others) = (stream.clone(), self.has_others());
+        let snapshot = self.apart(stream, move || own.snapshot(others)).await;
+        match snapshot {
             Some((at, snapshot, keep)) => self.backend.log.snapshot(stream.id(), at, snapshot, keep).await,
             None => Ok(()),
         }
+    }
+
+    /// Does work on the whole of a stream's content: off the async workers where that is large.
+    pub(crate) async fn apart<T: Send + 'static>(
+        &self,
+        stream: &Stream,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        if stream.weight() > AT_ONCE { self.desk.run(0, work).await } else { work() }
     }
 
     /// Publishes on a stream that no backend keeps what `plan` makes of its content.

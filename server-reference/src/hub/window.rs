@@ -26,6 +26,10 @@ impl Window {
             return;
         }
         self.bytes += message.len();
+        if self.log.capacity() == 0 {
+            // Most streams have one entry.
+            self.log.reserve_exact(1);
+        }
         self.log.push_back(Logged { message, at });
         while self.log.len() > replay.entries || self.bytes > replay.bytes {
             self.pop();

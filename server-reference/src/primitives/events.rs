@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fmt::Display, panic::AssertUnwindSafe, sync::Arc};
 
 use bytes::Bytes;
-use datasole_core::{Payload, Position, StreamId, StreamKind, codes, frame::Opcode};
+use datasole_core::{Payload, Position, StreamId, StreamKind, codes, frame::Opcode, wire::push_varuint};
 use futures_util::{FutureExt, future::BoxFuture};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::{RawValue, to_raw_value};
@@ -19,7 +19,7 @@ use crate::{
     error::RpcError,
     hub::{At, Audience, Bounds, Delivery, Hub, Inapplicable, Kind, Rules, Spec, V1},
     limits::{Limits, Replay},
-    message::{OBJECT, Object, framed},
+    message::{NUMBERS, OBJECT, Object, framed},
 };
 
 /// An event with JSON or without data: the time, as eight bytes big-endian, then the JSON.
@@ -58,7 +58,7 @@ impl Kind for Topic {
             delivery: Delivery::Each,
             v1: V1::Entries,
             evictable: self.history.is_none(),
-            numbered: false,
+            numbered: true,
         }
     }
 
@@ -90,6 +90,15 @@ impl Kind for Topic {
     fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes {
         let (time, data) = split(entry).unwrap_or_default();
         message(at.key, entry.tag() == BINARY, data, time, Some(at.position), at.compress_above)
+    }
+
+    fn short(&self, entry: &Entry, at: &At<'_>) -> Option<Bytes> {
+        let (time, data) = split(entry).filter(|_| entry.tag() == EVENT)?;
+        Some(framed(Opcode::Entry, at.channel, NUMBERS + data.len(), at.compress_above, |out| {
+            push_varuint(out, at.position.seq);
+            push_varuint(out, time);
+            out.extend_from_slice(data);
+        }))
     }
 
     fn is_v1(&self, entry: &Entry) -> bool {

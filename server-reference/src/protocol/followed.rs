@@ -2,10 +2,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-use datasole_core::{Position, StreamId, codes};
+use datasole_core::{Position, StreamId, StreamKind, codes};
 use futures_util::{FutureExt, future::join_all};
 
 use crate::{
@@ -71,12 +74,30 @@ impl Followed {
         Ok(())
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        lock(&self.0).as_ref().is_none_or(|book| book.by_id.is_empty())
+    }
+
     /// Opens the streams that have been admitted, together. Streams in memory are answered at once, so that an answer to a
     /// later request does not overtake them; the others are answered in one go when the backend has returned them all.
     pub(super) async fn open(&self, hub: &Hub, connection: &Arc<Connection>, wanted: &[Wanted]) {
+        // Of what is written out before it is shown; the rest is owed.
+        let room = AtomicUsize::new(AT_ONCE);
+        let room = &room;
         let (mut ready, mut waiting) = (Vec::new(), Vec::new());
         for wanted in wanted {
-            let mut opening = Box::pin(hub.open_since(&wanted.stream, wanted.since, connection.standing().lane));
+            let mut opening = Box::pin(async {
+                let lane = connection.standing().lane;
+                let stream = hub.open_since(&wanted.stream, wanted.since, lane).await?;
+                let protocol = connection.protocol();
+                let cost = stream.dear(protocol, wanted.since);
+                let spent = |left: usize| Some(left.saturating_sub(cost)).filter(|_| left > 0);
+                if cost > 0 && room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent).is_ok() {
+                    let own = stream.clone();
+                    hub.desk().run(lane, move || own.prepare(protocol)).await;
+                }
+                Ok(stream)
+            });
             match (&mut opening).now_or_never() {
                 Some(opened) => ready.push((wanted, opened)),
                 None => waiting.push(async move { (wanted, opening.await) }),
@@ -119,7 +140,7 @@ impl Followed {
                     };
                     stream.subscribe(connection, *correlation, *since, unix_millis(), &mut room);
                     book.by_id.insert(*correlation, Subscription::Open { stream: stream.clone(), _kept: kept });
-                    if stream.channel() != 0 {
+                    if stream.id().kind == StreamKind::Doc {
                         book.by_channel.insert(stream.channel(), stream.clone());
                     }
                 }

@@ -246,6 +246,10 @@ impl Session {
                 }
                 Err(_) => self.invalid_call(correlation, out),
             },
+            Opcode::Call if self.is_v2() => match short_call(payload) {
+                Some((method, params)) => self.call(correlation, method, Incoming::Json(params), out),
+                None => self.invalid_call(correlation, out),
+            },
             Opcode::RpcRequestBinary if self.is_v2() => match split::<wire::RpcRequest<'_>>(payload) {
                 Some((call, bytes)) => self.call(correlation, &call.method, Incoming::Binary(bytes), out),
                 None => self.invalid_call(correlation, out),
@@ -322,8 +326,13 @@ impl Session {
 
     /// Takes note of the client's features.
     fn features(&self, features: &[Cow<'_, str>]) {
-        if features.iter().any(|feature| feature == wire::BATCH) {
+        let has = |name| features.iter().any(|feature| feature == name);
+        if has(wire::BATCH) {
             self.connection.mailbox().pack();
+        }
+        // Who subscribed before was not told the numbers of streams.
+        if has(wire::SHORT) && self.held.followed.is_empty() {
+            self.connection.mailbox().shorten();
         }
     }
 
@@ -435,6 +444,12 @@ struct Arrival {
     batched: bool,
     /// The subscriptions of all messages of a BATCH, to be opened and answered together.
     wanted: Vec<Wanted>,
+}
+
+/// The method and the parameters of a CALL.
+fn short_call(payload: &[u8]) -> Option<(&str, &RawValue)> {
+    let (method, params) = wire::split_item(payload)?;
+    Some((std::str::from_utf8(method).ok()?, serde_json::from_slice(params).ok()?))
 }
 
 /// The two parts of a payload with bytes.

@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// Features of this server beyond version 2, announced in HELLO.
-const FEATURES: [&str; 1] = [wire::BATCH];
+const FEATURES: [&str; 2] = [wire::BATCH, wire::SHORT];
 
 /// A running server: registered handlers, stored streams and connections.
 pub(crate) struct Node {

@@ -211,7 +211,7 @@ async fn what_later_versions_send_is_ignored() {
     let mut hello = Outgoing::new(|_, _| {});
     connection.mailbox().drain(&mut hello, usize::MAX);
     let hello: Value = serde_json::from_slice(decode(&hello.bytes, usize::MAX).unwrap().payload).unwrap();
-    assert_eq!(hello["features"], json!(["batch"]));
+    assert_eq!(hello["features"], json!(["batch", "short"]));
 
     let (mut peer, mut old) = (Peer::new(&server), Peer::of(&server, Protocol::V1));
     for opcode in (0..=0xffu8).filter(|&opcode| Opcode::from_byte(opcode).is_none() && opcode != 0x78) {

@@ -3,6 +3,8 @@
 mod batches;
 mod commits;
 mod concurrency;
+mod large;
+mod short;
 
 use std::sync::{
     Arc,
@@ -41,6 +43,9 @@ pub(crate) struct Gated {
     pub(crate) failing: Arc<AtomicBool>,
     /// How often a whole stream was asked for.
     pub(crate) loads: Arc<AtomicUsize>,
+    /// Snapshots that were stored, and their bytes.
+    pub(crate) snapshots: Arc<AtomicUsize>,
+    pub(crate) written: Arc<AtomicUsize>,
 }
 
 impl Gated {
@@ -50,6 +55,8 @@ impl Gated {
             open: watch::Sender::new(open),
             failing: Arc::default(),
             loads: Arc::default(),
+            snapshots: Arc::default(),
+            written: Arc::default(),
         }
     }
 
@@ -65,8 +72,9 @@ impl Gated {
 impl From<Gated> for Backend {
     fn from(gated: Gated) -> Self {
         let backend = gated.memory.node();
-        let Gated { open, failing, loads, .. } = gated;
-        Self { log: Arc::new(GatedLog { inner: backend.log, open: open.subscribe(), failing, loads }), ..backend }
+        let Gated { open, failing, loads, snapshots, written, .. } = gated;
+        let open = open.subscribe();
+        Self { log: Arc::new(GatedLog { inner: backend.log, open, failing, loads, snapshots, written }), ..backend }
     }
 }
 
@@ -76,6 +84,8 @@ struct GatedLog {
     open: watch::Receiver<bool>,
     failing: Arc<AtomicBool>,
     loads: Arc<AtomicUsize>,
+    snapshots: Arc<AtomicUsize>,
+    written: Arc<AtomicUsize>,
 }
 
 impl GatedLog {
@@ -110,6 +120,8 @@ impl Log for GatedLog {
     }
 
     async fn snapshot(&self, stream: &StreamId, at: Mark, bytes: Bytes, keep: u64) -> Result<(), BackendError> {
+        self.snapshots.fetch_add(1, Ordering::Relaxed);
+        self.written.fetch_add(bytes.len(), Ordering::Relaxed);
         self.inner.snapshot(stream, at, bytes, keep).await
     }
 

@@ -9,4 +9,5 @@ mod nats;
 mod postgres;
 mod redis;
 mod running;
+mod tls;
 mod writers;

@@ -1,7 +1,15 @@
 //! What the server refuses: too much, the wrong type, those who may not; and hostile operations, which change nothing.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
 use datasole_core::frame::Opcode;
-use datasole_server::{CrdtKind, CrdtLimits, Limits, Server};
+use datasole_server::{CrdtKind, CrdtLimits, Limits, Server, backend::Memory, clock::Manual};
 use serde_json::{Value, json};
 
 use crate::{Client, increment, now, op, server};
@@ -54,6 +62,37 @@ async fn keys_of_a_user_below_at_and_above_the_limit() {
     let mut old = Client::v1(&server);
     old.send(Opcode::CrdtOp, 0, &json!({ "key": "4", "op": increment("old", 1, 1) }));
     assert_eq!(server.crdt().keys().await.unwrap(), ["1", "2", "3", "registered"], "nor by version 1");
+}
+
+/// Servers of one backend count a user's keys together.
+#[tokio::test]
+async fn keys_of_a_user_are_counted_on_all_servers() {
+    let clock = Arc::new(Manual::default());
+    let names = AtomicU64::new(1);
+    let memory = Memory::new(clock.clone(), Arc::new(move || names.fetch_add(1, Ordering::Relaxed)));
+    let server = || {
+        let limits = Limits::default().with(|limits| limits.max_crdt_keys_per_user = 3);
+        Server::builder().limits(limits).crdt("registered", CrdtKind::PnCounter).backend(memory.clone()).build()
+    };
+    let replicas = AtomicU64::new(0);
+    let create = |server: &Server, user: &str, key: &str| {
+        // Each client is a replica of its own.
+        let mut client = Client::user(server, user);
+        let replica = format!("{user} {}", replicas.fetch_add(1, Ordering::Relaxed));
+        client.op(key, &increment(&replica, 1, 1))
+    };
+    let (a, b) = (server(), server());
+    assert_eq!((create(&a, "ann", "1"), create(&b, "ann", "2")), (Ok(1), Ok(1)), "below");
+    assert_eq!(create(&a, "ann", "3"), Ok(1), "at the limit");
+    assert_eq!((create(&a, "ann", "4"), create(&b, "ann", "4")), (Err(LIMIT), Err(LIMIT)), "above it, on each");
+    assert_eq!(create(&b, "ann", "registered"), Ok(1), "registered ones are not counted");
+    assert_eq!(create(&b, "ann", "3"), Ok(2), "what exists is changed");
+    assert_eq!(create(&b, "bob", "4"), Ok(1), "nor are those of others");
+    b.crdt().counter("5").increment(1).await.unwrap();
+    let restarted = server();
+    assert_eq!(create(&restarted, "ann", "6"), Err(LIMIT), "a server that starts begins with what was created");
+    clock.advance(Duration::from_secs(26 * 3_600));
+    assert_eq!(create(&restarted, "ann", "6"), Ok(1), "after a day");
 }
 
 #[tokio::test]

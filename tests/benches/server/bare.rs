@@ -76,6 +76,7 @@ impl Bare {
                 }
             }
             Order::Patch(row) => self.publish(patch(row, self.next())?),
+            Order::Changes(_) => return Err("the bare server keeps no state".into()),
         }
         Ok(())
     }

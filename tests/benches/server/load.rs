@@ -125,7 +125,7 @@ fn subscribe(connection: &mut Connection, stream: Stream) -> Result<()> {
         Stream::Topic => ("event", payload::TOPIC),
         Stream::State => ("state", payload::STATE),
     };
-    connection.send(&websocket::frame(&payload::subscribe(kind, key)))?;
+    connection.send(&websocket::frame(&payload::subscribe(1, kind, key)))?;
     expect(&connection.read_message()?, Opcode::Subscribed)?;
     if stream == Stream::State {
         expect(&connection.read_message()?, Opcode::StateSnapshot)?;

@@ -1,4 +1,5 @@
-//! What a datasole server costs beside a bare WebSocket server: CPU per operation, and memory per idle connection.
+//! What a datasole server costs beside a bare WebSocket server: CPU per operation, and memory per idle connection; and how that
+//! grows with the size of a state.
 //!
 //! Run by `cargo xtask bench` (`cargo bench -p datasole-tests --bench server -- [OPTIONS]`). The program starts itself
 //! twice as a child, once as the bare server ([`bare`]) and once as ours ([`ours`]), both on one thread, and drives them
@@ -7,9 +8,12 @@
 //!
 //! Standard output has one JSON line per scenario, standard error the rest. The exit status is 1 when a bar is missed.
 //!
+//! With `--cluster` it measures what nodes on an engine cost beside the engine alone ([`cluster`]).
+//!
 //! It lacks warm-up heuristics, outlier rejection and saved runs: the baseline of the same run is the comparison.
 
 mod bare;
+mod cluster;
 mod load;
 mod ours;
 mod payload;
@@ -28,7 +32,10 @@ pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const USAGE: &str = "\
 usage: cargo bench -p datasole-tests --bench server -- [NAME…] [--rounds N] [--server bare|ours] [--list]
+       cargo bench -p datasole-tests --bench server -- --cluster [NAME…] [--rounds N] [--streams N] [--list]
   NAME      run the scenarios whose name contains it
+  --cluster nodes on Redis, PostgreSQL and NATS, each beside the engine alone
+  --streams followed streams of one node, 100000 unless given
   --rounds  slices per server and scenario, 9 unless given
   --server  drive one server only and judge nothing (for profilers)
   --list    print the scenarios' names";
@@ -38,13 +45,23 @@ struct Options {
     rounds: usize,
     only: Option<Kind>,
     list: bool,
+    cluster: bool,
+    streams: u32,
     /// Cargo says that this is a bench run; `cargo test --all-targets` starts benches too.
     bench: bool,
 }
 
 impl Options {
     fn parse(mut args: impl Iterator<Item = String>) -> Result<Self> {
-        let mut options = Self { names: Vec::new(), rounds: 9, only: None, list: false, bench: false };
+        let mut options = Self {
+            names: Vec::new(),
+            rounds: 9,
+            only: None,
+            list: false,
+            cluster: false,
+            streams: 100_000,
+            bench: false,
+        };
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or(USAGE);
             match arg.as_str() {
@@ -52,6 +69,8 @@ impl Options {
                 "--rounds" => options.rounds = value()?.parse::<usize>()?.max(1),
                 "--server" => options.only = Some(value()?.parse()?),
                 "--list" => options.list = true,
+                "--cluster" => options.cluster = true,
+                "--streams" => options.streams = value()?.parse::<u32>()?.max(1),
                 name if !name.starts_with('-') => options.names.push(arg),
                 _ => return Err(USAGE.into()),
             }
@@ -67,7 +86,10 @@ impl Options {
 fn main() -> Result<ExitCode> {
     let mut args = std::env::args().skip(1).peekable();
     if args.next_if(|arg| arg == serve::SUBCOMMAND).is_some() {
-        serve::run(args.next().ok_or(USAGE)?.parse()?, args.next().is_some())?;
+        match args.next().ok_or(USAGE)?.as_str() {
+            cluster::node::SUBCOMMAND => cluster::node::run(&args.next().ok_or(USAGE)?)?,
+            kind => serve::run(kind.parse()?, args.next().ok_or(USAGE)?.parse()?)?,
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let options = Options::parse(args)?;
@@ -75,6 +97,10 @@ fn main() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     process::raise_open_files()?;
+    if options.cluster {
+        let held = cluster::run(|name| options.selects(name), options.rounds, options.list, options.streams)?;
+        return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     let mut held = true;
     for scenario in scenario::ALL.iter().filter(|scenario| options.selects(scenario.name)) {
         if options.list {

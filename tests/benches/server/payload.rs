@@ -31,9 +31,9 @@ pub(crate) fn request(correlation: u32, params: &Value) -> Vec<u8> {
 }
 
 /// The SUBSCRIBE of a stream as a message.
-pub(crate) fn subscribe(kind: &str, key: &str) -> Vec<u8> {
+pub(crate) fn subscribe(correlation: u32, kind: &str, key: &str) -> Vec<u8> {
     let payload = json!({"kind": kind, "key": key}).to_string();
-    Codec::default().encode(Opcode::Subscribe, 1, payload.as_bytes(), COMPRESS_ABOVE)
+    Codec::default().encode(Opcode::Subscribe, correlation, payload.as_bytes(), COMPRESS_ABOVE)
 }
 
 /// Parameters of a small call.
@@ -65,13 +65,13 @@ pub(crate) fn tick() -> Value {
 }
 
 /// The state before any patch.
-pub(crate) fn table() -> Value {
+pub(crate) fn table(rows: usize) -> Value {
     let rows: Vec<Value> =
-        (0..ROWS).map(|id| json!({"id": id, "name": format!("row {id}"), "price": 10.5, "n": 0})).collect();
+        (0..rows).map(|id| json!({"id": id, "name": format!("row {id}"), "price": 10.5, "n": 0})).collect();
     json!({"rows": rows})
 }
 
 /// The operations that change one cell of [`table`].
 pub(crate) fn one_cell(row: usize, value: u64) -> Value {
-    json!([{"op": "replace", "path": format!("/rows/{}/n", row % ROWS), "value": value}])
+    json!([{"op": "replace", "path": format!("/rows/{row}/n"), "value": value}])
 }

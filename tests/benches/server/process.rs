@@ -6,7 +6,7 @@
 
 use std::{
     env, fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, TcpStream},
     process::{Child, Command, Stdio},
     thread,
@@ -37,10 +37,15 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts this program again as a server and waits until it listens.
-    pub(crate) fn start(kind: Kind, table: bool) -> Result<Self> {
+    pub(crate) fn start(kind: Kind, rows: usize) -> Result<Self> {
+        Self::spawn(&[kind.name(), &rows.to_string()])
+    }
+
+    /// The same, by what follows [`serve::SUBCOMMAND`].
+    pub(crate) fn spawn(arguments: &[&str]) -> Result<Self> {
         let mut child = Command::new(env::current_exe()?)
-            .args([serve::SUBCOMMAND, kind.name()])
-            .args(table.then_some(serve::WITH_TABLE))
+            .arg(serve::SUBCOMMAND)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -49,7 +54,7 @@ impl Server {
         BufReader::new(stdout).read_line(&mut line)?;
         let ports: Vec<u16> = line.split_whitespace().filter_map(|port| port.parse().ok()).collect();
         let &[port, control] = &ports[..] else {
-            return Err(format!("the {} server did not start", kind.name()).into());
+            return Err(format!("the server {} did not start", arguments.join(" ")).into());
         };
         let control = TcpStream::connect((Ipv4Addr::LOCALHOST, control))?;
         control.set_nodelay(true)?;
@@ -58,40 +63,79 @@ impl Server {
 
     /// Has the server publish.
     pub(crate) fn order(&mut self, order: Order) -> Result<()> {
-        Ok(self.control.write_all(&order.encode())?)
+        self.control.write_all(&order.encode())?;
+        if matches!(order, Order::Changes(_)) {
+            self.answer()?;
+        }
+        Ok(())
+    }
+
+    /// Sends an order of several bytes.
+    pub(crate) fn tell(&mut self, order: &[u8]) -> Result<()> {
+        Ok(self.control.write_all(order)?)
+    }
+
+    /// Waits for the byte that says that an order is carried out.
+    pub(crate) fn answer(&mut self) -> Result<()> {
+        Ok(self.control.read_exact(&mut [0])?)
     }
 
     /// CPU time used so far, read while the server sleeps; nanoseconds.
     pub(crate) fn cpu(&self) -> Result<u64> {
+        Cpu::of(&[self.child.id()]).read()
+    }
+
+    /// Resident memory; bytes.
+    pub(crate) fn resident(&self) -> Result<u64> {
+        resident(self.child.id())
+    }
+}
+
+/// Resident memory of a process; bytes.
+pub(crate) fn resident(process: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+}
+
+/// The CPU time of processes.
+pub(crate) struct Cpu<'a> {
+    processes: &'a [u32],
+}
+
+impl<'a> Cpu<'a> {
+    pub(crate) fn of(processes: &'a [u32]) -> Self {
+        Self { processes }
+    }
+
+    /// Used so far, read while all sleep; nanoseconds.
+    pub(crate) fn read(&self) -> Result<u64> {
         loop {
-            if let Some(nanoseconds) = self.cpu_if_asleep()? {
+            let mut total = Some(0);
+            for process in self.processes {
+                total = total.zip(used_if_asleep(*process)?).map(|(total, used)| total + used);
+            }
+            if let Some(nanoseconds) = total {
                 return Ok(nanoseconds);
             }
             thread::sleep(Duration::from_millis(1));
         }
     }
+}
 
-    fn cpu_if_asleep(&self) -> Result<Option<u64>> {
-        let mut total = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let task = task?.path();
-            // The state follows the name, which is in parentheses and may hold anything.
-            let stat = fs::read_to_string(task.join("stat"))?;
-            if stat.rsplit_once(") ").is_none_or(|(_, rest)| !rest.starts_with('S')) {
-                return Ok(None);
-            }
-            let schedstat = fs::read_to_string(task.join("schedstat"))?;
-            total += schedstat.split(' ').next().ok_or("schedstat is empty")?.parse::<u64>()?;
+fn used_if_asleep(process: u32) -> Result<Option<u64>> {
+    let mut total = 0;
+    for task in fs::read_dir(format!("/proc/{process}/task"))? {
+        let task = task?.path();
+        // The state follows the name, which is in parentheses and may hold anything.
+        let stat = fs::read_to_string(task.join("stat"))?;
+        if stat.rsplit_once(") ").is_none_or(|(_, rest)| !rest.starts_with('S')) {
+            return Ok(None);
         }
-        Ok(Some(total))
+        let schedstat = fs::read_to_string(task.join("schedstat"))?;
+        total += schedstat.split(' ').next().ok_or("schedstat is empty")?.parse::<u64>()?;
     }
-
-    /// Resident memory; bytes.
-    pub(crate) fn resident(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
-        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
-    }
+    Ok(Some(total))
 }
 
 impl Drop for Server {

@@ -18,6 +18,8 @@ const AUDIENCE: usize = 500;
 const SUBSCRIBERS: usize = 50;
 /// Connections that do nothing.
 const IDLE: usize = 5_000;
+/// Rows of a state that others are measured beside.
+const FEW_ROWS: usize = 20;
 /// Connections opened before memory is read for the first time, so that what a server keeps once is not counted.
 const SETTLED: usize = 64;
 
@@ -41,6 +43,9 @@ enum Work {
     Patch,
     /// [`IDLE`] connections that have got HELLO. Judged by resident memory.
     Idle,
+    /// A turn changes one cell of a state with so many rows, which nobody follows. Judged per change, beside the same of a
+    /// state with few.
+    Growth { rows: usize },
 }
 
 /// Every scenario.
@@ -67,13 +72,14 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario { name: "fan-out-500-10", work: Work::FanOut { at_once: 10 }, turns: 50, bar: 1.5 },
     Scenario { name: "fan-out-500-64", work: Work::FanOut { at_once: 64 }, turns: 15, bar: 1.5 },
     Scenario { name: "patch-10000-rows", work: Work::Patch, turns: 1_500, bar: 1.5 },
+    Scenario { name: "growth-patch-8mb", work: Work::Growth { rows: 160_000 }, turns: 20_000, bar: 1.5 },
     Scenario { name: "idle-memory-5000", work: Work::Idle, turns: 1, bar: 4_096.0 },
 ];
 
 /// A scenario's result, one line of JSON.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    bench: &'static str,
+    bench: String,
     /// What the two figures are: CPU microseconds of the server per operation, or resident bytes per connection.
     unit: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,7 +112,12 @@ impl Scenario {
             let report = self.report("bytes per connection", 1, Some(ours), Some(baseline));
             return Ok(Report { ok: Some(ours < self.bar), ..report });
         }
-        let mut rigs = (Rig::new(&self.work, Kind::Ours)?, Rig::new(&self.work, Kind::Bare)?);
+        let mut rigs = match self.work {
+            Work::Growth { rows } => {
+                (Rig::with(&self.work, Kind::Ours, rows)?, Rig::with(&self.work, Kind::Ours, FEW_ROWS)?)
+            }
+            _ => (Rig::new(&self.work, Kind::Ours)?, Rig::new(&self.work, Kind::Bare)?),
+        };
         let (mut ours, mut baseline) = (Vec::new(), Vec::new());
         for round in 0..=rounds {
             // Who goes first alternates, so that a machine that gets busier favours nobody.
@@ -157,7 +168,7 @@ impl Scenario {
             ((ours, baseline), (None, None))
         };
         Report {
-            bench: self.name,
+            bench: self.name.to_owned(),
             unit,
             ours_us: us.0,
             baseline_us: us.1,
@@ -168,6 +179,52 @@ impl Scenario {
             bar: self.bar,
             ok: None,
             rounds,
+        }
+    }
+}
+
+impl Report {
+    /// Of figures that were measured in turns, ours beside the baseline's; `judge` has the medians and their ratio.
+    pub(crate) fn of_pairs(
+        bench: String,
+        unit: &'static str,
+        pairs: &[(f64, f64)],
+        bar: f64,
+        judge: impl Fn(f64, f64, f64) -> f64,
+    ) -> Self {
+        let (mut ours, mut baseline): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
+        let mut ratios: Vec<f64> = pairs.iter().map(|(ours, baseline)| ours / baseline).collect();
+        let (ours, baseline, ratio) = (median(&mut ours), median(&mut baseline), median(&mut ratios));
+        Self {
+            bench,
+            unit,
+            ours_us: Some(rounded(ours)),
+            baseline_us: Some(rounded(baseline)),
+            ours_bytes: None,
+            baseline_bytes: None,
+            ratio: Some(rounded(ratio)),
+            ratio_range: Some([rounded(ratios[0]), rounded(ratios[ratios.len() - 1])]),
+            bar,
+            ok: Some(judge(ours, baseline, ratio) <= bar),
+            rounds: pairs.len(),
+        }
+    }
+
+    /// Of one figure in bytes, or in microseconds.
+    pub(crate) fn of_one(bench: String, unit: &'static str, figure: f64, bar: f64) -> Self {
+        let is_bytes = unit.contains("bytes");
+        Self {
+            bench,
+            unit,
+            ours_us: (!is_bytes).then_some(rounded(figure)),
+            baseline_us: None,
+            ours_bytes: is_bytes.then_some(rounded(figure)),
+            baseline_bytes: None,
+            ratio: None,
+            ratio_range: None,
+            bar,
+            ok: Some(figure <= bar),
+            rounds: 1,
         }
     }
 }
@@ -184,7 +241,16 @@ struct Rig<'a> {
 
 impl<'a> Rig<'a> {
     fn new(work: &'a Work, kind: Kind) -> Result<Self> {
-        let server = Server::start(kind, matches!(work, Work::Patch))?;
+        let rows = match work {
+            Work::Patch => payload::ROWS,
+            Work::Growth { rows } => *rows,
+            _ => 0,
+        };
+        Self::with(work, kind, rows)
+    }
+
+    fn with(work: &'a Work, kind: Kind, rows: usize) -> Result<Self> {
+        let server = Server::start(kind, rows)?;
         let mut frames = Vec::new();
         let (connections, stream) = match work {
             Work::Call { connections, in_flight, params } => {
@@ -197,7 +263,7 @@ impl<'a> Rig<'a> {
             }
             Work::FanOut { .. } => (AUDIENCE, Stream::Topic),
             Work::Patch => (SUBSCRIBERS, Stream::State),
-            Work::Idle => (0, Stream::Nothing),
+            Work::Idle | Work::Growth { .. } => (0, Stream::Nothing),
         };
         let load = Load::open(server.port, connections, stream)?;
         Ok(Self { work, server, load, frames, row: 0 })
@@ -227,6 +293,10 @@ impl<'a> Rig<'a> {
                 }
                 turns
             }
+            Work::Growth { .. } => {
+                self.server.order(Order::Changes(u32::try_from(turns)?))?;
+                turns
+            }
             Work::Idle => turns,
         };
         let used = self.server.cpu()? - before;
@@ -236,7 +306,7 @@ impl<'a> Rig<'a> {
 
 /// Resident bytes that one more idle connection costs.
 fn idle_bytes(kind: Kind) -> Result<f64> {
-    let server = Server::start(kind, false)?;
+    let server = Server::start(kind, 0)?;
     let mut load = Load::open(server.port, SETTLED, Stream::Nothing)?;
     server.cpu()?;
     let before = server.resident()?;
@@ -247,7 +317,7 @@ fn idle_bytes(kind: Kind) -> Result<f64> {
 }
 
 /// The median; sorts the figures.
-fn median(figures: &mut [f64]) -> f64 {
+pub(crate) fn median(figures: &mut [f64]) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures[figures.len() / 2]
 }

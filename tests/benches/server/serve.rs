@@ -5,17 +5,16 @@
 use std::{net::Ipv4Addr, str::FromStr};
 
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
 use crate::{Result, bare::Bare, ours::Ours};
 
-/// The argument that makes this program a server; the next one is its [`Kind`], and [`WITH_TABLE`] may follow.
+/// The argument that makes this program a server; the next ones are its [`Kind`] and the rows of the state
+/// [`payload::STATE`](crate::payload::STATE) that it holds from the start, 0 for none. (Or it is
+/// [`cluster::node::SUBCOMMAND`](crate::cluster::node::SUBCOMMAND).)
 pub(crate) const SUBCOMMAND: &str = "serve";
-
-/// Has the server hold the state [`payload::STATE`](crate::payload::STATE) from the start.
-pub(crate) const WITH_TABLE: &str = "with-table";
 
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +54,8 @@ pub(crate) enum Order {
     Events(u32),
     /// One cell of this row, to everyone.
     Patch(u32),
+    /// So many changes of one cell each, which nobody follows; answered with a byte.
+    Changes(u32),
 }
 
 impl Order {
@@ -63,18 +64,23 @@ impl Order {
         let (tag, [a, b, c, d]) = match self {
             Self::Events(count) => (0, count.to_be_bytes()),
             Self::Patch(row) => (1, row.to_be_bytes()),
+            Self::Changes(count) => (2, count.to_be_bytes()),
         };
         [tag, a, b, c, d]
     }
 
     fn decode([tag, a, b, c, d]: [u8; 5]) -> Self {
         let number = u32::from_be_bytes([a, b, c, d]);
-        if tag == 0 { Self::Events(number) } else { Self::Patch(number) }
+        match tag {
+            0 => Self::Events(number),
+            1 => Self::Patch(number),
+            _ => Self::Changes(number),
+        }
     }
 }
 
 /// Runs a server until the control connection ends.
-pub(crate) fn run(kind: Kind, table: bool) -> Result<()> {
+pub(crate) fn run(kind: Kind, rows: usize) -> Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let control = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -88,9 +94,12 @@ pub(crate) fn run(kind: Kind, table: bool) -> Result<()> {
                 }
             }
             Kind::Ours => {
-                let server = Ours::start(listener, table).await?;
+                let server = Ours::start(listener, rows).await?;
                 while let Some(order) = next_order(&mut control).await {
                     server.carry_out(order).await?;
+                    if matches!(order, Order::Changes(_)) {
+                        control.write_all(&[1]).await?;
+                    }
                 }
             }
         }

@@ -4,7 +4,8 @@ use std::hash::{DefaultHasher, Hasher};
 
 use datasole_core::{
     Limits, Output,
-    frame::{Codec, Frame},
+    frame::{Codec, Frame, Opcode},
+    wire::{split_item, split_varuint},
 };
 
 /// What precedes a reading of the wall clock, in payloads and in what the core's outputs print: the only part of an
@@ -30,9 +31,23 @@ impl Trace {
         let Frame { opcode, correlation, payload } = codec.decode(message, &Limits::default()).unwrap();
         self.add(now, &link.to_be_bytes());
         self.add(u64::from(correlation), &[opcode as u8]);
-        match std::str::from_utf8(payload) {
-            Ok(text) => self.add(0, &without_times(text)),
-            Err(_) => self.add(0, payload),
+        match (opcode, std::str::from_utf8(payload)) {
+            (Opcode::Batch, _) => {
+                let mut rest = payload;
+                while let Some((item, after)) = split_item(rest) {
+                    self.message(now, link, &mut Codec::default(), item);
+                    rest = after;
+                }
+            }
+            (Opcode::Entry, _) => {
+                let (seq, content) = split_varuint(payload).unwrap();
+                // Of an event the time comes first, with its high bit set; of a patch a bracket.
+                let is_event = content.first().is_some_and(|first| *first >= 0x80);
+                let content = if is_event { split_varuint(content).unwrap().1 } else { content };
+                self.add(seq, content);
+            }
+            (_, Ok(text)) => self.add(0, &without_times(text)),
+            (_, Err(_)) => self.add(0, payload),
         }
     }
 
@@ -68,7 +83,7 @@ fn without_times(text: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use datasole_core::{SocketId, frame::Opcode};
+    use datasole_core::{SocketId, wire::push_varuint};
 
     use super::*;
 
@@ -90,6 +105,17 @@ mod tests {
         assert_ne!(message(2, 1, r#"{"event":"a","data":7,"timestamp":123}"#), first, "the world's clock");
         assert_ne!(message(1, 2, r#"{"event":"a","data":7,"timestamp":123}"#), first, "another link");
         assert_ne!(message(1, 1, r#"{"event":"a","data":8,"timestamp":123}"#), first, "other data");
+
+        let mut entry = |time: u64, data: &[u8]| {
+            let mut payload = vec![1];
+            push_varuint(&mut payload, time);
+            payload.extend_from_slice(data);
+            let message = codec.encode(Opcode::Entry, 7, &payload, usize::MAX);
+            digest(|trace| trace.message(1, 1, &mut codec, &message))
+        };
+        let short = entry(1_764_432_000_000, b"7");
+        assert_eq!(entry(1_764_432_000_001, b"7"), short, "the wall clock");
+        assert_ne!(entry(1_764_432_000_000, b"8"), short, "other data");
 
         let send = |message: &[u8]| Output::Send { socket: SocketId(1), message: message.into() };
         let one = digest(|trace| trace.output(1, "ann", &send(b"x")));

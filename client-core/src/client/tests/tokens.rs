@@ -129,7 +129,7 @@ fn a_token_in_a_frame_goes_first_and_hello_follows_authed() {
     peer.client.connect(peer.now);
     peer.check(&["connecting", "open ws://h/__ds?auth=frame"]);
     peer.opened(Some("datasole.v2"));
-    peer.check(&[r#"> Auth 1 {"token":"s\"ecret","features":["batch"]}"#]);
+    peer.check(&[r#"> Auth 1 {"token":"s\"ecret","features":["batch","short"]}"#]);
     peer.send(Opcode::Authed, 1, r#"{"userId":"ann"}"#);
     peer.check(&[]);
     peer.send(Opcode::Hello, 0, HELLO);

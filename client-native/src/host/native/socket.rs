@@ -111,7 +111,8 @@ impl Dialer {
             let offer = HeaderValue::from_str(&protocols.join(", "))?;
             request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, offer);
         }
-        let longest = self.limits.max_compressed.max(HEADER_LEN + self.limits.max_payload);
+        let limits = self.limits;
+        let longest = limits.max_compressed.max(HEADER_LEN + limits.max_payload.max(limits.max_received));
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(WRITE_BUFFER)

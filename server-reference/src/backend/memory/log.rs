@@ -77,6 +77,9 @@ impl Held {
     }
 
     fn append(&mut self, claim: Claim, entries: &[Bytes], expires: Option<Duration>) {
+        if self.entries.capacity() == 0 {
+            self.entries.reserve_exact(entries.len());
+        }
         self.entries.extend(chain(self.mark.tag, claim.tag, entries));
         self.mark.position.seq += entries.len() as u64;
         self.mark.tag = claim.tag;

@@ -335,8 +335,10 @@ impl Task {
     async fn connect(&mut self, known: &Known) -> Result<(Arc<Session>, mpsc::UnboundedReceiver<Event>), BackendError> {
         let (events, events_in) = mpsc::unbounded_channel();
         let session = open(&self.options, known, &events).await?;
-        let subjects: Vec<(String, Arc<Source>)> =
+        let mut subjects: Vec<(String, Arc<Source>)> =
             self.reader.sources.iter().map(|(subject, heard)| (subject.clone(), Arc::clone(&heard.source))).collect();
+        // Each batch waits for an echo, so that is heard first.
+        subjects.sort_by_key(|(_, source)| !matches!(**source, Source::Echo));
         for batch in subjects.chunks(BATCH) {
             timeout(ANSWER, self.renew(&session, batch)).await.map_err(|_| unavailable(SILENT))??;
         }

@@ -26,7 +26,7 @@ use self::{
     names::Names,
     session::{Known, Options, REFUSED},
 };
-use super::{error::BackendError, memory::Random, node::Backend, url::Url};
+use super::{authorities, error::BackendError, memory::Random, node::Backend, url::Url};
 use crate::clock::System;
 
 /// One NATS server or cluster, which several datasole nodes share.
@@ -87,7 +87,7 @@ fn decoded(text: &str) -> Option<String> {
 
 fn read(text: &str) -> Result<Options, BackendError> {
     let url = Url::parse(text)?;
-    url.only("a NATS server", &["prefix", "replicas", "durable"])?;
+    url.only("a NATS server", &["prefix", "replicas", "durable", "ca"])?;
     let rest = url.address.strip_prefix(url.scheme).and_then(|rest| rest.strip_prefix("://"));
     let Some(rest) = rest.filter(|_| matches!(url.scheme, "nats" | "tls")) else {
         return Err(invalid("another scheme"));
@@ -110,6 +110,12 @@ fn read(text: &str) -> Result<Options, BackendError> {
             Some("yes") => true,
             Some(_) => return Err(invalid("durable other than yes or no")),
         },
+        authorities: match url.option("ca") {
+            None => None,
+            Some(_) if url.scheme != "tls" => return Err(invalid("ca, but not tls://,")),
+            // Read again with each connection; what is wrong with it is told now.
+            Some(file) => Some(authorities::pem(file).map(|_| file.into())?),
+        },
         clock: Arc::new(System),
     };
     if let Some(user) = user {
@@ -130,7 +136,7 @@ fn read(text: &str) -> Result<Options, BackendError> {
 impl Nats {
     /// Connects to a server and makes the streams that are not there. Its URL is
     /// `nats://[user:password@|token@]host[:port][,host[:port]…]`, port 4222 unless given; with `tls://` the connection
-    /// is encrypted, with certificates that this machine trusts.
+    /// is encrypted, with certificates that this machine trusts, or those of `ca=FILE` (PEM).
     ///
     /// Options follow a `?`, separated by `&`: `prefix=NAME` (letters, digits, `-`, `_`), with which all streams and
     /// subjects begin (`ds` unless given), so that applications can share a server; `replicas=1`, `3` or `5`, how many

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -25,6 +26,7 @@ use super::{
 };
 use crate::{
     backend::{
+        authorities,
         epoch::epoch,
         error::BackendError,
         log::{Mark, Tag},
@@ -53,6 +55,8 @@ pub(super) struct Options {
     pub(super) replicas: u8,
     /// The operator declares that nothing acknowledged is ever lost.
     pub(super) durable: bool,
+    /// The file of the authorities that are trusted, if not those of the machine.
+    pub(super) authorities: Option<PathBuf>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -281,7 +285,11 @@ async fn connect(options: &Options, events: &mpsc::UnboundedSender<Event>) -> Re
         }
     };
     let events = events.clone();
-    let connecting = ConnectOptions::with_auth_callback(authenticate)
+    let mut connecting = ConnectOptions::with_auth_callback(authenticate);
+    if let Some(file) = &options.authorities {
+        connecting = connecting.add_root_certificates(file.clone());
+    }
+    let connecting = connecting
         .name("datasole")
         .connection_timeout(ANSWER)
         .ping_interval(ANSWER)
@@ -300,7 +308,10 @@ async fn connect(options: &Options, events: &mpsc::UnboundedSender<Event>) -> Re
     let client = client.map_err(|error| match error.kind() {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => unavailable(REFUSED),
         // Their texts may hold the address, and the address a password.
-        kind => unavailable(format!("no connection to the engine: {kind}")),
+        kind => unavailable(match authorities::refusal(&error) {
+            Some(why) => format!("no connection to the engine: {why}"),
+            None => format!("no connection to the engine: {kind}"),
+        }),
     })?;
     is_used.store(true, Ordering::Relaxed);
     let found = client.server_info().version;

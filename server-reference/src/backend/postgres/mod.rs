@@ -24,13 +24,14 @@ use self::{
     kv::Values,
     link::Link,
 };
-use super::{error::BackendError, memory::Random, node::Backend, url::Url};
+use super::{authorities, error::BackendError, memory::Random, node::Backend, url::Url};
 use crate::clock::System;
 
 /// Options of the URL that are read here, or passed on to the connection.
-const OPTIONS: [&str; 13] = [
+const OPTIONS: [&str; 14] = [
     "prefix",
     "durable",
+    "ca",
     "sslmode",
     "host",
     "hostaddr",
@@ -95,7 +96,7 @@ impl Postgres {
     ///   in it.
     /// - `durable=yes`, see [`Postgres`].
     /// - `sslmode`: `disable` unless given; `require` or `verify-full` for TLS with a certificate that this machine
-    ///   trusts and that names the host.
+    ///   trusts and that names the host; with `ca=FILE` (PEM) one that these authorities vouch for.
     /// - those of PostgreSQL's own clients: `host` (a folder with the server's socket, too), `hostaddr`, `port`, `user`,
     ///   `password`, `dbname`, `options`, `application_name`, `channel_binding`, `connect_timeout`.
     ///
@@ -113,7 +114,7 @@ impl Postgres {
             Some(_) => return Err(BackendError::Invalid("durable is yes or no in the URL of PostgreSQL".into())),
         };
         let config = config(url)?;
-        let tls = tls(config.get_ssl_mode())?;
+        let tls = tls(config.get_ssl_mode(), url.option("ca"))?;
         let schema = url.prefix()?.unwrap_or("ds");
         let engine = Engine::new(config, tls, schema, Arc::new(System), durable);
         let session = engine.first_session().await?;
@@ -145,7 +146,7 @@ impl Postgres {
 /// The configuration of connections; the options that are ours are not in it.
 fn config(url: Url<'_>) -> Result<Config, BackendError> {
     let invalid = |why: String| BackendError::Invalid(format!("the URL of a PostgreSQL server: {why}"));
-    let passed = url.options().filter(|(name, _)| !["prefix", "durable", "sslmode"].contains(name));
+    let passed = url.options().filter(|(name, _)| !["prefix", "durable", "ca", "sslmode"].contains(name));
     let passed: Vec<String> = passed.map(|(name, value)| format!("{name}={value}")).collect();
     let mut config: Config =
         format!("{}?{}", url.address, passed.join("&")).parse().map_err(|error| invalid(engine::text(&error)))?;
@@ -167,10 +168,15 @@ fn config(url: Url<'_>) -> Result<Config, BackendError> {
     Ok(config)
 }
 
-fn tls(mode: SslMode) -> Result<MakeRustlsConnect, BackendError> {
+fn tls(mode: SslMode, ca: Option<&str>) -> Result<MakeRustlsConnect, BackendError> {
     let mut roots = RootCertStore::empty();
-    if mode == SslMode::Require {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    match ca {
+        Some(_) if mode == SslMode::Disable => {
+            return Err(BackendError::Invalid("ca in the URL of PostgreSQL: sslmode is require or verify-full".into()));
+        }
+        Some(file) => drop(roots.add_parsable_certificates(authorities::certificates(file)?)),
+        None if mode == SslMode::Disable => {}
+        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
     }
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()

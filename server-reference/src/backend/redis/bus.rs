@@ -41,11 +41,11 @@ impl Bus for Handle {
             Address::Everybody => names.everybody(),
         };
         let publish = |connection| {
-            let mut command = redis::cmd("PUBLISH");
+            let mut command = redis::cmd("SPUBLISH");
             command.arg(&channel).arg(write_delivery(self.link.origin, connection, &bytes));
             command
         };
-        self.engine.command_over(publish).await
+        self.engine.command_over(&channel, publish).await
     }
 
     async fn subscribe(&self, topics: &[Arc<str>]) -> Result<(), BackendError> {

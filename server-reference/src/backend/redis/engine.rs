@@ -1,34 +1,35 @@
-//! The connection over which scripts run: opened again when it breaks, never used before the generation was checked.
+//! The connections over which scripts run: opened again when one breaks, never used before the generation was checked.
 
 use std::{sync::Arc, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, Script, Value,
-    aio::MultiplexedConnection, aio::PubSub,
+    Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, Script, ServerErrorKind, Value, aio::MultiplexedConnection,
 };
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 
 use super::{
     names::{Names, PARTITIONS},
     scripts::Scripts,
+    shards::{ANSWER, Pushes, Seeds, Shards},
 };
 use crate::{
     backend::{epoch::epoch, error::BackendError},
     clock::Clock,
 };
 
-/// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(2);
-/// How long a connection may take to open.
-const OPEN: Duration = Duration::from_secs(2);
 /// The wait after the first failure to connect, doubled up to [`LONGEST_WAIT`]; calls fail at once meanwhile.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// The wait before a call is repeated whose keys are on their way to another master.
+const MOVING: Duration = Duration::from_millis(20);
 const REFUSED: &str = "the Redis server refuses the user or the password";
 
-/// One server, as all nodes of this process use it.
+/// One server or cluster, as all nodes of this process use it.
 pub(super) struct Engine {
-    client: Client,
+    seeds: Seeds,
     pub(super) names: Names,
     pub(super) scripts: Scripts,
     clock: Arc<dyn Clock>,
@@ -39,8 +40,8 @@ pub(super) struct Engine {
 
 #[derive(Default)]
 struct State {
-    connection: Option<MultiplexedConnection>,
-    /// Counts connections, so that a failure closes the one on which it happened and no later one.
+    shards: Option<Arc<Shards>>,
+    /// Counts connections, so that a failure closes those on which it happened and no later ones.
     number: u64,
     generation: u64,
     wait: Duration,
@@ -49,20 +50,28 @@ struct State {
     failure: String,
 }
 
-/// A connection whose generation was checked.
+/// Connections whose generation was checked.
 pub(super) struct Session {
-    connection: MultiplexedConnection,
+    pub(super) shards: Arc<Shards>,
     number: u64,
     /// The epoch that every life is above.
     pub(super) generation: u64,
 }
 
+/// Connections for messages.
+pub(super) struct Listening {
+    pub(super) shards: Shards,
+    pub(super) pushes: mpsc::UnboundedReceiver<(u16, redis::PushInfo)>,
+    /// The generation that was found before them.
+    pub(super) generation: u64,
+}
+
 impl Engine {
-    pub(super) fn new(client: Client, names: Names, clock: Arc<dyn Clock>, durable: bool) -> Self {
-        Self { client, names, scripts: Scripts::default(), clock, durable, state: tokio::sync::Mutex::default() }
+    pub(super) fn new(seeds: Seeds, names: Names, clock: Arc<dyn Clock>, durable: bool) -> Self {
+        Self { seeds, names, scripts: Scripts::default(), clock, durable, state: tokio::sync::Mutex::default() }
     }
 
-    /// Opens the connection. What is wrong with the user or the password is the caller's to correct.
+    /// Opens the connections. What is wrong with the user or the password is the caller's to correct.
     pub(super) async fn first_session(&self) -> Result<(), BackendError> {
         self.session().await.map(drop).map_err(|error| match error {
             BackendError::Unavailable(text) if text == REFUSED => BackendError::Invalid(text),
@@ -70,23 +79,24 @@ impl Engine {
         })
     }
 
-    /// The connection, opened if there is none.
+    /// The connections, opened if there are none.
     pub(super) async fn session(&self) -> Result<Session, BackendError> {
         let mut state = self.state.lock().await;
-        if let Some(connection) = &state.connection {
-            let connection = connection.clone();
-            return Ok(Session { connection, number: state.number, generation: state.generation });
+        if let Some(shards) = &state.shards {
+            let shards = Arc::clone(shards);
+            return Ok(Session { shards, number: state.number, generation: state.generation });
         }
         if state.closed_until.is_some_and(|until| until > Instant::now()) {
             return Err(BackendError::Unavailable(state.failure.clone()));
         }
-        match self.open().await {
-            Ok((connection, generation)) => {
+        match self.open(None).await {
+            Ok((shards, generation)) => {
+                let shards = Arc::new(shards);
                 state.number += 1;
                 (state.wait, state.closed_until) = (Duration::ZERO, None);
                 state.generation = generation;
-                state.connection = Some(connection.clone());
-                Ok(Session { connection, number: state.number, generation })
+                state.shards = Some(Arc::clone(&shards));
+                Ok(Session { shards, number: state.number, generation })
             }
             Err(error) => {
                 state.wait = (state.wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
@@ -101,85 +111,94 @@ impl Engine {
         }
     }
 
-    async fn open(&self) -> Result<(MultiplexedConnection, u64), BackendError> {
-        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(OPEN)).set_response_timeout(Some(ANSWER));
-        let opened = self.client.get_multiplexed_async_connection_with_config(&config).await;
-        let mut connection = opened.map_err(|error| unavailable(&error))?;
-        let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await.map_err(failure)?;
-        let field = |name: &str| {
-            info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().to_owned()
-        };
+    async fn open(&self, pushes: Option<&Pushes>) -> Result<(Shards, u64), BackendError> {
+        let shards = self.seeds.open(pushes).await?;
         let fresh = epoch(self.clock.unix_millis(), 0);
-        let answer = self
-            .scripts
-            .generation
-            .key(self.names.generation())
-            .arg(field("run_id"))
-            .arg(fresh)
-            .arg(PARTITIONS)
-            .arg(u8::from(self.durable))
-            .invoke_async::<(i64, String)>(&mut connection)
-            .await
-            .map_err(failure)?;
-        let Ok(generation) = u64::try_from(answer.0) else {
-            let (ours, theirs) = (PARTITIONS, answer.1);
-            let text = format!("the store has {theirs} partitions, this version {ours}");
+        let key = self.names.generation();
+        let mut call = evalsha(&self.scripts.generation, &[&key]);
+        call.arg(shards.runs()).arg(fresh).arg(PARTITIONS).arg(u8::from(self.durable));
+        let answer = send(&shards, &key, Some(&self.scripts.generation), &call).await.map_err(failure)?;
+        let (generation, theirs): (i64, String) = read(answer)?;
+        let Ok(generation) = u64::try_from(generation) else {
+            let text = format!("the store has {theirs} partitions, this version {PARTITIONS}");
             return Err(BackendError::Corrupt(text));
         };
-        Ok((connection, generation))
+        Ok((shards, generation))
     }
 
-    /// A connection for messages, and the generation that was found before it.
-    pub(super) async fn listen(&self) -> Result<(PubSub, u64), BackendError> {
-        // Checked on a connection of its own, so that a new server is noticed whichever connection finds it first.
-        let (_, generation) = self.open().await?;
-        {
-            let mut state = self.state.lock().await;
-            if state.generation != generation {
-                state.connection = None;
-            }
+    /// Connections for messages.
+    pub(super) async fn listen(&self) -> Result<Listening, BackendError> {
+        // The generation is checked on connections of their own, so that a new server is noticed whichever finds it first.
+        let (sender, pushes) = mpsc::unbounded_channel();
+        let (shards, generation) = self.open(Some(&sender)).await?;
+        let mut state = self.state.lock().await;
+        if state.generation != generation {
+            state.shards = None;
         }
-        let opened = timeout(OPEN, self.client.get_async_pubsub()).await;
-        let opened = opened.map_err(|_| BackendError::Unavailable("the engine does not answer".into()))?;
-        Ok((opened.map_err(|error| unavailable(&error))?, generation))
+        Ok(Listening { shards, pushes, generation })
     }
 
-    /// Runs a script whose arguments may depend on the generation.
+    /// Runs a script whose arguments may depend on the generation. All `keys` are in the slot of the first.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         script: &Script,
-        prepare: impl FnOnce(&mut redis::ScriptInvocation<'_>, u64),
+        keys: &[&str],
+        prepare: impl Fn(&mut Cmd, u64),
     ) -> Result<T, BackendError> {
-        let mut session = self.session().await?;
-        let mut invocation = script.prepare_invoke();
-        prepare(&mut invocation, session.generation);
-        let answer = invocation.invoke_async(&mut session.connection).await;
-        self.checked(&session, answer).await
+        let key = keys.first().copied().unwrap_or_default();
+        let attempt = async || {
+            let session = self.session().await?;
+            let mut call = evalsha(script, keys);
+            prepare(&mut call, session.generation);
+            let answer = send(&session.shards, key, Some(script), &call).await;
+            Ok::<_, BackendError>((session, answer))
+        };
+        let (mut session, mut answer) = attempt().await?;
+        if answer.as_ref().is_err_and(is_unknown) {
+            // A master has joined: with it the connections are others, and maybe the generation.
+            self.close(&session).await;
+            (session, answer) = attempt().await?;
+        }
+        read(self.checked(&session, answer).await?)
     }
 
-    /// Runs one command.
-    pub(super) async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, BackendError> {
-        let mut session = self.session().await?;
-        let answer = command.query_async(&mut session.connection).await;
-        self.checked(&session, answer).await
+    /// Runs one command on the master that has `key`.
+    pub(super) async fn command<T: FromRedisValue>(&self, key: &str, command: &Cmd) -> Result<T, BackendError> {
+        let session = self.session().await?;
+        let answer = send(&session.shards, key, None, command).await;
+        read(self.checked(&session, answer).await?)
     }
 
-    /// Runs a command that depends on the number of the connection; connections are counted from 1.
+    /// Runs a command on the master that has `key`, which depends on the number of the connections; they are counted from 1.
     pub(super) async fn command_over<T: FromRedisValue>(
         &self,
+        key: &str,
         command: impl FnOnce(u64) -> Cmd,
     ) -> Result<T, BackendError> {
-        let mut session = self.session().await?;
-        let answer = command(session.number).query_async(&mut session.connection).await;
-        self.checked(&session, answer).await
+        let session = self.session().await?;
+        let answer = send(&session.shards, key, None, &command(session.number)).await;
+        read(self.checked(&session, answer).await?)
     }
 
-    /// Runs commands in one round trip, and answers the generation beside their answers.
-    pub(super) async fn pipeline(&self, pipeline: &redis::Pipeline) -> Result<(Vec<Value>, u64), BackendError> {
-        let mut session = self.session().await?;
-        let answer = pipeline.query_async(&mut session.connection).await;
-        let answers = self.checked(&session, answer).await?;
-        Ok((answers, session.generation))
+    /// Runs commands on one master, in one round trip; `None` if the keys of one are on their way to another master.
+    pub(super) async fn pipeline(
+        &self,
+        session: &Session,
+        master: usize,
+        pipeline: &redis::Pipeline,
+    ) -> Result<Option<Vec<Value>>, BackendError> {
+        let answer = pipeline.query_async(&mut session.shards.connection(master)).await;
+        match answer {
+            Err(error) if error.is_cluster_error() => Ok(None),
+            answer => self.checked(session, answer).await.map(Some),
+        }
+    }
+
+    async fn close(&self, session: &Session) {
+        let mut state = self.state.lock().await;
+        if state.number == session.number {
+            state.shards = None;
+        }
     }
 
     async fn checked<T>(&self, session: &Session, answer: RedisResult<T>) -> Result<T, BackendError> {
@@ -188,17 +207,72 @@ impl Engine {
             Err(error) => error,
         };
         let is_elsewhere = matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN"));
-        if is_elsewhere || error.is_io_error() || error.is_unrecoverable_error() {
-            let mut state = self.state.lock().await;
-            if state.number == session.number {
-                state.connection = None;
-            }
+        if is_elsewhere || is_unknown(&error) || error.is_io_error() || error.is_unrecoverable_error() {
+            self.close(session).await;
         }
         Err(failure(error))
     }
 }
 
-fn unavailable(error: &RedisError) -> BackendError {
+/// A call of a script with these keys; its arguments follow.
+fn evalsha(script: &Script, keys: &[&str]) -> Cmd {
+    let mut call = redis::cmd("EVALSHA");
+    call.arg(script.get_hash()).arg(keys.len()).arg(keys);
+    call
+}
+
+/// Sends a call to the master that has `key`, and to another one where it is told to.
+async fn send(shards: &Shards, key: &str, script: Option<&Script>, call: &Cmd) -> RedisResult<Value> {
+    let until = Instant::now() + ANSWER;
+    let (mut master, mut is_asked) = (shards.of(key), false);
+    loop {
+        let mut connection = shards.connection(master);
+        let answer = if is_asked { ask(&mut connection, call).await } else { call.query_async(&mut connection).await };
+        let Err(error) = answer else { return answer };
+        let is_late = Instant::now() > until;
+        match (error.kind(), script) {
+            _ if is_late => return Err(error),
+            (ErrorKind::Server(ServerErrorKind::NoScript), Some(script)) => {
+                script.load_async(&mut connection).await?;
+            }
+            (ErrorKind::Server(ServerErrorKind::TryAgain), _) => {
+                sleep(MOVING).await;
+                (master, is_asked) = (shards.of(key), false);
+            }
+            (ErrorKind::Server(kind @ (ServerErrorKind::Moved | ServerErrorKind::Ask)), _) => {
+                let Some((named, slot)) =
+                    error.redirect_node().and_then(|(name, slot)| Some((shards.named(name)?, slot)))
+                else {
+                    return Err(error);
+                };
+                (master, is_asked) = (named, kind == ServerErrorKind::Ask);
+                if !is_asked {
+                    shards.note_move(slot, named);
+                }
+            }
+            _ => return Err(error),
+        }
+    }
+}
+
+/// Sends a call to the master to which its slot is moving.
+async fn ask(connection: &mut MultiplexedConnection, call: &Cmd) -> RedisResult<Value> {
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("ASKING").ignore().add_command(call.clone());
+    let (answer,) = pipeline.query_async(connection).await?;
+    Ok(answer)
+}
+
+/// Whether a call was sent to a master that is not known.
+fn is_unknown(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask))
+}
+
+fn read<T: FromRedisValue>(answer: Value) -> Result<T, BackendError> {
+    redis::from_redis_value(answer).map_err(|error| failure(error.into()))
+}
+
+pub(super) fn unavailable(error: &RedisError) -> BackendError {
     let refused =
         error.kind() == ErrorKind::AuthenticationFailed || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"));
     BackendError::Unavailable(if refused { REFUSED.to_owned() } else { error.to_string() })

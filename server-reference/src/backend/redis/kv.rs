@@ -43,8 +43,9 @@ impl Values {
     async fn change(&self, lease: &Lease, millis: u64) -> Result<bool, BackendError> {
         let held = [lease.holder.0.to_be_bytes(), lease.version.0.to_be_bytes()].concat();
         let names = &self.engine.names;
-        let answer = self.engine.run(&self.engine.scripts.renew, |call, _| {
-            call.key(names.lease(&lease.name)).key(names.leases()).arg(&lease.name).arg(held).arg(millis);
+        let keys = [&*names.lease(&lease.name), &*names.leases()];
+        let answer = self.engine.run(&self.engine.scripts.renew, &keys, |call, _| {
+            call.arg(&lease.name).arg(&held).arg(millis);
         });
         answer.await
     }
@@ -53,11 +54,9 @@ impl Values {
 #[async_trait]
 impl Kv for Values {
     async fn get(&self, key: &str) -> Result<Option<(Version, Bytes)>, BackendError> {
-        let mut command = redis::cmd("GET");
-        command.arg(self.engine.names.value("v", key));
-        let Some(stored) = self.engine.command::<Option<Vec<u8>>>(&command).await?.map(Bytes::from) else {
-            return Ok(None);
-        };
+        let name = self.engine.names.value("v", key);
+        let stored = self.engine.command::<Option<Vec<u8>>>(&name, redis::cmd("GET").arg(&name)).await?;
+        let Some(stored) = stored.map(Bytes::from) else { return Ok(None) };
         let version = stored.get(..8).and_then(version).ok_or_else(|| corrupt("a value"))?;
         Ok(Some((version, stored.slice(8..))))
     }
@@ -70,8 +69,9 @@ impl Kv for Values {
         ttl: Option<Duration>,
     ) -> Result<Option<Version>, BackendError> {
         let names = &self.engine.names;
-        let answer = self.engine.run::<Option<Vec<u8>>>(&self.engine.scripts.put, |call, _| {
-            call.key(names.value("v", key)).key(names.versions(key)).arg(&value[..]);
+        let keys = [&*names.value("v", key), &*names.versions(key)];
+        let answer = self.engine.run::<Option<Vec<u8>>>(&self.engine.scripts.put, &keys, |call, _| {
+            call.arg(&value[..]);
             match expected {
                 Expected::Any => call.arg("any"),
                 Expected::Absent => call.arg("absent"),
@@ -83,15 +83,13 @@ impl Kv for Values {
     }
 
     async fn delete(&self, key: &str) -> Result<(), BackendError> {
-        let mut command = redis::cmd("DEL");
-        command.arg(self.engine.names.value("v", key));
-        self.engine.command(&command).await
+        let name = self.engine.names.value("v", key);
+        self.engine.command(&name, redis::cmd("DEL").arg(&name)).await
     }
 
     async fn fields(&self, key: &str) -> Result<Vec<(String, Bytes)>, BackendError> {
-        let mut command = redis::cmd("HGETALL");
-        command.arg(self.engine.names.value("f", key));
-        let stored = self.engine.command::<Vec<(String, Vec<u8>)>>(&command).await?;
+        let name = self.engine.names.value("f", key);
+        let stored = self.engine.command::<Vec<(String, Vec<u8>)>>(&name, redis::cmd("HGETALL").arg(&name)).await?;
         let mut fields: Vec<_> = stored.into_iter().map(|(field, value)| (field, value.into())).collect();
         fields.sort_unstable_by(|(a, _): &(String, Bytes), (b, _)| a.cmp(b));
         Ok(fields)
@@ -104,10 +102,11 @@ impl Kv for Values {
         value: Option<Bytes>,
         ttl: Option<Duration>,
     ) -> Result<(), BackendError> {
-        let names = &self.engine.names;
-        let answer = self.engine.run(&self.engine.scripts.set_field, |call, _| {
-            call.key(names.value("f", key)).arg(field).arg(lifetime(ttl));
-            if let Some(value) = value {
+        let name = self.engine.names.value("f", key);
+        let keys = [&*name];
+        let answer = self.engine.run(&self.engine.scripts.set_field, &keys, |call, _| {
+            call.arg(field).arg(lifetime(ttl));
+            if let Some(value) = &value {
                 call.arg(&value[..]);
             }
         });
@@ -117,11 +116,11 @@ impl Kv for Values {
     async fn take(&self, key: &str, quota: Quota) -> Result<Taken, BackendError> {
         let window = u64::try_from(quota.window.as_micros()).unwrap_or(u64::MAX).min(1 << 50);
         let slot = window.div_ceil(SLOTS).max(1);
-        let names = &self.engine.names;
         // Slots of different lengths cannot be compared.
-        let name = format!("{slot}:{key}");
-        let answer = self.engine.run::<(bool, u64, i64)>(&self.engine.scripts.take, |call, _| {
-            call.key(names.value("q", &name)).arg(quota.limit.min(1 << 52)).arg(quota.cost.min(1 << 53)).arg(slot);
+        let name = self.engine.names.value("q", &format!("{slot}:{key}"));
+        let keys = [&*name];
+        let answer = self.engine.run::<(bool, u64, i64)>(&self.engine.scripts.take, &keys, |call, _| {
+            call.arg(quota.limit.min(1 << 52)).arg(quota.cost.min(1 << 53)).arg(slot);
         });
         let (granted, left, wait) = answer.await?;
         let retry_after = u64::try_from(wait).map_or(Duration::MAX, Duration::from_micros);
@@ -130,8 +129,8 @@ impl Kv for Values {
 
     async fn lease(&self, name: &str, holder: NodeId, ttl: Duration) -> Result<Option<Lease>, BackendError> {
         let names = &self.engine.names;
-        let answer = self.engine.run::<Option<Vec<u8>>>(&self.engine.scripts.lease, |call, _| {
-            call.key(names.lease(name)).key(names.leases()).key(names.lease_versions());
+        let keys = [&*names.lease(name), &*names.leases(), &*names.lease_versions()];
+        let answer = self.engine.run::<Option<Vec<u8>>>(&self.engine.scripts.lease, &keys, |call, _| {
             call.arg(name).arg(&holder.0.to_be_bytes()[..]).arg(millis(ttl));
         });
         let Some(stored) = answer.await? else { return Ok(None) };
@@ -149,8 +148,9 @@ impl Kv for Values {
 
     async fn leases(&self, prefix: &str) -> Result<Vec<(String, NodeId)>, BackendError> {
         let names = &self.engine.names;
-        let answer = self.engine.run::<Vec<(String, Vec<u8>)>>(&self.engine.scripts.leases, |call, _| {
-            call.key(names.leases()).arg(prefix).arg(names.lease(""));
+        let keys = [&*names.leases()];
+        let answer = self.engine.run::<Vec<(String, Vec<u8>)>>(&self.engine.scripts.leases, &keys, |call, _| {
+            call.arg(prefix).arg(names.lease(""));
         });
         let leases = answer.await?.into_iter().map(|(name, holder)| {
             let holder = version(&holder).ok_or_else(|| corrupt("a lease"))?.0;

@@ -1,4 +1,5 @@
-//! One node's connection for messages: the news of streams that it follows, and the bus.
+//! One node's connections for messages: the news of streams that it follows, and the bus. Channels are a master's own
+//! (`SSUBSCRIBE`), as the keys are with which they share their slot.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,17 +9,18 @@ use std::{
 
 use bytes::Bytes;
 use datasole_core::{Position, StreamId};
-use futures_util::StreamExt;
-use redis::{
-    Msg,
-    aio::{PubSubSink, PubSubStream},
-};
+use futures_util::future::try_join_all;
+use redis::{PushInfo, PushKind, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{sleep, timeout},
 };
 
-use super::engine::Engine;
+use super::{
+    engine::{Engine, Listening, failure},
+    names::Names,
+    shards::Shards,
+};
 use crate::{
     backend::{
         bus::{Delivery, NodeId},
@@ -33,7 +35,7 @@ use crate::{
 
 /// News, and messages, that wait for a node, at most.
 const WAITING: usize = 1_024;
-/// Channels in one command.
+/// Channels that are asked for in one round trip.
 const BATCH: usize = 512;
 /// How long the connection may be silent before it is asked for a sign of life, and how long that may take.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -47,9 +49,15 @@ pub(super) enum Source {
     Topic(Arc<str>),
     /// Messages for this node or for everybody.
     Inbox,
-    /// Turns that are this node's.
+    /// Turns that are this node's: a channel that all masters know, because a script may tell of a turn from any. What
+    /// one publishes comes from each: that of the stream's own master comes after the stream's entries, and counts.
     Turns,
 }
+
+/// What is done about channels: the command for a master's own, and for those that all know.
+type Deed = (&'static str, &'static str);
+const SUBSCRIBE: Deed = ("SSUBSCRIBE", "SUBSCRIBE");
+const UNSUBSCRIBE: Deed = ("SUNSUBSCRIBE", "UNSUBSCRIBE");
 
 type Answer = oneshot::Sender<Result<(), BackendError>>;
 
@@ -58,7 +66,7 @@ enum Command {
     Unsubscribe(Vec<String>),
 }
 
-/// The node's handle of the connection; it closes with the last handle.
+/// The node's handle of the connections; they close with the last handle.
 pub(super) struct Link {
     /// Names this link for ever: tells the node's own messages from others'.
     pub(super) origin: u64,
@@ -68,16 +76,16 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Opens the connection; its first subscription is the node's own inbox.
+    /// Opens the connections; the first subscription is the node's own inbox.
     pub(super) async fn open(engine: &Arc<Engine>, origin: u64) -> Result<Arc<Self>, BackendError> {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (news_out, news) = Outlet::new(WAITING, || News::Lost);
         let (inbox_out, inbox) = Outlet::new(WAITING, || Delivery::Lost);
         let link = Arc::new(Self { origin, commands, news: Mutex::new(Some(news)), inbox: Mutex::new(Some(inbox)) });
-        let mut reader = Reader::new(origin, news_out, inbox_out);
-        let (sink, stream) = reader.connect(engine).await?;
+        let mut reader = Reader::new(origin, engine.names.clone(), news_out, inbox_out);
+        let listening = reader.connect(engine).await?;
         let task = Task { engine: Arc::downgrade(engine), reader, commands: receiver };
-        drop(tokio::spawn(task.run(sink, stream)));
+        drop(tokio::spawn(task.run(listening)));
         let names = &engine.names;
         let turns = format!("{}{origin:016x}", names.turns());
         let own = [(names.everybody(), Source::Inbox), (names.inbox(origin), Source::Inbox), (turns, Source::Turns)];
@@ -114,7 +122,10 @@ fn ended() -> BackendError {
 /// Reads messages and hands them on.
 struct Reader {
     origin: u64,
+    names: Names,
     sources: HashMap<String, Source>,
+    /// Channels that this node has left, until that is confirmed.
+    leaving: HashSet<String>,
     news: Outlet<News>,
     inbox: Outlet<Delivery>,
     senders: Senders,
@@ -122,51 +133,68 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(origin: u64, news: Outlet<News>, inbox: Outlet<Delivery>) -> Self {
-        let (sources, senders) = (HashMap::new(), Senders::default());
-        Self { origin, sources, news, inbox, senders, generation: 0 }
+    fn new(origin: u64, names: Names, news: Outlet<News>, inbox: Outlet<Delivery>) -> Self {
+        let (sources, leaving, senders) = (HashMap::new(), HashSet::new(), Senders::default());
+        Self { origin, names, sources, leaving, news, inbox, senders, generation: 0 }
     }
 
     /// Connects and subscribes to every channel again. Whoever reads learns what may have been lost meanwhile.
-    async fn connect(&mut self, engine: &Engine) -> Result<(PubSubSink, PubSubStream), BackendError> {
-        let (connection, generation) = engine.listen().await?;
-        let (mut sink, stream) = connection.split();
-        let channels: Vec<&String> = self.sources.keys().collect();
-        for batch in channels.chunks(BATCH) {
-            subscribe(&mut sink, batch).await?;
+    async fn connect(&mut self, engine: &Engine) -> Result<Listening, BackendError> {
+        let listening = engine.listen().await?;
+        self.leaving.clear();
+        let channels = self.sources.iter().map(|(channel, source)| (channel, is_known_to_all(source)));
+        tell(&listening.shards, SUBSCRIBE, channels.collect()).await?;
+        if self.generation != listening.generation && !self.sources.is_empty() {
+            self.news.send(News::Generation(listening.generation));
         }
-        if self.generation != generation && !self.sources.is_empty() {
-            self.news.send(News::Generation(generation));
-        }
-        self.generation = generation;
+        self.generation = listening.generation;
         if !self.sources.is_empty() {
             self.news.send(News::Lost);
             self.inbox.send(Delivery::Lost);
         }
-        Ok((sink, stream))
+        Ok(listening)
     }
 
-    fn read(&mut self, message: &Msg) {
-        let Some(source) = self.sources.get(message.get_channel_name()) else { return };
-        let payload = Bytes::copy_from_slice(message.get_payload_bytes());
-        match source {
-            Source::Stream(stream) => {
-                if let Some(news) = read_news(self.origin, stream, payload) {
-                    self.news.send(news);
+    /// Reads what the connection of this number has pushed; `None` where the connections must be opened again.
+    fn read(&mut self, shards: &Shards, number: u16, push: PushInfo) -> Option<()> {
+        let mut data =
+            push.data.into_iter().map(|value| if let Value::BulkString(bytes) = value { bytes } else { Vec::new() });
+        let channel = data.next().unwrap_or_default();
+        let source = std::str::from_utf8(&channel).ok().and_then(|channel| self.sources.get(channel));
+        match (push.kind, source) {
+            (PushKind::Message | PushKind::SMessage, Some(source)) => {
+                let payload = Bytes::from(data.next().unwrap_or_default());
+                match source {
+                    Source::Stream(stream) => {
+                        if let Some(news) = read_news(self.origin, stream, payload) {
+                            self.news.send(news);
+                        }
+                    }
+                    Source::Topic(_) | Source::Inbox => {
+                        let topic = if let Source::Topic(topic) = source { Some(Arc::clone(topic)) } else { None };
+                        if let Some((from, connection, bytes)) = read_delivery(self.origin, payload)
+                            && !self.senders.is_late(from, connection)
+                        {
+                            self.inbox.send(Delivery::Message { topic, from: NodeId(from), bytes });
+                        }
+                    }
+                    Source::Turns => {
+                        if let Some(stream) = name::read(&payload)
+                            && shards.is_from(number, &self.names.stream(&stream).channel)
+                        {
+                            self.news.send(News::Turn(stream));
+                        }
+                    }
                 }
+                Some(())
             }
-            Source::Topic(_) | Source::Inbox => {
-                let topic = if let Source::Topic(topic) = source { Some(Arc::clone(topic)) } else { None };
-                let Some((from, connection, bytes)) = read_delivery(self.origin, payload) else { return };
-                if !self.senders.is_late(from, connection) {
-                    self.inbox.send(Delivery::Message { topic, from: NodeId(from), bytes });
-                }
+            (PushKind::SUnsubscribe, source) => {
+                let is_left = std::str::from_utf8(&channel).is_ok_and(|channel| self.leaving.remove(channel));
+                // The slot of a channel that is still wanted is another master's now.
+                (is_left || source.is_none()).then_some(())
             }
-            Source::Turns => {
-                if let Some(stream) = name::read(&payload) {
-                    self.news.send(News::Turn(stream));
-                }
-            }
+            (PushKind::Disconnection, _) => None,
+            _ => Some(()),
         }
     }
 }
@@ -218,12 +246,44 @@ pub(super) fn write_delivery(origin: u64, connection: u64, bytes: &[u8]) -> Vec<
     [&origin.to_be_bytes()[..], &connection.to_be_bytes(), bytes].concat()
 }
 
-async fn subscribe(sink: &mut PubSubSink, channels: &[&String]) -> Result<(), BackendError> {
-    match timeout(SILENCE, sink.subscribe(channels)).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(BackendError::Unavailable(error.to_string())),
+fn is_known_to_all(source: &Source) -> bool {
+    matches!(source, Source::Turns)
+}
+
+/// Does something about channels at the masters that have them, of which some are known to all.
+async fn tell(shards: &Shards, deed: Deed, channels: Vec<(&String, bool)>) -> Result<(), BackendError> {
+    let mut by_master: HashMap<usize, Vec<(&String, bool)>> = HashMap::new();
+    for (channel, known_to_all) in channels {
+        let masters = if known_to_all { 0..shards.count() } else { shards.of(channel)..shards.of(channel) + 1 };
+        for master in masters {
+            by_master.entry(master).or_default().push((channel, known_to_all));
+        }
+    }
+    let told = by_master.into_iter().map(async |(master, channels)| {
+        let mut connection = shards.connection(master);
+        for batch in channels.chunks(BATCH) {
+            // One by one, each of which is answered: many in one command are answered as often.
+            let mut pipeline = redis::pipe();
+            for (channel, known_to_all) in batch {
+                pipeline.cmd(if *known_to_all { deed.1 } else { deed.0 }).arg(channel.as_str());
+            }
+            answered(pipeline.query_async::<Vec<Value>>(&mut connection)).await?;
+        }
+        Ok::<_, BackendError>(())
+    });
+    try_join_all(told).await.map(drop)
+}
+
+/// An answer that comes in time.
+async fn answered<T>(answer: impl Future<Output = redis::RedisResult<T>>) -> Result<T, BackendError> {
+    match timeout(SILENCE, answer).await {
+        Ok(answer) => answer.map_err(failure),
         Err(_) => Err(BackendError::Unavailable("the engine does not answer".into())),
     }
+}
+
+async fn ping(mut connection: MultiplexedConnection) -> Result<Value, BackendError> {
+    answered(redis::cmd("PING").query_async(&mut connection)).await
 }
 
 /// The task of a link. Ends when all handles of the link or of the engine are gone.
@@ -234,63 +294,36 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self, mut sink: PubSubSink, mut stream: PubSubStream) {
+    async fn run(mut self, mut listening: Listening) {
         loop {
-            if self.serve(&mut sink, &mut stream).await.is_none() {
+            if self.serve(&mut listening).await.is_none() {
                 return;
             }
-            tracing::warn!("the connection for messages between nodes broke; trying again");
+            tracing::warn!("a connection for messages between nodes broke, or a slot moved; trying again");
             match self.reconnect().await {
-                Some(connected) => (sink, stream) = connected,
+                Some(connected) => listening = connected,
                 None => return,
             }
         }
     }
 
-    /// Reads and subscribes until the connection breaks; `None` when the link has ended.
-    async fn serve(&mut self, sink: &mut PubSubSink, stream: &mut PubSubStream) -> Option<()> {
+    /// Reads and subscribes until a connection breaks; `None` when the link has ended.
+    async fn serve(&mut self, listening: &mut Listening) -> Option<()> {
+        let Listening { shards, pushes, .. } = listening;
         loop {
             tokio::select! {
                 biased;
-                message = stream.next() => match message {
-                    Some(message) => self.reader.read(&message),
+                push = pushes.recv() => match push.and_then(|(number, push)| self.reader.read(shards, number, push)) {
+                    Some(()) => {}
                     None => return Some(()),
                 },
-                command = self.commands.recv() => match command? {
-                    Command::Subscribe(channels, answer) => {
-                        // Known before the engine confirms: a message may come before this task sees the confirmation.
-                        let names: Vec<String> = channels.iter().map(|(channel, _)| channel.clone()).collect();
-                        let known: HashSet<String> = names.iter().filter(|name| self.reader.sources.contains_key(*name)).cloned().collect();
-                        self.reader.sources.extend(channels);
-                        let fresh: Vec<&String> = names.iter().filter(|name| !known.contains(*name)).collect();
-                        let mut outcome = Ok(());
-                        for batch in fresh.chunks(BATCH) {
-                            outcome = subscribe(sink, batch).await;
-                            if outcome.is_err() {
-                                break;
-                            }
-                        }
-                        let broke = outcome.is_err();
-                        if broke {
-                            fresh.iter().for_each(|name| drop(self.reader.sources.remove(*name)));
-                        }
-                        let _ = answer.send(outcome);
-                        if broke {
-                            return Some(());
-                        }
+                command = self.commands.recv() => {
+                    if self.obey(shards, command?).await.is_err() {
+                        return Some(());
                     }
-                    Command::Unsubscribe(channels) => {
-                        let known: Vec<&String> = channels.iter().filter(|name| self.reader.sources.remove(*name).is_some()).collect();
-                        for batch in known.chunks(BATCH) {
-                            if !matches!(timeout(SILENCE, sink.unsubscribe(batch)).await, Ok(Ok(()))) {
-                                return Some(());
-                            }
-                        }
-                    }
-                },
+                }
                 () = sleep(SILENCE) => {
-                    let alive = timeout(SILENCE, sink.ping::<redis::Value>()).await;
-                    if !matches!(alive, Ok(Ok(_))) {
+                    if try_join_all(shards.connections().map(ping)).await.is_err() {
                         return Some(());
                     }
                 }
@@ -298,8 +331,36 @@ impl Task {
         }
     }
 
+    /// Fails when the connections must be opened again.
+    async fn obey(&mut self, shards: &Shards, command: Command) -> Result<(), BackendError> {
+        match command {
+            Command::Subscribe(channels, answer) => {
+                let fresh: Vec<_> =
+                    channels.into_iter().filter(|(channel, _)| !self.reader.sources.contains_key(channel)).collect();
+                // Known before the engine confirms: a message may come before this task sees the confirmation.
+                self.reader.sources.extend(fresh.iter().cloned());
+                let told = fresh.iter().map(|(channel, source)| (channel, is_known_to_all(source)));
+                let outcome = tell(shards, SUBSCRIBE, told.collect()).await;
+                if outcome.is_err() {
+                    fresh.iter().for_each(|(channel, _)| drop(self.reader.sources.remove(channel)));
+                }
+                // Whoever asked may have given up.
+                let _ = answer.send(outcome.clone());
+                outcome
+            }
+            Command::Unsubscribe(channels) => {
+                let Reader { sources, leaving, .. } = &mut self.reader;
+                let gone =
+                    channels.iter().filter_map(|channel| Some((channel, is_known_to_all(&sources.remove(channel)?))));
+                let gone: Vec<_> = gone.collect();
+                leaving.extend(gone.iter().map(|(channel, _)| (*channel).clone()));
+                tell(shards, UNSUBSCRIBE, gone).await
+            }
+        }
+    }
+
     /// Connects until it succeeds. Subscriptions fail meanwhile: nobody waits for an engine that is away.
-    async fn reconnect(&mut self) -> Option<(PubSubSink, PubSubStream)> {
+    async fn reconnect(&mut self) -> Option<Listening> {
         let mut wait = FIRST_WAIT;
         loop {
             while let Ok(command) = self.commands.try_recv() {

@@ -1,15 +1,16 @@
 //! The log: one script per operation, decided by the engine.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use datasole_core::{Position, StreamId, StreamKind};
-use redis::{ScriptInvocation, Value};
+use futures_util::future::try_join_all;
+use redis::{Cmd, Value};
 use tokio::sync::mpsc;
 
 use super::{
-    engine::Engine,
+    engine::{Engine, Session},
     link::{Link, Source, read_entry},
     names::{self, PARTITIONS},
 };
@@ -108,16 +109,16 @@ fn read_loaded(value: Value) -> Option<Loaded> {
     Some(Loaded::Whole(Stored { mark: mark(epoch, seq, at)?, snapshot, entries: entries(kept)? }))
 }
 
-/// Adds a stream's keys and the arguments that every script begins with.
-fn address(call: &mut ScriptInvocation<'_>, names: &names::Stream, id: &StreamId, generation: u64) {
-    call.key(&names.meta).key(&names.log).key(&names.snapshot).key(&names.index).arg(&id.key).arg(generation);
+/// A stream's keys, with which every script begins.
+fn keys(names: &names::Stream) -> [&str; 4] {
+    [&names.meta, &names.log, &names.snapshot, &names.index]
 }
 
-fn at(call: &mut ScriptInvocation<'_>, mark: Mark) {
+fn at(call: &mut Cmd, mark: Mark) {
     call.arg(mark.position.epoch).arg(mark.position.seq).arg(&tag_bytes(mark.tag)[..]);
 }
 
-fn hash(call: &mut ScriptInvocation<'_>, tag: Tag) {
+fn hash(call: &mut Cmd, tag: Tag) {
     call.arg(&tag.hash().to_be_bytes()[..]);
 }
 
@@ -133,15 +134,56 @@ impl Handle {
     }
 }
 
+/// The command that reads what is needed of a head.
+fn head(meta: &str) -> Cmd {
+    let mut command = redis::cmd("HMGET");
+    command.arg(meta).arg(&["e", "s", "t", "g", "x"]);
+    command
+}
+
+impl Handle {
+    /// Heads that one master has, in one round trip; one by one where some are on their way to another.
+    async fn heads_of(
+        &self,
+        session: &Session,
+        master: usize,
+        metas: &[&str],
+    ) -> Result<Vec<Option<Mark>>, BackendError> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("TIME");
+        for meta in metas {
+            pipeline.add_command(head(meta));
+        }
+        let mut answers = match self.engine.pipeline(session, master, &pipeline).await? {
+            Some(answers) => answers,
+            None => {
+                let first = metas.first().copied().unwrap_or_default();
+                let mut answers = vec![self.engine.command(first, &redis::cmd("TIME")).await?];
+                for meta in metas {
+                    answers.push(self.engine.command(meta, &head(meta)).await?);
+                }
+                answers
+            }
+        };
+        let time = answers.drain(..1).next().and_then(array::<2>);
+        let [seconds, micros] = time.ok_or_else(|| corrupt("the time"))?.map(number);
+        let now = seconds.zip(micros).map(|(seconds, micros)| seconds * 1_000 + micros / 1_000);
+        let now = now.ok_or_else(|| corrupt("the time"))?;
+        let read = |answer| read_head(answer, now, session.generation).ok_or_else(|| corrupt("a head"));
+        answers.into_iter().map(read).collect()
+    }
+}
+
 #[async_trait]
 impl Log for Handle {
     async fn append(&self, append: Append<'_>) -> Result<Appended, BackendError> {
         Claim::of(&append)?;
         let Append { stream, after, rule, tag, entries, ttl, turn } = append;
         let names = self.engine.names.stream(stream);
-        let answer = self.engine.run(&self.engine.scripts.append, |call, generation| {
-            address(call, &names, stream, generation);
-            call.key(&names.turn).key(&names.queue);
+        let [meta, log, snapshot, index] = keys(&names);
+        let keys = [meta, log, snapshot, index, &names.turn, &names.queue];
+        let answer = self.engine.run(&self.engine.scripts.append, &keys, |call, generation| {
+            call.arg(&stream.key).arg(generation);
             at(call, after);
             hash(call, after.tag);
             call.arg(if rule == Rule::Behind { "behind" } else { "exactly" }).arg(&tag_bytes(tag)[..]);
@@ -159,8 +201,9 @@ impl Log for Handle {
 
     async fn load(&self, stream: &StreamId, since: Option<Mark>) -> Result<Loaded, BackendError> {
         let names = self.engine.names.stream(stream);
-        let answer = self.engine.run(&self.engine.scripts.load, |call, generation| {
-            address(call, &names, stream, generation);
+        let keys = keys(&names);
+        let answer = self.engine.run(&self.engine.scripts.load, &keys, |call, generation| {
+            call.arg(&stream.key).arg(generation);
             if let Some(since) = since {
                 at(call, since);
                 hash(call, since.tag);
@@ -172,28 +215,32 @@ impl Log for Handle {
     async fn heads(&self, streams: &[StreamId]) -> Result<Vec<Option<Mark>>, BackendError> {
         let mut heads = Vec::with_capacity(streams.len());
         for batch in streams.chunks(HEADS) {
-            let mut pipeline = redis::pipe();
-            pipeline.cmd("TIME");
-            for stream in batch {
-                let meta = self.engine.names.stream(stream).meta;
-                pipeline.cmd("HMGET").arg(meta).arg(&["e", "s", "t", "g", "x"]);
+            let session = self.engine.session().await?;
+            let metas: Vec<String> = batch.iter().map(|stream| self.engine.names.stream(stream).meta).collect();
+            let mut by_master: HashMap<usize, Vec<usize>> = HashMap::new();
+            for (place, meta) in metas.iter().enumerate() {
+                by_master.entry(session.shards.of(meta)).or_default().push(place);
             }
-            let (mut answers, generation) = self.engine.pipeline(&pipeline).await?;
-            let time = answers.drain(..1).next().and_then(array::<2>);
-            let [seconds, micros] = time.ok_or_else(|| corrupt("the time"))?.map(number);
-            let now = seconds.zip(micros).map(|(seconds, micros)| seconds * 1_000 + micros / 1_000);
-            let now = now.ok_or_else(|| corrupt("the time"))?;
-            for answer in answers {
-                heads.push(read_head(answer, now, generation).ok_or_else(|| corrupt("a head"))?);
+            let read = by_master.into_iter().map(async |(master, places)| {
+                let metas: Vec<&str> = places.iter().map(|place| metas[*place].as_str()).collect();
+                Ok::<_, BackendError>((places, self.heads_of(&session, master, &metas).await?))
+            });
+            let mut found = vec![None; batch.len()];
+            for (places, heads) in try_join_all(read).await? {
+                for (place, head) in places.into_iter().zip(heads) {
+                    found[place] = head;
+                }
             }
+            heads.append(&mut found);
         }
         Ok(heads)
     }
 
     async fn snapshot(&self, stream: &StreamId, mark: Mark, bytes: Bytes, keep: u64) -> Result<(), BackendError> {
         let names = self.engine.names.stream(stream);
-        let answer = self.engine.run(&self.engine.scripts.snapshot, |call, generation| {
-            address(call, &names, stream, generation);
+        let keys = keys(&names);
+        let answer = self.engine.run(&self.engine.scripts.snapshot, &keys, |call, generation| {
+            call.arg(&stream.key).arg(generation);
             at(call, mark);
             call.arg(keep).arg(&bytes[..]);
         });
@@ -202,8 +249,9 @@ impl Log for Handle {
 
     async fn remove(&self, stream: &StreamId, mark: Mark) -> Result<(), BackendError> {
         let names = self.engine.names.stream(stream);
-        let answer = self.engine.run(&self.engine.scripts.remove, |call, generation| {
-            address(call, &names, stream, generation);
+        let keys = keys(&names);
+        let answer = self.engine.run(&self.engine.scripts.remove, &keys, |call, generation| {
+            call.arg(&stream.key).arg(generation);
             at(call, mark);
         });
         answer.await.map(|_: Value| ())
@@ -218,14 +266,16 @@ impl Log for Handle {
         while found.len() < limit {
             let mut calls = Vec::with_capacity(usize::from(PARTITIONS));
             for (index, metas) in self.engine.names.indexes(kind) {
-                calls.push(self.engine.run::<Vec<String>>(&self.engine.scripts.keys, {
-                    let after = after.clone().unwrap_or_default();
-                    move |call, _| {
-                        call.key(index).arg(metas).arg(after).arg(share);
-                    }
-                }));
+                let after = after.as_deref().unwrap_or_default();
+                calls.push(async move {
+                    let keys = [&*index];
+                    let page = self.engine.run::<Vec<String>>(&self.engine.scripts.keys, &keys, |call, _| {
+                        call.arg(&metas).arg(after).arg(share);
+                    });
+                    page.await
+                });
             }
-            let pages = futures_util::future::try_join_all(calls).await?;
+            let pages = try_join_all(calls).await?;
             let complete =
                 pages.iter().filter(|page| page.len() >= share).filter_map(|page| page.last()).min().cloned();
             let mut page: Vec<String> = pages.into_iter().flatten().collect();
@@ -258,16 +308,18 @@ impl Log for Handle {
 
     async fn take_turn(&self, stream: &StreamId) -> Result<bool, BackendError> {
         let names = self.engine.names.stream(stream);
-        let answer = self.engine.run(&self.engine.scripts.take_turn, |call, _| {
-            call.key(&names.turn).key(&names.queue).arg(&self.node);
+        let keys = [&*names.turn, &*names.queue];
+        let answer = self.engine.run(&self.engine.scripts.take_turn, &keys, |call, _| {
+            call.arg(&self.node);
         });
         answer.await
     }
 
     async fn end_turn(&self, stream: &StreamId) -> Result<(), BackendError> {
         let names = self.engine.names.stream(stream);
-        let answer = self.engine.run(&self.engine.scripts.end_turn, |call, _| {
-            call.key(&names.turn).key(&names.queue).arg(&self.node);
+        let keys = [&*names.turn, &*names.queue];
+        let answer = self.engine.run(&self.engine.scripts.end_turn, &keys, |call, _| {
+            call.arg(&self.node);
             call.arg(self.engine.names.turns()).arg(name::write(stream));
         });
         answer.await.map(|_: Value| ())

@@ -7,16 +7,18 @@ mod link;
 mod log;
 mod names;
 mod scripts;
+mod shards;
 
 use std::{fmt, sync::Arc};
 
+use redis::{IntoConnectionInfo, RedisResult, TlsCertificates};
 use rustls::crypto::{CryptoProvider, ring};
 
-use self::{engine::Engine, kv::Values, link::Link, names::Names};
-use super::{error::BackendError, memory::Random, node::Backend};
+use self::{engine::Engine, kv::Values, link::Link, names::Names, shards::Seeds};
+use super::{authorities, error::BackendError, memory::Random, node::Backend};
 use crate::clock::System;
 
-/// One Redis server, which several datasole nodes share.
+/// One Redis server or Redis Cluster, which several datasole nodes share.
 ///
 /// **Layout.** A stream is a hash (position, tag, lifetime), a list of entries and a snapshot, in one of 1,024
 /// partitions by hash tag. One script appends: it compares, reads what came in between, stores and publishes. Entries
@@ -32,7 +34,12 @@ use crate::clock::System;
 /// **When the server is away** operations fail at once with [`BackendError::Unavailable`] and are tried again after at
 /// most two seconds; followers then learn that news were lost.
 ///
-/// One server, with or without a replica that takes its address over; Redis Cluster and Sentinel are not spoken.
+/// **Redis Cluster.** Every master has its share of the 1,024 partitions; news travel by the channels of their slot
+/// (`SPUBLISH`). While a slot moves, operations on its streams wait for up to two seconds; then followers learn that news
+/// were lost. A master that nobody has met before (a promoted replica, one that was added) begins a new generation. All
+/// masters must be there: without one, operations fail until its replica has taken over.
+///
+/// A replica may also take over the address of a single server. Sentinel is not spoken.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -56,7 +63,9 @@ impl Redis {
     /// Connects to a server. Its URL is one of
     ///
     /// - `redis://[[user]:password@]host[:port][/database]`, port 6379 and database 0 unless given;
-    /// - `rediss://…`, the same over TLS, with certificates that this machine trusts;
+    /// - `redis://[[user]:password@]host[:port],host[:port]…`, some servers of a Redis Cluster, of which the first that
+    ///   answers tells the others (one is enough where it is always there);
+    /// - `rediss://…`, the same over TLS, with certificates that this machine trusts, or those of `ca=FILE` (PEM);
     /// - `unix:///path/of/socket[?db=database][&user=…][&pass=…]`.
     ///
     /// Options follow a `?`, separated by `&`: `prefix=NAME`, with which all keys and channels begin (`ds` unless given),
@@ -71,14 +80,15 @@ impl Redis {
         let (address, query) = url.split_once('?').unwrap_or((url, ""));
         if query.contains('@') {
             // Part of a password, which no error repeats.
-            return Err(BackendError::Invalid("the URL of a Redis server: a ? in a password is written %3F".into()));
+            return Err(invalid("a ? in a password is written %3F"));
         }
-        let (mut prefix, mut durable, mut rest) = ("ds", false, Vec::new());
+        let (mut prefix, mut durable, mut ca, mut rest) = ("ds", false, None, Vec::new());
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {
                 Some(("prefix", value)) if !value.is_empty() && !value.contains(['{', '}']) => prefix = value,
                 Some(("durable", "yes")) => durable = true,
                 Some(("durable", "no")) => {}
+                Some(("ca", file)) if address.starts_with("rediss:") => ca = Some(file),
                 Some(("db" | "user" | "pass", _)) if address.starts_with("unix:") => rest.push(pair),
                 _ => {
                     let name = pair.split('=').next().unwrap_or_default();
@@ -86,14 +96,17 @@ impl Redis {
                 }
             }
         }
-        let address = if rest.is_empty() { address.to_owned() } else { format!("{address}?{}", rest.join("&")) };
         if address.starts_with("rediss:") && CryptoProvider::get_default().is_none() {
             // Fails where another thread was first, which is as good.
             let _ = ring::default_provider().install_default();
         }
-        let client = redis::Client::open(address)
-            .map_err(|error| BackendError::Invalid(format!("the URL of a Redis server: {error}")))?;
-        let engine = Engine::new(client, Names::new(prefix), Arc::new(System), durable);
+        let address = if rest.is_empty() { address.to_owned() } else { format!("{address}?{}", rest.join("&")) };
+        let infos = hosts(&address).into_iter().map(IntoConnectionInfo::into_connection_info);
+        let infos = infos.collect::<RedisResult<Vec<_>>>().map_err(|error| invalid(&error.to_string()))?;
+        let certificates = ca.map(authorities::pem).transpose()?;
+        let certificates = certificates.map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem) });
+        let seeds = Seeds::new(infos, certificates);
+        let engine = Engine::new(seeds, Names::new(prefix), Arc::new(System), durable);
         engine.first_session().await?;
         let random: Random = Arc::new(|| getrandom::u64().unwrap_or_default());
         Ok(Self { engine: Arc::new(engine), random, durable })
@@ -122,6 +135,21 @@ impl Redis {
             kv: Arc::new(Values::new(&self.engine)),
         })
     }
+}
+
+fn invalid(why: &str) -> BackendError {
+    BackendError::Invalid(format!("the URL of a Redis server: {why}"))
+}
+
+/// A URL for each host of a URL, whose hosts are separated by commas.
+fn hosts(address: &str) -> Vec<String> {
+    let Some((scheme, rest)) = address.split_once("://").filter(|(scheme, _)| *scheme != "unix") else {
+        return vec![address.to_owned()];
+    };
+    let (user, rest) = rest.rsplit_once('@').map_or(("", rest), |(user, rest)| (user, rest));
+    let (hosts, database) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let at = if user.is_empty() { "" } else { "@" };
+    hosts.split(',').map(|host| format!("{scheme}://{user}{at}{host}{database}")).collect()
 }
 
 impl fmt::Debug for Redis {

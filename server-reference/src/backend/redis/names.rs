@@ -12,7 +12,7 @@ use crate::backend::name::letter;
 /// The number of hash tags over which streams are spread.
 pub(super) const PARTITIONS: u16 = 1_024;
 /// The hash slots of a cluster.
-const SLOTS: u16 = 16_384;
+pub(super) const SLOTS: u16 = 16_384;
 
 /// One hash tag per partition: partition `p` lies in the `p`-th of 1,024 equal ranges of slots.
 static TAGS: LazyLock<Vec<u32>> = LazyLock::new(|| {
@@ -41,6 +41,15 @@ fn crc16(bytes: &[u8]) -> u16 {
             },
         )
     })
+}
+
+/// The slot of a key, or of a channel: that of its hash tag, if it has one.
+pub(super) fn slot(key: &[u8]) -> u16 {
+    let tag = || {
+        let rest = key.get(key.iter().position(|byte| *byte == b'{')? + 1..)?;
+        rest.get(..rest.iter().position(|byte| *byte == b'}')?).filter(|tag| !tag.is_empty())
+    };
+    crc16(tag().unwrap_or(key)) % SLOTS
 }
 
 /// The names below one prefix.
@@ -147,6 +156,9 @@ mod tests {
     #[test]
     fn slots_are_those_of_the_cluster_specification() {
         assert_eq!(crc16(b"123456789"), 0x31c3);
+        for (key, slot) in [("foo", 12_182), ("{foo}bar", 12_182), ("a{foo}", 12_182), ("{}foo", 9_500), ("", 0)] {
+            assert_eq!(super::slot(key.as_bytes()), slot, "{key}");
+        }
     }
 
     #[test]

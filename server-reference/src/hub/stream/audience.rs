@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     super::{
-        kind::{Delivery, V1},
+        kind::{At, Delivery, V1},
         shown::Shown,
     },
     Inner, Stream,
@@ -23,11 +23,14 @@ use crate::{
     sync::lock,
 };
 
+/// Contents of so many bytes are written out off the async workers.
+const DEAR: usize = 64 * 1024;
+
 impl Stream {
     /// Whether version 1 followers of a large content that changes all the time are shown the whole in a moment.
     pub(super) fn is_later(self: &Arc<Self>, inner: &mut Inner) -> bool {
         let whole = &mut inner.shown[1];
-        let Some(rest) = whole.as_ref().and_then(Shown::rest) else { return false };
+        let Some(rest) = whole.as_deref().and_then(Shown::rest) else { return false };
         if inner.is_due {
             return true;
         }
@@ -73,6 +76,9 @@ impl Stream {
         let resumed = since.filter(|_| self.rules.delivery != Delivery::Others);
         let resumed = resumed.map(|since| inner.born(since, is_content));
         let missed = resumed.and_then(|since| inner.missed(since));
+        if missed.is_none() {
+            self.outdate(&mut inner, connection.protocol(), resumed);
+        }
         let owed = missed.is_none() && !self.fits(&inner, connection.protocol(), room);
         let from = if missed.is_some() {
             resumed.unwrap_or_default()
@@ -83,7 +89,9 @@ impl Stream {
             let Position { epoch, seq } = inner.mark.position;
             Position { epoch, seq: seq - behind as u64 }
         };
-        let channel = Some(self.at(from).channel).filter(|&channel| channel != 0);
+        let is_told = self.rules.delivery == Delivery::Others
+            || connection.mailbox().is_short() && from.epoch == inner.numbered && self.is_numbered(&inner);
+        let channel = Some(self.channel).filter(|&channel| is_told && channel != 0);
         let answer = Subscribed { epoch: from.epoch, seq: from.seq, recovered: missed.is_some(), channel };
         let mailbox = connection.mailbox();
         mailbox.push(message::shared(Opcode::Subscribed, correlation, &message::json(&answer), self.compress_above));
@@ -135,6 +143,8 @@ impl Stream {
     /// made once in a moment, for all who ask: the error is the time until then.
     pub(crate) fn whole(&self, asked: Instant) -> Result<Option<Bytes>, Duration> {
         let mut inner = lock(&self.inner);
+        // With the entries since it would be no whole.
+        inner.shown[0].take_if(|whole| whole.rest().is_some_and(|rest| rest.is_zero()));
         let shown = self.shown(&mut inner, Protocol::V2);
         shown.map(|shown| shown.since(asked).cloned()).transpose()
     }
@@ -146,7 +156,7 @@ impl Stream {
 
     /// The bytes that have to be written out to show the content.
     fn cost(&self, inner: &Inner, protocol: Protocol) -> usize {
-        let shown = inner.shown[usize::from(self.is_whole(protocol))].as_ref();
+        let shown = inner.shown[usize::from(self.is_whole(protocol))].as_deref();
         if shown.is_some_and(Shown::is_fresh) { 0 } else { inner.content.weight() }
     }
 
@@ -162,11 +172,55 @@ impl Stream {
         let whole = self.is_whole(protocol);
         let shown = &mut inner.shown[usize::from(whole)];
         shown.take_if(|shown| !shown.is_fresh());
-        if shown.is_none() {
-            let message = inner.content.show(protocol, &self.at(inner.mark.position))?;
-            *shown = Some(Shown::new(message, inner.content.weight(), !whole));
+        match shown {
+            Some(shown) => shown.hand_out(),
+            None => {
+                let message = inner.content.show(protocol, &self.at(inner.mark.position))?;
+                *shown = Some(Box::new(Shown::new(message, inner.content.weight(), !whole)));
+            }
         }
-        shown.as_ref()
+        shown.as_deref()
+    }
+
+    /// The bytes that have to be written out to show the content to who has it up to `since`, where they are so many that it
+    /// should be [prepared](Self::prepare) off the async workers; else 0.
+    pub(crate) fn dear(&self, protocol: Protocol, since: Option<Position>) -> usize {
+        let mut inner = lock(&self.inner);
+        self.outdate(&mut inner, protocol, since);
+        let cost = self.cost(&inner, protocol);
+        let is_dear = cost >= DEAR
+            && self.rules.delivery == Delivery::Conflated
+            && since.is_none_or(|since| inner.missed(inner.born(since, self.rules.stored)).is_none());
+        if is_dear { cost } else { 0 }
+    }
+
+    /// Drops the message that shows the content where it is from before `since`: nobody is shown what they are past.
+    fn outdate(&self, inner: &mut Inner, protocol: Protocol, since: Option<Position>) {
+        let Position { epoch, seq } = inner.mark.position;
+        let Some(since) = since.filter(|since| since.epoch == epoch) else { return };
+        let shown = &mut inner.shown[usize::from(self.is_whole(protocol))];
+        shown.take_if(|shown| seq - (shown.behind() as u64) < since.seq);
+    }
+
+    /// Makes the message that shows the content, for those who come next. Written under the lock, compressed without.
+    pub(crate) fn prepare(&self, protocol: Protocol) {
+        let whole = self.is_whole(protocol);
+        let _one = lock(&self.showing);
+        let plain = {
+            let mut inner = lock(&self.inner);
+            if self.cost(&inner, protocol) == 0 {
+                return;
+            }
+            let at = At { compress_above: usize::MAX, ..self.at(inner.mark.position) };
+            let Some(message) = inner.content.show(protocol, &at) else { return };
+            let weight = inner.content.weight();
+            inner.shown[usize::from(whole)] = Some(Box::new(Shown::new(message.clone(), weight, !whole)));
+            message
+        };
+        let short = message::compressed(plain.clone(), self.compress_above);
+        if let Some(shown) = &mut lock(&self.inner).shown[usize::from(whole)] {
+            shown.shorten(&plain, short);
+        }
     }
 }
 

@@ -217,6 +217,7 @@ impl Registry {
                 None => Ok(None),
             }
         };
+        admission.ask(hub, self, stream).await?;
         // A CRDT's stream holds nothing else.
         hub.transact(stream, writer, author, |content| hub::of(content).map_or(Ok(None), plan)).await
     }
@@ -323,6 +324,17 @@ impl Admission<'_> {
             }
         }
         Ok(Some(reservation))
+    }
+
+    /// Asks the quota of the client's owner, which all servers share, where the key does not exist.
+    async fn ask(&self, hub: &Hub, registry: &Registry, stream: &Stream) -> Result<(), EditError> {
+        let (Some(_), Some((_, client)), true) = (self.total, self.client, registry.open) else { return Ok(()) };
+        let limit = registry.max_keys_per_user;
+        let exists = stream.with(|content: &mut Content| content.crdt().is_some());
+        if exists || hub.may_create(StreamKind::Crdt, client, limit).await {
+            return Ok(());
+        }
+        Err(EditError::Keys { limit })
     }
 }
 

@@ -35,9 +35,7 @@ pub(crate) use self::{
 };
 pub(crate) use crate::primitives::reservation::Count;
 use crate::{
-    account::MEMORY,
     answer::Author,
-    backend::kv::Quota,
     connection::Connection,
     hub::{self, Hub, Kind, Stream, Writer},
     limits::Limits,
@@ -216,18 +214,12 @@ impl Admission<'_> {
         Ok(reservation)
     }
 
-    /// Asks the quota of the client's owner, which all servers share. Without an answer, the limits of this server hold.
+    /// Asks the quota of the client's owner, which all servers share.
     async fn ask(&self, hub: &Hub) -> Result<(), DocError> {
-        let Some(owner) = self.client.and_then(Connection::owner) else { return Ok(()) };
         let limit = self.limits.max_docs_per_user;
-        let quota = Quota { limit: limit as u64, window: MEMORY, cost: 1 };
-        match hub.take_quota(&format!("docs {owner}"), quota).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(DocError::TooMany { limit }),
-            Err(error) => {
-                tracing::warn!(%error, "what a user has created on other servers is not known");
-                Ok(())
-            }
+        match self.client {
+            Some(client) if !hub.may_create(StreamKind::Doc, client, limit).await => Err(DocError::TooMany { limit }),
+            _ => Ok(()),
         }
     }
 }

@@ -14,15 +14,19 @@ use std::sync::Arc;
 use datasole_core::{Position, StreamKind, patch::Patch};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::to_raw_value};
+use tokio::runtime::Handle;
 
 pub(crate) use self::read::read;
-use self::value::{Room, StateValue};
+use self::value::{Compared, Room, StateValue};
 pub use self::{draft::Draft, error::StateError};
 use crate::{
     entry::Entry,
-    hub::{self, Bounds, Hub, Spec},
+    hub::{self, Bounds, Hub, Spec, Stream, Writer},
     limits::Limits,
 };
+
+/// Bytes of a value's text that is compared at once; longer ones are compared off the async workers.
+const SMALL: usize = 64 * 1024;
 
 /// The line of states in the table of kinds. Unused states are evicted at once; none is kept spare.
 pub(crate) fn kind(limits: &Arc<Limits>) -> Spec {
@@ -98,17 +102,37 @@ impl<'a> State<'a> {
         Ok(self.hub.keys(StreamKind::State).await?)
     }
 
-    /// Sets the value of `key`: any JSON value. Clients receive the difference, or the whole if that is shorter.
+    /// Sets the value of `key`: any JSON value. Clients receive the difference, or the whole if that is shorter. Large values
+    /// are compared off the async workers; changes of a key take effect in the order in which they were asked for.
     ///
     /// # Errors
     ///
     /// A value that would not fit in a frame is refused and not stored.
     pub async fn set(self, key: &str, value: &impl Serialize) -> Result<Position, StateError> {
         let text = to_raw_value(value)?;
-        // Reading it back also refuses what is nested too deeply for any client.
-        let value = datasole_core::value::parse(text.get())?;
         self.room(key).check(text.get().len())?;
-        self.change(key, |state| state.plan_set(&value, &text)).await
+        let stream = self.open(key).await?;
+        let writer = stream.writer().await;
+        let base = stream.with(|state: &mut StateValue| Some(state.base()));
+        let is_large = text.get().len() > SMALL;
+        let compare = move || {
+            let compared = base.map(|base| base.compare(text.get())).transpose();
+            compared.map(|compared| (text, compared))
+        };
+        let compared = if is_large { self.hub.desk().run(0, compare).await } else { compare() };
+        let (text, mut compared) = match compared {
+            Ok(compared) => compared,
+            Err(error) => {
+                self.hub.release(stream).await;
+                return Err(error);
+            }
+        };
+        let displaced = compared.as_mut().and_then(Compared::take_displaced);
+        let outcome = self.commit(stream, writer, |state| state.plan_set(text.get(), compared.take())).await;
+        if let Some(runtime) = Handle::try_current().ok().filter(|_| is_large) {
+            drop(runtime.spawn_blocking(move || drop(displaced)));
+        }
+        outcome
     }
 
     /// Applies RFC 6902 operations, all or none, without looking at the rest of the value. A key that does not exist
@@ -170,7 +194,7 @@ impl<'a> State<'a> {
             f(&mut value)?;
             let text = to_raw_value(&value)?;
             self.room(key).check(text.get().len())?;
-            state.plan_set(&datasole_core::value::parse(text.get())?, &text)
+            state.plan_set(text.get(), None)
         };
         self.change(key, edit).await
     }
@@ -192,14 +216,27 @@ impl<'a> State<'a> {
     async fn change(
         self,
         key: &str,
-        mut plan: impl FnMut(&mut StateValue) -> Result<Option<Entry>, StateError> + Send,
+        plan: impl FnMut(&mut StateValue) -> Result<Option<Entry>, StateError> + Send,
     ) -> Result<Position, StateError> {
+        let stream = self.open(key).await?;
+        let writer = stream.writer().await;
+        self.commit(stream, writer, plan).await
+    }
+
+    async fn open(self, key: &str) -> Result<Arc<Stream>, StateError> {
         let Limits { max_key: limit, .. } = *self.hub.limits();
         if key.is_empty() || key.len() > limit {
             return Err(StateError::Key { bytes: key.len(), limit });
         }
-        let stream = self.hub.open(StreamKind::State, key).await?;
-        let writer = stream.writer().await;
+        Ok(self.hub.open(StreamKind::State, key).await?)
+    }
+
+    async fn commit(
+        self,
+        stream: Arc<Stream>,
+        writer: Writer,
+        mut plan: impl FnMut(&mut StateValue) -> Result<Option<Entry>, StateError> + Send,
+    ) -> Result<Position, StateError> {
         // A state's stream holds nothing else.
         let outcome = self.hub.transact(&stream, writer, None, |content| hub::of(content).map_or(Ok(None), &mut plan));
         let outcome = outcome.await.map(|changed| changed.unwrap_or_else(|| stream.position()));

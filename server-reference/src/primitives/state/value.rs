@@ -3,15 +3,20 @@
 //! A patch is planned by applying it: the value is touched once, and the way back is kept until the entry is stored.
 //! Readers see the previous value meanwhile.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use datasole_core::{
     frame::Opcode,
     patch::{Operation, Patch, PatchLimits, Undo, apply, apply_undoable, diff},
+    wire::push_varuint,
 };
 use serde::de::IgnoredAny;
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 
 use super::{Draft, StateError};
 use crate::{
@@ -20,7 +25,7 @@ use crate::{
     entry::Entry,
     hub::{At, Delivery, Inapplicable, Kind, Rules, V1},
     limits::{ENVELOPE, Replay},
-    message::{OBJECT, Object, framed},
+    message::{NUMBERS, OBJECT, Object, framed},
 };
 
 /// The value was changed: a JSON array of RFC 6902 operations.
@@ -31,11 +36,17 @@ const VALUE: u8 = b'v';
 const REMOVED: u8 = b'r';
 
 /// A state's value.
+///
+/// A short one is its text until somebody changes a part of it: a tree is many times as large.
 #[derive(Debug)]
 pub(crate) struct StateValue {
-    value: Option<Value>,
+    value: Option<Arc<Value>>,
+    /// The entry of the whole, in place of `value`.
+    text: Option<Entry>,
     /// An upper bound of its length as JSON text.
     bound: usize,
+    /// How often it has changed.
+    revision: u64,
     pending: Option<Pending>,
     replay: Replay,
 }
@@ -52,10 +63,76 @@ struct Pending {
 #[derive(Debug)]
 enum Change {
     /// The value is to be replaced by this.
-    Replace(Option<Value>),
+    Replace(Option<Arc<Value>>),
     /// The value has been changed by this patch already; the way back.
     Patched(Patch, Undo),
 }
+
+/// The value at some revision, to be compared with another without holding the stream.
+#[derive(Debug)]
+pub(crate) struct Base {
+    value: Option<Arc<Value>>,
+    revision: u64,
+}
+
+/// What leads from a [`Base`] to another value.
+#[derive(Debug)]
+pub(crate) struct Compared {
+    revision: u64,
+    /// Bytes of the other value's text.
+    length: usize,
+    /// The old value where another takes its place: dropping it may take long.
+    displaced: Option<Arc<Value>>,
+    /// `None` where both are equal.
+    change: Option<(Entry, Step)>,
+}
+
+#[derive(Debug)]
+enum Step {
+    /// The value is changed in place.
+    Patch(Patch),
+    /// The other one takes its place.
+    Replace(Arc<Value>),
+}
+
+impl Base {
+    /// Compares it with the value of this text. Takes time that grows with both.
+    pub(crate) fn compare(self, text: &str) -> Result<Compared, StateError> {
+        // Reading it back also refuses what is nested too deeply for any client.
+        let value = datasole_core::value::parse(text)?;
+        let mut found = Compared { revision: self.revision, length: text.len(), displaced: None, change: None };
+        let mut entry = None;
+        if let Some(old) = &self.value {
+            let patch = diff(old, &value);
+            if patch.is_empty() {
+                return Ok(found);
+            }
+            // The patch, or the whole value where that is shorter.
+            let patched = Entry::json(PATCH, &patch)?;
+            if patched.content().len() < text.len() {
+                if patch.whole().is_none() && patch.operations().len() <= IN_PLACE {
+                    found.change = Some((patched, Step::Patch(patch)));
+                    return Ok(found);
+                }
+                entry = Some(patched);
+            }
+        }
+        let entry = entry.unwrap_or_else(|| Entry::new(VALUE, text.as_bytes()));
+        found.change = Some((entry, Step::Replace(Arc::new(value))));
+        found.displaced = self.value;
+        Ok(found)
+    }
+}
+
+impl Compared {
+    /// Takes the old value where another takes its place, for who can afford to drop it.
+    pub(crate) fn take_displaced(&mut self) -> Option<Arc<Value>> {
+        self.displaced.take()
+    }
+}
+
+/// Operations of a difference that are applied to the value. For more, the new value takes the place of the old one.
+const IN_PLACE: usize = 64;
 
 /// The room that a state has in a frame.
 #[derive(Clone, Copy, Debug)]
@@ -78,45 +155,77 @@ impl Room<'_> {
 
 impl StateValue {
     pub(crate) fn new(replay: Replay) -> Self {
-        Self { value: None, bound: 0, pending: None, replay }
+        Self { value: None, text: None, bound: 0, revision: 0, pending: None, replay }
     }
 
     /// Shows the value, as it is stored, to `f`.
     pub(crate) fn stored<R>(&mut self, f: impl FnOnce(Option<&Value>) -> R) -> R {
+        if let Some(text) = &self.text {
+            return f(read(text).as_ref());
+        }
         let Some(Pending { entry, bound, change: Change::Patched(patch, undo) }) =
             self.pending.take_if(|pending| matches!(pending.change, Change::Patched(..)))
         else {
-            return f(self.value.as_ref());
+            return f(self.value.as_deref());
         };
         self.revert(undo);
-        let result = f(self.value.as_ref());
+        let result = f(self.value.as_deref());
         if let Some(value) = &mut self.value
-            && let Ok(undo) = apply_undoable(value, &patch, &PatchLimits::default())
+            && let Ok(undo) = apply_undoable(Arc::make_mut(value), &patch, &PatchLimits::default())
         {
             self.pending = Some(Pending { entry, bound, change: Change::Patched(patch, undo) });
         }
         result
     }
 
-    /// Plans to replace the value by another, whose JSON text this is.
-    pub(crate) fn plan_set(&mut self, value: &Value, text: &RawValue) -> Result<Option<Entry>, StateError> {
-        let text = text.get();
-        let mut entry = None;
-        if let Some(old) = &self.value {
-            let patch = diff(old, value);
-            if patch.is_empty() {
-                return Ok(None);
-            }
-            // The patch, or the whole value where that is shorter.
-            entry = Some(Entry::json(PATCH, &patch)?).filter(|entry| entry.content().len() < text.len());
+    /// The value as it is, for who has the right to change it.
+    pub(crate) fn base(&mut self) -> Base {
+        self.retract();
+        self.grow();
+        Base { value: self.value.clone(), revision: self.revision }
+    }
+
+    /// Makes a tree of the text.
+    fn grow(&mut self) {
+        if let Some(text) = self.text.take() {
+            self.value = read(&text).map(Arc::new);
         }
-        let entry = entry.unwrap_or_else(|| Entry::new(VALUE, text.as_bytes()));
-        Ok(Some(self.intend(entry, text.len(), Change::Replace(Some(value.clone())))))
+    }
+
+    /// Takes a value in place of the one before, which an entry brought.
+    fn replace(&mut self, value: Option<Arc<Value>>, entry: &Entry) {
+        let is_short = entry.tag() == VALUE && entry.content().len() <= SHORT;
+        (self.value, self.text) = if is_short { (None, Some(entry.clone())) } else { (value, None) };
+    }
+
+    /// Plans to replace the value by another, whose JSON text this is. `compared` is what a comparison has found, if there
+    /// was one; it is made here where it was with another value than this.
+    pub(crate) fn plan_set(&mut self, text: &str, compared: Option<Compared>) -> Result<Option<Entry>, StateError> {
+        let compared = match compared.filter(|compared| compared.revision == self.revision) {
+            Some(compared) => compared,
+            None => self.base().compare(text)?,
+        };
+        let Some((entry, step)) = compared.change else { return Ok(None) };
+        let change = match step {
+            Step::Replace(value) => Change::Replace(Some(value)),
+            Step::Patch(patch) => {
+                self.grow();
+                let value = Arc::make_mut(self.value.get_or_insert_default());
+                match apply_undoable(value, &patch, &PatchLimits::default()) {
+                    Ok(undo) => Change::Patched(patch, undo),
+                    // More than a patch of a client may do.
+                    Err(_) => Change::Replace(Some(Arc::new(datasole_core::value::parse(text)?))),
+                }
+            }
+        };
+        Ok(Some(self.intend(entry, compared.length, change)))
     }
 
     /// Plans to remove the state.
     pub(crate) fn plan_remove(&mut self) -> Option<Entry> {
-        self.value.as_ref()?;
+        if self.is_gone() {
+            return None;
+        }
         Some(self.intend(Entry::new(REMOVED, &[]), 0, Change::Replace(None)))
     }
 
@@ -125,8 +234,9 @@ impl StateValue {
         if patch.is_empty() {
             return Ok(None);
         }
+        self.grow();
         let existed = self.value.is_some();
-        match apply_undoable(self.value.get_or_insert(Value::Null), patch, &PatchLimits::default()) {
+        match apply_undoable(Arc::make_mut(self.value.get_or_insert_default()), patch, &PatchLimits::default()) {
             Ok(undo) => self.propose(room, existed, patch.clone(), undo).map(Some),
             Err(error) => {
                 self.back(existed, Undo::default());
@@ -142,8 +252,9 @@ impl StateValue {
         room: Room<'_>,
         update: impl FnOnce(&mut Draft<'_>) -> Result<(), StateError>,
     ) -> Result<Option<Entry>, StateError> {
+        self.grow();
         let existed = self.value.is_some();
-        let mut draft = Draft::new(self.value.get_or_insert(Value::Null));
+        let mut draft = Draft::new(Arc::make_mut(self.value.get_or_insert_default()));
         let outcome = catch_unwind(AssertUnwindSafe(|| update(&mut draft)));
         let (operations, undo) = draft.end();
         if !matches!(outcome, Ok(Ok(()))) || operations.is_empty() {
@@ -174,7 +285,7 @@ impl StateValue {
         // A subscriber of a key that did not exist has nothing to apply a patch to. Else, only where the bound says
         // that it might be too long is the value measured.
         if !existed || room.check(bound).is_err() {
-            let whole = Entry::json(VALUE, &self.value)?;
+            let whole = Entry::json(VALUE, self.value.as_deref().unwrap_or(&Value::Null))?;
             bound = whole.content().len();
             room.check(bound)?;
             if !existed || entry.content().len() > bound {
@@ -198,21 +309,24 @@ impl StateValue {
 
     fn revert(&mut self, undo: Undo) {
         if let Some(value) = &mut self.value {
-            undo.revert(value);
+            undo.revert(Arc::make_mut(value));
         }
     }
 
     fn take(&mut self, entry: &Entry) -> Option<()> {
         let limits = PatchLimits::default();
+        self.revision += 1;
         match entry.tag() {
             VALUE => {
-                self.value = Some(datasole_core::value::parse(entry.text()).ok()?);
+                let value = datasole_core::value::parse(entry.text()).ok()?;
+                self.replace(Some(Arc::new(value)), entry);
                 self.bound = entry.content().len();
             }
-            REMOVED => (self.value, self.bound) = (None, 0),
+            REMOVED => (self.value, self.text, self.bound) = (None, None, 0),
             PATCH => {
                 let patch = Patch::parse(entry.text(), &limits).ok()?;
-                apply(self.value.get_or_insert(Value::Null), &patch, &limits).ok()?;
+                self.grow();
+                apply(Arc::make_mut(self.value.get_or_insert_default()), &patch, &limits).ok()?;
                 self.bound = grown(self.bound, &patch, entry);
             }
             _ => return None,
@@ -231,7 +345,7 @@ impl Kind for StateValue {
             delivery: Delivery::Conflated,
             v1: V1::Followed,
             evictable: false,
-            numbered: false,
+            numbered: true,
         }
     }
 
@@ -247,8 +361,9 @@ impl Kind for StateValue {
         if self.pending.as_ref().is_some_and(|pending| pending.entry == *entry) {
             if let Some(Pending { bound, change, .. }) = self.pending.take() {
                 self.bound = bound;
+                self.revision += 1;
                 if let Change::Replace(value) = change {
-                    self.value = value;
+                    self.replace(value, entry);
                 }
             }
             return Ok(());
@@ -265,14 +380,18 @@ impl Kind for StateValue {
 
     fn snapshot(&mut self) -> Option<Bytes> {
         // A Value has string keys and finite numbers: it can always be written.
-        self.stored(|value| {
-            let whole = value.and_then(|value| Entry::json(VALUE, value).ok());
-            Some(whole.unwrap_or_else(|| Entry::new(REMOVED, &[])).bytes().clone())
-        })
+        if let Some(text) = &self.text {
+            return Some(text.bytes().clone());
+        }
+        let whole = self.stored(|value| value.and_then(|value| Entry::json(VALUE, value).ok()));
+        if let Some(whole) = &whole {
+            self.bound = whole.content().len();
+        }
+        Some(whole.unwrap_or_else(|| Entry::new(REMOVED, &[])).bytes().clone())
     }
 
     fn is_gone(&self) -> bool {
-        self.value.is_none()
+        self.value.is_none() && self.text.is_none()
     }
 
     fn reads(&self, entry: &Entry) -> bool {
@@ -295,7 +414,20 @@ impl Kind for StateValue {
         }
     }
 
+    fn short(&self, entry: &Entry, at: &At<'_>) -> Option<Bytes> {
+        let patches = entry.content();
+        (entry.tag() == PATCH).then(|| {
+            framed(Opcode::Entry, at.channel, NUMBERS + patches.len(), at.compress_above, |out| {
+                push_varuint(out, at.position.seq);
+                out.extend_from_slice(patches);
+            })
+        })
+    }
+
     fn show(&mut self, _: Protocol, at: &At<'_>) -> Option<Bytes> {
+        if let Some(text) = &self.text {
+            return Some(whole(Some(text.content()), at));
+        }
         let text = self.stored(|value| value.and_then(|value| serde_json::to_vec(value).ok()));
         if let Some(text) = &text {
             self.bound = text.len();
@@ -305,6 +437,37 @@ impl Kind for StateValue {
 
     fn weight(&self) -> usize {
         self.bound
+    }
+
+    fn measure(&mut self) -> usize {
+        let mut length = Length(0);
+        let measured = self.stored(|value| serde_json::to_writer(&mut length, &value));
+        if measured.is_ok() {
+            self.bound = length.0;
+        }
+        self.bound
+    }
+}
+
+/// Bytes of text up to which a value is kept as it is.
+const SHORT: usize = 512;
+
+/// The value of a text, which is one: it was read before it was taken.
+fn read(text: &Entry) -> Option<Value> {
+    datasole_core::value::parse(text.text()).ok()
+}
+
+/// Counts the bytes that are written.
+struct Length(usize);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

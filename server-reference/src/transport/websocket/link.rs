@@ -52,9 +52,11 @@ const LOOK: usize = 8;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Bytes gathered for one write, roughly.
 const ROOM: usize = 64 * 1024;
-/// The read and write buffers of an idle connection: tungstenite zero-fills and keeps its own (ARCHITECTURE,
-/// "Decisions").
-const BUFFER: usize = 1024;
+/// The read buffer of an idle connection: tungstenite zero-fills and keeps its own, which [`Heard`] fills piece by piece
+/// (ARCHITECTURE, "Decisions").
+const READ_BUFFER: usize = 128;
+/// Bytes of pongs that tungstenite gathers before it writes.
+const WRITE_BUFFER: usize = 1024;
 
 /// How long one that never authenticated is waited for at its end.
 const PARTING: Duration = Duration::from_millis(250);
@@ -140,19 +142,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     async fn open(stream: S, read: Bytes, session: Session, seat: Seat) -> Box<Self> {
         let node = session.node();
         let config = WebSocketConfig::default()
-            .read_buffer_size(BUFFER)
-            .write_buffer_size(BUFFER)
+            .read_buffer_size(READ_BUFFER)
+            .write_buffer_size(WRITE_BUFFER)
             .max_message_size(Some(node.limits.max_message))
             .max_frame_size(Some(node.limits.max_message));
         let deferred = session.connection().identity().is_none();
         // One byte more may come, and ends it.
         let allowance = deferred.then(|| node.limits.max_unauthenticated + 1);
-        let (stream, read) = (Heard::new(stream, allowance, Arriving::new(node.budget.clone())), read.to_vec());
-        let socket = if read.is_empty() {
-            WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await
-        } else {
-            WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await
-        };
+        let stream = Heard::new(stream, &read, allowance, Arriving::new(node.budget.clone()));
+        let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
         let now = Instant::now();
         let auth = deferred.then(|| now + node.limits.auth_frame_timeout);
         Box::new(Self {
@@ -201,6 +199,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         if self.out.bytes.is_empty() && polled.is_pending() {
             SCRATCH.set(std::mem::take(&mut self.out.bytes));
         }
+        self.socket.get_mut().rest();
         if self.waits.as_ref().is_some_and(|waits| waits.is_over()) {
             self.waits = None;
         }

@@ -256,3 +256,27 @@ async fn sizes() {
     assert_eq!(stored.snapshot, Some((2, second)));
     assert!(stored.entries.is_empty());
 }
+
+/// More streams than are subscribed to at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_follows_many_streams_hears_again() {
+    let engine = start("");
+    let [direct, _] = nodes(engine.port).await;
+    let proxy = Proxy::start(engine.port).await;
+    let node = connect(&format!("nats://127.0.0.1:{}", proxy.port)).await.node().await.unwrap();
+    let streams: Vec<StreamId> = (0..3_000).map(|number| StreamId::event(number.to_string())).collect();
+    node.log.follow(&streams).await.unwrap();
+    let mut news = node.log.news().unwrap();
+    proxy.run.send_modify(|run| *run += 1);
+    let lost = timeout(PATIENCE, news.recv()).await.expect("the node finds its engine again");
+    assert_eq!(lost, Some(News::Lost));
+    let entries = [Bytes::from_static(b"entry")];
+    for (count, stream) in (1..).zip(&streams) {
+        if count % 100 == 0 {
+            let append = Append::new(stream, Mark::birth(7), Rule::Exactly, Tag { node: 1, count }, &entries);
+            direct.log.append(append).await.unwrap();
+            let heard = timeout(PATIENCE, news.recv()).await.expect("each is followed again");
+            assert!(matches!(&heard, Some(News::Entries { stream: of, .. }) if of == stream), "{heard:?}");
+        }
+    }
+}

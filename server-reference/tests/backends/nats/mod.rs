@@ -30,7 +30,7 @@ static PROGRAM: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Starts a server with this added to its configuration.
-fn start(more: &str) -> Running {
+pub(crate) fn start(more: &str) -> Running {
     Running::start(&PROGRAM, |port, dir| configured(port, dir, more))
 }
 

@@ -2,7 +2,7 @@
 
 mod faults;
 mod promotion;
-mod server;
+pub(crate) mod server;
 
 use std::{
     sync::{

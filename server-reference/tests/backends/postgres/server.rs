@@ -3,7 +3,10 @@
 
 use std::{
     net::{TcpListener, TcpStream},
-    os::unix::{fs::chown, process::CommandExt},
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
@@ -86,11 +89,35 @@ impl Server {
 
     /// Starts a server with these settings, each `name=value`.
     pub(crate) fn with(settings: &[&str]) -> Self {
+        Self::made(settings, |_| {})
+    }
+
+    /// Starts a server that speaks TLS, with copies of a certificate and its key.
+    pub(crate) fn with_tls(certificate: &str, key: &str) -> Self {
+        let settings =
+            ["ssl=on", "ssl_cert_file=cert.pem", "ssl_key_file=key.pem", "fsync=off", "full_page_writes=off"];
+        let server = Self::made(&settings, |data| {
+            for (from, name) in [(certificate, "cert.pem"), (key, "key.pem")] {
+                let to = data.join(name);
+                std::fs::copy(from, &to).unwrap();
+                // It refuses a key that others may read.
+                std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o600)).unwrap();
+                if let Some((user, group)) = user() {
+                    chown(&to, Some(user), Some(group)).unwrap();
+                }
+            }
+        });
+        server.until_it_answers();
+        server
+    }
+
+    fn made(settings: &[&str], prepare: impl FnOnce(&Path)) -> Self {
         let (port, dir) = place();
         let mut initdb = program("initdb");
         initdb.arg("-D").arg(dir.join("data")).args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]);
         assert!(initdb.args(["--no-sync", "--wal-segsize=1"]).current_dir(&dir).status().unwrap().success(), "initdb");
         std::fs::write(dir.join("data/pg_hba.conf"), HBA).unwrap();
+        prepare(&dir.join("data"));
         let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let child = spawn(&dir, port, &settings);
         Self { child, dir, port, settings }

@@ -133,8 +133,8 @@ async fn a_message_that_was_given_up_does_not_come_after_later_ones() {
     let direct = connect(&format!("redis://127.0.0.1:{}", engine.port)).await.node().await.unwrap();
     let late = Late::start(engine.port).await;
     let node = connect(&format!("redis://127.0.0.1:{}", late.port)).await.node().await.unwrap();
-    let mut heard = hears(engine.port, "PSUBSCRIBE *\r\n").await;
-    heard("psubscribe").await;
+    let mut heard = hears(engine.port, "SSUBSCRIBE ds:t:t\r\n").await;
+    heard("ssubscribe").await;
     order_is_kept(&late, &node, &direct, async || heard("second").await).await;
 }
 

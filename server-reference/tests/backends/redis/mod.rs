@@ -1,5 +1,6 @@
 //! Redis, as Debian has it.
 
+mod cluster;
 mod faults;
 mod nodes;
 mod promotion;
@@ -22,7 +23,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::running::Running;
 
-const PROGRAM: &str = "redis-server";
+pub(crate) const PROGRAM: &str = "redis-server";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// With `appendfsync everysec` a server whose disk is busy answers up to two seconds before it writes. Here every answer
@@ -44,6 +45,24 @@ async fn connect(url: &str) -> Redis {
         }
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Until a node's connections all work: to each master, where there are several.
+async fn heard(node: &Backend) {
+    let probe: Vec<_> = (0..16).map(|number| StreamId::event(format!("probe{number}"))).collect();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut outcome = node.log.follow(&probe).await;
+        if outcome.is_ok() {
+            outcome = node.log.heads(&probe).await.map(drop);
+        }
+        match outcome {
+            Ok(()) => break,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    node.log.unfollow(&probe);
 }
 
 struct Store {
@@ -69,21 +88,8 @@ impl Subject for Store {
         // An entry that was appended is on its way to the file when it is answered, and the machine does not fail.
         self.server.lock().unwrap().kill_and_start(PROGRAM, arguments);
         let nodes = self.nodes.lock().unwrap().clone();
-        let probe = [StreamId::event("probe")];
-        let deadline = Instant::now() + PATIENCE;
         for node in nodes {
-            loop {
-                let mut outcome = node.log.follow(&probe).await;
-                if outcome.is_ok() {
-                    outcome = node.log.heads(&probe).await.map(drop);
-                }
-                match outcome {
-                    Ok(()) => break,
-                    Err(error) => assert!(Instant::now() < deadline, "{error}"),
-                }
-                sleep(Duration::from_millis(20)).await;
-            }
-            node.log.unfollow(&probe);
+            heard(&node).await;
         }
         Ok(true)
     }

@@ -79,9 +79,9 @@ elseif meta.x > 0 then
   redis.call('PERSIST', KEYS[3])
 end
 if size > most_news then
-  redis.call('PUBLISH', channel, author .. 'A' .. struct.pack('>I8I8', meta.e, meta.s))
+  redis.call('SPUBLISH', channel, author .. 'A' .. struct.pack('>I8I8', meta.e, meta.s))
 else
-  redis.call('PUBLISH', channel, author .. 'E' .. struct.pack('>I8I8', meta.e, first) .. table.concat(news))
+  redis.call('SPUBLISH', channel, author .. 'E' .. struct.pack('>I8I8', meta.e, first) .. table.concat(news))
 end
 if turn ~= '' then hand_on(KEYS[5], KEYS[6], turn, inbox, notice) end
 return { 'at', digits(meta.e), digits(meta.s), tag, between }

@@ -1,4 +1,5 @@
--- Passes a turn on: `holder` a key that expires, `queue` the nodes that wait.
+-- Passes a turn on: `holder` a key that expires, `queue` the nodes that wait. Its channel may be in another master's slot:
+-- it is one that all masters know.
 local function hand_on(holder, queue, node, inbox, notice)
   redis.call('LREM', queue, 0, node)
   if redis.call('GET', holder) ~= node then return end

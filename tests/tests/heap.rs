@@ -1,0 +1,119 @@
+//! Bytes of heap, counted by the allocator: of an idle connection, an idle native client, a small key. The test is alone in
+//! its process.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use datasole_server::{Context, Limits, Server};
+use datasole_tests::running::Running;
+use peak_alloc::PeakAlloc;
+use serde_json::{Value, json};
+
+#[global_allocator]
+static HEAP: PeakAlloc = PeakAlloc;
+
+/// Connections, clients or keys that are counted, after as many that are not: what is made once is there then.
+const CROWD: usize = 200;
+
+/// Bytes that each of a crowd takes.
+async fn each<T>(mut make: impl AsyncFnMut(usize) -> T) -> (usize, Vec<T>) {
+    let mut crowd = Vec::with_capacity(2 * CROWD);
+    for number in 0..CROWD {
+        crowd.push(make(number).await);
+    }
+    let before = HEAP.current_usage();
+    for number in CROWD..2 * CROWD {
+        crowd.push(make(number).await);
+    }
+    (HEAP.current_usage().saturating_sub(before) / CROWD, crowd)
+}
+
+/// A client that has no heap: the socket, after HELLO.
+fn greeted(address: SocketAddr) -> TcpStream {
+    let mut socket = TcpStream::connect(address).unwrap();
+    let request = "GET /__ds HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                   Sec-WebSocket-Protocol: datasole.v2\r\n\r\n";
+    socket.write_all(request.as_bytes()).unwrap();
+    let (mut read, mut byte) = ([0; 4], [0; 1]);
+    while read != *b"\r\n\r\n" {
+        socket.read_exact(&mut byte).unwrap();
+        read.rotate_left(1);
+        read[3] = byte[0];
+    }
+    let mut head = [0; 2];
+    socket.read_exact(&mut head).unwrap();
+    let length = match head[1] {
+        126 => {
+            let mut length = [0; 2];
+            socket.read_exact(&mut length).unwrap();
+            u16::from_be_bytes(length)
+        }
+        length => length.into(),
+    };
+    let mut hello = [0; 4_096];
+    socket.read_exact(&mut hello[..length.into()]).unwrap();
+    socket
+}
+
+/// Sends a small call and reads its answer.
+fn call(socket: &mut TcpStream) {
+    let payload = br#"{"method":"echo","params":[1,2]}"#;
+    let mut message = vec![0x82, 0x80 | u8::try_from(9 + payload.len()).unwrap(), 0, 0, 0, 0];
+    message.extend_from_slice(&[1, 0, 0, 0, 1, 0, 0, 0, u8::try_from(payload.len()).unwrap()]);
+    message.extend_from_slice(payload);
+    socket.write_all(&message).unwrap();
+    let (mut head, mut answer) = ([0; 2], [0; 125]);
+    socket.read_exact(&mut head).unwrap();
+    socket.read_exact(&mut answer[..head[1].into()]).unwrap();
+    assert_eq!(answer[0], 2);
+}
+
+/// One test after the other, in one: the allocator counts what all of them do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_of_heap() {
+    let echo = |_: Context, value: Value| async move { Ok(value) };
+    let limits = Limits::default().with(|limits| limits.max_connections = 10 * CROWD);
+    let running = Running::start(Server::builder().limits(limits).rpc("echo", echo).build()).await;
+
+    let state = running.server.state();
+    let set = async |n: usize| {
+        state.set(&format!("key {n}"), &json!({ "n": n })).await.unwrap();
+    };
+    let (key, _) = each(set).await;
+    println!("a small key: {key} bytes");
+    assert!(key <= 1_400, "{key} bytes");
+
+    let address = running.address;
+    let greet = move |_| async move { tokio::task::spawn_blocking(move || greeted(address)).await.unwrap() };
+    let (connection, mut sockets) = each(greet).await;
+    println!("an idle connection: {connection} bytes");
+    assert!(connection <= 2_500, "{connection} bytes");
+    // What a call needs is given back, but for a part of the parser's buffer.
+    let before = HEAP.current_usage();
+    let sockets = tokio::task::spawn_blocking(move || {
+        sockets.iter_mut().for_each(call);
+        sockets
+    })
+    .await
+    .unwrap();
+    let called = HEAP.current_usage().saturating_sub(before) / sockets.len();
+    println!("after a call: {called} bytes more");
+    assert!(called <= 256, "{called} bytes");
+    drop(sockets);
+    // What they held is given back in the background.
+    while running.server.connection_count() > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    let url = running.url();
+    let connect = async |_| datasole_client::Client::builder(url.as_str()).connect().await.unwrap();
+    let (client, clients) = each(connect).await;
+    println!("an idle native client: {} bytes", client - connection);
+    assert!(client - connection <= 12 * 1024, "{} bytes", client - connection);
+    drop(clients);
+}
