@@ -11,11 +11,14 @@ use clap::Args;
 use data_encoding::BASE64;
 use datasole_core::{
     Limits, Millis, Position, Seed,
-    frame::{Codec, Frame, Opcode},
-    wire::split_item,
+    frame::{Codec, Frame, HEADER_LEN, Opcode},
+    wire::{split_item, split_varuint},
 };
 use datasole_wasm::{Driver, Settings, World, payload};
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, IgnoredAny},
+};
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -334,7 +337,7 @@ impl Out {
     fn same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Send { socket, bytes }, Self::Send { socket: on, bytes: others }) => {
-                let (mut codec, mut codec_of_other, limits) = (Codec::default(), Codec::default(), Limits::default());
+                let (mut codec, mut codec_of_other, limits) = (Codec::default(), Codec::default(), longest());
                 match (codec.decode(&bytes.0, &limits), codec_of_other.decode(&others.0, &limits)) {
                     (Ok(one), Ok(two)) => {
                         socket == on
@@ -346,6 +349,13 @@ impl Out {
             _ => self == other,
         }
     }
+}
+
+/// The bounds of a client whose server announces the longest frames: what a session has, its client has accepted or refused.
+fn longest() -> Limits {
+    let limits = Limits::default();
+    let message = limits.max_received + HEADER_LEN;
+    Limits { max_payload: limits.max_received, max_compressed: message, max_inflated: message, ..limits }
 }
 
 // --- for people ---
@@ -416,7 +426,7 @@ fn content(json: &Option<String>, bytes: &Option<Bytes>) -> String {
 
 /// A frame, or those of a batch: opcode, correlation id, the payload as far as it is text.
 fn message(bytes: &[u8]) -> String {
-    match Codec::default().decode(bytes, &Limits::default()) {
+    match Codec::default().decode(bytes, &longest()) {
         Ok(Frame { opcode: Opcode::Batch, payload, .. }) => {
             let mut rest = payload;
             let items = std::iter::from_fn(|| {
@@ -426,12 +436,34 @@ fn message(bytes: &[u8]) -> String {
             });
             items.collect::<Vec<_>>().join(" + ")
         }
-        Ok(Frame { opcode, correlation, payload }) => match std::str::from_utf8(payload) {
-            Ok(text) if text.starts_with(['{', '[', 'n']) => format!("{opcode:?} {correlation} {}", cut(text)),
-            _ => format!("{opcode:?} {correlation} {} bytes", payload.len()),
+        Ok(Frame { opcode, correlation, payload }) => match parts(opcode, payload) {
+            Some(parts) => format!("{opcode:?} {correlation} {parts}"),
+            None => format!("{opcode:?} {correlation} {} bytes", payload.len()),
         },
         Err(why) => format!("{} bytes, {why}", bytes.len()),
     }
+}
+
+/// What a payload says; `None` where it is no text, or not what the opcode says.
+fn parts(opcode: Opcode, payload: &[u8]) -> Option<String> {
+    let text = |bytes| std::str::from_utf8(bytes).ok();
+    Some(match opcode {
+        Opcode::Entry => {
+            let (seq, rest) = split_varuint(payload)?;
+            // The frame does not say of which kind its stream is. A time and JSON after it are never a list together.
+            if rest.first() == Some(&b'[') && serde_json::from_slice::<IgnoredAny>(rest).is_ok() {
+                return Some(format!("entry {seq} {}", cut(text(rest)?)));
+            }
+            let (timestamp, data) = split_varuint(rest)?;
+            format!("entry {seq} of {timestamp} {}", cut(text(data)?))
+        }
+        Opcode::Call => {
+            let (method, params) = split_item(payload)?;
+            format!("{} {}", text(method)?, cut(text(params)?))
+        }
+        Opcode::Result => cut(text(payload)?),
+        _ => cut(text(payload).filter(|text| text.starts_with(['{', '[', 'n']))?),
+    })
 }
 
 fn cut(text: &str) -> String {

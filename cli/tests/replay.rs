@@ -98,6 +98,40 @@ fn a_session_is_shown_whole_or_step_by_step() {
     assert_eq!(code, Some(0));
     // Two keys, and the end of them at the third input.
     assert!(stdout.contains("\n3 at ") && !stdout.contains("\n4 at "), "{stdout}");
+
+    // Short frames, those of docs/protocol.md among them, and one as long as only a server can announce.
+    let long = format!(r#"{{"result":"{}"}}"#, "x".repeat(2 << 20));
+    let short: [(u8, u8, &[u8], &str); 9] = [
+        (
+            0x30,
+            7,
+            b"\xac\x02\x80\xe8\xde\x82\xad\x33{\"n\":1}",
+            "message Entry 7 entry 300 of 1764432000000 {\"n\":1}\n",
+        ),
+        (0x30, 7, b"\x05\x80\xe8\xde\x82\xad\x33", "message Entry 7 entry 5 of 1764432000000 \n"),
+        (0x30, 8, b"\x05[{\"op\":\"remove\"}]", "message Entry 8 entry 5 [{\"op\":\"remove\"}]\n"),
+        (0x30, 8, b"\x05[1", "message Entry 8 entry 5 of 91 1\n"),
+        (0x30, 8, b"\x80", "message Entry 8 1 bytes\n"),
+        (0x31, 1, b"\x03add[1,2]", "message Call 1 add [1,2]\n"),
+        (0x32, 1, b"3", "message Result 1 3\n"),
+        (0x32, 1, b"", "message Result 1 \n"),
+        (0x02, 2, long.as_bytes(), "message RpcResponse 2 {\"result\":\"xxx"),
+    ];
+    let mut text = cut().lines().next().unwrap().to_owned();
+    for (opcode, correlation, payload, _) in short {
+        let mut frame = vec![opcode, 0, 0, 0, correlation];
+        frame.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
+        frame.extend(payload);
+        let bytes = data_encoding::BASE64.encode(&frame);
+        text += &format!("\n{{\"at\":1,\"in\":{{\"t\":\"message\",\"socket\":1,\"bytes\":\"{bytes}\"}}}}");
+    }
+    let file = written("short", &text);
+    let (code, stdout, _) = said(&replay(&file, &["--show"], ""));
+    assert_eq!(code, Some(0), "{stdout}");
+    for (_, _, _, shown) in short {
+        assert!(stdout.contains(shown), "{shown}: {stdout}");
+    }
+    fs::remove_file(file).unwrap();
 }
 
 #[test]

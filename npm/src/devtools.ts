@@ -4,6 +4,7 @@
  *
  * @packageDocumentation
  */
+import { setClients, shown } from './development.js';
 import { defineElement } from './devtools/panel.js';
 import { saveSession as save, toolsOf } from './devtools/tools.js';
 import type { Global } from './options.js';
@@ -66,7 +67,7 @@ export function simulate(client: DatasoleClient<any>, network: Simulated): void 
  * ```
  */
 export function openDevtools(...clients: DatasoleClient<any>[]): Global<'HTMLElement'> {
-  globalThis.__DATASOLE__ = [...new Set([...(globalThis.__DATASOLE__ ?? []), ...clients])];
+  setClients([...new Set([...shown(), ...clients])]);
   const panel = document.querySelector('datasole-devtools') ?? document.body.appendChild(document.createElement('datasole-devtools'));
   return panel as Global<'HTMLElement'>;
 }

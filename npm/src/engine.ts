@@ -6,7 +6,7 @@
  */
 import { createGlue, type Core } from '../generated/glue.js';
 import type { Port } from './port.js';
-import { PROTOCOL_VERSION, type Batch, type CoreInput, type FromWorker, type ToolsAnswer, type ToolsName, type ToWorker } from './protocol.js';
+import { PROTOCOL_VERSION, type Batch, type CoreInput, type FromWorker, type ToolsAnswer, type ToolsCommand, type ToolsName, type ToWorker } from './protocol.js';
 import { perform, Recording, replay } from './session.js';
 
 /** Set by `npm/build.mjs`: what the package is, and in one build the wasm itself, in base64. */
@@ -240,15 +240,21 @@ class WasmEngine implements Engine {
 
   /** For `datasole/devtools`. */
   async #tool(message: ToWorker & ToolsName): Promise<void> {
-    if (message.t === 'simulate') return this.#simulate(message);
-    if (message.t !== 'save' && message.t !== 'replay') return;
-    const data: ToolsAnswer = { id: message.id };
-    try {
-      data.text = message.t === 'save' ? this.#recording?.text() : await replay(this.#module!, message.text);
-    } catch (error) {
-      data.error = describe(error);
-    }
+    // Whoever has made the network worse may be gone.
+    if (message.t === 'leave') return this.#simulate({ offline: false, latency: 0 });
+    if (message.t === 'simulate') this.#simulate(message);
+    const asks = message.t === 'save' || message.t === 'replay';
+    const data = asks ? await this.#session(message) : { network: { offline: this.#offline, latency: this.#latency } };
     this.#say({ t: 'entry', kind: 'host', key: 'tools', rev: 0, data });
+  }
+
+  async #session(message: Extract<ToolsCommand, { id: string }>): Promise<ToolsAnswer> {
+    const { id } = message;
+    try {
+      return { id, text: message.t === 'save' ? this.#recording?.text() : await replay(this.#module!, message.text) };
+    } catch (error) {
+      return { id, error: describe(error) };
+    }
   }
 
   #simulate({ drop, offline = this.#offline, latency = this.#latency }: { drop?: boolean; offline?: boolean; latency?: number }): void {

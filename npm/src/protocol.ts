@@ -73,9 +73,11 @@ export interface ToolsName {
   key: 'tools';
 }
 
-/** Commands to the tools. Each `id` gets one `entry` with {@link ToolsAnswer}. */
+/** Commands to the tools. Each `id` gets one `entry` with {@link ToolsAnswer}; `open` and `simulate` get one with the network. */
 export type ToolsCommand =
   | { t: 'open'; throttle?: number }
+  /** Nobody has them open any more: the network is as it is. */
+  | { t: 'leave' }
   /** The session so far. */
   | { t: 'save'; id: string }
   /** Does a session again, and tells what comes of it. */
@@ -83,11 +85,12 @@ export type ToolsCommand =
   /** The network as the sockets see it from here on; `drop` loses those that are open. `latency` is that of a round trip, ms. */
   | { t: 'simulate'; drop?: boolean; offline?: boolean; latency?: number };
 
-/** The answer of the tools: a session (docs/sessions.md); without text, nothing is recorded. */
+/** The answer of the tools: the network as it is simulated, or a session (docs/sessions.md); without text, nothing is recorded. */
 export interface ToolsAnswer {
-  id: string;
+  id?: string;
   text?: string;
   error?: string;
+  network?: { offline: boolean; latency: number };
 }
 
 /** A position of a stream on the server: its life, and the number of its entries. */

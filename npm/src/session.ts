@@ -7,7 +7,7 @@ import type { CoreInput, HostOptions } from './protocol.js';
 /** How much of a session is kept; bytes. Beyond, the oldest is dropped. */
 export const MAX_BYTES = 8 * 1024 * 1024;
 /** What an input costs beside its payload. */
-const INPUT = 64;
+const INPUT = 256;
 
 /** Keeps what a core is told. */
 export class Recording {
@@ -121,7 +121,13 @@ export function perform(core: Core, input: CoreInput): void {
 
 /** A line of the file: JSON, with bytes in base64. */
 function line(fields: object): string {
-  return `${JSON.stringify(fields, (_, value) => (value instanceof Uint8Array ? btoa(latin(value)) : value))}\n`;
+  return `${JSON.stringify(fields, (_, value) => (value instanceof Uint8Array ? btoa(latin(value)) : finite(value)))}\n`;
+}
+
+/** What JSON can say: it has no time without an end, so that the longest stands for it. */
+function finite(value: unknown): unknown {
+  if (typeof value !== 'number' || Number.isFinite(value)) return value;
+  return value > 0 ? Number.MAX_SAFE_INTEGER : 0;
 }
 
 /** One character for each byte. */

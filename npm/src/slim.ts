@@ -24,7 +24,7 @@ import type {
 } from './contract.js';
 import type { ReplicaHost } from './crdt/replica.js';
 import { Code } from './codes.js';
-import { showClient } from './development.js';
+import { hideClient, showClient } from './development.js';
 import { errorOf, localError, report, type DatasoleError } from './errors.js';
 import { call, show } from './handlers.js';
 import { Kept } from './kept.js';
@@ -366,6 +366,11 @@ export class DatasoleClient<C extends ContractShape = Registered> {
     this.#unlink();
     this.calls.reject(error);
     this.#setStatus({ state: 'disconnected', reason });
+    try {
+      if (process.env.NODE_ENV === 'development') hideClient(this);
+    } catch {
+      // As above.
+    }
     if (opening) opening.reject(error);
     else if (reason.kind !== 'closedByUser') this.#tell(reason);
   }

@@ -65,6 +65,8 @@ export class Store {
   /** Told when what is known may have become stale, current, or refused. */
   readonly watchers = new Set<() => void>();
   readonly #entries = new Map<string, Entry>();
+  /** All that is known, by key. Looking at it has no effect. */
+  readonly all: ReadonlyMap<string, Readonly<Entry>> = this.#entries;
   /** Changed since handlers were last told. */
   readonly #changed = new Set<Entry>();
   /** Something has become current since watchers were last told. */
@@ -207,10 +209,7 @@ export class Store {
   /** The entry of a key. */
   entry(key: string): Entry {
     let entry = this.#entries.get(key);
-    if (!entry) {
-      entry = { text: 0, owned: new Set(), read: 0, handlers: new Set(), id: 0 };
-      this.#entries.set(key, entry);
-    }
+    if (!entry) this.#entries.set(key, (entry = { text: 0, owned: new Set(), read: 0, handlers: new Set(), id: 0 }));
     return entry;
   }
 

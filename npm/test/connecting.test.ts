@@ -168,7 +168,7 @@ describe('connecting', () => {
     FakeSocket.serve = (socket) => {
       socket.onframe = ({ opcode, correlation, payload }) => {
         if (opcode !== OP.auth) return;
-        assert.deepEqual(payload, { token: 'secret', features: ['batch'] });
+        assert.deepEqual(payload, { token: 'secret', features: ['batch', 'short'] });
         socket.frame(OP.authed, { userId: 'ann' }, correlation);
         socket.frame(OP.hello, HELLO);
       };

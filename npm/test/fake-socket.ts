@@ -30,6 +30,9 @@ export const OP = {
   requestBinary: 0x20,
   responseBinary: 0x21,
   eventBinary: 0x23,
+  entry: 0x30,
+  call: 0x31,
+  result: 0x32,
 };
 
 /** What a test's server does with each socket. */

@@ -4,6 +4,8 @@ import { readFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import * as Y from 'yjs';
 import { DatasoleClient, PNCounter, type DatasoleClientOptions } from '../src/client.js';
+import { simulate } from '../src/devtools.js';
+import { toolsOf } from '../src/devtools/tools.js';
 import { createEngine } from '../src/engine.js';
 import { serve } from '../src/hub.js';
 import { live, seed } from '../src/live.js';
@@ -280,6 +282,27 @@ describe('tabs of a shared worker', () => {
     assert.equal(FakeSocket.all.length, 1);
     await a.disconnect();
     assert.match(await call, /closed/);
+  });
+
+  it('are offline no longer than those that can end it, and show what another has done', async () => {
+    const [a, b] = [await connected(), await connected()];
+    const [name] = locks.names('datasole page');
+    simulate(a, { offline: true, latency: 5 });
+    await until(() => b.getConnectionState() === 'reconnecting');
+    locks.kill(name!);
+    await until(() => b.getConnectionState() === 'connected');
+    const c = await connected();
+    simulate(c, { offline: true });
+    await until(() => b.getConnectionState() === 'reconnecting');
+    // Opened later, they show the network as it is.
+    await until(() => !!toolsOf(b).network.offline);
+    simulate(b, { offline: false, latency: 1 });
+    await until(() => toolsOf(c).network.latency === 1);
+    assert.deepEqual(toolsOf(c).network, { offline: false, latency: 1 });
+    await until(() => c.getConnectionState() === 'connected');
+    await c.disconnect();
+    await b.rpc('echo', 1);
+    assert.equal(toolsOf(b).network.latency, 1, 'another tab still shows it');
   });
 
   it('show the last value in a room, and that of another when it is gone', async () => {

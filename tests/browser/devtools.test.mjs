@@ -186,12 +186,18 @@ describeInBrowser((spec) => {
       lost.connect();
     });
     await page.getByRole('combobox', { name: 'Client' }).waitFor();
+    // The panel was told of it before it did anything.
+    await page.locator('.timeline [data-state=connecting]').waitFor();
     assert.deepEqual(await page.evaluate(() => [__DATASOLE__.length, __DATASOLE__[0] === client, __DATASOLE__[1] === lost]), [2, true, true]);
     await until(page, () => lost.getConnectionState() === 'reconnecting');
     while (!lines.some((line) => line.startsWith('datasole: no connection to http://127.0.0.1:9'))) await page.waitForEvent('console');
-    // One that has ended goes with the next one that comes.
-    const kept = await page.evaluate(async () => {
+    // One that has ended goes.
+    const ended = await page.evaluate(async () => {
       await client.disconnect();
+      return __DATASOLE__.length === 1 && __DATASOLE__[0] === lost;
+    });
+    assert.ok(ended);
+    const kept = await page.evaluate(async () => {
       window.third = new DatasoleClient({ url: location.origin });
       await third.connect();
       return [__DATASOLE__.length, __DATASOLE__[0] === lost, __DATASOLE__[1] === third];

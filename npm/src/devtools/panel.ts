@@ -1,6 +1,7 @@
 /** The panel `<datasole-devtools>`. All of it is in a shadow root, with a style sheet that needs no exception from a page's policy. */
 import type { DatasoleClient } from '../slim.js';
 import type { Status } from '../status.js';
+import { CLIENTS_CHANGED, shown } from '../development.js';
 import { make } from './dom.js';
 import { STYLE } from './style.js';
 import { saveSession, toolsOf } from './tools.js';
@@ -10,7 +11,7 @@ import { watchOf, type Line, type Watch, type Watched } from './watch.js';
 const VIEWS = ['Connection', 'Streams', 'Log', 'Pending'] as const;
 type View = (typeof VIEWS)[number];
 
-/** Between two looks at what has changed, milliseconds; and at clients that are new, and times that pass. */
+/** Between two looks at what has changed, milliseconds; and at times that pass. */
 const LOOK_MS = 100;
 const TICK_MS = 1_000;
 /** The latency of the button. */
@@ -55,6 +56,8 @@ class Panel {
   #client?: DatasoleClient<any>;
   /** The clients to choose from. */
   #clients: readonly DatasoleClient<any>[] = [];
+  /** Those that are watched, and what ends that. */
+  readonly #watched = new Map<DatasoleClient<any>, () => void>();
   /** The stream whose value is shown. */
   #selected = '';
   #filter = '';
@@ -118,14 +121,15 @@ class Panel {
     };
     for (const event of ['pointerup', 'pointercancel']) addEventListener(event, release, { signal });
     this.#look('Connection');
-    this.#timer = setInterval(() => this.#tick(), TICK_MS);
-    this.#tick();
+    addEventListener(CLIENTS_CHANGED, () => this.#meet(), { signal });
+    this.#timer = setInterval(() => this.#changed(), TICK_MS);
+    this.#meet();
   }
 
   end(): void {
     this.#end.abort();
     clearInterval(this.#timer);
-    for (const client of this.#clients) watchOf(client).changed = () => {};
+    for (const stop of this.#watched.values()) stop();
   }
 
   get #network() {
@@ -141,27 +145,36 @@ class Panel {
     return button;
   }
 
-  /** Finds clients that are new. */
-  #tick(): void {
-    const clients = globalThis.__DATASOLE__ ?? [];
-    if (clients !== this.#clients) {
-      this.#clients = clients;
-      clients.forEach((client) => watchOf(client));
-      this.#choice.replaceChildren(...clients.map((_, at) => make('option', '', undefined, `client ${at + 1}`)));
-      this.#choice.hidden = clients.length < 2;
-      // One that has ended is shown until another is chosen.
-      if (!this.#client) this.#choose(clients[0]);
-      this.#choice.selectedIndex = clients.indexOf(this.#client!);
-    }
+  /** Finds clients that are new, and lets go of those that have ended. */
+  #meet(): void {
+    const clients = (this.#clients = shown());
+    for (const client of clients) this.#watch(client);
+    if (!this.#client) this.#choose(clients[0]);
+    this.#choice.replaceChildren(...clients.map((_, at) => make('option', '', undefined, `client ${at + 1}`)));
+    // One that has ended is shown until another is chosen.
+    this.#choice.hidden = clients.every((client) => client === this.#client);
+    this.#choice.selectedIndex = clients.indexOf(this.#client!);
+    this.#letGo();
     this.#changed();
   }
 
+  #watch(client: DatasoleClient<any>): void {
+    if (!this.#watched.has(client)) this.#watched.set(client, watchOf(client).join(() => client === this.#client && this.#changed()));
+  }
+
+  #letGo(): void {
+    for (const [client, stop] of this.#watched) {
+      if (client === this.#client || this.#clients.includes(client)) continue;
+      stop();
+      this.#watched.delete(client);
+    }
+  }
+
   #choose(client: DatasoleClient<any> | undefined): void {
-    if (this.#client) watchOf(this.#client).changed = () => {};
     this.#client = client;
     this.#trees.clear();
     this.#selected = '';
-    if (client) watchOf(client).changed = () => this.#changed();
+    this.#letGo();
     this.#look(this.#view);
   }
 
@@ -242,6 +255,7 @@ class Panel {
 
   showStreams(watch: Watch): void {
     const streams = [...watch.streams].filter(([, { left, error }]) => !left || error);
+    for (const name of this.#trees.keys()) if (!watch.streams.has(name)) this.#trees.delete(name);
     if (!streams.length) return this.#body.replaceChildren(make('p', 'empty', undefined, 'No stream has been heard of since the panel watches.'));
     if (!streams.some(([name]) => name === this.#selected)) this.#selected = streams[0]![0];
     let list = this.#body.querySelector('.streams');

@@ -5,6 +5,8 @@ import type { DatasoleClient } from '../slim.js';
 import type { Stream } from '../streams.js';
 import { redact } from './redact.js';
 
+const DISCONNECTED = 'this client is disconnected';
+
 interface Question {
   resolve(text: string | undefined): void;
   reject(error: Error): void;
@@ -45,6 +47,8 @@ class Tools {
     // An open stream as any other, but that the host answers it.
     const port = client.streams.open(name as never, stream);
     this.#send = port.send as (command: ToolsCommand) => void;
+    // Nothing that was asked will be answered. Not a handler of the status: where there is none, the client tells the console.
+    client.store.watchers.add(() => client.getConnectionState() === 'disconnected' && this.#refuse(DISCONNECTED));
   }
 
   /** The session so far; nothing where none is recorded. */
@@ -65,14 +69,17 @@ class Tools {
 
   #ask(command: { t: 'save' } | { t: 'replay'; text: string }): Promise<string | undefined> {
     return new Promise((resolve, reject) => {
-      if (this.#client.getConnectionState() === 'disconnected') return reject(new Error('this client is disconnected'));
+      if (this.#client.getConnectionState() === 'disconnected') return reject(new Error(DISCONNECTED));
       const id = `${Math.random()}`;
       this.#asked.set(id, { resolve, reject });
       this.#send({ ...command, id });
     });
   }
 
-  #answered({ id, text, error }: ToolsAnswer): void {
+  #answered({ id, text, error, network }: ToolsAnswer): void {
+    // Another tab may have changed it, too.
+    if (network) this.network = network;
+    if (id === undefined) return;
     const question = this.#asked.get(id);
     this.#asked.delete(id);
     if (error) question?.reject(new Error(error));
@@ -81,9 +88,13 @@ class Tools {
 
   /** Another host has taken over. */
   #renewed(): void {
-    for (const { reject } of this.#asked.values()) reject(new Error('the worker was replaced'));
-    this.#asked.clear();
+    this.#refuse('the worker was replaced');
     const { offline, latency } = this.network;
     if (offline || latency) this.#send({ t: 'simulate', offline, latency });
+  }
+
+  #refuse(why: string): void {
+    for (const { reject } of this.#asked.values()) reject(new Error(why));
+    this.#asked.clear();
   }
 }

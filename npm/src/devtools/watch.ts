@@ -6,6 +6,8 @@ import type { Status } from '../status.js';
 /** The most that is kept of each. */
 const MAX_LOG = 500;
 const MAX_TIMELINE = 100;
+/** Streams; those beyond that have been left go, the oldest first. */
+const MAX_STREAMS = 200;
 /** The time over which rates are counted, milliseconds. */
 const RATE_MS = 5_000;
 
@@ -47,7 +49,7 @@ export interface Waiting {
 
 const watches = new WeakMap<DatasoleClient<any>, Watch>();
 
-/** The watch of a client; begins when it is first asked for. */
+/** The watch of a client; begins when it is first asked for, and ends when the last one that {@link Watch.join joined} has left. */
 export function watchOf(client: DatasoleClient<any>): Watch {
   let watch = watches.get(client);
   if (!watch) watches.set(client, (watch = new Watch(client)));
@@ -59,12 +61,13 @@ export class Watch {
   readonly timeline: { at: number; status: Status }[] = [];
   readonly log: Line[] = [];
   readonly streams = new Map<string, Watched>();
-  readonly calls = new Map<number, Waiting>();
   /** Messages so far. */
   readonly count = { sent: 0, came: 0 };
   paused = false;
-  /** Called after each change. */
-  changed = () => {};
+  readonly #calls = new Map<number, Waiting>();
+  readonly #joined = new Set<() => void>();
+  /** Stops watching. */
+  readonly #stop: () => void;
 
   constructor(client: DatasoleClient<any>) {
     this.client = client;
@@ -74,12 +77,40 @@ export class Watch {
       other?.(what);
       if (Array.isArray(what)) for (const message of what) this.#came(message);
       else this.#sent(what);
-      this.changed();
+      this.#changed();
     };
     Object.defineProperty(client, 'traffic', { configurable: true, get: () => tap, set: (next) => (other = next) });
+    const { watchers } = client.store;
+    const look = () => this.#status();
     // Not a handler of the status: where there is none, the client tells the console.
-    client.store.watchers.add(() => this.#status());
+    watchers.add(look);
+    this.#stop = () => {
+      watchers.delete(look);
+      delete client.traffic;
+      if (other) client.traffic = other;
+    };
+    for (const [key, { handlers, read, rev }] of client.store.all) if (handlers.size || read) this.#stream('state', key).seq = rev;
+    for (const name of client.streams.all.keys()) {
+      const [kind, key] = [name.slice(0, name.indexOf(' ')), name.slice(name.indexOf(' ') + 1)];
+      if (kind !== 'host') this.#stream(kind, key);
+    }
     this.#status();
+  }
+
+  /** Calls `changed` after each change, until the function that is returned is called. */
+  join(changed: () => void): () => void {
+    this.#joined.add(changed);
+    return () => {
+      if (!this.#joined.delete(changed) || this.#joined.size) return;
+      this.#stop();
+      watches.delete(this.client);
+    };
+  }
+
+  /** The calls that have no answer, by id. */
+  get calls(): ReadonlyMap<number, Waiting> {
+    for (const id of this.#calls.keys()) if (!this.client.calls.open.has(id)) this.#calls.delete(id);
+    return this.#calls;
   }
 
   /** Entries per second, of the last seconds. */
@@ -109,8 +140,13 @@ export class Watch {
     if (last === status) return;
     this.timeline.push({ at: Date.now(), status });
     if (this.timeline.length > MAX_TIMELINE) this.timeline.shift();
-    if (status.state === 'disconnected') this.calls.clear();
-    this.changed();
+    // A host that has ended has ended its calls.
+    void this.calls;
+    this.#changed();
+  }
+
+  #changed(): void {
+    for (const changed of this.#joined) changed();
   }
 
   #sent(message: ToWorker): void {
@@ -118,7 +154,10 @@ export class Watch {
     this.count.sent++;
     switch (message.t) {
       case 'call':
-        this.calls.set(message.id, { method: message.method, at: Date.now() });
+        this.#calls.set(message.id, { method: message.method, at: Date.now() });
+        break;
+      case 'cancel':
+        this.#calls.delete(message.id);
         break;
       case 'subscribe':
       case 'open':
@@ -128,7 +167,8 @@ export class Watch {
         this.#stream(message.kind, message.key).left = true;
     }
     const { t, json, bytes } = message as ToWorker & { json?: string; bytes?: Uint8Array };
-    const content = json === undefined ? (bytes ?? rest(message)) : JSON.parse(json);
+    // The bytes are about to be handed to the worker.
+    const content = json === undefined ? (bytes ? { bytes: bytes.length } : rest(message)) : JSON.parse(json);
     this.#write('sent', t, named(message), content);
   }
 
@@ -138,8 +178,8 @@ export class Watch {
     let name = named(message);
     switch (message.t) {
       case 'done':
-        name = this.calls.get(message.id)?.method ?? `call ${message.id}`;
-        this.calls.delete(message.id);
+        name = this.#calls.get(message.id)?.method ?? `call ${message.id}`;
+        this.#calls.delete(message.id);
         break;
       case 'snapshot':
       case 'patch':
@@ -162,7 +202,8 @@ export class Watch {
         this.#stream(message.kind, message.key).left = true;
         break;
       case 'refused':
-        if (message.what !== 'emit') this.#stream(message.what, message.name).error = message.error.message;
+        // Nothing comes of it until it is asked for anew.
+        if (message.what !== 'emit') Object.assign(this.#stream(message.what, message.name), { error: message.error.message, left: true });
     }
     this.#write('came', message.t, name, rest(message));
   }
@@ -170,7 +211,11 @@ export class Watch {
   #stream(kind: string, key: string): Watched {
     const name = `${kind} ${key}`;
     let stream = this.streams.get(name);
-    if (!stream) this.streams.set(name, (stream = { kind, key, since: Date.now(), recent: [] }));
+    if (stream) return stream;
+    this.streams.set(name, (stream = { kind, key, since: Date.now(), recent: [] }));
+    if (this.streams.size > MAX_STREAMS) {
+      for (const [name, { left }] of this.streams) if (left) return this.streams.delete(name), stream;
+    }
     return stream;
   }
 
