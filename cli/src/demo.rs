@@ -55,12 +55,13 @@ const BOARD_POLICY: &str =
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
-const FILES: [(&str, &str, &str); 9] = [
+const FILES: [(&str, &str, &str); 10] = [
     ("/", HTML, include_str!("../demo/index.html")),
     ("/dashboard", HTML, include_str!("../demo/dashboard.html")),
     ("/board", HTML, include_str!("../demo/board.html")),
     ("/demo.css", CSS, include_str!("../demo/demo.css")),
     ("/dashboard.css", CSS, include_str!("../demo/dashboard.css")),
+    ("/pane.css", CSS, include_str!("../demo/pane.css")),
     ("/board.css", CSS, include_str!("../demo/board.css")),
     ("/connection.js", SCRIPT, include_str!("../demo/connection.js")),
     ("/dashboard.js", SCRIPT, include_str!("../demo/dashboard.js")),

@@ -66,16 +66,14 @@ pub(crate) async fn write(asked: &Asked) -> io::Result<()> {
     };
     let mut last = None;
     loop {
-        let told = match fetch(&endpoint, name).await {
-            Ok(text) => match store(out, &text) {
-                Ok(true) => format!("{} written", out.display()),
-                Ok(false) => format!("{} is up to date", out.display()),
-                Err(error) => return Err(failed(Complaint(format!("{}: {error}", out.display())))),
-            },
+        let stored = fetch(&endpoint, name).await.and_then(|text| store(out, &text));
+        let told = match stored {
+            Ok(true) => format!("{} written", out.display()),
+            Ok(false) => format!("{} is up to date", out.display()),
             Err(Complaint(why)) if asked.watch => why,
             Err(why) => return Err(failed(why)),
         };
-        // Each once, but what is written: a server that restarts is away for some looks.
+        // Each once, but what is written: a server that restarts, or a file that cannot be written, is so for some looks.
         let again = last.as_ref() == Some(&told) || (last.is_some() && told.ends_with("up to date"));
         if !again || told.ends_with("written") {
             eprintln!("datasole: {told}");
@@ -137,13 +135,11 @@ async fn fetch(endpoint: &Endpoint, name: &str) -> Result<String, Complaint> {
 }
 
 /// Writes a file that is not the same already; true if it was.
-fn store(path: &Path, text: &str) -> io::Result<bool> {
+fn store(path: &Path, text: &str) -> Result<bool, Complaint> {
     if fs::read_to_string(path).is_ok_and(|old| old == text) {
         return Ok(false);
     }
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::write(path, text)?;
-    Ok(true)
+    let made = path.parent().map_or(Ok(()), fs::create_dir_all);
+    let written = made.and_then(|()| fs::write(path, text));
+    written.map(|()| true).map_err(|error| Complaint(format!("{}: {error}", path.display())))
 }

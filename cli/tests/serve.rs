@@ -235,6 +235,7 @@ fn the_demo_page_is_in_the_binary_under_a_strict_policy() {
         ("/", "text/html; charset=utf-8"),
         ("/dashboard", "text/html; charset=utf-8"),
         ("/demo.css", "text/css; charset=utf-8"),
+        ("/pane.css", "text/css; charset=utf-8"),
         ("/dashboard.js", "text/javascript; charset=utf-8"),
         ("/board", "text/html; charset=utf-8"),
         ("/board.js", "text/javascript; charset=utf-8"),

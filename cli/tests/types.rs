@@ -118,6 +118,44 @@ fn a_server_for_development_keeps_the_contract_of_the_applications() {
 }
 
 #[test]
+fn a_file_that_cannot_be_written_is_told_once_and_written_as_soon_as_it_can_be() {
+    let folder = folder("unwritable");
+    let blocked = folder.join("web");
+    let file = blocked.join("contract.ts");
+    let (url, _, requests) = server("text/plain", "one\n");
+    let watches: [&[&str]; 2] = [
+        &["types", &url, "--watch", "--out"],
+        &["dev", "--listen", "127.0.0.1:0", "--log", "error", "--types-from", &url, "--types"],
+    ];
+    for args in watches {
+        // No folder.
+        fs::write(&blocked, "").unwrap();
+        requests.try_iter().count();
+        let mut command = datasole();
+        command.args(args).arg(&file).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        assert!(said.any(|line| line.contains("contract.ts: ")), "{args:?}");
+        // Two looks more, which say nothing.
+        for _ in 0..3 {
+            requests.recv().unwrap();
+        }
+        fs::remove_file(&blocked).unwrap();
+        let next = said.find(|line| line.contains("contract.ts"));
+        assert!(next.as_ref().is_some_and(|line| line.ends_with("written")), "{args:?}: {next:?}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "one\n");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        fs::remove_dir_all(&blocked).unwrap();
+    }
+    // Once only: an error.
+    fs::write(&blocked, "").unwrap();
+    let output = datasole().args(["types", &url, "--out"]).arg(&file).output().unwrap();
+    assert!(!output.status.success() && String::from_utf8(output.stderr).unwrap().contains("contract.ts: "));
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
 fn what_has_no_contract_is_told() {
     let fails = |url: &str, what: &str| {
         let output = datasole().args(["types", url]).output().unwrap();

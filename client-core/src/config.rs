@@ -108,14 +108,14 @@ pub enum TokenVia {
 /// Exponential backoff with full jitter: attempt n waits a uniformly random time up to `min(cap, base * 2^n)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reconnect {
-    /// Try again after an attempt has failed or a connection was lost.
+    /// Try again after an attempt has failed or a connection was lost. Without, several endpoints are tried once each.
     pub enabled: bool,
     /// The first attempt's upper bound; milliseconds.
     pub base: u64,
     /// Every attempt's upper bound; milliseconds.
     pub cap: u64,
     /// Give up after this many failed attempts in a row, not counting the one that `connect` makes; `None` never does.
-    /// A connection that lasted less than a second counts as a failed attempt.
+    /// A connection that lasted less than a second counts as a failed attempt. Several endpoints are tried once each in any case.
     pub max_attempts: Option<u32>,
 }
 

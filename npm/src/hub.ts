@@ -7,53 +7,11 @@
  * Documents are of the page, and ask it questions: each page that opens some has an engine of its own for them.
  */
 import type { CreateEngine, Engine } from './engine.js';
-import { applyPatch, LIMITS, refuse, type Growth, type Owned } from './patch.js';
-import { PROTOCOL_VERSION, type Batch, type FromWorker, type Since, type StreamMessage, type StreamName, type ToWorker } from './protocol.js';
+import { Documents, Page, read, type Followed, type From, type PagePort, type To } from './page.js';
+import { applyPatch, LIMITS, refuse } from './patch.js';
+import { PROTOCOL_VERSION, type Batch, type FromWorker, type StreamMessage, type StreamName, type ToWorker } from './protocol.js';
 
-type From<T extends FromWorker['t']> = FromWorker & { t: T };
-type To<T extends ToWorker['t']> = ToWorker & { t: T };
 type Command = Extract<ToWorker, { kind: 'crdt' | 'presence' | 'doc' | 'host' }>;
-
-/** The hub's end of a page's port. */
-export interface PagePort {
-  postMessage(message: unknown): void;
-  close(): void;
-}
-
-/** The value of a state, as all pages have it. */
-interface Mirror extends Growth {
-  rev: number;
-  value: unknown;
-  owned: Owned;
-}
-
-/** A follower of a stream: its subscriptions, and when it is gone after the last of them. */
-interface Follower {
-  ids: Set<number>;
-  timer?: ReturnType<typeof setTimeout>;
-}
-
-/** A stream that pages follow, or have open. */
-interface Followed {
-  kind: string;
-  key: string;
-  /** The engine's subscription, of states and topics. */
-  id: number;
-  pages: Map<Page, Follower>;
-  mirror?: Mirror;
-  /** The subscription of a state or topic was answered. */
-  answered?: boolean;
-  /** The position of a state that it was asked for from: the first page has the value. */
-  since?: Since;
-  /** The mirror is current on this connection. */
-  fresh?: boolean;
-  /** The whole value is on its way: a page had lost step, or came later. */
-  asked?: boolean;
-  /** The last progress of an open stream. */
-  progress?: From<'progress'>;
-  /** The values of the pages in a room; the last one is shown. */
-  shown: Map<Page, string>;
-}
 
 /** A question for a token, and the pages that may still answer. */
 interface Asked {
@@ -63,77 +21,6 @@ interface Asked {
 
 /** How long a page may take to name the lock that it holds. */
 const PATIENCE_MS = 30_000;
-
-const decoder = /* @__PURE__ */ new TextDecoder();
-
-/** The messages of an engine's batch. */
-function read(batch: Batch): [FromWorker[], Uint8Array[]] {
-  const [text, ...binaries] = Array.isArray(batch) ? batch : [batch];
-  return [JSON.parse(typeof text === 'string' ? text : decoder.decode(text)), binaries];
-}
-
-/** A page that shares the engine. */
-export class Page {
-  /** Its calls, and the streams of its subscriptions, by its own ids. */
-  readonly calls = new Map<number, number>();
-  readonly following = new Map<number, Followed>();
-  /** The engine of its documents. */
-  documents?: Documents;
-  #texts: string[] = [];
-  #binaries: Uint8Array[] = [];
-
-  constructor(readonly port: PagePort) {}
-
-  /** A message that is posted with the next {@link flush}. */
-  tell(message: FromWorker, binaries: Uint8Array[] = [], text?: string): void {
-    if ('bin' in message) message = { ...message, bin: this.#binaries.push(binaries[message.bin!]!) - 1 };
-    else if (text) return void this.#texts.push(text);
-    this.#texts.push(JSON.stringify(message));
-  }
-
-  flush(): void {
-    if (!this.#texts.length) return;
-    const text = `[${this.#texts}]`;
-    this.port.postMessage(this.#binaries.length ? [text, ...this.#binaries] : text);
-    [this.#texts, this.#binaries] = [[], []];
-  }
-
-  /** A message of the handshake, or the last one. */
-  alone(message: FromWorker): void {
-    this.flush();
-    this.tell(message);
-    this.flush();
-  }
-}
-
-/** The engine of a page's documents. */
-class Documents {
-  readonly engine: Engine;
-  /** What waits for the engine. */
-  #waiting?: ToWorker[] = [{ t: 'connect' }];
-
-  constructor(make: CreateEngine, init: To<'init'>, page: Page, asks: (engine: Engine) => void) {
-    this.engine = make((batch) => {
-      const [messages, binaries] = read(batch);
-      const told = messages.filter(({ t }) => {
-        if (t === 'ready') {
-          this.engine.post(this.#waiting!);
-          this.#waiting = undefined;
-        } else if (t === 'token') asks(this.engine);
-        else if (t === 'fatal') page.alone(messages[0]!);
-        return ['entry', 'progress', 'rejected', 'ask', 'awareness'].includes(t);
-      });
-      if (told.length) page.port.postMessage([JSON.stringify(told), ...binaries]);
-    });
-    // No part of the session that all share.
-    this.engine.post([{ ...init, options: { ...init.options, record: false } }]);
-  }
-
-  post(message: ToWorker): void {
-    if (this.#waiting) this.#waiting.push(message);
-    else this.engine.post([message]);
-  }
-}
 
 /** See the module. One life of an engine; `ended` is called when it is over. */
 export class Hub {
@@ -372,7 +259,7 @@ export class Hub {
         return this.#askToken(this.#engine, this.#pages);
       case 'status':
         [this.#status, this.#since] = [message, performance.now()];
-        if (message.state === 'connected') for (const of of this.#followed.values()) of.fresh = false;
+        if (message.state !== 'connected') for (const of of this.#followed.values()) of.fresh = false;
         return tell(this.#pages, message);
       case 'done': {
         const [page, id] = this.#taken(this.#calls, message.id);

@@ -160,20 +160,21 @@ export class Link {
   }
 
   /**
-   * The host is of no use. `passing`: another attempt to load it may succeed. One with the application's own is made in any case, once it
-   * has come.
+   * The host is of no use. `passing`: another attempt to load it may succeed. One for each URL is made in any case, and one with the
+   * application's own, once it has come.
    */
   async #fail(message: string, passing: boolean): Promise<void> {
     const options = this.#options;
-    const { url, reconnect = true, reconnectInterval = 1_000, maxReconnectAttempts = Infinity } = options;
-    const own = !IIFE && !this.#port && options.fallback?.();
+    const { url, reconnect = true, reconnectInterval = 1_000, maxReconnectAttempts = Infinity, fallback } = options;
+    const loading = !this.#port;
+    const own = !IIFE && loading && fallback;
     this.#release(false);
-    passing ||= !!own || [url].flat().length > this.#attempts + 1;
-    let left = passing && reconnect && this.#attempts < maxReconnectAttempts;
+    let left =
+      (loading && [url].flat().length > this.#attempts + 1) || ((passing || !!own) && reconnect && this.#attempts < maxReconnectAttempts);
     if (own) {
       const late = new Promise<void>((resolve) => (this.#timer = setTimeout(resolve, delay(this.#resolved.core.connectTimeout!))));
       const timer = this.#timer;
-      const found = await Promise.race([own, late]).catch(() => {});
+      const found = await Promise.race([Promise.resolve().then(own), late]).catch(() => {});
       // It may have ended.
       if (this.#timer !== timer) return;
       clearTimeout(timer);

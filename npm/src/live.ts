@@ -21,7 +21,8 @@ export { me, members, others, type Me } from './rooms.js';
  * A live state as far as it is known: one object, a new one after each change.
  *
  * `stale`: the value is the latest that this client has, but the server has not said yet that it is current: there is no connection, or
- * one again and no answer yet, or a whole value has been asked for in its place.
+ * one again and no answer yet, or a whole value has been asked for in its place. After a resume it is false once the server has said that
+ * it goes on from this value: what was missed may still be arriving.
  */
 export type Live<T> =
   | { status: 'loading'; data: undefined; error: undefined; stale: false }

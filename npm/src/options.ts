@@ -13,7 +13,7 @@ export interface DatasoleClientOptions {
   /**
    * Base URL of the server: http, https, ws or wss, or relative to the page. Default: the origin of the page. Several are those of
    * nodes that are one server: the client begins with one at random and goes on to the next when one does not answer; worker and
-   * WebAssembly are loaded from the first that has them.
+   * WebAssembly are loaded from the first that has them. Each is tried once, also with `reconnect: false` and a low `maxReconnectAttempts`.
    */
   url?: string | readonly string[];
   /** Path of the endpoint. Default `/__ds`. */
@@ -116,6 +116,11 @@ export interface RpcOptions {
 export interface EmitOptions {
   /** Wait for a connection instead of being dropped without one. Default `false`. */
   queue?: boolean;
+}
+
+/** Ends a subscription. */
+export interface Subscription {
+  unsubscribe(): void;
 }
 
 /** The path of the endpoint where none is given. */

@@ -30,31 +30,22 @@ import { call, show } from './handlers.js';
 import { Kept } from './kept.js';
 import { delay, watchPage } from './lifecycle.js';
 import { Link } from './link.js';
-import type { DatasoleClientOptions, EmitOptions, RpcOptions } from './options.js';
+import { deferred, type Opening } from './opening.js';
+import type { DatasoleClientOptions, EmitOptions, RpcOptions, Subscription } from './options.js';
 import { Room, type PresenceOptions } from './presence.js';
 import type { FromWorker, StreamMessage, ToWorker } from './protocol.js';
 import type { ConnectionState, Status, StatusReason } from './status.js';
 import { Store, type FollowHost } from './store.js';
 import { Streams } from './streams.js';
+import { answerToken } from './token.js';
 import { Topics } from './topics.js';
 import { connectionError, explain } from './verdict.js';
 
 export type * from './contract.js';
 export { DatasoleError, ErrorCode } from './errors.js';
-export type { DatasoleClientOptions, EmitOptions, RpcOptions } from './options.js';
+export type { DatasoleClientOptions, EmitOptions, RpcOptions, Subscription } from './options.js';
 export type { Member, PresenceOptions, Room } from './presence.js';
 export type * from './status.js';
-
-/** Ends a subscription. */
-export interface Subscription {
-  unsubscribe(): void;
-}
-
-interface Opening {
-  promise: Promise<void>;
-  resolve(): void;
-  reject(error: DatasoleError): void;
-}
 
 /** Clients by their options, see {@link DatasoleClient.reuse}. */
 const reused = new Map<string, DatasoleClient<any>>();
@@ -433,7 +424,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
         return void (told || report(refusal));
       }
       case 'token':
-        return void this.#answerToken();
+        return void answerToken(this.#link!, this.#options);
       default:
         // The handshake's messages never come here.
         return this.streams.receive(message as StreamMessage, binaries);
@@ -502,27 +493,10 @@ export class DatasoleClient<C extends ContractShape = Registered> {
     console.error(`datasole: no connection to ${this.#server}: ${why}`);
   }
 
-  async #answerToken(): Promise<void> {
-    const link = this.#link;
-    try {
-      const token = await this.#options.getToken?.();
-      link?.send({ t: 'token', token });
-    } catch (error) {
-      link?.send({ t: 'token', error: String((error as Error)?.message ?? error) });
-    }
-  }
-
   #setStatus(status: Status): void {
     if (status.state === this.#status.state && status.state === 'connecting') return;
     this.#status = status;
     call(this.#statusHandlers, status);
-    call(this.store.watchers);
+    this.store.connected(status.state === 'connected');
   }
-}
-
-function deferred(): Opening {
-  let resolve!: () => void;
-  let reject!: (error: DatasoleError) => void;
-  const promise = new Promise<void>((...settle) => ([resolve, reject] = settle));
-  return { promise, resolve, reject };
 }

@@ -126,7 +126,7 @@ export class Store {
     return entry?.watched;
   }
 
-  /** A subscription was answered: if the server goes on from here, what is here is current. So it is on version 1, which says no more. */
+  /** A subscription was answered: if the server goes on from here, what is here is current, but for what is on its way. So it is on version 1, which says no more. */
   subscribed(key: string, recovered: boolean): void {
     const entry = this.#entries.get(key);
     if (entry && (recovered || this.#host.unasked())) entry.fresh = this.#confirmed = true;
@@ -187,10 +187,15 @@ export class Store {
     this.#confirmed = false;
   }
 
+  /** The connection has another state: without one, no value is known to be current. */
+  connected(is: boolean): void {
+    if (!is) for (const entry of this.#entries.values()) entry.fresh = false;
+    call(this.watchers);
+  }
+
   /** Follows all keys on a new core, keeping the values shown so far; on a new connection, those that were `refused`. */
   renew(refused?: boolean): void {
     for (const [key, entry] of this.#entries) {
-      entry.fresh = false;
       if (refused && !entry.refused) continue;
       entry.rev = entry.since?.seq;
       entry.id = 0;

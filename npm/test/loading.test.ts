@@ -181,15 +181,33 @@ describe('starting', () => {
     assert.equal(FakeWorker.all.length, 1);
   });
 
-  it('without its own worker it tries the server\'s again', async () => {
-    const client = makeClient({ reconnectInterval: 0, fallback: () => Promise.reject(new Error('offline')) });
-    const opened = client.connect();
-    await settled();
-    FakeWorker.all[0]!.fail();
-    await until(() => FakeWorker.all.length === 2);
-    (await ready(1)).say(CONNECTED);
-    await opened;
-  });
+  const FALLBACKS: Record<string, () => Promise<object>> = {
+    'cannot be loaded': () => Promise.reject(new Error('offline')),
+    'throws at once': () => {
+      throw new Error('no inlineWorker');
+    },
+  };
+  for (const [what, fallback] of Object.entries(FALLBACKS)) {
+    it(`where its own worker ${what} it tries the server's again`, async () => {
+      const client = makeClient({ reconnectInterval: 0, fallback });
+      const opened = client.connect();
+      await settled();
+      FakeWorker.all[0]!.fail();
+      await until(() => FakeWorker.all.length === 2);
+      assert.ok(FakeWorker.all[0]!.terminated);
+      (await ready(1)).say(CONNECTED);
+      await opened;
+    });
+
+    it(`where its own worker ${what} and it may not try again, it ends`, async () => {
+      const client = makeClient({ reconnect: false, fallback });
+      const opened = client.connect();
+      await settled();
+      FakeWorker.all[0]!.fail('a is away');
+      await assert.rejects(opened, { code: -32106, message: 'a is away' });
+      assert.equal(client.getConnectionState(), 'disconnected');
+    });
+  }
 
   it('a script that cannot be loaded is loaded again, and nothing that waits is lost', async () => {
     const client = makeClient({ reconnectInterval: 0, maxReconnectAttempts: 2 });
@@ -390,6 +408,42 @@ describe('several servers', () => {
     assert.equal(third.of('init')[0]!.options.url, 'ws://localhost:1/__ds ws://localhost:2/__ds');
     third.say(CONNECTED);
     await opened;
+  });
+
+  for (const [options, loads] of [
+    [{ reconnect: false }, 2],
+    [{ maxReconnectAttempts: 0 }, 2],
+    [{ maxReconnectAttempts: 1 }, 2],
+    [{ maxReconnectAttempts: 2 }, 3],
+  ] as const) {
+    it(`are each asked for the script with ${JSON.stringify(options)}`, async () => {
+      const client = makeClient({ url, worker, useWorker: true, reconnectInterval: 0, ...options });
+      const opened = client.connect();
+      for (let load = 0; load < loads; load++) {
+        await until(() => FakeWorker.all.length === load + 1);
+        await settled();
+        FakeWorker.all[load]!.fail(`load ${load}`);
+      }
+      await assert.rejects(opened, { code: -32106, message: `load ${loads - 1}` });
+      assert.deepEqual(urls(), [...url, url[0]].slice(0, loads));
+      const again = client.connect();
+      await settled();
+      FakeWorker.all[loads]!.fail();
+      await until(() => FakeWorker.all.length === loads + 2);
+      (await ready(loads + 1)).say(CONNECTED);
+      await again;
+    });
+  }
+
+  it('have one worker, which is replaced when it fails', async () => {
+    const { client, worker: first } = await connected({ url, worker, useWorker: true, reconnectInterval: 0 });
+    client.subscribeState('k', () => {});
+    const call = client.rpc('m');
+    first.fail('panicked');
+    await assert.rejects(call, { code: -32106 });
+    assert.deepEqual([client.getConnectionState(), reported.length], ['reconnecting', 1]);
+    const next = await ready(1);
+    assert.deepEqual(next.received.map(({ t }) => t), ['init', 'subscribe', 'connect']);
   });
 
   it('of which one has another version are asked on, each once', async () => {

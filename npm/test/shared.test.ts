@@ -415,6 +415,45 @@ describe('tabs of a shared worker', () => {
     await until(() => b.getConnectionState() === 'connected' && !stale(b) );
   });
 
+  it('show as current what is, also to one that followed it before it connected, and again after each of its connections', async () => {
+    const a = await connected();
+    live(a, 'board').subscribe(() => {});
+    await until(() => live(a, 'board').getSnapshot().status === 'ready' && !stale(a));
+    const b = tab();
+    const shown: unknown[] = [];
+    live(b, 'board').subscribe(() => shown.push(live(b, 'board').getSnapshot().data));
+    for (const n of [1, 2]) {
+      await b.connect();
+      await until(() => (shown.at(-1) as any)?.n === value.n);
+      patch(n);
+      await until(() => (shown.at(-1) as any)?.n === n);
+      assert.deepEqual([stale(a), stale(b), keys(OP.subscribe)], [false, false, ['board']]);
+      await b.disconnect();
+      assert.deepEqual([stale(a), stale(b)], [false, true]);
+    }
+  });
+
+  it('show as stale what one followed while there was no connection, until the server has answered', async () => {
+    const a = await connected();
+    live(a, 'board').subscribe(() => {});
+    await until(() => live(a, 'board').getSnapshot().status === 'ready' && !stale(a));
+    FakeSocket.serve = () => {};
+    socket().drop();
+    await until(() => a.getConnectionState() === 'reconnecting' && FakeSocket.all.length === 2);
+    const b = tab();
+    live(b, 'board').subscribe(() => {});
+    void b.connect();
+    await until(() => live(b, 'board').getSnapshot().status === 'ready' && b.getConnectionState() === 'reconnecting');
+    // A server that greets, and does not answer.
+    socket().accept('datasole.v2');
+    socket().frame(OP.hello, HELLO);
+    await until(() => b.getConnectionState() === 'connected' && keys(OP.subscribe).length === 1);
+    assert.deepEqual([stale(a), stale(b)], [true, true]);
+    const [{ correlation }] = sent(socket(), OP.subscribe) as [any];
+    socket().frame(OP.subscribed, { epoch: 1, seq, recovered: true }, correlation);
+    await until(() => !stale(a) && !stale(b));
+  });
+
   it('ask each other for a token, and take the first', async () => {
     const none = () => Promise.reject(new Error('none here'));
     const a = tab({ getToken: none });

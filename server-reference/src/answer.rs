@@ -87,6 +87,9 @@ pub(crate) struct Author {
     pub(crate) correlation: u32,
 }
 
+/// Longest payload that clients of version 1 take; bytes. They drop what is longer, without a word.
+pub(crate) const V1_PAYLOAD: usize = 1024 * 1024;
+
 impl Connection {
     /// Queues an ACK, if the frame asked for an answer: it became the stream's entry `seq`, or changed nothing (0).
     /// Version 1 has none.
@@ -138,6 +141,7 @@ impl Connection {
 
     /// The frame of a call's answer. An answer over the frame limit becomes an error, so that the caller never hangs.
     fn response(&self, correlation: u32, outcome: &Result<Payload, RpcError>, max_payload: usize) -> (Opcode, Vec<u8>) {
+        let max_payload = if self.protocol() == Protocol::V1 { max_payload.min(V1_PAYLOAD) } else { max_payload };
         let body = |result| RpcResponse { correlation_id: correlation, result, error: None };
         fn failed(correlation_id: u32, error: &RpcError) -> (Opcode, Vec<u8>) {
             let body = RpcResponse { correlation_id, result: None, error: Some(error.body()) };

@@ -213,7 +213,10 @@ impl Client {
         let now = self.clock.now();
         let (mut window, mut patience) = (None, 0);
         let mut moves = true;
+        // Whatever bounds the attempts: each endpoint is tried once.
+        let mut least = self.config.url.matches(' ').count() as u32;
         if let Phase::Open(link) = std::mem::take(&mut self.phase) {
+            least = 0;
             if now - link.opened >= STABLE_AFTER {
                 self.backoff = Default::default();
                 moves = matches!(reason, DisconnectReason::Closed(SocketClose { code: Some(1001 | 1012), .. }));
@@ -234,16 +237,17 @@ impl Client {
         }
         self.streams.lost(now);
 
-        let policy = self.config.reconnect;
+        let mut policy = self.config.reconnect;
+        let most = if policy.enabled { policy.max_attempts } else { Some(0) };
+        policy.max_attempts = most.map(|most| most.max(least));
         let refused = verdict == CloseVerdict::RetryWithNewToken;
         let refused_before = std::mem::replace(&mut self.backoff.refused, refused);
-        let wanted = policy.enabled
-            && match verdict {
-                CloseVerdict::Stop => false,
-                // The second refusal in a row is final.
-                CloseVerdict::RetryWithNewToken => self.config.ask_token && !refused_before,
-                _ => true,
-            };
+        let wanted = match verdict {
+            CloseVerdict::Stop => false,
+            // The second refusal in a row is final.
+            CloseVerdict::RetryWithNewToken => self.config.ask_token && !refused_before,
+            _ => true,
+        };
         let wait = if wanted { self.backoff.next(&policy, verdict, window, &mut self.rng) } else { None };
         match wait {
             Some(_) if self.offline => self.wait_for_network(),

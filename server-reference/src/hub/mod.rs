@@ -50,6 +50,7 @@ pub(crate) use self::{
     kind::{At, Bounds, Delivery, Inapplicable, Kind, Rules, Spec, Taken, V1, of},
     seat::Seat,
     stream::{Stream, Writer},
+    transact::{Plan, Tried},
 };
 use crate::{
     access::Access,

@@ -32,13 +32,17 @@ pub(super) struct Shown {
     /// Messages of the entries since.
     since: Vec<Bytes>,
     bytes: usize,
+    /// Most bytes of those: what waits for a slow follower must leave room for what comes next.
+    most: usize,
 }
 
 impl Shown {
-    /// The message of a content of about so many bytes, which later followers may get, too: with the entries since, or as it is.
-    pub(super) fn new(whole: Bytes, weight: usize, goes_on: bool) -> Self {
+    /// The message of a content of about so many bytes, which later followers may get, too: with up to `most` bytes of the
+    /// entries since, or as it is where those are `None`.
+    pub(super) fn new(whole: Bytes, weight: usize, most: Option<usize>) -> Self {
         let made = (weight >= LARGE).then(Instant::now);
-        Self { whole, made, used: made, goes_on, overtaken: false, since: Vec::new(), bytes: 0 }
+        let (goes_on, most) = (most.is_some(), most.unwrap_or_default());
+        Self { whole, made, used: made, goes_on, overtaken: false, since: Vec::new(), bytes: 0, most }
     }
 
     /// Takes the message of the next entry; `false` if that is the end.
@@ -47,7 +51,7 @@ impl Shown {
         self.overtaken = true;
         let lasts = if self.goes_on {
             let most = if self.is_young() { self.whole.len().max(SINCE) } else { self.whole.len() };
-            self.bytes <= most && self.used.is_some_and(|used| used.elapsed() < UNUSED)
+            self.bytes <= most.min(self.most) && self.used.is_some_and(|used| used.elapsed() < UNUSED)
         } else {
             self.is_young()
         };

@@ -42,6 +42,8 @@ pub(crate) struct Stream {
     channel: u32,
     /// Longer frames are compressed; bytes.
     compress_above: usize,
+    /// Most bytes of entries that follow a shared message of the whole.
+    max_since: usize,
     inner: Mutex<Inner>,
     /// Held by whoever makes a large message that shows the content.
     showing: Mutex<()>,
@@ -80,6 +82,8 @@ struct Inner {
     shown: [Option<Box<Shown>>; 2],
     /// Whether version 1 followers are going to be shown the whole in a moment.
     is_due: bool,
+    /// Whether the log says that version 1 clients do not take the whole.
+    is_told: bool,
     held: Held,
 }
 
@@ -95,7 +99,14 @@ pub(crate) struct Start {
 }
 
 impl Stream {
-    pub(crate) fn new(id: StreamId, start: Start, rules: Rules, channel: u32, compress_above: usize) -> Self {
+    pub(crate) fn new(
+        id: StreamId,
+        start: Start,
+        rules: Rules,
+        channel: u32,
+        compress_above: usize,
+        max_since: usize,
+    ) -> Self {
         let Start { mark, content, stored, now } = start;
         let inner = Inner {
             mark,
@@ -106,6 +117,7 @@ impl Stream {
             content,
             shown: [None, None],
             is_due: false,
+            is_told: false,
             held: Held::default(),
         };
         let stream = Self {
@@ -113,6 +125,7 @@ impl Stream {
             rules,
             channel,
             compress_above,
+            max_since,
             inner: Mutex::new(inner),
             showing: Mutex::default(),
             writer: Arc::default(),

@@ -339,7 +339,8 @@ impl Hub {
             return Err(BackendError::Unavailable("there is no memory for more streams at the moment".into()));
         }
         let start = self.start(content, stored, lane).await?;
-        let stream = Stream::new(id, start, rules, channel, self.limits.compress_above);
+        let (compress_above, max_since) = (self.limits.compress_above, self.limits.max_queue / 2);
+        let stream = Stream::new(id, start, rules, channel, compress_above, max_since);
         stream.followed.store(rules.stored || rules.relayed, Ordering::SeqCst);
         stream.used.store(self.now(), Ordering::SeqCst);
         stream.heard.store(self.now(), Ordering::Relaxed);

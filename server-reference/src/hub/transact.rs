@@ -35,6 +35,24 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// Conflicts after which a node waits for its turn.
 const CONFLICTS: u32 = 3;
 
+/// What came of one try of a change.
+pub(crate) enum Tried {
+    /// It is stored and published.
+    At(Position),
+    /// There was nothing to change.
+    Nothing,
+    /// Others were faster, or the plan was for what is no more.
+    Again(Writer),
+}
+
+/// What is planned on a content.
+pub(crate) enum Plan {
+    Entry(Entry),
+    Nothing,
+    /// What was prepared for it is out of date.
+    Again,
+}
+
 /// What came of an entry.
 enum Committed {
     /// It is stored and published.
@@ -56,32 +74,54 @@ impl Hub {
         author: Option<Author>,
         mut plan: impl FnMut(&mut dyn Kind) -> Result<Option<Entry>, E>,
     ) -> Result<Option<Position>, E> {
-        let mut conflicts = 0;
-        let outcome = loop {
-            let planned = stream
-                .with_content(|content| plan(content).map(|entry| entry.map(|entry| (content.rule(&entry), entry))));
-            let (rule, entry) = match planned {
-                Ok(Some(planned)) => planned,
-                Ok(None) => break Ok(None),
-                Err(error) => break Err(error),
-            };
-            let (hub, own, author, has_turn) = (self.clone(), stream.clone(), author.clone(), conflicts > CONFLICTS);
-            // What was stored would be missing to the followers, were it dropped with its caller.
-            let committed =
-                to_the_end(async move { hub.commit(&own, writer, (&entry, rule, has_turn), author.as_ref()).await });
-            match committed.await? {
-                Committed::At(position) => return Ok(Some(position)),
-                Committed::Conflict(still) => writer = still,
+        let mut tries = 0;
+        loop {
+            let plan = |content: &mut dyn Kind| plan(content).map(|entry| entry.map_or(Plan::Nothing, Plan::Entry));
+            match self.attempt(stream, (writer, &mut tries), author.clone(), plan).await? {
+                Tried::At(position) => return Ok(Some(position)),
+                Tried::Nothing => return Ok(None),
+                Tried::Again(still) => writer = still,
             }
-            conflicts += 1;
-            if conflicts >= CONFLICTS {
-                self.wait_for_turn(stream).await?;
+        }
+    }
+
+    /// Tries a change once, after so many `tries` in vain: for who prepares the plan anew before each, without the stream's
+    /// lock.
+    pub(crate) async fn attempt<E: From<BackendError>>(
+        self: &Arc<Self>,
+        stream: &Arc<Stream>,
+        (writer, tries): (Writer, &mut u32),
+        author: Option<Author>,
+        plan: impl FnOnce(&mut dyn Kind) -> Result<Plan, E>,
+    ) -> Result<Tried, E> {
+        let planned = stream.with_content(|content| {
+            let plan = plan(content)?;
+            let rule = if let Plan::Entry(entry) = &plan { content.rule(entry) } else { Rule::Exactly };
+            Ok((plan, rule))
+        });
+        let writer = match planned {
+            Ok((Plan::Entry(entry), rule)) => {
+                let (hub, own, has_turn) = (self.clone(), stream.clone(), *tries > CONFLICTS);
+                // What was stored would be missing to the followers, were it dropped with its caller.
+                let commit = async move { hub.commit(&own, writer, (&entry, rule, has_turn), author.as_ref()).await };
+                match to_the_end(commit).await? {
+                    Committed::At(position) => return Ok(Tried::At(position)),
+                    Committed::Conflict(still) => still,
+                }
+            }
+            Ok((Plan::Again, _)) => writer,
+            over => {
+                if *tries >= CONFLICTS {
+                    self.backend.log.end_turn(stream.id()).await?;
+                }
+                return over.map(|_| Tried::Nothing);
             }
         };
-        if conflicts >= CONFLICTS {
-            self.backend.log.end_turn(stream.id()).await?;
+        *tries += 1;
+        if *tries >= CONFLICTS {
+            self.wait_for_turn(stream).await?;
         }
-        outcome
+        Ok(Tried::Again(writer))
     }
 
     /// Waits until it is this node's turn to append, at most as long as a turn lasts: then the log decides again.

@@ -104,10 +104,10 @@ impl Followed {
             }
         }
         let max_memory = hub.limits().max_docs_memory_followed;
-        self.answer(connection, &ready, max_memory);
+        self.answer(connection, &ready, max_memory, room);
         if !waiting.is_empty() {
             let opened = join_all(waiting).await;
-            self.answer(connection, &opened, max_memory);
+            self.answer(connection, &opened, max_memory, room);
             ready.extend(opened);
         }
         for (_, opened) in ready {
@@ -117,18 +117,20 @@ impl Followed {
         }
     }
 
-    /// Answers subscriptions whose streams are open, or could not be opened, with as few messages as possible.
+    /// Answers subscriptions whose streams are open, or could not be opened, with as few messages as possible. `room` is for
+    /// what has to be written out for it.
     fn answer(
         &self,
         connection: &Arc<Connection>,
         opened: &[(&Wanted, Result<Arc<Stream>, BackendError>)],
         max_memory: usize,
+        room: &AtomicUsize,
     ) {
         // Under the lock: an UNSUBSCRIBE or the end of the session comes before or after, never between.
         let mut book = lock(&self.0);
         let book = book.get_or_insert_default();
         let _gathered = connection.mailbox().gather();
-        let mut room = AT_ONCE;
+        let mut left = room.load(Ordering::Relaxed);
         for (Wanted { correlation, since, .. }, opened) in opened {
             let Some(Subscription::Opening(id)) = book.by_id.remove(correlation) else { continue };
             match opened {
@@ -138,7 +140,7 @@ impl Followed {
                         connection.refuse(*correlation, &Refusal::busy("what you follow takes too much memory"));
                         continue;
                     };
-                    stream.subscribe(connection, *correlation, *since, unix_millis(), &mut room);
+                    stream.subscribe(connection, *correlation, *since, unix_millis(), &mut left);
                     book.by_id.insert(*correlation, Subscription::Open { stream: stream.clone(), _kept: kept });
                     if stream.id().kind == StreamKind::Doc {
                         book.by_channel.insert(stream.channel(), stream.clone());
@@ -152,6 +154,7 @@ impl Followed {
                 }
             }
         }
+        room.store(left, Ordering::Relaxed);
     }
 
     /// Ends a subscription; the stream, to be released.

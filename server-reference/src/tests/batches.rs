@@ -13,7 +13,7 @@ use crate::{Context, Protocol, message::Outgoing};
 /// The most that a BATCH carries when it is sent.
 const MOST: usize = 64 * 1024;
 
-fn batch(items: &[Vec<u8>]) -> Vec<u8> {
+pub(super) fn batch(items: &[Vec<u8>]) -> Vec<u8> {
     let mut payload = Vec::new();
     for item in items {
         push_varuint(&mut payload, item.len() as u64);
@@ -22,7 +22,7 @@ fn batch(items: &[Vec<u8>]) -> Vec<u8> {
     frame(Opcode::Batch, 0, &payload)
 }
 
-fn subscribe(id: u32, key: &str) -> Vec<u8> {
+pub(super) fn subscribe(id: u32, key: &str) -> Vec<u8> {
     frame(Opcode::Subscribe, id, json!({ "kind": "state", "key": key }).to_string().as_bytes())
 }
 

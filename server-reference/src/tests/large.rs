@@ -2,12 +2,16 @@
 
 use std::sync::atomic::Ordering;
 
-use datasole_core::{Position, frame::Opcode};
+use datasole_core::{
+    Payload, Position, StreamKind, codes,
+    frame::{Opcode, decode},
+};
 use futures_util::FutureExt;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::to_raw_value};
+use tokio::task::yield_now;
 
-use super::{Gated, Peer, builder, plain};
-use crate::{Limits, Server};
+use super::{Gated, Peer, batches, builder, length, plain, split};
+use crate::{Limits, Protocol, Server, connection::Connection, message::Outgoing, primitives::state};
 
 fn rows(count: usize) -> Value {
     (0..count).map(|id| json!({"id": id, "name": format!("row {id}"), "n": 0})).collect()
@@ -84,6 +88,45 @@ async fn a_large_value_is_compared_elsewhere_and_in_order() {
     assert_eq!(state.set("k", &other).await.unwrap().seq, first.seq + 3);
     assert_eq!(state.get("k").await.unwrap(), Some(other));
     assert!(state.set("small", &rows(10)).now_or_never().is_some());
+    let seats = server.node().hub.desk().occupy().await;
+    let empty = json!([]);
+    let mut cleared = Box::pin(state.set("k", &empty));
+    assert!(cleared.as_mut().now_or_never().is_none(), "a small value in place of a large one");
+    drop(seats);
+    cleared.await.unwrap();
+    assert!(state.set("k", &json!([1])).now_or_never().is_some());
+}
+
+/// The same where the change comes during the comparison.
+#[tokio::test]
+async fn a_large_value_is_compared_again_where_news_come_meanwhile() {
+    let backend = Gated::new(true);
+    let server = || builder().backend(backend.clone()).build();
+    let (ours, theirs) = (server(), server());
+    let (ours_state, theirs_state) = (ours.state(), theirs.state());
+    let mut value = rows(5_000);
+    ours_state.set("k", &value).await.unwrap();
+    let _follower = {
+        let mut peer = Peer::new(&ours);
+        if let Some(task) = peer.subscribe(1, "state", "k", None) {
+            task.await;
+        }
+        peer
+    };
+    let stream = ours.node().hub.known(StreamKind::State, "k").unwrap();
+    let seats = ours.node().hub.desk().occupy().await;
+    value[8]["n"] = json!("ours");
+    let mut set = Box::pin(ours_state.set("k", &value));
+    assert!(set.as_mut().now_or_never().is_none());
+    let news = theirs_state.update("k", |draft| draft.set("/7/n", "theirs")).await.unwrap();
+    while stream.position() != news {
+        yield_now().await;
+    }
+    drop(seats);
+    assert_eq!(set.await.unwrap().seq, news.seq + 1);
+    for server in [&ours, &server()] {
+        assert!(server.state().get("k").await.unwrap().as_ref() == Some(&value));
+    }
 }
 
 /// What a comparison has found is of no use once another server has changed the value.
@@ -187,4 +230,116 @@ async fn who_resumes_a_large_state_does_not_wait() {
     let _seats = server.node().hub.desk().occupy().await;
     assert!(peer.subscribe(1, "state", "large", Some(at)).is_none());
     assert_eq!(seen(&mut peer), [(Opcode::Subscribed, 1), (Opcode::StatePatch, 2)]);
+}
+
+/// Who resumes leaves the whole that is there to those who come next.
+#[tokio::test(start_paused = true)]
+async fn who_resumes_leaves_the_whole_to_others() {
+    let server = builder().build();
+    let state = server.state();
+    state.set("large", &rows(5_000)).await.unwrap();
+    follow(&server).await;
+    state.update("large", |draft| draft.set("/7/n", 1)).await.unwrap();
+    let at = state.update("large", |draft| draft.set("/7/n", 2)).await.unwrap();
+    state.update("large", |draft| draft.set("/7/n", 3)).await.unwrap();
+    let mut peer = Peer::new(&server);
+    assert!(peer.subscribe(1, "state", "large", Some(at)).is_none());
+    assert_eq!(seen(&mut peer), [(Opcode::Subscribed, 3), (Opcode::StatePatch, 4)]);
+    let (waited, received) = follow(&server).await;
+    assert_eq!((waited, received[1]), (false, (Opcode::StateSnapshot, 1)));
+}
+
+/// The entries that follow a shared whole leave room in the queue of a slow follower for what comes next.
+#[tokio::test(start_paused = true)]
+async fn a_slow_follower_of_a_large_busy_state_is_not_shown_the_same_again() {
+    let limits = Limits { replay: crate::Replay::NONE, max_queue: 20_000, ..plain() };
+    let server = builder().limits(limits).build();
+    let state = server.state();
+    state.set("large", &rows(5_000)).await.unwrap();
+    follow(&server).await;
+    let change = |n: usize| state.update("large", move |draft| draft.set("/7/n", format!("{n:02000}")));
+    for n in 0..12 {
+        change(n).await.unwrap();
+    }
+    let mut peer = Peer::new(&server);
+    if let Some(task) = peer.subscribe(1, "state", "large", None) {
+        task.await;
+    }
+    let mut received = Vec::new();
+    let mut last = Position::default();
+    for n in 12..60 {
+        received.extend(peer.some(1));
+        last = change(n).await.unwrap();
+    }
+    received.extend(peer.messages());
+    let mut at = 0;
+    for message in &received {
+        let frame = decode(message, usize::MAX).unwrap();
+        let seq = serde_json::from_slice::<Value>(frame.payload).unwrap()["seq"].as_u64().unwrap();
+        match frame.opcode {
+            Opcode::StateSnapshot => assert!(seq > at, "{seq} is shown to who is at {at}"),
+            Opcode::StatePatch => assert_eq!(seq, at + 1),
+            other => assert_eq!(other, Opcode::Subscribed),
+        }
+        at = if frame.opcode == Opcode::Subscribed { at } else { seq };
+    }
+    assert_eq!(at, last.seq);
+}
+
+/// Once what may be written out for one BATCH is, the others are owed.
+#[tokio::test]
+async fn large_states_of_one_batch_are_not_written_out_at_once() {
+    let server = builder().build();
+    for key in ["a", "b"] {
+        server.state().set(key, &rows(10_000)).await.unwrap();
+    }
+    let mut peer = Peer::new(&server);
+    let seats = server.node().hub.desk().occupy().await;
+    let task = peer.take(&batches::batch(&[batches::subscribe(1, "a"), batches::subscribe(2, "b")]));
+    assert_eq!(peer.some(1).len(), 1, "SUBSCRIBED of the second; the first waits for the desk");
+    drop(seats);
+    task.unwrap().await;
+    let keys: Vec<_> = peer.received().into_iter().map(|(opcode, _, body)| (opcode, body["key"].clone())).collect();
+    let expected = [(Opcode::Subscribed, Value::Null), (Opcode::StateSnapshot, "a".into())];
+    assert!(keys.starts_with(&expected) || keys.ends_with(&expected), "{keys:?}");
+    assert_eq!(keys.len(), 3);
+}
+
+/// What this server has written is read back whatever peers may send.
+#[tokio::test]
+async fn a_state_is_read_where_it_is_longer_than_what_peers_may_send() {
+    let server = builder().limits(Limits { max_message: 16, max_inflated: 1_000, ..Limits::default() }).build();
+    let hub = &server.node().hub;
+    for count in [1, 20, 2_000] {
+        let value = rows(count);
+        server.state().set("k", &value).await.unwrap();
+        let text = state::read(hub, "k", 0).await.unwrap().unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&text).unwrap()["value"], value);
+    }
+    server.state().remove("k").await.unwrap();
+    assert_eq!(state::read(hub, "k", 0).await.unwrap(), None);
+}
+
+/// Answers below, at and above what the client takes.
+#[test]
+fn an_answer_that_the_client_would_drop_is_an_error() {
+    const MIB: usize = 1024 * 1024;
+    for (protocol, raised, most) in
+        [(Protocol::V1, 2 * MIB, MIB), (Protocol::V1, MIB / 2, MIB / 2), (Protocol::V2, 2 * MIB, 2 * MIB)]
+    {
+        let connection = Connection::new(1, 1, protocol, usize::MAX, usize::MAX);
+        let answer = |text: &str| {
+            let mut out = Outgoing::new(length);
+            connection.answer(&mut out, 7, &Ok(Payload::Json(to_raw_value(text).unwrap())), raised);
+            let message = split(&out.bytes).remove(0);
+            let payload = decode(&message, usize::MAX).unwrap().payload.to_vec();
+            (payload.len(), serde_json::from_slice::<Value>(&payload).unwrap())
+        };
+        let around = answer("").0;
+        for (bytes, fits) in [(most - 1, true), (most, true), (most + 1, false)] {
+            let (sent, body) = answer(&"x".repeat(bytes - around));
+            assert_eq!(sent == bytes, fits, "{bytes} bytes to {protocol:?}");
+            assert_eq!(body["error"]["code"] == codes::TOO_LARGE, !fits);
+        }
+    }
 }

@@ -230,7 +230,12 @@ impl Peer {
 
     /// The same as messages.
     pub(crate) fn messages(&mut self) -> Vec<Vec<u8>> {
-        self.session.connection().mailbox().drain(&mut self.out, usize::MAX);
+        self.some(usize::MAX)
+    }
+
+    /// The next messages, until they have so many bytes.
+    pub(crate) fn some(&mut self, room: usize) -> Vec<Vec<u8>> {
+        self.session.connection().mailbox().drain(&mut self.out, room);
         split(&std::mem::take(&mut self.out.bytes))
     }
 

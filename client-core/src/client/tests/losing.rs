@@ -100,6 +100,46 @@ fn gives_up_after_max_attempts_and_ends_what_waits() {
 }
 
 #[test]
+fn each_endpoint_is_tried_once_whatever_bounds_the_attempts() {
+    let never = Reconnect { enabled: false, cap: 0, ..Reconnect::default() };
+    let at_most = |most| Reconnect { cap: 0, max_attempts: Some(most), ..Reconnect::default() };
+    let urls = "ws://a/__ds ws://b/__ds ws://c/__ds";
+    for (reconnect, attempts) in [(never, 3), (at_most(0), 3), (at_most(2), 3), (at_most(3), 4)] {
+        let mut peer = Peer::new(Config { url: urls.into(), reconnect, ..config() });
+        // Again after the end.
+        for _ in 0..2 {
+            peer.client.connect(peer.now);
+            let mut tried = Vec::new();
+            for _ in 0..attempts {
+                tried.push(opened_at(&mut peer));
+                peer.close(1006);
+            }
+            assert!(
+                matches!(peer.client.status(), Status::Disconnected(_)),
+                "{reconnect:?}: {:?}",
+                peer.client.status()
+            );
+            peer.drain();
+            tried.sort();
+            tried.dedup();
+            assert_eq!(tried.len(), 3, "{reconnect:?}");
+        }
+        // The last of them answers; what it loses is bounded as with one endpoint.
+        peer.client.connect(peer.now);
+        for _ in 0..2 {
+            opened_at(&mut peer);
+            peer.close(1006);
+        }
+        opened_at(&mut peer);
+        peer.open_v2();
+        peer.wait(1_000);
+        peer.close(1006);
+        let goes_on = reconnect.enabled && reconnect.max_attempts != Some(0);
+        assert_eq!(matches!(peer.client.status(), Status::Waiting { .. }), goes_on, "{reconnect:?}");
+    }
+}
+
+#[test]
 fn without_reconnect_a_loss_is_final() {
     let reconnect = Reconnect { enabled: false, ..Reconnect::default() };
     let mut peer = Peer::v2(Config { reconnect, ..config() });

@@ -17,6 +17,7 @@ use super::{
     Inner, Stream,
 };
 use crate::{
+    answer::V1_PAYLOAD,
     connection::{Connection, Protocol},
     mailbox::Conflate,
     message,
@@ -120,10 +121,25 @@ impl Stream {
         if !inner.followers.insert(connection) || inner.content.is_gone() {
             return;
         }
+        self.tell_too_long(&mut inner);
         if !self.fits(&inner, Protocol::V1, room) {
             connection.mailbox().owe(self);
         } else if let Some(shown) = self.shown(&mut inner, Protocol::V1) {
             shown.messages().for_each(|message| connection.mailbox().push_entry(message.clone(), self));
+        }
+    }
+
+    /// Says in the log, once, that version 1 clients do not take the content.
+    fn tell_too_long(&self, inner: &mut Inner) {
+        let bytes = inner.content.weight();
+        if bytes > V1_PAYLOAD && !inner.is_told {
+            inner.is_told = true;
+            let key = &self.id.key;
+            tracing::warn!(
+                key,
+                bytes,
+                "too long for clients of version 1, which are not shown more than {V1_PAYLOAD} bytes"
+            );
         }
     }
 
@@ -176,7 +192,8 @@ impl Stream {
             Some(shown) => shown.hand_out(),
             None => {
                 let message = inner.content.show(protocol, &self.at(inner.mark.position))?;
-                *shown = Some(Box::new(Shown::new(message, inner.content.weight(), !whole)));
+                *shown =
+                    Some(Box::new(Shown::new(message, inner.content.weight(), (!whole).then_some(self.max_since))));
             }
         }
         shown.as_deref()
@@ -185,13 +202,15 @@ impl Stream {
     /// The bytes that have to be written out to show the content to who has it up to `since`, where they are so many that it
     /// should be [prepared](Self::prepare) off the async workers; else 0.
     pub(crate) fn dear(&self, protocol: Protocol, since: Option<Position>) -> usize {
+        if self.rules.delivery != Delivery::Conflated {
+            return 0;
+        }
         let mut inner = lock(&self.inner);
+        if since.is_some_and(|since| inner.missed(inner.born(since, self.rules.stored)).is_some()) {
+            return 0;
+        }
         self.outdate(&mut inner, protocol, since);
-        let cost = self.cost(&inner, protocol);
-        let is_dear = cost >= DEAR
-            && self.rules.delivery == Delivery::Conflated
-            && since.is_none_or(|since| inner.missed(inner.born(since, self.rules.stored)).is_none());
-        if is_dear { cost } else { 0 }
+        Some(self.cost(&inner, protocol)).filter(|&cost| cost >= DEAR).unwrap_or_default()
     }
 
     /// Drops the message that shows the content where it is from before `since`: nobody is shown what they are past.
@@ -214,7 +233,8 @@ impl Stream {
             let at = At { compress_above: usize::MAX, ..self.at(inner.mark.position) };
             let Some(message) = inner.content.show(protocol, &at) else { return };
             let weight = inner.content.weight();
-            inner.shown[usize::from(whole)] = Some(Box::new(Shown::new(message.clone(), weight, !whole)));
+            inner.shown[usize::from(whole)] =
+                Some(Box::new(Shown::new(message.clone(), weight, (!whole).then_some(self.max_since))));
             message
         };
         let short = message::compressed(plain.clone(), self.compress_above);
@@ -228,6 +248,9 @@ impl Conflate for Stream {
     fn with_snapshot(&self, protocol: Protocol, f: &mut dyn FnMut(&mut dyn Iterator<Item = &Bytes>)) -> usize {
         let mut inner = lock(&self.inner);
         let cost = self.cost(&inner, protocol);
+        if protocol == Protocol::V1 {
+            self.tell_too_long(&mut inner);
+        }
         match self.shown(&mut inner, protocol) {
             Some(shown) => f(&mut shown.messages()),
             None => f(&mut std::iter::empty()),

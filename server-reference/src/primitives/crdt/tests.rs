@@ -88,7 +88,7 @@ async fn crdts_in_memory_that_nobody_follows_are_bounded() {
     assert!(server.node().hub.known(StreamKind::Crdt, "followed").is_none(), "there was nothing to keep");
     let mut peer = Peer::new(&server);
     assert!(peer.subscribe(1, "crdt", "followed", Some(position)).is_none());
-    assert_eq!(peer.opcodes(), [(Opcode::Subscribed, 1)], "nothing was there, and is, in whatever life");
+    assert_eq!(peer.opcodes(), [(Opcode::Subscribed, 1)], "it goes on from nothing, in whatever life");
     // A version 1 client follows them all, and is not shown them again and again.
     let mut old = Peer::of(&server, Protocol::V1);
     assert_eq!(old.opcodes().len(), 4);

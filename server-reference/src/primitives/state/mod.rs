@@ -13,7 +13,10 @@ use std::sync::Arc;
 
 use datasole_core::{Position, StreamKind, patch::Patch};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Value, value::to_raw_value};
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
 use tokio::runtime::Handle;
 
 pub(crate) use self::read::read;
@@ -21,12 +24,15 @@ use self::value::{Compared, Room, StateValue};
 pub use self::{draft::Draft, error::StateError};
 use crate::{
     entry::Entry,
-    hub::{self, Bounds, Hub, Spec, Stream, Writer},
+    hub::{self, Bounds, Hub, Kind, Plan, Spec, Stream, Tried, Writer},
     limits::Limits,
 };
 
 /// Bytes of a value's text that is compared at once; longer ones are compared off the async workers.
 const SMALL: usize = 64 * 1024;
+
+/// How often a large value is compared off the async workers in vain; then its stream is held meanwhile, and nobody is faster.
+const COMPARED_APART: u32 = 3;
 
 /// The line of states in the table of kinds. Unused states are evicted at once; none is kept spare.
 pub(crate) fn kind(limits: &Arc<Limits>) -> Spec {
@@ -112,27 +118,40 @@ impl<'a> State<'a> {
         let text = to_raw_value(value)?;
         self.room(key).check(text.get().len())?;
         let stream = self.open(key).await?;
-        let writer = stream.writer().await;
-        let base = stream.with(|state: &mut StateValue| Some(state.base()));
-        let is_large = text.get().len() > SMALL;
-        let compare = move || {
-            let compared = base.map(|base| base.compare(text.get())).transpose();
-            compared.map(|compared| (text, compared))
-        };
-        let compared = if is_large { self.hub.desk().run(0, compare).await } else { compare() };
-        let (text, mut compared) = match compared {
-            Ok(compared) => compared,
-            Err(error) => {
-                self.hub.release(stream).await;
-                return Err(error);
-            }
-        };
-        let displaced = compared.as_mut().and_then(Compared::take_displaced);
-        let outcome = self.commit(stream, writer, |state| state.plan_set(text.get(), compared.take())).await;
-        if let Some(runtime) = Handle::try_current().ok().filter(|_| is_large) {
-            drop(runtime.spawn_blocking(move || drop(displaced)));
-        }
+        let outcome = self.replace(&stream, Arc::new(text)).await;
+        self.hub.release(stream).await;
         outcome
+    }
+
+    /// Sets the value to that of a text. What another server has changed during the comparison makes it necessary again.
+    async fn replace(self, stream: &Arc<Stream>, text: Arc<Box<RawValue>>) -> Result<Position, StateError> {
+        let (mut writer, mut tries) = (stream.writer().await, 0);
+        loop {
+            let is_large = text.get().len().max(stream.weight()) > SMALL;
+            let base = stream.with(|state: &mut StateValue| Some(state.base()));
+            let own = text.clone();
+            let compare = move || base.map(|base| base.compare(own.get())).transpose();
+            let mut compared = if is_large { self.hub.desk().run(0, compare).await } else { compare() }?;
+            let displaced = compared.as_mut().and_then(Compared::take_displaced);
+            let is_last = tries >= COMPARED_APART;
+            let plan = |content: &mut dyn Kind| {
+                let Some(state) = hub::of::<StateValue>(content) else { return Ok(Plan::Nothing) };
+                let compared = compared.filter(|compared| state.is_at(compared));
+                if compared.is_none() && !is_last {
+                    return Ok(Plan::Again);
+                }
+                state.plan_set(text.get(), compared).map(|entry| entry.map_or(Plan::Nothing, Plan::Entry))
+            };
+            let tried = self.hub.attempt(stream, (writer, &mut tries), None, plan).await;
+            if let Some(runtime) = Handle::try_current().ok().filter(|_| is_large) {
+                drop(runtime.spawn_blocking(move || drop(displaced)));
+            }
+            match tried? {
+                Tried::At(position) => return Ok(position),
+                Tried::Nothing => return Ok(stream.position()),
+                Tried::Again(still) => writer = still,
+            }
+        }
     }
 
     /// Applies RFC 6902 operations, all or none, without looking at the rest of the value. A key that does not exist

@@ -198,10 +198,15 @@ impl StateValue {
         (self.value, self.text) = if is_short { (None, Some(entry.clone())) } else { (value, None) };
     }
 
+    /// Whether the comparison was with this value.
+    pub(crate) fn is_at(&self, compared: &Compared) -> bool {
+        compared.revision == self.revision
+    }
+
     /// Plans to replace the value by another, whose JSON text this is. `compared` is what a comparison has found, if there
     /// was one; it is made here where it was with another value than this.
     pub(crate) fn plan_set(&mut self, text: &str, compared: Option<Compared>) -> Result<Option<Entry>, StateError> {
-        let compared = match compared.filter(|compared| compared.revision == self.revision) {
+        let compared = match compared.filter(|compared| self.is_at(compared)) {
             Some(compared) => compared,
             None => self.base().compare(text)?,
         };
