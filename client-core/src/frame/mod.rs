@@ -105,7 +105,7 @@ impl FrameError {
     /// ```
     /// use datasole_core::{Limits, frame::Codec};
     /// let refused = |opcode| Codec::default().decode(&[opcode, 0, 0, 0, 0, 0, 0, 0, 0], &Limits::default()).unwrap_err();
-    /// assert!(refused(0x30).is_ignorable() && refused(0x6f).is_ignorable() && !refused(0x2f).is_ignorable());
+    /// assert!(refused(0x33).is_ignorable() && refused(0x6f).is_ignorable() && !refused(0x2f).is_ignorable());
     /// ```
     pub fn is_ignorable(&self) -> bool {
         matches!(self, Self::UnknownOpcode { opcode: LATER.. } if *self != Self::UnknownOpcode { opcode: ZLIB_MARK })

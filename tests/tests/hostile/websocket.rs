@@ -207,13 +207,15 @@ async fn frames_that_are_none() {
         (frame(Opcode::Ack as u8, 9, b"{}"), 9),
         (frame(Opcode::Propose as u8, 9, b"{}"), 9),
         (frame(Opcode::Doc as u8, 9, b"{}"), 9),
+        (frame(Opcode::Entry as u8, 9, b"{}"), 9),
+        (frame(Opcode::Result as u8, 9, b"{}"), 9),
     ] {
         v1.message(0x82, &message).await;
         v2.message(0x82, &message).await;
         v2.expect_error(correlation, -32600).await;
     }
     // Those of later versions mean nothing yet.
-    for opcode in [0x30, 0x60, 0x77, 0x79, 0xff] {
+    for opcode in [0x33, 0x60, 0x77, 0x79, 0xff] {
         v1.message(0x82, &frame(opcode, 9, b"null")).await;
         v2.message(0x82, &frame(opcode, 9, b"null")).await;
     }
