@@ -170,7 +170,7 @@ struct Since {
     seq: u64,
 }
 
-/// What a core does.
+/// The outputs of a core.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "t", rename_all = "camelCase")]
 enum Out {
@@ -444,7 +444,7 @@ fn message(bytes: &[u8]) -> String {
     }
 }
 
-/// What a payload says; `None` where it is no text, or not what the opcode says.
+/// A payload in words; `None` where it is no text, or not what the opcode says.
 fn parts(opcode: Opcode, payload: &[u8]) -> Option<String> {
     let text = |bytes| std::str::from_utf8(bytes).ok();
     Some(match opcode {

@@ -167,7 +167,7 @@ pub(crate) fn response(payload: &[u8]) -> Result<Payload, CallError> {
     }
 }
 
-/// What a RESULT says: the result's text, or nothing.
+/// The result in a RESULT: the result's text, or nothing.
 pub(crate) fn result(payload: &[u8]) -> Result<Payload, CallError> {
     if payload.is_empty() {
         return Ok(Payload::Empty);

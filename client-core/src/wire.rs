@@ -366,7 +366,7 @@ pub struct Subscribed {
     pub seq: u64,
     /// Whether nothing was missed.
     pub recovered: bool,
-    /// What names a document in [`Opcode::Doc`](crate::frame::Opcode::Doc) frames of this connection, and a state or topic in
+    /// The name of a document in [`Opcode::Doc`](crate::frame::Opcode::Doc) frames of this connection, and of a state or topic in
     /// [`Opcode::Entry`](crate::frame::Opcode::Entry) frames.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel: Option<u32>,

@@ -35,7 +35,7 @@ pub(crate) fn unix_time() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// What never happens.
+/// A future that never ends.
 pub(crate) async fn never<T>() -> T {
     pending().await
 }
