@@ -173,9 +173,10 @@ async function visit(world, name) {
   return page;
 }
 
-/** Presses a button without taking the focus from the text. */
-function press(page, id) {
-  return page.evaluate((id) => document.getElementById(id).click(), id);
+/** Presses a button, once a visitor could, without taking the focus from the text. */
+async function press(page, id) {
+  await until(page, (id) => !document.getElementById(id).hidden, id);
+  await page.evaluate((id) => document.getElementById(id).click(), id);
 }
 
 /** Waits until the client is in that state. */
