@@ -13,7 +13,7 @@ fn replay(file: &Path, flags: &[&str], keys: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_datasole"));
     command.env_clear().arg("replay").arg(file).args(flags);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // Whoever has ended has read what it wanted.
+    // A program that has ended has read enough.
     let _ = child.stdin.take().unwrap().write_all(keys.as_bytes());
     child.wait_with_output().unwrap()
 }

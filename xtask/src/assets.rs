@@ -15,7 +15,7 @@ use wasm_bindgen_cli_support::{Bindgen, Output};
 
 use crate::{
     command::{cargo, program, run},
-    page, project, stamp, tools,
+    project, stamp, tools,
 };
 
 /// The files that the server serves under its path, beside those of `npm/previous`: once a release has changed the version of
@@ -68,8 +68,8 @@ pub(crate) fn build() -> Result<()> {
 }
 
 fn compile() -> Result<PathBuf> {
-    run(&mut cargo(["build", "--package", "datasole-wasm", "--lib", "--profile", "wasm", "--target", page::TARGET]))?;
-    Ok(project::target().join(page::TARGET).join("wasm/datasole_wasm.wasm"))
+    run(&mut cargo(["build", "--package", "datasole-wasm", "--lib", "--profile", "wasm", "--target", project::WASM]))?;
+    Ok(project::target().join(project::WASM).join("wasm/datasole_wasm.wasm"))
 }
 
 /// wasm-bindgen, then wasm-opt, into `npm/generated`.

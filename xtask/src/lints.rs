@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     command::{cargo, program, read},
-    page,
+    project,
     report::Report,
     test::Extent,
 };
@@ -21,7 +21,7 @@ pub(crate) fn run(report: &mut Report, extent: Extent) {
     for package in ["datasole-wasm", "datasole-client"] {
         report.check(
             &format!("clippy {package} wasm"),
-            clippy(&["--package", package, "--all-features", "--target", page::TARGET]),
+            clippy(&["--package", package, "--all-features", "--target", project::WASM]),
         );
     }
     let mut packages = Vec::new();
@@ -113,7 +113,7 @@ impl Set {
     fn args(&self, package: &str) -> Vec<String> {
         let mut args = vec!["--package".to_owned(), package.to_owned()];
         if package == "datasole-wasm" {
-            args.extend(["--target".to_owned(), page::TARGET.to_owned()]);
+            args.extend(["--target".to_owned(), project::WASM.to_owned()]);
         }
         if let Self::Only(names) = self {
             args.extend(["--no-default-features".to_owned(), "--features".to_owned(), names.join(",")]);
@@ -144,7 +144,7 @@ fn feature_sets(features: &Features, extent: Extent) -> Vec<Set> {
 
 fn core_is_pure() -> Result<()> {
     let args = ["tree", "--package", "datasole-core", "--all-features", "--edges", "normal", "--prefix", "none"];
-    let tree = read(cargo(args).args(["--target", page::TARGET]))?;
+    let tree = read(cargo(args).args(["--target", project::WASM]))?;
     let found = tree.lines().filter_map(|line| line.split(' ').next()).find(|name| FORBIDDEN_IN_CORE.contains(name));
     if let Some(name) = found {
         bail!("datasole-core depends on {name}, and must not");

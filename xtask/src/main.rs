@@ -2,9 +2,8 @@
 //!
 //! On a machine with rustup, Node 20 or newer and a C compiler each command finds or installs whatever else it needs
 //! ([`tools`]), or says in one line what is missing and how to get it. Progress goes to stderr; stdout carries only what
-//! a command is asked for: the test summary, the paths of
-//! what it built, the benchmarks' JSON lines, the addresses of
-//! demo, fixture and cluster.
+//! a command is asked for: the test summary, the paths of what was
+//! built, the benchmarks' JSON lines, the addresses of demo, fixture and cluster.
 
 mod assets;
 mod budget;

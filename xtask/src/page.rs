@@ -13,9 +13,6 @@ use crate::{
 /// The page's folder.
 pub(crate) const FOLDER: &str = "examples/rust-page";
 
-/// The target of browsers.
-pub(crate) const TARGET: &str = "wasm32-unknown-unknown";
-
 /// Builds the page and prints the folder of its files.
 pub(crate) fn print() -> Result<()> {
     tools::wasm_target()?;
@@ -26,9 +23,9 @@ pub(crate) fn print() -> Result<()> {
 /// Builds the page; tells the folder of its files.
 pub(crate) fn build() -> Result<PathBuf> {
     let (root, target) = (project::root().join(FOLDER), project::target());
-    let arguments = ["build", "--locked", "--target", TARGET, "--target-dir"];
+    let arguments = ["build", "--locked", "--target", project::WASM, "--target-dir"];
     run(cargo(arguments).arg(&target).current_dir(&root))?;
-    let (raw, built) = (target.join(TARGET).join("debug/rust_page.wasm"), target.join("rust-page"));
+    let (raw, built) = (target.join(project::WASM).join("debug/rust_page.wasm"), target.join("rust-page"));
     let (page, bound) = (root.join("index.html"), built.join("pkg"));
     let outputs = [built.join("index.html"), bound.join("rust_page.js"), bound.join("rust_page_bg.wasm")];
     stamp::unless_fresh("page in Rust only", "", &[raw.clone(), page.clone()], &outputs, || {

@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
+/// The target of browsers.
+pub(crate) const WASM: &str = "wasm32-unknown-unknown";
+
 /// The repository's root.
 pub(crate) fn root() -> &'static Path {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));

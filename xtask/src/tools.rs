@@ -22,13 +22,12 @@ const CHROMIUM_NAMES: [&str; 5] =
 
 /// The wasm32 standard library.
 pub(crate) fn wasm_target() -> Result<()> {
-    const TARGET: &str = "wasm32-unknown-unknown";
     let sysroot = read(program("rustc").args(["--print", "sysroot"]))?;
-    if Path::new(sysroot.trim()).join("lib/rustlib").join(TARGET).join("lib").is_dir() {
+    if Path::new(sysroot.trim()).join("lib/rustlib").join(project::WASM).join("lib").is_dir() {
         return Ok(());
     }
-    run(program("rustup").args(["target", "add", TARGET]))
-        .with_context(|| format!("the {TARGET} target is missing: run `rustup target add {TARGET}`"))
+    run(program("rustup").args(["target", "add", project::WASM]))
+        .with_context(|| format!("the {0} target is missing: run `rustup target add {0}`", project::WASM))
 }
 
 /// rustfmt and clippy.

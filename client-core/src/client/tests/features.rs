@@ -202,7 +202,7 @@ fn short_entries_say_the_same_as_long_ones() {
         let mut peer = short_peer();
         say(&mut peer);
         let lines = peer.drain();
-        // What came already is ignored, whichever form it has.
+        // An entry that came already is ignored in either form.
         long(&mut peer);
         in_few_bytes(&mut peer);
         peer.check(&[]);

@@ -154,7 +154,7 @@ fn a_life_that_has_begun_elsewhere_goes_on_from_nothing() {
                 continue;
             }
             peer.check(&["subscribed 1 k recovered"]);
-            // It is there: after the next loss it asks from there.
+            // The client is there: after the next loss it asks from there.
             reconnect(&mut peer);
             let since = format!(r#"> Subscribe 1 {{"kind":"{name}","key":"k","since":{{"epoch":{to},"seq":0}}}}"#);
             assert!(peer.drain().contains(&since), "{name} {to}");

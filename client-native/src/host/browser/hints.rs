@@ -10,7 +10,7 @@ use crate::clock::never;
 /// The browser's events; a worker has the first two.
 const EVENTS: [&str; 4] = ["online", "offline", "pageshow", "visibilitychange"];
 
-/// What an event says of the page.
+/// The hint that an event stands for.
 fn hint(event: &str) -> Hint {
     match event {
         "online" => Hint::Online,
@@ -26,7 +26,7 @@ fn visibility() -> Hint {
     if hidden.is_ok_and(|hidden| hidden.is_truthy()) { Hint::Hidden } else { Hint::Visible }
 }
 
-/// What the browser tells of the network, until this is dropped.
+/// The browser's news of the network, until this is dropped.
 pub(crate) struct Hints {
     told: UnboundedReceiver<Hint>,
     _listeners: Vec<Listener>,

@@ -18,11 +18,11 @@ use crate::error::ConnectError;
 pub(crate) use hints::Hints;
 pub(crate) use socket::{Dialer, Socket};
 
-/// What a future needs to run as a task: nothing, there is one thread.
+/// A future that may run as a task: any, there is one thread.
 pub trait MaybeSend {}
 impl<T> MaybeSend for T {}
 
-/// What a function needs to be called in a task: nothing.
+/// A function that may be called in a task: any.
 pub trait MaybeSync {}
 impl<T> MaybeSync for T {}
 

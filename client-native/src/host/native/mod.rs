@@ -20,11 +20,11 @@ pub(crate) use options::Options;
 pub(crate) use proxy::Proxying;
 pub(crate) use socket::{Dialer, Socket};
 
-/// What a future needs to run as a task.
+/// A future that may run as a task: it can be sent to another thread.
 pub trait MaybeSend: Send {}
 impl<T: Send> MaybeSend for T {}
 
-/// What a function needs to be called in a task.
+/// A function that may be called in a task.
 pub trait MaybeSync: Send + Sync {}
 impl<T: Send + Sync> MaybeSync for T {}
 
@@ -76,7 +76,7 @@ impl<T> Drop for Task<T> {
     }
 }
 
-/// What the host knows of the network: here nothing, the program may say it.
+/// News of the network: the host tells none here, the program may.
 pub(crate) struct Hints;
 
 impl Hints {
