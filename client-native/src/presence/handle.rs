@@ -93,8 +93,7 @@ impl<T: DeserializeOwned + 'static> Presence<T> {
     /// The members of the room known so far, this client included, in the order of their ids. Members whose value is
     /// not a `T` are left out.
     pub fn members(&self) -> Vec<Member<T>> {
-        let connection = self.follow.shared().router().connection().map(str::to_owned);
-        self.follow.members(connection.as_deref())
+        self.follow.members()
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use datasole_core::Payload;
+use datasole_core::{Client as Core, Payload, Status};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ pub struct Member<T> {
     pub id: String,
     /// The user as the server knows it.
     pub user_id: Option<String>,
-    /// True for this client.
+    /// True for this client, on the connection that the room was last read on.
     pub own: bool,
     /// The value that the member announced.
     pub value: T,
@@ -27,7 +27,13 @@ pub struct Member<T> {
 #[derive(Default)]
 pub(super) struct Room {
     feed: Arc<Feed>,
-    members: Mutex<BTreeMap<String, Wire>>,
+    members: Mutex<BTreeMap<String, Shown>>,
+}
+
+struct Shown {
+    user_id: Option<String>,
+    own: bool,
+    value: Value,
 }
 
 /// A member as the server writes it; gone without `value`.
@@ -47,18 +53,17 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, 
 }
 
 impl Room {
-    /// The members whose value is a `T`; `connection` is this client's id.
-    pub(super) fn members<T: DeserializeOwned + 'static>(&self, connection: Option<&str>) -> Vec<Member<T>> {
-        let read = |Wire { id, user_id, value }: &Wire| {
-            let (value, own) =
-                (datasole_core::value::from_value(value.as_ref()?).ok()?, connection == Some(id.as_str()));
-            Some(Member { id: id.clone(), user_id: user_id.clone(), own, value })
+    /// The members whose value is a `T`.
+    pub(super) fn members<T: DeserializeOwned + 'static>(&self) -> Vec<Member<T>> {
+        let read = |(id, Shown { user_id, own, value }): (&String, &Shown)| {
+            let value = datasole_core::value::from_value(value).ok()?;
+            Some(Member { id: id.clone(), user_id: user_id.clone(), own: *own, value })
         };
-        self.shown().values().filter_map(read).collect()
+        self.shown().iter().filter_map(read).collect()
     }
 
     /// A panic under the lock is a panic in a caller's `Deserialize`, which only reads.
-    fn shown(&self) -> MutexGuard<'_, BTreeMap<String, Wire>> {
+    fn shown(&self) -> MutexGuard<'_, BTreeMap<String, Shown>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -68,17 +73,25 @@ impl Follower for Room {
         &self.feed
     }
 
-    fn apply(&self, payload: Payload, whole: bool) -> Result<(), String> {
+    /// The client's own value stays its own while the connection is away, and until the room is read anew.
+    fn apply(&self, core: &Core, payload: Payload, whole: bool) -> Result<(), String> {
+        let connection = match core.status() {
+            Status::Connected { connection_id, .. } => Some(connection_id.as_str()),
+            _ => None,
+        };
         let told: Vec<Wire> =
             payload.as_json().map_or(Ok(Vec::new()), serde_json::from_str).map_err(|error| error.to_string())?;
         let mut shown = self.shown();
         if whole {
             shown.clear();
         }
-        for member in told {
-            match member.value {
-                None => drop(shown.remove(&member.id)),
-                Some(_) => drop(shown.insert(member.id.clone(), member)),
+        for Wire { id, user_id, value } in told {
+            match value {
+                None => drop(shown.remove(&id)),
+                Some(value) => {
+                    let own = connection == Some(id.as_str());
+                    shown.insert(id, Shown { user_id, own, value });
+                }
             }
         }
         Ok(())

@@ -16,7 +16,7 @@ use std::{
 
 use datasole_core::{
     CallError, CallId, Client as Core, CommandError, DisconnectReason, Hint, Input, Millis, Output, Payload, Request,
-    Status as CoreStatus, StreamId, SubscriptionId,
+    StreamId, SubscriptionId,
 };
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -321,14 +321,6 @@ impl Router {
     pub(crate) fn open_core(&mut self) -> Result<&mut Core, CommandError> {
         self.check_open()?;
         Ok(&mut self.core)
-    }
-
-    /// The id of the open connection.
-    pub(crate) fn connection(&self) -> Option<&str> {
-        match self.core.status() {
-            CoreStatus::Connected { connection_id, .. } => Some(connection_id),
-            _ => None,
-        }
     }
 
     /// Unix milliseconds by the server's clock, as far as it is known.

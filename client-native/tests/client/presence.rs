@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use datasole_client::{Client, Presence, PresenceError, codes};
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use crate::fake::*;
@@ -93,6 +94,30 @@ async fn the_own_entry_is_announced_again_on_the_next_connection() {
     frames.sort_by_key(|frame| frame.0);
     assert_eq!((frames[0].0, frames[1].0), (SUBSCRIBE, PRESENCE));
     assert_eq!(serde_json::from_slice::<Value>(&frames[1].2).unwrap(), json!({"key": ROOM, "value": 3}));
+}
+
+#[tokio::test]
+async fn the_own_value_stays_its_own_until_the_room_is_read_on_the_next_connection() {
+    let server = Fake::listen().await;
+    let (client, room, peer) = following(&server, json!([{"id": "c1", "userId": "ann", "value": 1}])).await;
+    assert_eq!(seen(&room), [("c1".to_owned(), 1, true)]);
+    let mut statuses = client.statuses();
+    let mut other = hello();
+    other["connectionId"] = json!("c2");
+    drop(peer);
+    while statuses.next().await.unwrap().is_connected() {}
+    assert_eq!(seen(&room), [("c1".to_owned(), 1, true)], "nobody connected");
+    let mut peer = server.accept(Some("datasole.v2")).await;
+    peer.send(HELLO, 0, &other).await;
+    while !statuses.next().await.unwrap().is_connected() {}
+    assert_eq!(seen(&room), [("c1".to_owned(), 1, true)], "connected, the members not read anew");
+    peer.accept_subscription("presence", ROOM, json!({"epoch": 1, "seq": 5, "recovered": false})).await;
+    let both = json!([{"id": "c1", "userId": "ann", "value": 1}, {"id": "c2", "userId": "ann", "value": 1}]);
+    let mut changes = room.changes();
+    changes.next().await.unwrap().unwrap();
+    tell(&mut peer, 5, both, true).await;
+    changes.next().await.unwrap().unwrap();
+    assert_eq!(seen(&room), [("c1".to_owned(), 1, false), ("c2".to_owned(), 1, true)], "the other ends soon");
 }
 
 #[tokio::test]
