@@ -58,6 +58,7 @@ const commands = {
     });
     // Answered behind the subscription.
     await client.rpc('echo');
+    batches = [];
   },
 
   /** The same of the bare worker. */
@@ -93,6 +94,7 @@ const commands = {
       });
     });
     await client.rpc('echo');
+    batches = [];
   },
 
   /** The same of the bare worker, which are parsed and not applied. */
@@ -118,7 +120,6 @@ const commands = {
 
 /** Prepares waiting for what comes from workers. */
 function expect(listen) {
-  batches = [];
   const came = new Promise(listen);
   run = () => came;
 }
