@@ -18,14 +18,16 @@ const CELLS = 100;
 const CELL_CHANGES = 20;
 const RELOADS = 50;
 
-/** What every page of the second tab's has: the script, and a shared worker that posts the text it was given. */
-const PAGES = {
-  'tab.html': `<!doctype html><script src="/__ds/datasole.iife.min.js"></script><script>
+/** The pages of tabs: the script, and a shared worker that posts the text it was given. */
+const TAB = `<script src="/__ds/datasole.iife.min.js"></script><script>
     const bare = (text) => {
       const { port } = (window.worker = new SharedWorker('/bare.js'));
       port.postMessage(text);
       return new Promise((resolve) => (port.onmessage = ({ data }) => resolve(JSON.parse(data))));
-    };</script>`,
+    };</script>`;
+const PAGES = {
+  'tab.html': `<!doctype html>${TAB}`,
+  'preloaded.html': `<!doctype html><link rel="modulepreload" href="/__ds/datasole-shared.mjs">${TAB}`,
   'bare.js': `let kept;
     onconnect = ({ ports: [port] }) => (port.onmessage = ({ data }) => port.postMessage((kept = data ?? kept)));`,
   'client.js': `import { DatasoleClient } from '/__ds/client.mjs';
@@ -67,12 +69,12 @@ ${rows.map((cells) => `| ${cells.join(' | ')} |`).join('\n')}
 
 /** A tab beside one that is connected: from its client's making to its first state. */
 async function secondTab({ server, context }) {
-  const open = async () => {
+  const open = async (name) => {
     const page = await context.newPage();
-    await page.goto(`${server.url}/tab.html`);
+    await page.goto(`${server.url}/${name}.html`);
     return page;
   };
-  const first = await open();
+  const first = await open('tab');
   await first.evaluate(async () => {
     const value = { cards: Array.from({ length: 100 }, (_, id) => ({ id, text: `card ${id}` })) };
     window.client = new Datasole.DatasoleClient({ url: location.origin, shared: true });
@@ -82,9 +84,10 @@ async function secondTab({ server, context }) {
     while (!client.getState('board')) await client.rpc('echo');
     await bare(JSON.stringify(value));
   });
-  const times = { datasole: [], worker: [], script: [] };
-  for (let round = 0; round < TABS; round++) {
-    const page = await open();
+  const times = { tab: [], preloaded: [], worker: [], script: [] };
+  for (let round = 0; round < 2 * TABS; round++) {
+    const name = round % 2 ? 'tab' : 'preloaded';
+    const page = await open(name);
     const found = await page.evaluate(async (oursFirst) => {
       const timed = async (body) => {
         const begin = performance.now();
@@ -104,12 +107,15 @@ async function secondTab({ server, context }) {
       const all = Object.entries({ datasole, worker, script });
       for (const [name, body] of oursFirst ? all : all.reverse()) found[name] = await body();
       return found;
-    }, round % 2 === 0);
-    for (const [name, time] of Object.entries(found)) times[name].push(time);
+    }, round % 4 < 2);
+    times[name].push(found.datasole);
+    times.worker.push(found.worker);
+    times.script.push(found.script);
     await page.close();
   }
-  const floor = `${percentiles(times.worker)} for a bare shared worker that posts the same text, ${percentiles(times.script)} with one script fetched before`;
-  rows.push([`Second tab with \`shared: true\`, until its first state (100 cards, ${TABS} tabs)`, percentiles(times.datasole), floor]);
+  const what = `Second tab with \`shared: true\`, until its first state (100 cards, ${TABS} tabs)`;
+  rows.push([`${what}, \`datasole-shared.mjs\` preloaded`, percentiles(times.preloaded), `${percentiles(times.worker)} for a bare shared worker that posts the same text`]);
+  rows.push([`The same without preloading`, percentiles(times.tab), `${percentiles(times.script)} for that shared worker after one script has been fetched`]);
 }
 
 /** Changes between a page's rendering on a server and its hydration. */
