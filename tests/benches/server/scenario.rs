@@ -8,10 +8,12 @@ use crate::{
     load::{self, Load, Stream},
     payload,
     process::{self, Server},
-    report::{Report, Target, in_turns, median},
+    report::{Target, in_turns},
     serve::{Kind, Order},
     websocket,
 };
+
+pub(crate) use crate::report::{Report, median};
 
 /// Subscribers of the state.
 const SUBSCRIBERS: usize = 50;

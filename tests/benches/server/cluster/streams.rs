@@ -6,7 +6,7 @@ use datasole_tests::proxy::Proxy;
 use tokio::runtime::Runtime;
 
 use super::{carry_out, engine::Engine, node, node::Order, subscribe};
-use crate::{Result, report::Report};
+use crate::{Result, scenario::Report};
 
 /// Subscriptions of one connection.
 const PER_CONNECTION: u32 = 1_000;
