@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use datasole_core::{Client as Core, Millis, Payload, Question, StreamId, SyncPhase};
+use datasole_core::{Client as Core, Millis, Payload, Question, StreamId};
 use tokio::sync::Notify;
 use yrs::{Doc, TransactionAcqError};
 
@@ -47,8 +47,6 @@ pub(super) struct Local {
     /// The edits handed to the core, and how many of them the server has stored.
     made: u64,
     stored: u64,
-    /// Something was refused, and not everything stored since.
-    pub(super) rejected: bool,
     pub(super) awareness: Table,
     ended: bool,
 }
@@ -170,8 +168,6 @@ impl Follower for Link {
             }
             Notice::Progress(progress) => {
                 local.stored = progress.stored;
-                let refused = matches!(progress.phase, SyncPhase::Refused { .. });
-                local.rejected = refused || local.rejected && progress.phase != SyncPhase::Synced;
                 self.feed.followers().tell();
             }
             Notice::Settled { .. } => {}
