@@ -127,7 +127,7 @@ async function bundle(entry, name, options) {
   if (write) return;
   // What pages load: a twentieth less after compression is worth a second pass.
   const compress = { passes: 3, pure_getters: true, unsafe_arrows: true };
-  const readable = { compress: { ...compress, inline: 0, reduce_funcs: false, sequences: false }, mangle: false, format: { beautify: true, preserve_annotations: true } };
+  const readable = { compress: { ...compress, inline: 0, reduce_funcs: false, hoist_funs: true }, mangle: false, format: { beautify: true, preserve_annotations: true } };
   const { code } = await minify(outputFiles[0].text, { ecma: 2022, ...(script ? { compress } : { module: true, ...readable }) });
   await writeFile(`dist/${name}`, code);
 }

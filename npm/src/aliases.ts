@@ -13,7 +13,7 @@ export type ContractRpcResult<C extends ContractShape, M extends RpcName<C>> = R
 /** Options of a call. @deprecated Use `RpcOptions` of `datasole/client`. */
 export type RpcCallOptions = RpcOptions;
 
-/** Ends a subscription. @deprecated Use `Subscription` of `datasole/client`. */
+/** A subscription of a live state. @deprecated Use `Subscription` of `datasole/client`. */
 export type StateSubscription = Subscription;
 
 /** An operation on a state: RFC 6902. */

@@ -16,7 +16,7 @@ export function copyBytes(value: unknown): Uint8Array<ArrayBuffer> | undefined {
   const tag = Object.prototype.toString.call(value);
   if (/ (Shared)?ArrayBuffer]/.test(tag)) return new Uint8Array(new Uint8Array(value as ArrayBuffer));
   if (/ (Blob|File)]/.test(tag)) {
-    throw localError(Code.InvalidParams, 'a Blob cannot be sent: send its bytes, `await blob.arrayBuffer()`');
+    throw localError(Code.InvalidParams, 'a Blob cannot be sent: send its arrayBuffer()');
   }
   return undefined;
 }

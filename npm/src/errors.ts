@@ -96,6 +96,5 @@ export function localError(code: number, message: string, retryable = false, cau
 
 /** Reports an error that no caller can catch like an uncaught error. @internal */
 export function report(error: unknown): void {
-  if (typeof reportError === 'function') reportError(error);
-  else console.error(error);
+  (globalThis.reportError ?? console.error)(error);
 }

@@ -3,14 +3,13 @@ import type { Hint } from './protocol.js';
 
 /** Tells `hint` until the returned function is called. Does nothing where there is no page. */
 export function watchPage(hint: (kind: Hint) => void): () => void {
-  if (typeof addEventListener !== 'function') return () => {};
   const end = new AbortController();
   const tell = ({ type }: Event) => {
-    if (type === 'online' || type === 'offline') hint(type);
+    if (/line$/.test(type)) hint(type as Hint);
     else hint(type === 'visibilitychange' && document.hidden ? 'hidden' : 'visible');
   };
-  const on = (target: EventTarget | undefined, ...events: string[]) => {
-    for (const event of events) target?.addEventListener(event, tell, end);
+  const on = (target: Partial<EventTarget> | undefined, ...events: string[]) => {
+    for (const event of events) target?.addEventListener?.(event, tell, end);
   };
   // No unload handlers: they would keep the page out of the bfcache.
   on(globalThis, 'online', 'offline', 'pageshow');

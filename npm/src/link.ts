@@ -61,11 +61,10 @@ export class Link {
   /** Ends an attempt, or begins the next. */
   #timer?: ReturnType<typeof setTimeout>;
 
-  /** Throws a TypeError if a URL is invalid. */
   constructor(options: DatasoleClientOptions, events: LinkEvents) {
     this.#options = options;
     this.#events = events;
-    this.#load();
+    this.#begin();
   }
 
   /** True once messages reach the host. */
@@ -92,7 +91,12 @@ export class Link {
     this.#release(true);
   }
 
-  #load(): void {
+  /** An attempt to load the host; no other is made if a URL is invalid. */
+  readonly #begin = () => {
+    this.#load().catch((error) => this.#events.failed(localError(Code.Host, String(error))));
+  };
+
+  async #load(): Promise<void> {
     const options = (this.#resolved = resolve(this.#options, this.#attempts));
     const { workerUrl, core } = options;
     const loading = (this.#loading = new AbortController());
@@ -119,14 +123,12 @@ export class Link {
     const messages = this.#outbox;
     this.#outbox = [];
     this.#bytes = 0;
-    const transfer = messages.flatMap((message) =>
-      'bytes' in message && message.bytes ? [message.bytes.buffer as ArrayBuffer] : [],
-    );
+    const transfer = messages.flatMap((message) => ((message as Encoded).bytes?.buffer as ArrayBuffer | undefined) ?? []);
     this.#port.post(messages, transfer);
   }
 
   #receive(batch: Batch, opening: Promise<Port>): void {
-    const [text, ...binaries] = Array.isArray(batch) ? batch : [batch];
+    const [text, ...binaries] = [batch].flat() as [string | Uint8Array, ...Uint8Array[]];
     const messages = JSON.parse(typeof text === 'string' ? text : decoder.decode(text)) as FromWorker[];
     // The handshake's messages, and only they, come alone.
     const first = messages[0];
@@ -185,7 +187,7 @@ export class Link {
     }
     if (!left) return this.#events.failed(localError(Code.Host, message));
     const retryInMs = Math.random() * Math.min(reconnectInterval * 2 ** this.#attempts++, 30_000);
-    this.#timer = setTimeout(() => this.#load(), retryInMs);
+    this.#timer = setTimeout(this.#begin, retryInMs);
     this.#events.retrying({ state: 'reconnecting', attempt: this.#attempts, retryInMs, reason: { kind: 'host', message } });
   }
 

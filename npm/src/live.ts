@@ -3,7 +3,6 @@
  *
  * @packageDocumentation
  */
-import { connection } from './connection.js';
 import type { ContractShape, DatasoleContract, StateKeyName, StateValue } from './contract.js';
 import type { DatasoleError } from './errors.js';
 import { listen } from './handlers.js';
@@ -113,23 +112,10 @@ export function ready<D extends DatasoleClient<any>, K extends StateKeyName<Of<D
   client: D,
   key: K,
 ): Promise<StateValue<Of<D>, K> | undefined> {
-  const { subscribe, getSnapshot } = live(client, key);
-  return new Promise((resolve, reject) => {
-    const ends = [subscribe(settle), connection(client).subscribe(settle)];
-    settle();
-    function settle() {
-      const { status, data, error = status === 'loading' ? over(client) : undefined } = getSnapshot();
-      if (status === 'loading' && !error) return;
-      for (const end of ends) end();
-      if (error) reject(error);
-      else resolve(data);
-    }
+  return client.store.ready(key).then((value) => {
+    if (DEVELOPMENT) freeze(value);
+    return value;
   });
-}
-
-/** The error with which the connection of a client has ended for good, while it has. */
-export function over(client: DatasoleClient<any>): DatasoleError | undefined {
-  return client.getConnectionState() === 'disconnected' ? client.ended : undefined;
 }
 
 /** The keys of values that a server has rendered. */

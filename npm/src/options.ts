@@ -118,9 +118,16 @@ export interface EmitOptions {
   queue?: boolean;
 }
 
-/** Ends a subscription. */
-export interface Subscription {
+/** A subscription of a live state. */
+export interface Subscription<V = any> {
+  /** Ends it. */
   unsubscribe(): void;
+  /**
+   * The value as soon as it is known, `undefined` if there is none; asked for after {@link unsubscribe}, it follows the key once more
+   * until then. Rejects with a {@link DatasoleError} when the server refuses the key (which is then reported no more), and when the
+   * connection has ended for good before.
+   */
+  readonly ready: Promise<V | undefined>;
 }
 
 /** The path of the endpoint where none is given. */
@@ -137,16 +144,13 @@ export function resolve(options: DatasoleClientOptions, attempt = 0): LinkOption
   const bases = [options.url ?? (page && location.origin) ?? []].flat();
   if (!bases.length) throw new TypeError('outside of a page the client needs a url');
   const endpoints = bases.map((base) => {
-    const { protocol, host, pathname } = new URL(base, page);
-    if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`the url must be one of http(s) or ws(s): ${base}`);
-    // https and wss, not ws.
-    const secure = /[ps]s:/.test(protocol) ? 's' : '';
+    const { protocol, host, pathname } = absolute(base, page, /^(http|ws)s?:$/);
     const path = (options.path ?? DEFAULT_WS_PATH).replace(/^\/+|\/+$/g, '');
-    return new URL(`ws${secure}://${host}${pathname.replace(/\/+$/, '')}/${path}`).href;
+    return new URL(`${protocol.replace('http', 'ws')}//${host}${pathname.replace(/\/+$/, '')}/${path}`).href;
   });
   const served = `${endpoints[attempt % endpoints.length]!.replace('ws', 'http')}/datasole-worker.v${PROTOCOL_VERSION}.js`;
-  const workerUrl = new URL(options.workerUrl ?? served, page ?? served).href;
-  const wasmUrl = page ? new URL(options.wasmUrl ?? WASM_FILE, options.wasmUrl ? page : workerUrl).href : (options.wasmUrl ?? '');
+  const workerUrl = absolute(options.workerUrl ?? served, page ?? served).href;
+  const wasmUrl = page ? absolute(options.wasmUrl ?? WASM_FILE, options.wasmUrl ? page : workerUrl).href : (options.wasmUrl ?? '');
   return {
     ...options,
     core: {
@@ -166,4 +170,15 @@ export function resolve(options: DatasoleClientOptions, attempt = 0): LinkOption
     wasmUrl,
     headers: IIFE || page ? undefined : (headers ?? {}),
   };
+}
+
+/** Names a URL that is none, as not every browser does. */
+function absolute(url: string, base: string | undefined, scheme = /./): URL {
+  try {
+    const found = new URL(url, base);
+    if (scheme.test(found.protocol)) return found;
+  } catch {
+    // As below.
+  }
+  throw new TypeError(`not a URL of http(s) or ws(s): ${url}`);
 }

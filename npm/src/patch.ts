@@ -146,7 +146,7 @@ function writable(holder: unknown[], path: string[], { owned }: Work): Container
   for (let at = 0; at < path.length - 1; at++) {
     const key = existing(parent, path[at]!);
     let child = (parent as Record<string, unknown>)[key] as Container;
-    if (typeof child !== 'object' || child === null) refuse();
+    if (typeof child !== 'object' || !child) refuse();
     if (!owned.has(child)) {
       child = Array.isArray(child) ? child.slice() : { ...child };
       owned.add(child);
@@ -160,7 +160,6 @@ function writable(holder: unknown[], path: string[], { owned }: Work): Container
 function read(holder: unknown[], path: string[]): unknown {
   let node: unknown = holder;
   for (const token of path) {
-    if (typeof node !== 'object' || node === null) refuse();
     node = (node as Record<string, unknown>)[existing(node as Container, token)];
   }
   return node;
@@ -175,10 +174,10 @@ function set(container: Container, key: string | number, added: unknown): void {
   }
 }
 
-/** The token as a key of the container. */
+/** The token as a key of the container, if it is one. */
 function existing(container: Container, token: string): any {
   if (Array.isArray(container)) return index(token, container.length - 1);
-  if (!Object.hasOwn(container, token)) refuse();
+  if (typeof container !== 'object' || !container || !Object.hasOwn(container, token)) refuse();
   return token;
 }
 

@@ -50,7 +50,6 @@ import {
   me,
   LOADING,
   others,
-  over,
   part,
   pendings,
   ready,
@@ -416,7 +415,7 @@ function awaited(client: AnyClient<any>, key: string, initial: Initial<any> | un
   const { status, error } = state.getSnapshot();
   if (status === 'refused') throw error;
   if (status !== 'loading') return;
-  const failure = over(client);
+  const failure = client.ended;
   if (failure) throw failure;
   const idle = client.getConnectionState() === 'disconnected';
   if (ON_SERVER && idle) {

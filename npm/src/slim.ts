@@ -39,7 +39,7 @@ import { Store, type FollowHost } from './store.js';
 import { Streams } from './streams.js';
 import { answerToken } from './token.js';
 import { Topics } from './topics.js';
-import { connectionError, explain } from './verdict.js';
+import { connectionError, explain, words } from './verdict.js';
 
 export type * from './contract.js';
 export { DatasoleError, ErrorCode } from './errors.js';
@@ -99,7 +99,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
   #ahead = 0;
   readonly #statusHandlers = new Set<(status: Status) => void>();
   #status: Status = { state: 'disconnected', reason: { kind: 'idle', message: 'never connected' } };
-  /** The error with which it ended for good, if it has. @internal */
+  /** The error with which it ended for good, until it is connected anew. @internal */
   declare ended?: DatasoleError;
   #link?: Link;
   #unwatch?: () => void;
@@ -151,6 +151,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
         return id;
       },
       unasked: () => this.#status.protocol === 1,
+      ended: () => this.ended,
     };
     this.streams = new Streams(send);
     this.calls = new Calls(host);
@@ -169,9 +170,9 @@ export class DatasoleClient<C extends ContractShape = Registered> {
     if (this.#opening) return this.#opening.promise;
     const opening = (this.#opening = deferred());
     const first = this.#status.state === 'disconnected';
+    this.ended = undefined;
     if (!this.#link) this.#start();
-    // Starting may have failed at once.
-    if (this.#opening === opening) this.#send({ t: 'connect' });
+    this.#send({ t: 'connect' });
     if (first) {
       this.#wasOpen = false;
       const millis = this.#options.connectTimeout;
@@ -284,8 +285,14 @@ export class DatasoleClient<C extends ContractShape = Registered> {
    * Follows a live state: calls `handler` at once with the current value (`undefined` before any), then after each
    * change, never with half of one, and once for changes that arrive together. 5 s after the last one
    * has unsubscribed a key, it ends on the server as well.
+   *
+   * @example
+   * ```ts
+   * const board = client.subscribeState('board', render);
+   * console.log(await board.ready);
+   * ```
    */
-  subscribeState<K extends StateKeyName<C>>(key: K, handler: StateHandler<StateValue<C, K>>): Subscription {
+  subscribeState<K extends StateKeyName<C>>(key: K, handler: StateHandler<StateValue<C, K>>): Subscription<StateValue<C, K>> {
     return this.store.subscribe(key, handler as (value: unknown) => void);
   }
 
@@ -319,30 +326,23 @@ export class DatasoleClient<C extends ContractShape = Registered> {
       if (!queue) throw localError(Code.NotConnected, 'not connected', true);
       this.#start();
     }
-    if (this.#link?.full) throw localError(Code.LocalLimit, 'too much waits for a connection', true);
+    if (this.#link!.full) throw localError(Code.LocalLimit, 'too much waits for a connection', true);
   }
 
   /** Starts a core host, and renews all subscriptions on it. */
   #start(): void {
-    let link: Link;
-    try {
-      link = new Link(this.#options, {
-        receive: (messages, binaries) => {
-          for (const message of messages) {
-            // Messages that come after the link has ended are dropped.
-            if (this.#link === link) this.#receive(message, binaries);
-          }
-          this.store.settle();
-          this.traffic?.(messages);
-        },
-        retrying: (status) => this.#retrying(status),
-        failed: (error) => this.#failed(error),
-      });
-    } catch (error) {
-      const message = String(error);
-      return this.#end(localError(Code.Host, message, false, error), { kind: 'host', message });
-    }
-    this.#link = link;
+    const link = (this.#link = new Link(this.#options, {
+      receive: (messages, binaries) => {
+        for (const message of messages) {
+          // Messages that come after the link has ended are dropped.
+          if (this.#link === link) this.#receive(message, binaries);
+        }
+        this.store.settle();
+        this.traffic?.(messages);
+      },
+      retrying: (status) => this.#retrying(status),
+      failed: (error) => this.#failed(error),
+    }));
     try {
       // Bundlers put a text in its place.
       if (process.env.NODE_ENV === 'development') showClient(this);
@@ -487,10 +487,8 @@ export class DatasoleClient<C extends ContractShape = Registered> {
   }
 
   /** Where nobody listens, the console is told. */
-  #tell({ kind, code, message, hint }: StatusReason): void {
-    if (this.#statusHandlers.size) return;
-    const why = [message || [kind, code].join(' '), hint].filter(Boolean).join('; ');
-    console.error(`datasole: no connection to ${this.#server}: ${why}`);
+  #tell(reason: StatusReason): void {
+    if (!this.#statusHandlers.size) console.error(`datasole: no connection to ${this.#server}: ${words(reason)}`);
   }
 
   #setStatus(status: Status): void {

@@ -7,6 +7,7 @@
  */
 import { call, guarded, listen } from './handlers.js';
 import { type DatasoleError, report } from './errors.js';
+import type { Subscription } from './options.js';
 import type { FollowedKind, Since, ToWorker } from './protocol.js';
 import { applyPatch, LIMITS, refuse, type Growth, type Owned } from './patch.js';
 
@@ -51,6 +52,8 @@ export interface FollowHost {
   send(message: ToWorker): void;
   /** True if the server sends unfollowed keys, too (version 1). */
   unasked(): boolean;
+  /** The error with which the connection has ended for good, until it is wanted again. */
+  ended(): DatasoleError | undefined;
 }
 
 /** How long a key is followed after its last handler has gone: effects and routes that change find it again. */
@@ -91,17 +94,38 @@ export class Store {
   }
 
   /** Calls at once with the current value, unless it is `watched`, then after each change. */
-  subscribe(key: string, handler: (value: unknown) => void, watched?: boolean): { unsubscribe(): void } {
+  subscribe(key: string, handler: (value: unknown) => void, watched?: boolean): Subscription {
     const entry = this.entry(key);
     entry.watched ||= watched;
     const stop = listen(entry.handlers, handler);
     this.#ensureFollowed(key, entry);
     if (!watched) guarded(() => handler(look(entry)));
+    const ready = () => this.ready(key);
     return {
       unsubscribe: () => {
         if (stop() && !entry.handlers.size) this.#leave(key, entry, LINGER_MS);
       },
+      get ready() {
+        return ready();
+      },
     };
+  }
+
+  /** The value as soon as it is known; the key is followed until then. */
+  ready(key: string): Promise<any> {
+    return new Promise((resolve, reject) => {
+      const check = () => {
+        const { known, shown, refused = known ? undefined : this.#host.ended() } = this.peek(key)!;
+        if (!known && !refused) return;
+        unsubscribe();
+        end();
+        if (refused) reject(refused);
+        else resolve(shown);
+      };
+      const { unsubscribe } = this.subscribe(key, check, true);
+      const end = listen(this.watchers, check);
+      check();
+    });
   }
 
   /** All that is known of a key; looking at it has no effect. */
@@ -172,7 +196,7 @@ export class Store {
         entry.applied = false;
       } else if (!entry.doubtful) {
         entry.doubtful = true;
-        report(new Error(`state ${key} may be wrong: a change did not fit, and version 1 cannot repeat it`));
+        report(new Error(`state ${key} may be wrong: a change did not fit`));
       }
     }
     entry.rev = rev;

@@ -20,16 +20,19 @@ export async function explain(options: DatasoleClientOptions, reason: StatusReas
   }
 }
 
+/** A reason in a line. */
+export function words({ kind, message, code, httpStatus, hint }: StatusReason): string {
+  return [kind, code ?? httpStatus, message, hint].filter(Boolean).join(', ');
+}
+
 /** The error of `connect`, and of calls that waited for a connection. */
-export function connectionError({ kind, message, code, httpStatus, hint }: StatusReason): DatasoleError {
+export function connectionError(reason: StatusReason): DatasoleError {
+  const { kind } = reason;
   const [number, retryable] =
     kind === 'unauthorized'
-      ? [Code.Unauthorized, false]
-      : kind === 'connectTimeout'
-        ? [Code.Timeout, true]
-        : kind === 'protocol'
-          ? [Code.InvalidRequest, false]
-          : [Code.NotConnected, true];
-  const details = [kind, code ?? httpStatus, message, hint].filter(Boolean).join(', ');
-  return localError(number, `no connection: ${details}`, retryable);
+      ? [Code.Unauthorized]
+      : kind === 'protocol'
+        ? [Code.InvalidRequest]
+        : [kind === 'connectTimeout' ? Code.Timeout : Code.NotConnected, true];
+  return localError(number, `no connection: ${words(reason)}`, retryable);
 }

@@ -183,7 +183,7 @@ describe('a first attempt that fails', () => {
     await until(() => reported.length > 0);
     worker.say({ ...LOST, attempt: 2 }, { ...LOST, attempt: 3 });
     await settled();
-    assert.deepEqual(reported, [`datasole: no connection to http://localhost:1: ${found}; ${hint}`]);
+    assert.deepEqual(reported, [`datasole: no connection to http://localhost:1: closed, 1006, ${found}, ${hint}`]);
     assert.equal(asked, 1);
   });
 
@@ -232,7 +232,7 @@ describe('a first attempt that fails', () => {
     const { worker } = await failing();
     worker.say(LOST);
     await until(() => reported.length > 0);
-    assert.match(reported[0] as string, /^datasole: no connection to http:\/\/localhost:1: http:\/\/localhost:1\/__ds cannot be reached; /);
+    assert.match(reported[0] as string, /^datasole: no connection to http:\/\/localhost:1: closed, 1006, http:\/\/localhost:1\/__ds cannot be reached, /);
   });
 
   it('is not asked about after a connection', async () => {

@@ -4,7 +4,8 @@ import { afterEach, describe, it } from 'node:test';
 import { resolve } from '../src/options.js';
 import { openWorker } from '../src/port.js';
 import { PROTOCOL_VERSION, WASM_FILE } from '../src/protocol.js';
-import { FakeWorker, makeClient, ready, settled } from './fake-worker.js';
+import type { Status } from '../src/status.js';
+import { FakeWorker, makeClient, ready, reported, settled } from './fake-worker.js';
 
 const scope = globalThis as any;
 const set = new Map<string, PropertyDescriptor | undefined>();
@@ -129,5 +130,39 @@ describe('a worker', () => {
     await opened;
     await settled();
     assert.equal(client.getConnectionState(), 'connected');
+  });
+});
+
+describe('a URL that is none', () => {
+  const NONE = 'http://[';
+  const WHY = `not a URL of http(s) or ws(s): ${NONE}`;
+
+  for (const options of [{ url: NONE }, { url: ['http://localhost:1', NONE] }, { workerUrl: NONE }, { wasmUrl: NONE }]) {
+    it(`ends connecting and is named: ${JSON.stringify(options)}`, async () => {
+      give({ location: PAGE });
+      const client = makeClient({ reconnectInterval: 0, ...options });
+      const seen: Status[] = [];
+      client.onStatus((status) => seen.push(status));
+      const call = client.rpc('m', null, { queue: true });
+      const errors = await Promise.all([client.connect(), call].map((promise) => promise.catch((error) => error)));
+      for (const { code, message } of errors) assert.deepEqual([code, message], [-32106, `TypeError: ${WHY}`]);
+      assert.deepEqual(seen.map(({ state }) => state), ['disconnected', 'connecting', 'disconnected']);
+      assert.deepEqual(seen.at(-1)!.reason, { kind: 'host', message: `TypeError: ${WHY}` });
+      assert.deepEqual([FakeWorker.all, reported], [[], []]);
+    });
+  }
+
+  it("ends connecting and is named, once, where it is the fallback's", async () => {
+    give({ location: PAGE });
+    let asked = 0;
+    const fallback = async () => (asked++, { worker: () => new FakeWorker() as never, wasmUrl: NONE });
+    const client = makeClient({ reconnectInterval: 0, fallback });
+    client.onStatus(() => {});
+    const opened = client.connect();
+    await settled();
+    FakeWorker.all[0]!.say({ t: 'here', v: 99 });
+    await assert.rejects(opened, { code: -32106, message: `TypeError: ${WHY}` });
+    assert.equal(client.getConnectionState(), 'disconnected');
+    assert.deepEqual([asked, FakeWorker.all.length, reported], [1, 1, []]);
   });
 });

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, it, mock } from 'node:test';
 import { connection, live, ready, select } from '../src/live.js';
 import type { FromWorker } from '../src/protocol.js';
-import { DatasoleError, ErrorCode } from '../src/client.js';
+import { type DatasoleClient, DatasoleError, ErrorCode } from '../src/client.js';
 import { clients, CONNECTED, connected, FakeWorker, makeClient, ready as greeted, reported, settled } from './fake-worker.js';
 
 const SNAPSHOT = { t: 'snapshot', key: 'k', rev: 1, value: { title: 'a', n: 0 } } as const;
@@ -212,39 +212,93 @@ describe('a live state', () => {
   });
 });
 
-describe('a state that is awaited', () => {
-  const verdict = { kind: 'unauthorized', message: 'no', code: 4401 } as const;
+/** Two ways to await a state. */
+const WAYS: Record<string, (client: DatasoleClient, key: string) => Promise<unknown>> = {
+  ready,
+  'subscription.ready': (client, key) => {
+    const subscription = client.subscribeState(key, () => {});
+    const value = subscription.ready;
+    subscription.unsubscribe();
+    return value;
+  },
+};
 
-  it('fails when the connection ends for good, and is followed no longer', async () => {
-    for (const disconnect of [false, true]) {
+for (const [way, ready] of Object.entries(WAYS)) {
+  describe(`a state that is awaited by ${way}`, () => {
+    const verdict = { kind: 'unauthorized', message: 'no', code: 4401 } as const;
+
+    it('fails when the connection ends for good, and is followed no longer', async () => {
+      for (const disconnect of [false, true]) {
+        const { client, worker } = await connected();
+        const value = ready(client, 'k');
+        const code = disconnect ? ErrorCode.Closed : ErrorCode.Unauthorized;
+        const failed = assert.rejects(value, (error) => error instanceof DatasoleError && error.code === code);
+        if (disconnect) await client.disconnect();
+        else worker.say({ t: 'status', state: 'disconnected', reason: verdict });
+        await failed;
+        assert.equal(client.store.peek('k')!.handlers.size, 0);
+        await assert.rejects(ready(client, 'k'), { code }, 'at once');
+        clients.length = FakeWorker.all.length = 0;
+      }
+    });
+
+    it('waits for a first connection, through interruptions, and for a client that is connected anew', async () => {
+      const client = makeClient();
+      const first = ready(client, 'k');
+      const opened = client.connect();
+      const worker = await greeted();
+      worker.say(CONNECTED, { t: 'status', state: 'reconnecting', attempt: 1, reason: { kind: 'closed', message: '' } }, CONNECTED);
+      await opened;
+      worker.say(SNAPSHOT);
+      assert.deepEqual(await first, SNAPSHOT.value);
+      await client.disconnect();
+      void client.connect().catch(() => {});
+      const second = ready(client, 'l');
+      const next = await greeted(1);
+      next.say(CONNECTED, { ...SNAPSHOT, key: 'l' });
+      assert.deepEqual(await second, SNAPSHOT.value);
+    });
+
+    it('is known at once where it is known, and followed no longer', async () => {
       const { client, worker } = await connected();
       const value = ready(client, 'k');
-      const code = disconnect ? ErrorCode.Closed : ErrorCode.Unauthorized;
-      const failed = assert.rejects(value, (error) => error instanceof DatasoleError && error.code === code);
-      if (disconnect) await client.disconnect();
-      else worker.say({ t: 'status', state: 'disconnected', reason: verdict });
-      await failed;
+      worker.say(SNAPSHOT);
+      assert.equal(await value, await ready(client, 'k'));
       assert.equal(client.store.peek('k')!.handlers.size, 0);
-      await assert.rejects(ready(client, 'k'), { code }, 'at once');
-      clients.length = FakeWorker.all.length = 0;
-    }
+      const left = worker.of('unsubscribe').map(({ id, linger }) => [id, linger]);
+      assert.deepEqual(left, worker.of('subscribe').map(({ id }) => [id, 5_000]));
+    });
+
+    it('fails when the server refuses it, which nobody else has to report', async () => {
+      const { client, worker } = await connected();
+      const failed = assert.rejects(ready(client, 'k'), { code: -32002, message: 'state k: forbidden' });
+      worker.say(REFUSED);
+      await failed;
+      assert.deepEqual(reported, []);
+    });
+  });
+}
+
+describe('a subscription', () => {
+  it('is ready with the value that its handler has, and follows on', async () => {
+    const { client, worker } = await connected();
+    const seen: unknown[] = [];
+    const { ready, unsubscribe } = client.subscribeState('k', (value) => seen.push(value));
+    worker.say(SNAPSHOT);
+    assert.equal(await ready, seen.at(-1));
+    worker.say(patch(2, '/n', 1));
+    assert.deepEqual(seen.at(-1), { title: 'a', n: 1 });
+    assert.equal(worker.of('unsubscribe').length, 0);
+    unsubscribe();
+    await settled();
+    assert.equal(worker.of('unsubscribe').length, 1);
   });
 
-  it('waits for a first connection, through interruptions, and for a client that is connected anew', async () => {
-    const client = makeClient();
-    const first = ready(client, 'k');
-    const opened = client.connect();
-    const worker = await greeted();
-    worker.say(CONNECTED, { t: 'status', state: 'reconnecting', attempt: 1, reason: { kind: 'closed', message: '' } }, CONNECTED);
-    await opened;
-    worker.say(SNAPSHOT);
-    assert.deepEqual(await first, SNAPSHOT.value);
-    await client.disconnect();
-    void client.connect().catch(() => {});
-    const second = ready(client, 'l');
-    const next = await greeted(1);
-    next.say(CONNECTED, { ...SNAPSHOT, key: 'l' });
-    assert.deepEqual(await second, SNAPSHOT.value);
+  it('that nobody awaits reports its refusal', async () => {
+    const { client, worker } = await connected();
+    client.subscribeState('k', () => {});
+    worker.say(REFUSED);
+    assert.equal(reported.splice(0).length, 1);
   });
 });
 

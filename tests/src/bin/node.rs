@@ -5,7 +5,7 @@
 use std::io::{Error, ErrorKind};
 
 use datasole_server::{
-    AuthError, AuthRequest, Context, Identity, Limits, Server, StateError,
+    AuthError, AuthRequest, Context, Draft, Identity, Limits, Server, StateError,
     backend::{
         Engines,
         chaos::{Failpoints, Rates},
@@ -56,8 +56,13 @@ async fn main() -> std::io::Result<()> {
             Ok::<_, AuthError>(request.token.map_or_else(Identity::anonymous, Identity::user))
         })
         .rpc("write", |context: Context, Write { key, id }: Write| async move {
-            let at = context.server().state().update(&key, |draft| append(draft, id)).await?;
-            Ok(json!({ "epoch": at.epoch, "seq": at.seq }))
+            let mut plans = 0;
+            let planned = |draft: &mut Draft<'_>| {
+                plans += 1;
+                append(draft, id)
+            };
+            let at = context.server().state().update(&key, planned).await?;
+            Ok(json!({ "epoch": at.epoch, "seq": at.seq, "plans": plans }))
         })
         .rpc("mail", |context: Context, Mail { to, id }: Mail| async move {
             context.server().to_user(&to).emit("mail", &id).await?;
@@ -70,7 +75,7 @@ async fn main() -> std::io::Result<()> {
     server.serve(&listener, server.router()).await
 }
 
-fn append(draft: &mut datasole_server::Draft<'_>, id: u64) -> Result<(), StateError> {
+fn append(draft: &mut Draft<'_>, id: u64) -> Result<(), StateError> {
     if draft.get("").is_none_or(serde_json::Value::is_null) {
         return draft.set("", json!([id]));
     }

@@ -44,9 +44,7 @@ pub(super) fn agreement(index: &Index<'_>, violations: &mut Vec<Violation>) {
 /// (3) What was acknowledged or observed is in every final read, but for what a generation may take: from a position of
 /// a life on, all of it.
 pub(super) fn durability(index: &Index<'_>, loss: Loss, counts: &mut Counts, violations: &mut Vec<Violation>) {
-    let events = index.history.events.iter();
-    let generations: Vec<u64> =
-        events.filter(|event| event.function == Function::Generation).map(|event| event.time).collect();
+    let generations = generations(index);
     for log in &index.logs {
         let acknowledged = log.writes.iter().filter_map(|&write| {
             let write = &index.writes[write];
@@ -97,6 +95,12 @@ pub(super) fn durability(index: &Index<'_>, loss: Loss, counts: &mut Counts, vio
     }
 }
 
+/// When generations began.
+fn generations(index: &Index<'_>) -> Vec<u64> {
+    let events = index.history.events.iter();
+    events.filter(|event| event.function == Function::Generation).map(|event| event.time).collect()
+}
+
 /// Positions of one life that a final read leaves out between two that it has; one out of order is told as that.
 fn holes(index: &Index<'_>, key: Key, read: At, entries: &[Placed], violations: &mut Vec<Violation>) {
     if !entries.iter().filter_map(|entry| index.place(key, entry)).is_sorted() {
@@ -118,17 +122,25 @@ fn holes(index: &Index<'_>, key: Key, read: At, entries: &[Placed], violations: 
 }
 
 /// (4) No write is at two positions, nor twice in a final read.
+///
+/// What a life of a later generation has taken over keeps its number, and so is the same entry: a node that loses the
+/// engine before it gets its answer tells the position in the life that it finds afterwards.
 pub(super) fn doubles(index: &Index<'_>, violations: &mut Vec<Violation>) {
+    let generations = generations(index);
     for log in &index.logs {
         for seen in log.entries() {
             let place = index.get(log.key, seen.id).and_then(|write| write.place);
-            if let Some(first) = place.filter(|first| first.mark != seen.mark) {
+            let taken_over = |first: &Seen| {
+                let told = index.time(first.at).max(index.time(seen.at));
+                first.mark.seq == seen.mark.seq && generations.first().is_some_and(|begun| *begun <= told)
+            };
+            if let Some(first) = place.filter(|first| first.mark != seen.mark && !taken_over(first)) {
                 violations.push(Violation::Doubled { id: seen.id, one: first.at, other: seen.at });
             }
         }
         for (read, entries) in log.readings() {
             let mut there: Map<u64, ()> = Map::default();
-            for entry in entries.iter().filter(|entry| entry.mark.is_none()) {
+            for entry in entries {
                 if there.insert(entry.id.0, ()).is_some() {
                     violations.push(Violation::Doubled { id: entry.id, one: read, other: read });
                 }

@@ -229,6 +229,7 @@ impl Client {
                 if let Some(Pending { stream, id, .. }) = self.pending.take_if(|pending| pending.request == request) {
                     let is_done = opcode == Opcode::RpcResponse && body.get("error").is_none();
                     self.record.count(if is_done { "answered" } else { "refused" });
+                    self.count_conflicts(&body["result"]);
                     if let Some(stream) = stream {
                         // What is refused may be stored.
                         let kind = if is_done { Kind::Ok } else { Kind::Info };
@@ -329,8 +330,17 @@ impl Client {
             } else {
                 "not answered to native clients"
             });
-            self.written(stream, id, kind, answer.ok().as_ref().and_then(mark_of));
+            let answer = answer.unwrap_or_default();
+            self.count_conflicts(&answer);
+            self.written(stream, id, kind, mark_of(&answer));
         }
         client.close().await;
+    }
+
+    /// A node planned a change more than once if another one's was in front.
+    fn count_conflicts(&self, answer: &Value) {
+        for _ in 1..answer["plans"].as_u64().unwrap_or(1) {
+            self.record.count("conflicts of writes that were answered");
+        }
     }
 }

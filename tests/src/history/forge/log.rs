@@ -159,7 +159,8 @@ impl Forge<'_> {
         let [at] = self.run(|forge, [at]| forge.observes(at).is_some())?;
         let key = self.event(at).key;
         let (id, _) = self.observes(at)?;
-        let mark = Mark { epoch: 1 << 40, seq: 1 };
+        // With another number: with its own, it would be an entry that a generation took over.
+        let mark = Mark { epoch: 1 << 40, seq: 1 << 40 };
         self.push(key, Kind::Ok, Function::Observe { id, mark, hash: None });
         Some(())
     }
