@@ -75,7 +75,7 @@ function introduce() {
 
 /** Whatever the hue, white text is readable on it, and it is on light and on dark ground. */
 function colorOf(hue, alpha = 1) {
-  return `oklch(0.56 0.14 ${hue} / ${alpha})`;
+  return `oklch(0.53 0.14 ${hue} / ${alpha})`;
 }
 
 room.subscribe((members) => {

@@ -1,7 +1,6 @@
 // Pages with React and the hooks of `datasole/react`.
 
 import assert from 'node:assert/strict';
-import { before } from 'node:test';
 
 import { bundled, until, wire } from './harness.mjs';
 
@@ -29,13 +28,11 @@ const KIT = `
 `;
 
 let files;
-before(async () => {
-  files = await bundled('react', KIT);
-});
 
 /** A page with all that `KIT` names. */
 export const open = async (world) => {
-  Object.assign(world.files, files);
+  files ??= bundled('react', KIT);
+  Object.assign(world.files, await files);
   const page = await world.open('react');
   page.wire = wire(page);
   assert.equal(await page.evaluate(() => React.version.split('.')[0]), process.env.REACT ?? '19');

@@ -1,46 +1,9 @@
 // The composables of `datasole/vue` in Vue itself: what is rendered when, and what goes over the wire.
 
 import assert from 'node:assert/strict';
-import { before } from 'node:test';
 
-import { bundled, describeInBrowser, rpc, until, wire } from './harness.mjs';
-
-const OP = { subscribe: 0x13, unsubscribe: 0x15 };
-
-const KIT = `
-  import * as Vue from 'vue';
-  import * as composables from 'datasole/vue';
-  import { useDocument } from 'datasole/vue/yjs';
-  import { DatasoleClient } from 'datasole/client';
-  import { live } from 'datasole/live';
-  const { createApp, h } = Vue;
-  /** Renders a component made of its setup function into the page, in place of the one before. */
-  const show = (setup) => {
-    window.app?.unmount();
-    window.app = createApp({ setup }).use(composables.datasole(window.client));
-    window.app.mount('#root');
-  };
-  const connected = async () => {
-    window.client = DatasoleClient.reuse({ url: location.origin, useWorker: false });
-    await client.connect();
-  };
-  Object.assign(window, composables, { Vue, h, show, connected, useDocument, DatasoleClient, live });
-`;
-
-let files;
-before(async () => {
-  files = await bundled('vue', KIT);
-});
-
-const open = async (world) => {
-  Object.assign(world.files, files);
-  const page = await world.open('vue');
-  page.wire = wire(page);
-  await page.evaluate(() => connected());
-  return page;
-};
-
-const text = (page, expected) => until(page, (expected) => document.getElementById('root').textContent === expected, expected);
+import { describeInBrowser, rpc, until } from './harness.mjs';
+import { OP, open, text } from './vue.mjs';
 
 describeInBrowser((spec) => {
   spec('a state is rendered once for each batch, and not where a selection is unchanged', async (world) => {

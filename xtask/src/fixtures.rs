@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use crate::{
     command::{program, read, run},
-    package, project, stamp,
+    package, page, project, stamp,
     test::Extent,
     tools,
 };
@@ -51,6 +51,8 @@ impl Installed {
         command.env("FIXTURES", home()).env("TARBALLS", tarballs.join(",")).env("NODE", "node");
         command.env("CHROMIUM", tools::chromium()?).envs(tools::browsers()?);
         command.env("FIXTURE", project::built(project::example("debug", "fixture"))?);
+        command.env("DATASOLE_SERVER", project::built(project::binary("debug", "datasole"))?);
+        command.env("RUST_PAGE", page::build()?);
         Ok(command)
     }
 }

@@ -1,4 +1,4 @@
-//! The project's commands: `cargo xtask demo|test|build|page|package|sizes|bench|fixture|cluster|jepsen|fuzz`.
+//! The project's commands: `cargo xtask demo|test|build|page|package|sizes|numbers|bench|fixture|cluster|jepsen|fuzz`.
 //!
 //! On a machine with rustup, Node 20 or newer and a C compiler each command finds or installs whatever else it needs
 //! ([`tools`]), or says in one line what is missing and how to get it. Progress goes to stderr; stdout carries only what
@@ -58,6 +58,8 @@ enum Task {
     Package,
     /// Write docs/sizes.md: what pages load of this package and of other clients
     Sizes,
+    /// Write docs/numbers.md: what people notice of a page
+    Numbers,
     /// Measure; prints one JSON object a line
     Bench {
         /// Measure nodes on Redis, PostgreSQL and NATS, each beside the engine alone
@@ -111,6 +113,7 @@ fn main() -> ExitCode {
         Task::Page => page::print(),
         Task::Package => package::print(),
         Task::Sizes => package::sizes(),
+        Task::Numbers => server::numbers(),
         Task::Bench { cluster: true, args } => server::bench_cluster(&args),
         Task::Bench { cluster: false, args } => server::bench(&args),
         Task::Fixture { args } => server::fixture(&args),

@@ -60,6 +60,16 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
     server.and(browser("bench.mjs")).and(browser("trace.mjs"))
 }
 
+/// Measures what people notice of a page, with a server as the tests have it.
+pub(crate) fn numbers() -> Result<()> {
+    let chromium = tools::chromium()?;
+    assets::build()?;
+    run(&mut cargo(["build", "--workspace", "--example", "fixture"]))?;
+    let fixture = project::built(project::example("debug", "fixture"))?;
+    let script = project::root().join("tests/browser/numbers.mjs");
+    run_as_is(program("node").arg(script).env("CHROMIUM", chromium).env("FIXTURE", fixture))
+}
+
 /// Runs the benchmarks of nodes on engines, which it starts and stops.
 pub(crate) fn bench_cluster(args: &[String]) -> Result<()> {
     tools::redis()?;

@@ -43,6 +43,7 @@ button, select, input {
   background: transparent; color: inherit; font: inherit;
 }
 select, input { background: var(--ground); }
+::placeholder { color: var(--soft); opacity: 1; }
 button { font-weight: 500; white-space: nowrap; cursor: pointer; }
 button:hover { background: var(--sunken); }
 button[aria-pressed='true'] { border-color: var(--sun); background: var(--wash); }
