@@ -10,7 +10,7 @@ import * as Y from 'yjs';
 const THEME = EditorView.theme({
   '&': { height: '100%', color: 'var(--ink)', fontSize: '15px' },
   '&.cm-focused': { outline: 'none' },
-  '.cm-scroller': { fontFamily: 'inherit', lineHeight: '1.75', overflow: 'auto' },
+  '.cm-scroller': { fontFamily: 'inherit', lineHeight: '2', overflow: 'auto' },
   '.cm-content': { padding: '16px 4px', caretColor: 'var(--ink)' },
   '.cm-line': { padding: '0 14px' },
   '.cm-cursor': { borderLeft: '2px solid var(--ink)', marginLeft: '-1px' },
@@ -19,15 +19,15 @@ const THEME = EditorView.theme({
   '& > .cm-scroller > .cm-selectionLayer .cm-selectionBackground, &.cm-focused > .cm-scroller > .cm-selectionLayer .cm-selectionBackground': {
     background: 'var(--sun-wash)',
   },
-  // Names are always shown, above the caret, and below it in the first line, where there is no room.
+  // Names are always shown, between the lines of text.
   '.cm-ySelectionCaret': { borderWidth: '0 1px' },
   '.cm-ySelectionCaretDot': { display: 'none' },
   '.cm-ySelectionInfo': {
-    top: '-1.35em',
+    top: '-1.1em',
     left: '-1px',
     padding: '0 5px',
     borderRadius: '4px 4px 4px 0',
-    font: '550 11px/1.35 system-ui, sans-serif',
+    font: '550 11px/1.1 system-ui, sans-serif',
     opacity: 1,
     transition: 'none',
     maxWidth: '14em',

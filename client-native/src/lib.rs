@@ -52,6 +52,56 @@
 //! - Everything is bounded ([`Limits`], [`Builder::event_buffer`]). A slow reader loses its oldest events and is told.
 //! - Each error has a `code()` and says with `retryable()` whether a retry may succeed.
 //!
+//! # In a window
+//!
+//! A program whose loop is that of a toolkit (egui, iced, Slint) owns a runtime, and draws anew when it is told to. Handles are read
+//! and used on any thread, without waiting, whether there is a connection or not.
+//!
+//! ```no_run
+//! use datasole_client::{Client, State};
+//! use serde_json::Value;
+//! use tokio::runtime::Runtime;
+//!
+//! struct App {
+//!     visitors: State<Value>,
+//!     /// Before the runtime, so that it closes gracefully.
+//!     client: Client,
+//!     runtime: Runtime,
+//! }
+//!
+//! impl App {
+//!     /// `repaint`: in egui, `move || context.request_repaint()`.
+//!     fn new(repaint: impl Fn() + Send + Sync + 'static) -> Result<Self, Box<dyn std::error::Error>> {
+//!         let runtime = Runtime::new()?;
+//!         let client = {
+//!             let _entered = runtime.enter();
+//!             Client::builder("http://127.0.0.1:4000").start()?
+//!         };
+//!         client.on_change(repaint);
+//!         Ok(Self { visitors: client.state("dashboard")?, client, runtime })
+//!     }
+//!
+//!     /// The text of each frame.
+//!     fn shown(&self) -> String {
+//!         match self.visitors.get() {
+//!             Ok(Some(board)) => format!("{} visitors ({})", board["visitors"], self.client.status()),
+//!             Ok(None) => self.client.status().to_string(),
+//!             Err(error) => error.to_string(),
+//!         }
+//!     }
+//!
+//!     /// What a button does.
+//!     fn visit(&self) {
+//!         let client = self.client.clone();
+//!         self.runtime.spawn(async move {
+//!             if let Err(error) = client.call::<_, Value>("visit", &()).await {
+//!                 eprintln!("{error}");
+//!             }
+//!         });
+//!     }
+//! }
+//! ```
+//!
 //! # In a browser
 //!
 //! For `wasm32-unknown-unknown` the same handles run over the browser's WebSocket and timers, in a page or in a worker of a

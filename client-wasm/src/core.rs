@@ -126,8 +126,8 @@ impl Core {
 
     // --- what came of it ---
 
-    /// Hands over all messages since the last call: the JSON array of them through `CoreHost.text`, or in UTF-8 through
-    /// `CoreHost.bytes` when it is long, then the bytes they refer to. Nothing when there are none.
+    /// Hands over all messages since the last call: the JSON array of them through `CoreHost.text`, then the bytes they
+    /// refer to through `CoreHost.bytes`. Nothing when there are none.
     pub fn take(&mut self) {
         self.0.take();
     }

@@ -9,9 +9,6 @@ use datasole_core::{
 
 use crate::message::Batch;
 
-/// From this many bytes on, a batch travels as a transferred buffer (measured: ARCHITECTURE, "Decisions").
-const BUFFER_FROM: usize = 20 * 1024;
-
 /// A batch that has grown to this many bytes is not kept for more: longer texts cost main more per byte.
 const FULL_FROM: usize = 64 * 1024;
 
@@ -25,9 +22,9 @@ pub trait World {
     fn shut(&mut self, socket: f64, code: u16, reason: &str);
     /// Call [`Driver::timeout`] after so many milliseconds; negative: never.
     fn arm(&mut self, delay: f64);
-    /// Part of a batch being taken, as text.
+    /// The text of a batch being taken: a JSON array. Text, however long: a transferred buffer costs the page more to read.
     fn text(&mut self, text: &str);
-    /// Part of a batch being taken, as bytes.
+    /// Bytes that messages of a batch being taken refer to.
     fn bytes(&mut self, bytes: &[u8]);
     /// There is something to [`take`](Driver::take).
     fn soon(&mut self, urgency: u8);
@@ -240,19 +237,15 @@ impl<W: World> Driver<W> {
 
     // --- what came of it ---
 
-    /// Hands over all messages since the last call: the JSON array of them through [`World::text`], or in UTF-8 through
-    /// [`World::bytes`] when it is long, then the bytes they refer to. Nothing when there are none.
+    /// Hands over all messages since the last call: the JSON array of them through [`World::text`], then the bytes they
+    /// refer to through [`World::bytes`]. Nothing when there are none.
     pub fn take(&mut self) {
         self.announced = 0;
         if self.batch.is_empty() {
             return;
         }
         let (text, binaries) = self.batch.take();
-        if text.len() < BUFFER_FROM {
-            self.world.text(&text);
-        } else {
-            self.world.bytes(text.as_bytes());
-        }
+        self.world.text(&text);
         for bytes in &binaries {
             self.world.bytes(bytes);
         }

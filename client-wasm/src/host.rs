@@ -36,9 +36,9 @@ export interface CoreHost {
   shut(socket: number, code: number, reason: string): void;
   /** Call `Core.timeout` after so many milliseconds, instead of what was asked before; negative: never. */
   arm(delay: number): void;
-  /** Part of a batch being taken, as text. */
+  /** The text of a batch being taken: a JSON array. */
   text(text: string): void;
-  /** Part of a batch being taken, as bytes: a view of wasm memory, valid until this returns. */
+  /** Bytes that messages of a batch being taken refer to: a view of wasm memory, valid until this returns. */
   bytes(bytes: Uint8Array): void;
   /**
    * There is something to `Core.take`. 1: pushed by the server, may wait for more; 2: somebody waits for it; 3: enough,

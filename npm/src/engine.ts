@@ -17,10 +17,12 @@ declare const INLINE_WASM: string | undefined;
 export const ENGINE_SLOT = Symbol.for('datasole.engine');
 
 /**
- * The minimum time between batches of pushed messages: a flood wakes main 250 times a second, not a thousand. The first
- * message after a pause, and every awaited answer, leaves at once and takes the gathered messages along.
+ * The minimum time between batches of pushed messages; doubled by each batch that had to wait, up to the time of a frame: a flood
+ * wakes main 60 times a second, not a thousand. The first message after a pause, and every awaited answer, leaves at once and takes
+ * the gathered messages along.
  */
 const COALESCE_MS = 4;
+const COALESCE_MAX_MS = 16;
 
 /** The reason of what `datasole/devtools` does to a connection. */
 const SIMULATED = 'simulated by datasole/devtools';
@@ -74,8 +76,9 @@ class WasmEngine implements Engine {
   #parts: (string | Uint8Array)[] = [];
   /** The batch has waited long enough. */
   #full = false;
-  /** When the last batch left. */
+  /** When the last batch left, and how long the next one waits. */
   #flushed = -Infinity;
+  #pause = COALESCE_MS;
   #delayed?: ReturnType<typeof setTimeout>;
   #dead = false;
   readonly #loading = new AbortController();
@@ -209,10 +212,14 @@ class WasmEngine implements Engine {
 
   #soon(urgency: number): void {
     const flush = () => this.#enter(() => this.#flush());
-    const wait = this.#flushed + COALESCE_MS - performance.now();
+    const wait = this.#flushed + this.#pause - performance.now();
+    if (wait <= 0) this.#pause = COALESCE_MS;
     if (urgency > 2) this.#full = true;
     else if (urgency > 1 || wait <= 0) soon(flush);
-    else this.#delayed = setTimeout(flush, wait);
+    else {
+      this.#pause = Math.min(2 * this.#pause, COALESCE_MAX_MS);
+      this.#delayed = setTimeout(flush, wait);
+    }
   }
 
   #flush(): void {

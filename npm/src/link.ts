@@ -40,8 +40,6 @@ export interface LinkEvents {
 const MAX_WAITING = 2_048;
 const MAX_WAITING_BYTES = 4 * 1024 * 1024;
 
-const decoder = new TextDecoder();
-
 /** See the module. */
 export class Link {
   #options: DatasoleClientOptions;
@@ -128,8 +126,8 @@ export class Link {
   }
 
   #receive(batch: Batch, opening: Promise<Port>): void {
-    const [text, ...binaries] = [batch].flat() as [string | Uint8Array, ...Uint8Array[]];
-    const messages = JSON.parse(typeof text === 'string' ? text : decoder.decode(text)) as FromWorker[];
+    const [text, ...binaries] = [batch].flat() as [string, ...Uint8Array[]];
+    const messages = JSON.parse(text) as FromWorker[];
     // The handshake's messages, and only they, come alone.
     const first = messages[0];
     switch (first?.t) {

@@ -47,12 +47,10 @@ export interface Followed {
   shown: Map<Page, string>;
 }
 
-const decoder = /* @__PURE__ */ new TextDecoder();
-
 /** The messages of an engine's batch. */
 export function read(batch: Batch): [FromWorker[], Uint8Array[]] {
   const [text, ...binaries] = Array.isArray(batch) ? batch : [batch];
-  return [JSON.parse(typeof text === 'string' ? text : decoder.decode(text)), binaries];
+  return [JSON.parse(text), binaries];
 }
 
 /** A page that shares the engine. */

@@ -180,6 +180,5 @@ export type SyncPhase = 'loading' | 'synced' | 'unreadable' | 'refused';
  */
 export type Question = 'stateVector' | 'difference' | 'smallest' | 'merge' | 'awareness';
 
-/** Messages to main in one piece: their JSON array as text or UTF-8, and after it the bytes they refer to. */
-export type Batch = BatchText | [BatchText, ...Uint8Array[]];
-type BatchText = string | Uint8Array;
+/** Messages to main in one piece: their JSON array as text, and after it the bytes they refer to. */
+export type Batch = string | [string, ...Uint8Array[]];

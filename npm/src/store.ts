@@ -204,9 +204,12 @@ export class Store {
 
   /** Calls the handlers of changed keys, and watchers of those that have become current. */
   settle(): void {
-    const changed = [...this.#changed];
-    this.#changed.clear();
-    changed.forEach(notify);
+    // Before every event, which changes no state.
+    if (this.#changed.size) {
+      const changed = [...this.#changed];
+      this.#changed.clear();
+      changed.forEach(notify);
+    }
     if (this.#confirmed) call(this.watchers);
     this.#confirmed = false;
   }

@@ -19,16 +19,15 @@ describe('messages', () => {
     );
   });
 
-  it('come as text, as bytes, and with bytes beside them', async () => {
+  it('come as text, and with bytes beside it', async () => {
     const { client, worker } = await connected();
     const seen: unknown[] = [];
     client.on('e', ({ data }) => seen.push(data));
     const text = JSON.stringify([{ t: 'event', event: 'e', data: 'ä', timestamp: 1 }]);
     worker.batch(text);
-    worker.batch(new TextEncoder().encode(text));
     const withBin = JSON.stringify([{ t: 'event', event: 'e', bin: 1, timestamp: 1 }]);
     worker.batch([withBin, new Uint8Array([1]), new Uint8Array([2])]);
-    assert.deepEqual(seen, ['ä', 'ä', new Uint8Array([2])]);
+    assert.deepEqual(seen, ['ä', new Uint8Array([2])]);
   });
 
   it('settle every call once, in any order', async () => {

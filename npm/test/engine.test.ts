@@ -1,10 +1,10 @@
 // The core host by itself: its handshake, and that nothing escapes it.
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
-import { describe, it } from 'node:test';
+import { describe, it, type TestContext } from 'node:test';
 import { createEngine } from '../src/engine.js';
 import { PROTOCOL_VERSION, type FromWorker, type ToWorker } from '../src/protocol.js';
-import { FakeSocket } from './fake-socket.js';
+import { FakeSocket, HELLO, OP } from './fake-socket.js';
 
 const bytes = readFileSync(new URL('../datasole_wasm_bg.wasm', import.meta.url));
 
@@ -80,5 +80,96 @@ describe('the engine', () => {
     socket!.drop();
     await new Promise((resolve) => setImmediate(resolve));
     assert.equal(said.length, count);
+  });
+});
+
+/** An engine that follows the topic `e`, whose batches of events are told by `take`, and its clock. */
+async function flooded(test: TestContext) {
+  FakeSocket.all = [];
+  FakeSocket.serve = (socket) => {
+    socket.onframe = ({ opcode, correlation, payload }) => {
+      if (opcode === OP.subscribe) socket.frame(OP.subscribed, { epoch: 1, seq: 0, recovered: false }, correlation);
+      if (opcode === OP.request) socket.frame(OP.response, { result: payload.params }, correlation);
+    };
+    socket.accept('datasole.v2');
+    socket.frame(OP.hello, HELLO);
+  };
+  const clock = { now: 1_000 };
+  test.mock.method(performance, 'now', () => clock.now);
+  test.mock.timers.enable({ apis: ['setTimeout'] });
+  let batches: number[][] = [];
+  const engine = createEngine((batch) => {
+    const messages: FromWorker[] = JSON.parse(String(batch));
+    const data = messages.flatMap((message) => (message.t === 'event' ? [message.data as number] : message.t === 'done' ? [-1] : []));
+    if (data.length) batches.push(data);
+  }, FakeSocket as never, new WebAssembly.Module(bytes));
+  const turns = async () => {
+    for (let turn = 0; turn < 10; turn++) await new Promise((resolve) => setImmediate(resolve));
+  };
+  engine.post([init()]);
+  await turns();
+  engine.post([{ t: 'connect' }, { t: 'subscribe', id: 1, kind: 'event', key: 'e' }]);
+  await turns();
+  const [socket] = FakeSocket.all;
+  let seq = 0;
+  const pass = async (millis: number) => {
+    for (let left = millis; left > 0; left--) {
+      clock.now += 1;
+      test.mock.timers.tick(1);
+    }
+    await turns();
+  };
+  /** An event, so many milliseconds after what was before. */
+  const event = async (after: number, data: unknown = seq + 1) => {
+    await pass(after);
+    socket!.frame(OP.event, { event: 'e', data, timestamp: 1, epoch: 1, seq: ++seq });
+    await turns();
+  };
+  return { engine, event, pass, turns, take: () => batches.splice(0) };
+}
+
+describe('batches', () => {
+  it('leave at once after a pause, and ever later under load, up to the time of a frame', async (test) => {
+    const { event, pass, take } = await flooded(test);
+    await event(100);
+    assert.deepEqual(take(), [[1]], 'after a pause');
+    // One each millisecond: how many come together, from the first that waits on.
+    for (let n = 0; n < 60; n++) await event(1);
+    assert.deepEqual(take().map((batch) => batch.length), [3, 8, 16, 16, 16], 'twice as long each time, and no longer');
+    await event(100);
+    assert.equal(take().length, 2, 'what was left, and the first after the pause');
+    await event(3);
+    assert.deepEqual(take(), []);
+    await pass(1);
+    assert.deepEqual(take(), [[63]], 'the pause is the short one again');
+  });
+
+  it('take along what is gathered when somebody waits, and do not wait longer for that', async (test) => {
+    const { engine, event, pass, turns, take } = await flooded(test);
+    for (let call = 2; call < 5; call++) {
+      await pass(100);
+      engine.post([{ t: 'call', id: call, method: 'm', queue: false }]);
+      await turns();
+      assert.deepEqual(take(), [[-1]]);
+      await event(1);
+      assert.deepEqual(take(), []);
+      await pass(3);
+      assert.equal(take().length, 1, 'calls with an event behind each are no load');
+    }
+    await event(1);
+    engine.post([{ t: 'call', id: 9, method: 'm', queue: false }]);
+    await turns();
+    assert.deepEqual(take(), [[4, -1]]);
+  });
+
+  it('leave as soon as they are long, as text however long', async (test) => {
+    const { event, take } = await flooded(test);
+    await event(100);
+    await event(1, 'x'.repeat(64 * 1024 - 200));
+    assert.equal(take().length, 1, 'not long enough');
+    await event(0, 'x'.repeat(200));
+    assert.equal(take().length, 1);
+    await event(0, 'ä'.repeat(500_000));
+    assert.equal(take().length, 1, 'a long one alone');
   });
 });

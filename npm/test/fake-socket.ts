@@ -161,10 +161,10 @@ export const HELLO = {
   },
 };
 
-/** Until everything that is under way has arrived: timers fire in order, and the engine's are armed by then. */
+/** Until everything that is under way has arrived: timers fire in order, and the engine's, of 16 ms at most, are armed by then. */
 export async function settled(): Promise<void> {
   for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
-  await new Promise((resolve) => setTimeout(resolve, 6));
+  await new Promise((resolve) => setTimeout(resolve, 18));
   for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
 }
 

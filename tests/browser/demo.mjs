@@ -70,7 +70,8 @@ export async function faint(page) {
   const found = page.frames().map((frame) =>
     frame.evaluate(async (least) => {
       // Those that began before another scheme have its colours.
-      await Promise.allSettled(document.getAnimations().map(({ finished }) => finished));
+      const ending = document.getAnimations().filter(({ effect }) => effect.getComputedTiming().endTime < Infinity);
+      await Promise.allSettled(ending.map(({ finished }) => finished));
       const context = Object.assign(document.createElement('canvas'), { width: 1, height: 1 }).getContext('2d', { willReadFrequently: true });
       /** Red, green, blue and opacity, 0 to 1. */
       const parts = (color) => {

@@ -65,6 +65,9 @@ enum Task {
         /// Measure nodes on Redis, PostgreSQL and NATS, each beside the engine alone
         #[arg(long)]
         cluster: bool,
+        /// Measure beside socket.io, ws, hocuspocus and y-websocket, which npm installs
+        #[arg(long, conflicts_with = "cluster")]
+        peers: bool,
         /// Passed on to the load generator
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
@@ -114,8 +117,9 @@ fn main() -> ExitCode {
         Task::Package => package::print(),
         Task::Sizes => package::sizes(),
         Task::Numbers => server::numbers(),
-        Task::Bench { cluster: true, args } => server::bench_cluster(&args),
-        Task::Bench { cluster: false, args } => server::bench(&args),
+        Task::Bench { cluster: true, args, .. } => server::bench_cluster(&args),
+        Task::Bench { peers: true, .. } => server::bench_peers(),
+        Task::Bench { args, .. } => server::bench(&args),
         Task::Fixture { args } => server::fixture(&args),
         Task::Cluster { backend, nodes, args } => cluster::serve(backend, nodes, &args),
         Task::Jepsen { args } => server::jepsen(&args),

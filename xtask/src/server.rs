@@ -2,6 +2,7 @@
 //! demo, which is to be seen soon, is built in the dev profile, the others are optimised.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
     path::PathBuf,
     process::Stdio,
@@ -58,6 +59,21 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
         run_as_is(program("node").arg(script).env("CHROMIUM", &chromium).env("FIXTURE", &fixture).env("TRACE", &trace))
     };
     server.and(browser("bench.mjs")).and(browser("trace.mjs"))
+}
+
+/// Runs the benchmark beside other packages of npm, which it installs in the target folder.
+pub(crate) fn bench_peers() -> Result<()> {
+    assets::build()?;
+    let fixture = build_example("datasole-server", "fixture")?;
+    let (source, folder) = (project::root().join("tests/peers"), project::target().join("peers"));
+    fs::create_dir_all(&folder)?;
+    for name in ["package.json", "servers.mjs", "bench.mjs"] {
+        fs::copy(source.join(name), folder.join(name)).with_context(|| format!("cannot copy {name}"))?;
+    }
+    run(&mut tools::npm_in(&folder, &["install", "--no-audit", "--no-fund", "--loglevel=error"]))?;
+    let mut bench = program("node");
+    bench.arg(folder.join("bench.mjs")).env("FIXTURE", fixture).env("NPM", project::npm());
+    run_as_is(bench.env("TRACE_DATA", project::root().join("tests/data/automerge-paper.json.gz")))
 }
 
 /// Measures what people notice of a page, with a server as the tests have it.

@@ -27,8 +27,12 @@ const READ: usize = 64 * 1024;
 pub(crate) enum Stream {
     /// None.
     Nothing,
+    /// None; the client takes short frames.
+    Short,
     /// The topic [`payload::TOPIC`].
     Topic,
+    /// The same in short frames.
+    ShortTopic,
     /// The state [`payload::STATE`], whose snapshot comes first.
     State,
 }
@@ -62,6 +66,11 @@ impl Load {
             left -= batch;
         }
         Ok(())
+    }
+
+    /// Bytes on all connections since they were opened, both ways.
+    pub(crate) fn moved(&self) -> u64 {
+        self.connections.iter().map(|connection| connection.moved).sum()
     }
 
     /// Sends `frames`, which hold `in_flight` requests, `turns` times on every connection.
@@ -120,9 +129,12 @@ impl Load {
 }
 
 fn subscribe(connection: &mut Connection, stream: Stream) -> Result<()> {
+    if matches!(stream, Stream::Short | Stream::ShortTopic) {
+        connection.send(&websocket::frame(&payload::takes_short()))?;
+    }
     let (kind, key) = match stream {
-        Stream::Nothing => return Ok(()),
-        Stream::Topic => ("event", payload::TOPIC),
+        Stream::Nothing | Stream::Short => return Ok(()),
+        Stream::Topic | Stream::ShortTopic => ("event", payload::TOPIC),
         Stream::State => ("state", payload::STATE),
     };
     connection.send(&websocket::frame(&payload::subscribe(1, kind, key)))?;

@@ -1,5 +1,5 @@
-//! What a datasole server costs beside a bare WebSocket server: CPU per operation, and memory per idle connection; and how that
-//! grows with the size of a state.
+//! What a datasole server costs beside a bare WebSocket server: CPU and bytes per operation, and memory per idle connection; and
+//! how that grows with the size of states and CRDTs, and with the number of keys, subscribers and connections.
 //!
 //! Run by `cargo xtask bench` (`cargo bench -p datasole-tests --bench server -- [OPTIONS]`). The program starts itself
 //! twice as a child, once as the bare server ([`bare`]) and once as ours ([`ours`]), both on one thread, and drives them
@@ -14,17 +14,19 @@
 
 mod bare;
 mod cluster;
+mod content;
 mod load;
 mod ours;
 mod payload;
 mod process;
+mod report;
 mod scenario;
 mod serve;
 mod websocket;
 
 use std::{error::Error, process::ExitCode};
 
-use scenario::Report;
+use report::Report;
 use serve::Kind;
 
 /// Anything that ends the run.
@@ -102,7 +104,7 @@ fn main() -> Result<ExitCode> {
         return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let mut held = true;
-    for scenario in scenario::ALL.iter().filter(|scenario| options.selects(scenario.name)) {
+    for scenario in scenario::all().iter().filter(|scenario| options.selects(scenario.name)) {
         if options.list {
             println!("{}", scenario.name);
             continue;

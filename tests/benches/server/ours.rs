@@ -1,38 +1,57 @@
-//! Our server as an application has it: every default, mounted by its router, served by `Server::serve`.
+//! Our server as an application has it: every default that the content fits in, mounted by its router, served by
+//! `Server::serve`.
 
 use datasole_server::{
-    Context, Limits, Server,
+    Context, CrdtKind, Limits, Server,
     patch::{Patch, PatchLimits},
 };
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
 use tokio::net::TcpListener;
 
-use crate::{Result, payload, serve::Order};
+use crate::{Result, content::Content, payload, serve::Order};
+
+/// Larger than a server takes that nobody has set up for it; bytes.
+const LARGE: usize = 64 * 1024 * 1024;
+/// More connections than the descriptors of most systems permit.
+const CONNECTIONS: usize = 100_000;
 
 /// The server.
 pub(crate) struct Ours {
     server: Server,
-    rows: usize,
+    content: Content,
 }
 
 impl Ours {
     /// Accepts connections from now on.
-    pub(crate) async fn start(listener: TcpListener, rows: usize) -> Result<Self> {
-        let mut limits = Limits::default();
-        if rows > payload::ROWS {
-            // Larger than a server takes that nobody has set up for it.
-            limits = limits.with(|limits| limits.max_payload = 64 * 1024 * 1024);
-        }
+    pub(crate) async fn start(listener: TcpListener, content: Content) -> Result<Self> {
+        let limits = Limits::default().with(|limits| {
+            limits.max_connections = CONNECTIONS;
+            if content.count() > payload::ROWS {
+                limits.max_payload = LARGE;
+                limits.crdt.max_bytes = LARGE;
+                limits.crdt.max_entries = content.count() + 1;
+            }
+        });
         let server = Server::builder()
             .limits(limits)
+            .crdt(payload::MAP, CrdtKind::LwwMap)
             .rpc(payload::METHOD, |_: Context, params: Box<RawValue>| async move { Ok(params) })
             .build();
-        if rows > 0 {
-            server.state().set(payload::STATE, &payload::table(rows)).await?;
-        }
         let serving = server.clone();
+        let ours = Self { server, content };
+        match content {
+            Content::Nothing => {}
+            Content::Rows(rows) => {
+                ours.server.state().set(payload::STATE, &payload::table(rows)).await?;
+            }
+            Content::Entries(count) | Content::Keys(count) => {
+                for index in 0..count {
+                    ours.make(index).await?;
+                }
+            }
+        }
         tokio::spawn(async move { serving.serve(&listener, serving.router()).await });
-        Ok(Self { server, rows })
+        Ok(ours)
     }
 
     /// Publishes to every subscriber.
@@ -44,21 +63,40 @@ impl Ours {
                     self.server.broadcast(payload::TOPIC, &tick).await?;
                 }
             }
-            Order::Patch(row) => self.change(row as usize).await?,
+            Order::Patch(row) => self.change(row as usize, payload::now()).await?,
             Order::Changes(count) => {
-                for change in 0..count as usize {
+                for change in 0..u64::from(count) {
                     // Far from the last one, as a prime distance is from nearly everything.
-                    self.change(change * 7_919 % self.rows).await?;
+                    let index = change * 7_919 % self.content.count() as u64;
+                    self.change(index as usize, payload::now() + change).await?;
                 }
             }
         }
         Ok(())
     }
 
-    async fn change(&self, row: usize) -> Result<()> {
-        let operations = payload::one_cell(row, payload::now()).to_string();
-        let patch = Patch::parse(&operations, &PatchLimits::default())?;
-        self.server.state().patch(payload::STATE, &patch).await?;
+    async fn make(&self, index: usize) -> Result<()> {
+        match self.content {
+            Content::Entries(_) => self.server.crdt().map(payload::MAP).set(&payload::entry(index), &0).await?,
+            Content::Keys(_) => {
+                self.server.state().set(&payload::key(index), &json!({ "n": 0 })).await?;
+            }
+            Content::Nothing | Content::Rows(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn change(&self, index: usize, value: u64) -> Result<()> {
+        let (key, operations) = match self.content {
+            Content::Entries(_) => {
+                self.server.crdt().map(payload::MAP).set(&payload::entry(index), &value).await?;
+                return Ok(());
+            }
+            Content::Keys(_) => (payload::key(index), json!([{"op": "replace", "path": "/n", "value": value}])),
+            Content::Nothing | Content::Rows(_) => (payload::STATE.to_owned(), payload::one_cell(index, value)),
+        };
+        let patch = Patch::parse(&operations.to_string(), &PatchLimits::default())?;
+        self.server.state().patch(&key, &patch).await?;
         Ok(())
     }
 }

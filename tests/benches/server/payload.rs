@@ -13,6 +13,8 @@ pub(crate) const METHOD: &str = "echo";
 pub(crate) const TOPIC: &str = "ticks";
 /// The key of the state with [`ROWS`] rows.
 pub(crate) const STATE: &str = "table";
+/// The key of the map whose growth is measured.
+pub(crate) const MAP: &str = "votes";
 /// Rows of the state.
 pub(crate) const ROWS: usize = 10_000;
 
@@ -28,6 +30,19 @@ pub(crate) fn now() -> u64 {
 pub(crate) fn request(correlation: u32, params: &Value) -> Vec<u8> {
     let payload = json!({"method": METHOD, "params": params, "correlationId": correlation}).to_string();
     Codec::default().encode(Opcode::RpcRequest, correlation, payload.as_bytes(), COMPRESS_ABOVE)
+}
+
+/// The same as a CALL of connections with short frames.
+pub(crate) fn short_request(correlation: u32, params: &Value) -> Vec<u8> {
+    let mut payload = vec![METHOD.len() as u8];
+    payload.extend_from_slice(METHOD.as_bytes());
+    payload.extend_from_slice(params.to_string().as_bytes());
+    Codec::default().encode(Opcode::Call, correlation, &payload, COMPRESS_ABOVE)
+}
+
+/// The CLIENT of one that takes short frames as a message.
+pub(crate) fn takes_short() -> Vec<u8> {
+    Codec::default().encode(Opcode::Client, 0, br#"{"features":["short"]}"#, COMPRESS_ABOVE)
 }
 
 /// The SUBSCRIBE of a stream as a message.
@@ -74,4 +89,14 @@ pub(crate) fn table(rows: usize) -> Value {
 /// The operations that change one cell of [`table`].
 pub(crate) fn one_cell(row: usize, value: u64) -> Value {
     json!([{"op": "replace", "path": format!("/rows/{row}/n"), "value": value}])
+}
+
+/// The name of an entry of [`MAP`].
+pub(crate) fn entry(index: usize) -> String {
+    format!("entry-{index}")
+}
+
+/// The key of a small state.
+pub(crate) fn key(index: usize) -> String {
+    format!("key-{index}")
 }

@@ -17,6 +17,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::{
     Result,
+    content::Content,
     serve::{self, Kind, Order},
 };
 
@@ -37,8 +38,8 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts this program again as a server and waits until it listens.
-    pub(crate) fn start(kind: Kind, rows: usize) -> Result<Self> {
-        Self::spawn(&[kind.name(), &rows.to_string()])
+    pub(crate) fn start(kind: Kind, content: Content) -> Result<Self> {
+        Self::spawn(&[kind.name(), &content.to_string()])
     }
 
     /// The same, by what follows [`serve::SUBCOMMAND`].
@@ -89,13 +90,30 @@ impl Server {
     pub(crate) fn resident(&self) -> Result<u64> {
         resident(self.child.id())
     }
+
+    /// The most that was resident since its start; bytes.
+    pub(crate) fn peak(&self) -> Result<u64> {
+        memory(self.child.id(), "VmHWM:")
+    }
 }
 
 /// Resident memory of a process; bytes.
 pub(crate) fn resident(process: u32) -> Result<u64> {
+    memory(process, "VmRSS:")
+}
+
+fn memory(process: u32, name: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("the kernel tells no memory")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+}
+
+/// How many connections this process, and a child of it, may have open.
+pub(crate) fn descriptors() -> usize {
+    // Some are for other things.
+    let permitted =
+        getrlimit(Resource::Nofile).current.map_or(usize::MAX, |most| most.try_into().unwrap_or(usize::MAX));
+    permitted.saturating_sub(256)
 }
 
 /// The CPU time of processes.

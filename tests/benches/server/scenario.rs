@@ -1,27 +1,28 @@
 //! What is measured, how, and how good it must be.
 
-use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
     Result,
+    content::Content,
     load::{self, Load, Stream},
     payload,
-    process::Server,
+    process::{self, Server},
+    report::{Target, in_turns},
     serve::{Kind, Order},
     websocket,
 };
 
-/// Connections that get every event.
-const AUDIENCE: usize = 500;
+pub(crate) use crate::report::{Report, median};
+
 /// Subscribers of the state.
 const SUBSCRIBERS: usize = 50;
-/// Connections that do nothing.
-const IDLE: usize = 5_000;
-/// Rows of a state that others are measured beside.
-const FEW_ROWS: usize = 20;
 /// Connections opened before memory is read for the first time, so that what a server keeps once is not counted.
 const SETTLED: usize = 64;
+/// The unit of what is compared.
+const CPU: &str = "CPU us per operation";
+/// Rounds of a fan-out to thousands, each of which takes seconds.
+const FEW_ROUNDS: usize = 5;
 
 /// One line of the result.
 pub(crate) struct Scenario {
@@ -30,203 +31,169 @@ pub(crate) struct Scenario {
     work: Work,
     /// How many times `work` is done in one slice: a few tenths of a second.
     turns: usize,
-    /// Ours may cost this many times the baseline; for idle connections, this many bytes each.
-    bar: f64,
+    /// Of what is judged, as [`Work`] says.
+    target: Target,
+    /// What an operation wants to cost, and can, where a ratio is judged; microseconds.
+    aim: Option<(f64, f64)>,
 }
 
 enum Work {
-    /// Calls; a turn is `in_flight` on every connection. Judged per call.
+    /// Calls; a turn is `in_flight` on every connection. Judged per call, by the ratio to the bare server.
     Call { connections: usize, in_flight: usize, params: fn() -> Value },
-    /// A turn publishes this many events at once to [`AUDIENCE`] connections. Judged per event delivered.
-    FanOut { at_once: usize },
-    /// A turn changes one cell of a state with [`SUBSCRIBERS`] subscribers. Judged per change.
+    /// A turn publishes so many events at once to so many connections. Judged per event delivered, likewise.
+    FanOut { audience: usize, at_once: usize },
+    /// A turn changes one cell of a state with [`SUBSCRIBERS`] subscribers. Judged per change, likewise.
     Patch,
-    /// [`IDLE`] connections that have got HELLO. Judged by resident memory.
-    Idle,
-    /// A turn changes one cell of a state with so many rows, which nobody follows. Judged per change, beside the same of a
-    /// state with few.
-    Growth { rows: usize },
+    /// A turn changes something of `content`, which nobody follows. Judged by the ratio to the same of `beside`, which is small.
+    Growth { content: Content, beside: Content },
+    /// A turn publishes one event. Judged is how much more a delivery to `many` costs than one to `few`, by the ratio to how much more
+    /// it costs the bare server.
+    Slope { many: usize, few: usize },
+    /// So many connections that have got HELLO, or as many as descriptors permit. Judged by the resident memory of each.
+    Idle { connections: usize },
+    /// Judged by the resident memory of each part of it, or of each byte of the state's JSON.
+    Memory(Content),
+    /// Judged by the bytes of an operation on the wire, of clients that take short frames.
+    Wire(Box<Work>),
 }
 
 /// Every scenario.
-pub(crate) const ALL: &[Scenario] = &[
-    Scenario {
-        name: "rpc-small-16x4",
-        work: Work::Call { connections: 16, in_flight: 4, params: payload::small },
-        turns: 2_000,
-        bar: 1.5,
-    },
-    Scenario {
-        name: "rpc-small-256x1",
-        work: Work::Call { connections: 256, in_flight: 1, params: payload::small },
-        turns: 200,
-        bar: 1.5,
-    },
-    Scenario {
-        name: "rpc-7kb-compressed",
-        work: Work::Call { connections: 16, in_flight: 1, params: payload::large },
-        turns: 200,
-        bar: 1.5,
-    },
-    Scenario { name: "fan-out-500-1", work: Work::FanOut { at_once: 1 }, turns: 150, bar: 1.5 },
-    Scenario { name: "fan-out-500-10", work: Work::FanOut { at_once: 10 }, turns: 50, bar: 1.5 },
-    Scenario { name: "fan-out-500-64", work: Work::FanOut { at_once: 64 }, turns: 15, bar: 1.5 },
-    Scenario { name: "patch-10000-rows", work: Work::Patch, turns: 1_500, bar: 1.5 },
-    Scenario { name: "growth-patch-8mb", work: Work::Growth { rows: 160_000 }, turns: 20_000, bar: 1.5 },
-    Scenario { name: "idle-memory-5000", work: Work::Idle, turns: 1, bar: 4_096.0 },
-];
-
-/// A scenario's result, one line of JSON.
-#[derive(Debug, Serialize)]
-pub(crate) struct Report {
-    bench: String,
-    /// What the two figures are: CPU microseconds of the server per operation, or resident bytes per connection.
-    unit: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ours_us: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    baseline_us: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ours_bytes: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    baseline_bytes: Option<f64>,
-    /// The median of the rounds' ratios.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ratio: Option<f64>,
-    /// The lowest and the highest of the rounds' ratios.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ratio_range: Option<[f64; 2]>,
-    bar: f64,
-    /// Absent when nothing was compared.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) ok: Option<bool>,
-    rounds: usize,
+pub(crate) fn all() -> Vec<Scenario> {
+    let call = |connections, in_flight, params| Work::Call { connections, in_flight, params };
+    let fan_out = |audience, at_once| Work::FanOut { audience, at_once };
+    let growth = |content, beside| Work::Growth { content, beside };
+    let rows = |rows| growth(Content::Rows(rows), Content::Rows(20));
+    let entries = |entries| growth(Content::Entries(entries), Content::Entries(10));
+    let keys = |keys| growth(Content::Keys(keys), Content::Keys(1));
+    let flat = Target::new(1.5, 1.5, 1.0);
+    let as_bare = Target::new(1.5, 1.05, 1.0);
+    vec![
+        Scenario::new("rpc-small-16x4", call(16, 4, payload::small), 2_000, as_bare),
+        Scenario::new("rpc-small-256x1", call(256, 1, payload::small), 200, as_bare),
+        Scenario::new("rpc-7kb-compressed", call(16, 1, payload::large), 200, as_bare),
+        Scenario::new("fan-out-10-1", fan_out(10, 1), 3_000, as_bare),
+        Scenario::new("fan-out-100-1", fan_out(100, 1), 600, as_bare),
+        Scenario::new("fan-out-500-1", fan_out(500, 1), 150, as_bare),
+        Scenario::new("fan-out-500-10", fan_out(500, 10), 50, as_bare),
+        Scenario::new("fan-out-500-64", fan_out(500, 64), 15, as_bare),
+        Scenario::new("fan-out-1000-1", fan_out(1_000, 1), 80, as_bare),
+        Scenario::new("patch-10000-rows", Work::Patch, 1_500, as_bare),
+        Scenario::new("growth-patch-10kb", rows(200), 20_000, flat).aiming(3.0, 2.5),
+        Scenario::new("growth-patch-100kb", rows(2_000), 20_000, flat).aiming(3.0, 2.5),
+        Scenario::new("growth-patch-1mb", rows(20_000), 20_000, flat).aiming(3.0, 2.5),
+        Scenario::new("growth-patch-10mb", rows(200_000), 20_000, flat).aiming(3.0, 2.5),
+        Scenario::new("growth-map-1000", entries(1_000), 20_000, flat).aiming(4.0, 2.7),
+        Scenario::new("growth-map-10000", entries(10_000), 20_000, flat).aiming(4.0, 2.7),
+        Scenario::new("growth-map-100000", entries(100_000), 20_000, flat).aiming(4.0, 2.7),
+        Scenario::new("growth-keys-1000", keys(1_000), 20_000, flat),
+        Scenario::new("growth-keys-100000", keys(100_000), 20_000, Target::new(4.0, 1.5, 1.0)),
+        Scenario::new("growth-fan-out-10000", Work::Slope { many: 10_000, few: 100 }, 4, Target::new(1.4, 1.1, 1.0)),
+        Scenario::new("idle-memory-1000", Work::Idle { connections: 1_000 }, 1, Target::new(4_096.0, 2_000.0, 955.0)),
+        Scenario::new("idle-memory-5000", Work::Idle { connections: 5_000 }, 1, Target::new(4_096.0, 2_000.0, 955.0)),
+        Scenario::new("idle-memory-19000", Work::Idle { connections: 19_000 }, 1, Target::new(4_096.0, 2_000.0, 955.0)),
+        Scenario::new("key-memory-100000", Work::Memory(Content::Keys(100_000)), 1, Target::new(2_200.0, 700.0, 400.0)),
+        Scenario::new("state-memory-10mb", Work::Memory(Content::Rows(200_000)), 1, Target::new(50.0, 8.0, 3.0)),
+        Scenario::new(
+            "wire-call-small",
+            Work::Wire(Box::new(call(1, 1, payload::small))),
+            100,
+            Target::new(90.0, 90.0, 50.0),
+        ),
+        Scenario::new("wire-event-small", Work::Wire(Box::new(fan_out(1, 1))), 100, Target::new(110.0, 60.0, 33.0)),
+    ]
 }
 
 impl Scenario {
-    /// Drives both servers in turns.
+    fn new(name: &'static str, work: Work, turns: usize, target: Target) -> Self {
+        Self { name, work, turns, target, aim: None }
+    }
+
+    fn aiming(self, goal: f64, floor: f64) -> Self {
+        Self { aim: Some((goal, floor)), ..self }
+    }
+
+    /// Drives both servers, or both sizes, in turns.
     pub(crate) fn compare(&self, rounds: usize) -> Result<Report> {
         eprintln!("{}: {rounds} rounds", self.name);
-        if matches!(self.work, Work::Idle) {
-            let (ours, baseline) = (idle_bytes(Kind::Ours)?, idle_bytes(Kind::Bare)?);
-            let report = self.report("bytes per connection", 1, Some(ours), Some(baseline));
-            return Ok(Report { ok: Some(ours < self.bar), ..report });
-        }
-        let mut rigs = match self.work {
-            Work::Growth { rows } => {
-                (Rig::with(&self.work, Kind::Ours, rows)?, Rig::with(&self.work, Kind::Ours, FEW_ROWS)?)
+        match &self.work {
+            Work::Idle { connections } => {
+                let (ours, baseline) = (idle_bytes(Kind::Ours, *connections)?, idle_bytes(Kind::Bare, *connections)?);
+                Ok(Report::of_bytes(self.name, "bytes per connection", ours, Some(baseline), None, self.target))
             }
-            _ => (Rig::new(&self.work, Kind::Ours)?, Rig::new(&self.work, Kind::Bare)?),
-        };
-        let (mut ours, mut baseline) = (Vec::new(), Vec::new());
-        for round in 0..=rounds {
-            // Who goes first alternates, so that a machine that gets busier favours nobody.
-            let pair = if round % 2 == 0 {
-                let first = rigs.0.slice(self.turns)?;
-                (first, rigs.1.slice(self.turns)?)
-            } else {
-                let first = rigs.1.slice(self.turns)?;
-                (rigs.0.slice(self.turns)?, first)
-            };
-            // Round 0 warms up.
-            if round > 0 {
-                eprintln!("  ours {:.3} µs, baseline {:.3} µs, ratio {:.2}", pair.0, pair.1, pair.0 / pair.1);
-                ours.push(pair.0);
-                baseline.push(pair.1);
+            Work::Memory(content) => {
+                let (unit, held, peak) = memory(*content)?;
+                Ok(Report::of_bytes(self.name, unit, held, None, Some(peak), self.target))
+            }
+            Work::Wire(work) => {
+                let wire = |kind, short| -> Result<f64> {
+                    let mut rig = Rig::new(work, kind, Content::Nothing, short)?;
+                    rig.slice(self.turns)?;
+                    Ok(rig.wire)
+                };
+                let (ours, baseline) = (wire(Kind::Ours, true)?, wire(Kind::Bare, false)?);
+                Ok(Report::of_bytes(self.name, "bytes per operation", ours, Some(baseline), None, self.target))
+            }
+            Work::Slope { many, few } => {
+                let rounds = rounds.min(FEW_ROUNDS);
+                let slopes = |kind| {
+                    let (many, few) = (fan_out_of_one(*many), fan_out_of_one(*few));
+                    let (mut many, mut few) = (Rig::of(&many, kind)?, Rig::of(&few, kind)?);
+                    // As many deliveries of both.
+                    let turns = self.turns * many.connections / few.connections;
+                    in_turns(rounds, || many.slice(self.turns), || few.slice(turns))
+                };
+                let (ours, baseline) = (slopes(Kind::Ours)?, slopes(Kind::Bare)?);
+                Ok(Report::of_slopes(self.name, CPU, &ours, &baseline, self.target))
+            }
+            work => {
+                let (mut ours, mut baseline) = match work {
+                    Work::Growth { content, beside } => {
+                        (Rig::new(work, Kind::Ours, *content, false)?, Rig::new(work, Kind::Ours, *beside, false)?)
+                    }
+                    _ => (Rig::of(work, Kind::Ours)?, Rig::of(work, Kind::Bare)?),
+                };
+                let pairs = in_turns(rounds, || ours.slice(self.turns), || baseline.slice(self.turns))?;
+                let report = Report::of_ratio(self.name, CPU, &pairs, self.target).wired(ours.wire, baseline.wire);
+                Ok(match self.aim {
+                    Some((goal, floor)) => report.aimed_us(goal, floor),
+                    None => report,
+                })
             }
         }
-        let mut ratios: Vec<f64> = ours.iter().zip(&baseline).map(|(ours, baseline)| ours / baseline).collect();
-        let ratio = median(&mut ratios);
-        let report = self.report("CPU us per operation", rounds, Some(median(&mut ours)), Some(median(&mut baseline)));
-        Ok(Report {
-            ratio: Some(rounded(ratio)),
-            ratio_range: Some([rounded(ratios[0]), rounded(ratios[rounds - 1])]),
-            ok: Some(ratio <= self.bar),
-            ..report
-        })
     }
 
-    /// Drives one server.
+    /// Drives one server, for profilers.
     pub(crate) fn drive(&self, kind: Kind, rounds: usize) -> Result<Report> {
-        let (unit, figure) = if matches!(self.work, Work::Idle) {
-            ("bytes per connection", idle_bytes(kind)?)
-        } else {
-            let mut rig = Rig::new(&self.work, kind)?;
-            rig.slice(self.turns)?;
-            let mut slices = (0..rounds).map(|_| rig.slice(self.turns)).collect::<Result<Vec<f64>>>()?;
-            ("CPU us per operation", median(&mut slices))
+        let (unit, figure) = match &self.work {
+            Work::Idle { connections } => ("bytes per connection", idle_bytes(kind, *connections)?),
+            Work::Memory(content) => {
+                let (unit, held, _) = memory(*content)?;
+                (unit, held)
+            }
+            work => {
+                let many;
+                let (work, content) = match work {
+                    Work::Growth { content, .. } => (work, *content),
+                    Work::Slope { many: audience, .. } => {
+                        many = fan_out_of_one(*audience);
+                        (&many, Content::Nothing)
+                    }
+                    Work::Wire(work) => (&**work, Content::Nothing),
+                    Work::Patch => (work, Content::Rows(payload::ROWS)),
+                    _ => (work, Content::Nothing),
+                };
+                let mut rig = Rig::new(work, kind, content, false)?;
+                rig.slice(self.turns)?;
+                let mut slices = (0..rounds).map(|_| rig.slice(self.turns)).collect::<Result<Vec<f64>>>()?;
+                (CPU, median(&mut slices))
+            }
         };
-        let only = |wanted| (kind == wanted).then_some(figure);
-        Ok(self.report(unit, rounds, only(Kind::Ours), only(Kind::Bare)))
-    }
-
-    fn report(&self, unit: &'static str, rounds: usize, ours: Option<f64>, baseline: Option<f64>) -> Report {
-        let (ours, baseline) = (ours.map(rounded), baseline.map(rounded));
-        let (us, bytes) = if matches!(self.work, Work::Idle) {
-            ((None, None), (ours, baseline))
-        } else {
-            ((ours, baseline), (None, None))
-        };
-        Report {
-            bench: self.name.to_owned(),
-            unit,
-            ours_us: us.0,
-            baseline_us: us.1,
-            ours_bytes: bytes.0,
-            baseline_bytes: bytes.1,
-            ratio: None,
-            ratio_range: None,
-            bar: self.bar,
-            ok: None,
-            rounds,
-        }
+        Ok(Report::of_profile(self.name, unit, figure, kind == Kind::Ours, rounds))
     }
 }
 
-impl Report {
-    /// Of figures that were measured in turns, ours beside the baseline's; `judge` has the medians and their ratio.
-    pub(crate) fn of_pairs(
-        bench: String,
-        unit: &'static str,
-        pairs: &[(f64, f64)],
-        bar: f64,
-        judge: impl Fn(f64, f64, f64) -> f64,
-    ) -> Self {
-        let (mut ours, mut baseline): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
-        let mut ratios: Vec<f64> = pairs.iter().map(|(ours, baseline)| ours / baseline).collect();
-        let (ours, baseline, ratio) = (median(&mut ours), median(&mut baseline), median(&mut ratios));
-        Self {
-            bench,
-            unit,
-            ours_us: Some(rounded(ours)),
-            baseline_us: Some(rounded(baseline)),
-            ours_bytes: None,
-            baseline_bytes: None,
-            ratio: Some(rounded(ratio)),
-            ratio_range: Some([rounded(ratios[0]), rounded(ratios[ratios.len() - 1])]),
-            bar,
-            ok: Some(judge(ours, baseline, ratio) <= bar),
-            rounds: pairs.len(),
-        }
-    }
-
-    /// Of one figure in bytes, or in microseconds.
-    pub(crate) fn of_one(bench: String, unit: &'static str, figure: f64, bar: f64) -> Self {
-        let is_bytes = unit.contains("bytes");
-        Self {
-            bench,
-            unit,
-            ours_us: (!is_bytes).then_some(rounded(figure)),
-            baseline_us: None,
-            ours_bytes: is_bytes.then_some(rounded(figure)),
-            baseline_bytes: None,
-            ratio: None,
-            ratio_range: None,
-            bar,
-            ok: Some(figure <= bar),
-            rounds: 1,
-        }
-    }
+fn fan_out_of_one(audience: usize) -> Work {
+    Work::FanOut { audience, at_once: 1 }
 }
 
 /// One server with its load, ready to be measured.
@@ -234,55 +201,57 @@ struct Rig<'a> {
     work: &'a Work,
     server: Server,
     load: Load,
+    /// How many connections the load has.
+    connections: usize,
     /// What a turn sends on every connection.
     frames: Vec<u8>,
     row: u32,
+    /// Bytes of an operation on a connection in the last slice.
+    wire: f64,
 }
 
 impl<'a> Rig<'a> {
-    fn new(work: &'a Work, kind: Kind) -> Result<Self> {
-        let rows = match work {
-            Work::Patch => payload::ROWS,
-            Work::Growth { rows } => *rows,
-            _ => 0,
-        };
-        Self::with(work, kind, rows)
+    /// With what the work needs.
+    fn of(work: &'a Work, kind: Kind) -> Result<Self> {
+        let content = if matches!(work, Work::Patch) { Content::Rows(payload::ROWS) } else { Content::Nothing };
+        Self::new(work, kind, content, false)
     }
 
-    fn with(work: &'a Work, kind: Kind, rows: usize) -> Result<Self> {
-        let server = Server::start(kind, rows)?;
+    fn new(work: &'a Work, kind: Kind, content: Content, short: bool) -> Result<Self> {
+        let server = Server::start(kind, content)?;
         let mut frames = Vec::new();
+        let request = if short { payload::short_request } else { payload::request };
         let (connections, stream) = match work {
             Work::Call { connections, in_flight, params } => {
                 let params = params();
                 load::check_echo(server.port, &params)?;
                 for correlation in 1..=*in_flight as u32 {
-                    frames.extend(websocket::frame(&payload::request(correlation, &params)));
+                    frames.extend(websocket::frame(&request(correlation, &params)));
                 }
-                (*connections, Stream::Nothing)
+                (*connections, if short { Stream::Short } else { Stream::Nothing })
             }
-            Work::FanOut { .. } => (AUDIENCE, Stream::Topic),
+            Work::FanOut { audience, .. } => (*audience, if short { Stream::ShortTopic } else { Stream::Topic }),
             Work::Patch => (SUBSCRIBERS, Stream::State),
-            Work::Idle | Work::Growth { .. } => (0, Stream::Nothing),
+            _ => (0, Stream::Nothing),
         };
         let load = Load::open(server.port, connections, stream)?;
-        Ok(Self { work, server, load, frames, row: 0 })
+        Ok(Self { work, server, load, connections, frames, row: 0, wire: 0.0 })
     }
 
     /// The CPU time of one operation, averaged over `turns` turns; microseconds.
     fn slice(&mut self, turns: usize) -> Result<f64> {
-        let before = self.server.cpu()?;
+        let (before, moved) = (self.server.cpu()?, self.load.moved());
         let operations = match *self.work {
-            Work::Call { connections, in_flight, .. } => {
+            Work::Call { in_flight, .. } => {
                 self.load.call(&self.frames, in_flight, turns)?;
-                turns * connections * in_flight
+                turns * self.connections * in_flight
             }
-            Work::FanOut { at_once } => {
+            Work::FanOut { at_once, .. } => {
                 for _ in 0..turns {
                     self.server.order(Order::Events(at_once as u32))?;
                     self.load.receive(at_once)?;
                 }
-                turns * AUDIENCE * at_once
+                turns * self.connections * at_once
             }
             Work::Patch => {
                 for _ in 0..turns {
@@ -293,35 +262,44 @@ impl<'a> Rig<'a> {
                 }
                 turns
             }
-            Work::Growth { .. } => {
+            _ => {
                 self.server.order(Order::Changes(u32::try_from(turns)?))?;
                 turns
             }
-            Work::Idle => turns,
         };
         let used = self.server.cpu()? - before;
+        let receivers = if matches!(self.work, Work::Patch) { self.connections } else { 1 };
+        self.wire = (self.load.moved() - moved) as f64 / (operations * receivers) as f64;
         Ok(used as f64 / operations as f64 / 1_000.0)
     }
 }
 
 /// Resident bytes that one more idle connection costs.
-fn idle_bytes(kind: Kind) -> Result<f64> {
-    let server = Server::start(kind, 0)?;
+fn idle_bytes(kind: Kind, connections: usize) -> Result<f64> {
+    let connections = connections.min(process::descriptors() - SETTLED);
+    let server = Server::start(kind, Content::Nothing)?;
     let mut load = Load::open(server.port, SETTLED, Stream::Nothing)?;
     server.cpu()?;
     let before = server.resident()?;
-    load.add(server.port, IDLE, Stream::Nothing)?;
+    load.add(server.port, connections, Stream::Nothing)?;
     server.cpu()?;
     let after = server.resident()?;
-    Ok(after.saturating_sub(before) as f64 / IDLE as f64)
+    Ok(after.saturating_sub(before) as f64 / connections as f64)
 }
 
-/// The median; sorts the figures.
-pub(crate) fn median(figures: &mut [f64]) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
-}
-
-fn rounded(figure: f64) -> f64 {
-    (figure * 1_000.0).round() / 1_000.0
+/// Resident bytes that a server's content costs, and the most that it cost meanwhile: of each part, or of each byte of the state's
+/// JSON. A server without content is the comparison.
+fn memory(content: Content) -> Result<(&'static str, f64, f64)> {
+    let (mut server, empty) = (Server::start(Kind::Ours, content)?, Server::start(Kind::Ours, Content::Nothing)?);
+    // One change is made once the content is there.
+    server.order(Order::Changes(1))?;
+    server.cpu()?;
+    empty.cpu()?;
+    let (unit, parts) = match content {
+        Content::Rows(rows) => ("bytes per byte of JSON", payload::table(rows).to_string().len()),
+        _ => ("bytes per key", content.count()),
+    };
+    let before = empty.resident()?;
+    let each = |bytes: u64| bytes.saturating_sub(before) as f64 / parts as f64;
+    Ok((unit, each(server.resident()?), each(server.peak()?)))
 }

@@ -9,10 +9,9 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::{Result, bare::Bare, ours::Ours};
+use crate::{Result, bare::Bare, content::Content, ours::Ours};
 
-/// The argument that makes this program a server; the next ones are its [`Kind`] and the rows of the state
-/// [`payload::STATE`](crate::payload::STATE) that it holds from the start, 0 for none. (Or it is
+/// The argument that makes this program a server; the next ones are its [`Kind`] and its [`Content`]. (Or it is
 /// [`cluster::node::SUBCOMMAND`](crate::cluster::node::SUBCOMMAND).)
 pub(crate) const SUBCOMMAND: &str = "serve";
 
@@ -52,9 +51,9 @@ impl FromStr for Kind {
 pub(crate) enum Order {
     /// This many events at once, to everyone.
     Events(u32),
-    /// One cell of this row, to everyone.
+    /// One cell of this row of the state, to everyone.
     Patch(u32),
-    /// So many changes of one cell each, which nobody follows; answered with a byte.
+    /// So many changes of the content, which nobody follows; answered with a byte.
     Changes(u32),
 }
 
@@ -80,7 +79,7 @@ impl Order {
 }
 
 /// Runs a server until the control connection ends.
-pub(crate) fn run(kind: Kind, rows: usize) -> Result<()> {
+pub(crate) fn run(kind: Kind, content: Content) -> Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let control = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -94,7 +93,7 @@ pub(crate) fn run(kind: Kind, rows: usize) -> Result<()> {
                 }
             }
             Kind::Ours => {
-                let server = Ours::start(listener, rows).await?;
+                let server = Ours::start(listener, content).await?;
                 while let Some(order) = next_order(&mut control).await {
                     server.carry_out(order).await?;
                     if matches!(order, Order::Changes(_)) {

@@ -58,6 +58,8 @@ pub(crate) struct Connection {
     skip: usize,
     /// What the current frame counts: control frames count nothing.
     counts: usize,
+    /// Bytes sent and read so far.
+    pub(crate) moved: u64,
 }
 
 impl Connection {
@@ -66,7 +68,7 @@ impl Connection {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         stream.set_nodelay(true)?;
         stream.write_all(UPGRADE)?;
-        Ok(Self { stream, unread: Vec::new(), skip: 0, counts: 0 })
+        Ok(Self { stream, unread: Vec::new(), skip: 0, counts: 0, moved: 0 })
     }
 
     /// Waits for the upgrade and the first message, which is HELLO.
@@ -112,6 +114,7 @@ impl Connection {
 
     /// Sends frames. The load never has more on the way than a socket takes at once.
     pub(crate) fn send(&mut self, frames: &[u8]) -> io::Result<()> {
+        self.moved += frames.len() as u64;
         self.stream.write_all(frames)
     }
 
@@ -122,6 +125,7 @@ impl Connection {
         match self.stream.read(&mut buffer[kept..]) {
             Ok(0) => Err(io::Error::new(ErrorKind::UnexpectedEof, "the server closed the connection")),
             Ok(read) => {
+                self.moved += read as u64;
                 self.unread.clear();
                 self.count(&buffer[..kept + read])
             }
