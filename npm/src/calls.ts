@@ -60,7 +60,7 @@ export class Calls {
   }
 
   done({ id, error, bin, value }: FromWorker & { t: 'done' }, binaries: Uint8Array[]): void {
-    this.open.get(id)?.(error && new DatasoleError(error), bin === undefined ? value : binaries[bin]);
+    this.open.get(id)?.(error && new DatasoleError(error), binaries[bin!] ?? value);
   }
 
   /** Ends all of them. */

@@ -54,7 +54,7 @@ export class Streams {
   }
 
   receive(message: StreamMessage, binaries: Uint8Array[]): void {
-    const { t, kind = 'doc', key, error, phase, what, bin, bins = bin === undefined ? [] : [bin] } = message as Any;
+    const { t, kind = 'doc', key, error, phase, what, bin, bins = [bin ?? []].flat() } = message as Any;
     const name = `${kind} ${key}`;
     const open = this.all.get(name);
     if (!open) return;

@@ -44,7 +44,7 @@ export class Topics {
 
   event({ event, data, bin, timestamp }: FromWorker & { t: 'event' }, binaries: Uint8Array[]): void {
     const topic = this.#topics.get(event);
-    if (topic) call(topic.handlers, { event, data: bin === undefined ? data : binaries[bin], timestamp });
+    if (topic) call(topic.handlers, { event, data: binaries[bin!] ?? data, timestamp });
   }
 
   /** A subscription was answered. */

@@ -27,12 +27,7 @@ export function words({ kind, message, code, httpStatus, hint }: StatusReason): 
 
 /** The error of `connect`, and of calls that waited for a connection. */
 export function connectionError(reason: StatusReason): DatasoleError {
-  const { kind } = reason;
-  const [number, retryable] =
-    kind === 'unauthorized'
-      ? [Code.Unauthorized]
-      : kind === 'protocol'
-        ? [Code.InvalidRequest]
-        : [kind === 'connectTimeout' ? Code.Timeout : Code.NotConnected, true];
-  return localError(number, `no connection: ${words(reason)}`, retryable);
+  const final = { unauthorized: Code.Unauthorized, protocol: Code.InvalidRequest }[reason.kind as 'protocol'];
+  const passing = reason.kind === 'connectTimeout' ? Code.Timeout : Code.NotConnected;
+  return localError(final ?? passing, `no connection: ${words(reason)}`, !final);
 }

@@ -60,7 +60,7 @@ export class GCounter extends Crdt<number, Totals> {
     toMap(increments, (up, node) => cells.set(node, [integer(up), 0]));
     toMap(decrements, (down, node) => cells.set(node, [cells.get(node)?.[0] ?? 0, integer(down)]));
     must(type === 'pn-counter' || !Object.keys(decrements).length, 'vector');
-    integer(Math.abs(sum(cells)));
+    sum(cells);
   }
 
   /** @internal */
@@ -97,7 +97,7 @@ export class GCounter extends Crdt<number, Totals> {
   }
 
   #become(cells: Map<string, Totals>): void {
-    integer(Math.abs(sum(cells)));
+    sum(cells);
     this.content.cells = cells;
   }
 
@@ -126,7 +126,7 @@ function remembered(side: Content<Totals>, other: Content<Totals>): Map<string, 
   return new Map([...side.cells].filter(([node]) => !gone(node)));
 }
 
-/** In two halves, which do not leave the range in which doubles are exact; their sum is as exact as it can be. */
+/** The total, counted in two halves, which do not leave the range in which doubles are exact. Throws when the total does. */
 function sum(cells: Map<string, Totals>): number {
   let [high, low] = [0, 0];
   for (const [up, down] of cells.values()) {
@@ -134,5 +134,7 @@ function sum(cells: Map<string, Totals>): number {
     low += by % HALF;
     high += Math.trunc(by / HALF);
   }
-  return high * HALF + low;
+  const total = high * HALF + low;
+  integer(Math.abs(total));
+  return total;
 }

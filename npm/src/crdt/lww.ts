@@ -20,7 +20,7 @@ abstract class Lww<V> extends Crdt<V, Entry> {
     const removed = op === 'remove' && type === 'lww-map';
     must(removed || op === 'set', 'op');
     must(type === 'lww-register' || typeof key === 'string', 'key');
-    return () => this.put(removed || type === 'lww-map' ? key! : '', { ...toStamp(operation), ...(removed ? { removed } : { value }) });
+    return () => this.put(type === 'lww-map' ? key! : '', { ...toStamp(operation), ...(removed ? { removed: true } : { value }) });
   }
 
   /** @internal */
@@ -32,7 +32,7 @@ abstract class Lww<V> extends Crdt<V, Entry> {
   override adopt(other: Content<Entry>): void {
     const { cells } = this.content;
     for (const [key, { timestamp }] of cells) if (timestamp <= other.stamp.timestamp) cells.delete(key);
-    for (const [key, entry] of other.cells) if (!cells.has(key)) cells.set(key, entry);
+    for (const [key, entry] of other.cells) this.put(key, entry);
   }
 
   /** @internal */
@@ -120,7 +120,7 @@ export class LWWMap<T = any> extends Lww<Record<string, T>> {
 
   /** @internal */
   override read({ value, metadata }: CrdtState, { cells, stamp }: Content<Entry>): void {
-    const values = toMap(value, (value) => value);
+    const values = new Map(Object.entries(value));
     // Version 1 has one stamp for all.
     const entries: Record<string, Entry> = metadata.entries ?? toObject(values, () => stamp);
     toMap(entries, (entry, key) => {
