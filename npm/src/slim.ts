@@ -341,7 +341,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
         this.traffic?.(messages);
       },
       retrying: (status) => this.#retrying(status),
-      failed: (error) => this.#failed(error),
+      failed: (error) => this.#link === link && this.#failed(error),
     }));
     try {
       // Bundlers put a text in its place.
@@ -435,7 +435,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
     switch (status.state) {
       case 'connected':
         this.#replacing = false;
-        this.#told = undefined;
+        this.ended = this.#told = undefined;
         this.#wasOpen = true;
         clearTimeout(this.#connectTimer);
         this.#opening ??= deferred();

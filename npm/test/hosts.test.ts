@@ -152,6 +152,20 @@ describe('a URL that is none', () => {
     });
   }
 
+  it('ends no later connection', async () => {
+    give({ location: PAGE });
+    const client = makeClient({ url: NONE });
+    const seen: string[] = [];
+    client.onStatus(({ state, reason }) => seen.push(`${state} ${reason?.kind}`));
+    const first = client.connect();
+    client.disconnect();
+    const second = client.connect();
+    await Promise.all([first, second].map((opened) => assert.rejects(opened)));
+    await settled();
+    const ends = ['disconnected idle', 'connecting undefined', 'disconnected closedByUser', 'connecting undefined', 'disconnected host'];
+    assert.deepEqual([seen, reported], [ends, []]);
+  });
+
   it("ends connecting and is named, once, where it is the fallback's", async () => {
     give({ location: PAGE });
     let asked = 0;
