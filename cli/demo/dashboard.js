@@ -180,7 +180,7 @@ function start(DatasoleClient) {
     show(data, late);
   });
   client.onMissed(() => {
-    append(divider('The history does not reach back to where this tab was: messages may be missing here', 'missed'));
+    append(divider('A new history begins here: what was said while this tab was away is not part of it', 'missed'));
   });
 
   function show(message, late) {

@@ -52,13 +52,20 @@ const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'none'; f
 const BOARD_POLICY: &str =
     "default-src 'self'; style-src-attr 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+/// A page: the beginning that all have, and its own rest.
+macro_rules! page {
+    ($name:literal) => {
+        concat!(include_str!("../demo/head.html"), include_str!(concat!("../demo/", $name, ".html")))
+    };
+}
+
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const FILES: [(&str, &str, &str); 10] = [
-    ("/", HTML, include_str!("../demo/index.html")),
-    ("/dashboard", HTML, include_str!("../demo/dashboard.html")),
-    ("/board", HTML, include_str!("../demo/board.html")),
+    ("/", HTML, page!("index")),
+    ("/dashboard", HTML, page!("dashboard")),
+    ("/board", HTML, page!("board")),
     ("/demo.css", CSS, include_str!("../demo/demo.css")),
     ("/dashboard.css", CSS, include_str!("../demo/dashboard.css")),
     ("/pane.css", CSS, include_str!("../demo/pane.css")),

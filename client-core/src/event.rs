@@ -314,6 +314,9 @@ pub enum Question {
     Difference {
         /// The peer's state vector.
         theirs: Vec<u8>,
+        /// Something was refused since the server has last taken everything: without the deleted content that an undo
+        /// manager keeps.
+        small: bool,
     },
     /// These updates merged into one.
     Merge {

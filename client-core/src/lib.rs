@@ -37,6 +37,7 @@
 //!
 //! The glossary is in ARCHITECTURE.md.
 
+pub mod awareness;
 mod client;
 mod config;
 pub mod crdt;

@@ -168,7 +168,7 @@ impl<W: World> Driver<W> {
             }
             "show" => {
                 let value = Some(payload).filter(|payload| !matches!(payload, Payload::Empty));
-                if let Err(refused) = self.client.show(now, &stream.key, value, flag) {
+                if let Err(refused) = self.client.show(now, &stream.key, value) {
                     self.batch.rejected(&stream, refused.code(), &refused.to_string(), Payload::Empty);
                 }
             }

@@ -229,7 +229,7 @@ impl Batch {
     fn ask(&mut self, document: &str, question: Question) {
         let (what, binaries) = match question {
             Question::StateVector => ("stateVector", Vec::new()),
-            Question::Difference { theirs } => ("difference", vec![theirs]),
+            Question::Difference { theirs, small } => (if small { "smallest" } else { "difference" }, vec![theirs]),
             Question::Merge { updates } => ("merge", updates),
             Question::Awareness => ("awareness", Vec::new()),
         };

@@ -189,7 +189,7 @@ export class Hub {
       case 'edit':
         return void out.push({ ...message, id: this.#number(this.#edits, page, message.id) });
       case 'show':
-        return this.#show(page, of, message.json, message.now, out);
+        return this.#show(page, of, message.json, out);
       case 'unfit':
         return this.#ask(of, message, out);
     }
@@ -197,12 +197,12 @@ export class Hub {
   }
 
   /** Shows a page's value in a room; without one, that of another page. */
-  #show(page: Page, { key, shown }: Followed, json: string | undefined, now: boolean, out: ToWorker[]): void {
+  #show(page: Page, { key, shown }: Followed, json: string | undefined, out: ToWorker[]): void {
     const last = [...shown.keys()].at(-1);
     shown.delete(page);
     if (json) shown.set(page, json);
     else if (last !== page) return;
-    out.push({ t: 'show', kind: 'presence', key, now: now || !json, json: json ?? [...shown.values()].at(-1) });
+    out.push({ t: 'show', kind: 'presence', key, json: json ?? [...shown.values()].at(-1) });
   }
 
   /** Asks for the whole value of a stream, once until it comes. */
@@ -214,7 +214,7 @@ export class Hub {
   /** A page follows a stream no more. */
   #drop(page: Page, of: Followed, out: ToWorker[]): void {
     const { kind, key, id, pages } = of;
-    this.#show(page, of, undefined, true, out);
+    this.#show(page, of, undefined, out);
     clearTimeout(pages.get(page)?.timer);
     if (!pages.delete(page) || pages.size) return;
     this.#followed.delete(`${kind} ${key}`);

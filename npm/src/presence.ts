@@ -61,18 +61,16 @@ export class Room<T = any> {
   /** Replaces the value; of those in quick succession, the last one is sent. */
   update(value: T): void {
     // Throws before anything has changed.
-    const json = JSON.stringify(value ?? null) ?? 'null';
-    const joins = !this.#own;
-    this.#own = json;
+    this.#own = JSON.stringify(value ?? null) ?? 'null';
     this.#follow();
-    this.#show(joins);
+    this.renew();
   }
 
   /** Leaves the room. */
   leave(): void {
     if (!this.#own) return;
     this.#own = undefined;
-    this.#show(true);
+    this.renew();
     this.#follow();
   }
 
@@ -83,9 +81,9 @@ export class Room<T = any> {
     return { unsubscribe: () => (end(), this.#follow()) };
   }
 
-  /** @internal */
+  /** Shows the own value, or none. @internal */
   renew(): void {
-    if (this.#own) this.#show(true);
+    this.#port?.send({ t: 'show', json: this.#own });
   }
 
   /** @internal */
@@ -106,16 +104,11 @@ export class Room<T = any> {
   #follow(): void {
     if (this.#own || this.#handlers.size) this.#port ??= this.#open(this);
     else if (this.#port) {
-      this.#port.send({ t: 'leave' });
       this.#port.close();
       this.#port = undefined;
       // A client that comes back is not shown the members of then.
       this.#all.clear();
       this.#members = [];
     }
-  }
-
-  #show(now: boolean): void {
-    this.#port?.send({ t: 'show', now, json: this.#own });
   }
 }

@@ -116,8 +116,8 @@ export type StreamCommand =
   | { t: 'leave' }
   /** A CRDT's operation or a document's update; `id` is greater than that of the stream's last edit. */
   | ({ t: 'edit'; id: number } & Encoded)
-  /** Sets the value in a room; leaves the room without JSON. `now` skips the throttle. */
-  | { t: 'show'; now: boolean; json?: string }
+  /** Sets the value in a room; leaves the room without JSON. */
+  | { t: 'show'; json?: string }
   /** Sets the awareness of a document's own clients; removes it without bytes. */
   | { t: 'aware'; bytes?: Uint8Array }
   /** Answers the oldest `ask` of a document, but those for awareness. */
@@ -175,10 +175,10 @@ export type StreamMessage =
 export type SyncPhase = 'loading' | 'synced' | 'unreadable' | 'refused';
 
 /**
- * Questions about a document: its state vector, the changes that a peer with such a vector lacks, updates merged into
- * one, its own awareness.
+ * Questions about a document: its state vector, the changes that a peer with such a vector lacks (`smallest`: without deleted
+ * content that an undo manager keeps), updates merged into one, its own awareness.
  */
-export type Question = 'stateVector' | 'difference' | 'merge' | 'awareness';
+export type Question = 'stateVector' | 'difference' | 'smallest' | 'merge' | 'awareness';
 
 /** Messages to main in one piece: their JSON array as text, and after it the bytes they refer to. */
 export type Batch = string | [string, ...Uint8Array[]];

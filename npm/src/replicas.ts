@@ -42,7 +42,7 @@ const stateOf = perObject((crdt: Crdt, store: CrdtStore): Readable<ReplicaState>
   const leave = () => {
     leaving ??= setTimeout(() => {
       leaving = undefined;
-      if (!outbox.held) outbox.follow(false);
+      if (!outbox.held) outbox.port.follow(false);
     }, LINGER_MS);
   };
   // A component that is rendered and never shown. On a server nothing is followed.
@@ -67,7 +67,7 @@ const stateOf = perObject((crdt: Crdt, store: CrdtStore): Readable<ReplicaState>
       clearTimeout(leaving);
       leaving = undefined;
       readers++;
-      outbox.follow(true);
+      outbox.port.follow(true);
       let ended = false;
       return () => {
         if (ended) return;
@@ -95,5 +95,5 @@ export function replica<T extends CrdtType, V = any>(
   initial?: V,
 ): Readable<ReplicaState<ReturnType<CrdtClasses<V>[T]['value']>, CrdtClasses<V>[T]>> {
   const store = client.registerCrdt('web');
-  return stateOf(store.register(key, type, initial, true), store) as Readable<any>;
+  return stateOf(store.lend(key, type, initial), store) as Readable<any>;
 }

@@ -106,7 +106,7 @@ export function perform(core: Core, input: CoreInput): void {
     case 'edit':
       return core.stream(input.t, input.kind, input.key, input.id, input.json, input.bytes);
     case 'show':
-      return core.stream(input.t, input.kind, input.key, +input.now, input.json);
+      return core.stream(input.t, input.kind, input.key, undefined, input.json);
     case 'aware':
     case 'answer':
       return core.stream(input.t, input.kind, input.key, undefined, undefined, input.bytes);

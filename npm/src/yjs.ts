@@ -75,6 +75,10 @@ export class DatasoleProvider {
       this.awareness.setLocalState(null);
     };
     this.#ends = [
+      client.onStatus(({ state }) => {
+        if (state !== 'connected') shared.lost();
+        this.emit('status', state);
+      }),
       // A page in the back/forward cache is absent for others.
       whileCached(hide, () => shown && this.awareness.setLocalState(shown)),
       () => doc.off('destroy', destroy),
@@ -124,7 +128,6 @@ class SharedDoc implements Stream {
   /** Own clients of the awareness, and those that have left. */
   readonly #clients = new Set<number>();
   readonly #port: Port;
-  readonly #close: () => void;
   /** The document that answers the core: a provider's or, once all have left, a copy from the last one. */
   #doc?: Y.Doc;
   /** The number of local edits, and of those that are stored. */
@@ -132,19 +135,12 @@ class SharedDoc implements Stream {
   #stored = 0;
   /** Refused as it is: it will not be stored before it changes. */
   #refused = false;
-  /** Something was refused, and not everything stored since. */
-  #rejected = false;
   /** An update is applied that may place what a document was missing. */
   #completes = false;
   synced = false;
 
   constructor(client: DatasoleClient<any>, key: string, throttle?: number) {
     this.#port = client.streams.open({ kind: 'doc', key }, this, throttle);
-    const end = client.onStatus(({ state }) => {
-      if (state !== 'connected') this.#lost();
-      this.#tell('status', state);
-    });
-    this.#close = () => (end(), this.#port.close());
   }
 
   get pending(): number {
@@ -155,7 +151,7 @@ class SharedDoc implements Stream {
   join(provider: DatasoleProvider): void {
     const { doc, awareness } = provider;
     const other = this.#doc;
-    if (other && !this.#providers.size) this.#port.send({ t: 'open' });
+    this.#port.follow(true);
     this.#doc = doc;
     this.#providers.add(provider);
     // Several providers of one document have one listener: the function is the same.
@@ -178,8 +174,8 @@ class SharedDoc implements Stream {
     if (!rest.some((one) => one.awareness === awareness)) awareness.off('update', this.#moved);
     this.#doc = rest[0]?.doc;
     if (this.#doc) return;
-    this.#port.send({ t: 'leave' });
-    if (!this.pending || this.#refused) return this.#close();
+    this.#port.follow(false);
+    if (!this.pending || this.#refused) return this.#port.close();
     // Later edits in this document are not shared.
     this.#doc = new Y.Doc();
     Y.applyUpdate(this.#doc, Y.encodeStateAsUpdate(doc));
@@ -189,18 +185,16 @@ class SharedDoc implements Stream {
   renew(): void {
     // Earlier edits are in the document, and are found by the state vectors.
     if (this.pending) this.#port.send({ t: 'edit', id: this.#made, bytes: new Uint8Array(2) });
-    if (this.#providers.size) this.#announce();
-    else this.#port.send({ t: 'leave' });
+    this.#announce();
   }
 
   progress({ phase, stored }: StreamMessage & { t: 'progress' }): void {
     const before = this.pending;
     this.#stored = Math.max(this.#stored, stored);
     this.#refused = phase === 'refused';
-    this.#rejected = this.#refused || (this.#rejected && phase !== 'synced');
     this.#setSynced(phase === 'synced');
     if (this.pending !== before) this.#tell('pending', this.pending);
-    if ((!this.pending || this.#refused) && !this.#providers.size) this.#close();
+    if ((!this.pending || this.#refused) && !this.#providers.size) this.#port.close();
   }
 
   entry(_: unknown, [update]: Uint8Array[]): void {
@@ -216,11 +210,10 @@ class SharedDoc implements Stream {
     for (const one of this.#providers) applyAwarenessUpdate(one.awareness, update!, one);
   }
 
-  ask({ what }: StreamMessage & { t: 'ask' }, given: Uint8Array[]): void {
-    const answer = (bytes: Uint8Array) => this.#port.send({ t: 'answer', bytes });
-    if (what === 'stateVector') return answer(Y.encodeStateVector(this.#doc!));
-    if (what === 'difference') return answer(difference(this.#doc!, given[0], this.#rejected));
-    if (what === 'merge') return answer(Y.mergeUpdates(given));
+  ask({ what }: StreamMessage & { t: 'ask' }, given: Uint8Array[]): Uint8Array | void {
+    if (what === 'stateVector') return Y.encodeStateVector(this.#doc!);
+    if (what === 'merge') return Y.mergeUpdates(given);
+    if (what !== 'awareness') return difference(this.#doc!, given[0], what === 'smallest');
     // Others may have been told that this client is gone, with the next clock.
     for (const { awareness } of this.#providers) {
       const own = awareness.meta.get(awareness.clientID);
@@ -261,8 +254,8 @@ class SharedDoc implements Stream {
     if (clients.length) this.#port.send({ t: 'aware', bytes: encodeAwarenessUpdate(first!.awareness, clients) });
   }
 
-  /** Announces the present clients again, maybe with the same clock. */
-  #lost(): void {
+  /** The server announces the present clients again, maybe with the same clock. */
+  lost(): void {
     this.#setSynced(false);
     for (const one of this.#providers) {
       const { states, meta } = one.awareness;

@@ -167,7 +167,7 @@ function frame(message: Uint8Array): object {
 function command({ json, hex: bytes, ...rest }: any): CoreInput {
   const kind = rest.kind ?? (rest.t === 'show' ? 'presence' : 'doc');
   const encoded = { json: json === undefined ? undefined : JSON.stringify(json), bytes: bytes === undefined ? undefined : hex(bytes) };
-  return { kind, now: false, ...rest, ...encoded };
+  return { kind, ...rest, ...encoded };
 }
 
 /** A message as transcripts write it: nothing that only the page needs, bytes in place of indices. */

@@ -67,18 +67,19 @@ impl Client {
         edited
     }
 
-    /// Shows a value (JSON) in an open room from now on; `None` leaves the room. `at_once` skips the throttle, otherwise
-    /// the last value within an interval is sent at its end. A refusal of the server comes as an [`Event::Rejected`](crate::Event::Rejected).
+    /// Shows a value (JSON) in an open room from now on; `None` leaves the room. Entering and leaving are sent at once; of
+    /// further values the last within an interval, at its end. A refusal of the server comes as an
+    /// [`Event::Rejected`](crate::Event::Rejected).
     ///
     /// # Errors
     ///
     /// `NotOpen`, and `Unfit` for anything but JSON.
-    pub fn show(&mut self, now: Millis, room: &str, value: Option<Payload>, at_once: bool) -> Result<(), CommandError> {
+    pub fn show(&mut self, now: Millis, room: &str, value: Option<Payload>) -> Result<(), CommandError> {
         self.clock.advance(now);
         if value.as_ref().is_some_and(|value| !matches!(value, Payload::Json(_))) {
             return Err(CommandError::Unfit { what: StreamKind::Presence.name() });
         }
-        let shown = self.streams.show(self.clock.now(), &StreamId::presence(room), value, at_once);
+        let shown = self.streams.show(self.clock.now(), &StreamId::presence(room), value);
         self.drive();
         shown
     }

@@ -106,7 +106,7 @@ impl Host {
             Opcode::CrdtOp if correlation >= OURS => self.edit(&StreamId::crdt("c"), json(payload)),
             Opcode::Presence if correlation >= OURS => {
                 let value = Some(json(payload)).filter(|value| !value.is_empty());
-                let _ = self.client.show(self.now, "r", value, correlation % 2 == 0);
+                let _ = self.client.show(self.now, "r", value);
             }
             Opcode::Doc if correlation == OURS => self.edit(&StreamId::doc("d"), Payload::Binary(payload.to_vec())),
             Opcode::Doc if correlation > OURS => match correlation % 3 {

@@ -80,6 +80,8 @@ pub(crate) struct OpenDocument {
     rejected: bool,
     /// There were further ones.
     changed: bool,
+    /// Something was refused, and not everything taken since.
+    small: bool,
     /// The wait before the next comparison after a refusal; milliseconds.
     wait: u64,
     awareness: Awareness,
@@ -141,6 +143,7 @@ impl OpenDocument {
             refused: None,
             rejected: false,
             changed: false,
+            small: false,
             wait: 0,
             awareness: Awareness::new(throttle),
         }
@@ -286,7 +289,8 @@ impl OpenDocument {
     pub(crate) fn message(&mut self, cx: &mut Context<'_>, message: &[u8], position: Position) {
         match Message::read(message) {
             Some(Message::StateVector(theirs)) if self.stage != Stage::Away => {
-                self.ask(cx, What::Difference, Question::Difference { theirs: theirs.to_vec() });
+                let question = Question::Difference { theirs: theirs.to_vec(), small: self.small };
+                self.ask(cx, What::Difference, question);
             }
             Some(Message::StateVector(_) | Message::Other) => {}
             // The server's answer contains the changes before it, and those may refer to others that are not here.
@@ -332,6 +336,7 @@ impl OpenDocument {
             if sent.whole {
                 self.told = true;
                 (self.refused, self.rejected, self.changed, self.wait) = (None, false, false, 0);
+                self.small = false;
             }
         }
         self.flush(cx);
@@ -376,7 +381,7 @@ impl OpenDocument {
     pub(crate) fn refuse(&mut self, refused: Refused) {
         self.halt();
         (self.received, self.again, self.faults) = (false, None, 0);
-        (self.rejected, self.changed) = (false, false);
+        (self.rejected, self.changed, self.small) = (false, false, true);
         self.refused = Some(refused);
     }
 

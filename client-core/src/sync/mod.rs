@@ -256,16 +256,10 @@ impl Streams {
         edited.unwrap_or(Err(CommandError::NotOpen { what }))
     }
 
-    pub(crate) fn show(
-        &mut self,
-        now: Millis,
-        id: &StreamId,
-        value: Option<Payload>,
-        at_once: bool,
-    ) -> Result<(), CommandError> {
+    pub(crate) fn show(&mut self, now: Millis, id: &StreamId, value: Option<Payload>) -> Result<(), CommandError> {
         let shown = self.with(now, id, |stream, cx| {
             if let Body::Room(room) = &mut stream.body {
-                room.show(cx, value, at_once);
+                room.show(cx, value);
             }
         });
         shown.ok_or(CommandError::NotOpen { what: id.kind.name() })

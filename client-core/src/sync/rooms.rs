@@ -31,13 +31,15 @@ pub(crate) struct OpenRoom {
     loaded: bool,
     unreadable: Option<Refused>,
     refused: Option<Refused>,
+    /// The host shows something, refused or not.
+    joined: bool,
     /// The value that this client shows, and its number.
     value: Option<Payload>,
     version: u64,
     /// The server has been told something on this connection, and so has something to forget.
     announced: bool,
     unsent: bool,
-    /// Nothing is sent before, but what is shown at once.
+    /// Nothing is sent before, but what enters or leaves the room.
     not_before: Millis,
     /// The server has asked to wait until then: nothing is sent before.
     wait: Millis,
@@ -55,6 +57,7 @@ impl OpenRoom {
             loaded: false,
             unreadable: None,
             refused: None,
+            joined: false,
             value: None,
             version: 0,
             announced: false,
@@ -80,13 +83,15 @@ impl OpenRoom {
         due.then_some(self.not_before.max(self.wait))
     }
 
-    pub(crate) fn show(&mut self, cx: &mut Context<'_>, value: Option<Payload>, at_once: bool) {
+    /// Shows a value: the first at once, as leaving is, the others throttled.
+    pub(crate) fn show(&mut self, cx: &mut Context<'_>, value: Option<Payload>) {
         self.unsent = value.is_some() || self.announced;
-        self.value = value;
-        self.version += 1;
-        if at_once {
+        if value.is_none() || !self.joined {
             self.not_before = cx.now;
         }
+        self.joined = value.is_some();
+        self.value = value;
+        self.version += 1;
         self.flush(cx);
     }
 

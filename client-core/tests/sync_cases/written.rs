@@ -61,7 +61,7 @@ pub(super) fn perform(
         "edit" => client.edit(now, &stream(command), number(), payload(command))?,
         "show" => {
             let value = command.get("json").map(|_| payload(command));
-            client.show(now, text("key"), value, command["now"] == true)?;
+            client.show(now, text("key"), value)?;
         }
         "aware" => client.aware(now, text("key"), command.get("hex").map(|_| bytes(command))),
         "answer" => client.answer(now, text("key"), bytes(command)),
@@ -196,7 +196,9 @@ pub(super) fn told(event: &Event, numbers: &Numbers) -> Option<Value> {
         Event::Ask { document, question } => {
             let (what, bytes) = match question {
                 Question::StateVector => ("stateVector", Vec::new()),
-                Question::Difference { theirs } => ("difference", vec![theirs]),
+                Question::Difference { theirs, small } => {
+                    (if *small { "smallest" } else { "difference" }, vec![theirs])
+                }
                 Question::Merge { updates } => ("merge", updates.iter().collect()),
                 Question::Awareness => ("awareness", Vec::new()),
             };

@@ -72,13 +72,12 @@ impl Keeper {
         match question {
             Question::Merge { updates } => answer(merge_updates_v1(&updates).unwrap_or_default()),
             Question::StateVector => answer(self.link.doc.transact().await.state_vector().encode_v1()),
-            Question::Difference { theirs } => {
+            Question::Difference { theirs, small } => {
                 // An unreadable state vector counts as empty.
                 let theirs = StateVector::decode_v1(&theirs).unwrap_or_default();
                 // Held until the answer is given: no edit comes in between that is not in it.
                 let transaction = self.link.doc.transact().await;
-                let rejected = self.link.local().rejected;
-                answer(if rejected { smallest(&transaction, &theirs) } else { transaction.encode_diff_v1(&theirs) });
+                answer(if small { smallest(&transaction, &theirs) } else { transaction.encode_diff_v1(&theirs) });
             }
             Question::Awareness => {}
         }

@@ -5,14 +5,13 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU64},
 };
 
-use datasole_core::{Client as Core, Millis, Payload, Question, StreamId, SyncPhase};
+use datasole_core::{Client as Core, Millis, Payload, Question, StreamId, awareness::States};
 use tokio::sync::Notify;
 use yrs::{Doc, TransactionAcqError};
 
-use super::awareness::Table;
 use crate::{
     router::{Follower, Notice, Shared},
     signal::{End, Feed},
@@ -22,6 +21,9 @@ use crate::{
 /// Received and not applied yet, above which it is dropped and the server's state compared again; updates and bytes.
 const MAX_RECEIVED: usize = 10_000;
 const MAX_RECEIVED_BYTES: usize = 8 * 1024 * 1024;
+
+/// The last clock with which the awareness of any document of this program was announced.
+static LAST_CLOCK: AtomicU64 = AtomicU64::new(0);
 
 /// Marks the transactions that apply what came from the server.
 pub(super) const ORIGIN: &str = "datasole";
@@ -39,7 +41,6 @@ pub(super) struct Link {
     pub(super) wake: Notify,
 }
 
-#[derive(Default)]
 pub(super) struct Local {
     notes: VecDeque<Note>,
     /// The updates among the notes, and their bytes.
@@ -47,9 +48,7 @@ pub(super) struct Local {
     /// The edits handed to the core, and how many of them the server has stored.
     made: u64,
     stored: u64,
-    /// Something was refused, and not everything stored since.
-    pub(super) rejected: bool,
-    pub(super) awareness: Table,
+    pub(super) awareness: States,
     ended: bool,
 }
 
@@ -62,6 +61,11 @@ pub(super) enum Note {
 }
 
 impl Local {
+    fn new(client: u64) -> Self {
+        let awareness = States::new(client, &LAST_CLOCK);
+        Self { notes: VecDeque::new(), updates: (0, 0), made: 0, stored: 0, awareness, ended: false }
+    }
+
     pub(super) fn note(&mut self, note: Note) {
         if let Note::Update(update) = &note {
             self.updates = (self.updates.0 + 1, self.updates.1 + update.len());
@@ -78,8 +82,7 @@ impl Local {
 impl Link {
     pub(super) fn new(stream: StreamId, doc: Doc) -> Self {
         let (feed, shown, wake) = (Arc::new(Feed::lasting()), Arc::default(), Notify::new());
-        let awareness = Table::new(doc.client_id().get());
-        let local = Mutex::new(Local { awareness, ..Local::default() });
+        let local = Mutex::new(Local::new(doc.client_id().get()));
         Self { stream, doc, feed, shown, local, wake }
     }
 
@@ -170,8 +173,6 @@ impl Follower for Link {
             }
             Notice::Progress(progress) => {
                 local.stored = progress.stored;
-                let refused = matches!(progress.phase, SyncPhase::Refused { .. });
-                local.rejected = refused || local.rejected && progress.phase != SyncPhase::Synced;
                 self.feed.followers().tell();
             }
             Notice::Settled { .. } => {}
@@ -209,7 +210,7 @@ mod tests {
             (8, MAX_RECEIVED_BYTES / 8, false),
             (8, MAX_RECEIVED_BYTES / 8 + 1, true),
         ] {
-            let mut local = Local::default();
+            let mut local = Local::new(1);
             local.note(Note::Question(Question::StateVector));
             (0..count).for_each(|_| local.note(Note::Update(vec![0; bytes])));
             assert_eq!(matches!(local.notes.back(), Some(Note::Missed)), missed, "{count} of {bytes}");

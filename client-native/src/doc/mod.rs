@@ -1,6 +1,5 @@
 //! Shared documents, compatible with Yjs: a [`Document`] keeps a [`yrs::Doc`] equal to those of all who have it open.
 
-mod awareness;
 mod document;
 mod keeper;
 mod link;

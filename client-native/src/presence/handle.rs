@@ -50,7 +50,7 @@ impl<T> Presence<T> {
     /// Leaves the room; its members stay visible.
     pub fn leave(&self) {
         // Leaving is not refused: where it cannot be sent, the connection's end has the same effect.
-        let _ = self.announce(None, true);
+        let _ = self.announce(None);
     }
 
     /// A stream of changes: a member joined, left or changed its value.
@@ -63,8 +63,8 @@ impl<T> Presence<T> {
         self.follow.is_loaded()
     }
 
-    fn announce(&self, value: Option<Payload>, at_once: bool) -> Result<(), PresenceError> {
-        Ok(self.follow.shared().command(|router, now| router.open_core()?.show(now, self.key(), value, at_once))?)
+    fn announce(&self, value: Option<Payload>) -> Result<(), PresenceError> {
+        Ok(self.follow.shared().command(|router, now| router.open_core()?.show(now, self.key(), value))?)
     }
 }
 
@@ -75,17 +75,17 @@ impl<T: Serialize> Presence<T> {
     ///
     /// [`PresenceError`]. A later refusal by the server comes as a [`Refusal`](crate::Refusal).
     pub fn join(&self, value: &T) -> Result<(), PresenceError> {
-        self.announce(Some(Payload::Json(to_raw_value(value).map_err(PresenceError::Value)?)), true)
+        self.update(value)
     }
 
     /// Replaces this client's value, at most once per [`presence_throttle`](crate::Builder::presence_throttle): of
-    /// faster updates the last is sent. Joins the room if this client has not joined.
+    /// faster updates the last is sent. The first value enters the room, at once.
     ///
     /// # Errors
     ///
     /// As for [`join`](Self::join).
     pub fn update(&self, value: &T) -> Result<(), PresenceError> {
-        self.announce(Some(Payload::Json(to_raw_value(value).map_err(PresenceError::Value)?)), false)
+        self.announce(Some(Payload::Json(to_raw_value(value).map_err(PresenceError::Value)?)))
     }
 }
 

@@ -324,11 +324,9 @@ impl<'a> Player<'a> {
                 }
             }
             (Handle::Room(room), "show") => {
-                match (command.get("json"), command["now"] == true) {
-                    (Some(value), true) => room.join(value).unwrap(),
-                    (Some(value), false) => room.update(value).unwrap(),
-                    (None, true) => room.leave(),
-                    (None, false) => return None,
+                match command.get("json") {
+                    Some(value) => room.update(value).unwrap(),
+                    None => room.leave(),
                 }
                 Ok(())
             }

@@ -110,7 +110,7 @@ fn what_comes_of_open_streams() {
     let payload = Payload::Json(raw(r#"{"op":"add"}"#));
     batch.event(Event::Rejected { stream: StreamId::crdt("c"), code, message, payload });
     batch.event(Event::Ask { document: "d".into(), question: Question::StateVector });
-    batch.event(Event::Ask { document: "d".into(), question: Question::Difference { theirs: vec![2] } });
+    batch.event(Event::Ask { document: "d".into(), question: Question::Difference { theirs: vec![2], small: false } });
     batch.event(Event::Ask { document: "d".into(), question: Question::Merge { updates: vec![vec![3], vec![4]] } });
     batch.event(Event::Ask { document: "d".into(), question: Question::Awareness });
     assert!(batch.is_urgent());

@@ -27,16 +27,16 @@ type Own = { edit: number; operation: Signed; stored?: boolean };
 /** See the module. */
 export class Replica implements Outbox, Stream {
   readonly crdt: Crdt;
-  readonly #host: Around;
-  readonly #confirmed: Crdt;
-  readonly #port: Port;
-  /** By the operations' ids, in the order of the edits. */
-  readonly #own = new Map<string, Own>();
-  #edits = 0;
+  readonly port: Port;
+  readonly now: () => number;
   pending = 0;
   /** In the hands of the application, and not of components alone: never left. */
   held = false;
-  #follows = true;
+  readonly #host: Around;
+  readonly #confirmed: Crdt;
+  /** By the operations' ids as text, in the order of the edits. */
+  readonly #own = new Map<string, Own>();
+  #edits = 0;
   /** What was saved before is here. */
   #loaded = false;
   /** Saves, and tells. */
@@ -49,14 +49,13 @@ export class Replica implements Outbox, Stream {
 
   constructor(make: () => Crdt, host: Around) {
     this.#host = host;
+    this.now = host.now;
     this.crdt = make();
     this.crdt.outbox = this;
     this.#confirmed = make();
-    this.#port = host.streams.open({ kind: 'crdt', key: host.key }, this);
+    this.port = host.streams.open({ kind: 'crdt', key: host.key }, this);
     void this.#restore();
   }
-
-  readonly now = (): number => this.#host.now();
 
   done({ nodeId, counter }: Pick<CrdtOperation, 'nodeId' | 'counter'>): number | undefined {
     for (const { operation, stored } of this.#own.values()) {
@@ -66,28 +65,22 @@ export class Replica implements Outbox, Stream {
   }
 
   add(operation: Signed): void {
-    const own = { edit: ++this.#edits, operation: { ...operation, secret: operation.secret ?? this.#host.secret } };
-    this.#own.set(id([operation.nodeId, operation.counter]), own);
+    const own = { edit: ++this.#edits, operation: { secret: this.#host.secret, ...operation } };
+    this.#own.set(id(operation), own);
     this.pending++;
     // A stream that was left may be over.
-    this.follow(true);
+    this.port.follow(true);
     this.#send(own);
     this.#changed();
   }
 
   renew(): void {
     for (const own of this.#own.values()) this.#send(own);
-    if (!this.#follows) this.#port.send({ t: 'leave' });
   }
 
   hold(): void {
     this.held = true;
-    this.follow(true);
-  }
-
-  /** Follows what others do, or no more; what is not settled is sent nevertheless. */
-  follow(follows: boolean): void {
-    if (this.#follows !== follows) this.#port.send({ t: (this.#follows = follows) ? 'open' : 'leave' });
+    this.port.follow(true);
   }
 
   entry({ data, whole }: StreamMessage & { t: 'entry' }): boolean {
@@ -99,8 +92,8 @@ export class Replica implements Outbox, Stream {
   /** Shows an operation, too, that has been confirmed; whether that was all there is to do. */
   #arrived(operation: CrdtOperation): boolean {
     const [crdt, confirmed] = [this.crdt.content, this.#confirmed.content];
-    const { nodeId, counter, dots = [], done = 0 } = operation;
-    const own = this.#own.get(id([nodeId, counter]));
+    const { nodeId, dots = [], done = 0 } = operation;
+    const own = this.#own.get(id(operation));
     const shown = this.crdt.knows(operation) && crdt.seen.get(nodeId)!.upto >= done;
     if (own) this.#forget(own);
     // The server may have set a clock right. What is shown of a forgotten replica depends on when it is applied. The
@@ -111,7 +104,7 @@ export class Replica implements Outbox, Stream {
     // An addition that was put off is done when its removal comes; what was refused has never been there: `done` skips
     // it.
     const skipped = !this.#own.size && crdt.forgotten !== confirmed.forgotten;
-    return same && !skipped && !dots.some((dot) => this.#own.has(id(dot)));
+    return same && !skipped && !dots.some((dot) => this.#own.has(String(dot)));
   }
 
   settled({ id: edit, returns, error }: StreamMessage & { t: 'settled' }): void {
@@ -136,11 +129,11 @@ export class Replica implements Outbox, Stream {
   }
 
   #send(own: Own): void {
-    this.#port.send({ t: 'edit', id: own.edit, json: JSON.stringify(own.operation) });
+    this.port.send({ t: 'edit', id: own.edit, json: JSON.stringify(own.operation) });
   }
 
   #forget({ operation, stored }: Own): void {
-    this.#own.delete(id([operation.nodeId, operation.counter]));
+    this.#own.delete(id(operation));
     this.pending -= +!stored;
     this.#changed();
   }
@@ -159,7 +152,8 @@ export class Replica implements Outbox, Stream {
   }
 }
 
-function id([nodeId, counter]: Dot): string {
+/** The same text as of a {@link Dot}. */
+function id({ nodeId, counter }: CrdtOperation): string {
   return `${nodeId},${counter}`;
 }
 

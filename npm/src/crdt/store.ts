@@ -43,10 +43,14 @@ export class CrdtStore {
    *
    * @throws TypeError when the key has another type here.
    */
-  register<K extends CrdtType, T = any>(key: string, type: K, initial?: T): CrdtClasses<T>[K];
-  /** `lent` to components: followed as long as some have it. @internal */
-  register<K extends CrdtType, T = any>(key: string, type: K, initial?: T, lent?: boolean): CrdtClasses<T>[K];
-  register<K extends CrdtType, T = any>(key: string, type: K, initial?: T, lent?: boolean): CrdtClasses<T>[K] {
+  register<K extends CrdtType, T = any>(key: string, type: K, initial?: T): CrdtClasses<T>[K] {
+    const crdt = this.lend(key, type, initial);
+    (crdt as Crdt).outbox?.hold();
+    return crdt;
+  }
+
+  /** As {@link register}, for components: followed as long as some have it. @internal */
+  lend<K extends CrdtType, T = any>(key: string, type: K, initial?: T): CrdtClasses<T>[K] {
     let crdt = this.#crdts.get(key);
     if (!crdt) {
       must(Object.hasOwn(CLASSES, type), `type: ${type}`);
@@ -58,7 +62,6 @@ export class CrdtStore {
       this.#crdts.set(key, crdt);
     }
     must(crdt.type === type, `type for ${key}: it is a ${crdt.type}`);
-    if (!lent) crdt.outbox?.hold();
     return crdt as CrdtClasses<T>[K];
   }
 

@@ -26,7 +26,7 @@ impl Ours {
     pub(crate) async fn start(listener: TcpListener, content: Content) -> Result<Self> {
         let limits = Limits::default().with(|limits| {
             limits.max_connections = CONNECTIONS;
-            if content.count() > payload::ROWS {
+            if content.count() >= payload::ROWS {
                 limits.max_payload = LARGE;
                 limits.crdt.max_bytes = LARGE;
                 limits.crdt.max_entries = content.count() + 1;

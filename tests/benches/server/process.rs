@@ -147,8 +147,10 @@ fn used_if_asleep(process: u32) -> Result<Option<u64>> {
         let task = task?.path();
         // The state follows the name, which is in parentheses and may hold anything.
         let stat = fs::read_to_string(task.join("stat"))?;
-        if stat.rsplit_once(") ").is_none_or(|(_, rest)| !rest.starts_with('S')) {
-            return Ok(None);
+        match stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()) {
+            Some([b'S', ..]) => {}
+            Some([b'Z' | b'X', ..]) => return Err("the server has ended".into()),
+            _ => return Ok(None),
         }
         let schedstat = fs::read_to_string(task.join("schedstat"))?;
         total += schedstat.split(' ').next().ok_or("schedstat is empty")?.parse::<u64>()?;

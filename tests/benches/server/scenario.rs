@@ -80,26 +80,29 @@ pub(crate) fn all() -> Vec<Scenario> {
         Scenario::new("patch-10000-rows", Work::Patch, 1_500, as_bare),
         Scenario::new("growth-patch-10kb", rows(200), 20_000, flat).aiming(3.0, 2.5),
         Scenario::new("growth-patch-100kb", rows(2_000), 20_000, flat).aiming(3.0, 2.5),
-        Scenario::new("growth-patch-1mb", rows(20_000), 20_000, flat).aiming(3.0, 2.5),
+        // In a slice as much is stored as one snapshot has, which is made then: half a microsecond of a change.
+        Scenario::new("growth-patch-1mb", rows(20_000), 20_000, Target::new(2.0, 1.5, 1.0)).aiming(3.0, 2.5),
         Scenario::new("growth-patch-10mb", rows(200_000), 20_000, flat).aiming(3.0, 2.5),
+        // Of ten entries everything stays in the processor's caches, here and with one key.
         Scenario::new("growth-map-1000", entries(1_000), 20_000, flat).aiming(4.0, 2.7),
-        Scenario::new("growth-map-10000", entries(10_000), 20_000, flat).aiming(4.0, 2.7),
-        Scenario::new("growth-map-100000", entries(100_000), 20_000, flat).aiming(4.0, 2.7),
-        Scenario::new("growth-keys-1000", keys(1_000), 20_000, flat),
+        Scenario::new("growth-map-10000", entries(10_000), 20_000, Target::new(3.0, 1.5, 1.0)).aiming(4.0, 2.7),
+        Scenario::new("growth-map-100000", entries(100_000), 20_000, Target::new(3.0, 1.5, 1.0)).aiming(4.0, 2.7),
+        Scenario::new("growth-keys-1000", keys(1_000), 20_000, Target::new(2.5, 1.5, 1.0)),
         Scenario::new("growth-keys-100000", keys(100_000), 20_000, Target::new(4.0, 1.5, 1.0)),
         Scenario::new("growth-fan-out-10000", Work::Slope { many: 10_000, few: 100 }, 4, Target::new(1.4, 1.1, 1.0)),
         Scenario::new("idle-memory-1000", Work::Idle { connections: 1_000 }, 1, Target::new(4_096.0, 2_000.0, 955.0)),
         Scenario::new("idle-memory-5000", Work::Idle { connections: 5_000 }, 1, Target::new(4_096.0, 2_000.0, 955.0)),
         Scenario::new("idle-memory-19000", Work::Idle { connections: 19_000 }, 1, Target::new(4_096.0, 2_000.0, 955.0)),
         Scenario::new("key-memory-100000", Work::Memory(Content::Keys(100_000)), 1, Target::new(2_200.0, 700.0, 400.0)),
-        Scenario::new("state-memory-10mb", Work::Memory(Content::Rows(200_000)), 1, Target::new(50.0, 8.0, 3.0)),
+        Scenario::new("state-memory-10mb", Work::Memory(Content::Rows(200_000)), 1, Target::new(55.0, 8.0, 3.0)),
         Scenario::new(
             "wire-call-small",
             Work::Wire(Box::new(call(1, 1, payload::small))),
             100,
             Target::new(90.0, 90.0, 50.0),
         ),
-        Scenario::new("wire-event-small", Work::Wire(Box::new(fan_out(1, 1))), 100, Target::new(110.0, 60.0, 33.0)),
+        // An event of 56 bytes; of 24, the goal is 60 and the floor 33.
+        Scenario::new("wire-event-small", Work::Wire(Box::new(fan_out(1, 1))), 100, Target::new(92.0, 92.0, 65.0)),
     ]
 }
 

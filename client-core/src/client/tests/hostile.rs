@@ -199,7 +199,7 @@ impl Peer {
                     1 => self.client.leave(now, &stream),
                     2 => drop(self.client.edit(now, &stream, (*number).into(), operation())),
                     3 => drop(self.client.edit(now, &stream, (*number).into(), Payload::Binary(bytes))),
-                    4 => drop(self.client.show(now, "k0", few.then(operation), number % 3 == 0)),
+                    4 => drop(self.client.show(now, "k0", few.then(operation))),
                     5 => self.client.aware(now, "k0", few.then_some(bytes)),
                     6 => self.client.answer(now, "k0", bytes),
                     _ => (0..=*number).for_each(|_| self.client.unfit(now, &stream, few)),

@@ -80,7 +80,7 @@ fn states_and_topics_cannot_be_opened_and_names_are_bounded() {
     }
     peer.client.open(peer.now, StreamId::presence("r".repeat(256)), None).unwrap();
     let bytes = Some(Payload::Binary(vec![1]));
-    let shown = peer.client.show(peer.now, "r", bytes, false);
+    let shown = peer.client.show(peer.now, "r", bytes);
     assert_eq!(shown, Err(CommandError::Unfit { what: "presence" }));
     // Commands on streams that are not open have no effect.
     peer.drain();

@@ -8,18 +8,17 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use datasole_core::StreamId;
 use datasole_server::backend::{
-    Backend, BackendError, Redis, async_trait,
-    conformance::{Subject, verify},
+    Backend, BackendError, Redis,
+    conformance::verify,
     log::{Mark, News},
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{PATIENCE, PROGRAM, arguments, connect, heard};
+use super::{PATIENCE, PROGRAM, Store, arguments, connect, heard};
 use crate::{
     clients,
     running::Running,
@@ -281,40 +280,6 @@ async fn several_hosts_that_are_no_cluster_are_refused() {
     assert!(matches!(&error, BackendError::Invalid(why) if why.contains("Redis Cluster")), "{error}");
 }
 
-struct Store {
-    cluster: Arc<Mutex<Cluster>>,
-    redis: Redis,
-    nodes: Mutex<Vec<Backend>>,
-}
-
-#[async_trait]
-impl Subject for Store {
-    async fn node(&self) -> Result<Backend, BackendError> {
-        let node = self.redis.node().await?;
-        self.nodes.lock().unwrap().push(node.clone());
-        Ok(node)
-    }
-
-    async fn pass(&self, time: Duration) {
-        sleep(time + Duration::from_millis(2)).await;
-    }
-
-    /// Another run of one master is enough.
-    async fn fail_over(&self, _nodes: usize) -> Result<bool, BackendError> {
-        {
-            let mut cluster = self.cluster.lock().unwrap();
-            let Master { server, bus } = &mut cluster.masters[1];
-            let bus = *bus;
-            server.kill_and_start(PROGRAM, |port, dir| of_cluster(port, dir, bus));
-        }
-        let nodes = self.nodes.lock().unwrap().clone();
-        for node in nodes {
-            heard(&node).await;
-        }
-        Ok(true)
-    }
-}
-
 /// Run by `cargo xtask test --all`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: cargo xtask test --all"]
@@ -323,7 +288,14 @@ async fn a_cluster_conforms() {
     let stores = AtomicU64::new(0);
     verify(async || {
         let url = cluster.lock().unwrap().url(&format!("prefix=t{}", stores.fetch_add(1, Ordering::Relaxed)));
-        Store { cluster: Arc::clone(&cluster), redis: connect(&url).await, nodes: Mutex::default() }
+        let cluster = Arc::clone(&cluster);
+        // Another run of one master is enough.
+        let restart = move || {
+            let Master { server, bus } = &mut cluster.lock().unwrap().masters[1];
+            let bus = *bus;
+            server.kill_and_start(PROGRAM, |port, dir| of_cluster(port, dir, bus));
+        };
+        Store::new(&url, restart).await
     })
     .await;
 }

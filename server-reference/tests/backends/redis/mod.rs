@@ -65,14 +65,21 @@ async fn heard(node: &Backend) {
     node.log.unfollow(&probe);
 }
 
-struct Store {
-    server: Arc<Mutex<Running>>,
+/// One store under the suite, which fails over by `restart`.
+struct Store<F> {
     redis: Redis,
+    restart: F,
     nodes: Mutex<Vec<Backend>>,
 }
 
+impl<F: Fn()> Store<F> {
+    async fn new(url: &str, restart: F) -> Self {
+        Self { redis: connect(url).await, restart, nodes: Mutex::default() }
+    }
+}
+
 #[async_trait]
-impl Subject for Store {
+impl<F: Fn() + Send + Sync + 'static> Subject for Store<F> {
     async fn node(&self) -> Result<Backend, BackendError> {
         let node = self.redis.node().await?;
         self.nodes.lock().unwrap().push(node.clone());
@@ -86,7 +93,7 @@ impl Subject for Store {
 
     async fn fail_over(&self, _nodes: usize) -> Result<bool, BackendError> {
         // An entry that was appended is on its way to the file when it is answered, and the machine does not fail.
-        self.server.lock().unwrap().kill_and_start(PROGRAM, arguments);
+        (self.restart)();
         let nodes = self.nodes.lock().unwrap().clone();
         for node in nodes {
             heard(&node).await;
@@ -101,9 +108,9 @@ async fn conforms() {
     let port = server.lock().unwrap().port;
     let stores = AtomicU64::new(0);
     verify(async || {
-        let number = stores.fetch_add(1, Ordering::Relaxed);
-        let redis = connect(&format!("redis://127.0.0.1:{port}/?prefix=t{number}")).await;
-        Store { server: Arc::clone(&server), redis, nodes: Mutex::default() }
+        let (number, server) = (stores.fetch_add(1, Ordering::Relaxed), Arc::clone(&server));
+        let restart = move || server.lock().unwrap().kill_and_start(PROGRAM, arguments);
+        Store::new(&format!("redis://127.0.0.1:{port}/?prefix=t{number}"), restart).await
     })
     .await;
 }

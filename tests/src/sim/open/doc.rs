@@ -147,7 +147,7 @@ impl HeldDoc {
     /// Answers the oldest question.
     pub(in crate::sim) fn answer(&mut self, client: &mut Client, host: Millis) {
         let answer = match self.questions.pop_front().unwrap() {
-            Question::Difference { theirs } => {
+            Question::Difference { theirs, .. } => {
                 self.doc.transact().encode_diff_v1(&StateVector::decode_v1(&theirs).unwrap())
             }
             Question::Merge { updates } => {

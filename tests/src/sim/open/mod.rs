@@ -240,6 +240,6 @@ impl Open {
         self.doc.show(client, host, nonce, random);
         let value = Payload::from_json(&format!("{{\"n\":{nonce}}}"));
         self.room.shown = Some(serde_json::json!({ "n": nonce }));
-        client.show(host, ROOM, value, true).unwrap();
+        client.show(host, ROOM, value).unwrap();
     }
 }

@@ -57,7 +57,7 @@ impl HeldRoom {
         self.shows += 1;
         self.shown = (random.below(6) > 0).then(|| json!({ "n": nonce, "time": self.shows }));
         let value = self.shown.as_ref().map(|value| Payload::Json(to_raw_value(value).unwrap()));
-        client.show(host, &self.stream.key, value, random.coin()).unwrap();
+        client.show(host, &self.stream.key, value).unwrap();
     }
 
     pub(super) fn entry(&mut self, payload: &Payload, whole: bool) {

@@ -1,56 +1,55 @@
-//! [`Table`]: the awareness states of a document's clients (y-protocols), cursors mostly.
+//! [`States`]: the awareness states of a document's clients (y-protocols), cursors mostly, for hosts without a library for them.
 
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use datasole_core::wire::{push_varuint, split_varuint};
+use crate::wire::{push_varuint, split_varuint};
 
 /// Clients that are kept; more are not shown.
 const MAX_CLIENTS: usize = 10_000;
 
-/// The last clock that any client of this program was announced with. A document may be opened again with the Yjs client
-/// that others have heard of.
-static LAST: AtomicU64 = AtomicU64::new(0);
-
-#[derive(Debug, Default)]
-pub(super) struct Table {
+/// The awareness states of a document's clients, as one of them knows them.
+#[derive(Debug)]
+pub struct States {
     /// This client.
     own: u64,
     clock: u64,
     json: Option<String>,
     /// The clock and the JSON of each other client.
     others: BTreeMap<u64, (u64, String)>,
+    last: &'static AtomicU64,
 }
 
-impl Table {
-    /// The table of a client whose announcements come after all of this program so far.
-    pub(super) fn new(own: u64) -> Self {
-        Self { own, clock: LAST.load(Ordering::Relaxed), ..Self::default() }
+impl States {
+    /// The states that the Yjs client `own` knows: none. `last` is the last clock that any client of this program was
+    /// announced with, because a document may be opened again with the Yjs client that others have heard of.
+    pub fn new(own: u64, last: &'static AtomicU64) -> Self {
+        Self { own, clock: last.load(Ordering::Relaxed), json: None, others: BTreeMap::new(), last }
     }
 
     /// Sets this client's state; returns the awareness update that announces it.
-    pub(super) fn show(&mut self, json: Option<String>) -> Vec<u8> {
+    pub fn show(&mut self, json: Option<String>) -> Vec<u8> {
         self.json = json;
         self.announce(1)
     }
 
     /// Repeats the announcement with a later clock, because others may consider this client stale or gone; `None`
     /// without a state.
-    pub(super) fn renew(&mut self) -> Option<Vec<u8>> {
+    pub fn renew(&mut self) -> Option<Vec<u8>> {
         self.json.is_some().then(|| self.announce(2))
     }
 
     fn announce(&mut self, later: u64) -> Vec<u8> {
         self.clock = self.clock.saturating_add(later);
-        LAST.fetch_max(self.clock, Ordering::Relaxed);
+        self.last.fetch_max(self.clock, Ordering::Relaxed);
         encode(self.own, self.clock, self.json.as_deref().unwrap_or("null"))
     }
 
     /// Takes an awareness update, as far as it can be read. Returns whether states of others changed, and an
     /// announcement of this client if the update contradicts it.
-    pub(super) fn apply(&mut self, update: &[u8]) -> (bool, Option<Vec<u8>>) {
+    pub fn apply(&mut self, update: &[u8]) -> (bool, Option<Vec<u8>>) {
         let (mut changed, mut contradicted) = (false, false);
         let Some((count, mut rest)) = split_varuint(update) else { return (false, None) };
         for _ in 0..count {
@@ -83,12 +82,12 @@ impl Table {
     }
 
     /// Removes all other clients, because the connection was lost; `true` if there were any.
-    pub(super) fn forget_others(&mut self) -> bool {
+    pub fn forget_others(&mut self) -> bool {
         !std::mem::take(&mut self.others).is_empty()
     }
 
     /// The states of all clients, this one included, as JSON texts.
-    pub(super) fn all(&self) -> impl Iterator<Item = (u64, &str)> {
+    pub fn all(&self) -> impl Iterator<Item = (u64, &str)> {
         let others = self.others.iter().map(|(id, (_, json))| (*id, json.as_str()));
         others.chain(self.json.as_deref().map(|json| (self.own, json)))
     }
@@ -118,8 +117,9 @@ mod tests {
 
     const OWN: u64 = 1;
 
-    fn table() -> Table {
-        Table { own: OWN, ..Table::default() }
+    fn table() -> States {
+        static NONE: AtomicU64 = AtomicU64::new(0);
+        States { clock: 0, ..States::new(OWN, &NONE) }
     }
 
     /// Applies updates of client 2; what is shown of it.
@@ -175,10 +175,10 @@ mod tests {
     }
 
     #[test]
-    fn the_next_table_of_a_client_goes_on_with_its_clock() {
-        let mut first = Table::new(OWN);
-        first.show(Some("1".into()));
-        let last = first.clock;
-        assert!(Table::new(OWN).clock >= last);
+    fn the_next_states_of_a_client_go_on_with_its_clock() {
+        static LAST: AtomicU64 = AtomicU64::new(7);
+        let mut first = States::new(OWN, &LAST);
+        assert_eq!(first.show(Some("1".into())), encode(OWN, 8, "1"));
+        assert_eq!(States::new(OWN, &LAST).show(Some("2".into())), encode(OWN, 9, "2"));
     }
 }

@@ -1,0 +1,171 @@
+//! Which streams leave memory, and when: those that nobody follows, the idlest first.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+};
+
+use datasole_core::StreamId;
+
+use super::{SWEEP_AT, Streams};
+use crate::{
+    backend::{Backend, log::Mark},
+    hub::{
+        following::{LINGER, TICK},
+        kind::Room,
+        relaying::stream_topics,
+        stream::Stream,
+    },
+    sync::{lock, read, write},
+};
+
+impl Streams {
+    /// Whether a stream can be dropped from the map, which is locked: a reference from elsewhere is somebody about to
+    /// follow it, or to publish.
+    pub(super) fn is_spare(&self, stream: &Arc<Stream>) -> bool {
+        Arc::strong_count(stream) == 1 && stream.is_idle() && !lock(&self.opening).contains_key(&stream.id().key)
+    }
+
+    /// Drops an idle stream that holds nothing, and others if there are enough; what is gone and should be forgotten at the
+    /// backend.
+    pub(super) fn release(&self, id: &StreamId, now: u64) -> Option<Mark> {
+        let mut map = write(&self.map);
+        let stream = map.get(&id.key).filter(|stream| self.is_spare(stream))?;
+        let (gone, stored) = (stream.gone_at(), stream.rules().stored);
+        if gone.is_some() {
+            map.remove(&id.key).inspect(|stream| self.leave(stream, now));
+            return gone.filter(|_| stored);
+        }
+        stream.used.store(now, Ordering::SeqCst);
+        if !stream.queued.swap(true, Ordering::SeqCst) {
+            let mut idle = lock(&self.idle);
+            idle.push_back((id.key.clone(), now));
+            if idle.len() > 2 * map.len().max(SWEEP_AT) {
+                // Streams that were removed leave their keys.
+                idle.retain(|(key, _)| map.contains_key(key));
+            }
+        }
+        self.evict_from(&mut map, now);
+        None
+    }
+
+    /// The ticks for which idle ones stay at least.
+    fn stay(&self) -> u64 {
+        self.spec.bounds.stay.as_secs().div_ceil(TICK.as_secs())
+    }
+
+    /// Whether another one may be loaded.
+    pub(super) fn has_room(&self, now: u64) -> bool {
+        let bounds = &self.spec.bounds;
+        if bounds.room() == Room::None {
+            self.evict(now);
+        }
+        bounds.room() > Room::None
+    }
+
+    /// Drops what nobody has followed for longest, until there are few enough and there is room.
+    pub(in crate::hub) fn evict(&self, now: u64) {
+        self.evict_from(&mut write(&self.map), now);
+    }
+
+    fn evict_from(&self, map: &mut HashMap<String, Arc<Stream>>, now: u64) {
+        let mut idle = lock(&self.idle);
+        // One that was used meanwhile, or is held, is met again.
+        for _ in 0..2 * idle.len() {
+            let room = self.spec.bounds.room();
+            if map.len() <= self.spec.spare && room == Room::Ample {
+                return;
+            }
+            let Some((key, since)) = idle.pop_front() else { return };
+            let Some(stream) = map.get(&key) else { continue };
+            if !self.is_spare(stream) {
+                if stream.is_idle() {
+                    // Held for a moment, by somebody who may not release it.
+                    idle.push_back((key, now));
+                } else {
+                    // Its last follower releases it.
+                    stream.queued.store(false, Ordering::SeqCst);
+                }
+                continue;
+            }
+            let used = stream.used.load(Ordering::SeqCst);
+            if used > since {
+                idle.push_back((key, used));
+            } else if room >= Room::Tight && since + self.stay() > now {
+                return idle.push_front((key, since));
+            } else {
+                self.leave(stream, now);
+                map.remove(&key);
+            }
+        }
+    }
+
+    /// Takes note of a stream that leaves memory: its news still come for a while.
+    fn leave(&self, stream: &Stream, now: u64) {
+        if stream.followed.load(Ordering::SeqCst) {
+            lock(&self.left).push((stream.id().clone(), now));
+        }
+    }
+
+    /// Ends the news of streams that have left memory for good.
+    pub(super) fn unfollow_left(&self, now: u64, backend: &Backend) {
+        let mut left = lock(&self.left);
+        let over = left.partition_point(|(_, since)| since + LINGER <= now);
+        let mut over: Vec<StreamId> = left.drain(..over).map(|(id, _)| id).collect();
+        drop(left);
+        if over.is_empty() {
+            return;
+        }
+        // Whoever opens one is registered before it is followed: under the lock, it is there or follows later.
+        let opening = lock(&self.opening);
+        let map = read(&self.map);
+        over.retain(|id| !opening.contains_key(&id.key) && !map.contains_key(&id.key));
+        let (stored, relayed): (Vec<_>, Vec<_>) =
+            over.into_iter().partition(|id| (self.spec.make)(&id.key).rules().stored);
+        backend.log.unfollow(&stored);
+        backend.bus.unsubscribe(&stream_topics(&relayed));
+    }
+
+    /// Takes the idle streams out whenever their number has doubled: those that somebody held when they were released.
+    pub(super) fn sweep(&self, map: &mut HashMap<String, Arc<Stream>>, now: u64) -> Vec<(StreamId, Mark)> {
+        if map.len() < self.sweep_at.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        // Those that may stay for a while leave later.
+        let mut surplus = if self.stay() > 0 { 0 } else { map.len().saturating_sub(self.spec.spare) };
+        let mut forgotten = Vec::new();
+        map.retain(|_, stream| {
+            if !self.is_spare(stream) {
+                return true;
+            }
+            let gone = stream.gone_at();
+            if stream.rules().stored {
+                forgotten.extend(gone.map(|at| (stream.id().clone(), at)));
+            }
+            let drop = gone.is_some() || surplus > 0;
+            surplus = surplus.saturating_sub(usize::from(drop));
+            if drop {
+                self.leave(stream, now);
+            }
+            !drop
+        });
+        self.sweep_at.store((2 * map.len()).max(SWEEP_AT).max(self.spec.spare), Ordering::Relaxed);
+        forgotten
+    }
+
+    /// Drops idle streams that hold something, as long as there are too many.
+    pub(in crate::hub) fn trim(&self, now: u64) {
+        let mut map = write(&self.map);
+        let mut surplus = map.len().saturating_sub(self.spec.spare);
+        if surplus > 0 {
+            map.retain(|_, stream| {
+                let drop = surplus > 0 && self.is_spare(stream) && stream.gone_at().is_none();
+                surplus -= usize::from(drop);
+                if drop {
+                    self.leave(stream, now);
+                }
+                !drop
+            });
+        }
+    }
+}
