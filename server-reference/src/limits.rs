@@ -60,8 +60,13 @@ pub struct Limits {
     pub max_rooms: usize,
     /// Longest value that a connection shows in a presence room; bytes of JSON.
     pub max_presence: usize,
+    /// Followers of a presence room are told at most so often, each time of all that has changed. The first change after a
+    /// pause is told at once.
+    pub presence_interval: Duration,
     /// Maximum event topics without history and subscribers whose position is remembered.
     pub max_idle_topics: usize,
+    /// Maximum unfollowed states kept in memory; more are evicted (the backend keeps them).
+    pub max_idle_states: usize,
     /// Maximum unfollowed CRDTs kept in memory; more are evicted (the backend keeps them).
     pub max_idle_crdts: usize,
     /// Maximum unregistered CRDT keys. Clients may not create keys once this many exist.
@@ -152,7 +157,9 @@ impl Default for Limits {
             max_groups: 256,
             max_rooms: 256,
             max_presence: 4 * 1024,
+            presence_interval: Duration::from_millis(50),
             max_idle_topics: 10_000,
+            max_idle_states: 10_000,
             max_idle_crdts: 1_000,
             max_crdt_keys: 1_000,
             max_crdt_keys_per_connection: 100,

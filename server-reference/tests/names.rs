@@ -4,7 +4,7 @@
 
 use datasole_core::frame::{Codec, Opcode};
 use datasole_server::{
-    Context, CrdtKind, Identity, Peer, Protocol, Server,
+    Context, CrdtKind, Identity, Limits, Peer, Protocol, Server,
     backend::Memory,
     patch::{Operation, Patch, PatchLimits, Pointer},
 };
@@ -97,7 +97,7 @@ async fn values_come_back_as_they_were_and_after_a_restart() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn clients_write_them_like_any_other() {
     let server = start(&Memory::default());
     let (mut ann, mut bob) = (Client::new(&server), Client::new(&server));
@@ -120,6 +120,8 @@ async fn clients_write_them_like_any_other() {
         });
         let answer = ann.send(Opcode::CrdtOp, 3 * id + 2, &json!({ "key": "register", "op": op }));
         assert!(!answer.contains("code"), "{text}: {answer}");
+        // Changes of a room are gathered.
+        tokio::time::sleep(Limits::default().presence_interval * 2).await;
         let seen = bob.send(Opcode::Ping, 0, &Value::Null);
         assert_eq!(seen.matches(&text).count(), 2, "{text}: {seen}");
     }

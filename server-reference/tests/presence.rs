@@ -1,10 +1,13 @@
 //! Presence rooms over the wire: who is seen by whom, with what, and for how long.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use datasole_core::frame::{Codec, Opcode};
+use std::time::Duration;
+
+use datasole_core::frame::{Codec, HEADER_LEN, Opcode};
 use datasole_server::{Identity, Limits, Member, Peer, Protocol, Server, StreamKind, codes};
 use futures_util::FutureExt;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 /// A client that reads everything at once.
 struct Client {
@@ -100,7 +103,11 @@ fn whole(seq: u64, members: Value) -> Received {
 }
 
 fn change(seq: u64, member: Value) -> Received {
-    Frame(Opcode::Presence, json!({"key": "r", "members": [member], "seq": seq}))
+    changes(seq, &[member])
+}
+
+fn changes(seq: u64, members: &[Value]) -> Received {
+    Frame(Opcode::Presence, json!({"key": "r", "members": members, "seq": seq}))
 }
 
 /// How many are in a room, as the server tells.
@@ -305,4 +312,138 @@ fn a_room_is_left_behind_by_the_last() {
         assert_eq!(count(&server, "r"), 1);
         ann.leave("r");
     }
+}
+
+const INTERVAL: Duration = Duration::from_millis(50);
+const MOMENT: Duration = Duration::from_millis(1);
+
+#[tokio::test(start_paused = true)]
+async fn the_first_change_is_told_at_once_and_those_that_follow_together() {
+    let server = server(Limits::default());
+    let [mut ann, mut bob, mut cat, mut dan] = ["ann", "bob", "cat", "dan"].map(|name| Client::new(&server, name));
+    bob.follow("r");
+    assert_eq!(ann.join("r", &json!(1)), [Ack(1)]);
+    assert_eq!(bob.received(), [change(1, ann.shown("ann", &json!(1)))], "at once");
+    sleep(MOMENT).await;
+    // They take effect now, and have the number of the entry that will tell.
+    assert_eq!((cat.join("r", &json!(1)), ann.join("r", &json!(2))), (vec![Ack(2)], vec![Ack(2)]));
+    assert_eq!((dan.join("r", &json!(1)), count(&server, "r")), (vec![Ack(2)], 3));
+    assert_eq!(ann.join("r", &json!(3)), [Ack(2)]);
+    dan.leave("r");
+    assert_eq!(list(&server, "r")[0].value, json!(3));
+    // Who comes meanwhile is shown what the others have been told.
+    let mut late = Client::new(&server, "late");
+    assert_eq!(late.follow("r"), [subscribed(1), whole(1, json!([ann.shown("ann", &json!(1))]))]);
+    sleep(INTERVAL - 2 * MOMENT).await;
+    assert_eq!((bob.received(), late.received()), (vec![], vec![]));
+    sleep(2 * MOMENT).await;
+    let told = || vec![changes(2, &[ann.shown("ann", &json!(3)), cat.shown("cat", &json!(1))])];
+    assert_eq!((bob.received(), late.received()), (told(), told()), "nothing of one who was there for a moment");
+    sleep(INTERVAL + MOMENT).await;
+    assert_eq!(ann.leave("r"), [Ack(3)]);
+    assert_eq!(bob.received(), [change(3, ann.gone("ann"))], "after a pause at once again");
+    // What is as it was is not told: after that, too, the next has not to wait.
+    cat.join("r", &json!(2));
+    cat.join("r", &json!(1));
+    sleep(INTERVAL + MOMENT).await;
+    assert_eq!(bob.received(), []);
+    assert_eq!(cat.join("r", &json!(4)), [Ack(4)]);
+    assert_eq!(bob.received(), [change(4, cat.shown("cat", &json!(4)))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_leaves_with_the_connection_is_told_with_the_others() {
+    let server = server(Limits::default());
+    let [ann, mut bob, mut cat] = ["ann", "bob", "cat"].map(|name| Client::new(&server, name));
+    let mut clients = [ann, Client::new(&server, "ann"), Client::new(&server, "ann")];
+    bob.follow("r");
+    clients.iter_mut().for_each(|client| _ = client.join("r", &json!(1)));
+    sleep(INTERVAL + MOMENT).await;
+    assert_eq!(bob.received().len(), 2);
+    let gone = clients.each_ref().map(|client| client.gone("ann"));
+    drop(clients);
+    cat.join("r", &json!(1));
+    assert_eq!(bob.received(), []);
+    sleep(INTERVAL + MOMENT).await;
+    let [one, two, three] = gone;
+    assert_eq!(bob.received(), [changes(3, &[one, cat.shown("cat", &json!(1)), two, three])]);
+    // Nobody is left to be told: the room goes at once, and begins another life.
+    drop(bob);
+    cat.leave("r");
+    assert_eq!(cat.join("r", &json!(1)), [Ack(1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interval_of_zero_tells_each_change() {
+    let server = server(Limits::default().with(|limits| limits.presence_interval = Duration::ZERO));
+    let (mut ann, mut bob) = (Client::new(&server, "ann"), Client::new(&server, "bob"));
+    bob.follow("r");
+    for n in 1..4 {
+        ann.join("r", &json!(n));
+        assert_eq!(bob.received(), [change(n, ann.shown("ann", &json!(n)))]);
+    }
+}
+
+/// All leave a room that is full, and others fill it, in the same moment: more than a frame holds.
+#[tokio::test(start_paused = true)]
+async fn what_is_told_together_fits_in_a_frame() {
+    const PAYLOAD: usize = 4 * 1_024;
+    let server = server(Limits::default().with(|limits| {
+        limits.max_payload = PAYLOAD;
+        limits.compress_above = usize::MAX;
+    }));
+    let mut bob = Client::new(&server, "bob");
+    bob.follow("r");
+    let fill = || {
+        let mut clients: Vec<Client> = Vec::new();
+        loop {
+            let mut client = Client::new(&server, "ann");
+            if client.join("r", &json!("")) == [Error(codes::LIMIT.into())] {
+                return clients;
+            }
+            clients.push(client);
+        }
+    };
+    let first = fill();
+    sleep(INTERVAL + MOMENT).await;
+    bob.received();
+    drop(first);
+    let second = fill();
+    assert!(second.len() > 40, "{}", second.len());
+    sleep(INTERVAL + MOMENT).await;
+    let mut told = Vec::new();
+    while let Some(message) = bob.peer.poll_message() {
+        assert!(message.len() <= HEADER_LEN + PAYLOAD, "{} bytes", message.len());
+        let body: Value = serde_json::from_slice(&message[HEADER_LEN..]).unwrap();
+        told.push((body["seq"].as_u64().unwrap(), body["members"].as_array().unwrap().len()));
+    }
+    let [(3, one), (4, other)] = told[..] else { panic!("two frames: {told:?}") };
+    assert_eq!(one + other, 2 * second.len());
+}
+
+/// 1,000 follow a room and enter it at once.
+#[tokio::test(start_paused = true)]
+async fn a_crowd_that_joins_takes_few_frames_and_bytes() {
+    const CROWD: usize = 1_000;
+    let server = server(Limits::default());
+    let mut clients: Vec<Client> = (0..CROWD).map(|n| Client::new(&server, &format!("user {n}"))).collect();
+    clients.iter_mut().for_each(|client| _ = client.follow("r"));
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.send(
+            Opcode::Presence,
+            &json!({"key": "r", "value": {"name": format!("Ann {n}"), "x": 7 * n}}).to_string(),
+        );
+    }
+    sleep(INTERVAL + MOMENT).await;
+    let (mut frames, mut bytes) = (0, 0);
+    for client in &mut clients {
+        while let Some(message) = client.peer.poll_message() {
+            frames += 1;
+            bytes += message.len();
+        }
+    }
+    println!("{CROWD} joins: {frames} frames, {bytes} bytes");
+    // The acknowledgement, the first member, and the others.
+    assert!(frames <= 3 * CROWD, "{frames} frames");
+    assert!(bytes <= 20_000_000, "{bytes} bytes");
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use datasole_server::{Context, Limits, Server};
+use datasole_server::{Context, CrdtKind, Limits, Server};
 use datasole_tests::running::Running;
 use peak_alloc::PeakAlloc;
 use serde_json::{Value, json};
@@ -73,6 +73,28 @@ fn call(socket: &mut TcpStream) {
     assert_eq!(answer[0], 2);
 }
 
+/// Bytes that an operation on a map of so many entries takes meanwhile, at the median.
+async fn operation(entries: usize) -> usize {
+    let limits = Limits::default().with(|limits| {
+        limits.max_payload = 64 * 1024 * 1024;
+        (limits.crdt.max_bytes, limits.crdt.max_entries) = (limits.max_payload, 2 * entries);
+    });
+    let server = Server::builder().limits(limits).crdt("map", CrdtKind::LwwMap).build();
+    let map = server.crdt().map("map");
+    for n in 0..entries {
+        map.set(&format!("entry {n}"), &n).await.unwrap();
+    }
+    let mut peaks = Vec::new();
+    for n in 0..201 {
+        let before = HEAP.current_usage();
+        HEAP.reset_peak_usage();
+        map.set("entry 5", &n).await.unwrap();
+        peaks.push(HEAP.peak_usage() - before);
+    }
+    peaks.sort_unstable();
+    peaks[100]
+}
+
 /// One test after the other, in one: the allocator counts what all of them do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_of_heap() {
@@ -87,6 +109,42 @@ async fn bytes_of_heap() {
     let (key, _) = each(set).await;
     println!("a small key: {key} bytes");
     assert!(key <= 1_400, "{key} bytes");
+
+    // Those that nobody follows leave memory, and the backend keeps them.
+    let limits = Limits::default().with(|limits| limits.max_idle_states = CROWD / 2);
+    let few = Server::builder().limits(limits).build();
+    let state = few.state();
+    let set = async |n: usize| {
+        state.set(&format!("key {n}"), &json!({ "n": n })).await.unwrap();
+    };
+    let (key, _) = each(set).await;
+    println!("a small key out of memory: {key} bytes");
+    assert!(key <= 700, "{key} bytes");
+    drop(few);
+
+    // A large state: what it takes, and what another value with one difference takes meanwhile.
+    let limits = Limits::default().with(|limits| limits.max_payload = 16 * 1024 * 1024);
+    let large = Server::builder().limits(limits).build();
+    let row = |id: usize| json!({ "id": id, "name": format!("row {id}"), "done": false, "price": id * 7 });
+    let mut table: Value = (0..20_000).map(row).collect();
+    let length = table.to_string().len();
+    let before = HEAP.current_usage();
+    large.state().set("table", &table).await.unwrap();
+    let held = HEAP.current_usage() - before;
+    println!("a state: {:.1} bytes for each of {length} of its JSON", held as f64 / length as f64);
+    assert!(held <= 16 * length, "{held} bytes for {length} of JSON");
+    table[10_000]["done"] = true.into();
+    let before = HEAP.current_usage();
+    HEAP.reset_peak_usage();
+    large.state().set("table", &table).await.unwrap();
+    let peak = HEAP.peak_usage() - before;
+    println!("another value of it: {:.1} bytes meanwhile", peak as f64 / length as f64);
+    assert!(peak <= 3 * length, "{peak} bytes for {length} of JSON");
+    drop((large, table));
+
+    let (few, many) = (operation(10).await, operation(100_000).await);
+    println!("an operation on a CRDT of 10 entries: {few} bytes meanwhile, of 100,000: {many}");
+    assert!(many <= few * 3 / 2, "{few} and {many} bytes");
 
     let address = running.address;
     let greet = move |_| async move { tokio::task::spawn_blocking(move || greeted(address)).await.unwrap() };

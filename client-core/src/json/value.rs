@@ -8,6 +8,7 @@
 
 use std::{
     any::{Any, TypeId},
+    borrow::Cow,
     fmt,
 };
 
@@ -36,7 +37,7 @@ pub const MAX_DEPTH: usize = 127;
 /// Text that is no JSON, is nested more than [`MAX_DEPTH`] levels deep, or has a number beyond a double's range or half of
 /// a surrogate pair.
 pub fn parse(text: &str) -> Result<Value, Error> {
-    let mut reader = Reader { text, at: 0 };
+    let mut reader = Reader::new(text);
     let value = reader.value(0).and_then(|value| {
         reader.at = scan::skip_spaces(text.as_bytes(), reader.at);
         if reader.at == text.len() { Ok(value) } else { Err(Unfit::Syntax) }
@@ -93,13 +94,14 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, 
     parse(Box::<RawValue>::deserialize(deserializer)?.get()).map_err(D::Error::custom)
 }
 
-/// Why text is no value.
+/// Why text is no value, or not the one that was expected.
 #[derive(Clone, Copy, Debug)]
-enum Unfit {
+pub(crate) enum Unfit {
     Syntax,
     Depth,
     Number,
     Text,
+    Other,
 }
 
 impl fmt::Display for Unfit {
@@ -109,32 +111,100 @@ impl fmt::Display for Unfit {
             Self::Depth => write!(f, "nested more than {MAX_DEPTH} levels deep"),
             Self::Number => f.write_str("number out of range"),
             Self::Text => f.write_str("text that is not Unicode"),
+            Self::Other => f.write_str("another value"),
         }
     }
 }
 
-struct Reader<'a> {
+/// A text that is read from the beginning, or again from where a value begins.
+pub(crate) struct Reader<'a> {
     text: &'a str,
-    at: usize,
+    pub(crate) at: usize,
+    /// Members of the objects that are being compared with the text, of each those that it has.
+    pub(crate) seen: Vec<*const Value>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self { text, at: 0, seen: Vec::new() }
+    }
+
+    /// The first byte of the next value, which is not read.
+    pub(crate) fn peek(&mut self) -> Option<u8> {
+        self.at = scan::skip_spaces(self.text.as_bytes(), self.at);
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    /// Passes over the next value, which is to be read later.
+    pub(crate) fn skip(&mut self) -> Result<(), Unfit> {
+        self.at = scan::value_end(self.text.as_bytes(), self.at).ok_or(Unfit::Syntax)?;
+        Ok(())
+    }
+
+    /// Whether there is nothing but spaces left.
+    pub(crate) fn is_at_end(&mut self) -> bool {
+        self.peek().is_none()
+    }
+
+    /// Whether the next value, within so many arrays and objects, equals `old`. It is not read any further than that.
+    pub(crate) fn is(&mut self, old: &Value, depth: usize) -> Result<bool, Unfit> {
+        let seen = self.seen.len();
+        let read = self.expect(old, depth);
+        self.seen.truncate(seen);
+        match read {
+            Ok(()) => Ok(true),
+            Err(Unfit::Other) => Ok(false),
+            Err(unfit) => Err(unfit),
+        }
+    }
+
+    fn expect(&mut self, old: &Value, depth: usize) -> Result<(), Unfit> {
+        let is_same = match (self.peek(), old) {
+            (Some(b'"'), Value::String(old)) => self.string()? == *old,
+            (Some(b'{'), Value::Object(old)) => {
+                let (before, mut order, mut is_in_order) = (self.seen.len(), old.iter(), true);
+                self.list(b'}', depth, |reader| {
+                    let name = reader.name()?;
+                    let next = order.next().filter(|(next, _)| **next == *name);
+                    is_in_order &= next.is_some();
+                    let old = next.map(|(_, old)| old).or_else(|| old.get(&*name)).ok_or(Unfit::Other)?;
+                    reader.seen.push(old);
+                    reader.expect(old, depth + 1)
+                })?;
+                let is_whole = self.seen.len() - before == old.len() && (is_in_order || self.is_each_once(before));
+                self.seen.truncate(before);
+                is_whole
+            }
+            (Some(b'['), Value::Array(old)) => {
+                let mut left = old.iter();
+                self.list(b']', depth, |reader| reader.expect(left.next().ok_or(Unfit::Other)?, depth + 1))?;
+                left.next().is_none()
+            }
+            (Some(b'"' | b'{' | b'['), _) => false,
+            (Some(_), Value::Null | Value::Bool(_) | Value::Number(_)) => self.value(depth)? == *old,
+            (Some(_), _) => false,
+            (None, _) => return Err(Unfit::Syntax),
+        };
+        if is_same { Ok(()) } else { Err(Unfit::Other) }
+    }
+
+    /// Whether no member since `before` was there twice; sorts them.
+    pub(crate) fn is_each_once(&mut self, before: usize) -> bool {
+        let seen = &mut self.seen[before..];
+        seen.sort_unstable();
+        seen.windows(2).all(|pair| pair[0] != pair[1])
+    }
+
     /// The next value, within so many arrays and objects.
-    fn value(&mut self, depth: usize) -> Result<Value, Unfit> {
+    pub(crate) fn value(&mut self, depth: usize) -> Result<Value, Unfit> {
         let bytes = self.text.as_bytes();
         self.at = scan::skip_spaces(bytes, self.at);
         Ok(match bytes.get(self.at) {
-            Some(b'"') => Value::String(self.string()?),
+            Some(b'"') => Value::String(self.string()?.into_owned()),
             Some(b'{') => {
                 let mut members = Map::new();
                 self.list(b'}', depth, |reader| {
-                    reader.at = scan::skip_spaces(bytes, reader.at);
-                    if bytes.get(reader.at) != Some(&b'"') {
-                        return Err(Unfit::Syntax);
-                    }
-                    let name = reader.string()?;
-                    reader.at = scan::skip_spaces(bytes, reader.at);
-                    reader.token(b':')?;
+                    let name = reader.name()?.into_owned();
                     members.insert(name, reader.value(depth + 1)?);
                     Ok(())
                 })?;
@@ -161,8 +231,19 @@ impl Reader<'_> {
         })
     }
 
+    /// The name of a member, before its value.
+    pub(crate) fn name(&mut self) -> Result<Cow<'a, str>, Unfit> {
+        if self.peek() != Some(b'"') {
+            return Err(Unfit::Syntax);
+        }
+        let name = self.string()?;
+        self.peek();
+        self.token(b':')?;
+        Ok(name)
+    }
+
     /// The elements of an array or object, whose opening bracket is next.
-    fn list(
+    pub(crate) fn list(
         &mut self,
         closing: u8,
         depth: usize,
@@ -188,11 +269,11 @@ impl Reader<'_> {
     }
 
     /// The string whose opening quote is next.
-    fn string(&mut self) -> Result<String, Unfit> {
+    fn string(&mut self) -> Result<Cow<'a, str>, Unfit> {
         let end = scan::string_end(self.text.as_bytes(), self.at).ok_or(Unfit::Syntax)?;
         let text = &self.text[self.at + 1..end - 1];
         self.at = end;
-        if text.contains('\\') { unescape(text).ok_or(Unfit::Text) } else { Ok(text.to_owned()) }
+        if text.contains('\\') { unescape(text).map(Cow::Owned).ok_or(Unfit::Text) } else { Ok(Cow::Borrowed(text)) }
     }
 
     fn word(&mut self, word: &str, value: Value) -> Result<Value, Unfit> {

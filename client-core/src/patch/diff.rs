@@ -18,7 +18,7 @@ use super::{Operation, Patch, Pointer};
 /// assert_eq!(patch.to_json(), r#"[{"op":"add","path":"/0","value":{"id":0}}]"#);
 /// ```
 pub fn diff(old: &Value, new: &Value) -> Patch {
-    let mut writer = Writer { path: Pointer::root(), operations: Vec::new() };
+    let mut writer = Writer::default();
     writer.value(old, new);
     Patch::from_operations(writer.operations)
 }
@@ -28,9 +28,10 @@ const SHIFTED_PER_BYTE: usize = 16;
 
 /// Every method returns what its operations cost: about how many bytes of text they have, and the work of shifting array
 /// elements measured in bytes, so that replacing an array wins over taking very many elements out of it.
-struct Writer {
-    path: Pointer,
-    operations: Vec<Operation>,
+#[derive(Default)]
+pub(super) struct Writer {
+    pub(super) path: Pointer,
+    pub(super) operations: Vec<Operation>,
 }
 
 impl Writer {
@@ -73,6 +74,11 @@ impl Writer {
     fn elements(&mut self, old: &[Value], new: &[Value]) -> usize {
         let len = old.len();
         let (old, new, front) = trim(old, new);
+        self.middle(old, new, front, len)
+    }
+
+    /// The same for what is behind `front` elements of `len` that stay, without a common beginning or end.
+    pub(super) fn middle(&mut self, old: &[Value], new: &[Value], front: usize, len: usize) -> usize {
         let mut cost: usize = 0;
         let (mut i, mut j) = (0, 0);
         for (anchor_i, anchor_j) in anchors(old, new).into_iter().chain([(old.len(), new.len())]) {
@@ -109,23 +115,23 @@ impl Writer {
         cost
     }
 
-    fn add(&mut self, new: &Value) -> usize {
+    pub(super) fn add(&mut self, new: &Value) -> usize {
         self.operations.push(Operation::Add { path: self.path.clone(), value: new.clone() });
         self.overhead() + text_length(new)
     }
 
-    fn replace(&mut self, new: &Value) -> usize {
+    pub(super) fn replace(&mut self, new: &Value) -> usize {
         self.operations.push(Operation::Replace { path: self.path.clone(), value: new.clone() });
         self.overhead() + text_length(new)
     }
 
-    fn remove(&mut self) -> usize {
+    pub(super) fn remove(&mut self) -> usize {
         self.operations.push(Operation::Remove { path: self.path.clone() });
         self.overhead()
     }
 
     /// An operation's text beside its value.
-    fn overhead(&self) -> usize {
+    pub(super) fn overhead(&self) -> usize {
         r#"{"op":"replace","path":"","value":},"#.len() + self.path.as_str().len()
     }
 }

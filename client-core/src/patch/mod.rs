@@ -20,6 +20,7 @@ mod error;
 mod operation;
 mod pointer;
 mod slot;
+mod text;
 mod undo;
 
 pub use apply::{Transaction, apply, apply_undoable};
@@ -29,6 +30,7 @@ pub(crate) use diff::text_length;
 pub use error::{PatchError, Refusal};
 pub use operation::Operation;
 pub use pointer::{Pointer, PointerError};
+pub use text::diff_text;
 pub use undo::Undo;
 
 use serde::Serialize;

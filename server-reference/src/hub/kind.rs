@@ -123,6 +123,17 @@ pub(crate) trait Kind: Any + Debug + Send {
         Taken::Nothing
     }
 
+    /// For how long changes that were made of the content are gathered yet, before followers are told of them; `None`
+    /// without any.
+    fn rest(&self) -> Option<Duration> {
+        None
+    }
+
+    /// The next entry of the changes that are gathered, which the content has taken. What it shows is as of before them.
+    fn news(&mut self) -> Option<Entry> {
+        None
+    }
+
     /// Takes over from the content before what is shared, as the stream starts over.
     fn inherit(&mut self, _before: &mut dyn Kind) {}
 }
@@ -130,10 +141,8 @@ pub(crate) trait Kind: Any + Debug + Send {
 /// The news of a share, for followers.
 #[derive(Debug)]
 pub(crate) enum Taken {
-    /// Nothing: what they see is the same.
+    /// Nothing but what the content gathers.
     Nothing,
-    /// An entry, of what no backend keeps; it is pending.
-    Entry(Entry),
     /// A message, no entry; and the connections of this node whose own shares are others thereby.
     #[cfg(feature = "docs")]
     Message { message: Bytes, robbed: Vec<u64> },

@@ -23,7 +23,7 @@ use super::{
     seat::Name,
     stream::Stream,
 };
-use crate::{backend::kv::Lease, clock::unix_millis, sync::lock};
+use crate::{backend::kv::Lease, sync::lock};
 
 /// Streams that are written or read at the same time.
 pub(super) const AT_ONCE: usize = 16;
@@ -114,14 +114,9 @@ impl Attended {
     /// Changes the roster, and tells those who follow; the connections of this node whose shares are others thereby.
     pub(super) fn change(&self, f: impl FnOnce(&mut Roster) -> Vec<Change>) -> Vec<u64> {
         let mut roster = lock(&self.roster);
-        let (changes, mut robbed) = (f(&mut roster), Vec::new());
-        if let Some(stream) = self.stream.upgrade() {
-            let now = unix_millis();
-            for (seat, share) in changes {
-                robbed.append(&mut stream.take_share(seat, share.as_deref(), now));
-            }
-        }
-        robbed
+        let changes = f(&mut roster);
+        let stream = self.stream.upgrade().filter(|_| !changes.is_empty());
+        stream.map_or_else(Vec::new, |stream| stream.take_shares(changes))
     }
 }
 

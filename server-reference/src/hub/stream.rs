@@ -22,7 +22,7 @@ use super::{
     held::Held,
     kind::{self, At, Delivery, Inapplicable, Kind, Rules, Taken, V1},
     members::Members,
-    seat::Seat,
+    roster::Change,
     shown::Shown,
     window::Window,
 };
@@ -80,7 +80,7 @@ struct Inner {
     content: Box<dyn Kind>,
     /// The messages that show the content to followers of either version, made when first asked for.
     shown: [Option<Box<Shown>>; 2],
-    /// Whether version 1 followers are going to be shown the whole in a moment.
+    /// Whether followers are going to be shown something in a moment.
     is_due: bool,
     /// Whether the log says that version 1 clients do not take the whole.
     is_told: bool,
@@ -327,25 +327,57 @@ impl Stream {
         Ok(())
     }
 
-    /// Takes what a connection of another node shares, and tells the followers; the connections of this node whose
-    /// shares are others thereby.
-    pub(super) fn take_share(self: &Arc<Self>, of: Seat, share: Option<&[u8]>, now: u64) -> Vec<u64> {
+    /// Makes a change of what no backend keeps, and acknowledges it. Followers are told with the changes that are made in
+    /// the same moment; the acknowledgement has the number of the entry that will tell.
+    pub(crate) fn change<E>(
+        self: &Arc<Self>,
+        author: Option<&Author>,
+        change: impl FnOnce(&mut dyn Kind) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut inner = lock(&self.inner);
+        change(&mut *inner.content)?;
+        let waits = self.gather(&mut inner);
+        if let Some(author) = author {
+            let seq = inner.mark.position.seq + u64::from(waits);
+            author.connection.acknowledge(author.correlation, seq);
+        }
+        Ok(())
+    }
+
+    /// Tells the followers of the changes that are gathered, or will in a moment; whether those wait.
+    fn gather(self: &Arc<Self>, inner: &mut Inner) -> bool {
+        let Some(rest) = inner.content.rest() else { return false };
+        if inner.is_due || !rest.is_zero() && self.come_due(inner, rest) {
+            return true;
+        }
+        self.tell_news(inner);
+        false
+    }
+
+    fn tell_news(self: &Arc<Self>, inner: &mut Inner) {
+        while let Some(entry) = inner.content.news() {
+            self.push(inner, &entry, Tag::default(), 0, &[], None);
+        }
+    }
+
+    /// Takes what connections of other nodes share, and tells the followers; the connections of this node whose shares are
+    /// others thereby.
+    pub(super) fn take_shares(self: &Arc<Self>, shares: Vec<Change>) -> Vec<u64> {
         let mut inner = lock(&self.inner);
         let position = inner.mark.position;
-        match inner.content.take_share(of, share, &self.at(position)) {
-            Taken::Nothing => {}
-            Taken::Entry(entry) => {
-                if inner.content.apply(&entry).is_ok() {
-                    self.push(&mut inner, &entry, Tag::default(), now, &[], None);
+        let robbed = shares.into_iter().flat_map(|(of, share)| {
+            match inner.content.take_share(of, share.as_deref(), &self.at(position)) {
+                Taken::Nothing => Vec::new(),
+                #[cfg(feature = "docs")]
+                Taken::Message { message, robbed } => {
+                    inner.followers.iter().for_each(|follower| follower.mailbox().push(message.clone()));
+                    robbed
                 }
             }
-            #[cfg(feature = "docs")]
-            Taken::Message { message, robbed } => {
-                inner.followers.iter().for_each(|follower| follower.mailbox().push(message.clone()));
-                return robbed;
-            }
-        }
-        Vec::new()
+        });
+        let robbed = robbed.collect();
+        self.gather(&mut inner);
+        robbed
     }
 
     /// Takes entries that others have appended right behind `after`, and hands them to the followers. Those that are here

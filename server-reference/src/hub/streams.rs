@@ -100,7 +100,7 @@ impl Opening<'_> {
 
 impl Streams {
     pub(super) fn new(spec: Spec) -> Self {
-        let sweep_at = AtomicUsize::new(SWEEP_AT.max(spec.spare));
+        let sweep_at = AtomicUsize::new(SWEEP_AT);
         let (opening, left, idle) = (Mutex::default(), Mutex::default(), Mutex::default());
         Self { spec, map: RwLock::default(), opening, left, idle, sweep_at }
     }
@@ -348,6 +348,10 @@ impl Hub {
     pub(crate) async fn release(&self, stream: Arc<Stream>) {
         if !stream.is_idle() {
             return;
+        }
+        if stream.queued.load(Ordering::SeqCst) && stream.gone_at().is_none() {
+            // It leaves when it is its turn.
+            return stream.used.store(self.now(), Ordering::SeqCst);
         }
         let id = stream.id().clone();
         drop(stream);

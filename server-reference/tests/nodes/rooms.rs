@@ -111,6 +111,13 @@ async fn listed(server: &Server) -> BTreeMap<String, Value> {
     list.into_iter().map(|member| (member.connection_id, member.value)).collect()
 }
 
+/// Waits until followers have been told what has changed.
+async fn told() {
+    settle().await;
+    sleep(Duration::from_millis(60)).await;
+    settle().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn members_are_shown_on_every_server() {
     let site = Site::new();
@@ -118,25 +125,25 @@ async fn members_are_shown_on_every_server() {
     let (mut ann, mut bob) = (client(&a, Protocol::V2, "ann"), client(&b, Protocol::V2, "bob"));
     // Before anybody looks, and with nobody here: the next is the first that the other server hears.
     announce(&mut ann, &json!(1));
-    settle().await;
+    told().await;
     assert_eq!(listed(&b).await, members(&[(&ann, json!(1))]), "read where nobody follows");
     let mut there = Viewer::new(&b);
-    settle().await;
+    told().await;
     assert_eq!(there.look(), members(&[(&ann, json!(1))]));
     announce(&mut bob, &json!("b"));
     announce(&mut ann, &json!(2));
-    settle().await;
+    told().await;
     let both = members(&[(&ann, json!(2)), (&bob, json!("b"))]);
     assert_eq!(there.look(), both);
     assert_eq!((listed(&a).await, listed(&b).await), (both.clone(), both.clone()));
     let mut here = Viewer::new(&a);
-    settle().await;
+    told().await;
     assert_eq!(here.look(), both);
     leave(&mut bob);
-    settle().await;
+    told().await;
     assert_eq!((here.look(), there.look()), (members(&[(&ann, json!(2))]), members(&[(&ann, json!(2))])));
     drop(ann);
-    settle().await;
+    told().await;
     assert!(here.look().is_empty() && there.look().is_empty() && listed(&a).await.is_empty());
     let shown = (here.shown, there.shown);
     assert_eq!(site.fields("p:lobby").await, Vec::<String>::new());
@@ -156,7 +163,7 @@ async fn one_server_alone_writes_nothing_until_another_comes() {
     assert_eq!(site.fields("p:lobby").await, Vec::<String>::new());
     let b = site.server();
     let mut there = Viewer::new(&b);
-    settle().await;
+    told().await;
     assert_eq!(there.look(), members(&[(&ann, json!(1))]), "told as soon as somebody is there");
     // Only servers with followers of a room hear of it.
     let spy = site.memory.node();
@@ -179,7 +186,7 @@ async fn members_of_a_server_that_dies_leave_with_its_lease() {
         kv.set_field(map, field, Some(value.into()), None).await.unwrap();
     }
     let mut there = Viewer::new(&b);
-    settle().await;
+    told().await;
     let known = BTreeMap::from([("7-1".to_owned(), json!(1))]);
     for _ in 0..12 {
         site.pass(5).await;
@@ -202,11 +209,11 @@ async fn members_of_a_server_that_shuts_down_leave_at_once() {
     let mut there = Viewer::new(&b);
     let mut ann = client(&a, Protocol::V2, "ann");
     announce(&mut ann, &json!(1));
-    settle().await;
+    told().await;
     assert_eq!(there.look().len(), 1);
     drop(ann);
     a.shutdown().await;
-    settle().await;
+    told().await;
     assert!(there.look().is_empty());
     assert_eq!(site.fields("nodes").await.len(), 1);
     assert_eq!(site.kv().leases("n:").await.unwrap().len(), 1);
@@ -219,7 +226,7 @@ async fn a_server_that_was_taken_for_dead_begins_anew_with_the_same_connections(
     let mut there = Viewer::new(&b);
     let mut ann = client(&a, Protocol::V2, "ann");
     announce(&mut ann, &json!(1));
-    settle().await;
+    told().await;
     let known = members(&[(&ann, json!(1))]);
     let before = site.fields("p:lobby").await;
     // Its lease ends while it does not see it.
@@ -235,7 +242,7 @@ async fn a_server_that_was_taken_for_dead_begins_anew_with_the_same_connections(
     assert_ne!(after, before, "another incarnation");
     b.to_connection(&ann.connection_id()).emit("hi", &1).await.unwrap();
     announce(&mut ann, &json!(2));
-    settle().await;
+    told().await;
     assert_eq!(events(&mut ann), one("hi", json!(1)), "its connections keep their ids");
     assert_eq!(there.look(), members(&[(&ann, json!(2))]));
 }
@@ -252,7 +259,7 @@ async fn a_room_that_fills_on_two_servers_shows_what_fits() {
     let mut peers: Vec<Peer> =
         (0..MEMBERS).map(|n| client(if n % 2 == 0 { &a } else { &b }, Protocol::V2, "ann")).collect();
     peers.iter_mut().for_each(|peer| announce(peer, &value));
-    settle().await;
+    told().await;
     let shown = there.look().len();
     assert!((5..MEMBERS).contains(&shown), "those of its own and some others: {shown}");
     // Places that become free are taken a little later.

@@ -30,35 +30,39 @@ const DEAR: usize = 64 * 1024;
 impl Stream {
     /// Whether version 1 followers of a large content that changes all the time are shown the whole in a moment.
     pub(super) fn is_later(self: &Arc<Self>, inner: &mut Inner) -> bool {
-        let whole = &mut inner.shown[1];
-        let Some(rest) = whole.as_deref().and_then(Shown::rest) else { return false };
-        if inner.is_due {
+        let Some(rest) = inner.shown[1].as_deref().and_then(Shown::rest) else { return false };
+        if inner.is_due || self.come_due(inner, rest) {
             return true;
         }
-        let Ok(runtime) = Handle::try_current() else {
-            // Nobody comes back to it.
-            *whole = None;
-            return false;
-        };
+        inner.shown[1] = None;
+        false
+    }
+
+    /// Comes back to the followers in a moment; `false` where nobody would.
+    pub(super) fn come_due(self: &Arc<Self>, inner: &mut Inner, rest: Duration) -> bool {
+        let Ok(runtime) = Handle::try_current() else { return false };
         inner.is_due = true;
         let stream = Arc::downgrade(self);
         runtime.spawn(async move {
             sleep(rest).await;
             if let Some(stream) = stream.upgrade() {
-                stream.show_whole();
+                stream.show_due();
             }
         });
         true
     }
 
-    /// Shows the whole to the version 1 followers, as it is now.
-    fn show_whole(self: &Arc<Self>) {
+    /// Shows the whole, as it is now, to the version 1 followers that wait for it, and tells the changes that were gathered.
+    fn show_due(self: &Arc<Self>) {
         let mut inner = lock(&self.inner);
         inner.is_due = false;
-        inner.shown[1].take_if(|whole| whole.rest().is_some());
-        for connection in inner.followers.iter().filter(|follower| follower.protocol() == Protocol::V1) {
-            connection.mailbox().owe(self);
+        if self.rules.v1 == V1::Whole {
+            inner.shown[1].take_if(|whole| whole.rest().is_some());
+            for connection in inner.followers.iter().filter(|follower| follower.protocol() == Protocol::V1) {
+                connection.mailbox().owe(self);
+            }
         }
+        self.tell_news(&mut inner);
     }
 
     /// Joins `connection` and queues, in this order: SUBSCRIBED (with `correlation`), what was missed or a snapshot. Once

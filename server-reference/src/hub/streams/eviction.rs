@@ -149,7 +149,7 @@ impl Streams {
             }
             !drop
         });
-        self.sweep_at.store((2 * map.len()).max(SWEEP_AT).max(self.spec.spare), Ordering::Relaxed);
+        self.sweep_at.store((2 * map.len()).max(SWEEP_AT), Ordering::Relaxed);
         forgotten
     }
 

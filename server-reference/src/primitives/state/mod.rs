@@ -7,6 +7,8 @@
 mod draft;
 mod error;
 mod read;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::sync::Arc;
@@ -34,12 +36,12 @@ const SMALL: usize = 64 * 1024;
 /// How often a large value is compared off the async workers in vain; then its stream is held meanwhile, and nobody is faster.
 const COMPARED_APART: u32 = 3;
 
-/// The line of states in the table of kinds. Unused states are evicted at once; none is kept spare.
+/// The line of states in the table of kinds.
 pub(crate) fn kind(limits: &Arc<Limits>) -> Spec {
     let replay = limits.replay;
     Spec {
         kind: StreamKind::State,
-        spare: 0,
+        spare: limits.max_idle_states,
         bounds: Bounds::default(),
         v1_follows: true,
         make: Box::new(move |_| Box::new(StateValue::new(replay))),
@@ -96,7 +98,9 @@ impl<'a> State<'a> {
 
     async fn look<R>(self, key: &str, f: impl FnOnce(Option<&Value>) -> Option<R>) -> Result<Option<R>, StateError> {
         let Some(stream) = self.hub.find(StreamKind::State, key).await? else { return Ok(None) };
-        Ok(stream.with(|state: &mut StateValue| state.stored(f)))
+        let seen = stream.with(|state: &mut StateValue| state.stored(f));
+        self.hub.release(stream).await;
+        Ok(seen)
     }
 
     /// The keys of all states that exist, sorted.

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use datasole_core::{
     frame::Opcode,
-    patch::{Operation, Patch, PatchLimits, Undo, apply, apply_undoable, diff},
+    patch::{Operation, Patch, PatchLimits, Undo, apply, apply_undoable, diff_text},
     wire::push_varuint,
 };
 use serde::de::IgnoredAny;
@@ -98,12 +98,10 @@ enum Step {
 impl Base {
     /// Compares it with the value of this text. Takes time that grows with both.
     pub(crate) fn compare(self, text: &str) -> Result<Compared, StateError> {
-        // Reading it back also refuses what is nested too deeply for any client.
-        let value = datasole_core::value::parse(text)?;
         let mut found = Compared { revision: self.revision, length: text.len(), displaced: None, change: None };
         let mut entry = None;
         if let Some(old) = &self.value {
-            let patch = diff(old, &value);
+            let patch = diff_text(old, text)?;
             if patch.is_empty() {
                 return Ok(found);
             }
@@ -117,6 +115,8 @@ impl Base {
                 entry = Some(patched);
             }
         }
+        // Reading it also refuses what is nested too deeply for any client.
+        let value = datasole_core::value::parse(text)?;
         let entry = entry.unwrap_or_else(|| Entry::new(VALUE, text.as_bytes()));
         found.change = Some((entry, Step::Replace(Arc::new(value))));
         found.displaced = self.value;
@@ -349,7 +349,7 @@ impl Kind for StateValue {
             compaction: self.replay,
             delivery: Delivery::Conflated,
             v1: V1::Followed,
-            evictable: false,
+            evictable: true,
             numbered: true,
         }
     }

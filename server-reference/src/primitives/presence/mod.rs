@@ -1,49 +1,28 @@
 //! Presence: the members of a room and their values. Nothing is stored; a member leaves with its connection. What a
 //! connection shares with other servers is its member, as followers see it.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-};
+mod room;
+
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use datasole_core::{StreamId, StreamKind, codes, frame::Opcode, wire::ClientPresence};
-use serde::{Deserialize, Serialize};
+use datasole_core::{StreamId, StreamKind, codes, wire::ClientPresence};
+use serde::Deserialize;
 use serde_json::{
     Value,
     value::{RawValue, to_raw_value},
 };
 
+pub(crate) use self::room::kind;
+use self::room::{NoEntry, Room, Shown};
 use crate::{
     answer::{Author, Refusal, Request},
     auth::Identity,
-    backend::{BackendError, log::Stored},
-    connection::{Connection, Protocol},
-    entry::Entry,
-    hub::{self, At, Bounds, Delivery, Hub, Inapplicable, Kind, Rules, Seat, Spec, Stream, Taken, V1},
-    limits::{Limits, Replay},
-    message::{OBJECT, Object, framed},
+    connection::Connection,
+    hub::{self, Hub, Seat, Stream},
+    limits::Limits,
     sync::lock,
 };
-
-/// An entry: the members that changed, a JSON array.
-const MEMBERS: u8 = b'm';
-
-/// The line of presence rooms in the table of kinds. An empty room without followers is evicted at once.
-pub(crate) fn kind(limits: &Limits) -> Spec {
-    let max_payload = limits.max_payload;
-    let make =
-        move |key: &str| Box::new(Room { limit: room_for(key, max_payload), ..Room::default() }) as Box<dyn Kind>;
-    Spec { kind: StreamKind::Presence, spare: 0, bounds: Bounds::default(), v1_follows: false, make: Box::new(make) }
-}
-
-/// The bytes that all members of a room may have, so that they fit in a frame. Every byte of the key may be escaped.
-fn room_for(key: &str, max_payload: usize) -> usize {
-    max_payload.saturating_sub(ENVELOPE + 6 * key.len())
-}
-
-/// Bytes that the frame of a whole room needs beside key and members.
-const ENVELOPE: usize = 128;
 
 /// A presence room, as the server sees it; from [`Server::presence`](crate::Server::presence). Only clients enter
 /// rooms.
@@ -86,7 +65,7 @@ impl<'a> Presence<'a> {
         let elsewhere = self.elsewhere().await;
         let read = |member: &[u8]| serde_json::from_slice(member).ok();
         let mut list: Vec<Member> = self.look(|room| {
-            let members = room.members.iter().filter(|(seat, _)| elsewhere.is_none() || seat.serial_here().is_some());
+            let members = room.members().filter(|(seat, _)| elsewhere.is_none() || seat.serial_here().is_some());
             members.filter_map(|(_, member)| read(member.get().as_bytes())).collect()
         });
         list.extend(elsewhere.into_iter().flatten().filter_map(|(_, member)| read(&member)));
@@ -96,8 +75,10 @@ impl<'a> Presence<'a> {
     /// The number of connections in the room, as [`list`](Self::list) shows them.
     pub async fn count(self) -> usize {
         match self.elsewhere().await {
-            Some(elsewhere) => elsewhere.len() + self.look(|room| room.sharers().len()),
-            None => self.look(|room| room.members.len()),
+            Some(elsewhere) => {
+                elsewhere.len() + self.look(|room| room.members().map_while(|(seat, _)| seat.serial_here()).count())
+            }
+            None => self.look(|room| room.members().count()),
         }
     }
 
@@ -115,168 +96,11 @@ impl<'a> Presence<'a> {
     }
 }
 
-/// Members of a room, each as it is shown to followers.
-#[derive(Debug, Default)]
-struct Room {
-    members: BTreeMap<Seat, Box<RawValue>>,
-    /// Bytes of all members, with a comma each; and how many there may be.
-    bytes: usize,
-    limit: usize,
-    /// The change that is about to be published: the member and its new value.
-    pending: Option<(Entry, Seat, Option<Box<RawValue>>)>,
-}
-
-/// A member in a frame: without a value, it is gone.
-#[derive(Serialize)]
-struct Shown<'a> {
-    id: &'a str,
-    #[serde(rename = "userId")]
-    user_id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<&'a RawValue>,
-}
-
-/// The reason why a plan makes no entry.
-#[derive(Debug, PartialEq)]
-enum NoEntry {
-    /// The room would be the same as before.
-    Unchanged,
-    /// The room would no longer fit in a frame.
-    Full,
-}
-
-impl Room {
-    /// Plans to set the value of `member`.
-    fn enter(&mut self, seat: Seat, member: &RawValue) -> Result<Entry, NoEntry> {
-        let before = self.members.get(&seat);
-        if before.is_some_and(|before| before.get() == member.get()) {
-            return Err(NoEntry::Unchanged);
-        }
-        if self.bytes - before.map_or(0, |before| weight(before)) + weight(member) > self.limit {
-            return Err(NoEntry::Full);
-        }
-        Ok(self.intend(seat, member, Some(member.to_owned())))
-    }
-
-    /// Plans to remove a member.
-    fn leave(&mut self, seat: Seat, gone: &RawValue) -> Result<Entry, NoEntry> {
-        if !self.members.contains_key(&seat) {
-            return Err(NoEntry::Unchanged);
-        }
-        Ok(self.intend(seat, gone, None))
-    }
-
-    /// Plans to set a member of another server, or to remove it.
-    fn take(&mut self, seat: Seat, share: Option<&[u8]>) -> Option<Entry> {
-        if let Some(share) = share {
-            let member: Box<RawValue> = serde_json::from_slice(share).ok()?;
-            // A member that is shown must be one that can leave.
-            serde_json::from_str::<Member>(member.get()).ok()?;
-            return self.enter(seat, &member).ok();
-        }
-        let Member { connection_id, user_id, .. } = serde_json::from_str(self.members.get(&seat)?.get()).ok()?;
-        let gone = to_raw_value(&Shown { id: &connection_id, user_id: &user_id, value: None }).ok()?;
-        self.leave(seat, &gone).ok()
-    }
-
-    fn intend(&mut self, seat: Seat, shown: &RawValue, member: Option<Box<RawValue>>) -> Entry {
-        let entry = Entry::of(MEMBERS, &[b"[", shown.get().as_bytes(), b"]"]);
-        self.pending = Some((entry.clone(), seat, member));
-        entry
-    }
-}
-
-/// The bytes of a member within the list of all, with a comma.
-fn weight(member: &RawValue) -> usize {
-    member.get().len() + 1
-}
-
-impl Kind for Room {
-    fn rules(&self) -> Rules {
-        Rules {
-            stored: false,
-            relayed: false,
-            replay: Replay::NONE,
-            compaction: Replay::NONE,
-            delivery: Delivery::Conflated,
-            v1: V1::Nothing,
-            evictable: false,
-            numbered: false,
-        }
-    }
-
-    fn restore(&mut self, _: &Stored) -> Result<(), BackendError> {
-        Ok(())
-    }
-
-    fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
-        let (_, seat, member) = self.pending.take().filter(|(own, ..)| own == entry).ok_or(Inapplicable)?;
-        let after = member.as_deref().map_or(0, weight);
-        let before = match member {
-            Some(member) => self.members.insert(seat, member),
-            None => self.members.remove(&seat),
-        };
-        self.bytes = self.bytes + after - before.map_or(0, |before| weight(&before));
-        Ok(())
-    }
-
-    fn retract(&mut self) {
-        self.pending = None;
-    }
-
-    fn snapshot(&mut self) -> Option<Bytes> {
-        Some(Bytes::new())
-    }
-
-    fn is_gone(&self) -> bool {
-        self.members.is_empty()
-    }
-
-    fn reads(&self, entry: &Entry) -> bool {
-        entry.tag() == MEMBERS
-    }
-
-    fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes {
-        message(entry.content(), false, at)
-    }
-
-    fn show(&mut self, _: Protocol, at: &At<'_>) -> Option<Bytes> {
-        let members = serde_json::to_vec(&self.members.values().collect::<Vec<_>>()).ok()?;
-        Some(message(&members, true, at))
-    }
-
-    fn share(&self, serial: u64) -> Option<Bytes> {
-        self.members.get(&Seat::here(serial)).map(|member| Bytes::copy_from_slice(member.get().as_bytes()))
-    }
-
-    fn sharers(&self) -> Vec<u64> {
-        self.members.keys().map_while(|seat| seat.serial_here()).collect()
-    }
-
-    fn take_share(&mut self, of: Seat, share: Option<&[u8]>, _: &At<'_>) -> Taken {
-        self.take(of, share).map_or(Taken::Nothing, Taken::Entry)
-    }
-
-    fn weight(&self) -> usize {
-        self.bytes
-    }
-}
-
-/// The message with the changed members, or with all members.
-fn message(members: &[u8], whole: bool, at: &At<'_>) -> Bytes {
-    framed(Opcode::Presence, 0, OBJECT + at.key.len() + members.len(), at.compress_above, |out| {
-        let mut object = Object::new(out).text("key", at.key).raw("members", members);
-        if whole {
-            object = object.raw("whole", b"true");
-        }
-        object.position(at.position).end();
-    })
-}
-
 /// A connection as a member of a room; `None` if it is not authenticated, and so in no room.
-fn shown(connection: &Connection, value: Option<&RawValue>) -> Option<Box<RawValue>> {
+fn shown(connection: &Connection, value: &RawValue) -> Option<Box<RawValue>> {
     let identity = connection.identity()?;
-    to_raw_value(&Shown { id: &connection.id(), user_id: &identity.user_id, value }).ok()
+    let (id, user_id) = (connection.id(), identity.user_id.as_str());
+    to_raw_value(&Shown { id: id.as_str().into(), user_id: user_id.into(), value: Some(value) }).ok()
 }
 
 /// A PRESENCE frame of a client.
@@ -310,7 +134,7 @@ impl Step {
             let (bytes, limit) = (value.get().len(), limits.max_presence);
             return Err(Refusal::new(codes::LIMIT, format!("a value of {bytes} bytes exceeds the limit of {limit}")));
         }
-        let member = shown(connection, Some(value));
+        let member = shown(connection, value);
         // Checked at the depth that it has in a frame, so that every client can read it.
         match member.filter(|member| datasole_core::value::parse(&format!("[[{member}]]")).is_ok()) {
             Some(member) => Ok(Some(member)),
@@ -386,7 +210,7 @@ impl Joined {
         }
         let serial = request.connection.serial();
         let author = request.author();
-        match publish(hub, stream, serial, author.as_ref(), |room, seat| room.enter(seat, member)) {
+        match change(hub, stream, serial, author.as_ref(), |room, seat| room.enter(seat, member)) {
             Ok(()) if !is_in => rooms.push(stream.clone()),
             Ok(()) => {}
             Err(NoEntry::Unchanged) => request.acknowledge(0),
@@ -402,11 +226,9 @@ impl Joined {
             let at = rooms.iter().position(|room| *room.id() == *id);
             at.map(|at| rooms.swap_remove(at))
         };
-        let gone = shown(connection, None);
-        let (Some(stream), Some(gone)) = (left, gone) else { return request.acknowledge(0) };
+        let Some(stream) = left else { return request.acknowledge(0) };
         let (serial, author) = (connection.serial(), request.author());
-        let left = publish(hub, &stream, serial, author.as_ref(), |room, seat| room.leave(seat, &gone));
-        if left.is_err() {
+        if change(hub, &stream, serial, author.as_ref(), Room::leave).is_err() {
             request.acknowledge(0);
         }
         hub.release(stream).await;
@@ -422,11 +244,10 @@ impl Joined {
         let rooms = lock(&self.0).clone();
         // The policies are the application's: they are asked without a lock.
         let refused: Vec<Arc<Stream>> = rooms.into_iter().filter(|room| !may_write(room.id())).collect();
-        let Some(gone) = shown(connection, None).filter(|_| !refused.is_empty()) else { return refused };
         lock(&self.0).retain(|room| !refused.iter().any(|refused| Arc::ptr_eq(refused, room)));
         for stream in &refused {
             // The connection may have left it meanwhile.
-            let _ = publish(hub, stream, connection.serial(), None, |room, seat| room.leave(seat, &gone));
+            let _ = change(hub, stream, connection.serial(), None, Room::leave);
         }
         refused
     }
@@ -434,29 +255,24 @@ impl Joined {
     /// The connection has ended: it leaves every room; those rooms, to be released.
     pub(crate) fn end(&self, hub: &Hub, connection: &Connection) -> Vec<Arc<Stream>> {
         let rooms = std::mem::take(&mut *lock(&self.0));
-        if rooms.is_empty() {
-            return rooms;
-        }
-        if let Some(gone) = shown(connection, None) {
-            for stream in &rooms {
-                // The connection is in every room listed.
-                let _ = publish(hub, stream, connection.serial(), None, |room, seat| room.leave(seat, &gone));
-            }
+        for stream in &rooms {
+            // The connection is in every room listed.
+            let _ = change(hub, stream, connection.serial(), None, Room::leave);
         }
         rooms
     }
 }
 
-/// Publishes a change that a connection makes of the room, here and to other servers, and acknowledges it.
-fn publish(
+/// Makes a change of the room for a connection: acknowledges it, and tells it here and to other servers.
+fn change(
     hub: &Hub,
     stream: &Arc<Stream>,
     serial: u64,
     author: Option<&Author>,
-    change: impl FnOnce(&mut Room, Seat) -> Result<Entry, NoEntry>,
+    change: impl FnOnce(&mut Room, Seat) -> Result<(), NoEntry>,
 ) -> Result<(), NoEntry> {
     let change = |room: &mut Room| change(room, Seat::here(serial));
-    hub.publish(stream, author, |content| hub::of(content).map_or(Err(NoEntry::Unchanged), change))?;
+    stream.change(author, |content| hub::of(content).map_or(Err(NoEntry::Unchanged), change))?;
     hub.share(stream, [serial]);
     Ok(())
 }
