@@ -93,10 +93,10 @@ export class Store {
     return look(entry);
   }
 
-  /** Calls at once with the current value, unless it is `watched`, then after each change. */
-  subscribe(key: string, handler: (value: unknown) => void, watched?: boolean): Subscription {
+  /** Calls at once with the current value, unless it is `watched` (1), then after each change. */
+  subscribe(key: string, handler: (value: unknown) => void, watched = 0): Subscription {
     const entry = this.entry(key);
-    if (watched) entry.watched++;
+    entry.watched += watched;
     const stop = listen(entry.handlers, handler);
     this.#ensureFollowed(key, entry);
     if (!watched) guarded(() => handler(look(entry)));
@@ -104,7 +104,7 @@ export class Store {
     return {
       unsubscribe: () => {
         if (!stop()) return;
-        if (watched) entry.watched--;
+        entry.watched -= watched;
         if (!entry.handlers.size) this.#leave(key, entry, LINGER_MS);
       },
       get ready() {
@@ -124,7 +124,7 @@ export class Store {
         if (refused) reject(refused);
         else resolve(shown);
       };
-      const { unsubscribe } = this.subscribe(key, check, true);
+      const { unsubscribe } = this.subscribe(key, check, 1);
       const end = listen(this.watchers, check);
       check();
     });
@@ -144,13 +144,13 @@ export class Store {
     if (entry && !entry.handlers.size && !this.#host.unasked()) this.#entries.delete(key);
   }
 
-  /** The server refused a key; true if somebody who watches is told. */
-  refused(key: string, error: DatasoleError): boolean {
+  /** The server refused a key; how many who watch are told. */
+  refused(key: string, error: DatasoleError): number | undefined {
     const entry = this.#entries.get(key);
     const told = entry?.watched;
     if (entry) entry.refused = error;
     call(this.watchers);
-    return !!told;
+    return told;
   }
 
   /** A subscription was answered: if the server goes on from here, what is here is current, but for what is on its way. So it is on version 1, which says no more. */

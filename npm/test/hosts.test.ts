@@ -135,7 +135,7 @@ describe('a worker', () => {
 
 describe('a URL that is none', () => {
   const NONE = 'http://[';
-  const WHY = `not a URL of http(s) or ws(s): ${NONE}`;
+  const WHY = `not an http(s) or ws(s) URL: ${NONE}`;
 
   for (const options of [{ url: NONE }, { url: ['http://localhost:1', NONE] }, { workerUrl: NONE }, { wasmUrl: NONE }]) {
     it(`ends connecting and is named: ${JSON.stringify(options)}`, async () => {
