@@ -13,6 +13,8 @@ use datasole_core::{
 pub(crate) struct Batch {
     text: String,
     binaries: Vec<Vec<u8>>,
+    /// Bytes of all binaries.
+    bytes: usize,
     urgent: bool,
     /// Where the last `progress` begins and ends.
     progress: (usize, usize),
@@ -28,9 +30,9 @@ impl Batch {
         self.urgent
     }
 
-    /// Bytes of text.
+    /// Bytes of text, and of what it refers to.
     pub(crate) fn len(&self) -> usize {
-        self.text.len()
+        self.text.len() + self.bytes
     }
 
     /// The JSON array of all messages, and the bytes they refer to; nothing stays behind.
@@ -239,7 +241,7 @@ impl Batch {
             for (index, bytes) in binaries.into_iter().enumerate() {
                 self.text.push(if index == 0 { '[' } else { ',' });
                 self.text.push_str(&self.binaries.len().to_string());
-                self.binaries.push(bytes);
+                self.refer(bytes);
             }
             self.text.push(']');
         }
@@ -322,6 +324,11 @@ impl Batch {
 
     fn binary(&mut self, bytes: Vec<u8>) {
         self.number("bin", self.binaries.len() as u64);
+        self.refer(bytes);
+    }
+
+    fn refer(&mut self, bytes: Vec<u8>) {
+        self.bytes += bytes.len();
         self.binaries.push(bytes);
     }
 

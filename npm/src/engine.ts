@@ -18,7 +18,7 @@ export const ENGINE_SLOT = Symbol.for('datasole.engine');
 
 /**
  * The minimum time between batches of pushed messages; doubled by each batch that had to wait, up to the time of a frame: a flood
- * wakes main 60 times a second, not a thousand. The first message after a pause, and every awaited answer, leaves at once and takes
+ * wakes main 60 times a second (oftener where 64 KiB gather before), not a thousand. The first message after a pause, and every awaited answer, leaves at once and takes
  * the gathered messages along.
  */
 const COALESCE_MS = 4;

@@ -64,7 +64,7 @@ class LiveState implements Readable<Live<any>> {
     const { store } = this.client;
     let before = this.getSnapshot();
     const check = () => before !== (before = this.getSnapshot()) && changed();
-    const { unsubscribe } = store.subscribe(this.key, check, true);
+    const { unsubscribe } = store.subscribe(this.key, check, 1);
     const end = listen(store.watchers, check);
     return () => void (unsubscribe(), end());
   };

@@ -180,5 +180,5 @@ function absolute(url: string, base: string | undefined, scheme = /./): URL {
   } catch {
     // As below.
   }
-  throw new TypeError(`not a URL of http(s) or ws(s): ${url}`);
+  throw new TypeError(`not an http(s) or ws(s) URL: ${url}`);
 }

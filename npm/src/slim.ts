@@ -170,7 +170,6 @@ export class DatasoleClient<C extends ContractShape = Registered> {
     if (this.#opening) return this.#opening.promise;
     const opening = (this.#opening = deferred());
     const first = this.#status.state === 'disconnected';
-    this.ended = undefined;
     if (!this.#link) this.#start();
     this.#send({ t: 'connect' });
     if (first) {
@@ -189,7 +188,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
 
   /** Disconnects and stays disconnected; pending calls reject. Subscriptions are kept for the next {@link connect}. */
   async disconnect(): Promise<void> {
-    for (const [key, client] of reused) if (client === this) reused.delete(key);
+    reused.forEach((client, key) => client === this && reused.delete(key));
     // An application that closes the client does not wait for it; other failures are uncaught unless somebody does.
     this.#opening?.promise.catch(() => {});
     const message = 'the client is closed';
@@ -331,6 +330,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
 
   /** Starts a core host, and renews all subscriptions on it. */
   #start(): void {
+    this.ended = undefined;
     const link = (this.#link = new Link(this.#options, {
       receive: (messages, binaries) => {
         for (const message of messages) {
@@ -341,7 +341,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
         this.traffic?.(messages);
       },
       retrying: (status) => this.#retrying(status),
-      failed: (error) => this.#failed(error),
+      failed: (error) => this.#link === link && this.#failed(error),
     }));
     try {
       // Bundlers put a text in its place.

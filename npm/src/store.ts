@@ -37,8 +37,8 @@ interface Entry extends Growth {
   known?: boolean;
   /** The server does not show it: reading it does not ask again. */
   refused?: DatasoleError;
-  /** Somebody is told of refusals by {@link Store.peek}. */
-  watched?: boolean;
+  /** How many are told of refusals by {@link Store.peek}. */
+  watched: number;
   handlers: Set<(value: unknown) => void>;
   /** The subscription, 0 without one. A refused one stays, so that it is not asked for at every look. */
   id: number;
@@ -93,17 +93,19 @@ export class Store {
     return look(entry);
   }
 
-  /** Calls at once with the current value, unless it is `watched`, then after each change. */
-  subscribe(key: string, handler: (value: unknown) => void, watched?: boolean): Subscription {
+  /** Calls at once with the current value, unless it is `watched` (1), then after each change. */
+  subscribe(key: string, handler: (value: unknown) => void, watched = 0): Subscription {
     const entry = this.entry(key);
-    entry.watched ||= watched;
+    entry.watched += watched;
     const stop = listen(entry.handlers, handler);
     this.#ensureFollowed(key, entry);
     if (!watched) guarded(() => handler(look(entry)));
     const ready = () => this.ready(key);
     return {
       unsubscribe: () => {
-        if (stop() && !entry.handlers.size) this.#leave(key, entry, LINGER_MS);
+        if (!stop()) return;
+        entry.watched -= watched;
+        if (!entry.handlers.size) this.#leave(key, entry, LINGER_MS);
       },
       get ready() {
         return ready();
@@ -122,7 +124,7 @@ export class Store {
         if (refused) reject(refused);
         else resolve(shown);
       };
-      const { unsubscribe } = this.subscribe(key, check, true);
+      const { unsubscribe } = this.subscribe(key, check, 1);
       const end = listen(this.watchers, check);
       check();
     });
@@ -142,12 +144,13 @@ export class Store {
     if (entry && !entry.handlers.size && !this.#host.unasked()) this.#entries.delete(key);
   }
 
-  /** The server refused a key; true if somebody is told by {@link peek}. */
-  refused(key: string, error: DatasoleError): boolean | undefined {
+  /** The server refused a key; how many who watch are told. */
+  refused(key: string, error: DatasoleError): number | undefined {
     const entry = this.#entries.get(key);
+    const told = entry?.watched;
     if (entry) entry.refused = error;
     call(this.watchers);
-    return entry?.watched;
+    return told;
   }
 
   /** A subscription was answered: if the server goes on from here, what is here is current, but for what is on its way. So it is on version 1, which says no more. */
@@ -236,7 +239,7 @@ export class Store {
   /** The entry of a key. */
   entry(key: string): Entry {
     let entry = this.#entries.get(key);
-    if (!entry) this.#entries.set(key, (entry = { text: 0, owned: new Set(), read: 0, handlers: new Set(), id: 0 }));
+    if (!entry) this.#entries.set(key, (entry = { text: 0, owned: new Set(), read: 0, watched: 0, handlers: new Set(), id: 0 }));
     return entry;
   }
 

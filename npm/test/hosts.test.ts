@@ -135,7 +135,7 @@ describe('a worker', () => {
 
 describe('a URL that is none', () => {
   const NONE = 'http://[';
-  const WHY = `not a URL of http(s) or ws(s): ${NONE}`;
+  const WHY = `not an http(s) or ws(s) URL: ${NONE}`;
 
   for (const options of [{ url: NONE }, { url: ['http://localhost:1', NONE] }, { workerUrl: NONE }, { wasmUrl: NONE }]) {
     it(`ends connecting and is named: ${JSON.stringify(options)}`, async () => {
@@ -151,6 +151,20 @@ describe('a URL that is none', () => {
       assert.deepEqual([FakeWorker.all, reported], [[], []]);
     });
   }
+
+  it('ends no later connection', async () => {
+    give({ location: PAGE });
+    const client = makeClient({ url: NONE });
+    const seen: string[] = [];
+    client.onStatus(({ state, reason }) => seen.push(`${state} ${reason?.kind}`));
+    const first = client.connect();
+    client.disconnect();
+    const second = client.connect();
+    await Promise.all([first, second].map((opened) => assert.rejects(opened)));
+    await settled();
+    const ends = ['disconnected idle', 'connecting undefined', 'disconnected closedByUser', 'connecting undefined', 'disconnected host'];
+    assert.deepEqual([seen, reported], [ends, []]);
+  });
 
   it("ends connecting and is named, once, where it is the fallback's", async () => {
     give({ location: PAGE });

@@ -294,6 +294,15 @@ describe('a subscription', () => {
     assert.equal(worker.of('unsubscribe').length, 1);
   });
 
+  it('that was awaited reports a refusal that comes later', async () => {
+    const { client, worker } = await connected();
+    const { ready } = client.subscribeState('k', () => {});
+    worker.say(SNAPSHOT);
+    await ready;
+    worker.say(REFUSED);
+    assert.equal(reported.splice(0).length, 1);
+  });
+
   it('that nobody awaits reports its refusal', async () => {
     const { client, worker } = await connected();
     client.subscribeState('k', () => {});

@@ -386,10 +386,11 @@ describe('a store', () => {
 describe('a room', () => {
   function makeRoom() {
     const core = new FakeCore({ kind: 'presence', key: 'r' });
-    const room = new Room((room) => core.streams.open(core.name, room, 20), () => 'c1');
+    const own = { id: 'c1' };
+    const room = new Room((room) => core.streams.open(core.name, room, 20), () => own.id);
     /** What was sent, in short. */
     const sent = () => core.take().map((one) => (one.t === 'show' ? [one.json] : one.t));
-    return { room, core, sent };
+    return { room, core, sent, own };
   }
 
   it('is open while this client is a member or somebody listens, and shows values', () => {
@@ -438,7 +439,7 @@ describe('a room', () => {
   });
 
   it('lists who is there', () => {
-    const { room, core } = makeRoom();
+    const { room, core, own } = makeRoom();
     const seen: unknown[] = [];
     const { unsubscribe } = room.subscribe((members) => seen.push(members.map(({ id, value, self }) => [id, value, self])));
     const [ann, bob] = [{ id: 'c1', userId: 'ann', value: 1 }, { id: 'c2', userId: 'bob', value: null }];
@@ -447,6 +448,9 @@ describe('a room', () => {
     core.say('entry', { data: [ann], whole: true });
     assert.deepEqual(seen, [[], [['c1', 1, true], ['c2', null, false]], [['c2', null, false]], [['c1', 1, true]]]);
     assert.equal(room.members.length, 1);
+    Object.assign(own, { id: 'c3' });
+    core.say('entry', { data: [{ ...ann, id: 'c3' }] });
+    assert.deepEqual(seen.at(-1), [['c1', 1, false], ['c3', 1, true]], 'the own value of the connection before');
     unsubscribe();
     core.say('entry', { data: [ann], whole: true });
     assert.deepEqual(room.members, [], 'nobody keeps them up to date');

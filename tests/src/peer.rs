@@ -132,8 +132,18 @@ impl Peer {
         assert_eq!(self.receive().await, Received::Close(code));
     }
 
-    /// What comes next.
+    /// What comes next, without pings, which are answered: on a slow machine they come at any time.
     pub async fn receive(&mut self) -> Received {
+        loop {
+            match self.hear().await {
+                Received::Ping => self.message(0x8a, b"").await,
+                other => return other,
+            }
+        }
+    }
+
+    /// What comes next; a ping is told, and not answered.
+    pub async fn hear(&mut self) -> Received {
         let Some((first, payload)) = self.websocket_frame().await else { return Received::End };
         match first {
             0x82 => {
@@ -149,9 +159,14 @@ impl Peer {
 
     /// The next WebSocket frame, which must be a binary message; its payload as it is.
     pub async fn binary(&mut self) -> Vec<u8> {
-        let (first, payload) = self.websocket_frame().await.expect("a message");
-        assert_eq!(first, 0x82);
-        payload
+        loop {
+            let (first, payload) = self.websocket_frame().await.expect("a message");
+            if first != 0x89 {
+                assert_eq!(first, 0x82);
+                return payload;
+            }
+            self.message(0x8a, b"").await;
+        }
     }
 
     /// The status of the HTTP answer; 0 when the connection ends instead.

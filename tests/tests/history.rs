@@ -281,15 +281,19 @@ fn a_generation_takes_no_entry_in_front_of_one_that_is_left() {
 
 #[test]
 fn an_entry_that_a_generation_takes_over_is_one_entry() {
-    let run = |generation: &[_], answered| {
+    let run = |generation: &[(u64, Kind, Function)], answered| {
         let seen = Function::Observe { id: Id(1), mark: Mark { epoch: 1, seq: 1 }, hash: None };
-        let begun = [write(0, 1, Kind::Invoke, None), (1, Kind::Ok, seen)];
+        let begun = [write(1, 1, Kind::Invoke, None), (2, Kind::Ok, seen)];
         let ended = [write(5, 1, Kind::Ok, Some(answered)), read(9, &[(1, 2, 1)])];
-        told(&[&begun[..], generation, &ended[..]].concat())
+        let mut all = [&begun[..], generation, &ended[..]].concat();
+        all.sort_by_key(|(time, ..)| *time);
+        told(&all)
     };
-    let begins = [(3, Kind::Info, Function::Generation)];
-    expect(&run(&begins, (2, 1)), &Promises::default(), &[]);
-    expect(&run(&begins, (2, 2)), &Promises::default(), &[4]);
+    let begins = |time| [(time, Kind::Info, Function::Generation)];
+    expect(&run(&begins(3), (2, 1)), &Promises::default(), &[]);
+    expect(&run(&begins(3), (2, 2)), &Promises::default(), &[4]);
+    // Nothing was stored then.
+    expect(&run(&begins(0), (2, 1)), &Promises::default(), &[4]);
     expect(&run(&[], (2, 1)), &Promises::default(), &[4]);
 }
 

@@ -66,7 +66,7 @@ enum Task {
         #[arg(long)]
         cluster: bool,
         /// Measure beside socket.io, ws, hocuspocus and y-websocket, which npm installs
-        #[arg(long, conflicts_with = "cluster")]
+        #[arg(long, conflicts_with_all = ["cluster", "args"])]
         peers: bool,
         /// Passed on to the load generator
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

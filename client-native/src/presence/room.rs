@@ -18,7 +18,7 @@ pub struct Member<T> {
     pub id: String,
     /// The user as the server knows it.
     pub user_id: Option<String>,
-    /// True for this client, on the connection that the room was last read on.
+    /// True for this client: for its value of an earlier connection until the one of the present connection is here.
     pub own: bool,
     /// The value that the member announced.
     pub value: T,
@@ -73,7 +73,7 @@ impl Follower for Room {
         &self.feed
     }
 
-    /// The client's own value stays its own while the connection is away, and until the room is read anew.
+    /// The client's own value stays its own until that of the next connection is here.
     fn apply(&self, core: &Core, payload: Payload, whole: bool) -> Result<(), String> {
         let connection = match core.status() {
             Status::Connected { connection_id, .. } => Some(connection_id.as_str()),
@@ -90,6 +90,10 @@ impl Follower for Room {
                 None => drop(shown.remove(&id)),
                 Some(value) => {
                     let own = connection == Some(id.as_str());
+                    if own {
+                        // What an earlier connection announced may still be there.
+                        shown.values_mut().for_each(|member| member.own = false);
+                    }
                     shown.insert(id, Shown { user_id, own, value });
                 }
             }

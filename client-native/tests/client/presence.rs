@@ -97,27 +97,33 @@ async fn the_own_entry_is_announced_again_on_the_next_connection() {
 }
 
 #[tokio::test]
-async fn the_own_value_stays_its_own_until_the_room_is_read_on_the_next_connection() {
-    let server = Fake::listen().await;
-    let (client, room, peer) = following(&server, json!([{"id": "c1", "userId": "ann", "value": 1}])).await;
-    assert_eq!(seen(&room), [("c1".to_owned(), 1, true)]);
-    let mut statuses = client.statuses();
-    let mut other = hello();
-    other["connectionId"] = json!("c2");
-    drop(peer);
-    while statuses.next().await.unwrap().is_connected() {}
-    assert_eq!(seen(&room), [("c1".to_owned(), 1, true)], "nobody connected");
-    let mut peer = server.accept(Some("datasole.v2")).await;
-    peer.send(HELLO, 0, &other).await;
-    while !statuses.next().await.unwrap().is_connected() {}
-    assert_eq!(seen(&room), [("c1".to_owned(), 1, true)], "connected, the members not read anew");
-    peer.accept_subscription("presence", ROOM, json!({"epoch": 1, "seq": 5, "recovered": false})).await;
-    let both = json!([{"id": "c1", "userId": "ann", "value": 1}, {"id": "c2", "userId": "ann", "value": 1}]);
-    let mut changes = room.changes();
-    changes.next().await.unwrap().unwrap();
-    tell(&mut peer, 5, both, true).await;
-    changes.next().await.unwrap().unwrap();
-    assert_eq!(seen(&room), [("c1".to_owned(), 1, false), ("c2".to_owned(), 1, true)], "the other ends soon");
+async fn the_own_value_stays_its_own_until_that_of_the_next_connection_is_here() {
+    for recovered in [false, true] {
+        let server = Fake::listen().await;
+        let (client, room, peer) = following(&server, json!([{"id": "c1", "userId": "ann", "value": 1}])).await;
+        assert_eq!(seen(&room), [("c1".to_owned(), 1, true)]);
+        let mut statuses = client.statuses();
+        let mut other = hello();
+        other["connectionId"] = json!("c2");
+        drop(peer);
+        while statuses.next().await.unwrap().is_connected() {}
+        assert_eq!(seen(&room), [("c1".to_owned(), 1, true)], "nobody connected");
+        let mut peer = server.accept(Some("datasole.v2")).await;
+        peer.send(HELLO, 0, &other).await;
+        while !statuses.next().await.unwrap().is_connected() {}
+        assert_eq!(seen(&room), [("c1".to_owned(), 1, true)], "connected, the members not told anew");
+        let seq = if recovered { 4 } else { 5 };
+        peer.accept_subscription("presence", ROOM, json!({"epoch": 1, "seq": seq, "recovered": recovered})).await;
+        let mut changes = room.changes();
+        let (old, new) =
+            (json!({"id": "c1", "userId": "ann", "value": 1}), json!({"id": "c2", "userId": "ann", "value": 1}));
+        let members = if recovered { json!([new]) } else { json!([old, new]) };
+        tell(&mut peer, 5, members, !recovered).await;
+        while !room.members().iter().any(|member| member.id == "c2") {
+            changes.next().await.unwrap().unwrap();
+        }
+        assert_eq!(seen(&room), [("c1".to_owned(), 1, false), ("c2".to_owned(), 1, true)], "the other ends soon");
+    }
 }
 
 #[tokio::test]

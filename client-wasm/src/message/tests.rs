@@ -230,3 +230,15 @@ fn streams_keep_their_order() {
     batch.event(Event::CallDone { call: CallId(1), outcome: Ok(Payload::Empty) });
     assert!(batch.is_empty());
 }
+
+#[test]
+fn the_bytes_that_a_text_refers_to_count() {
+    let mut batch = Batch::default();
+    let awareness = |bytes| Event::Awareness { document: "d".into(), update: vec![0; bytes] };
+    batch.event(awareness(0));
+    let one = batch.len();
+    batch.event(awareness(1_000));
+    assert_eq!(batch.len(), 2 * one + 1_000);
+    batch.take();
+    assert_eq!(batch.len(), 0);
+}

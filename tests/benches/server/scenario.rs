@@ -279,7 +279,14 @@ impl<'a> Rig<'a> {
 
 /// Resident bytes that one more idle connection costs.
 fn idle_bytes(kind: Kind, connections: usize) -> Result<f64> {
-    let connections = connections.min(process::descriptors() - SETTLED);
+    let possible = process::descriptors().saturating_sub(SETTLED);
+    if possible < connections {
+        eprintln!("  descriptors for {possible} of {connections} connections: `ulimit -n` permits more");
+    }
+    let connections = connections.min(possible);
+    if connections == 0 {
+        return Err("too few descriptors to measure connections: raise `ulimit -n`".into());
+    }
     let server = Server::start(kind, Content::Nothing)?;
     let mut load = Load::open(server.port, SETTLED, Stream::Nothing)?;
     server.cpu()?;

@@ -129,12 +129,13 @@ pub(super) fn doubles(index: &Index<'_>, violations: &mut Vec<Violation>) {
     let generations = generations(index);
     for log in &index.logs {
         for seen in log.entries() {
-            let place = index.get(log.key, seen.id).and_then(|write| write.place);
+            let Some(write) = index.get(log.key, seen.id) else { continue };
             let taken_over = |first: &Seen| {
                 let told = index.time(first.at).max(index.time(seen.at));
-                first.mark.seq == seen.mark.seq && generations.first().is_some_and(|begun| *begun <= told)
+                let stored = index.time(write.invoked)..=told;
+                first.mark.seq == seen.mark.seq && generations.iter().any(|begun| stored.contains(begun))
             };
-            if let Some(first) = place.filter(|first| first.mark != seen.mark && !taken_over(first)) {
+            if let Some(first) = write.place.filter(|first| first.mark != seen.mark && !taken_over(first)) {
                 violations.push(Violation::Doubled { id: seen.id, one: first.at, other: seen.at });
             }
         }

@@ -179,7 +179,7 @@ impl Client {
         let mut acts = Instant::now() + self.think();
         while !*stopping.borrow() && Instant::now() < leaves {
             let until = self.pending.as_ref().map_or(acts, |pending| pending.until);
-            match timeout_at(until.min(leaves), connection.peer.receive()).await {
+            match timeout_at(until.min(leaves), connection.peer.hear()).await {
                 Ok(Received::Frame(opcode, request, payload)) => {
                     if !self.take(opcode, request, &payload) {
                         return;

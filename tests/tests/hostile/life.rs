@@ -74,8 +74,8 @@ async fn a_peer_that_answers_no_ping() {
     let limits = hasty().with(|limits| limits.heartbeat = Duration::from_millis(200));
     let running = serve(|builder| builder.limits(limits)).await;
     for mut peer in [Peer::v1(running.address).await, Peer::v2(running.address).await] {
-        assert_eq!(peer.receive().await, Received::Ping);
-        assert_eq!(peer.receive().await, Received::End, "after one interval more");
+        assert_eq!(peer.hear().await, Received::Ping);
+        assert_eq!(peer.hear().await, Received::End, "after one interval more");
     }
     assert_serves(&running).await;
     all_gone(&running).await;
@@ -92,7 +92,7 @@ async fn a_peer_that_answers_no_ping_leaves_its_room() {
     silent.send(Opcode::Presence, 1, r#"{"key":"r","value":"here"}"#).await;
     let mut seen = Vec::new();
     while seen.last() != Some(&Value::Null) {
-        match follower.receive().await {
+        match follower.hear().await {
             Received::Ping => follower.message(0x8a, b"").await,
             Received::Frame(Opcode::Presence, _, payload) => {
                 let frame: Value = serde_json::from_slice(&payload).unwrap();
@@ -112,7 +112,7 @@ async fn a_silent_peer_that_answers_pings_stays() {
     let running = serve(|builder| builder.limits(limits)).await;
     let mut peer = Peer::v2(running.address).await;
     for _ in 0..3 {
-        assert_eq!(peer.receive().await, Received::Ping);
+        assert_eq!(peer.hear().await, Received::Ping);
         peer.message(0x8a, b"").await;
     }
     assert_eq!(peer.call(1, "add", "[1, 2]").await["result"], 3);
@@ -130,7 +130,7 @@ async fn a_slow_message_is_not_cut_off() {
         tokio::time::sleep(Duration::from_millis(130)).await;
     }
     loop {
-        match peer.receive().await {
+        match peer.hear().await {
             Received::Ping => {}
             other => break assert_eq!(other, Received::Frame(Opcode::Pong, 9, b"null".to_vec())),
         }
