@@ -26,6 +26,10 @@ impl Ours {
     pub(crate) async fn start(listener: TcpListener, content: Content) -> Result<Self> {
         let limits = Limits::default().with(|limits| {
             limits.max_connections = CONNECTIONS;
+            if let Content::Keys(count) = content {
+                // In memory, though nobody follows them.
+                limits.max_idle_states = count;
+            }
             if content.count() >= payload::ROWS {
                 limits.max_payload = LARGE;
                 limits.crdt.max_bytes = LARGE;
