@@ -10,8 +10,9 @@ const FEW: usize = 16;
 /// Fewer elements are compared by content.
 const MANY: usize = 64;
 
-/// A patch that turns `old` into the value of a JSON text, as [`diff`](fn@diff) makes one. Takes little more memory than
-/// the differences do, and no longer than reading both, unless there are many.
+/// A patch that turns `old` into the value of a JSON text, as [`diff`](fn@diff) does, though not always by the same operations,
+/// nor in the same order. Takes little more memory than the differences do, and no longer than reading both, unless there
+/// are many. A text that names a member twice is parsed as a whole.
 ///
 /// ```
 /// use datasole_core::patch::{diff, diff_text};
