@@ -7,7 +7,7 @@ use datasole_core::frame::{Codec, HEADER_LEN, Opcode};
 use datasole_server::{Identity, Limits, Member, Peer, Protocol, Server, StreamKind, codes};
 use futures_util::FutureExt;
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{advance, sleep};
 
 /// A client that reads everything at once.
 struct Client {
@@ -446,4 +446,31 @@ async fn a_crowd_that_joins_takes_few_frames_and_bytes() {
     // The acknowledgement, the first member, and the others.
     assert!(frames <= 3 * CROWD, "{frames} frames");
     assert!(bytes <= 20_000_000, "{bytes} bytes");
+}
+
+/// The runtime of a change ends before the followers are told of it: they are with the next one.
+#[test]
+fn a_room_outlives_the_runtime_of_a_change() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let limits = Limits::default();
+    let interval = limits.presence_interval;
+    let server = server(limits);
+    let (mut ann, mut bob) = (Client::new(&server, "ann"), Client::new(&server, "bob"));
+    bob.follow("r");
+    runtime().block_on(async {
+        assert_eq!(ann.join("r", &json!(1)), [Ack(1)]);
+        assert_eq!(bob.received(), [change(1, ann.shown("ann", &json!(1)))]);
+        assert_eq!(ann.join("r", &json!(2)), [Ack(2)]);
+        assert_eq!(bob.received(), []);
+    });
+    runtime().block_on(async {
+        advance(interval).await;
+        assert_eq!(bob.received(), []);
+        assert_eq!(ann.join("r", &json!(3)), [Ack(2)]);
+        assert_eq!(bob.received(), [change(2, ann.shown("ann", &json!(3)))]);
+        assert_eq!(ann.join("r", &json!(4)), [Ack(3)]);
+        assert_eq!(bob.received(), []);
+        sleep(2 * interval).await;
+        assert_eq!(bob.received(), [change(3, ann.shown("ann", &json!(4)))]);
+    });
 }

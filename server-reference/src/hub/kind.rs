@@ -213,7 +213,7 @@ pub(crate) type Make = Box<dyn Fn(&str) -> Box<dyn Kind> + Send + Sync>;
 /// A line in the table of kinds.
 pub(crate) struct Spec {
     pub(crate) kind: StreamKind,
-    /// How many streams may be in memory before those that nobody follows, and may leave it, do.
+    /// How many streams that nobody follows, of those that may leave memory, stay there.
     pub(crate) spare: usize,
     /// The other bounds of those in memory.
     pub(crate) bounds: Bounds,

@@ -228,7 +228,7 @@ impl Hub {
                 };
                 // The author's node has its own position, as this one has.
                 let plan = |content: &mut dyn Kind| content.reads(&entry).then(|| entry.clone()).ok_or(());
-                stream.publish_planned(unix_millis(), &[], None, plan).ok().flatten()?;
+                stream.publish_planned(unix_millis(), &[], plan).ok().flatten()?;
             }
             (To::Shares, Some(("p" | "a", _))) => self.hear_shares(name?, from, Shares::decode(message)?),
             (To::Greeting, None) => drop(self.is_sharing()),

@@ -4,25 +4,25 @@
 //! entry is applied, logged and handed to every mailbox in one step. Nothing is written to a socket under it.
 
 mod audience;
+mod gathering;
 #[cfg(test)]
 mod tests;
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicBool, AtomicU64},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
 use datasole_core::{Position, StreamId};
-use tokio::sync::OwnedMutexGuard;
+use tokio::{sync::OwnedMutexGuard, time::Instant};
 
 use super::{
     following::Lag,
     forms::Forms,
     held::Held,
-    kind::{self, At, Delivery, Inapplicable, Kind, Rules, Taken, V1},
+    kind::{self, At, Delivery, Inapplicable, Kind, Rules, V1},
     members::Members,
-    roster::Change,
     shown::Shown,
     window::Window,
 };
@@ -45,6 +45,8 @@ pub(crate) struct Stream {
     /// Most bytes of entries that follow a shared message of the whole.
     max_since: usize,
     inner: Mutex<Inner>,
+    /// How many streams of its kind may not leave memory, this one too while it is followed.
+    needed: Arc<AtomicUsize>,
     /// Held by whoever makes a large message that shows the content.
     showing: Mutex<()>,
     /// Held by whoever appends to the backend, so that writers are linearised without holding `inner` meanwhile. Shared,
@@ -80,8 +82,8 @@ struct Inner {
     content: Box<dyn Kind>,
     /// The messages that show the content to followers of either version, made when first asked for.
     shown: [Option<Box<Shown>>; 2],
-    /// Whether followers are going to be shown something in a moment.
-    is_due: bool,
+    /// When followers are going to be shown something.
+    due: Option<Instant>,
     /// Whether the log says that version 1 clients do not take the whole.
     is_told: bool,
     held: Held,
@@ -106,8 +108,12 @@ impl Stream {
         channel: u32,
         compress_above: usize,
         max_since: usize,
+        needed: Arc<AtomicUsize>,
     ) -> Self {
         let Start { mark, content, stored, now } = start;
+        if !rules.evictable {
+            needed.fetch_add(1, Ordering::Relaxed);
+        }
         let inner = Inner {
             mark,
             unborn: Vec::new(),
@@ -116,7 +122,7 @@ impl Stream {
             followers: Members::default(),
             content,
             shown: [None, None],
-            is_due: false,
+            due: None,
             is_told: false,
             held: Held::default(),
         };
@@ -127,6 +133,7 @@ impl Stream {
             compress_above,
             max_since,
             inner: Mutex::new(inner),
+            needed,
             showing: Mutex::default(),
             writer: Arc::default(),
             followed: AtomicBool::new(false),
@@ -243,7 +250,6 @@ impl Stream {
         self: &Arc<Self>,
         now: u64,
         v1: &[Arc<Connection>],
-        author: Option<&Author>,
         plan: impl FnOnce(&mut dyn Kind) -> Result<Entry, E>,
     ) -> Result<Option<Position>, E> {
         let mut inner = lock(&self.inner);
@@ -251,7 +257,7 @@ impl Stream {
         if inner.content.apply(&entry).is_err() {
             return Ok(None);
         }
-        Ok(Some(self.push(&mut inner, &entry, Tag::default(), now, v1, author)))
+        Ok(Some(self.push(&mut inner, &entry, Tag::default(), now, v1, None)))
     }
 
     fn push(
@@ -325,59 +331,6 @@ impl Stream {
             }
         }
         Ok(())
-    }
-
-    /// Makes a change of what no backend keeps, and acknowledges it. Followers are told with the changes that are made in
-    /// the same moment; the acknowledgement has the number of the entry that will tell.
-    pub(crate) fn change<E>(
-        self: &Arc<Self>,
-        author: Option<&Author>,
-        change: impl FnOnce(&mut dyn Kind) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let mut inner = lock(&self.inner);
-        change(&mut *inner.content)?;
-        let waits = self.gather(&mut inner);
-        if let Some(author) = author {
-            let seq = inner.mark.position.seq + u64::from(waits);
-            author.connection.acknowledge(author.correlation, seq);
-        }
-        Ok(())
-    }
-
-    /// Tells the followers of the changes that are gathered, or will in a moment; whether those wait.
-    fn gather(self: &Arc<Self>, inner: &mut Inner) -> bool {
-        let Some(rest) = inner.content.rest() else { return false };
-        if inner.is_due || !rest.is_zero() && self.come_due(inner, rest) {
-            return true;
-        }
-        self.tell_news(inner);
-        false
-    }
-
-    fn tell_news(self: &Arc<Self>, inner: &mut Inner) {
-        while let Some(entry) = inner.content.news() {
-            self.push(inner, &entry, Tag::default(), 0, &[], None);
-        }
-    }
-
-    /// Takes what connections of other nodes share, and tells the followers; the connections of this node whose shares are
-    /// others thereby.
-    pub(super) fn take_shares(self: &Arc<Self>, shares: Vec<Change>) -> Vec<u64> {
-        let mut inner = lock(&self.inner);
-        let position = inner.mark.position;
-        let robbed = shares.into_iter().flat_map(|(of, share)| {
-            match inner.content.take_share(of, share.as_deref(), &self.at(position)) {
-                Taken::Nothing => Vec::new(),
-                #[cfg(feature = "docs")]
-                Taken::Message { message, robbed } => {
-                    inner.followers.iter().for_each(|follower| follower.mailbox().push(message.clone()));
-                    robbed
-                }
-            }
-        });
-        let robbed = robbed.collect();
-        self.gather(&mut inner);
-        robbed
     }
 
     /// Takes entries that others have appended right behind `after`, and hands them to the followers. Those that are here
@@ -500,6 +453,14 @@ impl Stream {
     /// About how many bytes the content has.
     pub(crate) fn weight(&self) -> usize {
         lock(&self.inner).content.weight()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if !self.rules.evictable || !self.is_unfollowed() {
+            self.needed.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -4,6 +4,7 @@ mod eviction;
 
 use std::{
     collections::{HashMap, VecDeque},
+    slice,
     sync::{
         Arc, Mutex, RwLock,
         atomic::{AtomicUsize, Ordering},
@@ -19,7 +20,7 @@ use super::{
     stream::Stream,
 };
 use crate::{
-    backend::{BackendError, log::Loaded},
+    backend::BackendError,
     connection::Connection,
     mailbox::AT_ONCE,
     sync::{lock, read, write},
@@ -34,6 +35,8 @@ const PAGE: usize = 1024;
 pub(super) struct Streams {
     spec: Spec,
     map: RwLock<HashMap<String, Arc<Stream>>>,
+    /// How many of them may not leave memory: they are followed, or of those that stay.
+    needed: Arc<AtomicUsize>,
     /// Keys that the backend is asked for: what it answers must not have been overtaken by a stream that has come and gone
     /// meanwhile.
     opening: Mutex<HashMap<String, Asked>>,
@@ -102,7 +105,7 @@ impl Streams {
     pub(super) fn new(spec: Spec) -> Self {
         let sweep_at = AtomicUsize::new(SWEEP_AT);
         let (opening, left, idle) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { spec, map: RwLock::default(), opening, left, idle, sweep_at }
+        Self { spec, map: RwLock::default(), needed: Arc::default(), opening, left, idle, sweep_at }
     }
 
     pub(super) fn spec(&self) -> &Spec {
@@ -189,7 +192,7 @@ impl Hub {
         }
         let start = self.start(content, stored, lane).await?;
         let (compress_above, max_since) = (self.limits.compress_above, self.limits.max_queue / 2);
-        let stream = Stream::new(id, start, rules, channel, compress_above, max_since);
+        let stream = Stream::new(id, start, rules, channel, compress_above, max_since, streams.needed.clone());
         stream.followed.store(rules.stored || rules.relayed, Ordering::SeqCst);
         stream.used.store(self.now(), Ordering::SeqCst);
         stream.heard.store(self.now(), Ordering::Relaxed);
@@ -282,7 +285,7 @@ impl Hub {
         if stream.used.load(Ordering::SeqCst) + LINGER > now {
             stream.followed.store(true, Ordering::SeqCst);
         } else {
-            self.backend.log.unfollow(std::slice::from_ref(stream.id()));
+            self.backend.log.unfollow(slice::from_ref(stream.id()));
         }
     }
 
@@ -302,7 +305,11 @@ impl Hub {
             return Ok(Some(stream));
         }
         let id = StreamId { kind, key: key.to_owned() };
-        if !self.empty(&id)?.rules().stored || self.backend.log.load(&id, None).await? == Loaded::Absent {
+        if !self.empty(&id)?.rules().stored {
+            return Ok(None);
+        }
+        let heads = self.backend.log.heads(slice::from_ref(&id)).await?;
+        if heads.first().is_none_or(Option::is_none) {
             return Ok(None);
         }
         self.open(kind, key).await.map(Some)
@@ -314,8 +321,14 @@ impl Hub {
     }
 
     /// How many streams of a kind are in memory.
+    #[cfg(test)]
     pub(crate) fn in_memory(&self, kind: StreamKind) -> usize {
         self.streams(kind).map_or(0, |streams| read(&streams.map).len())
+    }
+
+    /// How many streams of a kind are in memory that may leave it.
+    pub(crate) fn idle(&self, kind: StreamKind) -> usize {
+        self.streams(kind).map_or(0, |streams| streams.idle_of(&read(&streams.map)))
     }
 
     /// The keys of all stored streams of a kind that exist, sorted.
@@ -348,10 +361,6 @@ impl Hub {
     pub(crate) async fn release(&self, stream: Arc<Stream>) {
         if !stream.is_idle() {
             return;
-        }
-        if stream.queued.load(Ordering::SeqCst) && stream.gone_at().is_none() {
-            // It leaves when it is its turn.
-            return stream.used.store(self.now(), Ordering::SeqCst);
         }
         let id = stream.id().clone();
         drop(stream);

@@ -40,7 +40,7 @@ impl Numbers {
         let rules = content.rules();
         let mark = Mark { position, tag: Tag::default() };
         let start = Start { mark, content, stored: Stored::default(), now: unix_millis() };
-        Arc::new(Stream::new(StreamId::state(key), start, rules, 0, usize::MAX, usize::MAX))
+        Arc::new(Stream::new(StreamId::state(key), start, rules, 0, usize::MAX, usize::MAX, Arc::default()))
     }
 
     /// Publishes the number of the next entry.

@@ -303,9 +303,8 @@ impl Hub {
     pub(crate) fn publish<E>(
         &self,
         stream: &Arc<Stream>,
-        author: Option<&Author>,
         plan: impl FnOnce(&mut dyn Kind) -> Result<Entry, E>,
     ) -> Result<(), E> {
-        self.with_v1(stream, |v1| stream.publish_planned(unix_millis(), v1, author, plan)).map(drop)
+        self.with_v1(stream, |v1| stream.publish_planned(unix_millis(), v1, plan)).map(drop)
     }
 }

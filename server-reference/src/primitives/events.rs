@@ -298,7 +298,7 @@ pub(crate) async fn broadcast(
     let entry = |time: u64| Entry::of(if binary { BINARY } else { EVENT }, &[&time.to_be_bytes(), bytes]);
     // Without a position, for those who follow no stream.
     let alone = || (!binary).then(|| message(event, binary, bytes, time, None, limits.compress_above));
-    if known.is_none() && !stored && hub.in_memory(StreamKind::Event) >= limits.max_idle_topics {
+    if known.is_none() && !stored && hub.idle(StreamKind::Event) >= limits.max_idle_topics {
         // `None` if the topic has no subscribers and `max_idle_topics` positions are already remembered.
         if let Some(message) = alone() {
             hub.with_readers(&StreamId::event(event), |v1| {
@@ -317,7 +317,7 @@ pub(crate) async fn broadcast(
         let entry = entry(unix_millis());
         hub.transact::<BackendError>(&topic, writer, None, |_| Ok(Some(entry.clone()))).await?;
     } else {
-        hub.publish::<EventError>(&topic, None, |_| Ok(entry(time)))?;
+        hub.publish::<EventError>(&topic, |_| Ok(entry(time)))?;
         hub.relay(event, || entry(time), alone).await;
     }
     Ok(())

@@ -16,6 +16,7 @@ use datasole_core::{
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use yrs::{Text, WriteTxn};
 
 use super::{Gated, Peer, builder, length, plain, spawn};
 use crate::{Identity, Limits, Protocol, Replay, RpcError, message::Outgoing};
@@ -84,6 +85,33 @@ async fn what_is_held_for_a_moment_leaves_later() {
     drop(held);
     docs.edit("c", |_| ()).await.unwrap();
     assert!(known("a").is_none() && known("c").is_some());
+}
+
+/// A topic that is published on is remembered beside those that are followed.
+#[tokio::test]
+async fn topics_that_are_followed_take_no_place_of_others() {
+    let server = builder().limits(Limits { max_idle_topics: 1, ..plain() }).build();
+    let mut peer = Peer::new(&server);
+    for (correlation, topic) in [(1, "a"), (2, "b")] {
+        assert!(peer.subscribe(correlation, "event", topic, None).is_none());
+    }
+    for (topic, is_known) in [("b", true), ("c", true), ("d", false)] {
+        server.broadcast(topic, &1).await.unwrap();
+        assert_eq!(server.node().hub.known(StreamKind::Event, topic).is_some(), is_known, "{topic}");
+    }
+}
+
+/// A document that waits for its turn to leave memory leaves at once when it has grown over half of what there is.
+#[tokio::test]
+async fn an_idle_document_that_has_grown_leaves_at_once() {
+    let limits = Limits { max_docs_memory: 64 * 1024, doc_stay: Duration::from_secs(600), ..plain() };
+    let server = builder().limits(limits).build();
+    let (docs, hub) = (server.docs(), &server.node().hub);
+    for (length, stays) in [(1_000, true), (40_000, false)] {
+        let text = "x".repeat(length);
+        docs.edit("a", |edit| edit.get_or_insert_text("t").push(edit, &text)).await.unwrap();
+        assert_eq!(hub.known(StreamKind::Doc, "a").is_some(), stays, "{length} more");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! The followers of a stream: joining them, leaving them, and what shows them the content.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use datasole_core::{Position, frame::Opcode, wire::Subscribed};
@@ -31,7 +34,7 @@ impl Stream {
     /// Whether version 1 followers of a large content that changes all the time are shown the whole in a moment.
     pub(super) fn is_later(self: &Arc<Self>, inner: &mut Inner) -> bool {
         let Some(rest) = inner.shown[1].as_deref().and_then(Shown::rest) else { return false };
-        if inner.is_due || self.come_due(inner, rest) {
+        if inner.is_due() || self.come_due(inner, rest) {
             return true;
         }
         inner.shown[1] = None;
@@ -41,7 +44,7 @@ impl Stream {
     /// Comes back to the followers in a moment; `false` where nobody would.
     pub(super) fn come_due(self: &Arc<Self>, inner: &mut Inner, rest: Duration) -> bool {
         let Ok(runtime) = Handle::try_current() else { return false };
-        inner.is_due = true;
+        inner.due = Some(Instant::now() + rest);
         let stream = Arc::downgrade(self);
         runtime.spawn(async move {
             sleep(rest).await;
@@ -55,7 +58,7 @@ impl Stream {
     /// Shows the whole, as it is now, to the version 1 followers that wait for it, and tells the changes that were gathered.
     fn show_due(self: &Arc<Self>) {
         let mut inner = lock(&self.inner);
-        inner.is_due = false;
+        inner.due = None;
         if self.rules.v1 == V1::Whole {
             inner.shown[1].take_if(|whole| whole.rest().is_some());
             for connection in inner.followers.iter().filter(|follower| follower.protocol() == Protocol::V1) {
@@ -115,14 +118,14 @@ impl Stream {
         for message in inner.content.greeting(&self.at(inner.mark.position)) {
             mailbox.push_answer(message);
         }
-        inner.followers.insert(connection);
+        self.join(&mut inner, connection);
     }
 
     /// Joins a version 1 client, which gets the content, if there is any, and then every change. `room` is as in
     /// [`subscribe`](Self::subscribe).
     pub(crate) fn subscribe_v1(self: &Arc<Self>, connection: &Arc<Connection>, room: &mut usize) {
         let mut inner = lock(&self.inner);
-        if !inner.followers.insert(connection) || inner.content.is_gone() {
+        if !self.join(&mut inner, connection) || inner.content.is_gone() {
             return;
         }
         self.tell_too_long(&mut inner);
@@ -131,6 +134,14 @@ impl Stream {
         } else if let Some(shown) = self.shown(&mut inner, Protocol::V1) {
             shown.messages().for_each(|message| connection.mailbox().push_entry(message.clone(), self));
         }
+    }
+
+    /// `false` where it follows already.
+    fn join(&self, inner: &mut Inner, connection: &Arc<Connection>) -> bool {
+        if self.rules.evictable && inner.followers.is_empty() {
+            self.needed.fetch_add(1, Ordering::Relaxed);
+        }
+        inner.followers.insert(connection)
     }
 
     /// Says in the log, once, that version 1 clients do not take the content.
@@ -151,7 +162,9 @@ impl Stream {
     pub(in crate::hub) fn unsubscribe(&self, connection: &Connection) -> bool {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
-        inner.followers.remove(connection);
+        if inner.followers.remove(connection) && self.rules.evictable && inner.followers.is_empty() {
+            self.needed.fetch_sub(1, Ordering::Relaxed);
+        }
         let message = inner.content.leave(connection.serial(), &self.at(inner.mark.position));
         if let Some(message) = &message {
             inner.followers.iter().for_each(|follower| follower.mailbox().push(message.clone()));
@@ -260,5 +273,12 @@ impl Conflate for Stream {
             None => f(&mut std::iter::empty()),
         }
         cost
+    }
+}
+
+impl Inner {
+    /// Whether followers are going to be shown something. What is overdue never comes where its runtime has ended.
+    pub(super) fn is_due(&self) -> bool {
+        self.due.is_some_and(|due| Instant::now() < due)
     }
 }

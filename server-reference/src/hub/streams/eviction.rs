@@ -26,6 +26,16 @@ impl Streams {
         Arc::strong_count(stream) == 1 && stream.is_idle() && !lock(&self.opening).contains_key(&stream.id().key)
     }
 
+    /// How many streams of the map may leave it.
+    pub(super) fn idle_of(&self, map: &HashMap<String, Arc<Stream>>) -> usize {
+        map.len().saturating_sub(self.needed.load(Ordering::Relaxed))
+    }
+
+    /// How many of them are too many.
+    fn surplus(&self, map: &HashMap<String, Arc<Stream>>) -> usize {
+        self.idle_of(map).saturating_sub(self.spec.spare)
+    }
+
     /// Drops an idle stream that holds nothing, and others if there are enough; what is gone and should be forgotten at the
     /// backend.
     pub(super) fn release(&self, id: &StreamId, now: u64) -> Option<Mark> {
@@ -73,7 +83,7 @@ impl Streams {
         // One that was used meanwhile, or is held, is met again.
         for _ in 0..2 * idle.len() {
             let room = self.spec.bounds.room();
-            if map.len() <= self.spec.spare && room == Room::Ample {
+            if self.surplus(map) == 0 && room == Room::Ample {
                 return;
             }
             let Some((key, since)) = idle.pop_front() else { return };
@@ -132,7 +142,7 @@ impl Streams {
             return Vec::new();
         }
         // Those that may stay for a while leave later.
-        let mut surplus = if self.stay() > 0 { 0 } else { map.len().saturating_sub(self.spec.spare) };
+        let mut surplus = if self.stay() > 0 { 0 } else { self.surplus(map) };
         let mut forgotten = Vec::new();
         map.retain(|_, stream| {
             if !self.is_spare(stream) {
@@ -156,7 +166,7 @@ impl Streams {
     /// Drops idle streams that hold something, as long as there are too many.
     pub(in crate::hub) fn trim(&self, now: u64) {
         let mut map = write(&self.map);
-        let mut surplus = map.len().saturating_sub(self.spec.spare);
+        let mut surplus = self.surplus(&map);
         if surplus > 0 {
             map.retain(|_, stream| {
                 let drop = surplus > 0 && self.is_spare(stream) && stream.gone_at().is_none();

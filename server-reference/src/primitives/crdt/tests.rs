@@ -79,7 +79,7 @@ async fn crdts_in_memory_that_nobody_follows_are_bounded() {
     let server = builder().limits(Limits { max_idle_crdts: 3, ..plain() }).build();
     let mut peer = Peer::new(&server);
     assert!(peer.subscribe(1, "crdt", "followed", None).is_none());
-    for (n, held) in [(1, 2), (2, 3), (3, 3), (4, 3)] {
+    for (n, held) in [(1, 2), (2, 3), (3, 4), (4, 4)] {
         server.crdt().counter(&format!("n{n}")).increment(1).await.unwrap();
         assert_eq!(server.node().hub.in_memory(StreamKind::Crdt), held, "after {n}");
     }

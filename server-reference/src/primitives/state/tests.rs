@@ -1,10 +1,12 @@
 //! Which states are in memory.
 
+use std::sync::atomic::Ordering;
+
 use datasole_core::{StreamKind, frame::Opcode};
 
 use crate::{
     Limits, Protocol, Server,
-    tests::{Peer, builder, plain},
+    tests::{Gated, Peer, builder, plain},
 };
 
 fn in_memory(server: &Server) -> usize {
@@ -50,4 +52,62 @@ async fn states_in_memory_that_nobody_follows_are_bounded() {
     old.end().await;
     state.remove("n5").await.unwrap();
     assert!(in_memory(&server) <= 4, "{}", in_memory(&server));
+}
+
+/// Those that are followed are not counted, though they have been unfollowed before.
+#[tokio::test]
+async fn states_that_are_followed_take_no_place_of_others() {
+    let server = builder().limits(Limits { max_idle_states: 3, ..plain() }).build();
+    let (state, hub) = (server.state(), &server.node().hub);
+    let is_known = |n: usize| hub.known(StreamKind::State, &format!("n{n}")).is_some();
+    let known = || (1..=9).filter(|&n| is_known(n)).collect::<Vec<_>>();
+    let set = async |n: usize| state.set(&format!("n{n}"), &n).await.unwrap();
+    let mut peer = Peer::new(&server);
+    for n in 1..=5 {
+        set(n).await;
+        let key = format!("n{n}");
+        if let Some(task) = peer.subscribe(u32::try_from(n).unwrap(), "state", &key, None) {
+            task.await;
+        }
+    }
+    assert_eq!((known(), hub.idle(StreamKind::State)), (vec![1, 2, 3, 4, 5], 0));
+    for (n, first, idle) in [(6, 6, 1), (7, 6, 2), (8, 6, 3), (9, 7, 3)] {
+        set(n).await;
+        assert_eq!(
+            (known(), hub.idle(StreamKind::State)),
+            ([1, 2, 3, 4, 5].into_iter().chain(first..=n).collect(), idle)
+        );
+    }
+    // One in the queue is followed, not the first: there is a place for another.
+    assert!(peer.subscribe(8, "state", "n8", None).is_none());
+    set(6).await;
+    assert_eq!((known(), hub.idle(StreamKind::State)), ((1..=9).collect(), 3));
+    set(7).await;
+    assert_eq!((known(), hub.idle(StreamKind::State)), ((1..=9).collect(), 3), "it is in memory");
+    // It is met in the queue, and comes back to it.
+    for n in [10, 11, 12] {
+        set(n).await;
+    }
+    assert_eq!((known(), hub.idle(StreamKind::State)), (vec![1, 2, 3, 4, 5, 8], 3));
+    peer.end().await;
+    assert_eq!((hub.in_memory(StreamKind::State), hub.idle(StreamKind::State)), (3, 3));
+    for n in [13, 14, 15] {
+        set(n).await;
+    }
+    assert_eq!(known(), [0_usize; 0], "those that were followed leave in turn");
+    assert_eq!(hub.idle(StreamKind::State), 3);
+}
+
+/// What has left memory is read from the backend once.
+#[tokio::test]
+async fn a_state_that_was_evicted_is_loaded_once() {
+    let backend = Gated::new(true);
+    let server = builder().limits(Limits { max_idle_states: 0, ..plain() }).backend(backend.clone()).build();
+    let state = server.state();
+    state.set("a", &1).await.unwrap();
+    assert_eq!(in_memory(&server), 0);
+    backend.loads.store(0, Ordering::Relaxed);
+    assert_eq!(state.get_as("a").await.unwrap(), Some(1));
+    assert_eq!(state.get_as::<u8>("none").await.unwrap(), None);
+    assert_eq!(backend.loads.load(Ordering::Relaxed), 1);
 }
