@@ -3,9 +3,11 @@
 //! For each engine, in turns within one run: the engine's CPU per append of a node beside that of a raw client with the
 //! same script and one listener ([`floor`]); a node's CPU per entry that another node appended beside that of one of its own; the time
 //! from a change on one node until a client of another has it, beside the engine's own push. Then many streams that
-//! nobody changes: what one costs a node and the engine, and how soon a node that lost its connection has everything.
+//! nobody changes: what one costs a node and the engine, and how soon a node that lost its connection has everything. At last
+//! twenty nodes at work ([`fleet`]).
 
 mod engine;
+mod fleet;
 mod floor;
 pub(crate) mod node;
 mod streams;
@@ -46,9 +48,11 @@ enum Work {
     Push,
     /// Many streams that are followed: memory, and the time to heal.
     Streams,
+    /// Twenty nodes of 5,000 simulated clients, beside the same on paper.
+    Fleet,
 }
 
-const ALL: [Work; 4] = [Work::Append, Work::Arrival, Work::Push, Work::Streams];
+const ALL: [Work; 5] = [Work::Append, Work::Arrival, Work::Push, Work::Streams, Work::Fleet];
 
 impl Work {
     fn name(self, kind: Kind) -> String {
@@ -57,6 +61,7 @@ impl Work {
             Self::Arrival => "arrival",
             Self::Push => "push",
             Self::Streams => "streams",
+            Self::Fleet => "fleet",
         };
         format!("cluster-{}-{work}", kind.name())
     }
@@ -83,6 +88,7 @@ pub(crate) fn run(selects: impl Fn(&str) -> bool, rounds: usize, list: bool, str
                 Work::Arrival => vec![arrival(&engine, name, rounds)?],
                 Work::Push => vec![push(&runtime, &engine, name, rounds)?],
                 Work::Streams => streams::run(&runtime, &engine, &name, streams)?,
+                Work::Fleet => fleet::run(&engine, &name)?,
             };
             for report in reports {
                 println!("{}", serde_json::to_string(&report)?);
@@ -142,7 +148,7 @@ fn append(runtime: &tokio::runtime::Runtime, engine: &Engine, name: String, roun
     };
     let pairs = in_turns(
         rounds,
-        || slice(&mut || carry_out(&mut node, Order::Change { count: STREAMS, stride: 1, turns: TURNS })),
+        || slice(&mut || carry_out(&mut node, Order::Change { first: 0, count: STREAMS, stride: 1, turns: TURNS })),
         || slice(&mut || runtime.block_on(floor.append(TURNS))),
     )?;
     Ok(Report::of_pairs(name, "CPU us of the engine per append", &pairs, 1.3, |_, _, ratio| ratio))
@@ -151,10 +157,10 @@ fn append(runtime: &tokio::runtime::Runtime, engine: &Engine, name: String, roun
 fn arrival(engine: &Engine, name: String, rounds: usize) -> Result<Report> {
     let (mut a, mut b) = (node(&engine.url("ours"))?, node(&engine.url("ours"))?);
     carry_out(&mut a, Order::Make { count: STREAMS })?;
-    let mut client = subscribe(b.port, 0..STREAMS)?;
+    let mut client = subscribe(b.port, &numbers(0..STREAMS))?;
     client.start()?;
     let mut buffer = vec![0; 64 * 1024];
-    let order = Order::Change { count: STREAMS, stride: 1, turns: 1 };
+    let order = Order::Change { first: 0, count: STREAMS, stride: 1, turns: 1 };
     let mut slice = |author: Option<&mut Server>| {
         let before = b.cpu()?;
         let mut author = author;
@@ -179,7 +185,7 @@ fn arrival(engine: &Engine, name: String, rounds: usize) -> Result<Report> {
 fn push(runtime: &tokio::runtime::Runtime, engine: &Engine, name: String, rounds: usize) -> Result<Report> {
     let (mut a, b) = (node(&engine.url("ours"))?, node(&engine.url("ours"))?);
     carry_out(&mut a, Order::Make { count: 1 })?;
-    let mut client = subscribe(b.port, 0..1)?;
+    let mut client = subscribe(b.port, &[0])?;
     let entry = runtime.block_on(node::entry())?;
     let mut floor = runtime.block_on(Floor::open(engine, 1, entry))?;
     let p50 = |push: &mut dyn FnMut() -> Result<f64>| {
@@ -191,7 +197,7 @@ fn push(runtime: &tokio::runtime::Runtime, engine: &Engine, name: String, rounds
         || {
             p50(&mut || {
                 let began = Instant::now();
-                a.tell(&Order::Change { count: 1, stride: 1, turns: 1 }.encode())?;
+                a.tell(&Order::Change { first: 0, count: 1, stride: 1, turns: 1 }.encode())?;
                 client.read_message()?;
                 let took = began.elapsed();
                 a.answer()?;
@@ -203,11 +209,14 @@ fn push(runtime: &tokio::runtime::Runtime, engine: &Engine, name: String, rounds
     Ok(Report::of_pairs(name, "p50 us; the bar is of the difference", &pairs, 1_000.0, |ours, floor, _| ours - floor))
 }
 
+fn numbers(range: Range<u32>) -> Vec<u32> {
+    range.collect()
+}
+
 /// A connection that follows states of these numbers, each of which it has got.
-fn subscribe(port: u16, numbers: Range<u32>) -> Result<Connection> {
+fn subscribe(port: u16, numbers: &[u32]) -> Result<Connection> {
     let mut connection = Connection::begin(port)?;
     connection.finish()?;
-    let numbers: Vec<u32> = numbers.collect();
     for batch in numbers.chunks(AT_ONCE) {
         let frames =
             batch.iter().flat_map(|number| websocket::frame(&payload::subscribe(number + 1, "state", &key(*number))));

@@ -31,19 +31,19 @@ const AT_ONCE: usize = 512;
 pub(crate) enum Order {
     /// States of these numbers, each as [`TEXT`] has it.
     Make { count: u32 },
-    /// A change of each state whose number is a multiple of `stride`, `count` of them at once; `turns` times.
-    Change { count: u32, stride: u32, turns: u32 },
+    /// A change of `count` states at once, from `first` on at distances of `stride`; `turns` times.
+    Change { first: u32, count: u32, stride: u32, turns: u32 },
 }
 
 /// Bytes of an order.
-const LENGTH: usize = 12;
+const LENGTH: usize = 16;
 
 impl Order {
     /// As on the control connection.
     pub(crate) fn encode(self) -> [u8; LENGTH] {
         let numbers = match self {
-            Self::Make { count } => [count, 0, 0],
-            Self::Change { count, stride, turns } => [count, stride, turns],
+            Self::Make { count } => [0, count, 0, 0],
+            Self::Change { first, count, stride, turns } => [first, count, stride, turns],
         };
         let mut bytes = [0; LENGTH];
         for (to, number) in bytes.chunks_exact_mut(4).zip(numbers) {
@@ -56,9 +56,9 @@ impl Order {
         let mut numbers =
             bytes.chunks_exact(4).map(|number| number.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte)));
         let mut next = || numbers.next().unwrap_or_default();
-        match (next(), next(), next()) {
-            (count, 0, _) => Self::Make { count },
-            (count, stride, turns) => Self::Change { count, stride, turns },
+        match (next(), next(), next(), next()) {
+            (_, count, 0, _) => Self::Make { count },
+            (first, count, stride, turns) => Self::Change { first, count, stride, turns },
         }
     }
 }
@@ -105,11 +105,11 @@ async fn carry_out(server: &Server, order: Order, changes: &mut u64) -> Result<(
                 stream::iter(0..count).map(|number| async move { server.state().set(&key(number), value).await });
             made.buffer_unordered(AT_ONCE).try_for_each(|_| async { Ok(()) }).await?;
         }
-        Order::Change { count, stride, turns } => {
+        Order::Change { first, count, stride, turns } => {
             for _ in 0..turns {
                 *changes += 1;
                 let patch = &patch(*changes)?;
-                let keys = (0..count).map(|number| key(number * stride));
+                let keys = (0..count).map(|number| key(first + number * stride));
                 let changed = keys.map(|key| async move { server.state().patch(&key, patch).await });
                 futures_util::future::try_join_all(changed).await?;
             }
@@ -129,7 +129,7 @@ pub(crate) async fn entry() -> Result<usize> {
     let log = backend.log.clone();
     let server = Server::builder().backend(backend).build();
     carry_out(&server, Order::Make { count: 1 }, &mut 0).await?;
-    carry_out(&server, Order::Change { count: 1, stride: 1, turns: 1 }, &mut 0).await?;
+    carry_out(&server, Order::Change { first: 0, count: 1, stride: 1, turns: 1 }, &mut 0).await?;
     let Loaded::Whole(stored) = log.load(&StreamId::state(key(0)), None).await? else {
         return Err("the state is not stored".into());
     };
