@@ -21,7 +21,7 @@ use serde::{
 };
 
 /// The version of the format.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The most characters of a payload that are shown.
 const SHOWN: usize = 240;
 

@@ -149,7 +149,7 @@ fn a_file_of_anybody_does_not_command_the_terminal() {
 
 #[test]
 fn a_session_without_its_beginning_is_only_shown() {
-    let file = written("dropped", &cut().replacen("{\"session\":1,", "{\"session\":1,\"dropped\":5,", 1));
+    let file = written("dropped", &cut().replacen("{\"session\":2,", "{\"session\":2,\"dropped\":5,", 1));
     let (code, _, stderr) = said(&replay(&file, &[], ""));
     assert_eq!(code, Some(1));
     assert!(stderr.contains("the beginning is not in the file (5 inputs)"), "{stderr}");
@@ -162,7 +162,7 @@ fn files_that_are_no_sessions_are_refused() {
     for (name, text, why) in [
         ("empty", String::new(), "empty"),
         ("text", "hello\n".to_owned(), "no session"),
-        ("version", head.replacen("\"session\":1", "\"session\":2", 1), "a session of version 2"),
+        ("version", head.replacen("\"session\":2", "\"session\":1", 1), "a session of version 1"),
         ("output", format!("{head}\n{{\"out\":{{\"t\":\"arm\",\"delay\":1}}}}\n"), "line 2"),
         ("input", format!("{head}\n{{\"at\":1,\"in\":{{\"t\":\"jump\"}}}}\n"), "line 2"),
         (

@@ -37,6 +37,7 @@
 //!
 //! The glossary is in ARCHITECTURE.md.
 
+#[doc(hidden)]
 pub mod awareness;
 mod client;
 mod config;

@@ -123,7 +123,8 @@ export interface Subscription<V = any> {
   /** Ends it. */
   unsubscribe(): void;
   /**
-   * The value as soon as it is known, `undefined` if there is none; asked for after {@link unsubscribe}, it follows the key once more
+   * The value as soon as it is known, `undefined` if there is none (a server of version 1 does not say so: there it waits for a value);
+   * asked for after {@link unsubscribe}, it follows the key once more
    * until then. Rejects with a {@link DatasoleError} when the server refuses the key (which is then reported no more), and when the
    * connection has ended for good before.
    */

@@ -114,7 +114,10 @@ export type StreamCommand =
   | { t: 'open'; throttle?: number }
   /** Leaves it; edits are still sent. */
   | { t: 'leave' }
-  /** A CRDT's operation or a document's update; `id` is greater than that of the stream's last edit. */
+  /**
+   * A CRDT's operation or a document's update; `id` is greater than that of the stream's last edit. An empty update (two zero bytes)
+   * stands for edits that an earlier core was handed, and may have been refused.
+   */
   | ({ t: 'edit'; id: number } & Encoded)
   /** Sets the value in a room; leaves the room without JSON. */
   | { t: 'show'; json?: string }

@@ -17,7 +17,7 @@ export class Recording {
   #dropped = 0;
 
   constructor(build: string, options: HostOptions, seed: Uint8Array) {
-    this.#head = { session: 1, build, options, seed };
+    this.#head = { session: 2, build, options, seed };
   }
 
   /** An input that is about to be performed. Its bytes must not change afterwards. */

@@ -183,7 +183,7 @@ class SharedDoc implements Stream {
   }
 
   renew(): void {
-    // Earlier edits are in the document, and are found by the state vectors.
+    // Earlier edits are in the document, and are found by the state vectors; this stands for them.
     if (this.pending) this.#port.send({ t: 'edit', id: this.#made, bytes: new Uint8Array(2) });
     this.#announce();
   }

@@ -8,13 +8,15 @@ import { FakeSocket, HELLO, OP } from './fake-socket.js';
 
 const bytes = readFileSync(new URL('../datasole_wasm_bg.wasm', import.meta.url));
 
-/** An engine, and what it says; `until` waits for a message of a kind. */
-function makeEngine(module?: WebAssembly.Module) {
+/** An engine, and what it says, each batch told to `heard`; `until` waits for a message of a kind. */
+function makeEngine(module?: WebAssembly.Module, heard?: (messages: FromWorker[]) => void) {
   const said: FromWorker[] = [];
   let told = () => {};
   const engine = createEngine(
     (batch) => {
-      said.push(...JSON.parse(String(batch)));
+      const messages: FromWorker[] = JSON.parse(String(batch));
+      said.push(...messages);
+      heard?.(messages);
       told();
     },
     FakeSocket as never,
@@ -98,18 +100,17 @@ async function flooded(test: TestContext) {
   test.mock.method(performance, 'now', () => clock.now);
   test.mock.timers.enable({ apis: ['setTimeout'] });
   let batches: number[][] = [];
-  const engine = createEngine((batch) => {
-    const messages: FromWorker[] = JSON.parse(String(batch));
+  const { engine, until } = makeEngine(new WebAssembly.Module(bytes), (messages) => {
     const data = messages.flatMap((message) => (message.t === 'event' ? [message.data as number] : message.t === 'done' ? [-1] : []));
     if (data.length) batches.push(data);
-  }, FakeSocket as never, new WebAssembly.Module(bytes));
+  });
   const turns = async () => {
     for (let turn = 0; turn < 10; turn++) await new Promise((resolve) => setImmediate(resolve));
   };
   engine.post([init()]);
-  await turns();
+  await until('ready');
   engine.post([{ t: 'connect' }, { t: 'subscribe', id: 1, kind: 'event', key: 'e' }]);
-  await turns();
+  await until('subscribed');
   const [socket] = FakeSocket.all;
   let seq = 0;
   const pass = async (millis: number) => {

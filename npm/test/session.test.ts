@@ -217,7 +217,7 @@ const entry = (numbers: number[], json?: unknown) =>
 
 /** A session in which these messages come. */
 function session(messages: Uint8Array[]): string {
-  const head = { session: 1, options: OPTIONS, seed: base64(new Uint8Array(32)) };
+  const head = { session: 2, options: OPTIONS, seed: base64(new Uint8Array(32)) };
   const inputs = [{ t: 'connect' }, { t: 'opened', socket: 1, protocol: 'datasole.v2' }, ...messages.map((message) => ({ t: 'message', socket: 1, bytes: base64(message) })), { t: 'take' }];
   return [head, ...inputs.map((input) => ({ at: 1, in: input }))].map((line) => `${JSON.stringify(line)}\n`).join('');
 }
@@ -251,7 +251,7 @@ describe('redaction', () => {
       encode({ opcode: OP.presence, correlation: 0, payload: { key: 'r', members: [{ id: 'c', value: 'Ann' }, { id: 'd' }] } }),
       encode({ opcode: OP.hello, correlation: 0, payload: { userId: 'u' } }),
     ];
-    const head = { session: 1, options: OPTIONS, seed: '' };
+    const head = { session: 2, options: OPTIONS, seed: '' };
     const file = [head, ...messages.map((message) => ({ at: 1, in: { t: 'message', socket: 1, bytes: base64(message) } }))];
     const text = await redact(file.map((line) => `${JSON.stringify(line)}\n`).join(''), { payloads: true });
     const [first, ...found] = lines(text);
@@ -308,7 +308,7 @@ describe('redaction', () => {
     const { found } = await redacted([frame('g-counter', 5), frame('pn-counter', 5), frame('lww-register', 5), frame('or-set', 5), frame('g-counter', 'Ann')]);
     assert.deepEqual(found.map((message) => JSON.parse(message.subarray(9).toString()).op.value), [5, 5, 0, 0, 'xxx']);
     const edit = (type: string) => ({ at: 1, in: { t: 'edit', kind: 'crdt', key: 'k', id: 1, json: JSON.stringify({ type, op: 'set', value: 5 }) } });
-    const file = [{ session: 1, options: OPTIONS, seed: '' }, edit('g-counter'), edit('lww-map')];
+    const file = [{ session: 2, options: OPTIONS, seed: '' }, edit('g-counter'), edit('lww-map')];
     const text = await redact(file.map((line) => `${JSON.stringify(line)}\n`).join(''), { payloads: true });
     assert.deepEqual(lines(text).slice(1).map(({ in: { json } }) => JSON.parse(json).value), [5, 0]);
   });

@@ -414,6 +414,22 @@ describe('DatasoleProvider', () => {
     assert.deepEqual([typed(), user!.provider.pending, user!.provider.synced], ['xy', 0, true]);
   });
 
+  it('stores what is left of a refused edit when the core is replaced before it is compared again', async () => {
+    const [user] = await connected(new User());
+    const { client, doc, provider, errors } = user!;
+    const manager = new Y.UndoManager(doc.getText('t'));
+    judge = (update) => (update.length > 10_000 ? { code: ErrorCode.TooLarge } : undefined);
+    type(doc, 'x'.repeat(20_000));
+    await until(() => errors.length > 0);
+    manager.undo();
+    await client.disconnect();
+    await connected(user!);
+    await until(() => !provider.pending);
+    type(doc, 'y');
+    await until(() => !provider.pending);
+    assert.deepEqual([typed(), errors.map(({ code }) => code), provider.synced], ['y', [ErrorCode.TooLarge], true]);
+  });
+
   it('takes an awareness that is there, and leaves it', () => {
     const doc = new Y.Doc();
     const awareness = new awarenessProtocol.Awareness(doc);

@@ -36,6 +36,9 @@ const PAGES = {
 };
 
 const [load] = loadavg();
+const cores = cpus().length;
+/** Other programs had their share of the cores: times are longer than they would be alone. */
+const loaded = load > cores ? '\n**Made at a load above 1 per core: times are longer than on a machine of its own.**\n' : '';
 const folder = await mkdtemp(join(tmpdir(), 'datasole-numbers-'));
 for (const [name, text] of Object.entries(PAGES)) await writeFile(join(folder, name), text);
 const browser = await launch();
@@ -54,8 +57,8 @@ try {
   const text = `# Numbers
 
 Made by \`cargo xtask numbers\`: what people notice of a page, in Chromium ${browser.version()} against the server of the dev profile, on
-${cpus().length} × ${cpus()[0].model.trim()} with a load of ${load.toFixed(1)}. A floor is the least that any page needs for the same, measured in the same run.
-
+${cores} × ${cpus()[0].model.trim()} with a load of ${load.toFixed(1)}. A floor is the least that any page needs for the same, measured in the same run.
+${loaded}
 | what | measured | floor, or what is meant |
 |---|---|---|
 ${rows.map((cells) => `| ${cells.join(' | ')} |`).join('\n')}

@@ -80,7 +80,7 @@ pub(crate) struct OpenDocument {
     rejected: bool,
     /// There were further ones.
     changed: bool,
-    /// Something was refused, and not everything taken since.
+    /// Something was refused, or may have been, and not everything taken since.
     small: bool,
     /// The wait before the next comparison after a refusal; milliseconds.
     wait: u64,
@@ -186,6 +186,8 @@ impl OpenDocument {
             return Err(CommandError::Unfit { what: "doc" });
         }
         self.made = edit;
+        // Stands for edits of an earlier core, which may have been refused there.
+        self.small |= update == [0, 0];
         if self.stage != Stage::Live {
             self.retry(cx);
             return Ok(());

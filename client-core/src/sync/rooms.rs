@@ -31,7 +31,7 @@ pub(crate) struct OpenRoom {
     loaded: bool,
     unreadable: Option<Refused>,
     refused: Option<Refused>,
-    /// The host shows something, refused or not.
+    /// The host shows something, and the newest was not refused.
     joined: bool,
     /// The value that this client shows, and its number.
     value: Option<Payload>,
@@ -208,7 +208,7 @@ impl OpenRoom {
             Answer::Never(Refused { code, message }) => {
                 if version == self.version && value.is_some() {
                     // An earlier value may be there still.
-                    (self.value, self.unsent) = (None, true);
+                    (self.value, self.joined, self.unsent) = (None, false, true);
                 }
                 let payload = value.unwrap_or_default();
                 cx.tell(Event::Rejected { stream: cx.stream.clone(), code, message, payload });

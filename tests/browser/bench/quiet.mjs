@@ -6,6 +6,7 @@
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { rmSync } from 'node:fs';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
@@ -30,8 +31,13 @@ const FLAGS = [
 const TYPES = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '.mjs': 'text/javascript', '.wasm': 'application/wasm' };
 /** The thread of a dedicated worker, as the kernel shows it. */
 const WORKER = 'DedicatedWorker';
+/** Signals that end the bench, by number. */
+const SIGNALS = { SIGINT: 2, SIGTERM: 15 };
 /** A thread is at rest when it has not run for so long; milliseconds. */
 const REST = 30;
+
+/** Its processes may still write while they end. */
+const REMOVED = { recursive: true, force: true, maxRetries: 20, retryDelay: 50 };
 
 /** A browser with one page. */
 export class QuietPage {
@@ -44,6 +50,12 @@ export class QuietPage {
   #next = 0;
   /** The renderer's process. */
   #renderer;
+  /** An interrupted bench leaves neither browser nor profile. */
+  #exit = () => {
+    this.#kill();
+    rmSync(this.#profile, REMOVED);
+  };
+  #interrupt = (signal) => process.exit(128 + SIGNALS[signal]);
 
   /** Starts a browser on a page of `files`, by their path; the page connects to `/control` and `/texts`. */
   static async open(path, files) {
@@ -53,6 +65,8 @@ export class QuietPage {
     page.#profile = await mkdtemp(join(tmpdir(), 'datasole-bench-'));
     const address = `http://127.0.0.1:${port}${path}`;
     page.#process = spawn(CHROMIUM, [...FLAGS, `--user-data-dir=${page.#profile}`, address], { stdio: 'ignore', detached: true });
+    process.on('exit', page.#exit);
+    for (const signal in SIGNALS) process.on(signal, page.#interrupt);
     const ended = once(page.#process, 'exit').then(() => Promise.reject(new Error(`${CHROMIUM} ended`)));
     // Once the page is there nobody waits for it.
     ended.catch(() => {});
@@ -99,12 +113,22 @@ export class QuietPage {
     }
   }
 
+  /** Ends the browser, all its processes. */
+  #kill() {
+    try {
+      process.kill(-this.#process.pid, 'SIGKILL');
+    } catch {
+      // It has ended.
+    }
+  }
+
   async close() {
-    process.kill(-this.#process.pid, 'SIGKILL');
+    this.#kill();
+    process.off('exit', this.#exit);
+    for (const signal in SIGNALS) process.off(signal, this.#interrupt);
     this.#sockets.clients.forEach((socket) => socket.terminate());
     this.#server.close();
-    // Its processes may still write while they end.
-    await rm(this.#profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 50 });
+    await rm(this.#profile, REMOVED);
   }
 
   async #serve(files) {
