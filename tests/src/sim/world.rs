@@ -26,7 +26,8 @@ use crate::random::Random;
 const LONGEST: usize = 32 * 1024;
 /// Long enough for every timeout, heartbeat and delay there is; milliseconds.
 const HEALING: u64 = 90_000;
-const QUIET: u64 = 20_000;
+/// Long enough for what all clients do at once, where a server takes three at a time and a round trip is two seconds.
+const QUIET: u64 = 30_000;
 
 /// What is yet to happen.
 enum What {
