@@ -78,7 +78,8 @@ impl Core {
     // --- open streams: CRDTs (`crdt`), rooms (`presence`) and documents (`doc`) ---
 
     /// A command on an open stream: `open`, `leave`, `edit`, `show`, `aware`, `answer` or `unfit` (`npm/src/protocol.ts` says
-    /// what they do). `number`: the throttle of `open`, the id of `edit`, and not zero for the `applied` of `unfit`. One method for all: each has a price in bytes.
+    /// what they do). `number`: the throttle of `open`, the id of `edit`, and not zero for the `applied` of
+    /// `unfit`. One method for all: each has a price in bytes.
     pub fn stream(
         &mut self,
         command: &str,

@@ -91,7 +91,7 @@ export class Room<T = any> {
     if (whole) this.#all.clear();
     for (const { id, userId, value } of data as Member<T>[]) {
       const self = id === this.#self();
-      // What an earlier connection announced may still be there.
+      // The value that an earlier connection announced may still be there.
       if (self) for (const [other, member] of this.#all) if (member.self) this.#all.set(other, { ...member, self: false });
       if (value === undefined) this.#all.delete(id);
       else this.#all.set(id, { id, userId, value, self });

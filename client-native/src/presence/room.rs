@@ -91,7 +91,7 @@ impl Follower for Room {
                 Some(value) => {
                     let own = connection == Some(id.as_str());
                     if own {
-                        // What an earlier connection announced may still be there.
+                        // The value that an earlier connection announced may still be there.
                         shown.values_mut().for_each(|member| member.own = false);
                     }
                     shown.insert(id, Shown { user_id, own, value });

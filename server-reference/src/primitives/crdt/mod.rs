@@ -222,7 +222,7 @@ impl Registry {
         };
         let creator = admission.creator(self, stream);
         if let Some(client) = creator {
-            // What comes to nothing by itself is not asked for.
+            // A change that comes to nothing by itself needs no permit.
             let tried = stream.with_content(|content| hub::of(content).map_or(Ok(None), |content| plan(content, true)));
             if tried?.is_none() {
                 return Ok(None);

@@ -98,7 +98,7 @@ async fn states_that_are_followed_take_no_place_of_others() {
     assert_eq!(hub.idle(StreamKind::State), 3);
 }
 
-/// What has left memory is read from the backend once.
+/// A state that has left memory is read from the backend once.
 #[tokio::test]
 async fn a_state_that_was_evicted_is_loaded_once() {
     let backend = Gated::new(true);

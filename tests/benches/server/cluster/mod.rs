@@ -22,7 +22,7 @@ use self::{
 use crate::{
     Result, payload,
     process::Server,
-    scenario::{Report, median},
+    report::{Report, in_turns, median},
     websocket::{self, Connection},
 };
 
@@ -107,29 +107,6 @@ fn node(url: &str) -> Result<Server> {
 fn carry_out(node: &mut Server, order: Order) -> Result<()> {
     node.tell(&order.encode())?;
     node.answer()
-}
-
-/// Both slices of each round, one after the other; which is first alternates. Round 0 warms up.
-fn in_turns(
-    rounds: usize,
-    mut ours: impl FnMut() -> Result<f64>,
-    mut baseline: impl FnMut() -> Result<f64>,
-) -> Result<Vec<(f64, f64)>> {
-    let mut pairs = Vec::new();
-    for round in 0..=rounds {
-        let pair = if round % 2 == 0 {
-            let first = ours()?;
-            (first, baseline()?)
-        } else {
-            let first = baseline()?;
-            (ours()?, first)
-        };
-        if round > 0 {
-            eprintln!("  ours {:.3} µs, baseline {:.3} µs, ratio {:.2}", pair.0, pair.1, pair.0 / pair.1);
-            pairs.push(pair);
-        }
-    }
-    Ok(pairs)
 }
 
 fn micros(nanoseconds: u64, operations: u32) -> f64 {

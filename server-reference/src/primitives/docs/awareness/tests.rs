@@ -106,7 +106,7 @@ fn a_connection_takes_its_clients_with_it() {
     assert_eq!(awareness.bytes, 0);
 }
 
-/// What a connection of `from` shares with `to`, where it is connection 9 of another server; the clients told.
+/// Tells `to` of a share of a connection of `from`, where it is connection 9 of another server; the clients told.
 fn hand_over(from: &Awareness, serial: u64, to: &mut Awareness, told: &[Said<'_>]) {
     let share = from.share(serial);
     let news = to.take(Seat::elsewhere(serial), share.as_deref(), Instant::now());
