@@ -9,7 +9,7 @@ export interface Member<T = any> {
   id: string;
   userId: string;
   value: T;
-  /** True for this client. */
+  /** True for this client, which is one member: until the value of a new connection is here, that of the last one. */
   self: boolean;
 }
 
@@ -33,8 +33,6 @@ export class Room<T = any> {
   /** Vue leaves it as it is. @internal */
   readonly __v_skip = true;
   readonly #open: (room: Stream) => Port;
-  /** This connection. */
-  readonly #self: () => string | undefined;
   readonly #all = new Map<string, Member<T>>();
   readonly #handlers = new Set<(members: readonly Member<T>[]) => void>();
   #members: readonly Member<T>[] = [];
@@ -43,9 +41,8 @@ export class Room<T = any> {
   #own?: string;
 
   /** @internal */
-  constructor(open: (room: Stream) => Port, self: () => string | undefined) {
+  constructor(open: (room: Stream) => Port) {
     this.#open = open;
-    this.#self = self;
   }
 
   /** The members; a new array after each change. Current while this client is a member or has subscribed. */
@@ -89,12 +86,9 @@ export class Room<T = any> {
   /** @internal */
   entry({ data, whole }: StreamMessage & { t: 'entry' }): void {
     if (whole) this.#all.clear();
-    for (const { id, userId, value } of data as Member<T>[]) {
-      const self = id === this.#self();
-      // The value that an earlier connection announced may still be there.
-      if (self) for (const [other, member] of this.#all) if (member.self) this.#all.set(other, { ...member, self: false });
+    for (const { id, userId, value, own } of data as (Member<T> & { own?: true })[]) {
       if (value === undefined) this.#all.delete(id);
-      else this.#all.set(id, { id, userId, value, self });
+      else this.#all.set(id, { id, userId, value, self: !!own });
     }
     this.#members = [...this.#all.values()];
     call(this.#handlers, this.#members);

@@ -310,7 +310,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
   ): Room<[T] extends [never] ? RoomValue<C, R> : T> {
     return this.#rooms.get(room, () => {
       const name = { kind: 'presence', key: room } as const;
-      return new Room((stream) => this.streams.open(name, stream, options?.throttle), () => this.#status.connectionId);
+      return new Room((stream) => this.streams.open(name, stream, options?.throttle));
     });
   }
 

@@ -108,10 +108,10 @@ class Player {
     clock = at;
     if (step.do) perform(this.core, command(step.do));
     if (step.open) {
-      const { protocol, features } = step.open;
+      const { protocol, connectionId = 'c', features } = step.open;
       this.core.opened(this.socket, `datasole.v${protocol}`);
       const heartbeat = 86_400_000;
-      if (protocol === 2) this.deliver({ op: 'HELLO', payload: { ...HELLO, connectionId: 'c', heartbeat, features } });
+      if (protocol === 2) this.deliver({ op: 'HELLO', payload: { ...HELLO, connectionId, heartbeat, features } });
     }
     if (step.in) this.deliver(step.in);
     if (step.close) this.core.closed(this.socket, step.close.code, step.close.reason ?? '', false);

@@ -3,7 +3,7 @@
 use super::Client;
 use crate::{
     error::{CallError, CommandError},
-    event::{CallId, Payload},
+    event::{CallId, Payload, Status},
     rpc::Refusal,
     session::Version,
     stream::{Position, StreamId, StreamKind},
@@ -196,7 +196,11 @@ impl Client {
 
     /// A connection is of use: what was refused on the last one is followed again.
     pub(super) fn streams_connected(&mut self, version: Version) {
-        for stream in self.streams.connected(self.clock.now(), version) {
+        let connection = match &self.status {
+            Status::Connected { connection_id, .. } => connection_id.as_str(),
+            _ => "",
+        };
+        for stream in self.streams.connected(self.clock.now(), version, connection) {
             if let Err(limit) = self.add(stream.clone()) {
                 self.streams.refused(self.clock.now(), &stream, limit.into(), Some(1_000));
             }

@@ -13,7 +13,11 @@ mod rooms;
 use std::collections::VecDeque;
 
 pub(crate) use self::answer::{Answer, Refused};
-use self::{documents::OpenDocument, replicas::OpenCrdt, rooms::OpenRoom};
+use self::{
+    documents::OpenDocument,
+    replicas::OpenCrdt,
+    rooms::{Connections, OpenRoom},
+};
 use crate::{
     error::{CommandError, codes},
     event::{CallId, Event, Payload, Progress},
@@ -49,6 +53,7 @@ pub(crate) struct Context<'a> {
     now: Millis,
     /// That of the connection; `None` without one.
     version: Option<Version>,
+    connections: &'a Connections,
     stream: &'a StreamId,
     acts: &'a mut VecDeque<Act>,
 }
@@ -76,6 +81,7 @@ impl Context<'_> {
 pub(crate) struct Streams {
     open: Table<StreamId, Stream>,
     version: Option<Version>,
+    connections: Connections,
     acts: VecDeque<Act>,
     /// The submissions without an answer: the stream, and the number there.
     submitted: Table<CallId, (StreamId, u64)>,
@@ -296,9 +302,10 @@ impl Streams {
 
     // --- the server ---
 
-    /// A connection is open. Returns the streams that are to be followed again.
-    pub(crate) fn connected(&mut self, now: Millis, version: Version) -> Vec<StreamId> {
+    /// A connection is open, with this id. Returns the streams that are to be followed again.
+    pub(crate) fn connected(&mut self, now: Millis, version: Version, connection: &str) -> Vec<StreamId> {
         self.version = Some(version);
+        self.connections.push(connection);
         let mut again = Vec::new();
         for id in self.ids() {
             self.with(now, &id, |stream, cx| {
@@ -414,7 +421,8 @@ impl Streams {
         if self.touched.last() != Some(id) {
             self.touched.push(id.clone());
         }
-        Some((stream, Context { now, version: self.version, stream: id, acts: &mut self.acts }))
+        let (version, connections) = (self.version, &self.connections);
+        Some((stream, Context { now, version, connections, stream: id, acts: &mut self.acts }))
     }
 
     fn with_document(&mut self, now: Millis, id: &StreamId, each: impl FnOnce(&mut OpenDocument, &mut Context<'_>)) {

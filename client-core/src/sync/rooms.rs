@@ -1,4 +1,9 @@
 //! [`OpenRoom`]: what this client shows in a presence room, and which members it has been told of.
+//!
+//! A member under the id of any of this client's [`Connections`] is this client. The host is told of one such member,
+//! that of the latest connection, marked `"own":true`.
+
+use std::collections::VecDeque;
 
 use serde_json::value::RawValue;
 
@@ -9,12 +14,33 @@ use super::{
 use crate::{
     error::CommandError,
     event::{Event, Payload, SyncPhase},
-    json::{elements, members, string, whole as one_value},
+    json::{Object, elements, members, string, whole as one_value},
     session::Version,
     stream::Position,
     table::Table,
     time::Millis,
 };
+
+/// Connections of this client whose ids are known.
+const MAX_CONNECTIONS: usize = 8;
+
+/// The ids of this client's connections, the present one last.
+#[derive(Debug, Default)]
+pub(super) struct Connections(VecDeque<String>);
+
+impl Connections {
+    pub(super) fn push(&mut self, id: &str) {
+        if self.0.len() == MAX_CONNECTIONS {
+            self.0.pop_front();
+        }
+        self.0.push_back(id.to_owned());
+    }
+
+    /// How many connections ago the id was this client's; 0 for the present one.
+    fn age(&self, id: &str) -> Option<usize> {
+        self.0.iter().rev().position(|own| own == id)
+    }
+}
 
 /// Members of a room that are told of; more are not shown.
 pub(crate) const MAX_MEMBERS: usize = 10_000;
@@ -28,6 +54,8 @@ pub(crate) struct OpenRoom {
     /// Milliseconds between two announcements.
     throttle: u64,
     members: Table<String, ()>,
+    /// The member that is this client.
+    own: Option<String>,
     loaded: bool,
     unreadable: Option<Refused>,
     refused: Option<Refused>,
@@ -54,6 +82,7 @@ impl OpenRoom {
         Self {
             throttle,
             members: Table::default(),
+            own: None,
             loaded: false,
             unreadable: None,
             refused: None,
@@ -141,38 +170,34 @@ impl OpenRoom {
 
     /// Members came.
     pub(crate) fn entry(&mut self, cx: &mut Context<'_>, payload: Payload, position: Position, whole: bool) {
-        let Some(payload) = self.bounded(payload, whole) else { return };
+        let Some(payload) = self.told(cx.connections, payload, whole) else { return };
         self.loaded |= whole;
         cx.tell(Event::Entry { stream: cx.stream.clone(), payload, position, whole });
     }
 
-    /// The members without those that are too many; nothing when it is no array.
-    fn bounded(&mut self, payload: Payload, whole: bool) -> Option<Payload> {
+    /// The members as the host is told of them; nothing when it is no array.
+    fn told(&mut self, connections: &Connections, payload: Payload, whole: bool) -> Option<Payload> {
         let Payload::Json(list) = &payload else { return None };
         if whole && list.get().starts_with('[') {
             self.members.clear();
+            self.own = None;
         }
-        let (mut kept, mut all) = (String::from("["), true);
+        let (mut told, mut same) = (String::from("["), true);
         elements(list, &mut |member| {
-            if self.admit(member) {
-                if kept.len() > 1 {
-                    kept.push(',');
-                }
-                kept.push_str(member.get());
-            } else {
-                all = false;
-            }
+            same &= self.member(connections, member, &mut told);
             Some(())
         })?;
-        if all {
+        if same {
             return Some(payload);
         }
-        kept.push(']');
-        one_value(&kept).map(|list| Payload::Json(list.to_owned()))
+        told.truncate(told.trim_end_matches(',').len());
+        told.push(']');
+        one_value(&told).map(|list| Payload::Json(list.to_owned()))
     }
 
-    /// Counts a member that came or went; `false` when there are too many, or it has no id.
-    fn admit(&mut self, member: &RawValue) -> bool {
+    /// Counts a member that came or went, and adds it to those `told`, each with a comma; `false` unless it is told as it
+    /// is. One without an id, or one too many, is not told.
+    fn member(&mut self, connections: &Connections, member: &RawValue, told: &mut String) -> bool {
         let (mut id, mut here) = (None, false);
         let read = members(member.get().as_bytes(), &mut |name, value| {
             match name {
@@ -183,18 +208,38 @@ impl OpenRoom {
             Some(())
         });
         let Some(id) = id.filter(|_| read.is_some()) else { return false };
+        let age = connections.age(&id).filter(|_| here);
+        if let Some(age) = age {
+            let shown = self.own.replace(id.clone()).filter(|own| *own != id && self.members.contains_key(own));
+            if let Some(shown) = shown {
+                if connections.age(&shown).is_some_and(|of_shown| of_shown < age) {
+                    self.own = Some(shown);
+                    return false;
+                }
+                self.members.remove(&shown);
+                let mut gone = Object::new();
+                gone.string("id", &shown);
+                told.push_str(&gone.finish());
+                told.push(',');
+            }
+        }
         if !here {
             self.members.remove(&id);
-            return true;
-        }
-        if self.members.contains_key(&id) {
-            return true;
-        }
-        let room = self.members.len() < MAX_MEMBERS;
-        if room {
+        } else if !self.members.contains_key(&id) {
+            if self.members.len() >= MAX_MEMBERS {
+                return false;
+            }
             self.members.insert(id, ());
         }
-        room
+        match age.and_then(|_| member.get().strip_prefix('{')) {
+            Some(rest) => {
+                told.push_str(r#"{"own":true,"#);
+                told.push_str(rest);
+            }
+            None => told.push_str(member.get()),
+        }
+        told.push(',');
+        age.is_none()
     }
 
     pub(crate) fn answered(&mut self, cx: &mut Context<'_>, number: u64, answer: Answer) {

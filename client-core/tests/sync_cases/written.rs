@@ -107,8 +107,8 @@ pub(super) fn hello(open: &Value) -> Value {
         "limits": {"maxPayload": 1_048_576, "compressAbove": 256, "maxSubscriptions": 100,
             "maxPendingCalls": 100, "maxEventName": 256},
     });
-    if let Some(features) = open.get("features") {
-        hello["features"] = features.clone();
+    for member in ["connectionId", "features"].iter().filter(|member| open.get(member).is_some()) {
+        hello[member] = open[member].clone();
     }
     hello
 }

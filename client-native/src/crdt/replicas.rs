@@ -157,7 +157,7 @@ impl Follower for Tracked {
         self.count(local);
     }
 
-    fn apply(&self, _: &Core, payload: Payload, whole: bool) -> Result<(), String> {
+    fn apply(&self, payload: Payload, whole: bool) -> Result<(), String> {
         let local = &mut *self.local();
         let applied = local.replica.entry(payload.as_json().unwrap_or_default(), whole);
         self.count(local);

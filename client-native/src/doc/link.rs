@@ -146,7 +146,7 @@ impl Follower for Link {
         &self.feed
     }
 
-    fn apply(&self, _: &Core, payload: Payload, _: bool) -> Result<(), String> {
+    fn apply(&self, payload: Payload, _: bool) -> Result<(), String> {
         if let Payload::Binary(update) = payload {
             self.local().note(Note::Update(update));
             self.wake.notify_one();

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use datasole_core::{Client as Core, Payload, Status};
+use datasole_core::Payload;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ pub struct Member<T> {
     pub id: String,
     /// The user as the server knows it.
     pub user_id: Option<String>,
-    /// True for this client: for its value of an earlier connection until the one of the present connection is here.
+    /// True for this client, which is one member: until the value of a new connection is here, that of the last one.
     pub own: bool,
     /// The value that the member announced.
     pub value: T,
@@ -43,6 +43,9 @@ struct Wire {
     id: String,
     #[serde(default)]
     user_id: Option<String>,
+    /// Written by the core.
+    #[serde(default)]
+    own: bool,
     #[serde(default, deserialize_with = "present")]
     value: Option<Value>,
 }
@@ -73,29 +76,17 @@ impl Follower for Room {
         &self.feed
     }
 
-    /// The client's own value stays its own until that of the next connection is here.
-    fn apply(&self, core: &Core, payload: Payload, whole: bool) -> Result<(), String> {
-        let connection = match core.status() {
-            Status::Connected { connection_id, .. } => Some(connection_id.as_str()),
-            _ => None,
-        };
+    fn apply(&self, payload: Payload, whole: bool) -> Result<(), String> {
         let told: Vec<Wire> =
             payload.as_json().map_or(Ok(Vec::new()), serde_json::from_str).map_err(|error| error.to_string())?;
         let mut shown = self.shown();
         if whole {
             shown.clear();
         }
-        for Wire { id, user_id, value } in told {
+        for Wire { id, user_id, own, value } in told {
             match value {
                 None => drop(shown.remove(&id)),
-                Some(value) => {
-                    let own = connection == Some(id.as_str());
-                    if own {
-                        // The value that an earlier connection announced may still be there.
-                        shown.values_mut().for_each(|member| member.own = false);
-                    }
-                    shown.insert(id, Shown { user_id, own, value });
-                }
+                Some(value) => drop(shown.insert(id, Shown { user_id, own, value })),
             }
         }
         Ok(())

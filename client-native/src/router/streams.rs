@@ -20,7 +20,7 @@ pub(crate) trait Follower: Any + Send + Sync {
     fn opened(&self, _core: &mut Core, _now: Millis) {}
 
     /// Applies an entry, or says why it does not fit. The router notifies the readers.
-    fn apply(&self, core: &Core, payload: Payload, whole: bool) -> Result<(), String>;
+    fn apply(&self, payload: Payload, whole: bool) -> Result<(), String>;
 
     /// Takes a notice, and passes its consequences to the core.
     fn take(&self, _core: &mut Core, _now: Millis, _notice: Notice) {}
@@ -121,7 +121,7 @@ impl Streams {
 
     pub(super) fn entry(&mut self, core: &mut Core, now: Millis, stream: &StreamId, payload: Payload, whole: bool) {
         let Some(open) = self.open.get_mut(stream) else { return };
-        match open.follower.apply(core, payload, whole) {
+        match open.follower.apply(payload, whole) {
             Ok(()) => {
                 open.applied = true;
                 open.follower.feed().followers().change();
