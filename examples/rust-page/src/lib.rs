@@ -38,7 +38,7 @@ fn start() -> Result<(), JsValue> {
     spawn_local(async move {
         while dashboard.changed().await.is_ok() {
             beat.set_inner_text(
-                &dashboard.with_value(|value| value.map_or(Value::Null, |board| board["beat"].clone())).to_string(),
+                &dashboard.with_value(|board| board.map_or_else(|| "null".into(), |board| board["beat"].to_string())),
             );
         }
     });
