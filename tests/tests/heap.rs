@@ -115,21 +115,21 @@ async fn large_state(name: &str, mut value: Value) {
         println!("{name} of {length} bytes, {what}: {:.2} for each", per_byte(bytes));
         assert!(per_byte(bytes) <= most, "{name}, {what}: {bytes} bytes for {length} of JSON");
     };
-    let (held, peak) = during(async { drop(state.set("large", &value).await.unwrap()) }).await;
+    let (held, peak) = during(async { state.set("large", &value).await.map(drop).unwrap() }).await;
     check("held", held, 8.0);
     check("held while it is set", peak, 16.0);
     let bound = 16.0 - per_byte(held);
 
-    let (more, peak) = during(async { drop(state.update("large", |draft| change(draft)).await.unwrap()) }).await;
+    let (more, peak) = during(async { state.update("large", |draft| change(draft)).await.map(drop).unwrap() }).await;
     check("more after a patch", more, 0.01);
     check("more during a patch", peak, 0.01);
     let some = if let Some(rows) = value.as_array_mut() { &mut rows[10_000] } else { &mut value["user 10000"] };
     *some = json!("changed");
-    let (_, peak) = during(async { drop(state.set("large", &value).await.unwrap()) }).await;
+    let (_, peak) = during(async { state.set("large", &value).await.map(drop).unwrap() }).await;
     // The new text, to compare with, and the entry.
     check("more while another value is set", peak, 3.0_f64.min(bound));
     let value = Value::Array(vec![value]);
-    let (_, peak) = during(async { drop(state.set("large", &value).await.unwrap()) }).await;
+    let (_, peak) = during(async { state.set("large", &value).await.map(drop).unwrap() }).await;
     check("more while all is replaced", peak, bound);
 
     // The server makes the snapshot and keeps it; the client reads it and has a tree of its own.
