@@ -32,7 +32,6 @@ export interface PresenceOptions {
 export class Room<T = any> {
   /** Vue leaves it as it is. @internal */
   readonly __v_skip = true;
-  readonly #open: (room: Stream) => Port;
   readonly #all = new Map<string, Member<T>>();
   readonly #handlers = new Set<(members: readonly Member<T>[]) => void>();
   #members: readonly Member<T>[] = [];
@@ -41,9 +40,7 @@ export class Room<T = any> {
   #own?: string;
 
   /** @internal */
-  constructor(open: (room: Stream) => Port) {
-    this.#open = open;
-  }
+  constructor(private readonly open: (room: Stream) => Port) {}
 
   /** The members; a new array after each change. Current while this client is a member or has subscribed. */
   get members(): readonly Member<T>[] {
@@ -96,7 +93,7 @@ export class Room<T = any> {
 
   /** Opens or closes the room, as needed. */
   #follow(): void {
-    if (this.#own || this.#handlers.size) this.#port ??= this.#open(this);
+    if (this.#own || this.#handlers.size) this.#port ??= this.open(this);
     else if (this.#port) {
       this.#port.close();
       this.#port = undefined;

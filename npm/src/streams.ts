@@ -24,16 +24,13 @@ type Any = StreamMessage & { kind?: string; error?: ErrorBody; phase?: string; w
 export class Streams {
   /** By kind and key. */
   readonly all = new Map<string, { stream: Stream; port: Port; renew(): void; applied?: boolean; refused?: number }>();
-  readonly #send: (message: ToWorker) => void;
 
-  constructor(send: (message: ToWorker) => void) {
-    this.#send = send;
-  }
+  constructor(private readonly post: (message: ToWorker) => void) {}
 
   open(name: StreamName, stream: Stream, throttle?: number): Port {
     const id = `${name.kind} ${name.key}`;
     let followed = false;
-    const send = (command: StreamCommand) => this.#send({ ...name, ...command });
+    const send = (command: StreamCommand) => this.post({ ...name, ...command });
     const follow = (follows: boolean) => {
       if (followed !== follows) send((followed = follows) ? { t: 'open', throttle } : { t: 'leave' });
     };

@@ -24,14 +24,14 @@ describe('a room', () => {
 
   const entry = (whole: boolean, ...data: unknown[]): FromWorker =>
     ({ t: 'entry', kind: 'presence', key: 'r', rev: 1, data, ...(whole ? { whole } : {}) }) as FromWorker;
-  const member = (id: string, value: unknown) => ({ id, userId: 'u', value });
+  const member = (id: string, value: unknown, own?: boolean) => ({ id, userId: 'u', value, ...(own ? { own } : {}) });
 
   it('shows all members, and the others, who do not change with this client', async () => {
     const { client, worker } = await connected();
     const room = client.presence('r');
     const [all, rest] = [watch(members(room)), watch(others(room))];
-    worker.say(entry(true, member('c1', 1), member('c2', 1)));
-    worker.say(entry(false, member('c1', 2)));
+    worker.say(entry(true, member('c1', 1, true), member('c2', 1)));
+    worker.say(entry(false, member('c1', 2, true)));
     worker.say(entry(false, member('c2', 3)));
     assert.deepEqual(all.seen.map((list) => list.map(({ value }) => value)), [[1, 1], [2, 1], [2, 3]]);
     assert.deepEqual(rest.seen.map((list) => list.map(({ value }) => value)), [[1], [3]]);

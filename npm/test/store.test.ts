@@ -386,11 +386,10 @@ describe('a store', () => {
 describe('a room', () => {
   function makeRoom() {
     const core = new FakeCore({ kind: 'presence', key: 'r' });
-    const own = { id: 'c1' };
-    const room = new Room((room) => core.streams.open(core.name, room, 20), () => own.id);
+    const room = new Room((room) => core.streams.open(core.name, room, 20));
     /** What was sent, in short. */
     const sent = () => core.take().map((one) => (one.t === 'show' ? [one.json] : one.t));
-    return { room, core, sent, own };
+    return { room, core, sent };
   }
 
   it('is open while this client is a member or somebody listens, and shows values', () => {
@@ -439,18 +438,17 @@ describe('a room', () => {
   });
 
   it('lists who is there', () => {
-    const { room, core, own } = makeRoom();
+    const { room, core } = makeRoom();
     const seen: unknown[] = [];
     const { unsubscribe } = room.subscribe((members) => seen.push(members.map(({ id, value, self }) => [id, value, self])));
-    const [ann, bob] = [{ id: 'c1', userId: 'ann', value: 1 }, { id: 'c2', userId: 'bob', value: null }];
+    const [ann, bob] = [{ id: 'c1', userId: 'ann', value: 1, own: true }, { id: 'c2', userId: 'bob', value: null }];
     core.say('entry', { data: [ann, bob], whole: true });
     core.say('entry', { data: [{ id: 'c1', userId: 'ann' }] });
     core.say('entry', { data: [ann], whole: true });
     assert.deepEqual(seen, [[], [['c1', 1, true], ['c2', null, false]], [['c2', null, false]], [['c1', 1, true]]]);
     assert.equal(room.members.length, 1);
-    Object.assign(own, { id: 'c3' });
-    core.say('entry', { data: [{ ...ann, id: 'c3' }] });
-    assert.deepEqual(seen.at(-1), [['c1', 1, false], ['c3', 1, true]], 'the own value of the connection before');
+    core.say('entry', { data: [{ id: 'c1' }, { ...ann, id: 'c3' }] });
+    assert.deepEqual(seen.at(-1), [['c3', 1, true]], 'the own value of the next connection');
     unsubscribe();
     core.say('entry', { data: [ann], whole: true });
     assert.deepEqual(room.members, [], 'nobody keeps them up to date');

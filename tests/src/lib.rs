@@ -8,6 +8,7 @@ pub mod history;
 pub mod jepsen;
 pub mod nodes;
 pub mod peer;
+pub mod port;
 pub mod proxy;
 pub mod random;
 pub mod running;

@@ -3,8 +3,6 @@
 //! A member under the id of any of this client's [`Connections`] is this client. The host is told of one such member,
 //! that of the latest connection, marked `"own":true`.
 
-use std::collections::VecDeque;
-
 use serde_json::value::RawValue;
 
 use super::{
@@ -26,14 +24,14 @@ const MAX_CONNECTIONS: usize = 8;
 
 /// The ids of this client's connections, the present one last.
 #[derive(Debug, Default)]
-pub(super) struct Connections(VecDeque<String>);
+pub(super) struct Connections(Vec<String>);
 
 impl Connections {
     pub(super) fn push(&mut self, id: &str) {
         if self.0.len() == MAX_CONNECTIONS {
-            self.0.pop_front();
+            self.0.remove(0);
         }
-        self.0.push_back(id.to_owned());
+        self.0.push(id.to_owned());
     }
 
     /// How many connections ago the id was this client's; 0 for the present one.
@@ -190,7 +188,8 @@ impl OpenRoom {
         if same {
             return Some(payload);
         }
-        told.truncate(told.trim_end_matches(',').len());
+        // Without the last comma.
+        told.truncate(told.len().max(2) - 1);
         told.push(']');
         one_value(&told).map(|list| Payload::Json(list.to_owned()))
     }

@@ -5,6 +5,9 @@
 mod clients;
 mod late;
 mod nats;
+#[path = "../../../tests/src/port.rs"]
+#[expect(unreachable_pub, reason = "a crate that cannot be used here has the file, too")]
+mod port;
 #[cfg(unix)]
 mod postgres;
 mod redis;

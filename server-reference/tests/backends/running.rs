@@ -1,10 +1,11 @@
 //! A server that a test has started: killed when this is dropped, with its folder.
 
 use std::{
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
+
+use crate::port::free_port;
 
 pub(crate) struct Running {
     child: Child,
@@ -15,7 +16,7 @@ pub(crate) struct Running {
 impl Running {
     /// Starts a program in an empty folder; `arguments` gets the port and the folder.
     pub(crate) fn start(program: &str, arguments: impl Fn(u16, &Path) -> Vec<String>) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let name = Path::new(program).file_name().unwrap().to_string_lossy();
         let dir = std::env::temp_dir().join(format!("datasole-{name}-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();

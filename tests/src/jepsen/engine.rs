@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     str::FromStr,
@@ -11,6 +11,7 @@ use std::{
 use super::{Options, postgres, replica};
 use crate::{
     history::{Loss, Promises},
+    port::free_port,
     proxy::{Proxy, Weather},
 };
 
@@ -74,11 +75,6 @@ struct Replica {
     child: Child,
     /// The way by which it gets what the engine has.
     way: Proxy,
-}
-
-/// A port that nobody has now.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Engine {

@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -10,6 +10,8 @@ use std::{
     thread::sleep,
     time::{Duration, Instant},
 };
+
+use datasole_tests::port::free_port;
 
 /// Far above what any of them takes to start.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -117,8 +119,8 @@ impl Proxy {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = env::temp_dir().join(format!("datasole-proxy-{}-{number}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let port = address.port();
+        let port = free_port();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
         let snippet = snippet.replace("8080", &port.to_string()).replace("127.0.0.1:4000", &server.to_string());
         fs::write(folder.join("configuration"), kind.configuration(&snippet, &folder, port)).unwrap();
         let child = Self::spawn(kind, &folder, address);

@@ -2,7 +2,7 @@
 //! administrator (PostgreSQL refuses to), and stopped when this is dropped.
 
 use std::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     os::unix::{
         fs::{PermissionsExt, chown},
         process::CommandExt,
@@ -14,6 +14,7 @@ use std::{
 };
 
 use super::PATIENCE;
+use crate::port::free_port;
 
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -68,7 +69,7 @@ fn program(name: &str) -> Command {
 
 /// A free port, and an empty folder that belongs to the server.
 fn place() -> (u16, PathBuf) {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let dir = std::env::temp_dir().join(format!("datasole-postgres-{}-{port}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     if let Some((user, group)) = user() {

@@ -1,7 +1,6 @@
 //! A Redis Cluster of three masters.
 
 use std::{
-    net::TcpListener,
     path::Path,
     process::{Command, Stdio},
     sync::{
@@ -21,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{PATIENCE, PROGRAM, Store, arguments, connect, heard};
 use crate::{
     clients,
+    port::free_port,
     running::Running,
     writers::{PAUSE, append, survives},
 };
@@ -48,7 +48,7 @@ impl Cluster {
     /// Three masters that know each other and serve all slots.
     async fn start() -> Self {
         let masters = SLOTS.map(|_| {
-            let bus = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let bus = free_port();
             Master { server: Running::start(PROGRAM, |port, dir| of_cluster(port, dir, bus)), bus }
         });
         let cluster = Self { masters: masters.into() };
