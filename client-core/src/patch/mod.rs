@@ -30,7 +30,6 @@ pub use diff::diff;
 pub(crate) use diff::text_length;
 pub use error::{PatchError, Refusal};
 pub use operation::Operation;
-pub(crate) use pointer::index;
 pub use pointer::{Pointer, PointerError};
 pub use text::diff_text;
 pub use undo::Undo;

@@ -2,8 +2,8 @@
 
 use std::{borrow::Cow, mem};
 
-use super::{Pointer, Refusal, pointer::index};
-use crate::tree::{Node, Object, Tree};
+use super::{Pointer, Refusal};
+use crate::tree::{Node, Object, Tree, index};
 
 /// A place that may or may not be taken.
 pub(super) enum Slot<'d, 'p> {

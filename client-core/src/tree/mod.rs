@@ -27,7 +27,6 @@ use std::ops::Index;
 
 pub use self::parse::parse;
 pub(crate) use self::{compare::Comparison, object::Object, text::Text};
-use crate::patch::index;
 
 /// A JSON value: null, a boolean, a number, a string, an array or an object.
 #[derive(Clone, Default)]
@@ -155,6 +154,12 @@ impl Index<usize> for Tree {
     fn index(&self, at: usize) -> &Self {
         self.as_array().and_then(|elements| elements.get(at)).unwrap_or(&NULL)
     }
+}
+
+/// An array index: digits without leading zeros. `-` is not one.
+pub(crate) fn index(token: &str) -> Option<usize> {
+    let digits = token.bytes().all(|byte| byte.is_ascii_digit());
+    (digits && (token == "0" || !token.starts_with('0'))).then(|| token.parse().ok()).flatten()
 }
 
 #[cfg(test)]

@@ -119,6 +119,26 @@ fn pointers_are_followed_as_in_values() {
     assert_eq!(tree.members().map(|(name, _)| name).collect::<Vec<_>>(), ["", "0", "a"]);
 }
 
+#[test]
+fn indices_have_digits_only_and_no_leading_zero() {
+    for (token, expected) in [
+        ("0", Some(0)),
+        ("10", Some(10)),
+        ("", None),
+        ("-", None),
+        ("-1", None),
+        ("+1", None),
+        ("00", None),
+        ("01", None),
+        ("1e0", None),
+        ("1.0", None),
+        ("٣", None),
+        ("99999999999999999999999", None),
+    ] {
+        assert_eq!(index(token), expected, "{token:?}");
+    }
+}
+
 /// A row becomes a map as it grows, whichever way it does; both are the same to whoever looks.
 #[test]
 fn objects_grow_and_shrink() {
