@@ -13,7 +13,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 use crate::sync::lock;
 
 /// The threads that work, and the work that waits.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Desk(Arc<Mutex<Queue>>);
 
 #[derive(Debug)]
@@ -49,6 +49,9 @@ impl Default for Desk {
         Self(Arc::new(Mutex::new(Queue { free: (threads / 2).max(1), lanes: VecDeque::new() })))
     }
 }
+
+/// The lane of snapshots that are owed to those who read slowly.
+pub(crate) const OWED: u64 = u64::MAX;
 
 impl Desk {
     /// Does work, after what waits in the same lane; lanes take turns. Work that has begun is done to its end, whoever

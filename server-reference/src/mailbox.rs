@@ -26,9 +26,12 @@ use crate::{connection::Protocol, message::Outgoing, sync::lock};
 /// A stream whose pending entries a snapshot can replace.
 pub(crate) trait Conflate: std::fmt::Debug + Send + Sync {
     /// Hands the messages that show the stream's content to `f`, with no entry in between; the bytes that had to be written
-    /// out for it.
-    fn with_snapshot(&self, protocol: Protocol, f: &mut dyn FnMut(&mut dyn Iterator<Item = &Bytes>)) -> usize;
+    /// out for it. `None` is handed to `f` where that takes long: the messages are [delivered](Mailbox::deliver) then.
+    fn with_snapshot(self: Arc<Self>, protocol: Protocol, f: &mut dyn FnMut(Option<Messages<'_, '_>>)) -> usize;
 }
+
+/// Messages that show a stream's content.
+pub(crate) type Messages<'a, 'b> = &'a mut dyn Iterator<Item = &'b Bytes>;
 
 #[derive(Debug)]
 pub(crate) struct Mailbox {
@@ -73,6 +76,8 @@ struct Queue {
     missed: usize,
     /// Streams whose entries were dropped; a snapshot is owed.
     stale: Vec<Arc<dyn Conflate>>,
+    /// Whether that of the first of them is going to be delivered.
+    awaited: bool,
     close: Option<Box<Close>>,
 }
 
@@ -195,6 +200,36 @@ impl Mailbox {
         self.waker.wake();
     }
 
+    /// Queues the snapshot of a stream that is awaited; nothing where another is, or none. The caller holds the stream's lock.
+    pub(crate) fn deliver(&self, stream: &Arc<impl Conflate + 'static>, messages: Messages<'_, '_>) {
+        let stream: Arc<dyn Conflate> = stream.clone();
+        {
+            let mut queue = lock(&self.queue);
+            if !queue.awaited || !queue.is_next(&stream) {
+                return;
+            }
+            queue.awaited = false;
+            queue.show(&stream, messages);
+        }
+        self.wake();
+    }
+
+    /// Owes no snapshot of a stream any more: the client has left it. The caller holds the stream's lock.
+    pub(crate) fn forgive(&self, stream: &Arc<impl Conflate + 'static>) {
+        let stream: Arc<dyn Conflate> = stream.clone();
+        {
+            let mut queue = lock(&self.queue);
+            let was_awaited = queue.awaited && queue.is_next(&stream);
+            queue.stale.retain(|stale| !is_same(stale, &stream));
+            if !was_awaited {
+                return;
+            }
+            queue.awaited = false;
+        }
+        // The others have waited for it.
+        self.wake();
+    }
+
     /// Registers the connection's task to be woken by the next push or order.
     pub(crate) fn register(&self, waker: &Waker) {
         self.waker.register(waker);
@@ -211,26 +246,31 @@ impl Mailbox {
                 if !queue.items.is_empty() {
                     return;
                 }
-                match queue.stale.last() {
-                    Some(stream) if out.len() < room && written < AT_ONCE => stream.clone(),
-                    Some(_) => return,
-                    None => {
+                match queue.stale.first() {
+                    Some(stream) if !queue.awaited => {
+                        if out.len() >= room || written >= AT_ONCE {
+                            return;
+                        }
+                        stream.clone()
+                    }
+                    // Whoever delivers what is awaited wakes.
+                    _ => {
                         self.filled.store(queue.close.is_some(), Ordering::Release);
                         return;
                     }
                 }
             };
             // Under the stream's lock no entry can slip between the snapshot and the end of staleness.
-            let cost = stale.with_snapshot(self.protocol, &mut |messages| {
+            written += stale.clone().with_snapshot(self.protocol, &mut |messages| {
                 let mut queue = lock(&self.queue);
-                queue.stale.retain(|stream| !is_same(stream, &stale));
-                for message in messages {
-                    let weight = message.len();
-                    queue.bytes += weight;
-                    queue.items.push_back(Item { weight, message: message.clone(), stream: Some(stale.clone()) });
+                // The client may have left it meanwhile.
+                if queue.is_next(&stale) {
+                    match messages {
+                        Some(messages) => queue.show(&stale, messages),
+                        None => queue.awaited = true,
+                    }
                 }
             });
-            written += cost;
         }
     }
 
@@ -238,7 +278,8 @@ impl Mailbox {
     pub(crate) fn drain_queued(&self, out: &mut Outgoing) {
         let mut queue = lock(&self.queue);
         queue.take(out, usize::MAX, self.packs.load(Ordering::Relaxed));
-        self.filled.store(queue.close.is_some() || !queue.stale.is_empty(), Ordering::Release);
+        let owes = !queue.awaited && !queue.stale.is_empty();
+        self.filled.store(queue.close.is_some() || owes, Ordering::Release);
     }
 
     fn insert(&self, item: Item) {
@@ -286,6 +327,20 @@ impl Mailbox {
 impl Queue {
     fn is_stale(&self, stream: &Arc<dyn Conflate>) -> bool {
         self.stale.iter().any(|stale| is_same(stale, stream))
+    }
+
+    fn is_next(&self, stream: &Arc<dyn Conflate>) -> bool {
+        self.stale.first().is_some_and(|stale| is_same(stale, stream))
+    }
+
+    /// Queues the snapshot of the first stale stream.
+    fn show(&mut self, stream: &Arc<dyn Conflate>, messages: Messages<'_, '_>) {
+        self.stale.remove(0);
+        for message in messages {
+            let weight = message.len();
+            self.bytes += weight;
+            self.items.push_back(Item { weight, message: message.clone(), stream: Some(stream.clone()) });
+        }
     }
 
     fn take(&mut self, out: &mut Outgoing, room: usize, packs: bool) {

@@ -164,7 +164,7 @@ pub(crate) struct At<'a> {
 }
 
 /// The rules by which a stream goes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rules {
     /// Whether the backend keeps it.
     pub(crate) stored: bool,

@@ -4,19 +4,22 @@
 //! entry is applied, logged and handed to every mailbox in one step. Nothing is written to a socket under it.
 
 mod audience;
+mod common;
 mod gathering;
+mod showing;
 #[cfg(test)]
 mod tests;
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use bytes::Bytes;
 use datasole_core::{Position, StreamId};
 use tokio::{sync::OwnedMutexGuard, time::Instant};
 
+pub(crate) use self::common::Common;
 use super::{
     following::Lag,
     forms::Forms,
@@ -37,16 +40,10 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Stream {
     id: StreamId,
-    rules: Rules,
+    common: Arc<Common>,
     /// The number that names it in frames; 0 where it has none.
     channel: u32,
-    /// Longer frames are compressed; bytes.
-    compress_above: usize,
-    /// Most bytes of entries that follow a shared message of the whole.
-    max_since: usize,
     inner: Mutex<Inner>,
-    /// How many streams of its kind may not leave memory, this one too while it is followed.
-    needed: Arc<AtomicUsize>,
     /// Held by whoever makes a large message that shows the content.
     showing: Mutex<()>,
     /// Held by whoever appends to the backend, so that writers are linearised without holding `inner` meanwhile. Shared,
@@ -82,6 +79,8 @@ struct Inner {
     content: Box<dyn Kind>,
     /// The messages that show the content to followers of either version, made when first asked for.
     shown: [Option<Box<Shown>>; 2],
+    /// Whether followers of either version await the message that shows a large content, which is being made.
+    awaited: [bool; 2],
     /// When followers are going to be shown something.
     due: Option<Instant>,
     /// Whether the log says that version 1 clients do not take the whole.
@@ -101,18 +100,10 @@ pub(crate) struct Start {
 }
 
 impl Stream {
-    pub(crate) fn new(
-        id: StreamId,
-        start: Start,
-        rules: Rules,
-        channel: u32,
-        compress_above: usize,
-        max_since: usize,
-        needed: Arc<AtomicUsize>,
-    ) -> Self {
+    pub(crate) fn new(id: StreamId, start: Start, common: Arc<Common>, channel: u32) -> Self {
         let Start { mark, content, stored, now } = start;
-        if !rules.evictable {
-            needed.fetch_add(1, Ordering::Relaxed);
+        if !common.rules.evictable {
+            common.needed.fetch_add(1, Ordering::Relaxed);
         }
         let inner = Inner {
             mark,
@@ -122,18 +113,16 @@ impl Stream {
             followers: Members::default(),
             content,
             shown: [None, None],
+            awaited: [false; 2],
             due: None,
             is_told: false,
             held: Held::default(),
         };
         let stream = Self {
             id,
-            rules,
+            common,
             channel,
-            compress_above,
-            max_since,
             inner: Mutex::new(inner),
-            needed,
             showing: Mutex::default(),
             writer: Arc::default(),
             followed: AtomicBool::new(false),
@@ -152,7 +141,7 @@ impl Stream {
     }
 
     pub(crate) fn rules(&self) -> &Rules {
-        &self.rules
+        &self.common.rules
     }
 
     /// The number that names it in frames; 0 where it has none.
@@ -175,7 +164,7 @@ impl Stream {
     }
 
     fn at(&self, position: Position) -> At<'_> {
-        At { key: &self.id.key, channel: self.channel, position, compress_above: self.compress_above }
+        At { key: &self.id.key, channel: self.channel, position, compress_above: self.common.compress_above }
     }
 
     /// Waits for the right to append.
@@ -190,7 +179,7 @@ impl Stream {
         if inner.content.is_gone() {
             return inner.followers.iter().all(|follower| follower.protocol() == Protocol::V1);
         }
-        self.rules.evictable && inner.followers.is_empty()
+        self.common.rules.evictable && inner.followers.is_empty()
     }
 
     /// Whether it comes to nothing, so that dropping it would lose nothing but its position; where it is.
@@ -272,17 +261,17 @@ impl Stream {
         inner.mark.position.seq += 1;
         inner.mark.tag = tag;
         let at = self.at(inner.mark.position);
-        let is_kept = self.rules.replay.entries > 0 || inner.shown.iter().any(Option::is_some);
+        let is_kept = self.common.rules.replay.entries > 0 || inner.shown.iter().any(Option::is_some);
         let long = is_kept.then(|| inner.content.message(entry, &at));
         if let Some(message) = &long {
             for shown in &mut inner.shown {
                 shown.take_if(|shown| !shown.follow(message));
             }
-            inner.window.push(message.clone(), now, &self.rules.replay);
+            inner.window.push(message.clone(), now, &self.common.rules.replay);
         }
-        let is_later = self.rules.v1 == V1::Whole && self.is_later(inner);
+        let is_later = self.common.rules.v1 == V1::Whole && self.is_later(inner);
         let mut forms = Forms::new(&*inner.content, entry, at, long, self.is_numbered(inner));
-        match self.rules.delivery {
+        match self.common.rules.delivery {
             Delivery::Each => {
                 let v1 = if !v1.is_empty() && inner.content.is_v1(entry) { v1 } else { &[] };
                 for connection in inner.followers.iter().chain(v1) {
@@ -291,7 +280,7 @@ impl Stream {
             }
             Delivery::Conflated => {
                 for connection in inner.followers.iter() {
-                    match (self.rules.v1, connection.protocol()) {
+                    match (self.common.rules.v1, connection.protocol()) {
                         (V1::Whole, Protocol::V1) if is_later => {}
                         (V1::Whole, Protocol::V1) => connection.mailbox().owe(self),
                         _ => connection.mailbox().push_entry(forms.of(connection), self),
@@ -371,7 +360,7 @@ impl Stream {
             inner.content.apply(&entry)?;
             let time = inner.content.time(&entry).unwrap_or(now);
             // Who has written it lets the backend forget.
-            if inner.held.note(entry.bytes().len(), &self.rules.compaction) {
+            if inner.held.note(entry.bytes().len(), &self.common.rules.compaction) {
                 inner.held.compacted(inner.content.measure());
             }
             self.push(inner, &entry, tag, time, v1, None);
@@ -401,9 +390,11 @@ impl Stream {
         let again = inner.content.restart(&self.at(mark.position));
         for at in 0..inner.followers.len() {
             let Some(connection) = inner.followers.as_slice().get(at).cloned() else { break };
-            if let Some(shown) = self.shown(&mut inner, connection.protocol()) {
+            if self.is_dear(&inner, connection.protocol()) {
+                connection.mailbox().owe(self);
+            } else if let Some(shown) = self.shown(&mut inner, connection.protocol()) {
                 shown.messages().for_each(|message| connection.mailbox().push_entry(message.clone(), self));
-            } else if self.rules.delivery == Delivery::Each {
+            } else if self.common.rules.delivery == Delivery::Each {
                 inner.window.newest(1).for_each(|message| connection.mailbox().push(message.clone()));
             }
             again.iter().for_each(|message| connection.mailbox().push(message.clone()));
@@ -416,7 +407,7 @@ impl Stream {
         inner.window.clear();
         inner.held = Held::of(stored);
         // The rest would only be made to be dropped.
-        let skip = stored.entries.len().saturating_sub(self.rules.replay.entries);
+        let skip = stored.entries.len().saturating_sub(self.common.rules.replay.entries);
         let kept = &stored.entries[skip..];
         let first = inner.mark.position.seq.saturating_sub(kept.len() as u64);
         for (seq, log::Entry { bytes, .. }) in (first + 1..).zip(kept) {
@@ -427,13 +418,13 @@ impl Stream {
             };
             let time = inner.content.time(&entry).unwrap_or(now);
             let message = inner.content.message(&entry, &self.at(Position { seq, ..inner.mark.position }));
-            inner.window.push(message, time, &self.rules.replay);
+            inner.window.push(message, time, &self.common.rules.replay);
         }
     }
 
     /// Takes note of an entry of so many bytes that the backend has stored: whether it should get a snapshot now.
     pub(crate) fn note(&self, bytes: usize) -> bool {
-        lock(&self.inner).held.note(bytes, &self.rules.compaction)
+        lock(&self.inner).held.note(bytes, &self.common.rules.compaction)
     }
 
     /// The snapshot for the backend, if there can be one: where it was taken, its bytes, and how many entries
@@ -458,8 +449,8 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if !self.rules.evictable || !self.is_unfollowed() {
-            self.needed.fetch_sub(1, Ordering::Relaxed);
+        if !self.common.rules.evictable || !self.is_unfollowed() {
+            self.common.needed.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

@@ -16,8 +16,8 @@ use datasole_core::{Position, StreamId, StreamKind};
 use super::{
     Hub,
     following::LINGER,
-    kind::{Delivery, Kind, Spec, V1},
-    stream::Stream,
+    kind::{Delivery, Kind, Rules, Spec, V1},
+    stream::{Common, Stream},
 };
 use crate::{
     backend::BackendError,
@@ -37,6 +37,8 @@ pub(super) struct Streams {
     map: RwLock<HashMap<String, Arc<Stream>>>,
     /// How many of them may not leave memory: they are followed, or of those that stay.
     needed: Arc<AtomicUsize>,
+    /// What the stream that was made last has in common with others.
+    common: Mutex<Option<Arc<Common>>>,
     /// Keys that the backend is asked for: what it answers must not have been overtaken by a stream that has come and gone
     /// meanwhile.
     opening: Mutex<HashMap<String, Asked>>,
@@ -104,8 +106,9 @@ impl Opening<'_> {
 impl Streams {
     pub(super) fn new(spec: Spec) -> Self {
         let sweep_at = AtomicUsize::new(SWEEP_AT);
+        let (map, needed, common) = (RwLock::default(), Arc::default(), Mutex::default());
         let (opening, left, idle) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { spec, map: RwLock::default(), needed: Arc::default(), opening, left, idle, sweep_at }
+        Self { spec, map, needed, common, opening, left, idle, sweep_at }
     }
 
     pub(super) fn spec(&self) -> &Spec {
@@ -191,8 +194,7 @@ impl Hub {
             return Err(BackendError::Unavailable("there is no memory for more streams at the moment".into()));
         }
         let start = self.start(content, stored, lane).await?;
-        let (compress_above, max_since) = (self.limits.compress_above, self.limits.max_queue / 2);
-        let stream = Stream::new(id, start, rules, channel, compress_above, max_since, streams.needed.clone());
+        let stream = Stream::new(id, start, self.common(streams, rules), channel);
         stream.followed.store(rules.stored || rules.relayed, Ordering::SeqCst);
         stream.used.store(self.now(), Ordering::SeqCst);
         stream.heard.store(self.now(), Ordering::Relaxed);
@@ -212,6 +214,15 @@ impl Hub {
             self.forget(&id, at).await;
         }
         Ok(stream)
+    }
+
+    /// What a stream that goes by these rules has in common with others: those of most kinds all go by the same.
+    fn common(&self, streams: &Streams, rules: Rules) -> Arc<Common> {
+        let mut last = lock(&streams.common);
+        match &*last {
+            Some(common) if common.rules == rules => common.clone(),
+            _ => last.insert(Common::new(rules, &self.limits, streams.needed.clone(), self.desk.clone())).clone(),
+        }
     }
 
     /// The number of a stream: odd for what cannot do without, and may have that of one long gone; else even, and 0 once there are

@@ -7,7 +7,7 @@ use datasole_core::{Position, StreamId, frame::Opcode};
 
 use super::{
     kind::{At, Delivery, Inapplicable, Kind, Rules, V1},
-    stream::{Start, Stream},
+    stream::{Common, Start, Stream},
 };
 use crate::{
     backend::{
@@ -16,8 +16,9 @@ use crate::{
     },
     clock::unix_millis,
     connection::Protocol,
+    desk::Desk,
     entry::Entry,
-    limits::Replay,
+    limits::{Limits, Replay},
     message::{Object, framed},
 };
 
@@ -37,10 +38,11 @@ impl Numbers {
     /// A stream without a hub, its messages uncompressed.
     pub(crate) fn stream(key: &str, position: Position, replay: Replay) -> Arc<Stream> {
         let content = Box::new(Self { latest: position.seq, replay: Some(replay) });
-        let rules = content.rules();
+        let limits = Limits::default().with(|limits| limits.compress_above = usize::MAX);
+        let common = Common::new(content.rules(), &limits, Arc::default(), Desk::default());
         let mark = Mark { position, tag: Tag::default() };
         let start = Start { mark, content, stored: Stored::default(), now: unix_millis() };
-        Arc::new(Stream::new(StreamId::state(key), start, rules, 0, usize::MAX, usize::MAX, Arc::default()))
+        Arc::new(Stream::new(StreamId::state(key), start, common, 0))
     }
 
     /// Publishes the number of the next entry.

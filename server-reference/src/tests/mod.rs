@@ -4,11 +4,16 @@ mod batches;
 mod commits;
 mod concurrency;
 mod large;
+mod owed;
 mod short;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::Poll,
 };
 
 use bytes::Bytes;
@@ -222,6 +227,27 @@ impl Peer {
                 (frame.opcode, frame.correlation, payload)
             })
             .collect()
+    }
+
+    /// Waits until something is there for it.
+    pub(crate) async fn filled(&self) {
+        let mailbox = self.session.connection().mailbox();
+        poll_fn(|cx| {
+            mailbox.register(cx.waker());
+            if mailbox.is_filled() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// What is sent to it next, be that made elsewhere.
+    pub(crate) async fn next(&mut self) -> Vec<(Opcode, u32, Value)> {
+        loop {
+            self.filled().await;
+            let received = self.received();
+            if !received.is_empty() {
+                return received;
+            }
+        }
     }
 
     pub(crate) fn opcodes(&mut self) -> Vec<(Opcode, u32)> {

@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use datasole_core::{Position, frame::Opcode, wire::Subscribed};
 use tokio::{
     runtime::Handle,
@@ -14,7 +13,7 @@ use tokio::{
 
 use super::{
     super::{
-        kind::{At, Delivery, V1},
+        kind::{Delivery, V1},
         shown::Shown,
     },
     Inner, Stream,
@@ -22,13 +21,9 @@ use super::{
 use crate::{
     answer::V1_PAYLOAD,
     connection::{Connection, Protocol},
-    mailbox::Conflate,
     message,
     sync::lock,
 };
-
-/// Contents of so many bytes are written out off the async workers.
-const DEAR: usize = 64 * 1024;
 
 impl Stream {
     /// Whether version 1 followers of a large content that changes all the time are shown the whole in a moment.
@@ -59,7 +54,7 @@ impl Stream {
     fn show_due(self: &Arc<Self>) {
         let mut inner = lock(&self.inner);
         inner.due = None;
-        if self.rules.v1 == V1::Whole {
+        if self.common.rules.v1 == V1::Whole {
             inner.shown[1].take_if(|whole| whole.rest().is_some());
             for connection in inner.followers.iter().filter(|follower| follower.protocol() == Protocol::V1) {
                 connection.mailbox().owe(self);
@@ -79,9 +74,9 @@ impl Stream {
         room: &mut usize,
     ) {
         let mut inner = lock(&self.inner);
-        inner.window.expire(now, &self.rules.replay);
-        let is_content = self.rules.stored && self.rules.delivery == Delivery::Conflated;
-        let resumed = since.filter(|_| self.rules.delivery != Delivery::Others);
+        inner.window.expire(now, &self.common.rules.replay);
+        let is_content = self.common.rules.stored && self.common.rules.delivery == Delivery::Conflated;
+        let resumed = since.filter(|_| self.common.rules.delivery != Delivery::Others);
         let resumed = resumed.map(|since| inner.born(since, is_content));
         let missed = resumed.and_then(|since| inner.missed(since));
         if missed.is_none() {
@@ -97,15 +92,20 @@ impl Stream {
             let Position { epoch, seq } = inner.mark.position;
             Position { epoch, seq: seq - behind as u64 }
         };
-        let is_told = self.rules.delivery == Delivery::Others
+        let is_told = self.common.rules.delivery == Delivery::Others
             || connection.mailbox().is_short() && from.epoch == inner.numbered && self.is_numbered(&inner);
         let channel = Some(self.channel).filter(|&channel| is_told && channel != 0);
         let answer = Subscribed { epoch: from.epoch, seq: from.seq, recovered: missed.is_some(), channel };
         let mailbox = connection.mailbox();
-        mailbox.push(message::shared(Opcode::Subscribed, correlation, &message::json(&answer), self.compress_above));
+        mailbox.push(message::shared(
+            Opcode::Subscribed,
+            correlation,
+            &message::json(&answer),
+            self.common.compress_above,
+        ));
         if let Some(missed) = missed {
             for message in inner.window.newest(missed) {
-                match self.rules.delivery {
+                match self.common.rules.delivery {
                     Delivery::Each => mailbox.push_missed(message.clone()),
                     Delivery::Conflated | Delivery::Others => mailbox.push_entry(message.clone(), self),
                 }
@@ -138,14 +138,14 @@ impl Stream {
 
     /// `false` where it follows already.
     fn join(&self, inner: &mut Inner, connection: &Arc<Connection>) -> bool {
-        if self.rules.evictable && inner.followers.is_empty() {
-            self.needed.fetch_add(1, Ordering::Relaxed);
+        if self.common.rules.evictable && inner.followers.is_empty() {
+            self.common.needed.fetch_add(1, Ordering::Relaxed);
         }
         inner.followers.insert(connection)
     }
 
     /// Says in the log, once, that version 1 clients do not take the content.
-    fn tell_too_long(&self, inner: &mut Inner) {
+    pub(super) fn tell_too_long(&self, inner: &mut Inner) {
         let bytes = inner.content.weight();
         if bytes > V1_PAYLOAD && !inner.is_told {
             inner.is_told = true;
@@ -159,120 +159,20 @@ impl Stream {
     }
 
     /// Ends what [`subscribe`](Self::subscribe) began; whether that was more to the other followers than one less.
-    pub(in crate::hub) fn unsubscribe(&self, connection: &Connection) -> bool {
+    pub(in crate::hub) fn unsubscribe(self: &Arc<Self>, connection: &Connection) -> bool {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
-        if inner.followers.remove(connection) && self.rules.evictable && inner.followers.is_empty() {
-            self.needed.fetch_sub(1, Ordering::Relaxed);
+        if inner.followers.remove(connection) {
+            connection.mailbox().forgive(self);
+            if self.common.rules.evictable && inner.followers.is_empty() {
+                self.common.needed.fetch_sub(1, Ordering::Relaxed);
+            }
         }
         let message = inner.content.leave(connection.serial(), &self.at(inner.mark.position));
         if let Some(message) = &message {
             inner.followers.iter().for_each(|follower| follower.mailbox().push(message.clone()));
         }
         message.is_some()
-    }
-
-    /// The message that shows the content as it is now, or was not before `asked`. What is large and changes all the time is
-    /// made once in a moment, for all who ask: the error is the time until then.
-    pub(crate) fn whole(&self, asked: Instant) -> Result<Option<Bytes>, Duration> {
-        let mut inner = lock(&self.inner);
-        // With the entries since it would be no whole.
-        inner.shown[0].take_if(|whole| whole.rest().is_some_and(|rest| rest.is_zero()));
-        let shown = self.shown(&mut inner, Protocol::V2);
-        shown.map(|shown| shown.since(asked).cloned()).transpose()
-    }
-
-    /// Whether clients of this version are shown the whole after each change.
-    fn is_whole(&self, protocol: Protocol) -> bool {
-        protocol == Protocol::V1 && self.rules.v1 == V1::Whole
-    }
-
-    /// The bytes that have to be written out to show the content.
-    fn cost(&self, inner: &Inner, protocol: Protocol) -> usize {
-        let shown = inner.shown[usize::from(self.is_whole(protocol))].as_deref();
-        if shown.is_some_and(Shown::is_fresh) { 0 } else { inner.content.weight() }
-    }
-
-    /// Takes room for showing the content; `false` if there is none.
-    fn fits(&self, inner: &Inner, protocol: Protocol, room: &mut usize) -> bool {
-        let cost = self.cost(inner, protocol);
-        let fits = cost == 0 || *room > 0;
-        *room = room.saturating_sub(cost);
-        fits
-    }
-
-    pub(super) fn shown<'a>(&self, inner: &'a mut Inner, protocol: Protocol) -> Option<&'a Shown> {
-        let whole = self.is_whole(protocol);
-        let shown = &mut inner.shown[usize::from(whole)];
-        shown.take_if(|shown| !shown.is_fresh());
-        match shown {
-            Some(shown) => shown.hand_out(),
-            None => {
-                let message = inner.content.show(protocol, &self.at(inner.mark.position))?;
-                *shown =
-                    Some(Box::new(Shown::new(message, inner.content.weight(), (!whole).then_some(self.max_since))));
-            }
-        }
-        shown.as_deref()
-    }
-
-    /// The bytes that have to be written out to show the content to who has it up to `since`, where they are so many that it
-    /// should be [prepared](Self::prepare) off the async workers; else 0.
-    pub(crate) fn dear(&self, protocol: Protocol, since: Option<Position>) -> usize {
-        if self.rules.delivery != Delivery::Conflated {
-            return 0;
-        }
-        let mut inner = lock(&self.inner);
-        if since.is_some_and(|since| inner.missed(inner.born(since, self.rules.stored)).is_some()) {
-            return 0;
-        }
-        self.outdate(&mut inner, protocol, since);
-        Some(self.cost(&inner, protocol)).filter(|&cost| cost >= DEAR).unwrap_or_default()
-    }
-
-    /// Drops the message that shows the content where it is from before `since`: nobody is shown what they are past.
-    fn outdate(&self, inner: &mut Inner, protocol: Protocol, since: Option<Position>) {
-        let Position { epoch, seq } = inner.mark.position;
-        let Some(since) = since.filter(|since| since.epoch == epoch) else { return };
-        let shown = &mut inner.shown[usize::from(self.is_whole(protocol))];
-        shown.take_if(|shown| seq - (shown.behind() as u64) < since.seq);
-    }
-
-    /// Makes the message that shows the content, for those who come next. Written under the lock, compressed without.
-    pub(crate) fn prepare(&self, protocol: Protocol) {
-        let whole = self.is_whole(protocol);
-        let _one = lock(&self.showing);
-        let plain = {
-            let mut inner = lock(&self.inner);
-            if self.cost(&inner, protocol) == 0 {
-                return;
-            }
-            let at = At { compress_above: usize::MAX, ..self.at(inner.mark.position) };
-            let Some(message) = inner.content.show(protocol, &at) else { return };
-            let weight = inner.content.weight();
-            inner.shown[usize::from(whole)] =
-                Some(Box::new(Shown::new(message.clone(), weight, (!whole).then_some(self.max_since))));
-            message
-        };
-        let short = message::compressed(plain.clone(), self.compress_above);
-        if let Some(shown) = &mut lock(&self.inner).shown[usize::from(whole)] {
-            shown.shorten(&plain, short);
-        }
-    }
-}
-
-impl Conflate for Stream {
-    fn with_snapshot(&self, protocol: Protocol, f: &mut dyn FnMut(&mut dyn Iterator<Item = &Bytes>)) -> usize {
-        let mut inner = lock(&self.inner);
-        let cost = self.cost(&inner, protocol);
-        if protocol == Protocol::V1 {
-            self.tell_too_long(&mut inner);
-        }
-        match self.shown(&mut inner, protocol) {
-            Some(shown) => f(&mut shown.messages()),
-            None => f(&mut std::iter::empty()),
-        }
-        cost
     }
 }
 

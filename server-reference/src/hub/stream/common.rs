@@ -1,0 +1,27 @@
+//! [`Common`]: what many streams share, and each would hold otherwise.
+
+use std::sync::{Arc, atomic::AtomicUsize};
+
+use super::super::kind::Rules;
+use crate::{desk::Desk, limits::Limits};
+
+/// What the streams of a kind that go by the same rules have in common.
+#[derive(Debug)]
+pub(crate) struct Common {
+    pub(crate) rules: Rules,
+    /// Longer frames are compressed; bytes.
+    pub(super) compress_above: usize,
+    /// Most bytes of entries that follow a shared message of the whole.
+    pub(super) max_since: usize,
+    /// How many streams of the kind may not leave memory, those too that are followed.
+    pub(super) needed: Arc<AtomicUsize>,
+    /// Where large contents are written out.
+    pub(super) desk: Desk,
+}
+
+impl Common {
+    pub(crate) fn new(rules: Rules, limits: &Limits, needed: Arc<AtomicUsize>, desk: Desk) -> Arc<Self> {
+        let Limits { compress_above, max_queue, .. } = *limits;
+        Arc::new(Self { rules, compress_above, max_since: max_queue / 2, needed, desk })
+    }
+}

@@ -1,0 +1,189 @@
+//! The message that shows a stream's content: made at once where that is quick, else elsewhere.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use datasole_core::Position;
+use tokio::{runtime::Handle, time::Instant};
+
+use super::{
+    super::{
+        kind::{At, Delivery, V1},
+        shown::Shown,
+    },
+    Inner, Stream,
+};
+use crate::{
+    connection::Protocol,
+    desk::OWED,
+    mailbox::{Conflate, Messages},
+    message,
+    sync::lock,
+};
+
+/// Contents of so many bytes are written out off the async workers.
+const DEAR: usize = 64 * 1024;
+
+/// How often such a content is written out for those who wait before its stream is held meanwhile.
+const TRIES: usize = 3;
+
+impl Stream {
+    /// The message that shows the content as it is now, or was not before `asked`. What is large and changes all the time is
+    /// made once in a moment, for all who ask: the error is the time until then.
+    pub(crate) fn whole(&self, asked: Instant) -> Result<Option<Bytes>, Duration> {
+        let mut inner = lock(&self.inner);
+        // With the entries since it would be no whole.
+        inner.shown[0].take_if(|whole| whole.rest().is_some_and(|rest| rest.is_zero()));
+        let shown = self.shown(&mut inner, Protocol::V2);
+        shown.map(|shown| shown.since(asked).cloned()).transpose()
+    }
+
+    /// Whether clients of this version are shown the whole after each change.
+    fn is_whole(&self, protocol: Protocol) -> bool {
+        protocol == Protocol::V1 && self.common.rules.v1 == V1::Whole
+    }
+
+    /// Where the message is that shows the content to clients of this version.
+    fn slot(&self, protocol: Protocol) -> usize {
+        usize::from(self.is_whole(protocol))
+    }
+
+    /// The bytes that have to be written out to show the content.
+    fn cost(&self, inner: &Inner, protocol: Protocol) -> usize {
+        let shown = inner.shown[self.slot(protocol)].as_deref();
+        if shown.is_some_and(Shown::is_fresh) { 0 } else { inner.content.weight() }
+    }
+
+    /// Whether showing the content takes so long that it is done off the async workers.
+    pub(super) fn is_dear(&self, inner: &Inner, protocol: Protocol) -> bool {
+        self.cost(inner, protocol) >= DEAR && Handle::try_current().is_ok()
+    }
+
+    /// Takes room for showing the content at once; `false` if there is none.
+    pub(super) fn fits(&self, inner: &Inner, protocol: Protocol, room: &mut usize) -> bool {
+        let cost = self.cost(inner, protocol);
+        let fits = cost == 0 || *room > 0 && !self.is_dear(inner, protocol);
+        *room = room.saturating_sub(cost);
+        fits
+    }
+
+    pub(super) fn shown<'a>(&self, inner: &'a mut Inner, protocol: Protocol) -> Option<&'a Shown> {
+        let whole = self.is_whole(protocol);
+        let shown = &mut inner.shown[usize::from(whole)];
+        shown.take_if(|shown| !shown.is_fresh());
+        match shown {
+            Some(shown) => shown.hand_out(),
+            None => {
+                let message = inner.content.show(protocol, &self.at(inner.mark.position))?;
+                *shown = Some(Box::new(Shown::new(
+                    message,
+                    inner.content.weight(),
+                    (!whole).then_some(self.common.max_since),
+                )));
+            }
+        }
+        shown.as_deref()
+    }
+
+    /// The bytes that have to be written out to show the content to who has it up to `since`, where they are so many that it
+    /// should be [prepared](Self::prepare) off the async workers; else 0.
+    pub(crate) fn dear(&self, protocol: Protocol, since: Option<Position>) -> usize {
+        if self.common.rules.delivery != Delivery::Conflated {
+            return 0;
+        }
+        let mut inner = lock(&self.inner);
+        if since.is_some_and(|since| inner.missed(inner.born(since, self.common.rules.stored)).is_some()) {
+            return 0;
+        }
+        self.outdate(&mut inner, protocol, since);
+        Some(self.cost(&inner, protocol)).filter(|&cost| cost >= DEAR).unwrap_or_default()
+    }
+
+    /// Drops the message that shows the content where it is from before `since`: nobody is shown what they are past.
+    pub(super) fn outdate(&self, inner: &mut Inner, protocol: Protocol, since: Option<Position>) {
+        let Position { epoch, seq } = inner.mark.position;
+        let Some(since) = since.filter(|since| since.epoch == epoch) else { return };
+        let shown = &mut inner.shown[self.slot(protocol)];
+        shown.take_if(|shown| seq - (shown.behind() as u64) < since.seq);
+    }
+
+    /// Makes the message that shows the content, for those who come next. Written under the lock, compressed without.
+    pub(crate) fn prepare(&self, protocol: Protocol) {
+        let (whole, slot) = (self.is_whole(protocol), self.slot(protocol));
+        let _one = lock(&self.showing);
+        let plain = {
+            let mut inner = lock(&self.inner);
+            if self.cost(&inner, protocol) == 0 {
+                return;
+            }
+            let at = At { compress_above: usize::MAX, ..self.at(inner.mark.position) };
+            let Some(message) = inner.content.show(protocol, &at) else { return };
+            let weight = inner.content.weight();
+            inner.shown[slot] =
+                Some(Box::new(Shown::new(message.clone(), weight, (!whole).then_some(self.common.max_since))));
+            message
+        };
+        let short = message::compressed(plain.clone(), self.common.compress_above);
+        if let Some(shown) = &mut lock(&self.inner).shown[slot] {
+            shown.shorten(&plain, short);
+        }
+    }
+    /// Hands the content to the followers that await it.
+    fn deliver(self: &Arc<Self>, protocol: Protocol) {
+        let (mut inner, slot) = (lock(&self.inner), self.slot(protocol));
+        self.shown(&mut inner, protocol);
+        inner.awaited[slot] = false;
+        let shown = inner.shown[slot].as_deref();
+        for follower in inner.followers.iter().filter(|follower| self.slot(follower.protocol()) == slot) {
+            follower.mailbox().deliver(self, &mut shown.into_iter().flat_map(Shown::messages));
+        }
+    }
+}
+
+/// The order to make the message that shows a large content. When it ends, however it does, those who wait get it.
+struct Order {
+    stream: Arc<Stream>,
+    protocol: Protocol,
+}
+
+impl Order {
+    fn make(&self) {
+        // What is overtaken by too much meanwhile is of no use.
+        for _ in 0..TRIES {
+            self.stream.prepare(self.protocol);
+            if self.stream.cost(&lock(&self.stream.inner), self.protocol) == 0 {
+                break;
+            }
+        }
+    }
+}
+
+impl Drop for Order {
+    fn drop(&mut self) {
+        self.stream.deliver(self.protocol);
+    }
+}
+
+impl Conflate for Stream {
+    fn with_snapshot(self: Arc<Self>, protocol: Protocol, f: &mut dyn FnMut(Option<Messages<'_, '_>>)) -> usize {
+        let mut inner = lock(&self.inner);
+        if protocol == Protocol::V1 {
+            self.tell_too_long(&mut inner);
+        }
+        let cost = self.cost(&inner, protocol);
+        let runtime = if cost >= DEAR { Handle::try_current().ok() } else { None };
+        let Some(runtime) = runtime else {
+            let shown = self.shown(&mut inner, protocol);
+            f(Some(&mut shown.into_iter().flat_map(Shown::messages)));
+            return cost;
+        };
+        let is_ordered = std::mem::replace(&mut inner.awaited[self.slot(protocol)], true);
+        f(None);
+        drop(inner);
+        if !is_ordered {
+            let (desk, order) = (self.common.desk.clone(), Order { stream: self, protocol });
+            runtime.spawn(async move { desk.run(OWED, move || order.make()).await });
+        }
+        0
+    }
+}
