@@ -120,7 +120,7 @@ async fn large_state(name: &str, mut value: Value) {
     check("held while it is set", peak, 16.0);
     let bound = 16.0 - per_byte(held);
 
-    let (more, peak) = during(async { state.update("large", |draft| change(draft)).await.map(drop).unwrap() }).await;
+    let (more, peak) = during(async { state.update("large", change).await.map(drop).unwrap() }).await;
     check("more after a patch", more, 0.01);
     check("more during a patch", peak, 0.01);
     let some = if let Some(rows) = value.as_array_mut() { &mut rows[10_000] } else { &mut value["user 10000"] };
