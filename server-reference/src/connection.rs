@@ -226,7 +226,7 @@ impl Connection {
     /// changes.
     pub(crate) fn admit(&self, order: u64, mut identity: Identity) -> Reception {
         if identity.user_id.is_empty() {
-            identity.user_id = self.anonymous();
+            identity.user_id = self.anonymous().into_boxed_str().into();
         }
         let expires = identity.expires_in.and_then(|time| Instant::now().checked_add(time));
         let identity = Arc::new(identity);

@@ -64,6 +64,7 @@ pub mod fuzz {
     pub use crate::admission::fuzz::header;
     #[cfg(feature = "docs")]
     pub use crate::primitives::docs::fuzz::document;
+    pub use crate::transport::fuzz::websocket;
 }
 
 pub use admission::{Network, NetworkError, Origin, OriginError};

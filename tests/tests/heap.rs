@@ -188,8 +188,8 @@ async fn bytes_of_heap() {
     let greet = move |_| async move { tokio::task::spawn_blocking(move || greeted(address)).await.unwrap() };
     let (connection, mut sockets) = each(greet).await;
     println!("an idle connection: {connection} bytes");
-    assert!(connection <= 2_500, "{connection} bytes");
-    // What a call needs is given back, but for a part of the parser's buffer.
+    assert!(connection <= 1_500, "{connection} bytes");
+    // What a call needs is given back.
     let before = HEAP.current_usage();
     let sockets = tokio::task::spawn_blocking(move || {
         sockets.iter_mut().for_each(call);
@@ -199,7 +199,7 @@ async fn bytes_of_heap() {
     .unwrap();
     let called = HEAP.current_usage().saturating_sub(before) / sockets.len();
     println!("after a call: {called} bytes more");
-    assert!(called <= 256, "{called} bytes");
+    assert!(called <= 32, "{called} bytes");
     drop(sockets);
     // What they held is given back in the background.
     while running.server.connection_count() > 0 {

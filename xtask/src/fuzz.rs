@@ -9,8 +9,8 @@ use crate::{
     project, tools,
 };
 
-const TARGETS: [&str; 8] =
-    ["frame", "inflate", "payload", "patch", "crdt_operation", "crdt_state", "document", "header"];
+const TARGETS: [&str; 9] =
+    ["frame", "inflate", "payload", "patch", "crdt_operation", "crdt_state", "document", "header", "websocket"];
 
 /// Runs one target, or all of them in turn, each for `minutes`. Inputs found on the way go to `fuzz/target`, so that the
 /// committed corpus changes only by intent.

@@ -40,7 +40,7 @@ pub(crate) enum Extent {
     /// Before each change goes in: minutes.
     Usual,
     /// The usual, and what takes long: every feature alone, the example app, pages of more frameworks, proxies, a log of
-    /// one's own, a Redis Cluster, many seeds.
+    /// one's own, a Redis Cluster, Autobahn's cases, many seeds.
     All,
 }
 
@@ -68,6 +68,7 @@ pub(crate) fn run(extent: Extent) -> ExitCode {
         journal(&mut report);
         proxies(&mut report);
         clusters(&mut report);
+        autobahn(&mut report);
         long_seeds(&mut report);
     }
     report.finish()
@@ -161,6 +162,15 @@ fn proxies(report: &mut Report) {
     report.task("proxies", tools::proxies);
     let tests = cargo(["test", "--workspace", "--test", "proxies", "--", "--ignored"]);
     report.tests("proxy tests", tests, Tally::of_cargo);
+}
+
+/// Autobahn's cases of RFC 6455, if `DATASOLE_WSTEST` names its program `wstest`, which needs Python 2.
+fn autobahn(report: &mut Report) {
+    if std::env::var_os("DATASOLE_WSTEST").is_none() {
+        return println!("   Autobahn's cases are left out: DATASOLE_WSTEST names no `wstest`");
+    }
+    let tests = cargo(["test", "--workspace", "--lib", "--", "--ignored", "autobahn"]);
+    report.tests("Autobahn's cases", tests, Tally::of_cargo);
 }
 
 fn long_seeds(report: &mut Report) {

@@ -197,11 +197,12 @@ impl OpenRoom {
     /// Counts a member that came or went, and adds it to those `told`, each with a comma; `false` unless it is told as it
     /// is. One without an id, or one too many, is not told.
     fn member(&mut self, connections: &Connections, member: &RawValue, told: &mut String) -> bool {
-        let (mut id, mut here) = (None, false);
+        let (mut id, mut here, mut same) = (None, false, true);
         let read = members(member.get().as_bytes(), &mut |name, value| {
             match name {
                 "id" => id = Some(string(value)?.into_owned()),
                 "value" => here = true,
+                "own" => same = false,
                 _ => {}
             }
             Some(())
@@ -230,15 +231,24 @@ impl OpenRoom {
             }
             self.members.insert(id, ());
         }
-        match age.and_then(|_| member.get().strip_prefix('{')) {
-            Some(rest) => {
-                told.push_str(r#"{"own":true,"#);
-                told.push_str(rest);
+        same &= age.is_none();
+        if same {
+            told.push_str(member.get());
+        } else {
+            let mut text = Object::new();
+            if age.is_some() {
+                text.raw("own", "true");
             }
-            None => told.push_str(member.get()),
+            members(member.get().as_bytes(), &mut |name, value| {
+                if matches!(name, "id" | "userId" | "value") {
+                    text.raw(name, value.get());
+                }
+                Some(())
+            });
+            told.push_str(&text.finish());
         }
         told.push(',');
-        age.is_none()
+        same
     }
 
     pub(crate) fn answered(&mut self, cx: &mut Context<'_>, number: u64, answer: Answer) {

@@ -7,7 +7,7 @@ mod followed;
 mod node;
 mod requests;
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, cell::OnceCell, sync::Arc};
 
 use datasole_core::{
     StreamId, codes,
@@ -44,8 +44,8 @@ const SUBSCRIBE: usize = 2 * 1024;
 pub(crate) struct Session {
     node: Arc<Node>,
     connection: Arc<Connection>,
-    /// Shared with what waits for the backend.
-    held: Arc<Held>,
+    /// Shared with what waits for the backend; none before it is first needed.
+    held: OnceCell<Arc<Held>>,
     /// The request whose token is to come in an AUTH frame.
     upgrade: Option<Box<AuthRequest>>,
     /// The number of AUTH frames so far.
@@ -88,7 +88,7 @@ struct Batch {
 impl Session {
     /// With `upgrade`, the client is unauthenticated until its first AUTH frame has been accepted.
     pub(crate) fn new(node: Arc<Node>, connection: Arc<Connection>, upgrade: Option<Box<AuthRequest>>) -> Self {
-        Self { node, connection, held: Arc::default(), upgrade, auths: 0, served: 0, batch: None }
+        Self { node, connection, held: OnceCell::new(), upgrade, auths: 0, served: 0, batch: None }
     }
 
     pub(crate) fn node(&self) -> &Arc<Node> {
@@ -97,6 +97,10 @@ impl Session {
 
     pub(crate) fn connection(&self) -> &Arc<Connection> {
         &self.connection
+    }
+
+    fn held(&self) -> &Arc<Held> {
+        self.held.get_or_init(Arc::default)
     }
 
     /// True until the client has sent a token, or needs none.
@@ -160,8 +164,11 @@ impl Session {
     pub(crate) async fn end(&mut self) -> Option<Task> {
         self.connection.end();
         let hub = &self.node.hub;
-        let mut streams = self.held.joined.end(hub, &self.connection);
-        streams.extend(self.held.followed.end(hub, &self.connection));
+        let mut streams = Vec::new();
+        if let Some(held) = self.held.get() {
+            streams.extend(held.joined.end(hub, &self.connection));
+            streams.extend(held.followed.end(hub, &self.connection));
+        }
         hub.leave(&self.connection);
         for stream in streams {
             hub.release(stream).await;
@@ -331,7 +338,7 @@ impl Session {
             self.connection.mailbox().pack();
         }
         // Who subscribed before was not told the numbers of streams.
-        if has(wire::SHORT) && self.held.followed.is_empty() {
+        if has(wire::SHORT) && self.held.get().is_none_or(|held| held.followed.is_empty()) {
             self.connection.mailbox().shorten();
         }
     }
@@ -367,7 +374,7 @@ impl Session {
 
     /// Admits a subscription, or refuses it.
     fn want(&self, subscription: Wanted, arrival: &mut Arrival) {
-        let outcome = self.held.followed.want(&subscription, |open| {
+        let outcome = self.held().followed.want(&subscription, |open| {
             if self.connection.has_call(subscription.correlation) {
                 return Err(Refusal::new(codes::INVALID_REQUEST, "a call has this id"));
             }
@@ -387,14 +394,14 @@ impl Session {
     /// Opens the streams that have been admitted.
     fn subscribe(&self, wanted: Vec<Wanted>, spawn: &mut dyn FnMut(Task)) {
         if !wanted.is_empty() {
-            let (node, connection, held) = (self.node.clone(), self.connection.clone(), self.held.clone());
+            let (node, connection, held) = (self.node.clone(), self.connection.clone(), self.held().clone());
             let opening = async move { held.followed.open(&node.hub, &connection, &wanted).await };
             at_once(opening.boxed()).into_iter().for_each(spawn);
         }
     }
 
     fn unsubscribe(&mut self, correlation: u32) -> Option<Task> {
-        let stream = self.held.followed.leave(&self.node.hub, &self.connection, correlation)?;
+        let stream = self.held().followed.leave(&self.node.hub, &self.connection, correlation)?;
         let node = self.node.clone();
         at_once(async move { node.hub.release(stream).await }.boxed())
     }
@@ -426,7 +433,7 @@ impl Session {
             self.node.hub.heed(&self.connection);
         }
         let (node, connection, held, order) =
-            (self.node.clone(), self.connection.clone(), self.held.clone(), self.auths);
+            (self.node.clone(), self.connection.clone(), self.held().clone(), self.auths);
         let authentication = async move {
             if node.clone().authenticate(connection.clone(), (order, correlation), request).await {
                 held.review(&node, &connection).await;

@@ -51,7 +51,7 @@ impl Session {
         });
         match admitted {
             Ok(step) => {
-                let (node, held) = (self.node.clone(), self.held.clone());
+                let (node, held) = (self.node.clone(), self.held().clone());
                 let served = async move {
                     let may_enter = |identity: &Identity, id: &StreamId| node.gate.may_change(identity, id);
                     held.joined.serve(&node.hub, &request, step, may_enter).await;
@@ -65,7 +65,7 @@ impl Session {
     #[cfg(feature = "docs")]
     pub(super) fn doc(&self, correlation: u32, payload: &[u8]) -> Option<Task> {
         let followed = wire::split_varuint(payload)
-            .and_then(|(channel, message)| Some((self.held.followed.by_channel(channel)?, message)));
+            .and_then(|(channel, message)| Some((self.held().followed.by_channel(channel)?, message)));
         let Some((stream, message)) = followed else {
             self.invalid(correlation, codes::INVALID_REQUEST, "no document is followed on this channel");
             return None;

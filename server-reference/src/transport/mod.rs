@@ -13,4 +13,6 @@ mod serve;
 mod state;
 mod websocket;
 
+#[cfg(any(test, feature = "arbitrary"))]
+pub(crate) use self::websocket::fuzz;
 pub(crate) use self::{routes::router, serve::serve};

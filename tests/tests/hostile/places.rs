@@ -228,6 +228,25 @@ async fn bytes_before_auth_below_at_and_above_the_limit() {
     peer.expect_close(1009).await;
 }
 
+/// A pong may come at any time, between two fragments too.
+#[tokio::test]
+async fn control_frames_between_fragments_give_no_more_time() {
+    let patience = Duration::from_millis(400);
+    let running = serve(|builder| builder.limits(hasty().with(|limits| limits.message_timeout = patience))).await;
+    let mut peer = Peer::v2(running.address).await;
+    let started = Instant::now();
+    peer.write(&masked(0x02, b"begins")).await;
+    let more = [masked(0x8a, b""), masked(0x00, b"x")].concat();
+    while peer.try_write(&more) > 0 && started.elapsed() < PATIENCE {
+        sleep(Duration::from_millis(10)).await;
+        if running.server.connection_count() == 0 {
+            break;
+        }
+    }
+    peer.expect_close(1009).await;
+    assert!(started.elapsed() >= patience);
+}
+
 #[tokio::test]
 async fn half_a_message_takes_its_place_for_a_while_only() {
     let patience = Duration::from_millis(400);

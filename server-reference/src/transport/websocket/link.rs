@@ -1,8 +1,6 @@
 //! The loop of one connection: drain inbound messages, answer them in one write, pass on queued messages.
 //!
-//! tungstenite parses inbound frames; outbound messages are framed by [`framing`] and written in batches
-//! straight to the stream. The two never interleave: nothing is read while a batch is partly written, and a pong that
-//! tungstenite owes is flushed before the next batch.
+//! Nothing is read while a batch is partly written: a peer that does not read is not answered, and neither are its pings.
 
 mod waits;
 
@@ -14,27 +12,19 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use futures_util::{Sink, StreamExt, future::poll_fn};
+use futures_util::future::poll_fn;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::yield_now,
     time::{Instant, Sleep, sleep_until, timeout},
 };
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        Error as WsError, Message,
-        error::ProtocolError,
-        protocol::{Role, WebSocketConfig},
-    },
-};
 
 use self::waits::Waits;
 use super::{
-    framing,
-    heard::Heard,
+    frame::{Opcode, Violation},
+    inbound::{Failure, Inbound},
     parting::{End, goodbye, unauthorized},
+    writer,
 };
 use crate::{
     admission::{Kind, Seat},
@@ -55,12 +45,6 @@ const LOOK: usize = 8;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Bytes gathered for one write, roughly.
 const ROOM: usize = 64 * 1024;
-/// The read buffer of an idle connection: tungstenite zero-fills and keeps its own, which [`Heard`] fills piece by piece
-/// (ARCHITECTURE, "Decisions").
-const READ_BUFFER: usize = 128;
-/// Bytes of pongs that tungstenite gathers before it writes.
-const WRITE_BUFFER: usize = 1024;
-
 /// How long one that never authenticated is waited for at its end.
 const PARTING: Duration = Duration::from_millis(250);
 
@@ -70,15 +54,13 @@ thread_local! {
 }
 
 struct Link<S> {
-    socket: WebSocketStream<Heard<S>>,
+    inbound: Inbound<S>,
     session: Session,
     /// Framed and not yet written.
     out: Outgoing,
     written: usize,
     /// The socket took no more: when it does again, the peer has read.
     blocked: bool,
-    /// tungstenite may have a pong in its buffer.
-    owes_pong: bool,
     /// Something came, or was read at the other end: the peer is there.
     alive: Instant,
     pinged: bool,
@@ -101,15 +83,13 @@ struct Turn {
 
 /// Serves one connection until it has ended. `read` is what came behind the upgrade request.
 ///
-/// A future keeps the room of its arguments to its end, and idle connections are made of futures: the parts that only the
-/// beginning and the end need are boxed by themselves.
-pub(super) fn run<S>(stream: S, read: Bytes, session: Session, seat: Seat) -> impl Future<Output = ()>
+/// Idle connections are made of these futures, which are two pointers: what only the end needs is boxed by itself.
+pub(super) fn run<S>(stream: S, read: &[u8], session: Session, seat: Seat) -> impl Future<Output = ()> + use<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let opening = Box::pin(Link::open(stream, read, session, seat));
+    let mut link = Link::open(stream, read, session, seat);
     async move {
-        let mut link = opening.await;
         let end = poll_fn(|cx| link.poll(cx)).await;
         Box::pin(link.finish(end)).await;
     }
@@ -123,26 +103,20 @@ pub(super) async fn end(mut session: Session) {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
-    async fn open(stream: S, read: Bytes, session: Session, seat: Seat) -> Box<Self> {
+    fn open(stream: S, read: &[u8], session: Session, seat: Seat) -> Box<Self> {
         let node = session.node();
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(WRITE_BUFFER)
-            .max_message_size(Some(node.limits.max_message))
-            .max_frame_size(Some(node.limits.max_message));
         let deferred = session.connection().identity().is_none();
         // One byte more may come, and ends it.
         let allowance = deferred.then(|| node.limits.max_unauthenticated + 1);
-        let stream = Heard::new(stream, &read, allowance, Arriving::new(node.budget.clone()));
-        let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
+        let arriving = Arriving::new(node.budget.clone());
+        let inbound = Inbound::new(stream, read, node.limits.max_message, allowance, arriving);
         let now = Instant::now();
         let auth = deferred.then(|| now + node.limits.auth_frame_timeout);
         Box::new(Self {
-            socket,
-            out: Outgoing::new(framing::binary),
+            inbound,
+            out: Outgoing::new(writer::binary),
             written: 0,
             blocked: false,
-            owes_pong: false,
             alive: now,
             pinged: false,
             timer: Box::pin(sleep_until(now)),
@@ -155,7 +129,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
 
     /// Ends the session, says goodbye and waits a while for the peer's, as RFC 6455 wants it.
     async fn finish(self: Box<Self>, end: End) {
-        let Self { socket, session, out, written, seat, .. } = *self;
+        let Self { inbound, session, out, written, seat, .. } = *self;
         let node = session.node().clone();
         // Strangers keep no place while they part: a flood of them would take those of others.
         let stranger = session.connection().identity().is_none() && !node.is_closing();
@@ -167,7 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         } else {
             (Some(seat), None, node.limits.close_timeout)
         };
-        let goodbye = goodbye(socket, end, &out.bytes, written, &node);
+        let goodbye = goodbye(inbound.into_stream(), end, &out.bytes[written..], &node);
         match timeout(patience, goodbye).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "a closing handshake failed"),
@@ -183,7 +157,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         if self.out.bytes.is_empty() && polled.is_pending() {
             SCRATCH.set(std::mem::take(&mut self.out.bytes));
         }
-        self.socket.get_mut().rest();
+        self.inbound.rest();
         if self.waits.as_ref().is_some_and(|waits| waits.is_over()) {
             self.waits = None;
         }
@@ -249,11 +223,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 self.ends_turn(turn, 0);
                 break;
             }
-            let received = match self.socket.poll_next_unpin(cx) {
+            let received = match self.inbound.poll_next(cx) {
                 Poll::Ready(received) => received,
                 Poll::Pending => {
                     *turn = Turn::default();
-                    if taken == 0 && self.socket.get_mut().take() {
+                    if self.inbound.take_heard() {
                         self.alive = Instant::now();
                         self.pinged = false;
                         let alive = self.alive;
@@ -267,10 +241,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                     return Poll::Pending;
                 }
             };
-            self.socket.get_mut().complete();
-            if let Some(waits) = &mut self.waits {
-                waits.begun = None;
-            }
             if taken == 0 {
                 self.alive = Instant::now();
                 self.pinged = false;
@@ -279,9 +249,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                     return Poll::Ready(Err(unauthorized("expired")));
                 }
             }
-            match received {
-                Some(Ok(Message::Binary(bytes))) => {
-                    self.session.receive(&bytes, &mut self.out, spawn);
+            let message = match received {
+                Ok(Some(message)) => message,
+                Ok(None) => return Poll::Ready(Err(self.cut(quiet_since))),
+                Err(failure) => {
+                    let end = self.failure(&failure, quiet_since);
+                    return Poll::Ready(Err(end));
+                }
+            };
+            match message.opcode() {
+                Opcode::Binary => {
+                    self.session.receive(message.payload(), &mut self.out, spawn);
+                    if let Some(waits) = &mut self.waits {
+                        waits.begun = None;
+                    }
                     if self.ends_turn(turn, taken)
                         || self.out.len() >= ROOM
                         || self.session.connection().mailbox().is_replaying()
@@ -289,14 +270,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                         break;
                     }
                 }
-                Some(Ok(Message::Ping(_))) => self.owes_pong = true,
-                Some(Ok(Message::Pong(_) | Message::Frame(_))) => {}
-                Some(Ok(Message::Text(_))) => {
+                opcode @ (Opcode::Ping | Opcode::Close) => {
+                    writer::answer(&mut self.out.bytes, opcode, message.payload());
+                    if opcode == Opcode::Close {
+                        return Poll::Ready(Err(End::Goodbye));
+                    }
+                }
+                Opcode::Pong => {}
+                Opcode::Text | Opcode::Continuation => {
                     return Poll::Ready(Err(self.violation(1003, "binary messages only")));
                 }
-                Some(Ok(Message::Close(_))) => return Poll::Ready(Err(End::Goodbye)),
-                Some(Err(error)) => return Poll::Ready(Err(self.failure(&error, quiet_since))),
-                None => return Poll::Ready(Err(self.cut(quiet_since))),
             }
         }
         Poll::Ready(Ok(()))
@@ -310,7 +293,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     fn admit(&mut self) {
         if self.waits.as_ref().is_some_and(|waits| waits.auth.is_some()) {
             self.waits = None;
-            self.socket.get_mut().lift();
+            self.inbound.lift();
         }
     }
 
@@ -372,7 +355,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             }
             self.waits().paid = Some(paid).filter(|paid| *paid > now);
         }
-        let stalled = self.socket.get_ref().is_stalled();
+        let stalled = self.inbound.is_stalled();
         if !stalled && !self.session.connection().is_full() {
             if let Some(waits) = &mut self.waits {
                 waits.paused = None;
@@ -383,7 +366,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         let until = *self.waits().paused.get_or_insert(now + PAUSE);
         if until <= now {
             if stalled {
-                self.socket.get_mut().go_on();
+                self.inbound.go_on();
                 self.waits().paused = None;
             }
             return true;
@@ -396,20 +379,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         false
     }
 
-    fn failure(&self, error: &WsError, quiet_since: Instant) -> End {
-        match error {
-            WsError::Io(_) if self.socket.get_ref().is_exceeded() => {
-                self.violation(1009, "too much before AUTH was accepted")
-            }
-            WsError::Protocol(ProtocolError::UnmaskedFrameFromClient) if self.socket.get_ref().ends_in_bare_close() => {
-                End::Lost
-            }
-            WsError::Capacity(_) => self.violation(1009, "message too big"),
-            WsError::Utf8(_) => self.violation(1007, "not UTF-8"),
-            WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) | WsError::Io(_) => self.cut(quiet_since),
-            WsError::Protocol(_) => self.violation(1002, "WebSocket protocol violation"),
-            _ => End::Lost,
-        }
+    fn failure(&self, failure: &Failure, quiet_since: Instant) -> End {
+        let code = match failure {
+            Failure::Io(_) => return self.cut(quiet_since),
+            Failure::Violation(Violation::BareClose) => return End::Lost,
+            Failure::Violation(Violation::Protocol) => 1002,
+            Failure::Violation(Violation::Utf8) => 1007,
+            Failure::Violation(Violation::TooBig) | Failure::Exceeded => 1009,
+        };
+        self.violation(code, &failure.to_string())
     }
 
     fn violation(&self, code: u16, reason: &str) -> End {
@@ -417,17 +395,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         End::Close(Close { code, reason: reason.to_owned() })
     }
 
-    /// Writes a pong that is owed, then all of `out`; ready when there is nothing left.
+    /// Writes all of `out`; ready when there is nothing left.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.owes_pong {
-            let flushed = ready!(Pin::new(&mut self.socket).poll_flush(cx));
-            flushed.map_err(|error| io::Error::other(error.to_string()))?;
-            self.owes_pong = false;
-        }
         if self.out.bytes.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        let mut stream = Pin::new(self.socket.get_mut());
+        let mut stream = Pin::new(self.inbound.stream());
         while self.written < self.out.len() {
             let Poll::Ready(n) = stream.as_mut().poll_write(cx, &self.out.bytes[self.written..])? else {
                 self.blocked = true;
@@ -477,7 +450,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             let quiet = self.alive + heartbeat <= now;
             if quiet && !self.pinged && self.out.bytes.is_empty() {
                 self.pinged = true;
-                framing::ping(&mut self.out.bytes);
+                writer::ping(&mut self.out.bytes);
             }
             let later =
                 self.waits.as_ref().map_or([None; 2], |waits| [waits.paused, waits.paid.map(|paid| paid - PAUSE)]);

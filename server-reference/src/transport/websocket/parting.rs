@@ -2,19 +2,17 @@
 
 use std::{io, time::Duration};
 
-use futures_util::SinkExt;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::timeout,
 };
-use tokio_tungstenite::WebSocketStream;
 
-use super::framing;
+use super::writer;
 use crate::{mailbox::Close, metrics::Metrics, protocol::Node};
 
 /// How a connection came to its end.
 pub(super) enum End {
-    /// The peer closed; tungstenite has the answer ready.
+    /// The peer closed; the answer is written.
     Goodbye,
     /// The server closes, with this code and reason.
     Close(Close),
@@ -25,7 +23,7 @@ pub(super) enum End {
 /// Closes a socket for which there is no seat.
 pub(super) async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, node: &Node, why: &str) {
     let mut out = Vec::new();
-    framing::close(&mut out, 1013, why);
+    writer::close(&mut out, 1013, why);
     let goodbye = async {
         stream.write_all(&out).await?;
         drain(&mut stream).await
@@ -35,33 +33,25 @@ pub(super) async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, 
     }
 }
 
-/// Says goodbye as the end wants it; `out` from `written` on goes before.
-pub(super) async fn goodbye<S>(
-    mut socket: WebSocketStream<S>,
-    end: End,
-    out: &[u8],
-    written: usize,
-    node: &Node,
-) -> io::Result<()>
+/// Says goodbye as the end wants it, after what is in `out` and has not been written.
+pub(super) async fn goodbye<S>(mut stream: S, end: End, out: &[u8], node: &Node) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     match end {
         End::Lost => Ok(()),
-        End::Goodbye => socket.flush().await.map_err(|error| io::Error::other(error.to_string())),
+        End::Goodbye => {
+            stream.write_all(out).await?;
+            stream.flush().await
+        }
         End::Close(Close { code, reason }) => {
             if code == datasole_core::wire::CLOSE_FELL_BEHIND {
                 Metrics::add(&node.metrics.fell_behind, 1);
             }
-            if written == 0 {
-                // Half a pong may have been written. What else fails here fails again below.
-                let _ = socket.flush().await;
-            }
-            let mut last = out[written..].to_vec();
-            framing::close(&mut last, code, &reason);
-            let stream = socket.get_mut();
+            let mut last = out.to_vec();
+            writer::close(&mut last, code, &reason);
             stream.write_all(&last).await?;
-            drain(stream).await
+            drain(&mut stream).await
         }
     }
 }

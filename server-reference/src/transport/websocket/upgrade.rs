@@ -6,10 +6,8 @@ use axum::{
     extract::{ConnectInfo, Request, State},
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
-use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -84,7 +82,7 @@ async fn accept(node: &Arc<Node>, mut request: Request, peer: Option<SocketAddr>
         None
     };
     let session = Session::new(node.clone(), connection, upgrade);
-    tokio::spawn(serve(on_upgrade, Box::new((session, seat))));
+    tokio::spawn(serve(on_upgrade, session, seat));
     Ok(response)
 }
 
@@ -113,19 +111,16 @@ fn turn_away(node: &Arc<Node>, on_upgrade: OnUpgrade, full: Full, requester: &Re
     Ok(())
 }
 
-/// Runs the connection to its end. The session is ended on every way out, also when the upgrade fails.
-async fn serve(on_upgrade: OnUpgrade, waiting: Box<(Session, Seat)>) {
-    match on_upgrade.await {
-        Ok(upgraded) => run(upgraded, *waiting).await,
+/// Waits for the upgrade and has a task of its own run the connection: idle connections are made of tasks, and one keeps the
+/// room of whatever it has once held. The session is ended on every way out, also when the upgrade fails.
+async fn serve(on_upgrade: OnUpgrade, session: Session, seat: Seat) {
+    let upgraded = match on_upgrade.await {
+        Ok(upgraded) => upgraded,
         Err(error) => {
             tracing::debug!(%error, "an upgrade failed");
-            Box::pin(link::end(waiting.0)).await;
+            return link::end(session).await;
         }
-    }
-}
-
-/// Boxed, as is what waits for the upgrade: the task keeps the room of whatever it has once held.
-fn run(upgraded: Upgraded, (session, seat): (Session, Seat)) -> BoxFuture<'static, ()> {
+    };
     // Straight on the socket where it is one: no indirection, no second buffer.
     match upgraded.downcast::<TokioIo<Watched>>() {
         Ok(parts) => {
@@ -134,9 +129,9 @@ fn run(upgraded: Upgraded, (session, seat): (Session, Seat)) -> BoxFuture<'stati
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "TCP_NODELAY");
             }
-            link::run(stream, parts.read_buf, session, seat).boxed()
+            tokio::spawn(link::run(stream, &parts.read_buf, session, seat));
         }
-        Err(upgraded) => link::run(TokioIo::new(upgraded), Bytes::new(), session, seat).boxed(),
+        Err(upgraded) => drop(tokio::spawn(link::run(TokioIo::new(upgraded), &[], session, seat))),
     }
 }
 

@@ -1,6 +1,12 @@
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Message,
+        protocol::{Role, frame::coding::CloseCode},
+    },
+};
 
 use super::*;
 use crate::{AuthRequest, Identity, Limits, Protocol, Server};
@@ -22,7 +28,7 @@ async fn an_identity_from_an_auth_frame_expires_on_time() {
     let node = server.node().clone();
     let session = Session::new(node.clone(), node.connection(Protocol::V2, None), upgrade);
     let seat = node.seat(None).unwrap();
-    let served = tokio::spawn(run(ours, Bytes::new(), session, seat));
+    let served = tokio::spawn(run(ours, &[], session, seat));
 
     let mut client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
     let token = json!({ "token": "x" }).to_string();

@@ -1,9 +1,12 @@
-//! WebSocket frames (RFC 6455, section 5.2); those of servers carry no mask.
+//! Frames of the server (RFC 6455, section 5.2), which carry no mask.
+
+use super::frame::Opcode;
 
 /// FIN and the opcodes in use.
 const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
+const PONG: u8 = 0x8a;
 
 /// Appends the header of a binary message of so many bytes.
 pub(super) fn binary(out: &mut Vec<u8>, length: usize) {
@@ -21,6 +24,12 @@ pub(super) fn close(out: &mut Vec<u8>, code: u16, reason: &str) {
 /// Appends an empty WebSocket ping.
 pub(super) fn ping(out: &mut Vec<u8>) {
     header(out, PING, 0);
+}
+
+/// Appends the answer to a ping, or to a close, which is one with the same payload.
+pub(super) fn answer(out: &mut Vec<u8>, to: Opcode, payload: &[u8]) {
+    header(out, if to == Opcode::Close { CLOSE } else { PONG }, payload.len());
+    out.extend_from_slice(payload);
 }
 
 fn header(out: &mut Vec<u8>, first: u8, length: usize) {
