@@ -143,7 +143,7 @@ fn nothing_is_kept_at_rest_and_nothing_is_taken_for_what_is_announced() {
     let (taken, _) = reader.read(&mut input).unwrap();
     assert!(reader.is_between() && taken == 11);
     let terabyte = b"\x82\xff\0\0\x01\0\0\0\0\0abcd";
-    for (announced, come) in [(125, 0), (125, 1), (8_192, 0), (8_192, 1), (1 << 40, 0), (1 << 40, 1)] {
+    for (announced, come) in [(125, 0), (125, 1), (8_192, 0), (8_192, 1), (1_u64 << 40, 0), (1 << 40, 1)] {
         let mut reader = Reader::new(usize::MAX);
         let header = match announced {
             125 => b"\x82\xfdabcd".to_vec(),
