@@ -26,8 +26,10 @@ use crate::{connection::Protocol, message::Outgoing, sync::lock};
 /// A stream whose pending entries a snapshot can replace.
 pub(crate) trait Conflate: std::fmt::Debug + Send + Sync {
     /// Hands the messages that show the stream's content to `f`, with no entry in between; the bytes that had to be written
-    /// out for it. `None` is handed to `f` where that takes long: the messages are [delivered](Mailbox::deliver) then.
-    fn with_snapshot(self: Arc<Self>, protocol: Protocol, f: &mut dyn FnMut(Option<Messages<'_, '_>>)) -> usize;
+    /// out for it. `None` is handed to `f` where that takes long: if it returns `true`, the messages are
+    /// [delivered](Mailbox::deliver) later.
+    fn with_snapshot(self: Arc<Self>, protocol: Protocol, f: &mut dyn FnMut(Option<Messages<'_, '_>>) -> bool)
+    -> usize;
 }
 
 /// Messages that show a stream's content.
@@ -72,12 +74,12 @@ impl Drop for Gathering<'_> {
 struct Queue {
     items: VecDeque<Item>,
     bytes: usize,
-    /// Items that do not count towards the limit.
+    /// Missed entries and large answers, which do not count towards the limit.
     missed: usize,
-    /// Streams whose entries were dropped; a snapshot is owed.
+    /// Streams whose entries were dropped; a snapshot is owed. The connection follows all of them.
     stale: Vec<Arc<dyn Conflate>>,
-    /// Whether that of the first of them is going to be delivered.
-    awaited: bool,
+    /// How many of the first of them take long: the first is going to be delivered, the others wait for that.
+    large: usize,
     close: Option<Box<Close>>,
 }
 
@@ -86,8 +88,15 @@ struct Item {
     message: Bytes,
     /// Its share of the limit; bytes.
     weight: usize,
-    /// The stream whose entry this is, if it may be conflated.
+    /// The stream that this belongs to. What counts is conflated; a snapshot that was owed does not, so that who reads slowly
+    /// gets it in the end.
     stream: Option<Arc<dyn Conflate>>,
+}
+
+impl Item {
+    fn is_missed(&self) -> bool {
+        self.weight == 0 && self.stream.is_none()
+    }
 }
 
 /// An order to end the connection.
@@ -200,31 +209,47 @@ impl Mailbox {
         self.waker.wake();
     }
 
-    /// Queues the snapshot of a stream that is awaited; nothing where another is, or none. The caller holds the stream's lock.
-    pub(crate) fn deliver(&self, stream: &Arc<impl Conflate + 'static>, messages: Messages<'_, '_>) {
+    /// Queues the snapshot of a stream that is awaited, or closes where there is none; nothing where another is awaited. The
+    /// caller holds the stream's lock.
+    pub(crate) fn deliver(&self, stream: &Arc<impl Conflate + 'static>, messages: Option<Messages<'_, '_>>) {
         let stream: Arc<dyn Conflate> = stream.clone();
         {
             let mut queue = lock(&self.queue);
-            if !queue.awaited || !queue.is_next(&stream) {
+            if queue.large == 0 || !queue.is_at(0, &stream) {
                 return;
             }
-            queue.awaited = false;
-            queue.show(&stream, messages);
+            queue.large = 0;
+            match messages {
+                Some(messages) => queue.show(0, messages),
+                None => {
+                    queue.stale.clear();
+                    drop(queue);
+                    return self.close(1011, "a snapshot could not be made");
+                }
+            }
         }
         self.wake();
     }
 
-    /// Owes no snapshot of a stream any more: the client has left it. The caller holds the stream's lock.
+    /// Drops what waits of a stream, and owes no snapshot of it any more: the client has left it. The caller holds the
+    /// stream's lock.
     pub(crate) fn forgive(&self, stream: &Arc<impl Conflate + 'static>) {
         let stream: Arc<dyn Conflate> = stream.clone();
         {
             let mut queue = lock(&self.queue);
-            let was_awaited = queue.awaited && queue.is_next(&stream);
-            queue.stale.retain(|stale| !is_same(stale, &stream));
-            if !was_awaited {
+            let Queue { items, bytes, .. } = &mut *queue;
+            items.retain(|item| {
+                let is_left = item.stream.as_ref().is_some_and(|of| is_same(of, &stream));
+                *bytes -= if is_left { item.weight } else { 0 };
+                !is_left
+            });
+            let Some(at) = queue.stale.iter().position(|stale| is_same(stale, &stream)) else { return };
+            queue.stale.remove(at);
+            if at > 0 || queue.large == 0 {
+                queue.large -= usize::from(at < queue.large);
                 return;
             }
-            queue.awaited = false;
+            queue.large = 0;
         }
         // The others have waited for it.
         self.wake();
@@ -236,7 +261,7 @@ impl Mailbox {
     }
 
     /// Moves up to about `room` bytes of waiting messages to `out`, in order. Owed snapshots follow once the queue is
-    /// empty, as many as may be written out at a time.
+    /// empty, as many as may be written out at a time; those that take long one after the other, behind the others.
     pub(crate) fn drain(&self, out: &mut Outgoing, room: usize) {
         let mut written = 0;
         loop {
@@ -246,15 +271,15 @@ impl Mailbox {
                 if !queue.items.is_empty() {
                     return;
                 }
-                match queue.stale.first() {
-                    Some(stream) if !queue.awaited => {
+                match queue.stale.get(queue.large) {
+                    Some(stream) => {
                         if out.len() >= room || written >= AT_ONCE {
                             return;
                         }
                         stream.clone()
                     }
                     // Whoever delivers what is awaited wakes.
-                    _ => {
+                    None => {
                         self.filled.store(queue.close.is_some(), Ordering::Release);
                         return;
                     }
@@ -263,11 +288,17 @@ impl Mailbox {
             // Under the stream's lock no entry can slip between the snapshot and the end of staleness.
             written += stale.clone().with_snapshot(self.protocol, &mut |messages| {
                 let mut queue = lock(&self.queue);
-                // The client may have left it meanwhile.
-                if queue.is_next(&stale) {
-                    match messages {
-                        Some(messages) => queue.show(&stale, messages),
-                        None => queue.awaited = true,
+                let next = queue.large;
+                match messages {
+                    // The client may have left it meanwhile.
+                    _ if !queue.is_at(next, &stale) => false,
+                    Some(messages) => {
+                        queue.show(next, messages);
+                        false
+                    }
+                    None => {
+                        queue.large += 1;
+                        next == 0
                     }
                 }
             });
@@ -278,7 +309,7 @@ impl Mailbox {
     pub(crate) fn drain_queued(&self, out: &mut Outgoing) {
         let mut queue = lock(&self.queue);
         queue.take(out, usize::MAX, self.packs.load(Ordering::Relaxed));
-        let owes = !queue.awaited && !queue.stale.is_empty();
+        let owes = queue.stale.len() > queue.large;
         self.filled.store(queue.close.is_some() || owes, Ordering::Release);
     }
 
@@ -293,7 +324,7 @@ impl Mailbox {
             }
             let weight = item.weight;
             queue.bytes += weight;
-            queue.missed += usize::from(weight == 0);
+            queue.missed += usize::from(item.is_missed());
             queue.items.push_back(item);
             // A single message over the limit is let through: the frame limit bounds it.
             if weight > 0 && queue.bytes > self.limit && queue.bytes > weight {
@@ -329,18 +360,15 @@ impl Queue {
         self.stale.iter().any(|stale| is_same(stale, stream))
     }
 
-    fn is_next(&self, stream: &Arc<dyn Conflate>) -> bool {
-        self.stale.first().is_some_and(|stale| is_same(stale, stream))
+    fn is_at(&self, at: usize, stream: &Arc<dyn Conflate>) -> bool {
+        self.stale.get(at).is_some_and(|stale| is_same(stale, stream))
     }
 
-    /// Queues the snapshot of the first stale stream.
-    fn show(&mut self, stream: &Arc<dyn Conflate>, messages: Messages<'_, '_>) {
-        self.stale.remove(0);
-        for message in messages {
-            let weight = message.len();
-            self.bytes += weight;
-            self.items.push_back(Item { weight, message: message.clone(), stream: Some(stream.clone()) });
-        }
+    /// Queues the snapshot of the stale stream at this place. Not counted: large ones come one at a time.
+    fn show(&mut self, at: usize, messages: Messages<'_, '_>) {
+        let stream = self.stale.remove(at);
+        let item = |message: &Bytes| Item { weight: 0, message: message.clone(), stream: Some(stream.clone()) };
+        self.items.extend(messages.map(item));
     }
 
     fn take(&mut self, out: &mut Outgoing, room: usize, packs: bool) {
@@ -352,11 +380,11 @@ impl Queue {
                     push_varuint(batch, item.message.len() as u64);
                     batch.extend_from_slice(&item.message);
                     self.bytes -= item.weight;
-                    self.missed -= usize::from(item.weight == 0);
+                    self.missed -= usize::from(item.is_missed());
                 }
             } else if let Some(item) = self.items.pop_front() {
                 self.bytes -= item.weight;
-                self.missed -= usize::from(item.weight == 0);
+                self.missed -= usize::from(item.is_missed());
                 out.push(&item.message);
             }
         }
@@ -384,13 +412,13 @@ impl Queue {
         let mut kept = VecDeque::new();
         for item in std::mem::take(&mut self.items) {
             match item.stream {
-                Some(stream) => {
+                Some(stream) if item.weight > 0 => {
                     self.bytes -= item.weight;
                     if !self.is_stale(&stream) {
                         self.stale.push(stream);
                     }
                 }
-                None => kept.push_back(item),
+                _ => kept.push_back(item),
             }
         }
         self.items = kept;
