@@ -9,7 +9,9 @@ use std::{
 };
 
 use axum::{Router, response::IntoResponse, routing::get};
-use datasole_server::{Builder, Context, CrdtKind, Draft, Payload, Replay, RpcError, Server, StateError, StreamKind};
+use datasole_server::{
+    Builder, Context, CrdtKind, Draft, Payload, Replay, RpcError, Server, StateError, StreamKind, Tree,
+};
 use http::{HeaderName, header};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -209,7 +211,7 @@ impl Demo {
                 "regions": REGIONS,
                 "beat": 0,
                 "server": self.numbers(server),
-                "series": [total(&rows)],
+                "series": [rows.iter().filter_map(|row| row["rps"].as_u64()).sum::<u64>()],
                 "rows": rows,
             });
             state.set(DASHBOARD, &dashboard).await?;
@@ -256,30 +258,29 @@ fn beat(draft: &mut Draft<'_>, numbers: Value) -> Result<(), StateError> {
     draft.add("/beat", 1)?;
     for _ in 0..3 {
         let row = format!("/rows/{}", random(SERVICES.len() as u64 * REGIONS.len() as u64));
-        if draft.get(&format!("{row}/on")).and_then(Value::as_bool) != Some(true) {
+        if draft.get(&format!("{row}/on")).and_then(Tree::as_bool) != Some(true) {
             continue;
         }
         let (column, range) = [("rps", 20..1_800), ("p95", 4..400), ("cpu", 2..97)][random(3) as usize].clone();
         let cell = format!("{row}/{column}");
-        let value = draft.get(&cell).and_then(Value::as_u64).unwrap_or(range.start);
+        let value = draft.get(&cell).and_then(Tree::as_u64).unwrap_or(range.start);
         let step = 1 + random(value / 6 + 2);
         let value = if random(2) == 0 { value.saturating_sub(step) } else { value + step };
         draft.set(&cell, value.clamp(range.start, range.end))?;
     }
-    let sum = draft.get("/rows").and_then(Value::as_array).map_or(0, |rows| total(rows));
+    // Requests per second of all services.
+    let sum = draft
+        .get("/rows")
+        .and_then(Tree::as_array)
+        .map_or(0, |rows| rows.iter().filter_map(|row| row["rps"].as_u64()).sum::<u64>());
     draft.insert("/series/-", sum)?;
-    if draft.get("/series").and_then(Value::as_array).is_some_and(|series| series.len() > POINTS) {
+    if draft.get("/series").and_then(Tree::as_array).is_some_and(|series| series.len() > POINTS) {
         draft.remove("/series/0")?;
     }
-    if draft.get("/server") != Some(&numbers) {
+    if draft.get("/server").is_none_or(|shown| *shown != numbers) {
         draft.set("/server", numbers)?;
     }
     Ok(())
-}
-
-/// Requests per second of all services.
-fn total(rows: &[Value]) -> u64 {
-    rows.iter().filter_map(|row| row["rps"].as_u64()).sum()
 }
 
 /// Takes a service out of the fleet, or puts it back.
@@ -307,7 +308,7 @@ async fn say(server: &Server, said: Said) {
     let mut message = Message { id: 0, tab, from, text };
     let state = server.state();
     let kept = state.update(CHAT, |draft| {
-        let messages = draft.get("").and_then(Value::as_array);
+        let messages = draft.get("").and_then(Tree::as_array);
         let last = messages.and_then(|messages| messages.last()?["id"].as_u64());
         let full = messages.is_some_and(|messages| messages.len() >= RECENT);
         message.id = last.map_or(0, |last| last + 1).max(unix_millis());

@@ -13,7 +13,10 @@ use std::{
 };
 
 use cases::{Case, Rng, case};
-use datasole_core::patch::{Patch, PatchLimits, apply};
+use datasole_core::{
+    patch::{Patch, PatchLimits, apply},
+    tree::Tree,
+};
 use serde_json::{Value, json};
 
 fn main() -> ExitCode {
@@ -63,7 +66,7 @@ fn print(seed: u64, count: u64) -> io::Result<()> {
 fn ours(document: &Value, patch: &Value) -> Option<Value> {
     let limits = PatchLimits::default();
     let patch = Patch::parse(&patch.to_string(), &limits).ok()?;
-    let mut document = document.clone();
+    let mut document = Tree::from(document);
     apply(&mut document, &patch, &limits).ok()?;
-    Some(document)
+    Some(Value::from(&document))
 }

@@ -8,7 +8,6 @@ mod host;
 use std::{borrow::Cow, collections::BTreeMap, fmt::Debug};
 
 use serde::{Deserialize, de::IgnoredAny};
-use serde_json::Value;
 
 pub use self::crdt::{operations as crdt_operation, states as crdt_state};
 pub use crate::frame::agree::streams as inflate;
@@ -17,6 +16,7 @@ use crate::{
     frame::{Codec, Frame, HEADER_LEN, Opcode, ZLIB_MARK},
     patch::{Patch, PatchLimits, apply_undoable, diff},
     read::Read,
+    tree::{self, Node, Tree},
     wire,
 };
 
@@ -71,7 +71,7 @@ pub fn payload(data: &[u8]) {
 pub fn patch(data: &[u8]) {
     let limits = PatchLimits { max_operations: 50, max_depth: 16, max_copied_bytes: 16 * 1024, max_shifted: 200 };
     let Some((document, text)) = std::str::from_utf8(data).ok().and_then(|text| text.split_once('\n')) else { return };
-    let Ok(document) = serde_json::from_str::<Value>(document) else { return };
+    let Ok(document) = tree::parse(document) else { return };
     let Ok(patch) = Patch::parse(text, &limits) else { return };
     assert!(patch.operations().len() <= limits.max_operations);
     assert_eq!(Patch::parse(&patch.to_json(), &limits), Ok(patch.clone()), "lost in writing");
@@ -91,26 +91,26 @@ pub fn patch(data: &[u8]) {
     }
 }
 
-fn lead(old: &Value, new: &Value) {
+fn lead(old: &Tree, new: &Tree) {
     let wide = PatchLimits { max_operations: usize::MAX, max_depth: usize::MAX, ..PatchLimits::default() };
     let mut document = old.clone();
     let patch = diff(old, new);
     assert!(apply_undoable(&mut document, &patch, &wide).is_ok() && document == *new, "{}", patch.to_json());
 }
 
-fn depth(value: &Value) -> usize {
-    match value {
-        Value::Array(elements) => 1 + elements.iter().map(depth).max().unwrap_or(0),
-        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+fn depth(tree: &Tree) -> usize {
+    match &tree.0 {
+        Node::Array(elements) => 1 + elements.iter().map(depth).max().unwrap_or(0),
+        Node::Object(object) => 1 + object.iter().map(|(_, member)| depth(member)).max().unwrap_or(0),
         _ => 0,
     }
 }
 
-fn size(value: &Value) -> usize {
-    32 + match value {
-        Value::String(text) => text.len(),
-        Value::Array(elements) => elements.iter().map(size).sum(),
-        Value::Object(members) => members.iter().map(|(key, member)| key.len() + size(member)).sum(),
+fn size(tree: &Tree) -> usize {
+    32 + match &tree.0 {
+        Node::Text(text) => text.len(),
+        Node::Array(elements) => elements.iter().map(size).sum(),
+        Node::Object(object) => object.iter().map(|(name, member)| name.len() + size(member)).sum(),
         _ => 0,
     }
 }
@@ -259,7 +259,7 @@ mod tests {
         }
         let (position, value) = host.state("board").unwrap();
         assert_eq!((position.epoch, position.seq), (5, 3));
-        assert_eq!(value, &Some(serde_json::json!({"rows": [], "a": 1, "b": 2, "c": 3})));
+        assert_eq!(value, &Some(super::Tree::from(serde_json::json!({"rows": [], "a": 1, "b": 2, "c": 3}))));
     }
 
     #[test]

@@ -62,6 +62,7 @@ mod subscriptions;
 mod sync;
 mod table;
 mod time;
+pub mod tree;
 pub mod wire;
 mod write;
 

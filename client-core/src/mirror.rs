@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use crate::{
-    json::value,
     patch::{Operation, Patch, PatchLimits, apply, text_length},
+    tree::{Tree, parse},
 };
 
 /// How long a value may become by patches, as text; bytes. Snapshots are far shorter: they fit into a frame.
@@ -23,7 +23,7 @@ pub(crate) struct Mirror {
 
 #[derive(Debug)]
 struct Entry {
-    value: Value,
+    value: Tree,
     /// At least the length of its text: counted up by what comes in, measured only when that exceeds the limit.
     text: usize,
     /// A change was left out.
@@ -31,7 +31,7 @@ struct Entry {
 }
 
 impl Mirror {
-    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Tree> {
         self.entries.get(key).map(|entry| &entry.value)
     }
 
@@ -41,7 +41,7 @@ impl Mirror {
             self.remove(key);
             return true;
         };
-        match value::parse(raw.get()) {
+        match parse(raw.get()) {
             Ok(value) => {
                 self.entries.insert(key.into(), Entry { value, text: raw.get().len(), doubtful: false });
                 true

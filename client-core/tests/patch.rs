@@ -4,7 +4,10 @@
 
 mod cases;
 
-use datasole_core::patch::{Patch, PatchLimits, Undo, apply, apply_undoable, diff};
+use datasole_core::{
+    patch::{Patch, PatchLimits, Undo, apply, apply_undoable, diff},
+    tree::{Tree, parse},
+};
 use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json};
 
@@ -17,7 +20,7 @@ fn agrees_with_json_patch() {
     let (mut applied, mut refused) = (0, 0);
     for number in 0..20_000 {
         let Case { document, patch, expected } = case(&mut rng);
-        let mut ours = document.clone();
+        let mut ours = Tree::from(&document);
         let outcome = Patch::parse(&patch.to_string(), &limits).and_then(|patch| apply(&mut ours, &patch, &limits));
         let report = || format!("case {number}: {outcome:?}\n{document}\n{patch}");
         match &expected {
@@ -50,7 +53,7 @@ fn numbers_are_compared_by_value() {
         ("0", "false", false),
     ] {
         for (document, expected) in [(number, other), (other, number)] {
-            let mut document: Value = serde_json::from_str(&format!("[{{\"a\":{document}}}]")).unwrap();
+            let mut document = parse(&format!("[{{\"a\":{document}}}]")).unwrap();
             let test = format!(r#"[{{"op":"test","path":"","value":[{{"a":{expected}}}]}}]"#);
             let patch = Patch::parse(&test, &PatchLimits::default()).unwrap();
             let outcome = apply(&mut document, &patch, &PatchLimits::default());
@@ -115,10 +118,11 @@ fn edited(mut list: Vec<Value>, edits: Vec<Edit>) -> Vec<Value> {
 
 /// `diff` must lead from one to the other, through our applier and through the oracle, and not take more than it must.
 fn check_diff(old: &Value, new: &Value) -> Patch {
-    let patch = diff(old, new);
-    let mut document = old.clone();
+    let (tree, other) = (Tree::from(old), Tree::from(new));
+    let patch = diff(&tree, &other);
+    let mut document = tree;
     apply(&mut document, &patch, &PatchLimits::default()).unwrap();
-    assert_eq!(&document, new, "{}", patch.to_json());
+    assert_eq!(document, other, "{}", patch.to_json());
 
     let text = patch.to_json();
     assert_eq!(Patch::parse(&text, &PatchLimits::default()).unwrap(), patch, "a patch survives being written");
@@ -130,9 +134,9 @@ fn check_diff(old: &Value, new: &Value) -> Patch {
     patch
 }
 
-fn check_undo(document: &Value, undo: Undo, mut changed: Value) {
+fn check_undo(document: &Value, undo: Undo, mut changed: Tree) {
     undo.revert(&mut changed);
-    assert_eq!(&changed, document);
+    assert_eq!(changed, *document);
 }
 
 proptest! {
@@ -153,7 +157,7 @@ proptest! {
     fn undo_restores(seed in any::<u64>()) {
         let Case { document, patch, .. } = case(&mut Rng::new(seed));
         let limits = PatchLimits::default();
-        let mut changed = document.clone();
+        let mut changed = Tree::from(&document);
         if let Ok(undo) = Patch::parse(&patch.to_string(), &limits)
             .and_then(|patch| apply_undoable(&mut changed, &patch, &limits))
         {
@@ -163,8 +167,9 @@ proptest! {
 
     #[test]
     fn undo_restores_what_a_diff_changed(old in documents(), new in documents()) {
-        let mut changed = old.clone();
-        let undo = apply_undoable(&mut changed, &diff(&old, &new), &PatchLimits::default()).unwrap();
+        let mut changed = Tree::from(&old);
+        let undo = apply_undoable(&mut changed, &diff(&Tree::from(&old), &Tree::from(&new)), &PatchLimits::default());
+        let undo = undo.unwrap();
         check_undo(&old, undo, changed);
     }
 

@@ -160,6 +160,7 @@ pub use datasole_core::{
     CallError as CallFailure, CommandError, DisconnectReason, Hint, Limits, Payload, Reconnect, SocketClose, TokenVia,
     codes,
     crdt::{CrdtError, CrdtLimits},
+    tree::Tree,
 };
 #[cfg(feature = "docs")]
 pub use doc::{Awareness, Document};

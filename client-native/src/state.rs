@@ -13,7 +13,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use datasole_core::SubscriptionId;
+use datasole_core::{SubscriptionId, tree::Tree};
 use futures_util::{Stream, ready};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -67,13 +67,13 @@ impl<T> State<T> {
     ///
     /// `look` runs under the client's lock: keep it short, call nothing of this client and edit none of its documents
     /// in it.
-    pub fn with_value<R>(&self, look: impl FnOnce(Option<&Value>) -> R) -> R {
+    pub fn with_value<R>(&self, look: impl FnOnce(Option<&Tree>) -> R) -> R {
         look(self.shared.router().core().state(&self.key))
     }
 
     /// A copy of the value, not decoded; `None` as for [`get`](Self::get).
     pub fn value(&self) -> Option<Value> {
-        self.with_value(|value| value.cloned())
+        self.with_value(|tree| tree.map(Value::from))
     }
 }
 
@@ -84,7 +84,7 @@ impl<T: DeserializeOwned + 'static> State<T> {
     ///
     /// [`StateError::Value`] when it is not a `T`.
     pub fn get(&self) -> Result<Option<T>, StateError> {
-        let value = self.with_value(|value| value.map(datasole_core::value::from_value).transpose());
+        let value = self.with_value(|tree| tree.map(Tree::read).transpose());
         value.map_err(|source| StateError::Value { key: self.key.clone(), wanted: type_name::<T>(), source })
     }
 }

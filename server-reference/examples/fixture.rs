@@ -9,7 +9,7 @@ use axum::{
 use bytes::Bytes;
 use clap::Parser;
 use datasole_server::{
-    AuthError, AuthRequest, Context, Identity, Limits, Payload, RpcError, Server,
+    AuthError, AuthRequest, Context, Identity, Limits, Payload, RpcError, Server, Tree,
     backend::{Backend, BackendError, Engines, Urls},
 };
 use serde::{Deserialize, Serialize};
@@ -270,22 +270,22 @@ async fn bump(context: &Context, row: Option<Row>) -> Result<Counts, RpcError> {
     let mut counts = Counts { visitors: 0, active: 0 };
     state
         .update("dashboard", |draft| {
-            if draft.get("").is_none_or(Value::is_null) {
+            if draft.get("").is_none_or(Tree::is_null) {
                 let rows: Vec<Value> = (0..3).map(|id| json!({ "id": id, "n": 0 })).collect();
                 draft.set("", json!({ "visitors": 0, "active": 0, "rows": rows }))?;
             }
-            let rows = draft.get("/rows").and_then(Value::as_array).map_or(0, Vec::len).max(1);
+            let rows = draft.get("/rows").and_then(Tree::as_array).map_or(0, <[_]>::len).max(1);
             let at = match &row {
                 Some(Row { row }) => *row,
                 None => {
                     draft.add("/visitors", 1)?;
-                    let visitors = draft.get("/visitors").and_then(Value::as_i64).unwrap_or(0);
+                    let visitors = draft.get("/visitors").and_then(Tree::as_i64).unwrap_or(0);
                     draft.set("/active", visitors % 7)?;
                     usize::try_from(visitors).unwrap_or(0) % rows
                 }
             };
             draft.add(&format!("/rows/{at}/n"), 1)?;
-            let read = |name| draft.get(name).and_then(Value::as_i64).unwrap_or(0);
+            let read = |name| draft.get(name).and_then(Tree::as_i64).unwrap_or(0);
             counts = Counts { visitors: read("/visitors"), active: read("/active") };
             Ok(())
         })

@@ -74,7 +74,7 @@ pub use api::{Builder, Connection, Context, Peer, Server};
 pub use auth::{AuthError, AuthRequest, Identity};
 pub use connection::Protocol;
 pub use datasole_core::crdt::{CrdtError, CrdtKind, CrdtLimits};
-pub use datasole_core::{Payload, Position, StreamId, StreamKind, codes, patch};
+pub use datasole_core::{Payload, Position, StreamId, StreamKind, codes, patch, tree::Tree};
 pub use error::RpcError;
 pub use limits::{Limits, Replay};
 pub use metrics::MetricsSnapshot;

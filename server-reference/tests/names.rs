@@ -78,7 +78,7 @@ async fn values_come_back_as_they_were_and_after_a_restart() {
         let add = json!([{ "op": "add", "path": "/users/y", "value": value }]);
         let patch = Patch::parse(&add.to_string(), &PatchLimits::default()).unwrap();
         let path = Pointer::parse("/users/y").unwrap();
-        assert_eq!(*patch.operations(), [Operation::Add { path, value: value.clone() }]);
+        assert_eq!(*patch.operations(), [Operation::Add { path, value: value.clone().into() }]);
         server.state().patch("drafted", &patch).await.unwrap();
         server.crdt().register("register").set(&value).await.unwrap();
         server.crdt().map("map").set(RAW, &value).await.unwrap();

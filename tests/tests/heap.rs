@@ -95,6 +95,58 @@ async fn operation(entries: usize) -> usize {
     peaks[100]
 }
 
+/// Bytes of heap that are held after some work, and that were held at most meanwhile.
+async fn during(work: impl Future<Output = ()>) -> (isize, isize) {
+    let before = HEAP.current_usage() as isize;
+    HEAP.reset_peak_usage();
+    work.await;
+    (HEAP.current_usage() as isize - before, HEAP.peak_usage() as isize - before)
+}
+
+/// What a large state takes for each byte of its JSON: on the server, with the backend's copy, and in a client that follows
+/// it; and what changing and showing it takes meanwhile.
+async fn large_state(name: &str, mut value: Value) {
+    let limits = Limits::default().with(|limits| limits.max_payload = 16 * 1024 * 1024);
+    let running = Running::start(Server::builder().limits(limits).build()).await;
+    let state = running.server.state();
+    let length = value.to_string().len();
+    let per_byte = |bytes: isize| bytes as f64 / length as f64;
+    let check = |what: &str, bytes: isize, most: f64| {
+        println!("{name} of {length} bytes, {what}: {:.2} for each", per_byte(bytes));
+        assert!(per_byte(bytes) <= most, "{name}, {what}: {bytes} bytes for {length} of JSON");
+    };
+    let (held, peak) = during(async { state.set("large", &value).await.map(drop).unwrap() }).await;
+    check("held", held, 8.0);
+    check("held while it is set", peak, 16.0);
+    let bound = 16.0 - per_byte(held);
+
+    let (more, peak) = during(async { state.update("large", change).await.map(drop).unwrap() }).await;
+    check("more after a patch", more, 0.01);
+    check("more during a patch", peak, 0.01);
+    let some = if let Some(rows) = value.as_array_mut() { &mut rows[10_000] } else { &mut value["user 10000"] };
+    *some = json!("changed");
+    let (_, peak) = during(async { state.set("large", &value).await.map(drop).unwrap() }).await;
+    // The new text, to compare with, and the entry.
+    check("more while another value is set", peak, 3.0_f64.min(bound));
+    let value = Value::Array(vec![value]);
+    let (_, peak) = during(async { state.set("large", &value).await.map(drop).unwrap() }).await;
+    check("more while all is replaced", peak, bound);
+
+    // The server makes the snapshot and keeps it; the client reads it and has a tree of its own.
+    let before = HEAP.current_usage() as isize;
+    let client = datasole_client::Client::builder(running.url().as_str()).connect().await.unwrap();
+    let mut follows = client.state::<Value>("large").unwrap();
+    let (_, peak) = during(async { follows.changed().await.unwrap() }).await;
+    check("more while it is shown to a client", peak, 16.0);
+    check("more, with a client that follows", HEAP.current_usage() as isize - before, 8.0);
+}
+
+/// Changes one cell.
+fn change(draft: &mut datasole_server::Draft<'_>) -> Result<(), datasole_server::StateError> {
+    let place = ["/10000/done", "/user 10000/done", "/10000/0"].into_iter().find(|place| draft.get(place).is_some());
+    draft.set(place.unwrap(), true)
+}
+
 /// One test after the other, in one: the allocator counts what all of them do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_of_heap() {
@@ -122,25 +174,11 @@ async fn bytes_of_heap() {
     assert!(key <= 700, "{key} bytes");
     drop(few);
 
-    // A large state: what it takes, and what another value with one difference takes meanwhile.
-    let limits = Limits::default().with(|limits| limits.max_payload = 16 * 1024 * 1024);
-    let large = Server::builder().limits(limits).build();
+    // Large states: what each takes, and what it takes meanwhile.
     let row = |id: usize| json!({ "id": id, "name": format!("row {id}"), "done": false, "price": id * 7 });
-    let mut table: Value = (0..20_000).map(row).collect();
-    let length = table.to_string().len();
-    let before = HEAP.current_usage();
-    large.state().set("table", &table).await.unwrap();
-    let held = HEAP.current_usage() - before;
-    println!("a state: {:.1} bytes for each of {length} of its JSON", held as f64 / length as f64);
-    assert!(held <= 16 * length, "{held} bytes for {length} of JSON");
-    table[10_000]["done"] = true.into();
-    let before = HEAP.current_usage();
-    HEAP.reset_peak_usage();
-    large.state().set("table", &table).await.unwrap();
-    let peak = HEAP.peak_usage() - before;
-    println!("another value of it: {:.1} bytes meanwhile", peak as f64 / length as f64);
-    assert!(peak <= 3 * length, "{peak} bytes for {length} of JSON");
-    drop((large, table));
+    large_state("a table", (0..20_000).map(row).collect()).await;
+    large_state("a map", Value::Object((0..20_000).map(|id| (format!("user {id}"), row(id))).collect())).await;
+    large_state("a list", (0..100_000).map(|n| json!([n * 7, format!("text {n}, which is longer")])).collect()).await;
 
     let (few, many) = (operation(10).await, operation(100_000).await);
     println!("an operation on a CRDT of 10 entries: {few} bytes meanwhile, of 100,000: {many}");

@@ -29,7 +29,7 @@ fn table() -> Value {
 
 /// Waits until this cell has this value.
 async fn reaches(state: &mut State<Value>, row: usize, n: i64) {
-    while state.with_value(|value| value.is_none_or(|value| value[row]["n"] != n)) {
+    while state.with_value(|value| value.is_none_or(|value| value[row]["n"].as_i64() != Some(n))) {
         state.changed().await.unwrap();
     }
 }
@@ -51,7 +51,7 @@ async fn follow() {
     let client = Client::builder(proxy.url().as_str()).reconnect(AT_ONCE).connect().await.unwrap();
     let mut state = client.state::<Value>("table").unwrap();
     state.changed().await.unwrap();
-    assert!(state.with_value(|shown| shown == Some(&value)), "the whole has come");
+    assert!(state.with_value(|shown| shown.is_some_and(|shown| *shown == value)), "the whole has come");
 
     // A change is a few bytes, and so is what a client misses that comes back.
     let before = running.server.metrics_snapshot().bytes_out;
@@ -75,7 +75,7 @@ async fn follow() {
     }
     proxy.set_weather(Weather::default());
     reaches(&mut state, 0, ROUNDS).await;
-    assert!(state.with_value(|shown| shown == Some(&value)), "nothing is missing");
+    assert!(state.with_value(|shown| shown.is_some_and(|shown| *shown == value)), "nothing is missing");
     let metrics = running.server.metrics_snapshot();
     println!("{} bytes for {ROUNDS} changes of {} rows", metrics.bytes_out - before, ROWS / 200);
     assert_eq!(metrics.fell_behind, 0);
@@ -83,7 +83,7 @@ async fn follow() {
     let late = Client::builder(running.url().as_str()).connect().await.unwrap();
     let mut shown = late.state::<Value>("table").unwrap();
     reaches(&mut shown, 0, ROUNDS).await;
-    assert!(shown.with_value(|shown| shown == Some(&value)));
+    assert!(shown.with_value(|shown| shown.is_some_and(|shown| *shown == value)));
 }
 
 /// What the server does not announce is refused on either side, as it was.

@@ -12,7 +12,7 @@ use std::{
 
 use datasole_client::{
     CallError, CallFailure, CallOptions, Client, ConnectError, DisconnectReason, EventError, Events, Payload,
-    Reconnect, State, Status, codes,
+    Reconnect, State, Status, Tree, codes,
 };
 use datasole_server::{AuthError, AuthRequest, Context, Identity, Replay, Server, backend::Memory};
 use datasole_tests::{
@@ -178,10 +178,10 @@ async fn change(server: &Server, random: &mut Random) {
             let place = random.u64();
             state
                 .update("board", |draft| {
-                    if draft.get("").is_none_or(Value::is_null) {
+                    if draft.get("").is_none_or(Tree::is_null) {
                         draft.set("", json!({"entries": [], "total": 0, "text": ""}))?;
                     }
-                    let entries = draft.get("/entries").and_then(Value::as_array).unwrap().clone();
+                    let entries = draft.get("/entries").and_then(Tree::as_array).unwrap().to_vec();
                     let place = place as usize % (entries.len() + 1);
                     if kind < 8 && place < entries.len() {
                         draft.remove(&format!("/entries/{place}"))?;

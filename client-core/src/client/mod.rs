@@ -310,7 +310,7 @@ impl Client {
 
     /// The mirrored value of a state key: `None` when the mirror is off, nothing came yet, or the key does not exist.
     #[cfg(feature = "mirror")]
-    pub fn state(&self, key: &str) -> Option<&serde_json::Value> {
+    pub fn state(&self, key: &str) -> Option<&crate::tree::Tree> {
         self.mirror.get(key)
     }
 

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use crate::{
     CallId, Client, Config, EditOutcome, Event, Hint, Input, Limits, Millis, Output, Payload, Position, Question,
     Request, Seed, SocketClose, SocketId, StreamId, StreamKind, SubscriptionId,
     frame::{Codec, Frame, Opcode},
     patch::{Patch, PatchLimits, apply},
+    tree::{Tree, parse},
     wire::Subscribe,
 };
 
@@ -23,7 +24,7 @@ pub(super) struct Host {
     now: Millis,
     socket: Option<SocketId>,
     pending: BTreeSet<CallId>,
-    states: BTreeMap<String, (Position, Option<Value>)>,
+    states: BTreeMap<String, (Position, Option<Tree>)>,
     /// Where the other streams are; as many as were subscribed.
     entries: BTreeMap<StreamId, Position>,
     /// The number of the latest edit, and those of CRDTs that are not settled.
@@ -120,7 +121,7 @@ impl Host {
     }
 
     #[cfg(test)]
-    pub(super) fn state(&self, key: &str) -> Option<&(Position, Option<Value>)> {
+    pub(super) fn state(&self, key: &str) -> Option<&(Position, Option<Tree>)> {
         self.states.get(key)
     }
 
@@ -226,7 +227,7 @@ impl Host {
             Event::CallDone { call, .. } => assert!(self.pending.remove(&call), "a call ended twice"),
             Event::Message { timestamp: _, event: _, payload } => assert!(payload.len() <= self.limits.max_payload),
             Event::Snapshot { key, value, position } => {
-                let value = value.and_then(|raw| serde_json::from_str(raw.get()).ok());
+                let value = value.and_then(|raw| parse(raw.get()).ok());
                 self.states.insert(key, (position, value));
             }
             Event::Patch { key, ops, position } => self.patch(&key, &ops, position),

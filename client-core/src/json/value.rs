@@ -42,7 +42,12 @@ pub fn parse(text: &str) -> Result<Value, Error> {
         reader.at = scan::skip_spaces(text.as_bytes(), reader.at);
         if reader.at == text.len() { Ok(value) } else { Err(Unfit::Syntax) }
     });
-    value.map_err(|unfit| Error::custom(format_args!("{unfit} at byte {}", reader.at)))
+    value.map_err(|reason| unfit(reason, reader.at))
+}
+
+/// The error of a text that is no value, and where.
+pub(crate) fn unfit(reason: Unfit, at: usize) -> Error {
+    Error::custom(format_args!("{reason} at byte {at}"))
 }
 
 /// Reads a type of the application: a [`Value`] as [`parse`] does, any other type as `serde_json` does. For values inside
@@ -120,13 +125,11 @@ impl fmt::Display for Unfit {
 pub(crate) struct Reader<'a> {
     text: &'a str,
     pub(crate) at: usize,
-    /// Members of the objects that are being compared with the text, of each those that it has.
-    pub(crate) seen: Vec<*const Value>,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
-        Self { text, at: 0, seen: Vec::new() }
+        Self { text, at: 0 }
     }
 
     /// The first byte of the next value, which is not read.
@@ -146,87 +149,33 @@ impl<'a> Reader<'a> {
         self.peek().is_none()
     }
 
-    /// Whether the next value, within so many arrays and objects, equals `old`. It is not read any further than that.
-    pub(crate) fn is(&mut self, old: &Value, depth: usize) -> Result<bool, Unfit> {
-        let seen = self.seen.len();
-        let read = self.expect(old, depth);
-        self.seen.truncate(seen);
-        match read {
-            Ok(()) => Ok(true),
-            Err(Unfit::Other) => Ok(false),
-            Err(unfit) => Err(unfit),
-        }
-    }
-
-    fn expect(&mut self, old: &Value, depth: usize) -> Result<(), Unfit> {
-        let is_same = match (self.peek(), old) {
-            (Some(b'"'), Value::String(old)) => self.string()? == *old,
-            (Some(b'{'), Value::Object(old)) => {
-                let (before, mut order, mut is_in_order) = (self.seen.len(), old.iter(), true);
-                self.list(b'}', depth, |reader| {
-                    let name = reader.name()?;
-                    let next = order.next().filter(|(next, _)| **next == *name);
-                    is_in_order &= next.is_some();
-                    let old = next.map(|(_, old)| old).or_else(|| old.get(&*name)).ok_or(Unfit::Other)?;
-                    reader.seen.push(old);
-                    reader.expect(old, depth + 1)
-                })?;
-                let is_whole = self.seen.len() - before == old.len() && (is_in_order || self.is_each_once(before));
-                self.seen.truncate(before);
-                is_whole
-            }
-            (Some(b'['), Value::Array(old)) => {
-                let mut left = old.iter();
-                self.list(b']', depth, |reader| reader.expect(left.next().ok_or(Unfit::Other)?, depth + 1))?;
-                left.next().is_none()
-            }
-            (Some(b'"' | b'{' | b'['), _) => false,
-            (Some(_), Value::Null | Value::Bool(_) | Value::Number(_)) => self.value(depth)? == *old,
-            (Some(_), _) => false,
-            (None, _) => return Err(Unfit::Syntax),
-        };
-        if is_same { Ok(()) } else { Err(Unfit::Other) }
-    }
-
-    /// Whether no member since `before` was there twice; sorts them.
-    pub(crate) fn is_each_once(&mut self, before: usize) -> bool {
-        let seen = &mut self.seen[before..];
-        seen.sort_unstable();
-        seen.windows(2).all(|pair| pair[0] != pair[1])
-    }
-
     /// The next value, within so many arrays and objects.
-    pub(crate) fn value(&mut self, depth: usize) -> Result<Value, Unfit> {
-        let bytes = self.text.as_bytes();
-        self.at = scan::skip_spaces(bytes, self.at);
-        Ok(match bytes.get(self.at) {
+    fn value(&mut self, depth: usize) -> Result<Value, Unfit> {
+        Ok(match self.peek() {
             Some(b'"') => Value::String(self.string()?.into_owned()),
             Some(b'{') => {
                 let mut members = Map::new();
-                self.list(b'}', depth, |reader| {
-                    let name = reader.name()?.into_owned();
-                    members.insert(name, reader.value(depth + 1)?);
-                    Ok(())
-                })?;
+                let mut more = self.open(b'}', depth)?;
+                while more {
+                    let name = self.name()?.into_owned();
+                    members.insert(name, self.value(depth + 1)?);
+                    more = self.next(b'}')?;
+                }
                 Value::Object(members)
             }
             Some(b'[') => {
                 let mut elements = Vec::new();
-                self.list(b']', depth, |reader| {
-                    elements.push(reader.value(depth + 1)?);
-                    Ok(())
-                })?;
+                let mut more = self.open(b']', depth)?;
+                while more {
+                    elements.push(self.value(depth + 1)?);
+                    more = self.next(b']')?;
+                }
                 Value::Array(elements)
             }
-            Some(b't') => self.word("true", Value::Bool(true))?,
-            Some(b'f') => self.word("false", Value::Bool(false))?,
-            Some(b'n') => self.word("null", Value::Null)?,
-            Some(_) => {
-                let end = scan::number_end(bytes, self.at).ok_or(Unfit::Syntax)?;
-                let number = number(&self.text[self.at..end]).ok_or(Unfit::Number)?;
-                self.at = end;
-                Value::Number(number)
-            }
+            Some(b't') => self.word("true").map(|()| Value::Bool(true))?,
+            Some(b'f') => self.word("false").map(|()| Value::Bool(false))?,
+            Some(b'n') => self.word("null").map(|()| Value::Null)?,
+            Some(_) => Value::Number(self.number()?),
             None => return Err(Unfit::Syntax),
         })
     }
@@ -242,46 +191,49 @@ impl<'a> Reader<'a> {
         Ok(name)
     }
 
-    /// The elements of an array or object, whose opening bracket is next.
-    pub(crate) fn list(
-        &mut self,
-        closing: u8,
-        depth: usize,
-        mut each: impl FnMut(&mut Self) -> Result<(), Unfit>,
-    ) -> Result<(), Unfit> {
+    /// Enters the array or object whose opening bracket is next, within so many others; whether anything is in it.
+    pub(crate) fn open(&mut self, closing: u8, depth: usize) -> Result<bool, Unfit> {
         if depth >= MAX_DEPTH {
             return Err(Unfit::Depth);
         }
-        let bytes = self.text.as_bytes();
-        self.at = scan::skip_spaces(bytes, self.at + 1);
-        if bytes.get(self.at) == Some(&closing) {
+        self.at += 1;
+        let is_empty = self.peek() == Some(closing);
+        self.at += usize::from(is_empty);
+        Ok(!is_empty)
+    }
+
+    /// Goes on to the next element or member, or leaves when there is none; whether there is one.
+    pub(crate) fn next(&mut self, closing: u8) -> Result<bool, Unfit> {
+        if self.peek() == Some(b',') {
             self.at += 1;
-            return Ok(());
+            return Ok(true);
         }
-        loop {
-            each(self)?;
-            self.at = scan::skip_spaces(bytes, self.at);
-            if bytes.get(self.at) != Some(&b',') {
-                return self.token(closing);
-            }
-            self.at += 1;
-        }
+        self.token(closing).map(|()| false)
     }
 
     /// The string whose opening quote is next.
-    fn string(&mut self) -> Result<Cow<'a, str>, Unfit> {
+    pub(crate) fn string(&mut self) -> Result<Cow<'a, str>, Unfit> {
         let end = scan::string_end(self.text.as_bytes(), self.at).ok_or(Unfit::Syntax)?;
         let text = &self.text[self.at + 1..end - 1];
         self.at = end;
         if text.contains('\\') { unescape(text).map(Cow::Owned).ok_or(Unfit::Text) } else { Ok(Cow::Borrowed(text)) }
     }
 
-    fn word(&mut self, word: &str, value: Value) -> Result<Value, Unfit> {
+    /// The number that is next.
+    pub(crate) fn number(&mut self) -> Result<Number, Unfit> {
+        let end = scan::number_end(self.text.as_bytes(), self.at).ok_or(Unfit::Syntax)?;
+        let number = number(&self.text[self.at..end]).ok_or(Unfit::Number)?;
+        self.at = end;
+        Ok(number)
+    }
+
+    /// One of JSON's words.
+    pub(crate) fn word(&mut self, word: &str) -> Result<(), Unfit> {
         if !self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
             return Err(Unfit::Syntax);
         }
         self.at += word.len();
-        Ok(value)
+        Ok(())
     }
 
     fn token(&mut self, byte: u8) -> Result<(), Unfit> {

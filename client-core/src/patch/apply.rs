@@ -1,8 +1,6 @@
 //! Applying a patch: all of it or nothing, at the cost of what it touches.
 
-use std::mem;
-
-use serde_json::{Number, Value};
+use std::{borrow::Cow, mem};
 
 use super::{
     Operation, Patch, PatchError, PatchLimits, Pointer, Refusal,
@@ -10,6 +8,7 @@ use super::{
     slot::{Slot, slot, target},
     undo::{Inverse, Undo},
 };
+use crate::tree::{Node, Tree};
 
 /// What a value costs beside its text when it is copied; bytes.
 const NODE: usize = 32;
@@ -19,7 +18,7 @@ const NODE: usize = 32;
 /// # Errors
 ///
 /// [`PatchError`]; the document is then unchanged.
-pub fn apply(document: &mut Value, patch: &Patch, limits: &PatchLimits) -> Result<(), PatchError> {
+pub fn apply(document: &mut Tree, patch: &Patch, limits: &PatchLimits) -> Result<(), PatchError> {
     apply_undoable(document, patch, limits).map(drop)
 }
 
@@ -28,7 +27,7 @@ pub fn apply(document: &mut Value, patch: &Patch, limits: &PatchLimits) -> Resul
 /// # Errors
 ///
 /// [`PatchError`]; the document is then unchanged.
-pub fn apply_undoable(document: &mut Value, patch: &Patch, limits: &PatchLimits) -> Result<Undo, PatchError> {
+pub fn apply_undoable(document: &mut Tree, patch: &Patch, limits: &PatchLimits) -> Result<Undo, PatchError> {
     if patch.operations().len() > limits.max_operations {
         return Err(PatchError::TooManyOperations { limit: limits.max_operations });
     }
@@ -59,7 +58,7 @@ impl Transaction {
     /// [`PatchError`]; the document is then as the operations before left it, and the transaction goes on from there.
     pub fn apply(
         &mut self,
-        document: &mut Value,
+        document: &mut Tree,
         operation: &Operation,
         limits: &PatchLimits,
     ) -> Result<(), PatchError> {
@@ -95,25 +94,26 @@ struct Work<'l> {
 impl Work<'_> {
     fn perform<'p>(
         &mut self,
-        document: &mut Value,
+        document: &mut Tree,
         operation: &'p Operation,
     ) -> Result<Option<Inverse>, (&'p Pointer, Refusal)> {
         let path = operation.path();
         match operation {
             Operation::Add { value, .. } => {
-                self.bound_depth(path, value).and_then(|()| self.add(document, path, value.clone()))
+                self.bound_depth(path, value).and_then(|()| self.add(document, path, Cow::Borrowed(value)))
             }
             Operation::Remove { .. } => {
                 self.take(document, path).map(|value| Some(Inverse::Put { at: path.clone(), value }))
             }
-            Operation::Replace { value, .. } => self
-                .bound_depth(path, value)
-                .and_then(|()| target(document, path))
-                .map(|target| Some(Inverse::Replace { at: path.clone(), value: mem::replace(target, value.clone()) })),
+            Operation::Replace { value, .. } => {
+                self.bound_depth(path, value).and_then(|()| target(document, path)).map(|target| {
+                    Some(Inverse::Replace { at: path.clone(), value: mem::replace(target, own(value, target)) })
+                })
+            }
             Operation::Move { from, .. } => return self.relocate(document, from, path),
             Operation::Copy { from, .. } => {
                 let value = self.copy(document, from).map_err(|reason| (from, reason))?;
-                self.bound_depth(path, &value).and_then(|()| self.add(document, path, value))
+                self.bound_depth(path, &value).and_then(|()| self.add(document, path, Cow::Owned(value)))
             }
             Operation::Test { value, .. } => target(document, path)
                 .and_then(|found| if same(found, value) { Ok(None) } else { Err(Refusal::TestFailed) }),
@@ -121,9 +121,13 @@ impl Work<'_> {
         .map_err(|reason| (path, reason))
     }
 
-    fn add(&mut self, document: &mut Value, path: &Pointer, value: Value) -> Result<Option<Inverse>, Refusal> {
+    fn add(&mut self, document: &mut Tree, path: &Pointer, value: Cow<'_, Tree>) -> Result<Option<Inverse>, Refusal> {
         let slot = slot(document, path)?;
         self.shift(&slot)?;
+        let value = match value {
+            Cow::Borrowed(value) => slot.like().map_or_else(|| value.clone(), |like| own(value, like)),
+            Cow::Owned(value) => value,
+        };
         let at = slot.resolved(path);
         Ok(Some(match slot.put(value) {
             Some(value) => Inverse::Put { at, value },
@@ -131,13 +135,13 @@ impl Work<'_> {
         }))
     }
 
-    fn take(&mut self, document: &mut Value, path: &Pointer) -> Result<Value, Refusal> {
+    fn take(&mut self, document: &mut Tree, path: &Pointer) -> Result<Tree, Refusal> {
         let slot = slot(document, path)?;
         self.shift(&slot)?;
         slot.take()
     }
 
-    fn copy(&mut self, document: &mut Value, from: &Pointer) -> Result<Value, Refusal> {
+    fn copy(&mut self, document: &mut Tree, from: &Pointer) -> Result<Tree, Refusal> {
         let limit = self.limits.max_copied_bytes;
         let source = target(document, from)?;
         self.copied = count(source, self.copied, limit).ok_or(Refusal::TooMuchCopied { limit })?;
@@ -146,7 +150,7 @@ impl Work<'_> {
 
     fn relocate<'p>(
         &mut self,
-        document: &mut Value,
+        document: &mut Tree,
         from: &'p Pointer,
         path: &'p Pointer,
     ) -> Result<Option<Inverse>, (&'p Pointer, Refusal)> {
@@ -171,7 +175,7 @@ impl Work<'_> {
     }
 
     /// Refuses what would nest more containers than allowed once `value` is at `path`.
-    fn bound_depth(&self, path: &Pointer, value: &Value) -> Result<(), Refusal> {
+    fn bound_depth(&self, path: &Pointer, value: &Tree) -> Result<(), Refusal> {
         let limit = self.limits.max_depth;
         match limit.checked_sub(path.depth()) {
             Some(levels) if !deeper_than(value, levels) => Ok(()),
@@ -189,67 +193,72 @@ impl Work<'_> {
     }
 }
 
-fn deeper_than(value: &Value, levels: usize) -> bool {
-    match value {
-        Value::Array(elements) => levels == 0 || elements.iter().any(|element| deeper_than(element, levels - 1)),
-        Value::Object(members) => levels == 0 || members.values().any(|member| deeper_than(member, levels - 1)),
+/// A copy that shares the names of `like` where both have the same.
+fn own(value: &Tree, like: &Tree) -> Tree {
+    let mut own = value.clone();
+    own.adopt(like);
+    own
+}
+
+fn deeper_than(tree: &Tree, levels: usize) -> bool {
+    match &tree.0 {
+        Node::Array(elements) => levels == 0 || elements.iter().any(|element| deeper_than(element, levels - 1)),
+        Node::Object(object) => levels == 0 || object.iter().any(|(_, member)| deeper_than(member, levels - 1)),
         _ => false,
     }
 }
 
-/// `counted` and the size of `value`, unless that exceeds `limit`: then it stops counting.
-fn count(value: &Value, counted: usize, limit: usize) -> Option<usize> {
-    let text = if let Value::String(text) = value { text.len() } else { 0 };
+/// `counted` and the size of a tree, unless that exceeds `limit`: then it stops counting.
+fn count(tree: &Tree, counted: usize, limit: usize) -> Option<usize> {
+    let text = if let Node::Text(text) = &tree.0 { text.len() } else { 0 };
     let counted = counted.checked_add(NODE)?.checked_add(text)?;
     if counted > limit {
         return None;
     }
-    match value {
-        Value::Array(elements) => elements.iter().try_fold(counted, |counted, element| count(element, counted, limit)),
-        Value::Object(members) => members
+    match &tree.0 {
+        Node::Array(elements) => elements.iter().try_fold(counted, |counted, element| count(element, counted, limit)),
+        Node::Object(object) => object
             .iter()
-            .try_fold(counted, |counted, (key, member)| count(member, counted.checked_add(key.len())?, limit)),
+            .try_fold(counted, |counted, (name, member)| count(member, counted.checked_add(name.len())?, limit)),
         _ => Some(counted),
     }
 }
 
 /// Equality as RFC 6902 defines it: numbers by value, members in any order.
-fn same(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Number(a), Value::Number(b)) => same_number(a, b),
-        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
-        (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
+fn same(a: &Tree, b: &Tree) -> bool {
+    match (&a.0, &b.0) {
+        (Node::Array(a), Node::Array(b)) => a.len() == b.len() && a.iter().zip(&**b).all(|(a, b)| same(a, b)),
+        (Node::Object(a), Node::Object(b)) => {
+            a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.0 == b.0 && same(a.1, b.1))
         }
-        _ => a == b,
-    }
-}
-
-fn same_number(a: &Number, b: &Number) -> bool {
-    match (a.as_i128(), b.as_i128()) {
-        (Some(integer), None) => b.as_f64().is_some_and(|float| is_integer(float, integer)),
-        (None, Some(integer)) => a.as_f64().is_some_and(|float| is_integer(float, integer)),
+        (Node::Float(float), Node::Unsigned(_) | Node::Negative(_)) => is_integer(*float, b),
+        (Node::Unsigned(_) | Node::Negative(_), Node::Float(float)) => is_integer(*float, a),
         _ => a == b,
     }
 }
 
 /// Exact: converting the integer to a float would make neighbours equal.
-fn is_integer(float: f64, integer: i128) -> bool {
-    float.fract() == 0.0 && float as i128 == integer
+fn is_integer(float: f64, tree: &Tree) -> bool {
+    float.fract() == 0.0
+        && match tree.0 {
+            Node::Unsigned(integer) => float as i128 == i128::from(integer),
+            Node::Negative(integer) => float as i128 == i128::from(integer),
+            _ => false,
+        }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
     fn check(document: Value, patch: Value, limits: &PatchLimits) -> Result<Value, PatchError> {
         let patch = Patch::parse(&patch.to_string(), &PatchLimits::default())?;
-        let mut changed = document.clone();
+        let mut changed = Tree::from(&document);
         match apply_undoable(&mut changed, &patch, limits) {
             Ok(undo) => {
-                let result = changed.clone();
+                let result = Value::from(&changed);
                 undo.revert(&mut changed);
                 assert_eq!(changed, document, "revert restores");
                 Ok(result)
@@ -428,7 +437,7 @@ mod tests {
             &PatchLimits::default(),
         )
         .unwrap();
-        let mut document = json!([1, 2, 3]);
+        let mut document = Tree::from(json!([1, 2, 3]));
         let mut transaction = Transaction::default();
         let outcomes: Vec<_> = patch
             .operations()

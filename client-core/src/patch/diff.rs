@@ -5,19 +5,18 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use serde_json::{Map, Value};
-
 use super::{Operation, Patch, Pointer};
+use crate::tree::{Node, Object, Tree};
 
 /// A patch that turns `old` into `new`; empty when they are equal, and [`Patch::whole`] when that is shorter.
 ///
 /// ```
 /// use datasole_core::patch::diff;
 /// use serde_json::json;
-/// let patch = diff(&json!([{"id": 1}, {"id": 2}]), &json!([{"id": 0}, {"id": 1}, {"id": 2}]));
+/// let patch = diff(&json!([{"id": 1}, {"id": 2}]).into(), &json!([{"id": 0}, {"id": 1}, {"id": 2}]).into());
 /// assert_eq!(patch.to_json(), r#"[{"op":"add","path":"/0","value":{"id":0}}]"#);
 /// ```
-pub fn diff(old: &Value, new: &Value) -> Patch {
+pub fn diff(old: &Tree, new: &Tree) -> Patch {
     let mut writer = Writer::default();
     writer.value(old, new);
     Patch::from_operations(writer.operations)
@@ -35,11 +34,11 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    fn value(&mut self, old: &Value, new: &Value) -> usize {
+    fn value(&mut self, old: &Tree, new: &Tree) -> usize {
         let before = self.operations.len();
-        let cost = match (old, new) {
-            (Value::Object(old), Value::Object(new)) => self.members(old, new),
-            (Value::Array(old), Value::Array(new)) => self.elements(old, new),
+        let cost = match (&old.0, &new.0) {
+            (Node::Object(old), Node::Object(new)) => self.members(old, new),
+            (Node::Array(old), Node::Array(new)) => self.elements(old, new),
             _ if old == new => 0,
             _ => return self.replace(new),
         };
@@ -50,19 +49,23 @@ impl Writer {
         cost
     }
 
-    fn members(&mut self, old: &Map<String, Value>, new: &Map<String, Value>) -> usize {
+    fn members(&mut self, old: &Object, new: &Object) -> usize {
         let mut cost: usize = 0;
-        for (key, old) in old {
-            self.path.push(key);
-            let changed = match new.get(key) {
+        for (name, old) in old.iter() {
+            let name = name.as_str();
+            self.path.push(name);
+            let changed = match new.get(name) {
                 Some(new) => self.value(old, new),
                 None => self.remove(),
             };
             cost = cost.saturating_add(changed);
             self.path.pop();
         }
-        for (key, new) in new.iter().filter(|(key, _)| !old.contains_key(*key)) {
-            self.path.push(key);
+        for (name, new) in new.iter().map(|(name, new)| (name.as_str(), new)) {
+            if old.get(name).is_some() {
+                continue;
+            }
+            self.path.push(name);
             cost = cost.saturating_add(self.add(new));
             self.path.pop();
         }
@@ -71,14 +74,14 @@ impl Writer {
 
     /// Works from the front: what is before the current index is already as in `new`, so that indices of `new` are
     /// right when the operations are applied one after the other.
-    fn elements(&mut self, old: &[Value], new: &[Value]) -> usize {
+    fn elements(&mut self, old: &[Tree], new: &[Tree]) -> usize {
         let len = old.len();
         let (old, new, front) = trim(old, new);
         self.middle(old, new, front, len)
     }
 
     /// The same for what is behind `front` elements of `len` that stay, without a common beginning or end.
-    pub(super) fn middle(&mut self, old: &[Value], new: &[Value], front: usize, len: usize) -> usize {
+    pub(super) fn middle(&mut self, old: &[Tree], new: &[Tree], front: usize, len: usize) -> usize {
         let mut cost: usize = 0;
         let (mut i, mut j) = (0, 0);
         for (anchor_i, anchor_j) in anchors(old, new).into_iter().chain([(old.len(), new.len())]) {
@@ -92,7 +95,7 @@ impl Writer {
     }
 
     /// Elements between two that stay: paired by index; what is left over on one side is removed or added.
-    fn gap(&mut self, old: &[Value], new: &[Value], at: usize) -> usize {
+    fn gap(&mut self, old: &[Tree], new: &[Tree], at: usize) -> usize {
         let (old, new, skipped) = trim(old, new);
         let at = at + skipped;
         let paired = old.len().min(new.len());
@@ -115,12 +118,12 @@ impl Writer {
         cost
     }
 
-    pub(super) fn add(&mut self, new: &Value) -> usize {
+    pub(super) fn add(&mut self, new: &Tree) -> usize {
         self.operations.push(Operation::Add { path: self.path.clone(), value: new.clone() });
         self.overhead() + text_length(new)
     }
 
-    pub(super) fn replace(&mut self, new: &Value) -> usize {
+    pub(super) fn replace(&mut self, new: &Tree) -> usize {
         self.operations.push(Operation::Replace { path: self.path.clone(), value: new.clone() });
         self.overhead() + text_length(new)
     }
@@ -137,7 +140,7 @@ impl Writer {
 }
 
 /// What remains of both without their common beginning and end, and how long that beginning is.
-fn trim<'a>(old: &'a [Value], new: &'a [Value]) -> (&'a [Value], &'a [Value], usize) {
+fn trim<'a>(old: &'a [Tree], new: &'a [Tree]) -> (&'a [Tree], &'a [Tree], usize) {
     let front = old.iter().zip(new).take_while(|(old, new)| old == new).count();
     let (old, new) = (&old[front..], &new[front..]);
     let back = old.iter().rev().zip(new.iter().rev()).take_while(|(old, new)| old == new).count();
@@ -146,7 +149,7 @@ fn trim<'a>(old: &'a [Value], new: &'a [Value]) -> (&'a [Value], &'a [Value], us
 
 /// Pairs of indices of equal elements that stay where they are relative to each other (a patience diff): elements that
 /// occur equally often on both sides are matched in order, and of the matches the longest increasing sequence is kept.
-fn anchors(old: &[Value], new: &[Value]) -> Vec<(usize, usize)> {
+fn anchors(old: &[Tree], new: &[Tree]) -> Vec<(usize, usize)> {
     if old.is_empty() || new.is_empty() {
         return Vec::new();
     }
@@ -166,7 +169,7 @@ fn anchors(old: &[Value], new: &[Value]) -> Vec<(usize, usize)> {
     longest_increasing(&matches)
 }
 
-fn sorted_by_hash(elements: &[Value]) -> Vec<(u64, usize)> {
+fn sorted_by_hash(elements: &[Tree]) -> Vec<(u64, usize)> {
     let mut hashes: Vec<_> = elements
         .iter()
         .enumerate()
@@ -205,47 +208,50 @@ fn longest_increasing(pairs: &[(usize, usize)]) -> Vec<(usize, usize)> {
 }
 
 /// About the length of a value's text; escapes are not counted.
-pub(crate) fn text_length(value: &Value) -> usize {
+pub(crate) fn text_length(value: &Tree) -> usize {
     usize::MAX - remaining(value, usize::MAX).unwrap_or(0)
 }
 
 /// Whether a value's text has more than `budget` bytes, without measuring much more of it.
-fn longer_than(value: &Value, budget: usize) -> bool {
+fn longer_than(value: &Tree, budget: usize) -> bool {
     remaining(value, budget).is_none()
 }
 
-fn remaining(value: &Value, budget: usize) -> Option<usize> {
-    match value {
-        Value::Null | Value::Bool(true) => budget.checked_sub(4),
-        Value::Bool(false) => budget.checked_sub(5),
-        Value::Number(number) => budget.checked_sub(digits(number)),
-        Value::String(text) => budget.checked_sub(text.len() + 2),
-        Value::Array(elements) => elements
+fn remaining(tree: &Tree, budget: usize) -> Option<usize> {
+    match &tree.0 {
+        Node::Null | Node::Bool(true) => budget.checked_sub(4),
+        Node::Bool(false) => budget.checked_sub(5),
+        Node::Unsigned(integer) => budget.checked_sub(digits(*integer)),
+        Node::Negative(integer) => budget.checked_sub(digits(integer.unsigned_abs()) + 1),
+        Node::Float(_) => budget.checked_sub(18),
+        Node::Text(text) => budget.checked_sub(text.len() + 2),
+        Node::Array(elements) => elements
             .iter()
             .try_fold(budget.checked_sub(2)?, |budget, element| remaining(element, budget)?.checked_sub(1)),
-        Value::Object(members) => members.iter().try_fold(budget.checked_sub(2)?, |budget, (key, member)| {
-            remaining(member, budget)?.checked_sub(key.len() + 4)
+        Node::Object(object) => object.iter().try_fold(budget.checked_sub(2)?, |budget, (name, member)| {
+            remaining(member, budget)?.checked_sub(name.len() + 4)
         }),
     }
 }
 
-fn digits(number: &serde_json::Number) -> usize {
-    match number.as_i64() {
-        Some(integer) => integer.unsigned_abs().checked_ilog10().unwrap_or(0) as usize + 1 + usize::from(integer < 0),
-        None => 18,
-    }
+fn digits(integer: u64) -> usize {
+    integer.checked_ilog10().unwrap_or(0) as usize + 1
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::patch::{PatchLimits, apply};
 
+    fn between(old: &Value, new: &Value) -> Patch {
+        diff(&old.into(), &new.into())
+    }
+
     fn check(old: &Value, new: &Value) -> Vec<Value> {
-        let patch = diff(old, new);
-        let mut document = old.clone();
+        let patch = between(old, new);
+        let mut document = Tree::from(old);
         apply(&mut document, &patch, &PatchLimits::default()).unwrap();
         assert!(document == *new, "the patch leads elsewhere: {}", patch.to_json());
         patch.operations().iter().map(|operation| serde_json::to_value(operation).unwrap()).collect()
@@ -337,8 +343,8 @@ mod tests {
         assert_eq!(check(&old, &new), [json!({"op": "replace", "path": "", "value": new})]);
         let (old, new) = (json!({"keep": 1, "list": old}), json!({"keep": 1, "list": new}));
         assert_eq!(check(&old, &new), [json!({"op": "replace", "path": "/list", "value": new["list"]})]);
-        assert_eq!(diff(&old, &new).whole(), None);
-        assert_eq!(diff(&json!([1, 2]), &json!(null)).whole(), Some(&json!(null)));
+        assert_eq!(between(&old, &new).whole(), None);
+        assert_eq!(between(&json!([1, 2]), &json!(null)).whole(), Some(&Tree::default()));
         assert_eq!(check(&json!({"a": 1}), &json!({})), [json!({"op": "replace", "path": "", "value": {}})]);
     }
 
@@ -347,7 +353,7 @@ mod tests {
         // Every third element goes: short operations, but each shifts what is behind it.
         let old: Vec<Value> = (0..6_000).map(|id| json!(format!("{id:040}"))).collect();
         let new: Vec<Value> = old.iter().enumerate().filter(|(at, _)| at % 3 > 0).map(|(_, row)| row.clone()).collect();
-        assert!(diff(&old.clone().into(), &new.clone().into()).whole().is_some());
+        assert!(between(&old.clone().into(), &new.clone().into()).whole().is_some());
         let (old, new) = (&old[..300], &new[..200]);
         assert_eq!(check(&old.into(), &new.into()).len(), 100, "few elements are worth it");
     }
@@ -356,6 +362,7 @@ mod tests {
     fn lengths_are_close_to_the_text() {
         for value in [json!([]), json!({"a": [1, -10, 0, true, false, null], "b": "text"}), json!(["", "", 123_456])] {
             let exact = value.to_string().len();
+            let value = Tree::from(value);
             assert!(
                 (exact..=exact + 2 * 3).contains(&text_length(&value)),
                 "{value}: {} for {exact}",

@@ -4,14 +4,15 @@
 //! a later one fails. Knows nothing of streams, keys or connections.
 //!
 //! ```
-//! use datasole_core::patch::{Patch, PatchLimits, apply, diff};
+//! use datasole_core::{patch::{Patch, PatchLimits, apply, diff}, tree::Tree};
 //! use serde_json::json;
 //! let limits = PatchLimits::default();
-//! let mut document = json!({"rows": [{"n": 0}]});
+//! let before = Tree::from(json!({"rows": [{"n": 0}]}));
+//! let mut document = before.clone();
 //! let patch = Patch::parse(r#"[{"op": "replace", "path": "/rows/0/n", "value": 1}]"#, &limits).unwrap();
 //! apply(&mut document, &patch, &limits).unwrap();
 //! assert_eq!(document, json!({"rows": [{"n": 1}]}));
-//! assert_eq!(diff(&json!({"rows": [{"n": 0}]}), &document), patch);
+//! assert_eq!(diff(&before, &document), patch);
 //! ```
 
 mod apply;
@@ -34,7 +35,8 @@ pub use text::diff_text;
 pub use undo::Undo;
 
 use serde::Serialize;
-use serde_json::Value;
+
+use crate::tree::Tree;
 
 /// Operations to be applied in order. Every operation is well formed; whether it fits a document shows when applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -69,7 +71,7 @@ impl Patch {
     }
 
     /// The new document, when all the patch does is to replace the whole: a snapshot then says the same.
-    pub fn whole(&self) -> Option<&Value> {
+    pub fn whole(&self) -> Option<&Tree> {
         match self.operations.as_slice() {
             [Operation::Replace { path, value } | Operation::Add { path, value }] if path.is_root() => Some(value),
             _ => None,

@@ -6,11 +6,10 @@ use serde::{
     Deserialize, Deserializer, Serialize,
     de::{DeserializeSeed, Error as _, IgnoredAny, SeqAccess, Visitor},
 };
-use serde_json::{Value, value::RawValue};
-
-use crate::json::value;
+use serde_json::value::RawValue;
 
 use super::{PatchError, PatchLimits, Pointer, error::excerpt};
+use crate::tree::{self, Tree};
 
 /// One operation of RFC 6902. Deserializing ignores unknown members and refuses repeated ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -21,7 +20,7 @@ pub enum Operation {
         /// Where; `-` is the end of an array.
         path: Pointer,
         /// What.
-        value: Value,
+        value: Tree,
     },
     /// Removes a member or an element.
     Remove {
@@ -33,7 +32,7 @@ pub enum Operation {
         /// Where; must exist.
         path: Pointer,
         /// With what.
-        value: Value,
+        value: Tree,
     },
     /// [`Operation::Remove`] at `from`, then [`Operation::Add`] at `path`.
     Move {
@@ -54,7 +53,7 @@ pub enum Operation {
         /// Where; must exist.
         path: Pointer,
         /// The value expected.
-        value: Value,
+        value: Tree,
     },
 }
 
@@ -104,7 +103,7 @@ impl Members<'_> {
         };
         let value = |text: Option<&RawValue>| {
             let text = text.ok_or(PatchError::MissingMember { operation, member: "value" })?;
-            value::parse(text.get()).map_err(|error| PatchError::Parse { operation, message: error.to_string() })
+            tree::parse(text.get()).map_err(|error| PatchError::Parse { operation, message: error.to_string() })
         };
         Ok(match &*self.op {
             "add" => Operation::Add { path: pointer(self.path, "path")?, value: value(self.value)? },

@@ -2,24 +2,23 @@
 
 use std::{borrow::Cow, mem};
 
-use serde_json::{Map, Value};
-
-use super::{Pointer, Refusal, pointer::index};
+use super::{Pointer, Refusal};
+use crate::tree::{Node, Object, Tree, index};
 
 /// A place that may or may not be taken.
 pub(super) enum Slot<'d, 'p> {
-    Root(&'d mut Value),
-    Member(&'d mut Map<String, Value>, Cow<'p, str>),
+    Root(&'d mut Tree),
+    Member(&'d mut Object, Cow<'p, str>),
     /// At most the array's length.
-    Element(&'d mut Vec<Value>, usize),
+    Element(&'d mut Vec<Tree>, usize),
 }
 
 impl Slot<'_, '_> {
     /// Inserts an element, or sets a member or the document and returns what was there.
-    pub(super) fn put(self, value: Value) -> Option<Value> {
+    pub(super) fn put(self, value: Tree) -> Option<Tree> {
         match self {
             Self::Root(root) => Some(mem::replace(root, value)),
-            Self::Member(members, key) => members.insert(key.into_owned(), value),
+            Self::Member(members, name) => members.insert(&name, value),
             Self::Element(elements, at) => {
                 elements.insert(at, value);
                 None
@@ -27,12 +26,21 @@ impl Slot<'_, '_> {
         }
     }
 
-    pub(super) fn take(self) -> Result<Value, Refusal> {
+    pub(super) fn take(self) -> Result<Tree, Refusal> {
         match self {
             Self::Root(_) => Err(Refusal::RemoveRoot),
-            Self::Member(members, key) => members.remove(&*key).ok_or(Refusal::Missing),
+            Self::Member(members, name) => members.remove(&name).ok_or(Refusal::Missing),
             Self::Element(elements, at) if at < elements.len() => Ok(elements.remove(at)),
             Self::Element(..) => Err(Refusal::Missing),
+        }
+    }
+
+    /// What is there, or the element before: what comes here often has the same members.
+    pub(super) fn like(&self) -> Option<&Tree> {
+        match self {
+            Self::Root(root) => Some(root),
+            Self::Member(members, name) => members.get(name),
+            Self::Element(elements, at) => elements.get(at.saturating_sub(1)),
         }
     }
 
@@ -48,11 +56,11 @@ impl Slot<'_, '_> {
 }
 
 /// The place that a path names.
-pub(super) fn slot<'d, 'p>(document: &'d mut Value, path: &'p Pointer) -> Result<Slot<'d, 'p>, Refusal> {
+pub(super) fn slot<'d, 'p>(document: &'d mut Tree, path: &'p Pointer) -> Result<Slot<'d, 'p>, Refusal> {
     let Some((parents, last)) = path.split_last() else { return Ok(Slot::Root(document)) };
-    match descend(document, parents)? {
-        Value::Object(members) => Ok(Slot::Member(members, last)),
-        Value::Array(elements) => {
+    match &mut descend(document, parents)?.0 {
+        Node::Object(members) => Ok(Slot::Member(members, last)),
+        Node::Array(elements) => {
             let at = if last == "-" { elements.len() } else { index(&last).ok_or(Refusal::BadIndex)? };
             if at <= elements.len() { Ok(Slot::Element(elements, at)) } else { Err(Refusal::Missing) }
         }
@@ -61,17 +69,17 @@ pub(super) fn slot<'d, 'p>(document: &'d mut Value, path: &'p Pointer) -> Result
 }
 
 /// The value at a path.
-pub(super) fn target<'d>(document: &'d mut Value, path: &Pointer) -> Result<&'d mut Value, Refusal> {
+pub(super) fn target<'d>(document: &'d mut Tree, path: &Pointer) -> Result<&'d mut Tree, Refusal> {
     descend(document, path.tokens())
 }
 
 fn descend<'d, 'p>(
-    document: &'d mut Value,
+    document: &'d mut Tree,
     mut tokens: impl Iterator<Item = Cow<'p, str>>,
-) -> Result<&'d mut Value, Refusal> {
-    tokens.try_fold(document, |value, token| match value {
-        Value::Object(members) => members.get_mut(&*token).ok_or(Refusal::Missing),
-        Value::Array(elements) => elements.get_mut(index(&token).ok_or(Refusal::BadIndex)?).ok_or(Refusal::Missing),
+) -> Result<&'d mut Tree, Refusal> {
+    tokens.try_fold(document, |tree, token| match &mut tree.0 {
+        Node::Object(members) => members.get_mut(&token).ok_or(Refusal::Missing),
+        Node::Array(elements) => elements.get_mut(index(&token).ok_or(Refusal::BadIndex)?).ok_or(Refusal::Missing),
         _ => Err(Refusal::Missing),
     })
 }

@@ -1,9 +1,12 @@
 //! Making a patch from a document and the text of another. What is equal is read and compared, and no tree is made of it.
 
-use serde_json::{Error, Map, Value};
+use serde_json::Error;
 
 use super::{Patch, diff, diff::Writer};
-use crate::json::value::{Reader, Unfit, parse};
+use crate::{
+    json::value::Unfit,
+    tree::{Comparison, Node, Object, Tree, parse},
+};
 
 /// Elements of an array that are compared one by one with those in their places, where there are more than [`MANY`].
 const FEW: usize = 16;
@@ -16,141 +19,134 @@ const MANY: usize = 64;
 ///
 /// ```
 /// use datasole_core::patch::{diff, diff_text};
+/// use datasole_core::tree::Tree;
 /// use serde_json::json;
-/// let old = json!({"list": [1, 2], "text": "long ".repeat(20)});
-/// let new = json!({"list": [0, 1, 2], "text": "long ".repeat(20)});
+/// let old = Tree::from(json!({"list": [1, 2], "text": "long ".repeat(20)}));
+/// let new = Tree::from(json!({"list": [0, 1, 2], "text": "long ".repeat(20)}));
 /// assert_eq!(diff_text(&old, &new.to_string())?, diff(&old, &new));
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 ///
 /// # Errors
 ///
-/// Those of [`value::parse`](crate::value::parse).
-pub fn diff_text(old: &Value, text: &str) -> Result<Patch, Error> {
-    let (mut reader, mut writer) = (Reader::new(text), Writer::default());
-    match value(&mut reader, &mut writer, old, 0) {
-        Ok(_) if reader.is_at_end() => Ok(Patch::from_operations(writer.operations)),
+/// Those of [`parse`].
+pub fn diff_text(old: &Tree, text: &str) -> Result<Patch, Error> {
+    let (mut comparison, mut writer) = (Comparison::new(text), Writer::default());
+    match value(&mut comparison, &mut writer, old, 0) {
+        Ok(_) if comparison.reader().is_at_end() => Ok(Patch::from_operations(writer.operations)),
         // No JSON, or a member is there twice.
         _ => Ok(diff(old, &parse(text)?)),
     }
 }
 
 /// Compares the next value, within so many arrays and objects, with `old`; what the operations cost, as in [`Writer`].
-fn value(reader: &mut Reader<'_>, writer: &mut Writer, old: &Value, depth: usize) -> Result<usize, Unfit> {
+fn value(text: &mut Comparison<'_>, writer: &mut Writer, old: &Tree, depth: usize) -> Result<usize, Unfit> {
     let before = writer.operations.len();
-    let (next, start) = (reader.peek(), reader.at);
-    let cost = match (next, old) {
-        (Some(b'{'), Value::Object(old)) => members(reader, writer, old, depth)?,
-        (Some(b'['), Value::Array(old)) => elements(reader, writer, old, depth)?,
+    let (next, start) = (text.reader().peek(), text.reader().at);
+    let cost = match (next, &old.0) {
+        (Some(b'{'), Node::Object(old)) => members(text, writer, old, depth)?,
+        (Some(b'['), Node::Array(old)) => elements(text, writer, old, depth)?,
         _ => {
-            let new = reader.value(depth)?;
+            let new = text.tree(depth)?;
             return Ok(if new == *old { 0 } else { writer.replace(&new) });
         }
     };
-    let length = reader.at - start;
+    let length = text.reader().at - start;
     if writer.operations.len() > before && length <= cost.saturating_sub(writer.overhead()) {
         writer.operations.truncate(before);
-        reader.at = start;
-        return Ok(writer.replace(&reader.value(depth)?));
+        text.reader().at = start;
+        return Ok(writer.replace(&text.tree(depth)?));
     }
     Ok(cost)
 }
 
-fn members(
-    reader: &mut Reader<'_>,
-    writer: &mut Writer,
-    old: &Map<String, Value>,
-    depth: usize,
-) -> Result<usize, Unfit> {
-    let (before, mut cost) = (reader.seen.len(), 0_usize);
-    reader.list(b'}', depth, |reader| {
-        let name = reader.name()?;
+fn members(text: &mut Comparison<'_>, writer: &mut Writer, old: &Object, depth: usize) -> Result<usize, Unfit> {
+    let (before, mut cost) = (text.begin(), 0_usize);
+    let mut more = text.reader().open(b'}', depth)?;
+    while more {
+        let name = text.reader().name()?;
         writer.path.push(&name);
-        let changed = match old.get(&*name) {
+        let changed = match old.get(&name) {
             Some(old) => {
-                reader.seen.push(old);
-                value(reader, writer, old, depth + 1)?
+                text.see(old);
+                value(text, writer, old, depth + 1)?
             }
-            None => writer.add(&reader.value(depth + 1)?),
+            None => writer.add(&text.tree(depth + 1)?),
         };
         cost = cost.saturating_add(changed);
         writer.path.pop();
-        Ok(())
-    })?;
-    if !reader.is_each_once(before) {
-        return Err(Unfit::Other);
+        more = text.reader().next(b'}')?;
     }
-    let seen = &reader.seen[before..];
-    if seen.len() < old.len() {
-        for (key, _) in old.iter().filter(|(_, old)| seen.binary_search(&std::ptr::from_ref(*old)).is_err()) {
-            writer.path.push(key);
-            cost = cost.saturating_add(writer.remove());
-            writer.path.pop();
-        }
+    for name in text.end(old, before)? {
+        writer.path.push(name);
+        cost = cost.saturating_add(writer.remove());
+        writer.path.pop();
     }
-    reader.seen.truncate(before);
     Ok(cost)
 }
 
-fn elements(reader: &mut Reader<'_>, writer: &mut Writer, old: &[Value], depth: usize) -> Result<usize, Unfit> {
+fn elements(text: &mut Comparison<'_>, writer: &mut Writer, old: &[Tree], depth: usize) -> Result<usize, Unfit> {
     // Where each element begins behind those that are the same at the front.
     let (mut front, mut starts) = (0, Vec::new());
-    reader.list(b']', depth, |reader| {
-        reader.peek();
-        let start = reader.at;
-        if starts.is_empty()
-            && let Some(old) = old.get(front)
-            && reader.is(old, depth + 1)?
-        {
+    let mut more = text.reader().open(b']', depth)?;
+    while more {
+        text.reader().peek();
+        let start = text.reader().at;
+        let is_same = match old.get(front).filter(|_| starts.is_empty()) {
+            Some(old) => text.is(old, depth + 1)?,
+            None => false,
+        };
+        if is_same {
             front += 1;
-            return Ok(());
+        } else {
+            starts.push(start);
+            text.reader().at = start;
+            text.reader().skip()?;
         }
-        starts.push(start);
-        reader.at = start;
-        reader.skip()
-    })?;
-    let (end, len, mut old) = (reader.at, old.len(), &old[front..]);
+        more = text.reader().next(b']')?;
+    }
+    let (end, len, mut old) = (text.reader().at, old.len(), &old[front..]);
     let mut new = starts.as_slice();
     while let ([old_rest @ .., last], [new_rest @ .., start]) = (old, new) {
-        reader.at = *start;
-        if !reader.is(last, depth + 1)? {
+        text.reader().at = *start;
+        if !text.is(last, depth + 1)? {
             break;
         }
         (old, new) = (old_rest, new_rest);
     }
-    let cost = match in_place(reader, old, new, depth)? {
+    let cost = match in_place(text, old, new, depth)? {
         Some(changed) => {
             let mut cost = 0_usize;
             for at in changed {
                 writer.path.push(&(front + at).to_string());
-                reader.at = new[at];
-                cost = cost.saturating_add(value(reader, writer, &old[at], depth + 1)?);
+                text.reader().at = new[at];
+                cost = cost.saturating_add(value(text, writer, &old[at], depth + 1)?);
                 writer.path.pop();
             }
             cost
         }
         None => {
             let mut read = |start: &usize| {
-                reader.at = *start;
-                reader.value(depth + 1)
+                text.reader().at = *start;
+                text.tree(depth + 1)
             };
-            let new = new.iter().map(&mut read).collect::<Result<Vec<Value>, Unfit>>()?;
+            let new = new.iter().map(&mut read).collect::<Result<Vec<Tree>, Unfit>>()?;
             writer.middle(old, &new, front, len)
         }
     };
-    reader.at = end;
+    text.reader().at = end;
     Ok(cost)
 }
 
 /// The elements that have changed, if they are few, and all others are where they were.
-fn in_place(reader: &mut Reader<'_>, old: &[Value], new: &[usize], depth: usize) -> Result<Option<Vec<usize>>, Unfit> {
+fn in_place(text: &mut Comparison<'_>, old: &[Tree], new: &[usize], depth: usize) -> Result<Option<Vec<usize>>, Unfit> {
     if old.len() != new.len() || (2..MANY).contains(&old.len()) {
         return Ok(None);
     }
     let mut changed = Vec::new();
     for (at, (old, start)) in old.iter().zip(new).enumerate() {
-        reader.at = *start;
-        if !reader.is(old, depth + 1)? {
+        text.reader().at = *start;
+        if !text.is(old, depth + 1)? {
             changed.push(at);
             if changed.len() > FEW {
                 return Ok(None);
@@ -163,19 +159,20 @@ fn in_place(reader: &mut Reader<'_>, old: &[Value], new: &[usize], depth: usize)
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::patch::{PatchLimits, apply};
 
     /// The operations that lead from `old` to a text.
     fn check(old: &Value, text: &str) -> Vec<Value> {
-        let patch = diff_text(old, text).unwrap();
+        let old = Tree::from(old);
+        let patch = diff_text(&old, text).unwrap();
         let (mut document, new) = (old.clone(), parse(text).unwrap());
         apply(&mut document, &patch, &PatchLimits::default()).unwrap();
         assert!(document == new, "{old} to {text}: {}", patch.to_json());
-        assert_eq!(patch.is_empty(), *old == new, "{old} to {text}");
-        let most = diff(old, &new).to_json().len().max(text.len());
+        assert_eq!(patch.is_empty(), old == new, "{old} to {text}");
+        let most = diff(&old, &new).to_json().len().max(text.len());
         assert!(patch.to_json().len() <= most + 100, "{old} to {text}: {}", patch.to_json());
         patch.operations().iter().map(|operation| serde_json::to_value(operation).unwrap()).collect()
     }
@@ -249,7 +246,7 @@ mod tests {
 
     #[test]
     fn what_is_no_value_is_refused_as_it_is_when_read() {
-        let old = json!({"a": [1, {"b": "x"}]});
+        let old = Tree::from(json!({"a": [1, {"b": "x"}]}));
         let deep = "[".repeat(128) + &"]".repeat(128);
         for text in
             ["", "{", r#"{"a":[1,{"b":"x"}]"#, r#"{"a":[1,{"b":"\ud800"}]}"#, r#"{"a":[1,{"b":"x"}]}x"#, "1e999", &deep]

@@ -2,12 +2,11 @@
 
 use std::mem;
 
-use serde_json::Value;
-
 use super::{
     Pointer,
     slot::{Slot, slot, target},
 };
+use crate::tree::Tree;
 
 /// The way back from an applied patch. Holds what was removed or replaced, and nothing else of the document.
 #[derive(Debug, Default)]
@@ -18,7 +17,7 @@ pub struct Undo {
 
 impl Undo {
     /// Makes `document` what it was. It must be as the patch left it; on another document the result is unspecified.
-    pub fn revert(self, document: &mut Value) {
+    pub fn revert(self, document: &mut Tree) {
         for inverse in self.log.into_iter().rev() {
             inverse.perform(document);
         }
@@ -29,13 +28,13 @@ impl Undo {
 #[derive(Debug)]
 pub(super) enum Inverse {
     Take { at: Pointer },
-    Put { at: Pointer, value: Value },
-    Replace { at: Pointer, value: Value },
-    MoveBack { at: Pointer, displaced: Option<Value>, to: Pointer },
+    Put { at: Pointer, value: Tree },
+    Replace { at: Pointer, value: Tree },
+    MoveBack { at: Pointer, displaced: Option<Tree>, to: Pointer },
 }
 
 impl Inverse {
-    pub(super) fn perform(self, document: &mut Value) {
+    pub(super) fn perform(self, document: &mut Tree) {
         match self {
             Self::Take { at } => {
                 if let Ok(slot) = slot(document, &at) {

@@ -40,7 +40,7 @@ async fn follows_the_value() {
     state.changed().await.unwrap();
     assert_eq!(state.get().unwrap(), Some(Board { n: 1, rows: vec![5] }));
     assert_eq!(state.value(), Some(json!({"n": 1, "rows": [5]})));
-    assert_eq!(state.with_value(|value| value.and_then(|value| value["rows"].as_array().map(Vec::len))), Some(1));
+    assert_eq!(state.with_value(|value| value.and_then(|value| value["rows"].as_array().map(<[_]>::len))), Some(1));
 
     let removed = json!({"key": "board", "version": 9, "data": null, "removed": true, "epoch": 1, "seq": 9});
     peer.send(STATE_SNAPSHOT, 0, &removed).await;

@@ -37,9 +37,8 @@ fn start() -> Result<(), JsValue> {
     let mut dashboard = client.state::<Value>("dashboard").map_err(told)?;
     spawn_local(async move {
         while dashboard.changed().await.is_ok() {
-            beat.set_inner_text(
-                &dashboard.with_value(|value| value.map_or(Value::Null, |board| board["beat"].clone())).to_string(),
-            );
+            let text: Option<String> = dashboard.with_value(|board| board.map(|board| board["beat"].to_string()));
+            beat.set_inner_text(text.as_deref().unwrap_or("null"));
         }
     });
 

@@ -25,7 +25,7 @@ async fn main() -> std::io::Result<()> {
 }
 
 fn append(draft: &mut datasole_server::Draft<'_>, n: u64) -> Result<(), StateError> {
-    if draft.get("").is_none_or(serde_json::Value::is_null) {
+    if draft.get("").is_none_or(datasole_server::Tree::is_null) {
         return draft.set("", json!([n]));
     }
     draft.insert("/-", n)

@@ -76,7 +76,7 @@ async fn main() -> std::io::Result<()> {
 }
 
 fn append(draft: &mut Draft<'_>, id: u64) -> Result<(), StateError> {
-    if draft.get("").is_none_or(serde_json::Value::is_null) {
+    if draft.get("").is_none_or(datasole_server::Tree::is_null) {
         return draft.set("", json!([id]));
     }
     draft.insert("/-", id)

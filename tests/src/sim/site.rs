@@ -10,6 +10,7 @@ use datasole_core::{
     Payload, StreamId, StreamKind,
     crdt::CrdtKind,
     patch::{Patch, PatchLimits, apply},
+    tree::Tree,
 };
 use datasole_server::{
     Context, Identity, Limits, Member, Replay, RpcError, Server,
@@ -232,7 +233,7 @@ impl Site {
             way => {
                 let operations: Vec<_> = (0..=random.below(3)).map(|_| values::operation(random, &base)).collect();
                 let patch = Patch::from_operations(operations.clone());
-                let mut expected = base;
+                let mut expected = Tree::from(base);
                 let applies = apply(&mut expected, &patch, &PatchLimits::default()).is_ok();
                 let changed = if way < 7 {
                     now(self.server.state().patch(key, &patch))
@@ -242,7 +243,11 @@ impl Site {
                     }))
                 };
                 assert_eq!(changed.is_ok(), applies, "{patch:?}");
-                assert_eq!(self.get(key), if applies { Some(expected) } else { before }, "all or nothing");
+                assert_eq!(
+                    self.get(key),
+                    if applies { Some(Value::from(&expected)) } else { before },
+                    "all or nothing"
+                );
             }
         }
     }

@@ -49,8 +49,8 @@ pub(super) fn operation(random: &mut Random, target: &Value) -> Operation {
     }
     match random.below(5) {
         0 => Operation::Remove { path },
-        1 => Operation::Replace { path, value: value(random, 1) },
+        1 => Operation::Replace { path, value: value(random, 1).into() },
         2 => Operation::Copy { from: Pointer::root(), path },
-        _ => Operation::Add { path, value: value(random, 2) },
+        _ => Operation::Add { path, value: value(random, 2).into() },
     }
 }

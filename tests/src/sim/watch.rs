@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use datasole_core::{
     CallError, CallId, Event, Payload, Position, Status, StreamKind, codes,
     patch::{Patch, PatchLimits, apply},
+    tree::{Tree, parse},
 };
 use serde_json::{Value, value::RawValue};
 
@@ -24,7 +25,7 @@ pub(super) struct Watch {
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub(super) value: Option<Value>,
+    pub(super) value: Option<Tree>,
     position: Option<Position>,
     /// `Subscribed { recovered: false }` came, and the snapshot has not.
     pub(super) awaited: bool,
@@ -92,7 +93,7 @@ impl Watch {
                 } else {
                     assert!(state.awaited || self.protocol == 1, "a snapshot nobody has asked for");
                 }
-                let value = value.map(|raw| serde_json::from_str(raw.get()).unwrap());
+                let value = value.map(|raw| parse(raw.get()).unwrap());
                 *state = State { value, position: Some(position), ..State::default() };
             }
             Event::Patch { key, ops, position } => {

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use datasole_core::{Input, SocketClose, SocketId, Status, StreamKind, frame::Codec};
+use datasole_core::{Input, SocketClose, SocketId, Status, StreamKind, frame::Codec, tree::Tree};
 use datasole_server::{Limits, Protocol, Replay};
 
 use super::{
@@ -352,7 +352,7 @@ impl World {
 
     fn check_states(&self) {
         for key in KEYS.into_iter().chain([COUNTER]) {
-            let value = self.site.get(key);
+            let value = self.site.get(key).map(Tree::from);
             for actor in self.actors.iter().filter(|actor| actor.follows(StreamKind::State, key)) {
                 // Version 1 has no word for what was removed while a client was away.
                 if value.is_some() || actor.watch.protocol == 2 {

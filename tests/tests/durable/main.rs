@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use datasole_client::{CallError, CallFailure, CallOptions, Client, Events, Reconnect, State};
+use datasole_client::{CallError, CallFailure, CallOptions, Client, Events, Reconnect, State, Tree};
 use datasole_core::frame::Opcode;
 use datasole_tests::{proxy::Proxy, random::Random};
 use futures_util::FutureExt;
@@ -128,9 +128,9 @@ async fn watch_log(mut log: State<Value>) -> Vec<u64> {
     while seen.last() != Some(&LAST) {
         log.changed().await.unwrap();
         log.with_value(|value| {
-            let Some(value) = value.and_then(Value::as_array) else { return assert!(seen.is_empty()) };
+            let Some(value) = value.and_then(Tree::as_array) else { return assert!(seen.is_empty()) };
             assert!(value.len() >= seen.len(), "{} edits became {}", seen.len(), value.len());
-            assert!(value.iter().zip(&seen).all(|(now, then)| now == then), "the past is as it was");
+            assert!(value.iter().zip(&seen).all(|(now, then)| now.as_u64() == Some(*then)), "the past is as it was");
             seen.extend(value[seen.len()..].iter().map(|edit| edit.as_u64().unwrap()));
         });
     }

@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::tree::Tree;
 
 fn config() -> Config {
     Config { mirror: true, ..hasty() }
@@ -22,11 +23,11 @@ fn patch(peer: &mut Peer, seq: u64, ops: Value) {
 #[test]
 fn patches_and_snapshots_reach_the_document() {
     let mut peer = following();
-    assert_eq!(peer.client.state("k"), Some(&json!({"rows": [1]})));
+    assert_eq!(peer.client.state("k"), Some(&Tree::from(json!({"rows": [1]}))));
     patch(&mut peer, 2, json!([{"op": "add", "path": "/rows/-", "value": 2}]));
-    assert_eq!(peer.client.state("k"), Some(&json!({"rows": [1, 2]})));
+    assert_eq!(peer.client.state("k"), Some(&Tree::from(json!({"rows": [1, 2]}))));
     peer.send(Opcode::StateSnapshot, 0, r#"{"key":"k","data":null,"epoch":8,"seq":3}"#);
-    assert_eq!(peer.client.state("k"), Some(&Value::Null));
+    assert_eq!(peer.client.state("k"), Some(&Tree::default()));
     peer.send(Opcode::StateSnapshot, 0, r#"{"key":"k","data":null,"removed":true,"epoch":8,"seq":4}"#);
     assert_eq!(peer.client.state("k"), None);
 }
@@ -40,11 +41,11 @@ fn a_patch_that_does_not_apply_is_not_shown_and_starts_over() {
         let mut peer = following();
         patch(&mut peer, 2, ops);
         peer.check(&["> Unsubscribe 1 null", r#"> Subscribe 2 {"kind":"state","key":"k"}"#]);
-        assert_eq!(peer.client.state("k"), Some(&json!({"rows": [1]})), "all or nothing");
+        assert_eq!(peer.client.state("k"), Some(&Tree::from(json!({"rows": [1]}))), "all or nothing");
         peer.send(Opcode::Subscribed, 2, r#"{"epoch":8,"seq":2,"recovered":false}"#);
         peer.send(Opcode::StateSnapshot, 0, r#"{"key":"k","data":7,"epoch":8,"seq":2}"#);
         peer.check(&["subscribed 1 k anew", "snapshot k 8:2 7"]);
-        assert_eq!(peer.client.state("k"), Some(&json!(7)));
+        assert_eq!(peer.client.state("k"), Some(&Tree::from(json!(7))));
     }
 }
 
@@ -84,7 +85,7 @@ fn off_it_keeps_nothing() {
 fn version_1_starts_from_an_empty_document() {
     let mut peer = Peer::v1(config());
     peer.send(Opcode::StatePatch, 0, r#"{"key":"k","patches":[{"op":"add","path":"/0","value":1}]}"#);
-    assert_eq!(peer.client.state("k"), Some(&json!([1])));
+    assert_eq!(peer.client.state("k"), Some(&Tree::from(json!([1]))));
     peer.drain();
 }
 
@@ -107,7 +108,7 @@ fn version_1_leaves_out_a_change_that_does_not_fit_and_says_so_once() {
         peer.check(expected);
     }
     patch(&mut peer, "add", "/-");
-    assert_eq!(peer.client.state("k"), Some(&json!([1, 2])), "the next one is applied");
+    assert_eq!(peer.client.state("k"), Some(&Tree::from(json!([1, 2]))), "the next one is applied");
     peer.send(Opcode::StateSnapshot, 0, r#"{"key":"k","version":1,"data":[]}"#);
     peer.drain();
     patch(&mut peer, "remove", "/5");
@@ -165,7 +166,7 @@ fn version_1_values_outlive_their_followers_but_not_the_version() {
     peer.send(Opcode::StatePatch, 0, r#"{"key":"k","patches":[{"op":"add","path":"/-","value":2}]}"#);
     peer.client.subscribe(peer.now, StreamId::state("other")).unwrap();
     peer.send(Opcode::StateSnapshot, 0, r#"{"key":"other","version":1,"data":3}"#);
-    assert_eq!(peer.client.state("k"), Some(&json!([1, 2])));
+    assert_eq!(peer.client.state("k"), Some(&Tree::from(json!([1, 2]))));
 
     peer.close(1006);
     peer.wait(0);
@@ -173,5 +174,5 @@ fn version_1_values_outlive_their_followers_but_not_the_version() {
     peer.opened(Some("datasole.v2"));
     peer.send(Opcode::Hello, 0, HELLO);
     assert_eq!(peer.client.state("k"), None);
-    assert_eq!(peer.client.state("other"), Some(&json!(3)));
+    assert_eq!(peer.client.state("other"), Some(&Tree::from(json!(3))));
 }

@@ -1,6 +1,9 @@
 //! [`Draft`]: a value while [`State::update`](super::State::update) changes it.
 
-use datasole_core::patch::{Operation, PatchError, PatchLimits, Pointer, PointerError, Transaction, Undo};
+use datasole_core::{
+    patch::{Operation, PatchError, PatchLimits, Pointer, PointerError, Transaction, Undo},
+    tree::Tree,
+};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -9,7 +12,7 @@ use super::StateError;
 /// A value being changed by [`State::update`](super::State::update). Pointers are RFC 6901: `""` is the whole value,
 /// `/rows/0/n` a part.
 pub struct Draft<'a> {
-    value: &'a mut Value,
+    value: &'a mut Tree,
     operations: Vec<Operation>,
     transaction: Transaction,
 }
@@ -21,7 +24,7 @@ impl std::fmt::Debug for Draft<'_> {
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(value: &'a mut Value) -> Self {
+    pub(super) fn new(value: &'a mut Tree) -> Self {
         Self { value, operations: Vec::new(), transaction: Transaction::default() }
     }
 
@@ -31,7 +34,7 @@ impl<'a> Draft<'a> {
     }
 
     /// The value at a pointer.
-    pub fn get(&self, pointer: &str) -> Option<&Value> {
+    pub fn get(&self, pointer: &str) -> Option<&Tree> {
         self.value.pointer(pointer)
     }
 
@@ -42,7 +45,7 @@ impl<'a> Draft<'a> {
     ///
     /// Fails if there is no such place, or the value cannot be written as JSON.
     pub fn set(&mut self, pointer: &str, value: impl Serialize) -> Result<(), StateError> {
-        let value = serde_json::to_value(value)?;
+        let value = Tree::from(serde_json::to_value(value)?);
         let path = parse(pointer)?;
         self.begin(pointer)?;
         self.apply(if self.value.pointer(pointer).is_some() {
@@ -59,7 +62,7 @@ impl<'a> Draft<'a> {
     ///
     /// Fails if there is no such place, or the value cannot be written as JSON.
     pub fn insert(&mut self, pointer: &str, value: impl Serialize) -> Result<(), StateError> {
-        let value = serde_json::to_value(value)?;
+        let value = Tree::from(serde_json::to_value(value)?);
         let path = parse(pointer)?;
         self.begin(pointer)?;
         self.apply(Operation::Add { path, value })
@@ -73,7 +76,7 @@ impl<'a> Draft<'a> {
             return Ok(());
         }
         let value = if matches!(token, "0" | "-") { Value::Array(Vec::new()) } else { Value::Object(Map::new()) };
-        self.apply(Operation::Replace { path: parse("")?, value })
+        self.apply(Operation::Replace { path: parse("")?, value: value.into() })
     }
 
     /// Removes a member or an element.
@@ -91,7 +94,7 @@ impl<'a> Draft<'a> {
     ///
     /// Fails if there is no integer at the pointer, or the sum is not an integer in range.
     pub fn add(&mut self, pointer: &str, amount: i64) -> Result<(), StateError> {
-        let sum = self.value.pointer(pointer).and_then(Value::as_i64).and_then(|value| value.checked_add(amount));
+        let sum = self.value.pointer(pointer).and_then(Tree::as_i64).and_then(|value| value.checked_add(amount));
         let sum = sum.ok_or_else(|| StateError::Rejected(format!("no integer at {pointer:?} to add {amount} to")))?;
         self.set(pointer, sum)
     }

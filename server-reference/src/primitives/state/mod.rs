@@ -13,7 +13,7 @@ mod value;
 
 use std::sync::Arc;
 
-use datasole_core::{Position, StreamKind, patch::Patch};
+use datasole_core::{Position, StreamKind, patch::Patch, tree::Tree};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{
     Value,
@@ -84,7 +84,7 @@ impl<'a> State<'a> {
     ///
     /// Fails if the backend fails.
     pub async fn get(self, key: &str) -> Result<Option<Value>, StateError> {
-        self.look(key, |value| value.cloned()).await
+        self.look(key, |tree| tree.map(Value::from)).await
     }
 
     /// The value of `key` as a type of the application.
@@ -93,10 +93,10 @@ impl<'a> State<'a> {
     ///
     /// Fails if the backend fails, or the value is not of that type.
     pub async fn get_as<T: DeserializeOwned + 'static>(self, key: &str) -> Result<Option<T>, StateError> {
-        Ok(self.look(key, |value| value.map(datasole_core::value::from_value)).await?.transpose()?)
+        Ok(self.look(key, |tree| tree.map(Tree::read)).await?.transpose()?)
     }
 
-    async fn look<R>(self, key: &str, f: impl FnOnce(Option<&Value>) -> Option<R>) -> Result<Option<R>, StateError> {
+    async fn look<R>(self, key: &str, f: impl FnOnce(Option<&Tree>) -> Option<R>) -> Result<Option<R>, StateError> {
         let Some(stream) = self.hub.find(StreamKind::State, key).await? else { return Ok(None) };
         let seen = stream.with(|state: &mut StateValue| state.stored(f));
         self.hub.release(stream).await;
@@ -212,7 +212,7 @@ impl<'a> State<'a> {
         F: FnMut(&mut T) -> Result<(), StateError> + Send,
     {
         let edit = |state: &mut StateValue| {
-            let current = state.stored(|value| datasole_core::value::from_value(value.unwrap_or(&Value::Null)));
+            let current = state.stored(|tree| tree.unwrap_or(&Tree::default()).read());
             let mut value: T = current?;
             f(&mut value)?;
             let text = to_raw_value(&value)?;

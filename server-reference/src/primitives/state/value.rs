@@ -13,10 +13,10 @@ use bytes::Bytes;
 use datasole_core::{
     frame::Opcode,
     patch::{Operation, Patch, PatchLimits, Undo, apply, apply_undoable, diff_text},
+    tree::{self, Tree},
     wire::push_varuint,
 };
 use serde::de::IgnoredAny;
-use serde_json::Value;
 
 use super::{Draft, StateError};
 use crate::{
@@ -37,10 +37,10 @@ const REMOVED: u8 = b'r';
 
 /// A state's value.
 ///
-/// A short one is its text until somebody changes a part of it: a tree is many times as large.
+/// A short one is its text until somebody changes a part of it: a tree is larger.
 #[derive(Debug)]
 pub(crate) struct StateValue {
-    value: Option<Arc<Value>>,
+    value: Option<Arc<Tree>>,
     /// The entry of the whole, in place of `value`.
     text: Option<Entry>,
     /// An upper bound of its length as JSON text.
@@ -63,7 +63,7 @@ struct Pending {
 #[derive(Debug)]
 enum Change {
     /// The value is to be replaced by this.
-    Replace(Option<Arc<Value>>),
+    Replace(Option<Arc<Tree>>),
     /// The value has been changed by this patch already; the way back.
     Patched(Patch, Undo),
 }
@@ -71,7 +71,7 @@ enum Change {
 /// The value at some revision, to be compared with another without holding the stream.
 #[derive(Debug)]
 pub(crate) struct Base {
-    value: Option<Arc<Value>>,
+    value: Option<Arc<Tree>>,
     revision: u64,
 }
 
@@ -82,7 +82,7 @@ pub(crate) struct Compared {
     /// Bytes of the other value's text.
     length: usize,
     /// The old value where another takes its place: dropping it may take long.
-    displaced: Option<Arc<Value>>,
+    displaced: Option<Arc<Tree>>,
     /// `None` where both are equal.
     change: Option<(Entry, Step)>,
 }
@@ -92,7 +92,7 @@ enum Step {
     /// The value is changed in place.
     Patch(Patch),
     /// The other one takes its place.
-    Replace(Arc<Value>),
+    Replace(Arc<Tree>),
 }
 
 impl Base {
@@ -116,7 +116,7 @@ impl Base {
             }
         }
         // Reading it also refuses what is nested too deeply for any client.
-        let value = datasole_core::value::parse(text)?;
+        let value = tree::parse(text)?;
         let entry = entry.unwrap_or_else(|| Entry::new(VALUE, text.as_bytes()));
         found.change = Some((entry, Step::Replace(Arc::new(value))));
         found.displaced = self.value;
@@ -126,7 +126,7 @@ impl Base {
 
 impl Compared {
     /// Takes the old value where another takes its place, for who can afford to drop it.
-    pub(crate) fn take_displaced(&mut self) -> Option<Arc<Value>> {
+    pub(crate) fn take_displaced(&mut self) -> Option<Arc<Tree>> {
         self.displaced.take()
     }
 }
@@ -159,7 +159,7 @@ impl StateValue {
     }
 
     /// Shows the value, as it is stored, to `f`.
-    pub(crate) fn stored<R>(&mut self, f: impl FnOnce(Option<&Value>) -> R) -> R {
+    pub(crate) fn stored<R>(&mut self, f: impl FnOnce(Option<&Tree>) -> R) -> R {
         if let Some(text) = &self.text {
             return f(read(text).as_ref());
         }
@@ -193,7 +193,7 @@ impl StateValue {
     }
 
     /// Takes a value in place of the one before, which an entry brought.
-    fn replace(&mut self, value: Option<Arc<Value>>, entry: &Entry) {
+    fn replace(&mut self, value: Option<Arc<Tree>>, entry: &Entry) {
         let is_short = entry.tag() == VALUE && entry.content().len() <= SHORT;
         (self.value, self.text) = if is_short { (None, Some(entry.clone())) } else { (value, None) };
     }
@@ -219,7 +219,7 @@ impl StateValue {
                 match apply_undoable(value, &patch, &PatchLimits::default()) {
                     Ok(undo) => Change::Patched(patch, undo),
                     // More than a patch of a client may do.
-                    Err(_) => Change::Replace(Some(Arc::new(datasole_core::value::parse(text)?))),
+                    Err(_) => Change::Replace(Some(Arc::new(tree::parse(text)?))),
                 }
             }
         };
@@ -290,7 +290,7 @@ impl StateValue {
         // A subscriber of a key that did not exist has nothing to apply a patch to. Else, only where the bound says
         // that it might be too long is the value measured.
         if !existed || room.check(bound).is_err() {
-            let whole = Entry::json(VALUE, self.value.as_deref().unwrap_or(&Value::Null))?;
+            let whole = Entry::json(VALUE, &self.value.as_deref())?;
             bound = whole.content().len();
             room.check(bound)?;
             if !existed || entry.content().len() > bound {
@@ -323,7 +323,7 @@ impl StateValue {
         self.revision += 1;
         match entry.tag() {
             VALUE => {
-                let value = datasole_core::value::parse(entry.text()).ok()?;
+                let value = tree::parse(entry.text()).ok()?;
                 self.replace(Some(Arc::new(value)), entry);
                 self.bound = entry.content().len();
             }
@@ -384,7 +384,7 @@ impl Kind for StateValue {
     }
 
     fn snapshot(&mut self) -> Option<Bytes> {
-        // A Value has string keys and finite numbers: it can always be written.
+        // A tree can always be written.
         if let Some(text) = &self.text {
             return Some(text.bytes().clone());
         }
@@ -458,8 +458,8 @@ impl Kind for StateValue {
 const SHORT: usize = 512;
 
 /// The value of a text, which is one: it was read before it was taken.
-fn read(text: &Entry) -> Option<Value> {
-    datasole_core::value::parse(text.text()).ok()
+fn read(text: &Entry) -> Option<Tree> {
+    tree::parse(text.text()).ok()
 }
 
 /// Counts the bytes that are written.

@@ -211,16 +211,20 @@ proptest! {
         prop_assert!(read(&stream, []) == read(&stream, pieces.into_iter().cycle()));
     }
 
-    /// Judged alike: the same messages, and whether one and the same rule was broken.
+    /// Judged alike: the same messages, and the same violation. A frame may break two rules: which of them is seen first, that
+    /// control frames are short or that messages are not too long, may differ.
     #[test]
     fn tungstenite_reads_the_same(stream in frames()) {
-        let (mut ours, violation) = read(&stream, []);
+        let (mut ours, mut violation) = read(&stream, []);
         if let Some(close) = ours.iter().position(|(opcode, _)| *opcode == Opcode::Close) {
             ours.truncate(close);
-            prop_assert!((ours, None) == by_tungstenite(&stream));
-        } else {
-            prop_assert!((ours, violation) == by_tungstenite(&stream));
+            violation = None;
         }
+        let (theirs, theirs_broken) = by_tungstenite(&stream);
+        let rule = |violation: Option<Violation>| {
+            violation.map(|violation| if violation == Violation::TooBig { Violation::Protocol } else { violation })
+        };
+        prop_assert!(ours == theirs && rule(violation) == rule(theirs_broken));
     }
 
     #[test]

@@ -1,0 +1,107 @@
+//! [`Comparison`]: a text and the tree that it may be the same as. What is equal is read, and no tree is made of it.
+
+use super::{Node, Object, Tree, parse::Parser};
+use crate::json::value::{Reader, Unfit};
+
+/// A text that is compared with trees.
+pub(crate) struct Comparison<'a> {
+    parser: Parser<'a>,
+    /// Members of the objects that are being compared with the text, of each those that it has.
+    seen: Vec<*const Tree>,
+}
+
+impl<'a> Comparison<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self { parser: Parser::new(text), seen: Vec::new() }
+    }
+
+    /// Where the text is read.
+    pub(crate) fn reader(&mut self) -> &mut Reader<'a> {
+        &mut self.parser.reader
+    }
+
+    /// The next value, within so many arrays and objects.
+    pub(crate) fn tree(&mut self, depth: usize) -> Result<Tree, Unfit> {
+        self.parser.tree(depth)
+    }
+
+    /// Where the members of an object begin that is compared now.
+    pub(crate) fn begin(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// Notes that the text has this member of it.
+    pub(crate) fn see(&mut self, member: &Tree) {
+        self.seen.push(member);
+    }
+
+    /// The members of the object that the text has not; an error where it has one twice.
+    pub(crate) fn end<'o>(&mut self, object: &'o Object, before: usize) -> Result<Vec<&'o str>, Unfit> {
+        if !self.is_each_once(before) {
+            return Err(Unfit::Other);
+        }
+        let (seen, mut left) = (&self.seen[before..], Vec::new());
+        if seen.len() < object.len() {
+            let unseen = |member: &Tree| seen.binary_search(&std::ptr::from_ref(member)).is_err();
+            left.extend(object.iter().filter(|(_, member)| unseen(member)).map(|(name, _)| name.as_str()));
+        }
+        self.seen.truncate(before);
+        Ok(left)
+    }
+
+    /// Whether the next value, within so many arrays and objects, equals `old`. It is not read any further than that.
+    pub(crate) fn is(&mut self, old: &Tree, depth: usize) -> Result<bool, Unfit> {
+        let seen = self.seen.len();
+        let read = self.expect(old, depth);
+        self.seen.truncate(seen);
+        match read {
+            Ok(()) => Ok(true),
+            Err(Unfit::Other) => Ok(false),
+            Err(unfit) => Err(unfit),
+        }
+    }
+
+    fn expect(&mut self, old: &Tree, depth: usize) -> Result<(), Unfit> {
+        let is_same = match (self.parser.reader.peek(), &old.0) {
+            (Some(b'"'), Node::Text(old)) => self.parser.reader.string()?.as_bytes() == old.as_bytes(),
+            (Some(b'{'), Node::Object(old)) => self.has_members(old, depth)?,
+            (Some(b'['), Node::Array(old)) => {
+                let mut left = old.iter();
+                let mut more = self.parser.reader.open(b']', depth)?;
+                while more {
+                    self.expect(left.next().ok_or(Unfit::Other)?, depth + 1)?;
+                    more = self.parser.reader.next(b']')?;
+                }
+                left.next().is_none()
+            }
+            (Some(b'"' | b'{' | b'['), _) | (Some(_), Node::Text(_) | Node::Array(_) | Node::Object(_)) => false,
+            (Some(_), _) => self.tree(depth)? == *old,
+            (None, _) => return Err(Unfit::Syntax),
+        };
+        if is_same { Ok(()) } else { Err(Unfit::Other) }
+    }
+
+    fn has_members(&mut self, old: &Object, depth: usize) -> Result<bool, Unfit> {
+        let (before, mut order, mut is_in_order) = (self.seen.len(), old.iter(), true);
+        let mut more = self.parser.reader.open(b'}', depth)?;
+        while more {
+            let name = self.parser.reader.name()?;
+            let next = order.next().filter(|(next, _)| next.as_bytes() == name.as_bytes());
+            is_in_order &= next.is_some();
+            let old = next.map(|(_, old)| old).or_else(|| old.get(&name)).ok_or(Unfit::Other)?;
+            self.seen.push(old);
+            self.expect(old, depth + 1)?;
+            more = self.parser.reader.next(b'}')?;
+        }
+        let is_whole = self.seen.len() - before == old.len() && (is_in_order || self.is_each_once(before));
+        self.seen.truncate(before);
+        Ok(is_whole)
+    }
+
+    /// Whether no member since `before` was there twice; sorts them.
+    fn is_each_once(&mut self, before: usize) -> bool {
+        let seen = &mut self.seen[before..];
+        seen.sort_unstable();
+        seen.windows(2).all(|pair| pair[0] != pair[1])
+    }
+}

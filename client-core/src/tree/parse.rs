@@ -1,0 +1,85 @@
+//! Reading a tree from text.
+
+use std::borrow::Cow;
+
+use serde_json::{Error, Number};
+
+use super::{Node, Text, Tree, object::Forms};
+use crate::json::value::{Reader, Unfit, unfit};
+
+/// Reads a tree. A member is a member, whatever its name, as for [`value::parse`](crate::value::parse).
+///
+/// # Errors
+///
+/// Those of [`value::parse`](crate::value::parse), in the same words.
+pub fn parse(text: &str) -> Result<Tree, Error> {
+    let mut parser = Parser::new(text);
+    let tree = parser.tree(0);
+    let tree = tree.and_then(|tree| if parser.reader.is_at_end() { Ok(tree) } else { Err(Unfit::Syntax) });
+    tree.map_err(|reason| unfit(reason, parser.reader.at))
+}
+
+/// A text of which trees are made, and what was read of the objects and arrays that have not ended yet.
+pub(super) struct Parser<'a> {
+    pub(super) reader: Reader<'a>,
+    names: Vec<Cow<'a, str>>,
+    values: Vec<Tree>,
+    forms: Forms,
+}
+
+impl<'a> Parser<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        Self { reader: Reader::new(text), names: Vec::new(), values: Vec::new(), forms: Forms::default() }
+    }
+
+    /// The next value, within so many arrays and objects.
+    pub(super) fn tree(&mut self, depth: usize) -> Result<Tree, Unfit> {
+        Ok(Tree(match self.reader.peek() {
+            Some(b'"') => Node::Text(Text::from(&*self.reader.string()?)),
+            Some(b'{') => self.object(depth)?,
+            Some(b'[') => self.array(depth)?,
+            Some(b't') => self.reader.word("true").map(|()| Node::Bool(true))?,
+            Some(b'f') => self.reader.word("false").map(|()| Node::Bool(false))?,
+            Some(b'n') => self.reader.word("null").map(|()| Node::Null)?,
+            Some(_) => Node::from(&self.reader.number()?),
+            None => return Err(Unfit::Syntax),
+        }))
+    }
+
+    fn object(&mut self, depth: usize) -> Result<Node, Unfit> {
+        let (first, start) = (self.names.len(), self.values.len());
+        let mut more = self.reader.open(b'}', depth)?;
+        while more {
+            let name = self.reader.name()?;
+            self.names.push(name);
+            let value = self.tree(depth + 1)?;
+            self.values.push(value);
+            more = self.reader.next(b'}')?;
+        }
+        let object = self.forms.object(&self.names[first..], &mut self.values, start);
+        self.names.truncate(first);
+        Ok(Node::Object(Box::new(object)))
+    }
+
+    fn array(&mut self, depth: usize) -> Result<Node, Unfit> {
+        let start = self.values.len();
+        let mut more = self.reader.open(b']', depth)?;
+        while more {
+            let value = self.tree(depth + 1)?;
+            self.values.push(value);
+            more = self.reader.next(b']')?;
+        }
+        Ok(Node::Array(Box::new(self.values.drain(start..).collect())))
+    }
+}
+
+impl From<&Number> for Node {
+    fn from(number: &Number) -> Self {
+        match (number.as_u64(), number.as_i64(), number.as_f64()) {
+            (Some(integer), ..) => Self::Unsigned(integer),
+            (_, Some(integer), _) => Self::Negative(integer),
+            (.., Some(float)) => Self::Float(float),
+            _ => Self::Null,
+        }
+    }
+}
