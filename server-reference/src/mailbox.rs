@@ -88,14 +88,24 @@ struct Item {
     message: Bytes,
     /// Its share of the limit; bytes.
     weight: usize,
-    /// The stream that this belongs to. What counts is conflated; a snapshot that was owed does not, so that who reads slowly
-    /// gets it in the end.
-    stream: Option<Arc<dyn Conflate>>,
+    of: Of,
+}
+
+/// What a message is an entry of.
+#[derive(Debug)]
+enum Of {
+    /// Of nothing that a snapshot can replace.
+    Nothing,
+    /// Of this stream, or a snapshot of it. One that was owed does not count, and is not conflated: who reads slowly gets it
+    /// in the end.
+    Stream(Arc<dyn Conflate>),
+    /// Of a stream that the client has left: nothing replaces it.
+    Left,
 }
 
 impl Item {
     fn is_missed(&self) -> bool {
-        self.weight == 0 && self.stream.is_none()
+        self.weight == 0 && matches!(self.of, Of::Nothing)
     }
 }
 
@@ -143,12 +153,12 @@ impl Mailbox {
 
     /// Queues a message that must not be dropped.
     pub(crate) fn push(&self, message: Bytes) {
-        self.insert(Item { weight: message.len(), message, stream: None });
+        self.insert(Item { weight: message.len(), message, of: Of::Nothing });
     }
 
     /// Queues an entry that a later snapshot may replace, or a snapshot. The caller holds the stream's lock.
     pub(crate) fn push_entry(&self, message: Bytes, stream: &Arc<impl Conflate + 'static>) {
-        self.insert(Item { weight: message.len(), message, stream: Some(stream.clone()) });
+        self.insert(Item { weight: message.len(), message, of: Of::Stream(stream.clone()) });
     }
 
     /// Owes the client a snapshot of the stream, once the queue has drained. The caller holds the stream's lock.
@@ -167,7 +177,7 @@ impl Mailbox {
     /// Queues an entry of a topic that the client has missed. Not counted toward `max_queue`, because the topic's log
     /// already bounds it, and a client closed for falling behind would ask for the same entries again.
     pub(crate) fn push_missed(&self, message: Bytes) {
-        self.insert(Item { weight: 0, message, stream: None });
+        self.insert(Item { weight: 0, message, of: Of::Nothing });
     }
 
     /// Queues a large answer. Not counted toward `max_queue` either, unless another one waits: a client closed for it
@@ -231,17 +241,19 @@ impl Mailbox {
         self.wake();
     }
 
-    /// Drops what waits of a stream, and owes no snapshot of it any more: the client has left it. The caller holds the
-    /// stream's lock.
+    /// Owes no snapshot of a stream any more, whatever happens to its entries that wait: the client has left it. The caller
+    /// holds the stream's lock.
     pub(crate) fn forgive(&self, stream: &Arc<impl Conflate + 'static>) {
         let stream: Arc<dyn Conflate> = stream.clone();
         {
             let mut queue = lock(&self.queue);
-            let Queue { items, bytes, .. } = &mut *queue;
-            items.retain(|item| {
-                let is_left = item.stream.as_ref().is_some_and(|of| is_same(of, &stream));
-                *bytes -= if is_left { item.weight } else { 0 };
-                !is_left
+            queue.items.retain_mut(|item| {
+                if !matches!(&item.of, Of::Stream(of) if is_same(of, &stream)) {
+                    return true;
+                }
+                item.of = Of::Left;
+                // What was owed goes.
+                item.weight > 0
             });
             let Some(at) = queue.stale.iter().position(|stale| is_same(stale, &stream)) else { return };
             queue.stale.remove(at);
@@ -319,7 +331,7 @@ impl Mailbox {
             if queue.close.is_some() {
                 return;
             }
-            if item.stream.as_ref().is_some_and(|stream| queue.is_stale(stream)) {
+            if matches!(&item.of, Of::Stream(stream) if queue.is_stale(stream)) {
                 return;
             }
             let weight = item.weight;
@@ -367,7 +379,7 @@ impl Queue {
     /// Queues the snapshot of the stale stream at this place. Not counted: large ones come one at a time.
     fn show(&mut self, at: usize, messages: Messages<'_, '_>) {
         let stream = self.stale.remove(at);
-        let item = |message: &Bytes| Item { weight: 0, message: message.clone(), stream: Some(stream.clone()) };
+        let item = |message: &Bytes| Item { weight: 0, message: message.clone(), of: Of::Stream(stream.clone()) };
         self.items.extend(messages.map(item));
     }
 
@@ -411,8 +423,9 @@ impl Queue {
     fn conflate(&mut self) {
         let mut kept = VecDeque::new();
         for item in std::mem::take(&mut self.items) {
-            match item.stream {
-                Some(stream) if item.weight > 0 => {
+            match item.of {
+                Of::Left => self.bytes -= item.weight,
+                Of::Stream(stream) if item.weight > 0 => {
                     self.bytes -= item.weight;
                     if !self.is_stale(&stream) {
                         self.stale.push(stream);

@@ -262,6 +262,17 @@ async fn nothing_is_owed_of_what_was_left() {
     }
 }
 
+/// What was queued before is sent where there is room: SUBSCRIBED without its snapshot would be half an answer.
+#[tokio::test]
+async fn what_was_queued_before_leaving_is_sent() {
+    let server = builder().build();
+    server.state().set("left", &value(1)).await.unwrap();
+    let mut peer = Peer::new(&server);
+    subscribe(&mut peer, &["left"]).await;
+    peer.send(Opcode::Unsubscribe, 1, &Value::Null);
+    assert_eq!(peer.opcodes(), [(Opcode::Subscribed, 1), (Opcode::StateSnapshot, 0)]);
+}
+
 /// The same where the right to read is taken away.
 #[tokio::test]
 async fn nothing_is_owed_of_what_is_not_allowed_any_more() {
