@@ -17,9 +17,9 @@ const FEW: usize = 16;
 const MANY: usize = 64;
 
 /// A patch that turns `old` into the value of a JSON text, as [`diff`](fn@diff) does, though not always by the same operations,
-/// nor in the same order. Takes little more memory than the differences do. Reads what is equal once, and what has changed
-/// up to five times for every array that it is in; where more than 16 arrays are in each other, those further in are
-/// compared as wholes. A text that names a member twice is parsed as a whole.
+/// nor in the same order. Takes little more memory than the differences do. Reads once where nothing has changed, and an
+/// array in which something has up to five times; of more than 16 arrays in each other, those further in are compared as
+/// wholes. A text that names a member twice is parsed as a whole.
 ///
 /// ```
 /// use datasole_core::patch::{diff, diff_text};
