@@ -199,7 +199,8 @@ async fn an_update_of_what_is_not_there() {
 /// As `State::set` does, by its text.
 #[tokio::test]
 async fn an_update_takes_values_as_they_are_written() {
-    let state = server(1_000).state();
+    let server = server(1_000);
+    let state = server.state();
     let raw = RawValue::from_string("[1e2,-0,{\"b\":1,\"a\":0.1}]".into()).unwrap();
     state.set("set", &(0.1_f32, &raw)).await.unwrap();
     state.update("drawn", |draft| draft.set("", (0.1_f32, &raw))).await.unwrap();
