@@ -5,7 +5,10 @@ use datasole_server::{
     Draft, Limits, Server, StateError,
     patch::{Operation, Patch, PatchLimits, Pointer},
 };
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
 
 fn server(max_payload: usize) -> Server {
     Server::builder()
@@ -51,6 +54,19 @@ async fn any_json_value_is_a_state() {
         state.remove("k").await.unwrap();
         state.remove("k").await.unwrap();
         assert_eq!(state.get("k").await.unwrap(), None, "round {n}");
+    }
+}
+
+/// A text that was written elsewhere is the value that it says.
+#[tokio::test]
+async fn a_value_may_be_text_already() {
+    let server = server(1_000);
+    let state = server.state();
+    for value in [json!(null), json!("\u{1}é"), json!({"rows": [{"id": 1}, {"id": 2}]})] {
+        let text = to_raw_value(&value).unwrap();
+        let set = state.set("k", &text).await.unwrap();
+        assert_eq!(state.get("k").await.unwrap(), Some(value.clone()));
+        assert_eq!(state.set("k", &value).await.unwrap(), set, "no change");
     }
 }
 

@@ -262,12 +262,17 @@ impl Stream {
         inner.mark.tag = tag;
         let at = self.at(inner.mark.position);
         let is_kept = self.common.rules.replay.entries > 0 || inner.shown.iter().any(Option::is_some);
-        let long = is_kept.then(|| inner.content.message(entry, &at));
+        let mut long = is_kept.then(|| inner.content.message(entry, &at));
         if let Some(message) = &long {
             for shown in &mut inner.shown {
                 shown.take_if(|shown| !shown.follow(message));
             }
-            inner.window.push(message.clone(), now, &self.common.rules.replay);
+        }
+        // What nobody reads yet is not made to be shared.
+        let is_read = !inner.followers.is_empty() || !v1.is_empty();
+        let kept = if is_read { long.clone() } else { long.take() };
+        if let Some(message) = kept {
+            inner.window.push(message, now, &self.common.rules.replay);
         }
         let is_later = self.common.rules.v1 == V1::Whole && self.is_later(inner);
         let mut forms = Forms::new(&*inner.content, entry, at, long, self.is_numbered(inner));

@@ -3,10 +3,12 @@
 mod eviction;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    borrow::Borrow,
+    collections::{HashMap, HashSet, VecDeque},
+    hash::{Hash, Hasher},
     slice,
     sync::{
-        Arc, Mutex, RwLock,
+        Arc, Mutex, RwLock, Weak,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -31,10 +33,37 @@ const SWEEP_AT: usize = 1024;
 /// Keys that the backend is asked for at once.
 const PAGE: usize = 1024;
 
+/// A stream that is known by its key, which it alone holds.
+#[derive(Clone)]
+struct ByKey(Arc<Stream>);
+
+impl Borrow<str> for ByKey {
+    fn borrow(&self) -> &str {
+        &self.0.id().key
+    }
+}
+
+impl Hash for ByKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.id().key.hash(state);
+    }
+}
+
+impl PartialEq for ByKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id().key == other.0.id().key
+    }
+}
+
+impl Eq for ByKey {}
+
+/// Streams by key.
+type Map = HashSet<ByKey>;
+
 /// The streams of one kind that are in memory.
 pub(super) struct Streams {
     spec: Spec,
-    map: RwLock<HashMap<String, Arc<Stream>>>,
+    map: RwLock<Map>,
     /// How many of them may not leave memory: they are followed, or of those that stay.
     needed: Arc<AtomicUsize>,
     /// What the stream that was made last has in common with others.
@@ -45,7 +74,7 @@ pub(super) struct Streams {
     /// Streams that have left memory while their news came, and at which tick.
     left: Mutex<Vec<(StreamId, u64)>>,
     /// Those that nobody followed when they were released, and when that was: the first to leave memory, if they still are.
-    idle: Mutex<VecDeque<(String, u64)>>,
+    idle: Mutex<VecDeque<(Weak<Stream>, u64)>>,
     /// How many there may be before the idle ones are swept.
     sweep_at: AtomicUsize,
 }
@@ -116,7 +145,7 @@ impl Streams {
     }
 
     pub(super) fn in_memory(&self) -> Vec<Arc<Stream>> {
-        read(&self.map).values().cloned().collect()
+        read(&self.map).iter().map(|stream| stream.0.clone()).collect()
     }
 
     fn opening<'a>(&'a self, key: &'a str) -> Opening<'a> {
@@ -201,7 +230,15 @@ impl Hub {
         let (stream, forgotten) = {
             let mut map = write(&streams.map);
             let forgotten = streams.sweep(&mut map, self.now());
-            (map.entry(key.to_owned()).or_insert_with(|| Arc::new(stream)).clone(), forgotten)
+            let stream = match map.get(key) {
+                Some(known) => known.0.clone(),
+                None => {
+                    let stream = Arc::new(stream);
+                    map.insert(ByKey(stream.clone()));
+                    stream
+                }
+            };
+            (stream, forgotten)
         };
         if streams.spec.v1_follows {
             let mut room = AT_ONCE;
@@ -328,7 +365,7 @@ impl Hub {
 
     /// The stream if it is in memory.
     pub(crate) fn known(&self, kind: StreamKind, key: &str) -> Option<Arc<Stream>> {
-        read(&self.streams(kind).ok()?.map).get(key).cloned()
+        read(&self.streams(kind).ok()?.map).get(key).map(|stream| stream.0.clone())
     }
 
     /// How many streams of a kind are in memory.

@@ -4,7 +4,10 @@
 //! It works in lockstep per connection (the calls in flight are sent in one write, the next ones when all are answered), so
 //! that what a server finds to batch does not depend on how fast it is.
 
-use std::thread;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use datasole_core::{
     Limits,
@@ -35,7 +38,15 @@ pub(crate) enum Stream {
     ShortTopic,
     /// The state [`payload::STATE`], whose snapshot comes first.
     State,
+    /// The presence room [`payload::ROOM`], whose members come first.
+    Room,
+    /// The document [`payload::DOCUMENT`].
+    Document,
 }
+
+/// The least time without a byte after which all is said, where the number of frames depends on time: far more than a room is told
+/// its changes in.
+const QUIET: Duration = Duration::from_millis(400);
 
 /// Open connections to one server.
 pub(crate) struct Load {
@@ -68,6 +79,11 @@ impl Load {
         Ok(())
     }
 
+    /// The number that names the document on the first connection.
+    pub(crate) fn channel(&self) -> u64 {
+        self.connections.first().map_or(0, |connection| connection.channel)
+    }
+
     /// Bytes on all connections since they were opened, both ways.
     pub(crate) fn moved(&self) -> u64 {
         self.connections.iter().map(|connection| connection.moved).sum()
@@ -91,6 +107,40 @@ impl Load {
     /// Waits until every connection has got `frames` more frames.
     pub(crate) fn receive(&mut self, frames: usize) -> Result<()> {
         self.sweep(frames, |_, _| Ok(false))
+    }
+
+    /// Sends each connection's frames, and takes what comes until nothing comes any more.
+    pub(crate) fn tell(&mut self, frames: impl Fn(usize) -> Vec<u8>) -> Result<()> {
+        for (index, connection) in self.connections.iter_mut().enumerate() {
+            connection.send(&frames(index))?;
+        }
+        let mut last = (self.moved(), Instant::now());
+        while last.1.elapsed() < QUIET {
+            for connection in &mut self.connections {
+                connection.poll(&mut self.buffer)?;
+            }
+            let moved = self.moved();
+            if moved > last.0 {
+                last = (moved, Instant::now());
+            }
+            thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// Sends frames on the first connection, and waits until it has got as many; the others take what comes meanwhile.
+    pub(crate) fn exchange(&mut self, frames: &[Vec<u8>]) -> Result<()> {
+        let Some((first, others)) = self.connections.split_first_mut() else { return Ok(()) };
+        first.send(&frames.concat())?;
+        let mut missing = frames.len();
+        while missing > 0 {
+            let got = first.poll(&mut self.buffer)?;
+            missing = missing.checked_sub(got).ok_or("more frames than were asked for")?;
+            for other in others.iter_mut() {
+                other.poll(&mut self.buffer)?;
+            }
+        }
+        Ok(())
     }
 
     /// Polls every connection in turn. One that has got `frames` frames is passed to `complete`, which says whether it goes
@@ -136,11 +186,16 @@ fn subscribe(connection: &mut Connection, stream: Stream) -> Result<()> {
         Stream::Nothing | Stream::Short => return Ok(()),
         Stream::Topic | Stream::ShortTopic => ("event", payload::TOPIC),
         Stream::State => ("state", payload::STATE),
+        Stream::Room => ("presence", payload::ROOM),
+        Stream::Document => ("doc", payload::DOCUMENT),
     };
     connection.send(&websocket::frame(&payload::subscribe(1, kind, key)))?;
-    expect(&connection.read_message()?, Opcode::Subscribed)?;
-    if stream == Stream::State {
-        expect(&connection.read_message()?, Opcode::StateSnapshot)?;
+    let subscribed = expect(&connection.read_message()?, Opcode::Subscribed)?;
+    match stream {
+        Stream::State => drop(expect(&connection.read_message()?, Opcode::StateSnapshot)?),
+        Stream::Room => drop(expect(&connection.read_message()?, Opcode::Presence)?),
+        Stream::Document => connection.channel = subscribed["channel"].as_u64().unwrap_or_default(),
+        _ => {}
     }
     Ok(())
 }

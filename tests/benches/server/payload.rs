@@ -2,8 +2,12 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use datasole_core::frame::{Codec, Opcode};
+use datasole_core::{
+    frame::{Codec, Opcode},
+    wire::push_varuint,
+};
 use serde_json::{Value, json};
+use yrs::{Doc, Text, Transact};
 
 /// Frames longer than this are compressed, by both servers and the load; bytes.
 pub(crate) const COMPRESS_ABOVE: usize = 256;
@@ -15,6 +19,10 @@ pub(crate) const TOPIC: &str = "ticks";
 pub(crate) const STATE: &str = "table";
 /// The key of the map whose growth is measured.
 pub(crate) const MAP: &str = "votes";
+/// The presence room that a crowd joins.
+pub(crate) const ROOM: &str = "lobby";
+/// The document that is edited.
+pub(crate) const DOCUMENT: &str = "paper";
 /// Rows of the state.
 pub(crate) const ROWS: usize = 10_000;
 
@@ -49,6 +57,51 @@ pub(crate) fn takes_short() -> Vec<u8> {
 pub(crate) fn subscribe(correlation: u32, kind: &str, key: &str) -> Vec<u8> {
     let payload = json!({"kind": kind, "key": key}).to_string();
     Codec::default().encode(Opcode::Subscribe, correlation, payload.as_bytes(), COMPRESS_ABOVE)
+}
+
+/// The PRESENCE of a member who joins the room, or of one who leaves it, as a message.
+pub(crate) fn presence(correlation: u32, member: Option<usize>) -> Vec<u8> {
+    let payload = match member {
+        Some(member) => json!({"key": ROOM, "value": {"name": format!("member {member}"), "color": member % 16}}),
+        None => json!({ "key": ROOM }),
+    };
+    Codec::default().encode(Opcode::Presence, correlation, payload.to_string().as_bytes(), COMPRESS_ABOVE)
+}
+
+/// The DOC with an update of the document of this number as a message.
+pub(crate) fn update(correlation: u32, channel: u64, update: &[u8]) -> Vec<u8> {
+    let mut payload = Vec::new();
+    push_varuint(&mut payload, channel);
+    payload.extend_from_slice(&[0, 2]);
+    push_varuint(&mut payload, update.len() as u64);
+    payload.extend_from_slice(update);
+    Codec::default().encode(Opcode::Doc, correlation, &payload, COMPRESS_ABOVE)
+}
+
+/// The updates of somebody who types so many characters: words, of which the next is often elsewhere, and corrections.
+pub(crate) fn typing(edits: usize) -> Vec<Vec<u8>> {
+    let doc = Doc::with_client_id(1);
+    let text = doc.get_or_insert_text("text");
+    let (mut length, mut at) = (0_u32, 0_u32);
+    (0..edits as u32)
+        .map(|edit| {
+            let scramble = edit.wrapping_mul(2_654_435_761) >> 8;
+            if edit % 16 == 0 {
+                at = scramble % (length + 1);
+            }
+            let mut transaction = doc.transact_mut();
+            if scramble.is_multiple_of(8) && at > 0 {
+                at -= 1;
+                length -= 1;
+                text.remove_range(&mut transaction, at, 1);
+            } else {
+                text.insert(&mut transaction, at, "x");
+                at += 1;
+                length += 1;
+            }
+            transaction.encode_update_v1()
+        })
+        .collect()
 }
 
 /// Parameters of a small call.

@@ -19,6 +19,8 @@ pub(crate) use crate::report::{Report, median};
 const SUBSCRIBERS: usize = 50;
 /// Connections opened before memory is read for the first time, so that what a server keeps once is not counted.
 const SETTLED: usize = 64;
+/// Edits of a document under way.
+const WINDOW: usize = 32;
 /// The unit of what is compared.
 const CPU: &str = "CPU us per operation";
 /// Rounds of a fan-out to thousands, each of which takes seconds.
@@ -49,6 +51,12 @@ enum Work {
     /// A turn publishes one event. Judged is how much more a delivery to `many` costs than one to `few`, by the ratio to how much more
     /// it costs the bare server.
     Slope { many: usize, few: usize },
+    /// So many connections come and follow a small state. Judged per connection.
+    Herd { connections: usize },
+    /// A turn has all of so many followers of a presence room join it, one right after the other. Judged per member.
+    Room { members: usize },
+    /// So many edits of a document, of which one other connection is told. Judged is the ratio of the last ones to the first.
+    Document { edits: usize },
     /// So many connections that have got HELLO, or as many as descriptors permit. Judged by the resident memory of each.
     Idle { connections: usize },
     /// Judged by the resident memory of each part of it, or of each byte of the state's JSON.
@@ -90,6 +98,9 @@ pub(crate) fn all() -> Vec<Scenario> {
         Scenario::new("growth-keys-1000", keys(1_000), 20_000, Target::new(2.5, 1.5, 1.0)),
         Scenario::new("growth-keys-100000", keys(100_000), 20_000, Target::new(4.0, 1.5, 1.0)),
         Scenario::new("growth-fan-out-10000", Work::Slope { many: 10_000, few: 100 }, 4, Target::new(1.4, 1.1, 1.0)),
+        Scenario::new("herd-10000", Work::Herd { connections: 10_000 }, 1, Target::new(120.0, 60.0, 40.0)),
+        Scenario::new("room-1000", Work::Room { members: 1_000 }, 1, Target::new(80.0, 40.0, 15.0)),
+        Scenario::new("document-260000", Work::Document { edits: 260_000 }, 20_000, flat).aiming(8.0, 5.0),
         Scenario::new("idle-memory-1000", Work::Idle { connections: 1_000 }, 1, Target::new(4_096.0, 2_000.0, 955.0)),
         Scenario::new("idle-memory-5000", Work::Idle { connections: 5_000 }, 1, Target::new(4_096.0, 2_000.0, 955.0)),
         Scenario::new("idle-memory-19000", Work::Idle { connections: 19_000 }, 1, Target::new(4_096.0, 2_000.0, 955.0)),
@@ -126,6 +137,22 @@ impl Scenario {
             Work::Memory(content) => {
                 let (unit, held, peak) = memory(*content)?;
                 Ok(Report::of_bytes(self.name, unit, held, None, Some(peak), self.target))
+            }
+            Work::Herd { connections } => {
+                let (each, peak) = herd(*connections)?;
+                Ok(Report::of_bytes(self.name, "CPU us per connection", each, None, Some(peak), self.target))
+            }
+            Work::Room { members } => {
+                let (each, wire) = room(*members, rounds.min(FEW_ROUNDS))?;
+                Ok(Report::of_bytes(self.name, "CPU us per member", each, None, None, self.target).wired(wire, 0.0))
+            }
+            Work::Document { edits } => {
+                let pair = document(*edits, self.turns)?;
+                let report = Report::of_ratio(self.name, CPU, &[pair], self.target);
+                Ok(match self.aim {
+                    Some((goal, floor)) => report.aimed_us(goal, floor),
+                    None => report,
+                })
             }
             Work::Wire(work) => {
                 let wire = |kind, short| -> Result<f64> {
@@ -173,6 +200,9 @@ impl Scenario {
                 let (unit, held, _) = memory(*content)?;
                 (unit, held)
             }
+            Work::Herd { connections } => ("CPU us per connection", herd(*connections)?.0),
+            Work::Room { members } => ("CPU us per member", room(*members, rounds)?.0),
+            Work::Document { edits } => (CPU, document(*edits, self.turns)?.0),
             work => {
                 let many;
                 let (work, content) = match work {
@@ -274,6 +304,62 @@ impl<'a> Rig<'a> {
         let receivers = if matches!(self.work, Work::Patch) { self.connections } else { 1 };
         self.wire = (self.load.moved() - moved) as f64 / (operations * receivers) as f64;
         Ok(used as f64 / operations as f64 / 1_000.0)
+    }
+}
+
+/// CPU time for each of so many connections that come and follow a small state, and the most memory that was resident meanwhile.
+fn herd(connections: usize) -> Result<(f64, f64)> {
+    let connections = connections.min(process::descriptors());
+    let server = Server::start(Kind::Ours, Content::Rows(20))?;
+    let before = server.cpu()?;
+    let _load = Load::open(server.port, connections, Stream::State)?;
+    let used = server.cpu()? - before;
+    Ok((used as f64 / connections as f64 / 1_000.0, server.peak()? as f64))
+}
+
+/// CPU time for each of so many members of a room who join it together, and the bytes that each of them sends and gets.
+fn room(members: usize, rounds: usize) -> Result<(f64, f64)> {
+    let members = members.min(process::descriptors());
+    let server = Server::start(Kind::Ours, Content::Nothing)?;
+    let mut load = Load::open(server.port, members, Stream::Room)?;
+    let mut figures = Vec::new();
+    let mut wire = 0;
+    for round in 0..=rounds {
+        let (before, moved) = (server.cpu()?, load.moved());
+        load.tell(|member| websocket::frame(&payload::presence(2, Some(member))))?;
+        let used = server.cpu()? - before;
+        wire = load.moved() - moved;
+        if round > 0 {
+            figures.push(used as f64 / members as f64 / 1_000.0);
+            eprintln!("  {:.1} µs and {} bytes a member", figures[figures.len() - 1], wire / members as u64);
+        }
+        load.tell(|_| websocket::frame(&payload::presence(3, None)))?;
+    }
+    Ok((median(&mut figures), wire as f64 / members as f64))
+}
+
+/// CPU time of one of the last `slice` of so many edits of a document, and of one of the first.
+fn document(edits: usize, slice: usize) -> Result<(f64, f64)> {
+    let updates = payload::typing(edits);
+    let server = Server::start(Kind::Ours, Content::Nothing)?;
+    let mut load = Load::open(server.port, 2, Stream::Document)?;
+    // What a document greets with.
+    load.tell(|_| Vec::new())?;
+    let channel = load.channel();
+    let mut figures = Vec::new();
+    for slice in updates.chunks(slice) {
+        let before = server.cpu()?;
+        for window in slice.chunks(WINDOW) {
+            let frames = (2..).zip(window).map(|(id, update)| websocket::frame(&payload::update(id, channel, update)));
+            load.exchange(&frames.collect::<Vec<_>>())?;
+        }
+        load.tell(|_| Vec::new())?;
+        figures.push((server.cpu()? - before) as f64 / slice.len() as f64 / 1_000.0);
+        eprintln!("  {:.2} µs an edit", figures[figures.len() - 1]);
+    }
+    match figures[..] {
+        [first, .., last] => Ok((last, first)),
+        _ => Err("too few edits".into()),
     }
 }
 

@@ -60,6 +60,8 @@ pub(crate) struct Connection {
     counts: usize,
     /// Bytes sent and read so far.
     pub(crate) moved: u64,
+    /// The number that names a document, if it follows one.
+    pub(crate) channel: u64,
 }
 
 impl Connection {
@@ -68,7 +70,7 @@ impl Connection {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         stream.set_nodelay(true)?;
         stream.write_all(UPGRADE)?;
-        Ok(Self { stream, unread: Vec::new(), skip: 0, counts: 0, moved: 0 })
+        Ok(Self { stream, unread: Vec::new(), skip: 0, counts: 0, moved: 0, channel: 0 })
     }
 
     /// Waits for the upgrade and the first message, which is HELLO.

@@ -1,13 +1,11 @@
 //! Which streams leave memory, and when: those that nobody follows, the idlest first.
+#![expect(clippy::mutable_key_type, reason = "the key of a stream, by which the set knows it, never changes")]
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, atomic::Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use datasole_core::StreamId;
 
-use super::{SWEEP_AT, Streams};
+use super::{ByKey, Map, SWEEP_AT, Streams};
 use crate::{
     backend::{Backend, log::Mark},
     hub::{
@@ -22,17 +20,22 @@ use crate::{
 impl Streams {
     /// Whether a stream can be dropped from the map, which is locked: a reference from elsewhere is somebody about to
     /// follow it, or to publish.
-    pub(super) fn is_spare(&self, stream: &Arc<Stream>) -> bool {
-        Arc::strong_count(stream) == 1 && stream.is_idle() && !lock(&self.opening).contains_key(&stream.id().key)
+    fn is_spare(&self, stream: &Arc<Stream>) -> bool {
+        self.is_spare_but_for(stream, 0)
+    }
+
+    /// The same where the caller holds so many references itself.
+    fn is_spare_but_for(&self, stream: &Arc<Stream>, own: usize) -> bool {
+        Arc::strong_count(stream) == 1 + own && stream.is_idle() && !lock(&self.opening).contains_key(&stream.id().key)
     }
 
     /// How many streams of the map may leave it.
-    pub(super) fn idle_of(&self, map: &HashMap<String, Arc<Stream>>) -> usize {
+    pub(super) fn idle_of(&self, map: &Map) -> usize {
         map.len().saturating_sub(self.needed.load(Ordering::Relaxed))
     }
 
     /// How many of them are too many.
-    fn surplus(&self, map: &HashMap<String, Arc<Stream>>) -> usize {
+    fn surplus(&self, map: &Map) -> usize {
         self.idle_of(map).saturating_sub(self.spec.spare)
     }
 
@@ -40,19 +43,19 @@ impl Streams {
     /// backend.
     pub(super) fn release(&self, id: &StreamId, now: u64) -> Option<Mark> {
         let mut map = write(&self.map);
-        let stream = map.get(&id.key).filter(|stream| self.is_spare(stream))?;
+        let stream = map.get(id.key.as_str()).map(|stream| &stream.0).filter(|stream| self.is_spare(stream))?;
         let (gone, stored) = (stream.gone_at(), stream.rules().stored);
         if gone.is_some() {
-            map.remove(&id.key).inspect(|stream| self.leave(stream, now));
+            map.take(id.key.as_str()).inspect(|stream| self.leave(&stream.0, now));
             return gone.filter(|_| stored);
         }
         stream.used.store(now, Ordering::SeqCst);
         if !stream.queued.swap(true, Ordering::SeqCst) {
             let mut idle = lock(&self.idle);
-            idle.push_back((id.key.clone(), now));
-            if idle.len() > 2 * map.len().max(SWEEP_AT) {
-                // Streams that were removed leave their keys.
-                idle.retain(|(key, _)| map.contains_key(key));
+            idle.push_back((Arc::downgrade(stream), now));
+            if idle.len() > (map.len() + map.len() / 4).max(SWEEP_AT) {
+                // Those of streams that were removed: each keeps the memory of its stream.
+                idle.retain(|(stream, _)| stream.strong_count() > 0);
             }
         }
         self.evict_from(&mut map, now);
@@ -78,7 +81,7 @@ impl Streams {
         self.evict_from(&mut write(&self.map), now);
     }
 
-    fn evict_from(&self, map: &mut HashMap<String, Arc<Stream>>, now: u64) {
+    fn evict_from(&self, map: &mut Map, now: u64) {
         let mut idle = lock(&self.idle);
         // One that was used meanwhile, or is held, is met again.
         for _ in 0..2 * idle.len() {
@@ -86,12 +89,15 @@ impl Streams {
             if self.surplus(map) == 0 && room == Room::Ample {
                 return;
             }
-            let Some((key, since)) = idle.pop_front() else { return };
-            let Some(stream) = map.get(&key) else { continue };
-            if !self.is_spare(stream) {
+            let Some((idlest, since)) = idle.pop_front() else { return };
+            let Some(stream) = idlest.upgrade() else { continue };
+            if !map.get(stream.id().key.as_str()).is_some_and(|ByKey(known)| Arc::ptr_eq(known, &stream)) {
+                continue;
+            }
+            if !self.is_spare_but_for(&stream, 1) {
                 if stream.is_idle() {
                     // Held for a moment, by somebody who may not release it.
-                    idle.push_back((key, now));
+                    idle.push_back((idlest, now));
                 } else {
                     // Its last follower releases it.
                     stream.queued.store(false, Ordering::SeqCst);
@@ -100,12 +106,12 @@ impl Streams {
             }
             let used = stream.used.load(Ordering::SeqCst);
             if used > since {
-                idle.push_back((key, used));
+                idle.push_back((idlest, used));
             } else if room >= Room::Tight && since + self.stay() > now {
-                return idle.push_front((key, since));
+                return idle.push_front((idlest, since));
             } else {
-                self.leave(stream, now);
-                map.remove(&key);
+                self.leave(&stream, now);
+                map.remove(stream.id().key.as_str());
             }
         }
     }
@@ -129,7 +135,7 @@ impl Streams {
         // Whoever opens one is registered before it is followed: under the lock, it is there or follows later.
         let opening = lock(&self.opening);
         let map = read(&self.map);
-        over.retain(|id| !opening.contains_key(&id.key) && !map.contains_key(&id.key));
+        over.retain(|id| !opening.contains_key(&id.key) && !map.contains(id.key.as_str()));
         let (stored, relayed): (Vec<_>, Vec<_>) =
             over.into_iter().partition(|id| (self.spec.make)(&id.key).rules().stored);
         backend.log.unfollow(&stored);
@@ -137,14 +143,14 @@ impl Streams {
     }
 
     /// Takes the idle streams out whenever their number has doubled: those that somebody held when they were released.
-    pub(super) fn sweep(&self, map: &mut HashMap<String, Arc<Stream>>, now: u64) -> Vec<(StreamId, Mark)> {
+    pub(super) fn sweep(&self, map: &mut Map, now: u64) -> Vec<(StreamId, Mark)> {
         if map.len() < self.sweep_at.load(Ordering::Relaxed) {
             return Vec::new();
         }
         // Those that may stay for a while leave later.
         let mut surplus = if self.stay() > 0 { 0 } else { self.surplus(map) };
         let mut forgotten = Vec::new();
-        map.retain(|_, stream| {
+        map.retain(|ByKey(stream)| {
             if !self.is_spare(stream) {
                 return true;
             }
@@ -168,7 +174,7 @@ impl Streams {
         let mut map = write(&self.map);
         let mut surplus = self.surplus(&map);
         if surplus > 0 {
-            map.retain(|_, stream| {
+            map.retain(|ByKey(stream)| {
                 let drop = surplus > 0 && self.is_spare(stream) && stream.gone_at().is_none();
                 surplus -= usize::from(drop);
                 if drop {
