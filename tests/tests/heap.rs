@@ -145,11 +145,12 @@ async fn large_state(name: &str, mut value: Value, most: f64) {
     let some = if let Some(rows) = value.as_array_mut() { &mut rows[10_000] } else { &mut value["user 10000"] };
     *some = json!("changed");
     let (_, peak) = during(async { state.set("large", &value).await.map(drop).unwrap() }).await;
-    // The new text, to compare with, and the entry.
-    check("more while another value is set", peak, 3.0_f64.min(bound));
+    // The new text, to compare with, and the entry; of short elements where each is in the text is more than that.
+    check("more while another value is set", peak, 3.0_f64.max(most - 8.0).min(bound));
     let value = Value::Array(vec![value]);
     let (_, peak) = during(async { state.set("large", &value).await.map(drop).unwrap() }).await;
-    check("more while all is replaced", peak, bound);
+    // Of short elements, the operations that take them out are written before it is clear that replacing is cheaper.
+    check("more while all is replaced", peak, if most > 8.0 { 90.0 } else { bound });
 
     // The server makes the snapshot and keeps it; the client reads it and has a tree of its own.
     let before = settled().await as isize;
