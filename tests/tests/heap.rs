@@ -149,8 +149,7 @@ async fn large_state(name: &str, mut value: Value, most: f64) {
     check("more while another value is set", peak, 3.0_f64.max(most - 8.0).min(bound));
     let value = Value::Array(vec![value]);
     let (_, peak) = during(async { state.set("large", &value).await.map(drop).unwrap() }).await;
-    // Of short elements, the operations that take them out are written before it is clear that replacing is cheaper.
-    check("more while all is replaced", peak, if most > 8.0 { 90.0 } else { bound });
+    check("more while all is replaced", peak, bound);
 
     // The server makes the snapshot and keeps it; the client reads it and has a tree of its own.
     let before = settled().await as isize;

@@ -44,9 +44,14 @@ impl Writer {
         let before = self.operations.len();
         let cost = match (&old.0, &new.0) {
             (Node::Object(old), Node::Object(new)) => self.members(old, new),
-            (Node::Array(old), Node::Array(new)) if self.arrays < NESTED => {
+            (Node::Array(old), Node::Array(elements)) if self.arrays < NESTED => {
+                // As many operations at least are not written where replacing is cheaper than they.
+                let least = old.len().abs_diff(elements.len()).saturating_mul(self.overhead());
+                if !longer_than(new, least.saturating_sub(self.overhead())) {
+                    return self.replace(new);
+                }
                 self.arrays += 1;
-                let cost = self.elements(old, new);
+                let cost = self.elements(old, elements);
                 self.arrays -= 1;
                 cost
             }

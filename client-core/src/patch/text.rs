@@ -17,9 +17,9 @@ const FEW: usize = 16;
 const MANY: usize = 64;
 
 /// A patch that turns `old` into the value of a JSON text, as [`diff`](fn@diff) does, though not always by the same operations,
-/// nor in the same order. Takes little more memory than the differences do. Reads once where nothing has changed, and an
-/// array in which something has up to five times; of more than 16 arrays in each other, those further in are compared as
-/// wholes. A text that names a member twice is parsed as a whole.
+/// nor in the same order. Takes little more memory than the differences do, and 8 to 16 bytes for every element of an
+/// array behind the first that has changed. Reads once where nothing has changed, and an array in which something has up to
+/// five times; of more than 16 arrays in each other, those further in are compared as wholes. A text that names a member twice is parsed as a whole.
 ///
 /// ```
 /// use datasole_core::patch::{diff, diff_text};
@@ -95,7 +95,7 @@ impl Difference<'_> {
             }
         };
         let length = self.text.reader().at - start;
-        if self.writer.operations.len() > before && length <= cost.saturating_sub(self.writer.overhead()) {
+        if length <= cost.saturating_sub(self.writer.overhead()) {
             self.writer.operations.truncate(before);
             self.later.truncate(self.later.partition_point(|later| later.operation < before));
             self.later.push(Later { operation: before, at: start, depth });
@@ -150,6 +150,7 @@ impl Difference<'_> {
     }
 
     fn elements(&mut self, old: &[Tree], depth: usize) -> Result<usize, Unfit> {
+        let begin = self.text.reader().at;
         // Where each element begins behind those that are the same at the front.
         let (mut front, mut starts) = (0, Vec::new());
         let mut more = self.text.reader().open(b']', depth)?;
@@ -170,6 +171,11 @@ impl Difference<'_> {
             more = self.text.reader().next(b']')?;
         }
         let (end, len, mut old) = (self.text.reader().at, old.len(), &old[front..]);
+        // As many operations at least are not written where replacing is cheaper than they.
+        let least = len.abs_diff(front + starts.len()).saturating_mul(self.writer.overhead());
+        if end - begin <= least.saturating_sub(self.writer.overhead()) {
+            return Ok(least);
+        }
         let mut new = starts.as_slice();
         while let ([old_rest @ .., last], [new_rest @ .., start]) = (old, new) {
             // The first ones differ: that much is known.
