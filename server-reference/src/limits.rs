@@ -47,8 +47,8 @@ pub struct Limits {
     pub max_under_way: usize,
     /// The same of all connections together. A connection may hold no more than is free, and 64 KiB in any case.
     pub max_under_way_total: usize,
-    /// Maximum bytes of payloads, inflated, that one connection may send per second, a second's worth at once; above it the
-    /// server reads on later. The same holds for the bytes that one address may read by HTTP. `None`: any.
+    /// Maximum bytes of payloads, inflated, and of WebSocket pings and pongs, that one connection may send per second, a
+    /// second's worth at once; above it the server reads on later. The same holds for the bytes that one address may read by HTTP. `None`: any.
     pub max_rate: Option<NonZeroU32>,
     /// Longest name of an event or a method; bytes.
     pub max_event_name: usize,

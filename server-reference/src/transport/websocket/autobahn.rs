@@ -1,5 +1,6 @@
-//! Autobahn's cases against a server that answers each message with itself: reader, writer and closing handshake, as
-//! connections have them.
+//! Autobahn's cases against a server that answers each message with itself. Reader, writer, closing handshake and the close
+//! code of each violation are those of connections; their loop is not, which takes binary messages alone and answers the last
+//! of several pings.
 
 use std::{
     env, fs,
@@ -16,12 +17,12 @@ use tokio::{
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{
-    frame::{Opcode, Violation},
-    inbound::{Failure, Inbound},
+    frame::Opcode,
+    inbound::Inbound,
     parting::{End, goodbye},
     writer,
 };
-use crate::{Server, budget::Arriving, mailbox::Close};
+use crate::{Server, budget::Arriving};
 
 const LIMIT: usize = 64 * 1024 * 1024;
 
@@ -70,11 +71,8 @@ async fn echo(mut stream: TcpStream) {
                     }
                     (message.opcode() == Opcode::Close).then_some(End::Goodbye)
                 }
-                Ok(None) | Err(Failure::Io(_)) => Some(End::Lost),
-                Err(failure) => {
-                    let code = if matches!(failure, Failure::Violation(Violation::Utf8)) { 1007 } else { 1002 };
-                    Some(End::Close(Close { code, reason: failure.to_string() }))
-                }
+                Ok(None) => Some(End::Lost),
+                Err(failure) => Some(failure.close().map_or(End::Lost, End::Close)),
             })
         })
         .await;

@@ -4,8 +4,12 @@ use thiserror::Error;
 
 /// Bytes of the longest header of a client's frame.
 pub(super) const LONGEST: usize = 14;
+/// Bytes of the shortest one, which all control frames have.
+pub(super) const SHORTEST: usize = 6;
 /// Bytes of the longest payload of a control frame.
 const CONTROL: u8 = 125;
+/// The largest length that a header may announce.
+const LARGEST: u64 = u64::MAX >> 1;
 
 const FIN: u8 = 0x80;
 const RESERVED: u8 = 0x70;
@@ -89,8 +93,9 @@ impl Header {
             },
             length => (length.into(), rest),
         };
-        // As short as it can be.
-        if short == 126 && length <= CONTROL.into() || short == 127 && length <= u16::MAX.into() {
+        // As short as it can be, and of 63 bits.
+        let is_long = short == 126 && length <= CONTROL.into() || short == 127 && length <= u16::MAX.into();
+        if is_long || length > LARGEST {
             return Err(Violation::Protocol);
         }
         let Some((&mask, rest)) = rest.split_first_chunk() else { return Ok(None) };
@@ -136,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_as_short_as_they_can_be() {
+    fn lengths_are_as_short_as_they_can_be_and_their_first_bit_is_0() {
         let read =
             |bytes: &[u8]| header(&[bytes, &MASK, b"x"].concat()).map(|read| read.map(|(read, at)| (read.length, at)));
         for (bytes, expected) in [
@@ -147,7 +152,9 @@ mod tests {
             (b"\x82\xfe\xff\xff", Ok(Some((65_535, 8)))),
             (b"\x82\xff\0\0\0\0\0\0\xff\xff", Err(Violation::Protocol)),
             (b"\x82\xff\0\0\0\0\0\x01\0\0", Ok(Some((65_536, 14)))),
-            (b"\x82\xff\xff\xff\xff\xff\xff\xff\xff\xff", Ok(Some((u64::MAX, 14)))),
+            (b"\x82\xff\x7f\xff\xff\xff\xff\xff\xff\xff", Ok(Some((u64::MAX >> 1, 14)))),
+            (b"\x82\xff\x80\0\0\0\0\0\0\0", Err(Violation::Protocol)),
+            (b"\x82\xff\xff\xff\xff\xff\xff\xff\xff\xff", Err(Violation::Protocol)),
         ] {
             assert_eq!(read(bytes), expected, "{}", bytes.escape_ascii());
         }

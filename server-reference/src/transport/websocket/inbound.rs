@@ -13,10 +13,10 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use super::{
-    frame::{Opcode, Violation},
+    frame::{Opcode, SHORTEST, Violation},
     reader::{Found, Reader},
 };
-use crate::budget::Arriving;
+use crate::{budget::Arriving, mailbox::Close};
 
 /// Bytes that are read from the socket at once.
 const AHEAD: usize = 8 * 1024;
@@ -52,6 +52,19 @@ pub(super) enum Failure {
     Violation(#[from] Violation),
     #[error("too much before AUTH was accepted")]
     Exceeded,
+}
+
+impl Failure {
+    /// How the server closes after it; `None` where the peer has gone, or has said goodbye in its own way.
+    pub(super) fn close(&self) -> Option<Close> {
+        let code = match self {
+            Self::Io(_) | Self::Violation(Violation::BareClose) => return None,
+            Self::Violation(Violation::Protocol) => 1002,
+            Self::Violation(Violation::Utf8) => 1007,
+            Self::Violation(Violation::TooBig) | Self::Exceeded => 1009,
+        };
+        Some(Close { code, reason: self.to_string() })
+    }
 }
 
 pub(super) struct Inbound<S> {
@@ -117,6 +130,11 @@ impl<S> Inbound<S> {
     /// Lets any number of bytes come from here on.
     pub(super) fn lift(&mut self) {
         self.allowance = usize::MAX;
+    }
+
+    /// True where no message has begun that is not complete.
+    pub(super) fn is_between(&self) -> bool {
+        self.reader.is_between()
     }
 
     /// True if bytes came since the last call, and a message has begun that is not complete.
@@ -208,6 +226,11 @@ impl Message<'_> {
 
     pub(super) fn payload(&self) -> &[u8] {
         self.found.payload(self.input)
+    }
+
+    /// Bytes of a control frame, with its header.
+    pub(super) fn framed(&self) -> usize {
+        SHORTEST + self.payload().len()
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::{
 
 use self::waits::Waits;
 use super::{
-    frame::{Opcode, Violation},
+    frame::Opcode,
     inbound::{Failure, Inbound},
     parting::{End, goodbye, unauthorized},
     writer,
@@ -76,7 +76,7 @@ struct Link<S> {
 /// What was served without a pause.
 #[derive(Default)]
 struct Turn {
-    /// Bytes of payloads.
+    /// Bytes of payloads, and of control frames.
     served: usize,
     began: Option<Instant>,
 }
@@ -217,10 +217,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             self.admit();
         }
         let quiet_since = self.alive;
+        // Where the last pong lies in what goes out.
+        let mut pong = 0..0;
         for taken in 0..BATCH {
             if self.session.is_busy() {
                 self.session.go_on(&mut self.out, spawn);
-                self.ends_turn(turn, 0);
+                self.ends_turn(turn, 0, 0);
                 break;
             }
             let received = match self.inbound.poll_next(cx) {
@@ -233,7 +235,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                         let alive = self.alive;
                         let begun = *self.waits().begun.get_or_insert(alive);
                         if begun + self.session.node().limits.message_timeout <= self.alive {
-                            return Poll::Ready(Err(self.violation(1009, "a message took too long")));
+                            let reason = "a message took too long".to_owned();
+                            return Poll::Ready(Err(self.violation(Close { code: 1009, reason })));
                         }
                     }
                     // Sets the time of the next look.
@@ -257,29 +260,40 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                     return Poll::Ready(Err(end));
                 }
             };
+            // Those of messages are counted by the session.
+            let mut bytes = 0;
             match message.opcode() {
-                Opcode::Binary => {
-                    self.session.receive(message.payload(), &mut self.out, spawn);
-                    if let Some(waits) = &mut self.waits {
-                        waits.begun = None;
+                Opcode::Binary => self.session.receive(message.payload(), &mut self.out, spawn),
+                Opcode::Ping => {
+                    // Of several in a row, the last alone is answered.
+                    if pong.end == self.out.bytes.len() {
+                        self.out.bytes.truncate(pong.start);
                     }
-                    if self.ends_turn(turn, taken)
-                        || self.out.len() >= ROOM
-                        || self.session.connection().mailbox().is_replaying()
-                    {
-                        break;
-                    }
+                    pong.start = self.out.bytes.len();
+                    writer::answer(&mut self.out.bytes, Opcode::Ping, message.payload());
+                    pong.end = self.out.bytes.len();
+                    bytes = message.framed();
                 }
-                opcode @ (Opcode::Ping | Opcode::Close) => {
-                    writer::answer(&mut self.out.bytes, opcode, message.payload());
-                    if opcode == Opcode::Close {
-                        return Poll::Ready(Err(End::Goodbye));
-                    }
+                Opcode::Pong => bytes = message.framed(),
+                Opcode::Close => {
+                    writer::answer(&mut self.out.bytes, Opcode::Close, message.payload());
+                    return Poll::Ready(Err(End::Goodbye));
                 }
-                Opcode::Pong => {}
                 Opcode::Text | Opcode::Continuation => {
-                    return Poll::Ready(Err(self.violation(1003, "binary messages only")));
+                    let reason = "binary messages only".to_owned();
+                    return Poll::Ready(Err(self.violation(Close { code: 1003, reason })));
                 }
+            }
+            if let Some(waits) = &mut self.waits
+                && self.inbound.is_between()
+            {
+                waits.begun = None;
+            }
+            if self.ends_turn(turn, taken, bytes)
+                || self.out.len() >= ROOM
+                || self.session.connection().mailbox().is_replaying()
+            {
+                break;
             }
         }
         Poll::Ready(Ok(()))
@@ -314,9 +328,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         End::Lost
     }
 
-    /// Notes what the last message took: whether the turn is over.
-    fn ends_turn(&mut self, turn: &mut Turn, taken: usize) -> bool {
-        let bytes = self.session.take_served();
+    /// Notes what the last message took, or so many bytes of a control frame: whether the turn is over.
+    fn ends_turn(&mut self, turn: &mut Turn, taken: usize, control: usize) -> bool {
+        let bytes = self.session.take_served() + control;
         turn.served += bytes;
         let began = *turn.began.get_or_insert(self.alive);
         let looks = bytes > 1024 || taken % LOOK == LOOK - 1;
@@ -380,19 +394,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     }
 
     fn failure(&self, failure: &Failure, quiet_since: Instant) -> End {
-        let code = match failure {
-            Failure::Io(_) => return self.cut(quiet_since),
-            Failure::Violation(Violation::BareClose) => return End::Lost,
-            Failure::Violation(Violation::Protocol) => 1002,
-            Failure::Violation(Violation::Utf8) => 1007,
-            Failure::Violation(Violation::TooBig) | Failure::Exceeded => 1009,
-        };
-        self.violation(code, &failure.to_string())
+        match (failure.close(), failure) {
+            (Some(close), _) => self.violation(close),
+            (None, Failure::Io(_)) => self.cut(quiet_since),
+            (None, _) => End::Lost,
+        }
     }
 
-    fn violation(&self, code: u16, reason: &str) -> End {
+    fn violation(&self, close: Close) -> End {
         Metrics::add(&self.session.node().metrics.malformed, 1);
-        End::Close(Close { code, reason: reason.to_owned() })
+        End::Close(close)
     }
 
     /// Writes all of `out`; ready when there is nothing left.

@@ -1,7 +1,8 @@
 //! [`Reader`]: messages and control frames from the bytes of a client, without a socket.
 //!
 //! A frame that has come as a whole is unmasked where it lies. Nothing is kept at rest: what belongs to a message that is
-//! not complete is in one box.
+//! not complete is in one box. What a frame announces takes no memory before it comes: no payload takes more than four times
+//! the bytes that have.
 
 use std::{mem::take, ops::Range};
 
@@ -101,14 +102,17 @@ impl Reader {
         }
     }
 
-    /// Where the next bytes belong without a detour, and how many at most, while most of a long frame is missing. Whoever
-    /// appends some calls [`filled`](Self::filled).
+    /// Where the next bytes belong without a detour, and how many at most, while some of a long message has come and most of
+    /// a long frame is missing. Whoever appends some calls [`filled`](Self::filled).
     pub(super) fn room(&mut self) -> Option<(&mut Vec<u8>, usize)> {
         let part = self.part.as_mut()?;
         let frame = part.frame.as_ref().filter(|frame| frame.left >= DIRECT && !frame.opcode.is_control())?;
-        let left = frame.left;
-        reserve(&mut part.payload, DIRECT, frame);
-        let room = part.payload.capacity() - part.payload.len();
+        let (left, come) = (frame.left, part.payload.len());
+        if come < DIRECT / 2 {
+            return None;
+        }
+        reserve(&mut part.payload, come.min(DIRECT), frame);
+        let room = part.payload.capacity() - come;
         Some((&mut part.payload, room.min(left)))
     }
 
@@ -142,10 +146,10 @@ fn whole(input: &mut [u8], limit: usize) -> Result<Option<(usize, Option<Found>)
     Ok(Some((end, Some(Found { opcode, payload: Payload::There(at..end) }))))
 }
 
-/// Makes room for so many bytes of a frame; for all that is missing where they end the message and are no more than what is
-/// there. What is announced takes no memory before it comes.
+/// Makes room for so many bytes of a frame, which have come, or of which as many have; for all that is missing where that ends
+/// the message and is not much more.
 fn reserve(payload: &mut Vec<u8>, bytes: usize, frame: &Coming) {
-    if frame.fin && frame.left <= payload.len().max(DIRECT) {
+    if frame.fin && frame.left <= payload.len() + 2 * bytes {
         payload.reserve_exact(frame.left);
     } else {
         payload.reserve(bytes);
