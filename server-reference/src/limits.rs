@@ -36,7 +36,7 @@ pub struct Limits {
     /// Frames longer than this are compressed; bytes of header and payload.
     pub compress_above: usize,
     /// Maximum bytes queued for one connection. Above it, pending entries are conflated; if that does not help, the
-    /// connection is closed with 4001.
+    /// connection is closed with 4001. A snapshot that takes the place of entries is not counted, one at a time.
     pub max_queue: usize,
     /// Maximum subscriptions of one connection.
     pub max_subscriptions: usize,

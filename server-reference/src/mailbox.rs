@@ -26,8 +26,10 @@ use crate::{connection::Protocol, message::Outgoing, sync::lock};
 /// A stream whose pending entries a snapshot can replace.
 pub(crate) trait Conflate: std::fmt::Debug + Send + Sync {
     /// Hands the messages that show the stream's content to `f`, with no entry in between; the bytes that had to be written
-    /// out for it. `None` is handed to `f` where that takes long: the messages are [delivered](Mailbox::deliver) then.
-    fn with_snapshot(self: Arc<Self>, protocol: Protocol, f: &mut dyn FnMut(Option<Messages<'_, '_>>)) -> usize;
+    /// out for it. `None` is handed to `f` where that takes long: if it returns `true`, the messages are
+    /// [delivered](Mailbox::deliver) later.
+    fn with_snapshot(self: Arc<Self>, protocol: Protocol, f: &mut dyn FnMut(Option<Messages<'_, '_>>) -> bool)
+    -> usize;
 }
 
 /// Messages that show a stream's content.
@@ -72,12 +74,12 @@ impl Drop for Gathering<'_> {
 struct Queue {
     items: VecDeque<Item>,
     bytes: usize,
-    /// Items that do not count towards the limit.
+    /// Missed entries and large answers, which do not count towards the limit.
     missed: usize,
-    /// Streams whose entries were dropped; a snapshot is owed.
+    /// Streams whose entries were dropped; a snapshot is owed. The connection follows all of them.
     stale: Vec<Arc<dyn Conflate>>,
-    /// Whether that of the first of them is going to be delivered.
-    awaited: bool,
+    /// How many of the first of them take long: the first is going to be delivered, the others wait for that.
+    large: usize,
     close: Option<Box<Close>>,
 }
 
@@ -86,8 +88,25 @@ struct Item {
     message: Bytes,
     /// Its share of the limit; bytes.
     weight: usize,
-    /// The stream whose entry this is, if it may be conflated.
-    stream: Option<Arc<dyn Conflate>>,
+    of: Of,
+}
+
+/// What a message is an entry of.
+#[derive(Debug)]
+enum Of {
+    /// Of nothing that a snapshot can replace.
+    Nothing,
+    /// Of this stream, or a snapshot of it. One that was owed does not count, and is not conflated: who reads slowly gets it
+    /// in the end.
+    Stream(Arc<dyn Conflate>),
+    /// Of a stream that the client has left: nothing replaces it.
+    Left,
+}
+
+impl Item {
+    fn is_missed(&self) -> bool {
+        self.weight == 0 && matches!(self.of, Of::Nothing)
+    }
 }
 
 /// An order to end the connection.
@@ -134,12 +153,12 @@ impl Mailbox {
 
     /// Queues a message that must not be dropped.
     pub(crate) fn push(&self, message: Bytes) {
-        self.insert(Item { weight: message.len(), message, stream: None });
+        self.insert(Item { weight: message.len(), message, of: Of::Nothing });
     }
 
     /// Queues an entry that a later snapshot may replace, or a snapshot. The caller holds the stream's lock.
     pub(crate) fn push_entry(&self, message: Bytes, stream: &Arc<impl Conflate + 'static>) {
-        self.insert(Item { weight: message.len(), message, stream: Some(stream.clone()) });
+        self.insert(Item { weight: message.len(), message, of: Of::Stream(stream.clone()) });
     }
 
     /// Owes the client a snapshot of the stream, once the queue has drained. The caller holds the stream's lock.
@@ -158,7 +177,7 @@ impl Mailbox {
     /// Queues an entry of a topic that the client has missed. Not counted toward `max_queue`, because the topic's log
     /// already bounds it, and a client closed for falling behind would ask for the same entries again.
     pub(crate) fn push_missed(&self, message: Bytes) {
-        self.insert(Item { weight: 0, message, stream: None });
+        self.insert(Item { weight: 0, message, of: Of::Nothing });
     }
 
     /// Queues a large answer. Not counted toward `max_queue` either, unless another one waits: a client closed for it
@@ -200,31 +219,49 @@ impl Mailbox {
         self.waker.wake();
     }
 
-    /// Queues the snapshot of a stream that is awaited; nothing where another is, or none. The caller holds the stream's lock.
-    pub(crate) fn deliver(&self, stream: &Arc<impl Conflate + 'static>, messages: Messages<'_, '_>) {
+    /// Queues the snapshot of a stream that is awaited, or closes where there is none; nothing where another is awaited. The
+    /// caller holds the stream's lock.
+    pub(crate) fn deliver(&self, stream: &Arc<impl Conflate + 'static>, messages: Option<Messages<'_, '_>>) {
         let stream: Arc<dyn Conflate> = stream.clone();
         {
             let mut queue = lock(&self.queue);
-            if !queue.awaited || !queue.is_next(&stream) {
+            if queue.large == 0 || !queue.is_at(0, &stream) {
                 return;
             }
-            queue.awaited = false;
-            queue.show(&stream, messages);
+            queue.large = 0;
+            match messages {
+                Some(messages) => queue.show(0, messages),
+                None => {
+                    queue.stale.clear();
+                    drop(queue);
+                    return self.close(1011, "a snapshot could not be made");
+                }
+            }
         }
         self.wake();
     }
 
-    /// Owes no snapshot of a stream any more: the client has left it. The caller holds the stream's lock.
+    /// Owes no snapshot of a stream any more, whatever happens to its entries that wait: the client has left it. The caller
+    /// holds the stream's lock.
     pub(crate) fn forgive(&self, stream: &Arc<impl Conflate + 'static>) {
         let stream: Arc<dyn Conflate> = stream.clone();
         {
             let mut queue = lock(&self.queue);
-            let was_awaited = queue.awaited && queue.is_next(&stream);
-            queue.stale.retain(|stale| !is_same(stale, &stream));
-            if !was_awaited {
+            queue.items.retain_mut(|item| {
+                if !matches!(&item.of, Of::Stream(of) if is_same(of, &stream)) {
+                    return true;
+                }
+                item.of = Of::Left;
+                // What was owed goes.
+                item.weight > 0
+            });
+            let Some(at) = queue.stale.iter().position(|stale| is_same(stale, &stream)) else { return };
+            queue.stale.remove(at);
+            if at > 0 || queue.large == 0 {
+                queue.large -= usize::from(at < queue.large);
                 return;
             }
-            queue.awaited = false;
+            queue.large = 0;
         }
         // The others have waited for it.
         self.wake();
@@ -236,7 +273,7 @@ impl Mailbox {
     }
 
     /// Moves up to about `room` bytes of waiting messages to `out`, in order. Owed snapshots follow once the queue is
-    /// empty, as many as may be written out at a time.
+    /// empty, as many as may be written out at a time; those that take long one after the other, behind the others.
     pub(crate) fn drain(&self, out: &mut Outgoing, room: usize) {
         let mut written = 0;
         loop {
@@ -246,15 +283,15 @@ impl Mailbox {
                 if !queue.items.is_empty() {
                     return;
                 }
-                match queue.stale.first() {
-                    Some(stream) if !queue.awaited => {
+                match queue.stale.get(queue.large) {
+                    Some(stream) => {
                         if out.len() >= room || written >= AT_ONCE {
                             return;
                         }
                         stream.clone()
                     }
                     // Whoever delivers what is awaited wakes.
-                    _ => {
+                    None => {
                         self.filled.store(queue.close.is_some(), Ordering::Release);
                         return;
                     }
@@ -263,11 +300,17 @@ impl Mailbox {
             // Under the stream's lock no entry can slip between the snapshot and the end of staleness.
             written += stale.clone().with_snapshot(self.protocol, &mut |messages| {
                 let mut queue = lock(&self.queue);
-                // The client may have left it meanwhile.
-                if queue.is_next(&stale) {
-                    match messages {
-                        Some(messages) => queue.show(&stale, messages),
-                        None => queue.awaited = true,
+                let next = queue.large;
+                match messages {
+                    // The client may have left it meanwhile.
+                    _ if !queue.is_at(next, &stale) => false,
+                    Some(messages) => {
+                        queue.show(next, messages);
+                        false
+                    }
+                    None => {
+                        queue.large += 1;
+                        next == 0
                     }
                 }
             });
@@ -278,7 +321,7 @@ impl Mailbox {
     pub(crate) fn drain_queued(&self, out: &mut Outgoing) {
         let mut queue = lock(&self.queue);
         queue.take(out, usize::MAX, self.packs.load(Ordering::Relaxed));
-        let owes = !queue.awaited && !queue.stale.is_empty();
+        let owes = queue.stale.len() > queue.large;
         self.filled.store(queue.close.is_some() || owes, Ordering::Release);
     }
 
@@ -288,12 +331,12 @@ impl Mailbox {
             if queue.close.is_some() {
                 return;
             }
-            if item.stream.as_ref().is_some_and(|stream| queue.is_stale(stream)) {
+            if matches!(&item.of, Of::Stream(stream) if queue.is_stale(stream)) {
                 return;
             }
             let weight = item.weight;
             queue.bytes += weight;
-            queue.missed += usize::from(weight == 0);
+            queue.missed += usize::from(item.is_missed());
             queue.items.push_back(item);
             // A single message over the limit is let through: the frame limit bounds it.
             if weight > 0 && queue.bytes > self.limit && queue.bytes > weight {
@@ -329,18 +372,15 @@ impl Queue {
         self.stale.iter().any(|stale| is_same(stale, stream))
     }
 
-    fn is_next(&self, stream: &Arc<dyn Conflate>) -> bool {
-        self.stale.first().is_some_and(|stale| is_same(stale, stream))
+    fn is_at(&self, at: usize, stream: &Arc<dyn Conflate>) -> bool {
+        self.stale.get(at).is_some_and(|stale| is_same(stale, stream))
     }
 
-    /// Queues the snapshot of the first stale stream.
-    fn show(&mut self, stream: &Arc<dyn Conflate>, messages: Messages<'_, '_>) {
-        self.stale.remove(0);
-        for message in messages {
-            let weight = message.len();
-            self.bytes += weight;
-            self.items.push_back(Item { weight, message: message.clone(), stream: Some(stream.clone()) });
-        }
+    /// Queues the snapshot of the stale stream at this place. Not counted: large ones come one at a time.
+    fn show(&mut self, at: usize, messages: Messages<'_, '_>) {
+        let stream = self.stale.remove(at);
+        let item = |message: &Bytes| Item { weight: 0, message: message.clone(), of: Of::Stream(stream.clone()) };
+        self.items.extend(messages.map(item));
     }
 
     fn take(&mut self, out: &mut Outgoing, room: usize, packs: bool) {
@@ -352,11 +392,11 @@ impl Queue {
                     push_varuint(batch, item.message.len() as u64);
                     batch.extend_from_slice(&item.message);
                     self.bytes -= item.weight;
-                    self.missed -= usize::from(item.weight == 0);
+                    self.missed -= usize::from(item.is_missed());
                 }
             } else if let Some(item) = self.items.pop_front() {
                 self.bytes -= item.weight;
-                self.missed -= usize::from(item.weight == 0);
+                self.missed -= usize::from(item.is_missed());
                 out.push(&item.message);
             }
         }
@@ -383,14 +423,15 @@ impl Queue {
     fn conflate(&mut self) {
         let mut kept = VecDeque::new();
         for item in std::mem::take(&mut self.items) {
-            match item.stream {
-                Some(stream) => {
+            match item.of {
+                Of::Left => self.bytes -= item.weight,
+                Of::Stream(stream) if item.weight > 0 => {
                     self.bytes -= item.weight;
                     if !self.is_stale(&stream) {
                         self.stale.push(stream);
                     }
                 }
-                None => kept.push_back(item),
+                _ => kept.push_back(item),
             }
         }
         self.items = kept;

@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use datasole_server::{
-    Limits, Server, StateError,
+    Draft, Limits, Server, StateError,
     patch::{Operation, Patch, PatchLimits, Pointer},
 };
-use serde_json::{Value, json, value::to_raw_value};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
 
 fn server(max_payload: usize) -> Server {
     Server::builder()
@@ -207,6 +210,27 @@ async fn an_update_of_what_is_not_there() {
         state.set("k", &false).await.unwrap();
         state.update("k", |draft| draft.set("/a", 1)).await.unwrap_err();
     }
+}
+
+/// As `State::set` does, by its text.
+#[tokio::test]
+async fn an_update_takes_values_as_they_are_written() {
+    let server = server(1_000);
+    let state = server.state();
+    let raw = RawValue::from_string("[1e2,-0,{\"b\":1,\"a\":0.1}]".into()).unwrap();
+    state.set("set", &(0.1_f32, &raw)).await.unwrap();
+    state.update("drawn", |draft| draft.set("", (0.1_f32, &raw))).await.unwrap();
+    let expected = r#"[0.1,[100.0,-0.0,{"a":0.1,"b":1}]]"#;
+    for key in ["set", "drawn"] {
+        assert_eq!(state.get(key).await.unwrap().unwrap().to_string(), expected, "{key}");
+    }
+    // What cannot be a tree is refused, and the value is as it was.
+    let raw = RawValue::from_string("1e400".into()).unwrap();
+    for insert in [false, true] {
+        let update = |draft: &mut Draft<'_>| if insert { draft.insert("/0", &raw) } else { draft.set("/0", &raw) };
+        assert!(matches!(state.update("drawn", update).await, Err(StateError::Json(_))));
+    }
+    assert_eq!(state.get("drawn").await.unwrap().unwrap().to_string(), expected);
 }
 
 #[tokio::test]

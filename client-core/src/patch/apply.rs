@@ -12,6 +12,8 @@ use crate::tree::{Node, Tree};
 
 /// What a value costs beside its text when it is copied; bytes.
 const NODE: usize = 32;
+/// Array elements that are shifted in the time that a look at a value takes.
+const LOOK: usize = 8;
 
 /// Applies `patch` to `document`.
 ///
@@ -159,7 +161,7 @@ impl Work<'_> {
         }
         if path.depth() > from.depth() {
             let source = target(document, from).map_err(|reason| (from, reason))?;
-            self.bound_depth(path, source).map_err(|reason| (path, reason))?;
+            self.bound_deepening(path, source).map_err(|reason| (path, reason))?;
         }
         let value = self.take(document, from).map_err(|reason| (from, reason))?;
         match slot(document, path).and_then(|slot| self.shift(&slot).map(|()| slot)) {
@@ -176,10 +178,27 @@ impl Work<'_> {
 
     /// Refuses what would nest more containers than allowed once `value` is at `path`.
     fn bound_depth(&self, path: &Pointer, value: &Tree) -> Result<(), Refusal> {
-        let limit = self.limits.max_depth;
-        match limit.checked_sub(path.depth()) {
-            Some(levels) if !deeper_than(value, levels) => Ok(()),
-            _ => Err(Refusal::TooDeep { limit }),
+        // A patch has brought it, or its copy was counted.
+        let mut looks = usize::MAX;
+        self.look(path, value, &mut looks)
+    }
+
+    /// The same for a value of the document, which is counted: it may be large, and go to and fro.
+    fn bound_deepening(&mut self, path: &Pointer, value: &Tree) -> Result<(), Refusal> {
+        let all = self.limits.max_shifted.saturating_sub(self.shifted) / LOOK;
+        let mut left = all;
+        self.look(path, value, &mut left)?;
+        self.shifted += (all - left) * LOOK;
+        Ok(())
+    }
+
+    fn look(&self, path: &Pointer, value: &Tree, left: &mut usize) -> Result<(), Refusal> {
+        let (limit, shifted) = (self.limits.max_depth, self.limits.max_shifted);
+        let levels = limit.checked_sub(path.depth()).ok_or(Refusal::TooDeep { limit })?;
+        match is_within(value, levels, left) {
+            Some(true) => Ok(()),
+            Some(false) => Err(Refusal::TooDeep { limit }),
+            None => Err(Refusal::TooMuchShifted { limit: shifted }),
         }
     }
 
@@ -200,12 +219,24 @@ fn own(value: &Tree, like: &Tree) -> Tree {
     own
 }
 
-fn deeper_than(tree: &Tree, levels: usize) -> bool {
+/// Whether a tree nests no more than so many containers; `None` where `left` looks do not tell.
+fn is_within(tree: &Tree, levels: usize, left: &mut usize) -> Option<bool> {
+    *left = left.checked_sub(1)?;
     match &tree.0 {
-        Node::Array(elements) => levels == 0 || elements.iter().any(|element| deeper_than(element, levels - 1)),
-        Node::Object(object) => levels == 0 || object.iter().any(|(_, member)| deeper_than(member, levels - 1)),
-        _ => false,
+        Node::Array(_) | Node::Object(_) if levels == 0 => Some(false),
+        Node::Array(elements) => are_within(elements.iter(), levels - 1, left),
+        Node::Object(object) => are_within(object.iter().map(|(_, member)| member), levels - 1, left),
+        _ => Some(true),
     }
+}
+
+fn are_within<'t>(trees: impl Iterator<Item = &'t Tree>, levels: usize, left: &mut usize) -> Option<bool> {
+    for tree in trees {
+        if !is_within(tree, levels, left)? {
+            return Some(false);
+        }
+    }
+    Some(true)
 }
 
 /// `counted` and the size of a tree, unless that exceeds `limit`: then it stops counting.
@@ -406,6 +437,43 @@ mod tests {
         for (limit, fits) in [(2, false), (3, true)] {
             let limits = PatchLimits { max_shifted: limit, ..PatchLimits::default() };
             assert_eq!(refusal(json!([1, 2, 3]), patch.clone(), &limits).is_none(), fits, "{limit}");
+        }
+    }
+
+    #[test]
+    fn an_array_gives_its_room_back() {
+        let mut document = Tree::from(json!({"a": vec![0; 10_000]}));
+        for left in (0..10_000).rev() {
+            let remove =
+                Patch::from_operations(vec![Operation::Remove { path: Pointer::parse(format!("/a/{left}")).unwrap() }]);
+            apply(&mut document, &remove, &PatchLimits::default()).unwrap();
+            let Some(Tree(Node::Array(elements))) = document.get("a") else { panic!("an array") };
+            assert!(elements.len() == left && elements.capacity() <= 4 * (left + 1), "{left}: {}", elements.capacity());
+        }
+    }
+
+    #[test]
+    fn what_moves_deeper_is_counted_below_at_and_above() {
+        // The array and its three elements are looked at; on the way back nothing is.
+        let patch = json!([
+            {"op": "move", "from": "/a", "path": "/b/c"},
+            {"op": "move", "from": "/b/c", "path": "/a"},
+            {"op": "move", "from": "/a", "path": "/b/c"},
+        ]);
+        let document = json!({"a": [1, "x", {}], "b": {}});
+        for (limit, fits) in [(8 * LOOK - 1, false), (8 * LOOK, true), (8 * LOOK + 1, true)] {
+            let limits = PatchLimits { max_shifted: limit, ..PatchLimits::default() };
+            let expected = (!fits).then_some(Refusal::TooMuchShifted { limit });
+            assert_eq!(refusal(document.clone(), patch.clone(), &limits), expected, "{limit}");
+        }
+        // A large value goes deeper a few times, not again and again.
+        let there = json!({"op": "move", "from": "/a", "path": "/b/c"});
+        let back = json!({"op": "move", "from": "/b/c", "path": "/a"});
+        let (document, limits) = (json!({"a": vec![0; 500_000], "b": {}}), PatchLimits::default());
+        for (times, fits) in [(20, true), (1_000, false)] {
+            let patch = Value::from(vec![[there.clone(), back.clone()]; times].concat());
+            let expected = (!fits).then_some(Refusal::TooMuchShifted { limit: limits.max_shifted });
+            assert_eq!(refusal(document.clone(), patch, &limits), expected, "{times}");
         }
     }
 

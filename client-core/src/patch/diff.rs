@@ -1,7 +1,8 @@
 //! Making a patch from two documents. Arrays are compared by content, so that an inserted row is one operation.
 //!
-//! Linear in the size of both documents but for sorting an array's elements by hash; nothing quadratic. The result is
-//! short rather than shortest, and never longer than replacing the document.
+//! Linear in the size of both documents, times the arrays that are in each other up to [`NESTED`], but for sorting an
+//! array's elements by hash; nothing quadratic. The result is short rather than shortest, and never longer than replacing
+//! the document.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -25,12 +26,17 @@ pub fn diff(old: &Tree, new: &Tree) -> Patch {
 /// Array elements that a receiver shifts in the time it takes to read one byte of a value.
 const SHIFTED_PER_BYTE: usize = 16;
 
+/// Arrays in each other whose elements are compared one by one; those further in are compared as wholes.
+pub(super) const NESTED: usize = 16;
+
 /// Every method returns what its operations cost: about how many bytes of text they have, and the work of shifting array
 /// elements measured in bytes, so that replacing an array wins over taking very many elements out of it.
 #[derive(Default)]
 pub(super) struct Writer {
     pub(super) path: Pointer,
     pub(super) operations: Vec<Operation>,
+    /// How many arrays are being compared that are in each other.
+    pub(super) arrays: usize,
 }
 
 impl Writer {
@@ -38,7 +44,17 @@ impl Writer {
         let before = self.operations.len();
         let cost = match (&old.0, &new.0) {
             (Node::Object(old), Node::Object(new)) => self.members(old, new),
-            (Node::Array(old), Node::Array(new)) => self.elements(old, new),
+            (Node::Array(old), Node::Array(elements)) if self.arrays < NESTED => {
+                // As many operations at least are not written where replacing is cheaper than they.
+                let least = old.len().abs_diff(elements.len()).saturating_mul(self.overhead());
+                if !longer_than(new, least.saturating_sub(self.overhead())) {
+                    return self.replace(new);
+                }
+                self.arrays += 1;
+                let cost = self.elements(old, elements);
+                self.arrays -= 1;
+                cost
+            }
             _ if old == new => 0,
             _ => return self.replace(new),
         };
@@ -118,12 +134,12 @@ impl Writer {
         cost
     }
 
-    pub(super) fn add(&mut self, new: &Tree) -> usize {
+    fn add(&mut self, new: &Tree) -> usize {
         self.operations.push(Operation::Add { path: self.path.clone(), value: new.clone() });
         self.overhead() + text_length(new)
     }
 
-    pub(super) fn replace(&mut self, new: &Tree) -> usize {
+    fn replace(&mut self, new: &Tree) -> usize {
         self.operations.push(Operation::Replace { path: self.path.clone(), value: new.clone() });
         self.overhead() + text_length(new)
     }

@@ -2,7 +2,10 @@
 
 use serde_json::Error;
 
-use super::{Patch, diff, diff::Writer};
+use super::{
+    Operation, Patch, diff,
+    diff::{NESTED, Writer},
+};
 use crate::{
     json::value::Unfit,
     tree::{Comparison, Node, Object, Tree, parse},
@@ -14,8 +17,9 @@ const FEW: usize = 16;
 const MANY: usize = 64;
 
 /// A patch that turns `old` into the value of a JSON text, as [`diff`](fn@diff) does, though not always by the same operations,
-/// nor in the same order. Takes little more memory than the differences do, and no longer than reading both, unless there
-/// are many. A text that names a member twice is parsed as a whole.
+/// nor in the same order. Takes little more memory than the differences do, and 8 to 16 bytes for every element of an
+/// array behind the first that has changed. Reads once where nothing has changed, and an array in which something has up to
+/// five times; of more than 16 arrays in each other, those further in are compared as wholes. A text that names a member twice is parsed as a whole.
 ///
 /// ```
 /// use datasole_core::patch::{diff, diff_text};
@@ -31,129 +35,200 @@ const MANY: usize = 64;
 ///
 /// Those of [`parse`].
 pub fn diff_text(old: &Tree, text: &str) -> Result<Patch, Error> {
-    let (mut comparison, mut writer) = (Comparison::new(text), Writer::default());
-    match value(&mut comparison, &mut writer, old, 0) {
-        Ok(_) if comparison.reader().is_at_end() => Ok(Patch::from_operations(writer.operations)),
+    let difference = Difference { text: Comparison::new(text), writer: Writer::default(), later: Vec::new() };
+    match difference.operations(old) {
+        Ok(operations) => Ok(Patch::from_operations(operations)),
         // No JSON, or a member is there twice.
-        _ => Ok(diff(old, &parse(text)?)),
+        Err(_) => Ok(diff(old, &parse(text)?)),
     }
 }
 
-/// Compares the next value, within so many arrays and objects, with `old`; what the operations cost, as in [`Writer`].
-fn value(text: &mut Comparison<'_>, writer: &mut Writer, old: &Tree, depth: usize) -> Result<usize, Unfit> {
-    let before = writer.operations.len();
-    let (next, start) = (text.reader().peek(), text.reader().at);
-    let cost = match (next, &old.0) {
-        (Some(b'{'), Node::Object(old)) => members(text, writer, old, depth)?,
-        (Some(b'['), Node::Array(old)) => elements(text, writer, old, depth)?,
-        _ => {
-            let new = text.tree(depth)?;
-            return Ok(if new == *old { 0 } else { writer.replace(&new) });
+/// A text that is read while operations are written that lead to it. Costs are those of [`Writer`].
+struct Difference<'a> {
+    text: Comparison<'a>,
+    writer: Writer,
+    /// Operations whose values are read at the end, once it is clear that they are needed.
+    later: Vec<Later>,
+}
+
+/// Where the value of an operation is, and in how many arrays and objects.
+struct Later {
+    operation: usize,
+    at: usize,
+    depth: usize,
+}
+
+impl Difference<'_> {
+    fn operations(mut self, old: &Tree) -> Result<Vec<Operation>, Unfit> {
+        self.value(old, 0)?;
+        if !self.text.reader().is_at_end() {
+            return Err(Unfit::Syntax);
         }
-    };
-    let length = text.reader().at - start;
-    if writer.operations.len() > before && length <= cost.saturating_sub(writer.overhead()) {
-        writer.operations.truncate(before);
-        text.reader().at = start;
-        return Ok(writer.replace(&text.tree(depth)?));
-    }
-    Ok(cost)
-}
-
-fn members(text: &mut Comparison<'_>, writer: &mut Writer, old: &Object, depth: usize) -> Result<usize, Unfit> {
-    let (before, mut cost) = (text.begin(), 0_usize);
-    let mut more = text.reader().open(b'}', depth)?;
-    while more {
-        let name = text.reader().name()?;
-        writer.path.push(&name);
-        let changed = match old.get(&name) {
-            Some(old) => {
-                text.see(old);
-                value(text, writer, old, depth + 1)?
+        let mut operations = self.writer.operations;
+        for Later { operation, at, depth } in self.later {
+            self.text.go(at);
+            let new = self.text.tree(depth)?;
+            if let Some(Operation::Add { value, .. } | Operation::Replace { value, .. }) = operations.get_mut(operation)
+            {
+                *value = new;
             }
-            None => writer.add(&text.tree(depth + 1)?),
-        };
-        cost = cost.saturating_add(changed);
-        writer.path.pop();
-        more = text.reader().next(b'}')?;
+        }
+        Ok(operations)
     }
-    for name in text.end(old, before)? {
-        writer.path.push(name);
-        cost = cost.saturating_add(writer.remove());
-        writer.path.pop();
-    }
-    Ok(cost)
-}
 
-fn elements(text: &mut Comparison<'_>, writer: &mut Writer, old: &[Tree], depth: usize) -> Result<usize, Unfit> {
-    // Where each element begins behind those that are the same at the front.
-    let (mut front, mut starts) = (0, Vec::new());
-    let mut more = text.reader().open(b']', depth)?;
-    while more {
-        text.reader().peek();
-        let start = text.reader().at;
-        let is_same = match old.get(front).filter(|_| starts.is_empty()) {
-            Some(old) => text.is(old, depth + 1)?,
-            None => false,
-        };
-        if is_same {
-            front += 1;
-        } else {
-            starts.push(start);
-            text.reader().at = start;
-            text.reader().skip()?;
-        }
-        more = text.reader().next(b']')?;
-    }
-    let (end, len, mut old) = (text.reader().at, old.len(), &old[front..]);
-    let mut new = starts.as_slice();
-    while let ([old_rest @ .., last], [new_rest @ .., start]) = (old, new) {
-        text.reader().at = *start;
-        if !text.is(last, depth + 1)? {
-            break;
-        }
-        (old, new) = (old_rest, new_rest);
-    }
-    let cost = match in_place(text, old, new, depth)? {
-        Some(changed) => {
-            let mut cost = 0_usize;
-            for at in changed {
-                writer.path.push(&(front + at).to_string());
-                text.reader().at = new[at];
-                cost = cost.saturating_add(value(text, writer, &old[at], depth + 1)?);
-                writer.path.pop();
+    /// Compares the next value, within so many arrays and objects, with `old`; what the operations cost.
+    fn value(&mut self, old: &Tree, depth: usize) -> Result<usize, Unfit> {
+        let before = self.writer.operations.len();
+        let (next, start) = (self.text.reader().peek(), self.text.reader().at);
+        let cost = match (next, &old.0) {
+            (Some(b'{'), Node::Object(old)) => self.members(old, depth)?,
+            (Some(b'['), Node::Array(old)) if self.writer.arrays < NESTED => {
+                self.writer.arrays += 1;
+                let cost = self.elements(old, depth);
+                self.writer.arrays -= 1;
+                cost?
             }
-            cost
+            _ if self.text.is(old, depth)? => 0,
+            _ => {
+                self.text.go(start);
+                return self.push(self.replace(), depth);
+            }
+        };
+        let length = self.text.reader().at - start;
+        if length <= cost.saturating_sub(self.writer.overhead()) {
+            self.writer.operations.truncate(before);
+            self.later.truncate(self.later.partition_point(|later| later.operation < before));
+            self.later.push(Later { operation: before, at: start, depth });
+            self.writer.operations.push(self.replace());
+            return Ok(self.writer.overhead() + length);
         }
-        None => {
-            let mut read = |start: &usize| {
-                text.reader().at = *start;
-                text.tree(depth + 1)
+        Ok(cost)
+    }
+
+    /// Writes an operation whose value is next, and passes over that; what it costs.
+    fn push(&mut self, operation: Operation, depth: usize) -> Result<usize, Unfit> {
+        let reader = self.text.reader();
+        reader.peek();
+        let at = reader.at;
+        reader.skip()?;
+        let length = reader.at - at;
+        self.later.push(Later { operation: self.writer.operations.len(), at, depth });
+        self.writer.operations.push(operation);
+        Ok(self.writer.overhead() + length)
+    }
+
+    fn replace(&self) -> Operation {
+        Operation::Replace { path: self.writer.path.clone(), value: Tree::default() }
+    }
+
+    fn members(&mut self, old: &Object, depth: usize) -> Result<usize, Unfit> {
+        let (before, mut cost) = (self.text.begin(), 0_usize);
+        let mut more = self.text.reader().open(b'}', depth)?;
+        while more {
+            let name = self.text.reader().name()?;
+            self.writer.path.push(&name);
+            let changed = match old.get(&name) {
+                Some(old) => {
+                    self.text.see(old);
+                    self.value(old, depth + 1)?
+                }
+                None => {
+                    let add = Operation::Add { path: self.writer.path.clone(), value: Tree::default() };
+                    self.push(add, depth + 1)?
+                }
             };
-            let new = new.iter().map(&mut read).collect::<Result<Vec<Tree>, Unfit>>()?;
-            writer.middle(old, &new, front, len)
+            cost = cost.saturating_add(changed);
+            self.writer.path.pop();
+            more = self.text.reader().next(b'}')?;
         }
-    };
-    text.reader().at = end;
-    Ok(cost)
-}
-
-/// The elements that have changed, if they are few, and all others are where they were.
-fn in_place(text: &mut Comparison<'_>, old: &[Tree], new: &[usize], depth: usize) -> Result<Option<Vec<usize>>, Unfit> {
-    if old.len() != new.len() || (2..MANY).contains(&old.len()) {
-        return Ok(None);
+        for name in self.text.end(old, before)? {
+            self.writer.path.push(name);
+            cost = cost.saturating_add(self.writer.remove());
+            self.writer.path.pop();
+        }
+        Ok(cost)
     }
-    let mut changed = Vec::new();
-    for (at, (old, start)) in old.iter().zip(new).enumerate() {
-        text.reader().at = *start;
-        if !text.is(old, depth + 1)? {
-            changed.push(at);
-            if changed.len() > FEW {
-                return Ok(None);
+
+    fn elements(&mut self, old: &[Tree], depth: usize) -> Result<usize, Unfit> {
+        let begin = self.text.reader().at;
+        // Where each element begins behind those that are the same at the front.
+        let (mut front, mut starts) = (0, Vec::new());
+        let mut more = self.text.reader().open(b']', depth)?;
+        while more {
+            self.text.reader().peek();
+            let start = self.text.reader().at;
+            let is_same = match old.get(front).filter(|_| starts.is_empty()) {
+                Some(old) => self.text.is(old, depth + 1)?,
+                None => false,
+            };
+            if is_same {
+                front += 1;
+            } else {
+                starts.push(start);
+                self.text.go(start);
+                self.text.reader().skip()?;
+            }
+            more = self.text.reader().next(b']')?;
+        }
+        let (end, len, mut old) = (self.text.reader().at, old.len(), &old[front..]);
+        // As many operations at least are not written where replacing is cheaper than they.
+        let least = len.abs_diff(front + starts.len()).saturating_mul(self.writer.overhead());
+        if end - begin <= least.saturating_sub(self.writer.overhead()) {
+            return Ok(least);
+        }
+        let mut new = starts.as_slice();
+        while let ([old_rest @ .., last], [new_rest @ .., start]) = (old, new) {
+            // The first ones differ: that much is known.
+            if old_rest.is_empty() && new_rest.is_empty() {
+                break;
+            }
+            self.text.go(*start);
+            if !self.text.is(last, depth + 1)? {
+                break;
+            }
+            (old, new) = (old_rest, new_rest);
+        }
+        let cost = match self.in_place(old, new, depth)? {
+            Some(changed) => {
+                let mut cost = 0_usize;
+                for at in changed {
+                    self.writer.path.push(&(front + at).to_string());
+                    self.text.go(new[at]);
+                    cost = cost.saturating_add(self.value(&old[at], depth + 1)?);
+                    self.writer.path.pop();
+                }
+                cost
+            }
+            None => {
+                let mut read = |start: &usize| {
+                    self.text.go(*start);
+                    self.text.tree(depth + 1)
+                };
+                let new = new.iter().map(&mut read).collect::<Result<Vec<Tree>, Unfit>>()?;
+                self.writer.middle(old, &new, front, len)
+            }
+        };
+        self.text.go(end);
+        Ok(cost)
+    }
+
+    /// The elements that have changed, if they are few, and all others are where they were. The first has changed.
+    fn in_place(&mut self, old: &[Tree], new: &[usize], depth: usize) -> Result<Option<Vec<usize>>, Unfit> {
+        if old.len() != new.len() || (2..MANY).contains(&old.len()) {
+            return Ok(None);
+        }
+        let mut changed = Vec::new();
+        for (at, (old, start)) in old.iter().zip(new).enumerate() {
+            self.text.go(*start);
+            if at == 0 || !self.text.is(old, depth + 1)? {
+                changed.push(at);
+                if changed.len() > FEW {
+                    return Ok(None);
+                }
             }
         }
+        Ok(Some(changed))
     }
-    Ok(Some(changed))
 }
 
 #[cfg(test)]
@@ -253,6 +328,55 @@ mod tests {
         {
             let ours = diff_text(&old, text).unwrap_err().to_string();
             assert_eq!(ours, parse(text).unwrap_err().to_string(), "{text}");
+        }
+    }
+
+    /// Bytes that are read again, for each of the text.
+    fn again(old: &Value, text: &str) -> usize {
+        let (old, writer) = (Tree::from(old), Writer::default());
+        let mut difference = Difference { text: Comparison::new(text), writer, later: Vec::new() };
+        difference.value(&old, 0).unwrap();
+        difference.text.again / text.len()
+    }
+
+    /// However deep: replaced once, at the outside, and read a few times.
+    #[test]
+    fn what_is_deep_is_not_read_at_every_level() {
+        let reads = 2 * NESTED + 1;
+        type Wrap = fn(Value) -> Value;
+        let (object, array, pair): (Wrap, Wrap, Wrap) =
+            (|value| json!({ "a": value }), |value| json!([value]), |value| json!([value, 0]));
+        let mixed: Wrap = |value| json!({"a": [value, {"b": 1}], "b": [[]]});
+        for (wrap, levels, most) in [(object, 110, 1), (array, 110, reads), (pair, 110, reads), (mixed, 50, reads)] {
+            let nest = |inner: Value| (0..levels).fold(inner, |value, _| wrap(value));
+            let (old, new) = (nest(json!("x".repeat(100_000))), nest(json!("y".repeat(100_000))));
+            let text = new.to_string();
+            let again = again(&old, &text);
+            assert!(again <= most, "{again} of {most}");
+            check(&old, &text);
+            // Many small ones, so that each level would rather be replaced.
+            let many = |n: usize| Value::Object((0..300).map(|at| (at.to_string(), json!(at + n))).collect());
+            let again = self::again(&nest(many(0)), &nest(many(7)).to_string());
+            assert!(again <= most, "{again} of {most}");
+            check(&nest(many(0)), &nest(many(7)).to_string());
+        }
+    }
+
+    #[test]
+    fn arrays_far_in_are_compared_as_wholes() {
+        let nest = |levels: usize, inner: &str| {
+            (0..levels).fold(json!([inner, 1]), |value, _| json!([value, "x".repeat(300)]))
+        };
+        for (levels, last) in [(NESTED - 1, "/0"), (NESTED, ""), (NESTED + 1, "")] {
+            let text = nest(levels, "new").to_string();
+            let operations = check(&nest(levels, "old, and longer than what comes"), &text);
+            let path = "/0".repeat(levels.min(NESTED)) + last;
+            assert_eq!(operations.iter().map(|operation| &operation["path"]).collect::<Vec<_>>(), [&json!(path)]);
+            let patch = diff(&nest(levels, "old, and longer than what comes").into(), &parse(&text).unwrap());
+            assert_eq!(
+                patch.operations().iter().map(|operation| operation.path().as_str()).collect::<Vec<_>>(),
+                [path]
+            );
         }
     }
 

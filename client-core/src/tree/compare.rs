@@ -8,11 +8,28 @@ pub(crate) struct Comparison<'a> {
     parser: Parser<'a>,
     /// Members of the objects that are being compared with the text, of each those that it has.
     seen: Vec<*const Tree>,
+    /// Bytes that the reader went back.
+    #[cfg(test)]
+    pub(crate) again: usize,
 }
 
 impl<'a> Comparison<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
-        Self { parser: Parser::new(text), seen: Vec::new() }
+        Self {
+            parser: Parser::new(text),
+            seen: Vec::new(),
+            #[cfg(test)]
+            again: 0,
+        }
+    }
+
+    /// Goes on reading elsewhere.
+    pub(crate) fn go(&mut self, at: usize) {
+        #[cfg(test)]
+        {
+            self.again += self.parser.reader.at.saturating_sub(at);
+        }
+        self.parser.reader.at = at;
     }
 
     /// Where the text is read.

@@ -9,12 +9,15 @@ use serde_json::{Number, Value};
 
 use super::{Node, Text, Tree, object::Forms};
 
+/// A number beyond a double's range, which `serde_json` has only with its feature `arbitrary_precision`, becomes null. Where
+/// that must not be, write the value and [`parse`](super::parse) it: that is an error.
 impl From<Value> for Tree {
     fn from(value: Value) -> Self {
         Self::from(&value)
     }
 }
 
+/// As from a value.
 impl From<&Value> for Tree {
     fn from(value: &Value) -> Self {
         copy(value, &mut Forms::default())
@@ -25,7 +28,7 @@ fn copy(value: &Value, forms: &mut Forms) -> Tree {
     Tree(match value {
         Value::Null => Node::Null,
         Value::Bool(bool) => Node::Bool(*bool),
-        Value::Number(number) => Node::from(number),
+        Value::Number(number) => Node::number(number).unwrap_or_default(),
         Value::String(text) => Node::Text(Text::from(&**text)),
         Value::Array(elements) => Node::Array(Box::new(elements.iter().map(|element| copy(element, forms)).collect())),
         Value::Object(members) => {
@@ -74,7 +77,7 @@ impl PartialEq<Value> for Tree {
                 let same = |(name, own): (&Text, &Self)| other.get(name.as_str()).is_some_and(|other| own == other);
                 own.len() == other.len() && own.iter().all(same)
             }
-            (own, Value::Number(number)) => *own == Node::from(number),
+            (own, Value::Number(number)) => Node::number(number).is_some_and(|number| *own == number),
             _ => false,
         }
     }
@@ -92,10 +95,13 @@ impl Hash for Tree {
             Node::Float(float) => (if *float == 0.0 { 0.0 } else { *float }).to_bits().hash(hasher),
             Node::Text(text) => text.as_bytes().hash(hasher),
             Node::Array(elements) => elements.hash(hasher),
-            Node::Object(object) => object.iter().for_each(|(name, member)| {
-                name.as_bytes().hash(hasher);
-                member.hash(hasher);
-            }),
+            Node::Object(object) => {
+                object.len().hash(hasher);
+                object.iter().for_each(|(name, member)| {
+                    name.as_bytes().hash(hasher);
+                    member.hash(hasher);
+                });
+            }
         }
     }
 }

@@ -1,4 +1,7 @@
 //! [`Object`]: members in the order of their names.
+//!
+//! Rows share their names while they have those they were made with: a row to which a member came, or from which one went,
+//! has a list of its own from then on, even when it has the names of its neighbours again, until it is replaced.
 
 use std::{
     borrow::Cow,
@@ -195,7 +198,8 @@ impl Forms {
             self.known.push(Form::new(names));
             self.known.len() - 1
         });
-        self.known.swap(0, at);
+        // What was used last stays longest.
+        self.known[..=at].rotate_right(1);
         let Form { names, order } = &self.known[0];
         let own = &mut values[start..];
         let ordered = order.iter().map(|&at| mem::take(&mut own[usize::from(at)])).collect();

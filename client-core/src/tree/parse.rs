@@ -41,7 +41,7 @@ impl<'a> Parser<'a> {
             Some(b't') => self.reader.word("true").map(|()| Node::Bool(true))?,
             Some(b'f') => self.reader.word("false").map(|()| Node::Bool(false))?,
             Some(b'n') => self.reader.word("null").map(|()| Node::Null)?,
-            Some(_) => Node::from(&self.reader.number()?),
+            Some(_) => Node::number(&self.reader.number()?).ok_or(Unfit::Number)?,
             None => return Err(Unfit::Syntax),
         }))
     }
@@ -73,13 +73,17 @@ impl<'a> Parser<'a> {
     }
 }
 
-impl From<&Number> for Node {
-    fn from(number: &Number) -> Self {
-        match (number.as_u64(), number.as_i64(), number.as_f64()) {
-            (Some(integer), ..) => Self::Unsigned(integer),
-            (_, Some(integer), _) => Self::Negative(integer),
-            (.., Some(float)) => Self::Float(float),
-            _ => Self::Null,
+impl Node {
+    /// A number by the rule of [`value::parse`](crate::value::parse), also where it is kept as its text; `None` beyond a
+    /// double's range.
+    pub(super) fn number(number: &Number) -> Option<Self> {
+        if let Some(integer) = number.as_u64() {
+            return Some(Self::Unsigned(integer));
+        }
+        // Negative zero is a double.
+        match number.as_i64().filter(|integer| *integer < 0) {
+            Some(integer) => Some(Self::Negative(integer)),
+            None => number.as_f64().filter(|float| float.is_finite()).map(Self::Float),
         }
     }
 }

@@ -192,6 +192,50 @@ fn rows_share_their_names() {
     assert_eq!(document[3].to_string(), r#"{"a":{"x":7},"n":5}"#);
 }
 
+/// However many lists of names come between: those of the rows stay known.
+#[test]
+fn rows_share_their_names_around_objects_with_names_of_their_own() {
+    for inner in [1, 5, 14] {
+        let row = |n: usize| {
+            let own: serde_json::Map<String, Value> =
+                (0..inner).map(|at| (at.to_string(), json!({ format!("own {n} {at}"): 1 }))).collect();
+            json!({"id": n, "own": own})
+        };
+        let value: Value = (0..1_000).map(row).collect();
+        for tree in [Tree::from(&value), parse(&value.to_string()).unwrap()] {
+            let Node::Object(first) = &tree[0].0 else { panic!("an object") };
+            for row in tree.as_array().unwrap() {
+                assert!(matches!(&row.0, Node::Object(row) if row.shares_names(first)), "{inner} {row}");
+            }
+        }
+    }
+}
+
+/// With `serde_json`'s feature `arbitrary_precision`, with which these texts are kept as they are, and without.
+#[test]
+fn numbers_of_values_are_what_they_are() {
+    for text in ["1e400", "-1e999", "-0", "-0.0", "-1", "1e2", "18446744073709551616", "9007199254740993"] {
+        let Ok(value) = serde_json::from_str::<Value>(text) else { continue };
+        let tree = Tree::from(&value);
+        match parse(text) {
+            Ok(parsed) => assert!(parsed == tree && tree == value && hash(&parsed) == hash(&tree), "{text}"),
+            Err(_) => assert!(tree.is_null() && tree != value, "{text}"),
+        }
+    }
+}
+
+#[test]
+fn what_differs_in_where_members_are_hashes_differently() {
+    for (one, other) in [
+        (r#"{"a":{"b":1}}"#, r#"{"a":{},"b":1}"#),
+        (r#"[{"a":{"b":[]}}]"#, r#"[{"a":{},"b":[]}]"#),
+        (r#"[{},{"a":1}]"#, r#"[{"a":1},{}]"#),
+        ("[[],1]", "[[1]]"),
+    ] {
+        assert_ne!(hash(&parse(one).unwrap()), hash(&parse(other).unwrap()), "{one} {other}");
+    }
+}
+
 #[derive(Debug, PartialEq, Deserialize)]
 enum Choice {
     Unit,

@@ -27,6 +27,8 @@ use crate::{
 pub(crate) struct Numbers {
     latest: u64,
     replay: Option<Replay>,
+    /// Whether it is large, and making the message that shows it panics.
+    broken: bool,
 }
 
 /// An entry.
@@ -37,7 +39,16 @@ pub(crate) fn number(number: u64) -> Entry {
 impl Numbers {
     /// A stream without a hub, its messages uncompressed.
     pub(crate) fn stream(key: &str, position: Position, replay: Replay) -> Arc<Stream> {
-        let content = Box::new(Self { latest: position.seq, replay: Some(replay) });
+        Self { latest: position.seq, replay: Some(replay), broken: false }.at(key, position)
+    }
+
+    /// A large one that cannot be shown.
+    pub(crate) fn broken(key: &str) -> Arc<Stream> {
+        Self { broken: true, ..Self::default() }.at(key, Position::default())
+    }
+
+    fn at(self, key: &str, position: Position) -> Arc<Stream> {
+        let content = Box::new(self);
         let limits = Limits::default().with(|limits| limits.compress_above = usize::MAX);
         let common = Common::new(content.rules(), &limits, Arc::default(), Desk::default());
         let mark = Mark { position, tag: Tag::default() };
@@ -100,7 +111,12 @@ impl Kind for Numbers {
         })
     }
 
+    fn weight(&self) -> usize {
+        if self.broken { 1 << 20 } else { 0 }
+    }
+
     fn show(&mut self, _: Protocol, at: &At<'_>) -> Option<Bytes> {
+        assert!(!self.broken, "for a test");
         let latest = self.latest;
         Some(framed(Opcode::StateSnapshot, 0, 0, at.compress_above, |out| {
             Object::new(out).text("key", at.key).number("data", latest).position(at.position).end();

@@ -1,12 +1,23 @@
 //! Large snapshots that are owed: made off the async workers, while the connection goes on with other messages.
 
-use std::thread;
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+    thread,
+};
 
-use datasole_core::frame::Opcode;
+use datasole_core::frame::{Opcode, decode};
 use serde_json::{Value, json};
 
-use super::{Peer, builder, plain};
-use crate::{Limits, Protocol, Server};
+use super::{Peer, builder, length, plain, split};
+use crate::{
+    Identity, Limits, Protocol, Server, connection::Connection, hub::testing::Numbers, mailbox::Close,
+    message::Outgoing,
+};
 
 /// A state of about so many bytes.
 fn value(bytes: usize) -> Value {
@@ -80,6 +91,17 @@ async fn behind(bytes: usize, keys: &[&str], followers: usize) -> (Server, Vec<P
     }
     overfill(&server, keys).await;
     (server, peers)
+}
+
+/// The keys of messages that are queued, whatever is owed.
+fn queued(peer: &Peer) -> Vec<String> {
+    let mut out = Outgoing::new(length);
+    peer.session.connection().mailbox().drain_queued(&mut out);
+    let key = |message: &Vec<u8>| {
+        let body: Value = serde_json::from_slice(decode(message, usize::MAX).unwrap().payload).unwrap();
+        body["key"].as_str().map(str::to_owned)
+    };
+    split(&out.bytes).iter().filter_map(key).collect()
 }
 
 async fn subscribe_other(peer: &mut Peer) {
@@ -207,4 +229,144 @@ fn a_large_snapshot_comes_where_the_runtime_ends_meanwhile() {
         assert_eq!(next(&mut peers[0]).await, [snapshot("large", 13)]);
     });
     drop(seats);
+}
+
+/// Entries of what was left neither make a snapshot owed, which nobody would deliver, nor are they sent.
+#[tokio::test]
+async fn nothing_is_owed_of_what_was_left() {
+    for (kind, bytes) in [("state", 1_000), ("state", LARGE), ("crdt", 1_000), ("crdt", LARGE)] {
+        let server = builder().limits(narrow()).build();
+        let map = server.crdt().map("left");
+        for n in 0..bytes / 1_000 {
+            map.set(&format!("{n}"), &"x".repeat(1_000)).await.unwrap();
+        }
+        server.state().set("left", &value(bytes)).await.unwrap();
+        server.state().set("other", &value(1)).await.unwrap();
+        let mut peer = Peer::new(&server);
+        if let Some(task) = peer.subscribe(1, kind, "left", None) {
+            task.await;
+        }
+        subscribe_other(&mut peer).await;
+        while !peer.messages().is_empty() {}
+        for n in 0..4 {
+            let text = format!("{n:02000}");
+            map.set("n", &text).await.unwrap();
+            server.state().update("left", |draft| draft.set("/n", text.as_str())).await.unwrap();
+        }
+        assert!(peer.session.connection().mailbox().is_filled());
+        peer.send(Opcode::Unsubscribe, 1, &Value::Null);
+        overfill(&server, &["other"]).await;
+        assert_eq!(seen(&mut peer), [snapshot("other", 13)], "{kind}, {bytes} bytes");
+        server.state().update("other", |draft| draft.set("/n", 1)).await.unwrap();
+        assert_eq!(seen(&mut peer), [patch("other", 14)]);
+    }
+}
+
+/// What was queued before is sent where there is room: SUBSCRIBED without its snapshot would be half an answer.
+#[tokio::test]
+async fn what_was_queued_before_leaving_is_sent() {
+    let server = builder().build();
+    server.state().set("left", &value(1)).await.unwrap();
+    let mut peer = Peer::new(&server);
+    subscribe(&mut peer, &["left"]).await;
+    peer.send(Opcode::Unsubscribe, 1, &Value::Null);
+    assert_eq!(peer.opcodes(), [(Opcode::Subscribed, 1), (Opcode::StateSnapshot, 0)]);
+}
+
+/// The same where the right to read is taken away.
+#[tokio::test]
+async fn nothing_is_owed_of_what_is_not_allowed_any_more() {
+    for bytes in [1_000, LARGE] {
+        let allowed = Arc::new(AtomicBool::new(true));
+        let policy = allowed.clone();
+        let server = builder()
+            .limits(narrow())
+            .auth(|_| async { Ok(Identity::user("ann")) })
+            .authorize_read(move |_, stream| stream.key == "other" || policy.load(Ordering::Relaxed))
+            .build();
+        server.state().set("left", &value(bytes)).await.unwrap();
+        server.state().set("other", &value(1)).await.unwrap();
+        let mut peer = Peer::new(&server);
+        subscribe(&mut peer, &["left"]).await;
+        subscribe_other(&mut peer).await;
+        while !peer.messages().is_empty() {}
+        server.state().update("left", |draft| draft.set("/n", 1)).await.unwrap();
+        allowed.store(false, Ordering::Relaxed);
+        if let Some(task) = peer.send(Opcode::Auth, 9, &json!({ "token": "x" })) {
+            task.await;
+        }
+        overfill(&server, &["left", "other"]).await;
+        let received = peer.received();
+        assert!(received.iter().any(|(opcode, id, _)| (*opcode, *id) == (Opcode::Error, 1)), "{received:?}");
+        assert_eq!(keyed(received), [snapshot("other", 13)], "{bytes} bytes");
+    }
+}
+
+/// What is queued waits for who reads slowly: no other message takes it away, nor is it counted.
+#[tokio::test]
+async fn a_large_snapshot_that_was_made_is_sent() {
+    let (server, mut peers) = behind(LARGE, &["large"], 1).await;
+    let peer = &mut peers[0];
+    assert_eq!(seen(peer), []);
+    peer.filled().await;
+    overfill(&server, &["other"]).await;
+    assert_eq!(seen(peer), [snapshot("large", 13), snapshot("other", 13)]);
+    // Its own entries do not take it away either.
+    overfill(&server, &["large"]).await;
+    assert_eq!(seen(peer), []);
+    peer.filled().await;
+    overfill(&server, &["large"]).await;
+    assert_eq!(seen(peer), [snapshot("large", 25)]);
+    assert_eq!(next(peer).await, [snapshot("large", 37)]);
+}
+
+#[tokio::test]
+async fn the_limit_does_not_count_a_snapshot_that_was_owed() {
+    let limit = narrow().max_queue;
+    for (waiting, closes) in [(limit - 1, false), (limit, false), (limit + 1, true)] {
+        let (_server, mut peers) = behind(LARGE, &["large"], 1).await;
+        let peer = &mut peers[0];
+        assert_eq!(seen(peer), []);
+        peer.filled().await;
+        let mailbox = peer.session.connection().mailbox();
+        for length in [1, waiting - 1] {
+            mailbox.push(vec![0; length].into());
+        }
+        assert_eq!(mailbox.closing().is_some(), closes, "{waiting} bytes");
+    }
+}
+
+/// A large one holds up no small one, neither when it is first owed nor when the client has read.
+#[tokio::test]
+async fn small_snapshots_pass_large_ones() {
+    let (server, mut peers) = behind(LARGE, &["a", "b"], 1).await;
+    let peer = &mut peers[0];
+    overfill(&server, &["other"]).await;
+    let seats = server.node().hub.desk().occupy().await;
+    assert_eq!(seen(peer), [snapshot("other", 13)]);
+    drop(seats);
+    assert_eq!(next(peer).await, [snapshot("a", 13)]);
+    assert_eq!(next(peer).await, [snapshot("b", 13)]);
+    let server = builder().build();
+    for key in ["a", "b", "c", "small"] {
+        server.state().set(key, &value(if key == "small" { 1 } else { LARGE })).await.unwrap();
+    }
+    let peer = Peer::of(&server, Protocol::V1);
+    assert_eq!(queued(&peer), ["small"], "three large ones take no room from it");
+}
+
+/// Who waits for what fails is told, and may wait again.
+#[tokio::test]
+async fn a_large_snapshot_that_cannot_be_made_closes() {
+    let stream = Numbers::broken("k");
+    for serial in 1..=2 {
+        let connection = Arc::new(Connection::new(serial, 1, Protocol::V2, usize::MAX, usize::MAX));
+        stream.subscribe(&connection, 1, None, 0, &mut 0);
+        connection.mailbox().drain(&mut Outgoing::new(length), usize::MAX);
+        let close = poll_fn(|cx| {
+            connection.mailbox().register(cx.waker());
+            connection.mailbox().closing().map_or(Poll::Pending, Poll::Ready)
+        });
+        assert_eq!(close.await, Close { code: 1011, reason: "a snapshot could not be made".into() });
+    }
 }

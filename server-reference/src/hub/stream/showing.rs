@@ -1,6 +1,10 @@
 //! The message that shows a stream's content: made at once where that is quick, else elsewhere.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use datasole_core::Position;
@@ -24,7 +28,7 @@ use crate::{
 /// Contents of so many bytes are written out off the async workers.
 const DEAR: usize = 64 * 1024;
 
-/// How often such a content is written out for those who wait before its stream is held meanwhile.
+/// How often such a content is written out without its stream's lock before it is written out under it.
 const TRIES: usize = 3;
 
 impl Stream {
@@ -63,7 +67,9 @@ impl Stream {
     pub(super) fn fits(&self, inner: &Inner, protocol: Protocol, room: &mut usize) -> bool {
         let cost = self.cost(inner, protocol);
         let fits = cost == 0 || *room > 0 && !self.is_dear(inner, protocol);
-        *room = room.saturating_sub(cost);
+        if fits {
+            *room = room.saturating_sub(cost);
+        }
         fits
     }
 
@@ -128,19 +134,29 @@ impl Stream {
             shown.shorten(&plain, short);
         }
     }
-    /// Hands the content to the followers that await it.
+
+    /// Hands the content to the followers that await it; where it cannot be written out, they are closed.
     fn deliver(self: &Arc<Self>, protocol: Protocol) {
         let (mut inner, slot) = (lock(&self.inner), self.slot(protocol));
-        self.shown(&mut inner, protocol);
         inner.awaited[slot] = false;
+        // On the way out of a panic another one would end the process.
+        let made = catch_unwind(AssertUnwindSafe(|| self.shown(&mut inner, protocol).is_some())).is_ok();
+        if !made {
+            tracing::error!(
+                key = self.id.key,
+                "the content could not be written out: those who wait for it are closed"
+            );
+        }
         let shown = inner.shown[slot].as_deref();
         for follower in inner.followers.iter().filter(|follower| self.slot(follower.protocol()) == slot) {
-            follower.mailbox().deliver(self, &mut shown.into_iter().flat_map(Shown::messages));
+            let messages: Messages<'_, '_> = &mut shown.into_iter().flat_map(Shown::messages);
+            follower.mailbox().deliver(self, made.then_some(messages));
         }
     }
 }
 
-/// The order to make the message that shows a large content. When it ends, however it does, those who wait get it.
+/// The order to make the message that shows a large content. When it ends, however it does, those who wait get it,
+/// or are closed.
 struct Order {
     stream: Arc<Stream>,
     protocol: Protocol,
@@ -165,7 +181,11 @@ impl Drop for Order {
 }
 
 impl Conflate for Stream {
-    fn with_snapshot(self: Arc<Self>, protocol: Protocol, f: &mut dyn FnMut(Option<Messages<'_, '_>>)) -> usize {
+    fn with_snapshot(
+        self: Arc<Self>,
+        protocol: Protocol,
+        f: &mut dyn FnMut(Option<Messages<'_, '_>>) -> bool,
+    ) -> usize {
         let mut inner = lock(&self.inner);
         if protocol == Protocol::V1 {
             self.tell_too_long(&mut inner);
@@ -177,10 +197,9 @@ impl Conflate for Stream {
             f(Some(&mut shown.into_iter().flat_map(Shown::messages)));
             return cost;
         };
-        let is_ordered = std::mem::replace(&mut inner.awaited[self.slot(protocol)], true);
-        f(None);
+        let orders = f(None) && !std::mem::replace(&mut inner.awaited[self.slot(protocol)], true);
         drop(inner);
-        if !is_ordered {
+        if orders {
             let (desk, order) = (self.common.desk.clone(), Order { stream: self, protocol });
             runtime.spawn(async move { desk.run(OWED, move || order.make()).await });
         }

@@ -2,7 +2,7 @@
 
 use datasole_core::{
     patch::{Operation, PatchError, PatchLimits, Pointer, PointerError, Transaction, Undo},
-    tree::Tree,
+    tree::{self, Tree},
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -45,7 +45,7 @@ impl<'a> Draft<'a> {
     ///
     /// Fails if there is no such place, or the value cannot be written as JSON.
     pub fn set(&mut self, pointer: &str, value: impl Serialize) -> Result<(), StateError> {
-        let value = Tree::from(serde_json::to_value(value)?);
+        let value = tree(&value)?;
         let path = parse(pointer)?;
         self.begin(pointer)?;
         self.apply(if self.value.pointer(pointer).is_some() {
@@ -62,7 +62,7 @@ impl<'a> Draft<'a> {
     ///
     /// Fails if there is no such place, or the value cannot be written as JSON.
     pub fn insert(&mut self, pointer: &str, value: impl Serialize) -> Result<(), StateError> {
-        let value = Tree::from(serde_json::to_value(value)?);
+        let value = tree(&value)?;
         let path = parse(pointer)?;
         self.begin(pointer)?;
         self.apply(Operation::Add { path, value })
@@ -109,6 +109,11 @@ impl<'a> Draft<'a> {
         self.operations.push(operation);
         Ok(())
     }
+}
+
+/// By its text, which takes less than a `Value` of it would.
+fn tree(value: &impl Serialize) -> Result<Tree, StateError> {
+    Ok(tree::parse(&serde_json::to_string(value)?)?)
 }
 
 fn parse(pointer: &str) -> Result<Pointer, StateError> {
