@@ -26,7 +26,7 @@ const LONGEST: Duration = Duration::from_secs(3);
 /// Below this nobody notices anything.
 const UNNOTICED: Duration = Duration::from_millis(60);
 /// How many times as long as on a machine that is as busy, without the attack, a call may take.
-const TIMES: u32 = 4;
+const TIMES: u32 = 2;
 const TRIES: usize = 3;
 
 /// The 99th percentile of paced calls.
