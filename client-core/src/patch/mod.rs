@@ -95,8 +95,8 @@ pub struct PatchLimits {
     pub max_depth: usize,
     /// What the `copy` operations of one patch may copy together: bytes of text, and 32 for every value.
     pub max_copied_bytes: usize,
-    /// What the operations of one patch may shift together: elements behind those that come and go in arrays, and 8 for
-    /// every value in one that moves to a longer path, which is looked through for its depth. A few thousand operations at
+    /// The most elements that the operations of one patch may shift together: those behind elements that come and go in
+    /// arrays, and 8 for every value in one that moves to a longer path, which is searched for its depth. A few thousand operations at
     /// the front of a huge array, or moves of it, would otherwise keep a processor busy for minutes.
     pub max_shifted: usize,
 }

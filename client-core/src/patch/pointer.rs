@@ -4,6 +4,8 @@ use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
+use crate::tree::unescape;
+
 /// A place in a document, checked to be well formed.
 ///
 /// ```
@@ -92,10 +94,6 @@ impl Pointer {
     pub(super) fn is_ancestor_of(&self, other: &Self) -> bool {
         other.text.strip_prefix(self.text.as_str()).is_some_and(|rest| rest.starts_with('/'))
     }
-}
-
-fn unescape(token: &str) -> Cow<'_, str> {
-    if token.contains('~') { Cow::Owned(token.replace("~1", "/").replace("~0", "~")) } else { Cow::Borrowed(token) }
 }
 
 impl fmt::Display for Pointer {

@@ -42,7 +42,7 @@ impl Slot<'_, '_> {
         }
     }
 
-    /// What is there, or the element before: what comes here often has the same members.
+    /// The value there, or the element before: a new value often has the same members.
     pub(super) fn like(&self) -> Option<&Tree> {
         match self {
             Self::Root(root) => Some(root),

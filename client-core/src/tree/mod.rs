@@ -23,7 +23,7 @@ mod read;
 mod text;
 mod write;
 
-use std::ops::Index;
+use std::{borrow::Cow, ops::Index};
 
 pub use self::parse::parse;
 pub(crate) use self::{compare::Comparison, object::Object, text::Text};
@@ -32,7 +32,7 @@ pub(crate) use self::{compare::Comparison, object::Object, text::Text};
 #[derive(Clone, Default)]
 pub struct Tree(pub(crate) Node);
 
-/// What a tree is. 16 bytes: the tag of a text has room for all others.
+/// The kinds of values. 16 bytes: the tag of a text has room for all others.
 #[derive(Clone, Default, PartialEq)]
 pub(crate) enum Node {
     #[default]
@@ -56,9 +56,11 @@ static NULL: Tree = Tree(Node::Null);
 impl Tree {
     /// The value at a JSON Pointer (RFC 6901); the empty one is the whole.
     pub fn pointer(&self, pointer: &str) -> Option<&Self> {
-        let tokens = if pointer.is_empty() { "" } else { pointer.strip_prefix('/')? };
-        let tokens = tokens.split('/').skip(usize::from(pointer.is_empty()));
-        tokens.map(|token| token.replace("~1", "/").replace("~0", "~")).try_fold(self, |tree, token| match &tree.0 {
+        if pointer.is_empty() {
+            return Some(self);
+        }
+        let tokens = pointer.strip_prefix('/')?.split('/');
+        tokens.map(unescape).try_fold(self, |tree, token| match &tree.0 {
             Node::Array(elements) => elements.get(index(&token)?),
             _ => tree.get(&token),
         })
@@ -160,6 +162,11 @@ impl Index<usize> for Tree {
 pub(crate) fn index(token: &str) -> Option<usize> {
     let digits = token.bytes().all(|byte| byte.is_ascii_digit());
     (digits && (token == "0" || !token.starts_with('0'))).then(|| token.parse().ok()).flatten()
+}
+
+/// A token of a JSON Pointer without its escapes.
+pub(crate) fn unescape(token: &str) -> Cow<'_, str> {
+    if token.contains('~') { Cow::Owned(token.replace("~1", "/").replace("~0", "~")) } else { Cow::Borrowed(token) }
 }
 
 #[cfg(test)]

@@ -198,7 +198,7 @@ impl Forms {
             self.known.push(Form::new(names));
             self.known.len() - 1
         });
-        // What was used last stays longest.
+        // The least recently used is the first to go.
         self.known[..=at].rotate_right(1);
         let Form { names, order } = &self.known[0];
         let own = &mut values[start..];

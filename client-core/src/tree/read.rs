@@ -117,7 +117,7 @@ impl<'de> Deserializer<'de> for &'de Tree {
     }
 }
 
-/// What `serde_json` calls a `RawValue`.
+/// The name by which `serde_json` asks for a `RawValue`.
 const RAW: &str = "$serde_json::private::RawValue";
 
 struct Elements<'de> {

@@ -9,7 +9,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json, value::RawValue};
 
 use super::*;
-use crate::value;
+use crate::{json::value::tests::TEXTS, value};
 
 fn hash(tree: &Tree) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -37,51 +37,14 @@ fn check(text: &str) {
 
 #[test]
 fn texts_are_read_as_values_are() {
+    TEXTS.iter().for_each(|text| check(text));
     for text in [
-        "",
-        " ",
-        " null ",
-        "nul",
-        "nulll",
-        "true",
-        "false",
-        "truefalse",
-        "1 2",
-        "[",
-        "[ ]",
-        "[,]",
-        "[1,]",
-        "[1 2]",
-        "{}",
-        "{ }",
-        "{,}",
-        r#"{"a":1,}"#,
-        r#"{"a" 1}"#,
-        r#"{a:1}"#,
-        r#"{"a":1}}"#,
-        "-",
-        "01",
-        "-0",
-        "-0.0",
         "0.0",
-        "1.0",
-        "1e2",
-        "9007199254740993",
-        "18446744073709551615",
-        "18446744073709551616",
-        "-9223372036854775808",
-        "-9223372036854775809",
-        "1e309",
-        "0.1",
-        r#""\u00e9\ud83d\ude00""#,
-        r#""\ud83d""#,
         r#""12345678901234""#,
         r#""123456789012345""#,
         r#""1234567890123é""#,
-        r#"{"\ud800":1}"#,
         r#"{"b":1,"a":2,"":3,"a/b":4}"#,
         r#"{"b":1,"a":2,"b":3}"#,
-        r#"{"a":1,"a":2}"#,
         r#"[{"a":1,"b":2},{"b":1,"a":2},{"a":1,"a":2},{"a":1},{"b":1,"a":2}]"#,
         r#"{"$serde_json::private::RawValue":"[1,2]"}"#,
         r#"{"$serde_json::private::Number":"1"}"#,
@@ -172,7 +135,7 @@ fn rows_share_their_names() {
     };
     let tree = parse(r#"[{"n":1,"a":{"x":1}},{"a":{"x":2},"n":1},{"n":2,"a":{"x":3}},{"n":2,"b":1}]"#).unwrap();
     assert!(shared(&tree[0], &tree[2]) && shared(&tree[0]["a"], &tree[1]["a"]) && !shared(&tree[0], &tree[3]));
-    // What a patch brings has the names of what is there, or of its neighbour.
+    // A value of a patch shares the names of the value it replaces, or of its neighbour.
     let mut document = tree.clone();
     for operation in [
         r#"{"op":"replace","path":"/0","value":{"n":5,"a":{"x":7}}}"#,

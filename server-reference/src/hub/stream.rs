@@ -268,7 +268,7 @@ impl Stream {
                 shown.take_if(|shown| !shown.follow(message));
             }
         }
-        // What nobody reads yet is not made to be shared.
+        // A message without readers is not made to be shared.
         let is_read = !inner.followers.is_empty() || !v1.is_empty();
         let kept = if is_read { long.clone() } else { long.take() };
         if let Some(message) = kept {

@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::AtomicUsize};
 use super::super::kind::Rules;
 use crate::{desk::Desk, limits::Limits};
 
-/// What the streams of a kind that go by the same rules have in common.
+/// Rules, limits and counters that streams of a kind share.
 #[derive(Debug)]
 pub(crate) struct Common {
     pub(crate) rules: Rules,
