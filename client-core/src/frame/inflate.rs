@@ -7,8 +7,8 @@ use super::{
     zlib::{Inflate, MAX_MATCH},
 };
 
-/// Codes up to this length are found by one look-up; bits.
-const FAST: u32 = 10;
+/// Codes up to this length are found by one look-up; bits. Short messages have shorter codes, of which a table costs less.
+const FAST: usize = 10;
 
 /// The longest code of a symbol; bits.
 const MAX_LENGTH: usize = 15;
@@ -202,8 +202,16 @@ impl Inflater {
                 _ => return None,
             };
             let both = out.get_mut(end.checked_sub(distance)?..end + length)?;
-            for at in 0..length {
+            let mut at = 0;
+            // Eight that do not overlap at a time.
+            while distance >= 8 && at + 8 <= length {
+                let eight: [u8; 8] = *both.get(at..)?.first_chunk()?;
+                *both.get_mut(at + distance..)?.first_chunk_mut()? = eight;
+                at += 8;
+            }
+            while at < length {
                 *both.get_mut(at + distance)? = *both.get(at)?;
+                at += 1;
             }
             end += length;
         }
@@ -238,6 +246,7 @@ struct Bits {
 
 impl Bits {
     /// Reads until there are 56 bits, or all.
+    #[inline(always)]
     fn refill(&mut self, stream: &[u8]) {
         let rest = stream.get(self.at..).unwrap_or_default();
         if let Some(bytes) = rest.first_chunk() {
@@ -247,14 +256,19 @@ impl Bits {
             self.at += read as usize;
             self.count += 8 * read;
         } else {
-            for &byte in rest {
-                if self.count > 56 {
-                    break;
-                }
-                self.waiting |= u64::from(byte) << self.count;
-                self.at += 1;
-                self.count += 8;
+            self.refill_last(rest);
+        }
+    }
+
+    #[cold]
+    fn refill_last(&mut self, rest: &[u8]) {
+        for &byte in rest {
+            if self.count > 56 {
+                break;
             }
+            self.waiting |= u64::from(byte) << self.count;
+            self.at += 1;
+            self.count += 8;
         }
     }
 
@@ -301,8 +315,10 @@ impl Bits {
 
 /// A Huffman code, as RFC 1951 has them: given by the lengths of its symbols' codes.
 struct Code {
-    /// By the next bits: the symbol and, in the lowest four bits, the length of its code; 0 where that is longer.
+    /// By the next bits, as many as `mask` has: the symbol and, in the lowest four bits, the length of its code; 0 where that
+    /// is longer.
     fast: [u16; 1 << FAST],
+    mask: usize,
     /// By length: how many codes have it.
     counts: [u16; MAX_LENGTH + 1],
     /// In the order of their codes.
@@ -311,13 +327,12 @@ struct Code {
 
 impl Code {
     fn new() -> Self {
-        Self { fast: [0; 1 << FAST], counts: [0; MAX_LENGTH + 1], symbols: [0; SYMBOLS] }
+        Self { fast: [0; 1 << FAST], mask: 0, counts: [0; MAX_LENGTH + 1], symbols: [0; SYMBOLS] }
     }
 
     /// The code with these lengths; whether it is complete. Like zlib, takes an incomplete one only when it has one symbol, or
     /// none.
     fn build(&mut self, lengths: &[u8]) -> Option<bool> {
-        self.fast.fill(0);
         self.counts.fill(0);
         for &length in lengths {
             *self.counts.get_mut(usize::from(length))? += 1;
@@ -342,14 +357,16 @@ impl Code {
         if !complete && longest > 1 {
             return None;
         }
+        self.mask = (1 << longest.min(FAST)) - 1;
+        let fast = self.fast.get_mut(..=self.mask)?;
+        fast.fill(0);
         for (symbol, &length) in lengths.iter().enumerate().filter(|(_, length)| **length > 0) {
             let (code, place) = next.get_mut(usize::from(length))?;
             *self.symbols.get_mut(*place)? = symbol as u16;
-            let length = u32::from(length);
-            if length <= FAST {
-                let mut reversed = (code.reverse_bits() >> (32 - length)) as usize;
-                while let Some(entry) = self.fast.get_mut(reversed) {
-                    *entry = (symbol as u16) << 4 | length as u16;
+            if usize::from(length) <= FAST {
+                let mut reversed = (code.reverse_bits() >> (32 - u32::from(length))) as usize;
+                while let Some(entry) = fast.get_mut(reversed) {
+                    *entry = (symbol as u16) << 4 | u16::from(length);
                     reversed += 1 << length;
                 }
             }
@@ -360,12 +377,18 @@ impl Code {
     }
 
     /// The next symbol.
+    #[inline(always)]
     fn next(&self, bits: &mut Bits) -> Option<usize> {
-        let entry = self.fast[bits.waiting as usize % (1 << FAST)];
+        let entry = *self.fast.get(bits.waiting as usize & self.mask)?;
         if entry > 0 {
             bits.skip((entry % 16).into())?;
             return Some(usize::from(entry / 16));
         }
+        self.next_long(bits)
+    }
+
+    #[cold]
+    fn next_long(&self, bits: &mut Bits) -> Option<usize> {
         // Bit by bit: `code` counts from the first code of its length on.
         let (mut code, mut place) = (0, 0);
         for &count in self.counts.get(1..)? {
