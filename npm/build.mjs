@@ -73,10 +73,19 @@ await declarations();
 /**
  * wasm-bindgen's glue keeps its instance in module variables. As a function's, every engine gets an instance of its own:
  * two clients share nothing, and one that has panicked is replaced. Its clock and its entropy are given, so that a session can be
- * done again. Of the ways in which the glue loads a wasm only the one from a compiled module is kept.
+ * done again. Of the ways in which the glue loads a wasm only the one from a compiled module is kept. Nothing is freed: a core ends with
+ * its instance. Nor is there a way around an `encodeInto` that is missing.
  */
 async function makeGlue() {
-  const source = await readFile('generated/datasole_wasm.js', 'utf8');
+  const unused = [
+    / {4}__destroy_into_raw\(\) \{[^]+? {4}free\(\) \{[^]+?\n {4}\}\n/,
+    / +CoreFinalization\.register\(.+\n/,
+    /^if \(Symbol\.dispose\) .+\n/m,
+    /^const CoreFinalization = [^]+?;\n/m,
+    /^if \(!\('encodeInto' in [^]+?\n\}\n/m,
+    / +if \(realloc === undefined\) \{[^]+?\n {4}\}\n/,
+  ];
+  const source = unused.reduce((source, part) => replaceOnce(source, part, ''), await readFile('generated/datasole_wasm.js', 'utf8'));
   const { outputFiles } = await build({
     stdin: {
       contents: replaceOnce(

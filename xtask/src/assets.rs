@@ -89,6 +89,8 @@ fn bind(raw: &Path) -> Result<()> {
         if let Some(import) = bound.wasm().imports.iter().find(|import| import.module == "env") {
             bail!("the wasm imports `{}` from `env`: something in it expects an operating system", import.name);
         }
+        // A core ends with its instance: what would free it is not kept.
+        bound.wasm_mut().exports.remove("__wbg_core_free")?;
         let renamed = rename_imports(&mut bound)?;
         fs::create_dir_all(&generated)?;
         bound.emit(&generated)?;
