@@ -96,5 +96,5 @@ export type SyncGranularity = 'immediate' | 'batched' | 'debounced' | 'manual';
  * @throws Error when a patch does not fit.
  */
 export function applyPatch<T = unknown>(document: T, patches: readonly StatePatch[]): T {
-  return apply(document, patches) as T;
+  return apply(document, patches, { owned: new Set(), text: 0 }) as T;
 }

@@ -8,7 +8,7 @@
  */
 import type { CreateEngine, Engine } from './engine.js';
 import { Documents, Page, read, type Followed, type From, type PagePort, type To } from './page.js';
-import { applyPatch, LIMITS, refuse } from './patch.js';
+import { applyPatch, refuse } from './patch.js';
 import { PROTOCOL_VERSION, type Batch, type FromWorker, type StreamMessage, type StreamName, type ToWorker } from './protocol.js';
 
 type Command = Extract<ToWorker, { kind: 'crdt' | 'presence' | 'doc' | 'host' }>;
@@ -332,7 +332,7 @@ export class Hub {
     if (!mirror) return;
     try {
       if (rev !== mirror.rev + 1 && this.#status?.protocol !== 1) refuse();
-      mirror.value = applyPatch(mirror.value, message.ops, mirror.owned, LIMITS, mirror);
+      mirror.value = applyPatch(mirror.value, message.ops, mirror);
       mirror.rev = rev;
     } catch {
       // Nor does the patch fit the pages, which ask for the whole value.

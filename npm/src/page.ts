@@ -1,6 +1,6 @@
 /** A page that shares a worker, as its hub sees it, and the streams that pages follow. */
 import type { CreateEngine, Engine } from './engine.js';
-import type { Growth, Owned } from './patch.js';
+import type { Patched } from './patch.js';
 import type { Batch, FromWorker, Since, ToWorker } from './protocol.js';
 
 export type From<T extends FromWorker['t']> = FromWorker & { t: T };
@@ -13,10 +13,9 @@ export interface PagePort {
 }
 
 /** The value of a state, as all pages have it. */
-interface Mirror extends Growth {
+interface Mirror extends Patched {
   rev: number;
   value: unknown;
-  owned: Owned;
 }
 
 /** A follower of a stream: its subscriptions, and when it is gone after the last of them. */

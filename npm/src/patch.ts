@@ -10,22 +10,21 @@ import { canonical } from './canonical.js';
 
 type Container = Record<string, unknown> | unknown[];
 
-/** Containers not seen outside, which may be written to. */
-export type Owned = Set<object>;
-
 /** Bounds on what a patch may do: those of the Rust core, which says what each counts. No products, which bundlers keep unused. */
 export const LIMITS = { operations: 100_000, depth: 120, copiedBytes: 67_108_864, shifted: 100_000_000 };
 
-/** The sizes of what was added, as text: never less. */
-export interface Growth {
+/** A document that is patched. */
+export interface Patched {
+  /** Containers not seen outside, which may be written to. */
+  owned: Set<object>;
+  /** The sizes of what was added, as text: never less. */
   text: number;
 }
 
 /** A patch being applied, and what its operations have cost together. */
 interface Work {
-  owned: Owned;
+  of: Patched;
   limits: typeof LIMITS;
-  growth: Growth;
   copied: number;
   shifted: number;
 }
@@ -34,23 +33,15 @@ interface Work {
 const NODE = 32;
 
 /**
- * The document after `operations`. Only containers in `owned` are written to; copies are added to it, and sizes to `growth`.
+ * The document after `operations`. Only containers that `of` owns are written to; copies are added to them, and sizes to its text.
  *
  * @throws Error when an operation cannot be applied. Owned containers may then have been written to.
  */
-export function applyPatch(
-  document: unknown,
-  operations: readonly unknown[],
-  owned: Owned = new Set(),
-  limits = LIMITS,
-  growth: Growth = { text: 0 },
-): unknown {
+export function applyPatch(document: unknown, operations: readonly unknown[], of: Patched, limits = LIMITS): unknown {
   if (operations.length > limits.operations) refuse('operations');
   const holder = [document];
-  owned.add(holder);
-  const work = { owned, limits, growth, copied: 0, shifted: 0 };
+  const work = { of, limits, copied: 0, shifted: 0 };
   for (const operation of operations) perform(holder, operation as Record<string, unknown>, work);
-  owned.delete(holder);
   return holder[0];
 }
 
@@ -112,9 +103,9 @@ function shift(elements: unknown[], at: number, work: Work): number {
 }
 
 /** `added`, unless the document would be nested too deeply with it at `path`. */
-function fitting(path: string[], added: unknown, { limits, growth }: Work): unknown {
+function fitting(path: string[], added: unknown, { limits, of }: Work): unknown {
   walk(added, limits.depth - path.length + 1, (value, key) => {
-    growth.text += NODE + key.length + (typeof value === 'string' ? value.length : 0);
+    of.text += NODE + key.length + (typeof value === 'string' ? value.length : 0);
   });
   return added;
 }
@@ -125,7 +116,7 @@ function fitting(path: string[], added: unknown, { limits, growth }: Work): unkn
  */
 function share(copied: unknown, work: Work): void {
   walk(copied, Infinity, (value, key) => {
-    work.owned.delete(value as object);
+    work.of.owned.delete(value as object);
     work.copied += NODE + (key ? utf8Length(key) : 0) + (typeof value === 'string' ? utf8Length(value) : 0);
     if (work.copied > work.limits.copiedBytes) refuse('copiedBytes');
   });
@@ -141,10 +132,10 @@ function walk(value: unknown, levels: number, visit: (value: unknown, key: strin
 }
 
 /** The container that holds what `path` names, with every container down to it copied unless owned. */
-function writable(holder: unknown[], path: string[], { owned }: Work): Container {
+function writable(holder: unknown[], path: string[], { of: { owned } }: Work): Container {
   let parent: Container = holder;
-  for (let at = 0; at < path.length - 1; at++) {
-    const key = existing(parent, path[at]!);
+  for (const token of path.slice(0, -1)) {
+    const key = existing(parent, token);
     let child = (parent as Record<string, unknown>)[key] as Container;
     if (typeof child !== 'object' || !child) refuse();
     if (!owned.has(child)) {
@@ -182,16 +173,19 @@ function existing(container: Container, token: string): any {
 }
 
 function index(token: string, max: number): number {
-  if (!/^(0|[1-9]\d*)$/.test(token) || +token > max) refuse();
-  return +token;
+  const at = +token >>> 0;
+  if (`${at}` !== token || at > max) refuse();
+  return at;
 }
 
-/** The tokens of a JSON pointer, after the one that names the document in its holder. */
+/** The tokens of a JSON pointer, after the one that names the document in its holder. Of what is no text there are none. */
 function tokens(pointer: unknown): string[] {
-  if (typeof pointer !== 'string' || (pointer && pointer[0] !== '/') || /~(?![01])/.test(pointer)) refuse();
   const path = (pointer as string).split('/');
+  if (path[0]) refuse();
   path[0] = '0';
-  return (pointer as string).includes('~') ? path.map((token) => token.replaceAll('~1', '/').replaceAll('~0', '~')) : path;
+  if (!(pointer as string).includes('~')) return path;
+  if (/~(?![01])/.test(pointer as string)) refuse();
+  return path.map((token) => token.replaceAll('~1', '/').replaceAll('~0', '~'));
 }
 
 function value(operation: Record<string, unknown>): unknown {

@@ -9,16 +9,17 @@ import { call, guarded, listen } from './handlers.js';
 import { type DatasoleError, report } from './errors.js';
 import type { Subscription } from './options.js';
 import type { FollowedKind, Since, ToWorker } from './protocol.js';
-import { applyPatch, LIMITS, refuse, type Growth, type Owned } from './patch.js';
+import { applyPatch, refuse, type Patched } from './patch.js';
 
-/** A followed key. `text`: the growth of the value since it came as a whole or, if that was measured since, its length. */
-interface Entry extends Growth {
+/**
+ * A followed key. Patches may write to copies made since the value was last shown. `text`: its growth since it came as a whole or, if
+ * that was measured since, its length.
+ */
+interface Entry extends Patched {
   /** The value after the last patch. */
   value?: unknown;
   /** The value that was last shown. */
   shown?: unknown;
-  /** The containers that patches may write to: copies made since then. */
-  owned: Owned;
   /** The position of the stream; undefined before its first snapshot. */
   rev?: number;
   /** A snapshot has been asked for; until then patches lead nowhere. */
@@ -185,7 +186,7 @@ export class Store {
       if (entry.rev === undefined || (rev !== entry.rev + 1 && repairable)) refuse();
       // A value that cannot be repaired must not be half changed.
       if (!repairable) entry.owned.clear();
-      const value = applyPatch(entry.value, ops, entry.owned, LIMITS, entry);
+      const value = applyPatch(entry.value, ops, entry);
       if (entry.text > MAX_TEXT && (entry.text = JSON.stringify(value).length) > MAX_TEXT) refuse();
       entry.value = value;
       entry.applied = true;

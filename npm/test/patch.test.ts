@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
-import { applyPatch, LIMITS } from '../src/patch.js';
+import { applyPatch as apply, LIMITS } from '../src/patch.js';
 
 interface Case {
   comment?: string;
@@ -11,6 +11,10 @@ interface Case {
   expected?: unknown;
   error?: unknown;
   disabled?: boolean;
+}
+
+function applyPatch(doc: unknown, ops: readonly unknown[], owned = new Set<object>(), limits = LIMITS): unknown {
+  return apply(doc, ops, { owned, text: 0 }, limits);
 }
 
 /** Applies to a frozen document: what is not owned must not be written to. */
