@@ -18,6 +18,8 @@ pub(crate) struct Batch {
     urgent: bool,
     /// Where the last `progress` begins and ends.
     progress: (usize, usize),
+    /// The stream whose list the text ends with.
+    list: Option<StreamId>,
 }
 
 impl Batch {
@@ -37,6 +39,7 @@ impl Batch {
 
     /// The JSON array of all messages, and the bytes they refer to; nothing stays behind.
     pub(crate) fn take(&mut self) -> (String, Vec<Vec<u8>>) {
+        self.end_list();
         let Self { mut text, binaries, .. } = std::mem::take(self);
         text.push(']');
         (text, binaries)
@@ -123,6 +126,9 @@ impl Batch {
     pub(crate) fn event(&mut self, event: Event) {
         match event {
             Event::Status(_) | Event::CallDone { .. } => {}
+            Event::Message { event, payload: Payload::Json(data), timestamp } => {
+                self.item("event", "event", StreamId::event(event), data.get(), timestamp);
+            }
             Event::Message { event, payload, timestamp } => {
                 self.begin("event");
                 self.string("event", &event);
@@ -152,11 +158,7 @@ impl Batch {
                 self.end();
             }
             Event::Patch { key, ops, position } => {
-                self.begin("patch");
-                self.string("key", &key);
-                self.number("rev", position.seq);
-                self.raw("ops", ops.get());
-                self.end();
+                self.item("patch", "key", StreamId::state(key), ops.get(), position.seq);
             }
             Event::Entry { stream, payload, position, whole } => {
                 self.of("entry", &stream);
@@ -332,7 +334,29 @@ impl Batch {
         self.binaries.push(bytes);
     }
 
+    /// Adds to the list of a stream: to a new one, unless the text ends with it. Main reads each name once.
+    fn item(&mut self, tag: &str, name: &str, stream: StreamId, json: &str, number: u64) {
+        if self.list.as_ref() == Some(&stream) {
+            self.text.push(',');
+        } else {
+            self.begin(tag);
+            self.string(name, &stream.key);
+            self.raw("list", "[");
+            self.list = Some(stream);
+        }
+        self.text.push_str(json);
+        self.text.push(',');
+        self.text.push_str(&number.to_string());
+    }
+
+    fn end_list(&mut self) {
+        if self.list.take().is_some() {
+            self.text.push_str("]}");
+        }
+    }
+
     fn begin(&mut self, tag: &str) {
+        self.end_list();
         let patient = ["event", "patch", "snapshot", "entry", "settled", "progress", "awareness"];
         self.urgent |= !patient.contains(&tag);
         self.text.push(if self.text.is_empty() { '[' } else { ',' });

@@ -14,7 +14,7 @@ export interface CallHost {
   /** A new id. Throws where nothing can be sent. */
   admit(queue: boolean): number;
   /** True once there is a core, which keeps the time of calls. */
-  timed(): boolean;
+  timed(): boolean | undefined;
   send(message: ToWorker): void;
 }
 

@@ -7,7 +7,7 @@ import { localError, type DatasoleError } from './errors.js';
 import { delay } from './lifecycle.js';
 import { resolve, type DatasoleClientOptions } from './options.js';
 import { loadEngine, openWorker, type Port, type PortEvents } from './port.js';
-import { PROTOCOL_VERSION, type Batch, type Encoded, type FromWorker, type HostOptions, type ToWorker } from './protocol.js';
+import { PROTOCOL_VERSION, unpack, type Batch, type Encoded, type FromWorker, type HostOptions, type ToWorker } from './protocol.js';
 import type { Status } from './status.js';
 
 declare const IIFE: boolean;
@@ -127,7 +127,7 @@ export class Link {
 
   #receive(batch: Batch, opening: Promise<Port>): void {
     const [text, ...binaries] = [batch].flat() as [string, ...Uint8Array[]];
-    const messages = JSON.parse(text) as FromWorker[];
+    const messages = unpack(text);
     // The handshake's messages, and only they, come alone.
     const first = messages[0];
     switch (first?.t) {

@@ -1,7 +1,7 @@
 /** A page that shares a worker, as its hub sees it, and the streams that pages follow. */
 import type { CreateEngine, Engine } from './engine.js';
 import type { Patched } from './patch.js';
-import type { Batch, FromWorker, Since, ToWorker } from './protocol.js';
+import { unpack, type Batch, type FromWorker, type Since, type ToWorker } from './protocol.js';
 
 export type From<T extends FromWorker['t']> = FromWorker & { t: T };
 export type To<T extends ToWorker['t']> = ToWorker & { t: T };
@@ -49,7 +49,7 @@ export interface Followed {
 /** The messages of an engine's batch. */
 export function read(batch: Batch): [FromWorker[], Uint8Array[]] {
   const [text, ...binaries] = Array.isArray(batch) ? batch : [batch];
-  return [JSON.parse(text), binaries];
+  return [unpack(text), binaries];
 }
 
 /** A page that shares the engine. */

@@ -183,5 +183,23 @@ export type SyncPhase = 'loading' | 'synced' | 'unreadable' | 'refused';
  */
 export type Question = 'stateVector' | 'difference' | 'smallest' | 'merge' | 'awareness';
 
-/** Messages to main in one piece: their JSON array as text, and after it the bytes they refer to. */
+/** Messages to main in one piece: their JSON array as text, which {@link unpack} reads, and after it the bytes they refer to. */
 export type Batch = string | [string, ...Uint8Array[]];
+
+/**
+ * Events of a topic, or patches of a state, that come one after the other in a batch: main reads their names once. `list` has the data and
+ * the timestamp of each event, or the operations and the `rev` of each patch.
+ */
+type Listed = { list?: any[] } & ({ t: 'event'; event: string; key?: undefined } | { t: 'patch'; event?: undefined; key: string });
+
+/** The messages of a batch's text. */
+export function unpack(text: string): FromWorker[] {
+  const messages: FromWorker[] = [];
+  for (const message of JSON.parse(text)) {
+    const { t, event, key, list }: Listed = message;
+    if (!list) messages.push(message);
+    else for (let at = 0; at < list.length; )
+      messages.push(t === 'event' ? { t, event, data: list[at++], timestamp: list[at++] } : { t, key, ops: list[at++], rev: list[at++] });
+  }
+  return messages;
+}

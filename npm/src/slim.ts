@@ -144,7 +144,7 @@ export class DatasoleClient<C extends ContractShape = Registered> {
         this.#need(queue);
         return ++this.#lastId;
       },
-      timed: () => !!this.#link?.ready,
+      timed: () => this.#link?.ready,
       follow: (kind, key, since) => {
         const id = ++this.#lastId;
         send({ t: 'subscribe', id, kind, key, since });

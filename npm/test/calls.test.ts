@@ -30,6 +30,27 @@ describe('messages', () => {
     assert.deepEqual(seen, ['ä', new Uint8Array([2])]);
   });
 
+  it('of a stream that come one after the other share its name', async () => {
+    const { client, worker } = await connected();
+    const seen: unknown[] = [];
+    client.on('e', ({ event, data, timestamp }) => seen.push([event, data, timestamp]));
+    client.subscribeState('k', (value) => seen.push(value));
+    const add = (value: number) => [{ op: 'add', path: '/-', value }];
+    worker.batch(
+      JSON.stringify([
+        { t: 'snapshot', key: 'k', rev: 1, value: [0] },
+        { t: 'event', event: 'e', list: [null, 1, [2], 3] },
+        { t: 'patch', key: 'k', list: [add(1), 2, add(2), 3] },
+        { t: 'event', event: 'e', list: [4, 5] },
+        { t: 'patch', key: 'k', list: [add(3), 4] },
+      ]),
+    );
+    assert.deepEqual(seen, [undefined, [0], ['e', null, 1], ['e', [2], 3], [0, 1, 2], ['e', 4, 5], [0, 1, 2, 3]]);
+    client.on('e', () => void client.disconnect());
+    worker.batch(JSON.stringify([{ t: 'event', event: 'e', list: [6, 7, 8, 9] }]));
+    assert.deepEqual(seen.slice(7), [['e', 6, 7]]);
+  });
+
   it('settle every call once, in any order', async () => {
     const { client, worker } = await connected();
     const calls = [client.rpc('a'), client.rpc('b'), client.rpc('c')];

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { describe, it, type TestContext } from 'node:test';
 import { createEngine } from '../src/engine.js';
-import { PROTOCOL_VERSION, type FromWorker, type ToWorker } from '../src/protocol.js';
+import { PROTOCOL_VERSION, unpack, type FromWorker, type ToWorker } from '../src/protocol.js';
 import { FakeSocket, HELLO, OP } from './fake-socket.js';
 
 const bytes = readFileSync(new URL('../datasole_wasm_bg.wasm', import.meta.url));
@@ -14,7 +14,7 @@ function makeEngine(module?: WebAssembly.Module, heard?: (messages: FromWorker[]
   let told = () => {};
   const engine = createEngine(
     (batch) => {
-      const messages: FromWorker[] = JSON.parse(String(batch));
+      const messages = unpack(String(batch));
       said.push(...messages);
       heard?.(messages);
       told();

@@ -4,6 +4,7 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { saveSession, simulate } from '../src/devtools.js';
 import { mask, redact } from '../src/devtools/redact.js';
+import { unpack } from '../src/protocol.js';
 import { MAX_BYTES, Recording, replay } from '../src/session.js';
 import { encode, FakeSocket, HELLO, OP, sent, settled } from './fake-socket.js';
 import { connected, makeClient } from './real-core.js';
@@ -57,7 +58,7 @@ describe('a recorded client', () => {
       [...socket.sent, ...second.sent].map((message) => [...message]),
     );
     assert.equal(await replay(module, text), text);
-    const told = outputs(text, 'text').flatMap(({ text }) => JSON.parse(text));
+    const told = outputs(text, 'text').flatMap(({ text }): any[] => unpack(text));
     const reason = told.find(({ t, state }) => t === 'status' && state === 'reconnecting').reason;
     assert.deepEqual(reason, { kind: 'closed', message: 'simulated by datasole/devtools', code: 1006 });
   });
@@ -89,7 +90,7 @@ describe('a recorded client', () => {
     assert.match(await saveSession(client), /Ann/);
     const text = await saveSession(client, { payloads: true });
     assert.doesNotMatch(text, /Ann|555/);
-    const told = outputs(text, 'text').flatMap(({ text }) => JSON.parse(text));
+    const told = outputs(text, 'text').flatMap(({ text }): any[] => unpack(text));
     assert.deepEqual(told.find(({ t }) => t === 'done').value, { who: 'xxx', phones: ['xxxxx'] });
     assert.deepEqual(told.find(({ t }) => t === 'patch').ops, [{ op: 'add', path: '/who', value: 'xxx'.repeat(200) }]);
     assert.deepEqual(told.find(({ t }) => t === 'event').data, { who: 'xxx' });
@@ -119,7 +120,7 @@ describe('a recorded client', () => {
     socket!.frame(OP.entry, entry([4, 1], { who: 'Ann' }), 2);
     await settled();
     const shown = (text: string) => {
-      const told = outputs(text, 'text').flatMap(({ text }) => JSON.parse(text));
+      const told = outputs(text, 'text').flatMap(({ text }): any[] => unpack(text));
       return ['done', 'patch', 'event'].map((kind) => told.find(({ t }) => t === kind)).map(({ value, ops, data }) => value ?? ops ?? data);
     };
     const patched = (value: string) => [{ op: 'add', path: '/who', value }];
@@ -153,7 +154,7 @@ describe('a recorded client', () => {
       return [{ ...hello, at, in: { ...hello.in, bytes: base64(encode({ opcode: 0x08, correlation: 0, payload: null })) } }, { at, in: { t: 'timeout' } }];
     });
     const text = [head, ...later.slice(0, call + 1), ...between, ...later.slice(call + 1)].map((line) => `${JSON.stringify(line)}\n`).join('');
-    const told = outputs(await replay(module, text), 'text').flatMap(({ text }) => JSON.parse(text));
+    const told = outputs(await replay(module, text), 'text').flatMap(({ text }): any[] => unpack(text));
     assert.deepEqual(told.filter(({ t }) => t === 'done').map(({ value }) => value), ['late']);
   });
 

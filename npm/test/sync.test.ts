@@ -6,7 +6,7 @@ import { after, before, describe, it } from 'node:test';
 import type { CoreOptions } from '../generated/datasole_wasm.js';
 import { createGlue } from '../generated/glue.js';
 import { perform } from '../src/session.js';
-import type { CoreInput, FromWorker, StreamMessage } from '../src/protocol.js';
+import { unpack, type CoreInput, type FromWorker, type StreamMessage } from '../src/protocol.js';
 import { binary, decode, encode, HELLO, hex, OP } from './fake-socket.js';
 
 const root = new URL('../../../', import.meta.url);
@@ -89,7 +89,7 @@ class Player {
   take(): { messages: FromWorker[]; bytes: Uint8Array[] } {
     this.core.take();
     const [batch = '[]', ...bytes] = this.parts.splice(0);
-    const messages = JSON.parse(Buffer.from(batch as string).toString()) as FromWorker[];
+    const messages = unpack(Buffer.from(batch as string).toString());
     for (const { t, ...members } of messages) {
       const names = seen.get(t) ?? new Set();
       seen.set(t, names);

@@ -218,7 +218,7 @@ fn streams_keep_their_order() {
         concat!(
             r#"[{"t":"subscribed","kind":"state","key":"k","recovered":false},"#,
             r#"{"t":"snapshot","key":"k","rev":3,"value":[]},"#,
-            r#"{"t":"patch","key":"k","rev":4,"ops":[ ]},"#,
+            r#"{"t":"patch","key":"k","list":[[ ],4]},"#,
             r#"{"t":"snapshot","key":"k","rev":3},"#,
             r#"{"t":"refused","what":"event","name":"e","error":{"code":-32002,"message":"no","retryable":false}},"#,
             r#"{"t":"refused","what":"emit","name":"e","error":{"code":-32103,"message":"not connected","retryable":true}},"#,
@@ -229,6 +229,44 @@ fn streams_keep_their_order() {
     let mut batch = Batch::default();
     batch.event(Event::CallDone { call: CallId(1), outcome: Ok(Payload::Empty) });
     assert!(batch.is_empty());
+}
+
+#[test]
+fn what_goes_on_with_a_stream_shares_its_name() {
+    let event = |event: &str, payload| Event::Message { event: event.into(), payload, timestamp: 9 };
+    let json = |json| Payload::Json(raw(json));
+    let patch = |key: &str, seq| Event::Patch { key: key.into(), ops: raw("[]"), position: Position { epoch: 7, seq } };
+    check(
+        |batch| {
+            for data in ["1", "[2]"] {
+                batch.event(event("e", json(data)));
+            }
+            batch.event(event("f", json("3")));
+            // Without data, or with bytes: a message of its own.
+            batch.event(event("f", Payload::Empty));
+            batch.event(event("f", json("4")));
+            batch.event(event("f", Payload::Binary(vec![1])));
+            for seq in [4, 5] {
+                batch.event(patch("f", seq));
+            }
+            batch.event(patch("g", 6));
+            batch.event(event("g", json("5")));
+            batch.done(1, Ok(Payload::Empty));
+            batch.event(event("g", json("6")));
+        },
+        concat!(
+            r#"[{"t":"event","event":"e","list":[1,9,[2],9]},"#,
+            r#"{"t":"event","event":"f","list":[3,9]},"#,
+            r#"{"t":"event","event":"f","timestamp":9},"#,
+            r#"{"t":"event","event":"f","list":[4,9]},"#,
+            r#"{"t":"event","event":"f","bin":0,"timestamp":9},"#,
+            r#"{"t":"patch","key":"f","list":[[],4,[],5]},"#,
+            r#"{"t":"patch","key":"g","list":[[],6]},"#,
+            r#"{"t":"event","event":"g","list":[5,9]},"#,
+            r#"{"t":"done","id":1},"#,
+            r#"{"t":"event","event":"g","list":[6,9]}]"#,
+        ),
+    );
 }
 
 #[test]
