@@ -6,7 +6,8 @@
 //
 // Standard output has one JSON line per scenario; the exit status is 1 when a bar is missed. Figures are the medians of the
 // rounds, after one to warm up, and ratios the medians of the rounds' ratios. `goal` is what the row is to reach, `floor`
-// what is known to be possible.
+// what is known to be possible: of ratios to `JSON.parse` what the bare worker reached in the same run, since data of a thread that
+// has slept, in memory that is new, is never read as fast as in a warm loop.
 
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
@@ -35,7 +36,7 @@ const EVENTS = [
     count: 500,
     bars: { bare: 1.35, parse: 3.5 },
     goal: { bare: 1.25, parse: 2 },
-    floor: { bare: 1, parse: 1.5 },
+    floor: { bare: 1 },
   },
   {
     name: 'browser-event-2kb-cyrillic-burst',
@@ -46,7 +47,7 @@ const EVENTS = [
     floor: { bare: 1 },
   },
   { name: 'browser-event-20kb-burst', data: () => message(200), count: 100, bars: { bare: 1.25 }, goal: { bare: 1.25 }, floor: { bare: 1 } },
-  { name: 'browser-event-1mb', data: () => message(8_800), count: 1, times: 5, bars: { bare: 1.25 }, goal: { parse: 1.45 }, floor: { parse: 1.39 } },
+  { name: 'browser-event-1mb', data: () => message(8_800), count: 1, times: 5, bars: { bare: 1.25 }, goal: { parse: 1.45 }, floor: { bare: 1 } },
   {
     name: 'browser-event-2kb-stream-1000s',
     data: () => message(20),
@@ -115,11 +116,12 @@ async function measureEvents({ name, data, count, times = 1, pause, bars, goal, 
     parse_us: median(rounds, ({ parse, nothing }) => (parse.main - nothing.main) / per),
     ratio_bare: median(rounds, ({ ours, bare, nothing }) => (ours.main - nothing.main) / (bare.main - nothing.main)),
     ratio_parse: median(rounds, ({ ours, parse, nothing }) => (ours.main - nothing.main) / (parse.main - nothing.main)),
+    bare_ratio_parse: median(rounds, ({ bare, parse, nothing }) => (bare.main - nothing.main) / (parse.main - nothing.main)),
     worker_us: median(rounds, ({ ours }) => ours.worker / per),
     bare_worker_us: median(rounds, ({ bare }) => bare.bareWorker / per),
     batches: median(rounds, ({ ours }) => ours.batches.length),
   };
-  report(name, text.length, figures, bars, goal, floor);
+  report(name, text.length, figures, bars, goal, { ...floor, parse: Number(figures.bare_ratio_parse.toFixed(2)) });
 }
 
 async function measurePatches({ name, count, bars, goal, floor }, threads) {
