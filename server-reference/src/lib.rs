@@ -43,6 +43,7 @@ mod contract;
 mod desk;
 mod entry;
 mod error;
+mod few;
 mod gate;
 mod hub;
 mod limits;

@@ -126,6 +126,12 @@ pub(crate) struct Object<'a> {
 /// Bytes that an object needs beside its key, its content and the names of its members.
 pub(crate) const OBJECT: usize = 128;
 
+/// The most bytes of a message whose payload is such an object, before compression.
+pub(crate) fn most(key: &str, content: &[u8]) -> usize {
+    // A character takes at most six bytes for each of its own, as \u00xx.
+    HEADER_LEN + OBJECT + 6 * key.len() + content.len()
+}
+
 /// Bytes that the numbers before the content of a short entry need.
 pub(crate) const NUMBERS: usize = 20;
 

@@ -184,8 +184,9 @@ impl Crdt {
 
     /// Checks that the content can take the operation. Returns by how much its size grows.
     fn content_growth(&self, op: &Op, limits: &CrdtLimits) -> Result<isize, CrdtError> {
-        let full = |len: usize, new: bool| {
-            if new && len >= limits.max_entries {
+        // Looking for it costs more than all else where there are many.
+        let full = |len: usize, is_new: &dyn Fn() -> bool| {
+            if len >= limits.max_entries && is_new() {
                 return Err(CrdtError::Limit { what: "entries", limit: limits.max_entries });
             }
             Ok(())
@@ -205,15 +206,15 @@ impl Crdt {
                 if new > *register { new.size().cast_signed() - register.size().cast_signed() } else { 0 }
             }
             (Content::Map(map), Change::Put(key, value)) => {
-                full(map.len(), !map.contains(key))?;
+                full(map.len(), &|| !map.contains(key))?;
                 map.growth(key, &LwwRegister { stamp: op.stamp(), value: value.clone() })
             }
             (Content::GSet(set), Change::Add(value, _)) => {
-                full(set.len(), !set.contains(value))?;
+                full(set.len(), &|| !set.contains(value))?;
                 if set.contains(value) { 0 } else { value.get().len().cast_signed() + 1 }
             }
             (Content::OrSet(set), Change::Add(value, dots)) => {
-                full(set.len(), !set.contains(value))?;
+                full(set.len(), &|| !set.contains(value))?;
                 if set.dots(value).filter(|dot| !dots.contains(dot)).count() >= limits.max_dots {
                     return Err(CrdtError::Limit { what: "dots", limit: limits.max_dots });
                 }

@@ -1,10 +1,7 @@
 //! The map of registers: each entry has its own stamp, and a removal leaves its own, the tombstone, so that it holds
 //! against older sets (RFC 677; Shapiro et al. 2011, section 3.3.3). [`LwwMap::collect`] forgets tombstones.
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Json, lww_register::LwwRegister, value::quoted_len};
 
@@ -48,16 +45,13 @@ impl LwwMap {
     }
 
     pub(super) fn put(&mut self, key: &Arc<str>, entry: LwwRegister) {
-        match self.entries.entry(key.clone()) {
-            Entry::Vacant(vacant) => {
-                self.size += size(key, &entry);
-                vacant.insert(entry);
-            }
-            Entry::Occupied(mut occupied) => {
-                self.size -= size(key, occupied.get());
-                occupied.get_mut().merge(&entry);
-                self.size += size(key, occupied.get());
-            }
+        if let Some(known) = self.entries.get_mut(key) {
+            self.size -= size(key, known);
+            known.merge(&entry);
+            self.size += size(key, known);
+        } else {
+            self.size += size(key, &entry);
+            self.entries.insert(key.clone(), entry);
         }
     }
 

@@ -1,7 +1,7 @@
 //! News for the nodes of this process: who follows which stream, and whose turn it is to append.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -34,13 +34,19 @@ pub(super) struct Feeds {
 
 #[derive(Default)]
 struct Inner {
-    /// By the number of the node.
-    outlets: BTreeMap<u64, Outlet<News>>,
-    followers: HashMap<StreamId, Vec<u64>>,
+    /// By number.
+    nodes: BTreeMap<u64, Node>,
     turns: HashMap<StreamId, Held>,
     next: u64,
     /// Turns are swept when there are more.
     sweep_at: usize,
+}
+
+/// A node that news are for.
+struct Node {
+    outlet: Outlet<News>,
+    /// The streams that it follows.
+    followed: HashSet<StreamId>,
 }
 
 /// A turn that a node has.
@@ -68,8 +74,8 @@ impl Feeds {
         let mut inner = lock(&self.inner);
         let node = inner.next;
         inner.next += 1;
-        inner.outlets.insert(node, outlet);
-        self.nodes.store(inner.outlets.len(), Ordering::SeqCst);
+        inner.nodes.insert(node, Node { outlet, followed: HashSet::new() });
+        self.nodes.store(inner.nodes.len(), Ordering::SeqCst);
         Feed { feeds: Arc::clone(self), node, receiver: Mutex::new(Some(receiver)) }
     }
 
@@ -79,11 +85,12 @@ impl Feeds {
             return;
         }
         let mut inner = lock(&self.inner);
-        let Inner { outlets, followers, .. } = &mut *inner;
-        for node in followers.get(stream).into_iter().flatten().filter(|node| **node != author) {
-            let Some(outlet) = outlets.get_mut(node) else { continue };
-            let size: usize = entries.iter().map(Bytes::len).sum();
-            outlet.send(if size > MAX_PUSH {
+        let size: usize = entries.iter().map(Bytes::len).sum();
+        for (_, node) in inner.nodes.iter_mut().filter(|(node, _)| **node != author) {
+            if !node.followed.contains(stream) {
+                continue;
+            }
+            node.outlet.send(if size > MAX_PUSH {
                 News::Advanced { stream: stream.clone(), position: mark.position }
             } else {
                 let seq = mark.position.seq + 1 - entries.len() as u64;
@@ -98,7 +105,7 @@ impl Feeds {
 
     /// Tells every node that all streams have begun new lives.
     pub(super) fn begin(&self, generation: u64) {
-        lock(&self.inner).outlets.values_mut().for_each(|outlet| outlet.send(News::Generation(generation)));
+        lock(&self.inner).nodes.values_mut().for_each(|node| node.outlet.send(News::Generation(generation)));
     }
 }
 
@@ -140,8 +147,8 @@ impl Inner {
             return;
         };
         (turn.holder, turn.until) = (next, now + TURN);
-        if let Some(outlet) = self.outlets.get_mut(&next) {
-            outlet.send(News::Turn(stream.clone()));
+        if let Some(node) = self.nodes.get_mut(&next) {
+            node.outlet.send(News::Turn(stream.clone()));
         }
     }
 }
@@ -152,24 +159,26 @@ impl Feed {
     }
 
     pub(super) fn follow(&self, streams: &[StreamId]) {
-        let mut inner = lock(&self.feeds.inner);
-        for stream in streams {
-            match inner.followers.get_mut(stream) {
-                Some(nodes) if nodes.contains(&self.node) => {}
-                Some(nodes) => nodes.push(self.node),
-                None => drop(inner.followers.insert(stream.clone(), vec![self.node])),
+        self.with_followed(|followed| {
+            for stream in streams {
+                if !followed.contains(stream) {
+                    followed.insert(stream.clone());
+                }
             }
-        }
+        });
     }
 
     pub(super) fn unfollow(&self, streams: &[StreamId]) {
-        let mut inner = lock(&self.feeds.inner);
-        for stream in streams {
-            let Some(nodes) = inner.followers.get_mut(stream) else { continue };
-            nodes.retain(|node| *node != self.node);
-            if nodes.is_empty() {
-                inner.followers.remove(stream);
+        self.with_followed(|followed| {
+            for stream in streams {
+                followed.remove(stream);
             }
+        });
+    }
+
+    fn with_followed(&self, f: impl FnOnce(&mut HashSet<StreamId>)) {
+        if let Some(node) = lock(&self.feeds.inner).nodes.get_mut(&self.node) {
+            f(&mut node.followed);
         }
     }
 
@@ -189,12 +198,8 @@ impl Feed {
 impl Drop for Feed {
     fn drop(&mut self) {
         let mut inner = lock(&self.feeds.inner);
-        inner.outlets.remove(&self.node);
-        self.feeds.nodes.store(inner.outlets.len(), Ordering::SeqCst);
-        inner.followers.retain(|_, nodes| {
-            nodes.retain(|node| *node != self.node);
-            !nodes.is_empty()
-        });
+        inner.nodes.remove(&self.node);
+        self.feeds.nodes.store(inner.nodes.len(), Ordering::SeqCst);
         let mut touched: Vec<_> = inner.turns.keys().cloned().collect();
         touched.sort_unstable();
         for stream in touched {

@@ -97,11 +97,12 @@ impl Hub {
                     self.fall_behind(&stream);
                 }
             }
-            News::Turn(stream) => match self.known(stream.kind, &stream.key) {
-                Some(stream) => stream.turn.notify_one(),
-                // Whoever wanted it is gone; it passes by itself after a while.
-                None => tracing::debug!(key = stream.key, "a turn comes too late"),
-            },
+            News::Turn(stream) => {
+                if !self.turns.came(&stream) {
+                    // Whoever wanted it is gone; it passes by itself after a while.
+                    tracing::debug!(key = stream.key, "a turn comes too late");
+                }
+            }
             News::Lost => {
                 if self.following.lost.begin() {
                     self.spawn(look_around(self.me.clone()));

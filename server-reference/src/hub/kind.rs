@@ -58,7 +58,14 @@ pub(crate) trait Kind: Any + Debug + Send {
     /// The message that carries an entry, which can be read.
     fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes;
 
-    /// The same in fewer bytes, the stream named by its number, for clients that read that; `None` for what has no such form.
+    /// The most bytes that message has before compression, where it is made of the entry, the key and the position alone: then it
+    /// can be made later.
+    fn most(&self, _entry: &Entry, _key: &str) -> Option<usize> {
+        None
+    }
+
+    /// The message that carries an entry in fewer bytes, the stream named by its number, for clients that read that; `None`
+    /// for what has no such form.
     fn short(&self, _entry: &Entry, _at: &At<'_>) -> Option<Bytes> {
         None
     }

@@ -29,6 +29,7 @@ mod tail;
 #[cfg(test)]
 pub(crate) mod testing;
 mod transact;
+mod turns;
 mod window;
 
 use std::{
@@ -43,7 +44,7 @@ pub(crate) use self::kind::Room;
 pub(crate) use self::lives::Lives;
 use self::{
     following::Following, lives::Tags, members::Members, relaying::Relaying, sharing::Sharing, standing::Standing,
-    streams::Streams,
+    streams::Streams, turns::Turns,
 };
 pub(crate) use self::{
     groups::Audience,
@@ -76,6 +77,7 @@ pub(crate) struct Hub {
     relaying: Relaying,
     sharing: Sharing,
     standing: Standing,
+    turns: Turns,
     /// Streams that are named by a number get it from here.
     next_channel: AtomicU32,
     next_number: AtomicU32,
@@ -113,6 +115,7 @@ impl Hub {
             relaying,
             sharing: Sharing::default(),
             standing: Standing::default(),
+            turns: Turns::default(),
             next_channel: AtomicU32::new(1),
             next_number: AtomicU32::new(0),
             streams: kinds.into_iter().map(Streams::new).collect(),

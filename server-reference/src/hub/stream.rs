@@ -5,7 +5,9 @@
 
 mod audience;
 mod common;
+mod followers;
 mod gathering;
+mod recent;
 mod showing;
 #[cfg(test)]
 mod tests;
@@ -17,16 +19,15 @@ use std::sync::{
 
 use bytes::Bytes;
 use datasole_core::{Position, StreamId};
-use tokio::{sync::OwnedMutexGuard, time::Instant};
+use tokio::sync::OwnedMutexGuard;
 
 pub(crate) use self::common::Common;
+use self::followers::Followers;
 use super::{
     following::Lag,
     forms::Forms,
     held::Held,
     kind::{self, At, Delivery, Inapplicable, Kind, Rules, V1},
-    members::Members,
-    shown::Shown,
     window::Window,
 };
 use crate::{
@@ -46,9 +47,6 @@ pub(crate) struct Stream {
     inner: Mutex<Inner>,
     /// Held by whoever makes a large message that shows the content.
     showing: Mutex<()>,
-    /// Held by whoever appends to the backend, so that writers are linearised without holding `inner` meanwhile. Shared,
-    /// because an append goes on when its caller is dropped.
-    writer: Arc<tokio::sync::Mutex<()>>,
     /// Whether its news come.
     pub(super) followed: AtomicBool,
     /// When it was last used, and when it last had news; by the hub's count of ticks.
@@ -57,12 +55,10 @@ pub(crate) struct Stream {
     pub(super) lag: Lag,
     /// Whether it is in the queue of those that may leave memory.
     pub(super) queued: AtomicBool,
-    /// Notified when it is this node's turn to append.
-    pub(super) turn: tokio::sync::Notify,
 }
 
-/// Epochs of lives that never began that a stream remembers.
-const UNBORN: usize = 4;
+/// Contents of so many bytes, where they are not compressed, are written out anew as quickly as they are looked for.
+const SHORT: usize = 1024;
 
 /// The right to append to a stream.
 pub(crate) type Writer = OwnedMutexGuard<()>;
@@ -70,22 +66,18 @@ pub(crate) type Writer = OwnedMutexGuard<()>;
 #[derive(Debug)]
 struct Inner {
     mark: Mark,
-    /// Epochs that followers were told before the first entry came, of lives that began elsewhere or not at all.
-    unborn: Vec<u64>,
     /// The epoch that the stream's number implies.
     numbered: u64,
     window: Window,
-    followers: Members,
     content: Box<dyn Kind>,
-    /// The messages that show the content to followers of either version, made when first asked for.
-    shown: [Option<Box<Shown>>; 2],
-    /// Whether followers of either version await the message that shows a large content, which is being made.
-    awaited: [bool; 2],
-    /// When followers are going to be shown something.
-    due: Option<Instant>,
+    held: Held,
+    /// Held by whoever appends to the backend, so that writers are linearised without holding this lock meanwhile; `None` while
+    /// nobody does. Shared, because an append goes on when its caller is dropped.
+    writer: Option<Arc<tokio::sync::Mutex<()>>>,
+    /// `None` where nobody follows.
+    followers: Option<Box<Followers>>,
     /// Whether the log says that version 1 clients do not take the whole.
     is_told: bool,
-    held: Held,
 }
 
 /// Where a stream begins, or begins again.
@@ -107,16 +99,13 @@ impl Stream {
         }
         let inner = Inner {
             mark,
-            unborn: Vec::new(),
             numbered: mark.position.epoch,
             window: Window::default(),
-            followers: Members::default(),
             content,
-            shown: [None, None],
-            awaited: [false; 2],
-            due: None,
-            is_told: false,
             held: Held::default(),
+            writer: None,
+            followers: None,
+            is_told: false,
         };
         let stream = Self {
             id,
@@ -124,13 +113,11 @@ impl Stream {
             channel,
             inner: Mutex::new(inner),
             showing: Mutex::default(),
-            writer: Arc::default(),
             followed: AtomicBool::new(false),
             used: AtomicU64::new(0),
             heard: AtomicU64::new(0),
             lag: Lag::default(),
             queued: AtomicBool::new(false),
-            turn: tokio::sync::Notify::new(),
         };
         stream.remember(&mut lock(&stream.inner), &stored, now);
         stream
@@ -160,7 +147,7 @@ impl Stream {
 
     /// Whether no connection follows it.
     pub(super) fn is_unfollowed(&self) -> bool {
-        lock(&self.inner).followers.is_empty()
+        lock(&self.inner).followers().is_empty()
     }
 
     fn at(&self, position: Position) -> At<'_> {
@@ -169,7 +156,17 @@ impl Stream {
 
     /// Waits for the right to append.
     pub(crate) async fn writer(&self) -> Writer {
-        self.writer.clone().lock_owned().await
+        let writer = lock(&self.inner).writer.get_or_insert_default().clone();
+        writer.lock_owned().await
+    }
+
+    /// Gives up what only those need who write to it or follow it, while nobody does.
+    pub(super) fn rest(&self) {
+        let mut inner = lock(&self.inner);
+        let inner = &mut *inner;
+        inner.writer.take_if(|writer| Arc::strong_count(writer) == 1);
+        let is_short = inner.content.weight() <= SHORT.min(self.common.compress_above);
+        inner.followers.take_if(|followers| followers.are_over(is_short));
     }
 
     /// True if the stream can be evicted. A removed stream needs no history: a client that resumes it gets a snapshot that
@@ -177,9 +174,9 @@ impl Stream {
     pub(crate) fn is_idle(&self) -> bool {
         let inner = lock(&self.inner);
         if inner.content.is_gone() {
-            return inner.followers.iter().all(|follower| follower.protocol() == Protocol::V1);
+            return inner.followers().iter().all(|follower| follower.protocol() == Protocol::V1);
         }
-        self.common.rules.evictable && inner.followers.is_empty()
+        self.common.rules.evictable && inner.followers().is_empty()
     }
 
     /// Whether it comes to nothing, so that dropping it would lose nothing but its position; where it is.
@@ -261,30 +258,29 @@ impl Stream {
         inner.mark.position.seq += 1;
         inner.mark.tag = tag;
         let at = self.at(inner.mark.position);
-        let is_kept = self.common.rules.replay.entries > 0 || inner.shown.iter().any(Option::is_some);
-        let mut long = is_kept.then(|| inner.content.message(entry, &at));
-        if let Some(message) = &long {
-            for shown in &mut inner.shown {
-                shown.take_if(|shown| !shown.follow(message));
+        let is_read = !inner.followers().is_empty() || !v1.is_empty();
+        let mut long = None;
+        if is_read || inner.followers.as_deref().is_some_and(Followers::are_shown) {
+            let message = inner.content.message(entry, &at);
+            if let Some(followers) = &mut inner.followers {
+                followers.overtake(&message);
             }
+            long = Some(message);
         }
         // A message without readers is not made to be shared.
-        let is_read = !inner.followers.is_empty() || !v1.is_empty();
         let kept = if is_read { long.clone() } else { long.take() };
-        if let Some(message) = kept {
-            inner.window.push(message, now, &self.common.rules.replay);
-        }
+        self.keep(inner, entry, (at.position.seq, kept), now);
         let is_later = self.common.rules.v1 == V1::Whole && self.is_later(inner);
         let mut forms = Forms::new(&*inner.content, entry, at, long, self.is_numbered(inner));
         match self.common.rules.delivery {
             Delivery::Each => {
                 let v1 = if !v1.is_empty() && inner.content.is_v1(entry) { v1 } else { &[] };
-                for connection in inner.followers.iter().chain(v1) {
+                for connection in inner.followers().iter().chain(v1) {
                     connection.mailbox().push(forms.of(connection));
                 }
             }
             Delivery::Conflated => {
-                for connection in inner.followers.iter() {
+                for connection in inner.followers() {
                     match (self.common.rules.v1, connection.protocol()) {
                         (V1::Whole, Protocol::V1) if is_later => {}
                         (V1::Whole, Protocol::V1) => connection.mailbox().owe(self),
@@ -294,7 +290,7 @@ impl Stream {
             }
             Delivery::Others => {
                 let author = author.map(|author| author.connection.serial());
-                for connection in inner.followers.iter().filter(|follower| Some(follower.serial()) != author) {
+                for connection in inner.followers().iter().filter(|follower| Some(follower.serial()) != author) {
                     connection.mailbox().push(forms.long());
                 }
             }
@@ -320,7 +316,7 @@ impl Stream {
         let mut inner = lock(&self.inner);
         let position = inner.mark.position;
         if let Some(message) = message(&mut *inner.content, &self.at(position))? {
-            for follower in inner.followers.iter().filter(|follower| follower.serial() != except) {
+            for follower in inner.followers().iter().filter(|follower| follower.serial() != except) {
                 follower.mailbox().push(message.clone());
             }
         }
@@ -383,48 +379,25 @@ impl Stream {
             return false;
         }
         content.inherit(&mut *inner.content);
-        if since.position.seq > 0 {
-            inner.unborn.clear();
-        } else if inner.unborn.len() < UNBORN {
-            inner.unborn.push(since.position.epoch);
+        if since.position.seq == 0 || inner.followers.is_some() {
+            inner.followers_mut().start_over(since.position);
         }
         inner.mark = mark;
         inner.content = content;
-        inner.shown = [None, None];
         self.remember(&mut inner, &stored, now);
         let again = inner.content.restart(&self.at(mark.position));
-        for at in 0..inner.followers.len() {
-            let Some(connection) = inner.followers.as_slice().get(at).cloned() else { break };
+        for at in 0..inner.followers().len() {
+            let Some(connection) = inner.followers().get(at).cloned() else { break };
             if self.is_dear(&inner, connection.protocol()) {
                 connection.mailbox().owe(self);
             } else if let Some(shown) = self.shown(&mut inner, connection.protocol()) {
                 shown.messages().for_each(|message| connection.mailbox().push_entry(message.clone(), self));
             } else if self.common.rules.delivery == Delivery::Each {
-                inner.window.newest(1).for_each(|message| connection.mailbox().push(message.clone()));
+                self.newest(&mut inner, 1).for_each(|message| connection.mailbox().push(message.clone()));
             }
             again.iter().for_each(|message| connection.mailbox().push(message.clone()));
         }
         true
-    }
-
-    /// Fills the log with what the backend has kept.
-    fn remember(&self, inner: &mut Inner, stored: &Stored, now: u64) {
-        inner.window.clear();
-        inner.held = Held::of(stored);
-        // The rest would only be made to be dropped.
-        let skip = stored.entries.len().saturating_sub(self.common.rules.replay.entries);
-        let kept = &stored.entries[skip..];
-        let first = inner.mark.position.seq.saturating_sub(kept.len() as u64);
-        for (seq, log::Entry { bytes, .. }) in (first + 1..).zip(kept) {
-            // Behind an entry that cannot be read the log begins anew: it has no gaps.
-            let Some(entry) = Entry::stored(bytes.clone()).filter(|entry| inner.content.reads(entry)) else {
-                inner.window.clear();
-                continue;
-            };
-            let time = inner.content.time(&entry).unwrap_or(now);
-            let message = inner.content.message(&entry, &self.at(Position { seq, ..inner.mark.position }));
-            inner.window.push(message, time, &self.common.rules.replay);
-        }
     }
 
     /// Takes note of an entry of so many bytes that the backend has stored: whether it should get a snapshot now.
@@ -461,11 +434,20 @@ impl Drop for Stream {
 }
 
 impl Inner {
+    fn followers(&self) -> &[Arc<Connection>] {
+        self.followers.as_deref().map_or(&[], Followers::as_slice)
+    }
+
+    fn followers_mut(&mut self) -> &mut Followers {
+        self.followers.get_or_insert_default()
+    }
+
     /// The same position in this life, for who was there before the first entry. Each node has an epoch of its own for
     /// what nobody has written yet: whoever has nothing of a content has nothing of it in every life, and `all` that follows
     /// leads to it. Of entries that count one by one only those lives go on that have begun nowhere else meanwhile.
     fn born(&self, since: Position, all: bool) -> Position {
-        let is_before = since.seq == 0 && (all || self.unborn.contains(&since.epoch));
+        let were_told = || self.followers.as_deref().is_some_and(|followers| followers.were_told(since.epoch));
+        let is_before = since.seq == 0 && (all || were_told());
         if is_before { Position { epoch: self.mark.position.epoch, seq: 0 } } else { since }
     }
 

@@ -19,7 +19,7 @@ use crate::{
     desk::Desk,
     entry::Entry,
     limits::{Limits, Replay},
-    message::{Object, framed},
+    message::{self, Object, framed},
 };
 
 /// The latest number. Its frames look like those of a state.
@@ -102,6 +102,10 @@ impl Kind for Numbers {
 
     fn reads(&self, entry: &Entry) -> bool {
         entry.text().parse::<u64>().is_ok()
+    }
+
+    fn most(&self, entry: &Entry, key: &str) -> Option<usize> {
+        Some(message::most(key, entry.content()))
     }
 
     fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes {

@@ -126,8 +126,9 @@ impl Hub {
 
     /// Waits until it is this node's turn to append, at most as long as a turn lasts: then the log decides again.
     async fn wait_for_turn(&self, stream: &Stream) -> Result<(), BackendError> {
+        let turn = self.turns.wait(stream.id());
         if !self.backend.log.take_turn(stream.id()).await? {
-            let _ = timeout(TURN, stream.turn.notified()).await;
+            let _ = timeout(TURN, turn.came()).await;
         }
         Ok(())
     }

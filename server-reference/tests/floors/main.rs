@@ -25,6 +25,7 @@ const FLOORS: [&[&str]; 8] = [
         "desk",
         "entry",
         "error",
+        "few",
         "limits",
         "mailbox",
         "message",

@@ -104,7 +104,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         Scenario::new("idle-memory-1000", Work::Idle { connections: 1_000 }, 1, Target::new(4_096.0, 2_000.0, 955.0)),
         Scenario::new("idle-memory-5000", Work::Idle { connections: 5_000 }, 1, Target::new(4_096.0, 2_000.0, 955.0)),
         Scenario::new("idle-memory-19000", Work::Idle { connections: 19_000 }, 1, Target::new(4_096.0, 2_000.0, 955.0)),
-        Scenario::new("key-memory-100000", Work::Memory(Content::Keys(100_000)), 1, Target::new(2_200.0, 700.0, 400.0)),
+        Scenario::new("key-memory-100000", Work::Memory(Content::Keys(100_000)), 1, Target::new(950.0, 700.0, 400.0)),
         Scenario::new("state-memory-10mb", Work::Memory(Content::Rows(200_000)), 1, Target::new(45.0, 8.0, 3.0)),
         Scenario::new(
             "wire-call-small",

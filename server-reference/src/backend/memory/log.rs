@@ -18,7 +18,7 @@ use super::super::{
     judge::{Claim, Verdict, chain, follows},
     log::{Append, Appended, Entry, Loaded, Log, Mark, News, Stored, Tag},
 };
-use crate::{clock::Clock, sync::lock};
+use crate::{clock::Clock, few::Few, sync::lock};
 
 /// Keys that were removed whose own epochs are remembered; those of earlier ones count for all keys.
 const REMOVED: usize = 4_096;
@@ -32,7 +32,8 @@ pub(super) struct Streams {
 
 #[derive(Default)]
 struct State {
-    map: HashMap<StreamId, Held>,
+    /// Boxed, because a map keeps room for more than it holds.
+    map: HashMap<StreamId, Box<Held>>,
     /// New lives begin above this epoch, and those of keys that were removed lately above their own.
     floor: u64,
     removed: HashMap<StreamId, u64>,
@@ -50,8 +51,9 @@ struct State {
 #[derive(Debug)]
 struct Held {
     mark: Mark,
-    snapshot: Option<(u64, Bytes)>,
-    entries: VecDeque<Entry>,
+    /// Most streams are short, and have none.
+    snapshot: Option<Box<(u64, Bytes)>>,
+    entries: Few<Entry>,
     expires: Option<Duration>,
 }
 
@@ -64,7 +66,7 @@ impl Held {
     /// The kept entries after `seq`.
     fn after(&self, seq: u64) -> Vec<Entry> {
         let skip = usize::try_from(seq.saturating_sub(self.first_seq())).unwrap_or(usize::MAX);
-        self.entries.iter().skip(skip).cloned().collect()
+        self.entries.from(skip).cloned().collect()
     }
 
     /// The tag of the entry at `seq`, if that is kept or the newest.
@@ -77,10 +79,7 @@ impl Held {
     }
 
     fn append(&mut self, claim: Claim, entries: &[Bytes], expires: Option<Duration>) {
-        if self.entries.capacity() == 0 {
-            self.entries.reserve_exact(entries.len());
-        }
-        self.entries.extend(chain(self.mark.tag, claim.tag, entries));
+        chain(self.mark.tag, claim.tag, entries).for_each(|entry| self.entries.push_back(entry));
         self.mark.position.seq += entries.len() as u64;
         self.mark.tag = claim.tag;
         self.expires = expires;
@@ -192,7 +191,8 @@ impl Log for Handle {
                 if let Verdict::Answer(answer) = claim.judge(None, floor, |_| Ok::<_, BackendError>(Vec::new()))? {
                     return Ok(answer);
                 }
-                let mut held = Held { mark: claim.after, snapshot: None, entries: VecDeque::new(), expires: None };
+                let mut held =
+                    Box::new(Held { mark: claim.after, snapshot: None, entries: Few::default(), expires: None });
                 held.mark.tag = Tag::default();
                 held.append(claim, entries, expires);
                 let mark = held.mark;
@@ -215,8 +215,8 @@ impl Log for Handle {
                 return Ok(Loaded::Since(entries));
             }
         }
-        let entries = held.entries.iter().cloned().collect();
-        Ok(Loaded::Whole(Stored { mark: held.mark, snapshot: held.snapshot.clone(), entries }))
+        let entries = held.after(held.first_seq());
+        Ok(Loaded::Whole(Stored { mark: held.mark, snapshot: held.snapshot.as_deref().cloned(), entries }))
     }
 
     async fn heads(&self, streams: &[StreamId]) -> Result<Vec<Option<Mark>>, BackendError> {
@@ -233,11 +233,11 @@ impl Log for Handle {
         state.expire(stream, &*self.streams.clock);
         let Some(held) = state.map.get_mut(stream) else { return Ok(()) };
         let seq = at.position.seq;
-        let is_newer = held.snapshot.as_ref().is_none_or(|(newest, _)| *newest < seq);
+        let is_newer = held.snapshot.as_ref().is_none_or(|newest| newest.0 < seq);
         if is_newer && held.mark.position.epoch == at.position.epoch && held.tag_at(seq) == Some(at.tag) {
             let forget = seq.saturating_sub(keep).saturating_sub(held.first_seq());
-            held.entries.drain(..usize::try_from(forget).unwrap_or(usize::MAX));
-            held.snapshot = Some((seq, bytes));
+            (0..forget).for_each(|_| drop(held.entries.pop_front()));
+            held.snapshot = Some(Box::new((seq, bytes)));
         }
         Ok(())
     }

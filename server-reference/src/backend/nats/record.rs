@@ -82,7 +82,8 @@ impl Record {
                     let tag = Tag { node: take_u64(&mut from)?, count: take_u64(&mut from)? };
                     let prev = take_u64(&mut from)?;
                     let length = u32::from_be_bytes(take(&mut from, 4)?.as_ref().try_into().ok()?);
-                    entries.push(Entry { tag, prev, bytes: take(&mut from, usize::try_from(length).ok()?)? });
+                    let bytes = own(take(&mut from, usize::try_from(length).ok()?)?);
+                    entries.push(Entry { tag, prev, bytes });
                 }
                 let is_whole = first > 0 && (1..=entries.len() as u64).contains(&fresh);
                 is_whole.then_some(Self::Append(Batch {
@@ -103,6 +104,14 @@ impl Record {
 
 fn take(from: &mut Bytes, length: usize) -> Option<Bytes> {
     (from.len() >= length).then(|| from.split_to(length))
+}
+
+/// Longer bytes are not copied.
+const SHORT: usize = 4 * 1024;
+
+/// Bytes that are kept: short ones would keep the buffer of the connection that they came in.
+fn own(bytes: Bytes) -> Bytes {
+    if bytes.len() > SHORT { bytes } else { Bytes::copy_from_slice(&bytes) }
 }
 
 pub(super) fn take_u64(from: &mut Bytes) -> Option<u64> {
@@ -151,7 +160,7 @@ impl Kept {
 
     pub(super) fn read(from: Bytes) -> Option<Self> {
         let ([birth, seq, node, count, forgotten, number, parts], bytes) = split(from)?;
-        Some(Self { birth, seq, tag: Tag { node, count }, forgotten, number, parts, bytes })
+        Some(Self { birth, seq, tag: Tag { node, count }, forgotten, number, parts, bytes: own(bytes) })
     }
 }
 

@@ -28,18 +28,19 @@ use crate::{
 impl Stream {
     /// Whether version 1 followers of a large content that changes all the time are shown the whole in a moment.
     pub(super) fn is_later(self: &Arc<Self>, inner: &mut Inner) -> bool {
-        let Some(rest) = inner.shown[1].as_deref().and_then(Shown::rest) else { return false };
+        let shown = inner.followers.as_deref().and_then(|followers| followers.shown[1].as_deref());
+        let Some(rest) = shown.and_then(Shown::rest) else { return false };
         if inner.is_due() || self.come_due(inner, rest) {
             return true;
         }
-        inner.shown[1] = None;
+        inner.followers_mut().shown[1] = None;
         false
     }
 
     /// Comes back to the followers in a moment; `false` where nobody would.
     pub(super) fn come_due(self: &Arc<Self>, inner: &mut Inner, rest: Duration) -> bool {
         let Ok(runtime) = Handle::try_current() else { return false };
-        inner.due = Some(Instant::now() + rest);
+        inner.followers_mut().due = Some(Instant::now() + rest);
         let stream = Arc::downgrade(self);
         runtime.spawn(async move {
             sleep(rest).await;
@@ -53,11 +54,13 @@ impl Stream {
     /// Shows the whole, as it is now, to the version 1 followers that wait for it, and tells the changes that were gathered.
     fn show_due(self: &Arc<Self>) {
         let mut inner = lock(&self.inner);
-        inner.due = None;
-        if self.common.rules.v1 == V1::Whole {
-            inner.shown[1].take_if(|whole| whole.rest().is_some());
-            for connection in inner.followers.iter().filter(|follower| follower.protocol() == Protocol::V1) {
-                connection.mailbox().owe(self);
+        if let Some(followers) = &mut inner.followers {
+            followers.due = None;
+            if self.common.rules.v1 == V1::Whole {
+                followers.shown[1].take_if(|whole| whole.rest().is_some());
+                for connection in followers.as_slice().iter().filter(|follower| follower.protocol() == Protocol::V1) {
+                    connection.mailbox().owe(self);
+                }
             }
         }
         self.tell_news(&mut inner);
@@ -104,7 +107,7 @@ impl Stream {
             self.common.compress_above,
         ));
         if let Some(missed) = missed {
-            for message in inner.window.newest(missed) {
+            for message in self.newest(&mut inner, missed) {
                 match self.common.rules.delivery {
                     Delivery::Each => mailbox.push_missed(message.clone()),
                     Delivery::Conflated | Delivery::Others => mailbox.push_entry(message.clone(), self),
@@ -138,10 +141,10 @@ impl Stream {
 
     /// `false` where it follows already.
     fn join(&self, inner: &mut Inner, connection: &Arc<Connection>) -> bool {
-        if self.common.rules.evictable && inner.followers.is_empty() {
+        if self.common.rules.evictable && inner.followers().is_empty() {
             self.common.needed.fetch_add(1, Ordering::Relaxed);
         }
-        inner.followers.insert(connection)
+        inner.followers_mut().members.insert(connection)
     }
 
     /// Says in the log, once, that version 1 clients do not take the content.
@@ -162,15 +165,15 @@ impl Stream {
     pub(in crate::hub) fn unsubscribe(self: &Arc<Self>, connection: &Connection) -> bool {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
-        if inner.followers.remove(connection) {
+        if inner.followers.as_deref_mut().is_some_and(|followers| followers.members.remove(connection)) {
             connection.mailbox().forgive(self);
-            if self.common.rules.evictable && inner.followers.is_empty() {
+            if self.common.rules.evictable && inner.followers().is_empty() {
                 self.common.needed.fetch_sub(1, Ordering::Relaxed);
             }
         }
         let message = inner.content.leave(connection.serial(), &self.at(inner.mark.position));
         if let Some(message) = &message {
-            inner.followers.iter().for_each(|follower| follower.mailbox().push(message.clone()));
+            inner.followers().iter().for_each(|follower| follower.mailbox().push(message.clone()));
         }
         message.is_some()
     }
@@ -179,6 +182,6 @@ impl Stream {
 impl Inner {
     /// Whether followers are going to be shown something. What is overdue never comes where its runtime has ended.
     pub(super) fn is_due(&self) -> bool {
-        self.due.is_some_and(|due| Instant::now() < due)
+        self.followers.as_deref().and_then(|followers| followers.due).is_some_and(|due| Instant::now() < due)
     }
 }

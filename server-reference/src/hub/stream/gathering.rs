@@ -55,7 +55,7 @@ impl Stream {
                 Taken::Nothing => Vec::new(),
                 #[cfg(feature = "docs")]
                 Taken::Message { message, robbed } => {
-                    inner.followers.iter().for_each(|follower| follower.mailbox().push(message.clone()));
+                    inner.followers().iter().for_each(|follower| follower.mailbox().push(message.clone()));
                     robbed
                 }
             }

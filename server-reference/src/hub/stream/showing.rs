@@ -37,7 +37,9 @@ impl Stream {
     pub(crate) fn whole(&self, asked: Instant) -> Result<Option<Bytes>, Duration> {
         let mut inner = lock(&self.inner);
         // With the entries since it would be no whole.
-        inner.shown[0].take_if(|whole| whole.rest().is_some_and(|rest| rest.is_zero()));
+        if let Some(followers) = &mut inner.followers {
+            followers.shown[0].take_if(|whole| whole.rest().is_some_and(|rest| rest.is_zero()));
+        }
         let shown = self.shown(&mut inner, Protocol::V2);
         shown.map(|shown| shown.since(asked).cloned()).transpose()
     }
@@ -54,7 +56,7 @@ impl Stream {
 
     /// The bytes that have to be written out to show the content.
     fn cost(&self, inner: &Inner, protocol: Protocol) -> usize {
-        let shown = inner.shown[self.slot(protocol)].as_deref();
+        let shown = inner.followers.as_deref().and_then(|followers| followers.shown[self.slot(protocol)].as_deref());
         if shown.is_some_and(Shown::is_fresh) { 0 } else { inner.content.weight() }
     }
 
@@ -75,17 +77,15 @@ impl Stream {
 
     pub(super) fn shown<'a>(&self, inner: &'a mut Inner, protocol: Protocol) -> Option<&'a Shown> {
         let whole = self.is_whole(protocol);
-        let shown = &mut inner.shown[usize::from(whole)];
+        let Inner { followers, content, mark, .. } = inner;
+        let shown = &mut followers.get_or_insert_default().shown[usize::from(whole)];
         shown.take_if(|shown| !shown.is_fresh());
         match shown {
             Some(shown) => shown.hand_out(),
             None => {
-                let message = inner.content.show(protocol, &self.at(inner.mark.position))?;
-                *shown = Some(Box::new(Shown::new(
-                    message,
-                    inner.content.weight(),
-                    (!whole).then_some(self.common.max_since),
-                )));
+                let message = content.show(protocol, &self.at(mark.position))?;
+                *shown =
+                    Some(Box::new(Shown::new(message, content.weight(), (!whole).then_some(self.common.max_since))));
             }
         }
         shown.as_deref()
@@ -109,7 +109,8 @@ impl Stream {
     pub(super) fn outdate(&self, inner: &mut Inner, protocol: Protocol, since: Option<Position>) {
         let Position { epoch, seq } = inner.mark.position;
         let Some(since) = since.filter(|since| since.epoch == epoch) else { return };
-        let shown = &mut inner.shown[self.slot(protocol)];
+        let Some(followers) = &mut inner.followers else { return };
+        let shown = &mut followers.shown[self.slot(protocol)];
         shown.take_if(|shown| seq - (shown.behind() as u64) < since.seq);
     }
 
@@ -125,12 +126,14 @@ impl Stream {
             let at = At { compress_above: usize::MAX, ..self.at(inner.mark.position) };
             let Some(message) = inner.content.show(protocol, &at) else { return };
             let weight = inner.content.weight();
-            inner.shown[slot] =
+            inner.followers_mut().shown[slot] =
                 Some(Box::new(Shown::new(message.clone(), weight, (!whole).then_some(self.common.max_since))));
             message
         };
         let short = message::compressed(plain.clone(), self.common.compress_above);
-        if let Some(shown) = &mut lock(&self.inner).shown[slot] {
+        if let Some(followers) = &mut lock(&self.inner).followers
+            && let Some(shown) = &mut followers.shown[slot]
+        {
             shown.shorten(&plain, short);
         }
     }
@@ -138,7 +141,7 @@ impl Stream {
     /// Hands the content to the followers that await it; where it cannot be written out, they are closed.
     fn deliver(self: &Arc<Self>, protocol: Protocol) {
         let (mut inner, slot) = (lock(&self.inner), self.slot(protocol));
-        inner.awaited[slot] = false;
+        inner.followers_mut().awaited[slot] = false;
         // On the way out of a panic another one would end the process.
         let made = catch_unwind(AssertUnwindSafe(|| self.shown(&mut inner, protocol).is_some())).is_ok();
         if !made {
@@ -147,8 +150,8 @@ impl Stream {
                 "the content could not be written out: those who wait for it are closed"
             );
         }
-        let shown = inner.shown[slot].as_deref();
-        for follower in inner.followers.iter().filter(|follower| self.slot(follower.protocol()) == slot) {
+        let shown = inner.followers.as_deref().and_then(|followers| followers.shown[slot].as_deref());
+        for follower in inner.followers().iter().filter(|follower| self.slot(follower.protocol()) == slot) {
             let messages: Messages<'_, '_> = &mut shown.into_iter().flat_map(Shown::messages);
             follower.mailbox().deliver(self, made.then_some(messages));
         }
@@ -197,7 +200,7 @@ impl Conflate for Stream {
             f(Some(&mut shown.into_iter().flat_map(Shown::messages)));
             return cost;
         };
-        let orders = f(None) && !std::mem::replace(&mut inner.awaited[self.slot(protocol)], true);
+        let orders = f(None) && !std::mem::replace(&mut inner.followers_mut().awaited[self.slot(protocol)], true);
         drop(inner);
         if orders {
             let (desk, order) = (self.common.desk.clone(), Order { stream: self, protocol });

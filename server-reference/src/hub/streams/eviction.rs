@@ -49,6 +49,7 @@ impl Streams {
             map.take(id.key.as_str()).inspect(|stream| self.leave(&stream.0, now));
             return gone.filter(|_| stored);
         }
+        stream.rest();
         stream.used.store(now, Ordering::SeqCst);
         if !stream.queued.swap(true, Ordering::SeqCst) {
             let mut idle = lock(&self.idle);

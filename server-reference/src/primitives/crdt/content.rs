@@ -25,7 +25,7 @@ use crate::{
     entry::Entry,
     hub::{At, Bounds, Delivery, Inapplicable, Kind, Rules, Spec, V1},
     limits::{Limits, Replay},
-    message::{OBJECT, Object, framed},
+    message::{self, OBJECT, Object, framed},
     primitives::{
         crdt::owner::{Claim, Newcomers, Owners},
         reservation::Reservation,
@@ -244,6 +244,10 @@ impl Kind for Content {
             OPERATION | STATE => serde_json::from_str::<IgnoredAny>(parts(entry.text()).1).is_ok(),
             tag => tag == REMOVED,
         }
+    }
+
+    fn most(&self, entry: &Entry, key: &str) -> Option<usize> {
+        Some(message::most(key, entry.content()))
     }
 
     fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes {

@@ -38,13 +38,14 @@ const COMPARED_APART: u32 = 3;
 
 /// The line of states in the table of kinds.
 pub(crate) fn kind(limits: &Arc<Limits>) -> Spec {
-    let replay = limits.replay;
+    let spare = limits.max_idle_states;
+    let limits = limits.clone();
     Spec {
         kind: StreamKind::State,
-        spare: limits.max_idle_states,
+        spare,
         bounds: Bounds::default(),
         v1_follows: true,
-        make: Box::new(move |_| Box::new(StateValue::new(replay))),
+        make: Box::new(move |_| Box::new(StateValue::new(limits.clone()))),
     }
 }
 

@@ -24,8 +24,8 @@ use crate::{
     connection::Protocol,
     entry::Entry,
     hub::{At, Delivery, Inapplicable, Kind, Rules, V1},
-    limits::{ENVELOPE, Replay},
-    message::{NUMBERS, OBJECT, Object, framed},
+    limits::{ENVELOPE, Limits},
+    message::{self, NUMBERS, OBJECT, Object, framed},
 };
 
 /// The value was changed: a JSON array of RFC 6902 operations.
@@ -47,8 +47,9 @@ pub(crate) struct StateValue {
     bound: usize,
     /// How often it has changed.
     revision: u64,
-    pending: Option<Pending>,
-    replay: Replay,
+    /// Boxed: nothing is, most of the time.
+    pending: Option<Box<Pending>>,
+    limits: Arc<Limits>,
 }
 
 /// A change that is being stored.
@@ -154,8 +155,8 @@ impl Room<'_> {
 }
 
 impl StateValue {
-    pub(crate) fn new(replay: Replay) -> Self {
-        Self { value: None, text: None, bound: 0, revision: 0, pending: None, replay }
+    pub(crate) fn new(limits: Arc<Limits>) -> Self {
+        Self { value: None, text: None, bound: 0, revision: 0, pending: None, limits }
     }
 
     /// Shows the value, as it is stored, to `f`.
@@ -163,8 +164,8 @@ impl StateValue {
         if let Some(text) = &self.text {
             return f(read(text).as_ref());
         }
-        let Some(Pending { entry, bound, change: Change::Patched(patch, undo) }) =
-            self.pending.take_if(|pending| matches!(pending.change, Change::Patched(..)))
+        let patched = self.pending.take_if(|pending| matches!(pending.change, Change::Patched(..)));
+        let Some(Pending { entry, bound, change: Change::Patched(patch, undo) }) = patched.map(|pending| *pending)
         else {
             return f(self.value.as_deref());
         };
@@ -173,7 +174,7 @@ impl StateValue {
         if let Some(value) = &mut self.value
             && let Ok(undo) = apply_undoable(Arc::make_mut(value), &patch, &PatchLimits::default())
         {
-            self.pending = Some(Pending { entry, bound, change: Change::Patched(patch, undo) });
+            self.pending = Some(Box::new(Pending { entry, bound, change: Change::Patched(patch, undo) }));
         }
         result
     }
@@ -301,7 +302,7 @@ impl StateValue {
     }
 
     fn intend(&mut self, entry: Entry, bound: usize, change: Change) -> Entry {
-        self.pending = Some(Pending { entry: entry.clone(), bound, change });
+        self.pending = Some(Box::new(Pending { entry: entry.clone(), bound, change }));
         entry
     }
 
@@ -345,8 +346,8 @@ impl Kind for StateValue {
         Rules {
             stored: true,
             relayed: false,
-            replay: self.replay,
-            compaction: self.replay,
+            replay: self.limits.replay,
+            compaction: self.limits.replay,
             delivery: Delivery::Conflated,
             v1: V1::Followed,
             evictable: true,
@@ -364,7 +365,7 @@ impl Kind for StateValue {
 
     fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
         if self.pending.as_ref().is_some_and(|pending| pending.entry == *entry) {
-            if let Some(Pending { bound, change, .. }) = self.pending.take() {
+            if let Some(Pending { bound, change, .. }) = self.pending.take().map(|pending| *pending) {
                 self.bound = bound;
                 self.revision += 1;
                 if let Change::Replace(value) = change {
@@ -378,7 +379,7 @@ impl Kind for StateValue {
     }
 
     fn retract(&mut self) {
-        if let Some(Pending { change: Change::Patched(_, undo), .. }) = self.pending.take() {
+        if let Some(Change::Patched(_, undo)) = self.pending.take().map(|pending| pending.change) {
             self.revert(undo);
         }
     }
@@ -404,6 +405,10 @@ impl Kind for StateValue {
             PATCH | VALUE => serde_json::from_slice::<IgnoredAny>(entry.content()).is_ok(),
             tag => tag == REMOVED,
         }
+    }
+
+    fn most(&self, entry: &Entry, key: &str) -> Option<usize> {
+        Some(message::most(key, entry.content()))
     }
 
     fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes {
