@@ -1,9 +1,10 @@
-//! What the tests of several crates share: a running server, a raw peer, documents that cost much, a proxy that cuts
-//! connections, and seeded randomness.
+//! What the tests of several crates share: a running server, a raw peer, documents that cost much, a large table, a proxy that
+//! cuts connections, a counted heap, and seeded randomness.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 pub mod converge;
 pub mod document;
+pub mod heap;
 pub mod history;
 pub mod jepsen;
 pub mod nodes;
@@ -13,6 +14,7 @@ pub mod proxy;
 pub mod random;
 pub mod running;
 pub mod sim;
+pub mod table;
 
 /// The README's examples are compiled as documentation tests.
 #[cfg(doctest)]

@@ -2,93 +2,26 @@
 //! its process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    time::Duration,
-};
+use std::net::TcpStream;
 
 use datasole_server::{Context, CrdtKind, Limits, Server};
-use datasole_tests::running::Running;
+use datasole_tests::{
+    heap::{CROWD, Heap, alone, greeted, pass, send},
+    running::Running,
+};
 use peak_alloc::PeakAlloc;
 use serde_json::{Value, json};
 
 #[global_allocator]
-static HEAP: PeakAlloc = PeakAlloc;
+static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// Connections, clients or keys that are counted, after as many that are not: what is made once is there then.
-const CROWD: usize = 200;
-
-/// Bytes of heap, once what was dropped is released in the background: several readings in a row agree.
-async fn settled() -> usize {
-    let (mut last, mut alike) = (HEAP.current_usage(), 0);
-    while alike < 5 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        let now = HEAP.current_usage();
-        (last, alike) = (now, if now == last { alike + 1 } else { 0 });
-    }
-    last
-}
-
-/// Waits until the server has let go of its connections.
-async fn alone(running: &Running) {
-    while running.server.connection_count() > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// Bytes that each of a crowd takes.
-async fn each<T>(mut make: impl AsyncFnMut(usize) -> T) -> (usize, Vec<T>) {
-    let mut crowd = Vec::with_capacity(2 * CROWD);
-    for number in 0..CROWD {
-        crowd.push(make(number).await);
-    }
-    let before = settled().await;
-    for number in CROWD..2 * CROWD {
-        crowd.push(make(number).await);
-    }
-    (settled().await.saturating_sub(before) / CROWD, crowd)
-}
-
-/// A client that has no heap: the socket, after HELLO.
-fn greeted(address: SocketAddr) -> TcpStream {
-    let mut socket = TcpStream::connect(address).unwrap();
-    let request = "GET /__ds HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-                   Sec-WebSocket-Protocol: datasole.v2\r\n\r\n";
-    socket.write_all(request.as_bytes()).unwrap();
-    let (mut read, mut byte) = ([0; 4], [0; 1]);
-    while read != *b"\r\n\r\n" {
-        socket.read_exact(&mut byte).unwrap();
-        read.rotate_left(1);
-        read[3] = byte[0];
-    }
-    let mut head = [0; 2];
-    socket.read_exact(&mut head).unwrap();
-    let length = match head[1] {
-        126 => {
-            let mut length = [0; 2];
-            socket.read_exact(&mut length).unwrap();
-            u16::from_be_bytes(length)
-        }
-        length => length.into(),
-    };
-    let mut hello = [0; 4_096];
-    socket.read_exact(&mut hello[..length.into()]).unwrap();
-    socket
-}
+const HEAP: Heap = Heap(&ALLOCATOR);
 
 /// Sends a small call and reads its answer.
 fn call(socket: &mut TcpStream) {
     let payload = br#"{"method":"echo","params":[1,2]}"#;
-    let mut message = vec![0x82, 0x80 | u8::try_from(9 + payload.len()).unwrap(), 0, 0, 0, 0];
-    message.extend_from_slice(&[1, 0, 0, 0, 1, 0, 0, 0, u8::try_from(payload.len()).unwrap()]);
-    message.extend_from_slice(payload);
-    socket.write_all(&message).unwrap();
-    let (mut head, mut answer) = ([0; 2], [0; 125]);
-    socket.read_exact(&mut head).unwrap();
-    socket.read_exact(&mut answer[..head[1].into()]).unwrap();
-    assert_eq!(answer[0], 2);
+    send(socket, &[&[1, 0, 0, 0, 1, 0, 0, 0, u8::try_from(payload.len()).unwrap()], &payload[..]].concat());
+    assert_eq!(pass(socket), 2);
 }
 
 /// Bytes that an operation on a map of so many entries takes meanwhile, at the median.
@@ -106,22 +39,13 @@ async fn operation(entries: usize) -> usize {
     settled().await;
     let mut peaks = Vec::new();
     for n in 0..201 {
-        let before = HEAP.current_usage();
-        HEAP.reset_peak_usage();
+        let before = ALLOCATOR.current_usage();
+        ALLOCATOR.reset_peak_usage();
         map.set("entry 5", &n).await.unwrap();
-        peaks.push(HEAP.peak_usage() - before);
+        peaks.push(ALLOCATOR.peak_usage() - before);
     }
     peaks.sort_unstable();
     peaks[100]
-}
-
-/// Bytes of heap that are held after some work, and that were held at most meanwhile.
-async fn during(work: impl Future<Output = ()>) -> (isize, isize) {
-    let before = settled().await as isize;
-    HEAP.reset_peak_usage();
-    work.await;
-    let peak = HEAP.peak_usage() as isize;
-    (settled().await as isize - before, peak - before)
 }
 
 /// What a large state takes for each byte of its JSON: on the server, with the backend's copy, and in a client that follows
@@ -136,34 +60,34 @@ async fn large_state(name: &str, mut value: Value, most: f64) {
         println!("{name} of {length} bytes, {what}: {:.2} for each", per_byte(bytes));
         assert!(per_byte(bytes) <= most, "{name}, {what}: {bytes} bytes for {length} of JSON");
     };
-    let (held, peak) = during(async { state.set("large", &value).await.map(drop).unwrap() }).await;
+    let (held, peak) = HEAP.during(async { state.set("large", &value).await.map(drop).unwrap() }).await;
     check("held", held, most);
     check("held while it is set", peak, 2.0 * most);
     let bound = 2.0 * most - per_byte(held);
 
-    let (more, peak) = during(async { state.update("large", change).await.map(drop).unwrap() }).await;
+    let (more, peak) = HEAP.during(async { state.update("large", change).await.map(drop).unwrap() }).await;
     check("more after a patch", more, 0.01);
     check("more during a patch", peak, 0.01);
     let some = if let Some(rows) = value.as_array_mut() { &mut rows[10_000] } else { &mut value["user 10000"] };
     *some = json!("changed");
-    let (_, peak) = during(async { state.set("large", &value).await.map(drop).unwrap() }).await;
+    let (_, peak) = HEAP.during(async { state.set("large", &value).await.map(drop).unwrap() }).await;
     // The new text, to compare with, and the entry; of short elements where each is in the text is more than that.
     check("more while another value is set", peak, 3.0_f64.max(most - 8.0).min(bound));
     let value = Value::Array(vec![value]);
-    let (_, peak) = during(async { state.set("large", &value).await.map(drop).unwrap() }).await;
+    let (_, peak) = HEAP.during(async { state.set("large", &value).await.map(drop).unwrap() }).await;
     check("more while all is replaced", peak, bound);
 
     // The server makes the snapshot and keeps it; the client reads it and has a tree of its own.
-    let before = settled().await as isize;
+    let before = HEAP.settled().await as isize;
     let client = datasole_client::Client::builder(running.url().as_str()).connect().await.unwrap();
     let mut follows = client.state::<Value>("large").unwrap();
-    let (_, peak) = during(async { follows.changed().await.unwrap() }).await;
+    let (_, peak) = HEAP.during(async { follows.changed().await.unwrap() }).await;
     check("more while it is shown to a client", peak, 2.0 * most);
-    check("more, with a client that follows", settled().await as isize - before, most);
+    check("more, with a client that follows", HEAP.settled().await as isize - before, most);
     drop((follows, client));
 
     let draft = |draft: &mut datasole_server::Draft<'_>| draft.set("", &value);
-    let (_, peak) = during(async { state.update("another", draft).await.map(drop).unwrap() }).await;
+    let (_, peak) = HEAP.during(async { state.update("another", draft).await.map(drop).unwrap() }).await;
     check("held while a draft sets it", peak, 2.5 * most);
     alone(&running).await;
 }
@@ -186,7 +110,7 @@ async fn bytes_of_heap() {
     let set = async |n: usize| {
         state.set(&format!("key {n}"), &json!({ "n": n })).await.unwrap();
     };
-    let (key, _) = each(set).await;
+    let (key, _) = HEAP.each(set).await;
     println!("a small key: {key} bytes");
     assert!(key <= 660, "{key} bytes");
 
@@ -197,7 +121,7 @@ async fn bytes_of_heap() {
     let set = async |n: usize| {
         state.set(&format!("key {n}"), &json!({ "n": n })).await.unwrap();
     };
-    let (key, _) = each(set).await;
+    let (key, _) = HEAP.each(set).await;
     println!("a small key out of memory: {key} bytes");
     assert!(key <= 360, "{key} bytes");
     drop(few);
@@ -220,18 +144,18 @@ async fn bytes_of_heap() {
 
     let address = running.address;
     let greet = move |_| async move { tokio::task::spawn_blocking(move || greeted(address)).await.unwrap() };
-    let (connection, mut sockets) = each(greet).await;
+    let (connection, mut sockets) = HEAP.each(greet).await;
     println!("an idle connection: {connection} bytes");
     assert!(connection <= 1_500, "{connection} bytes");
     // What a call needs is given back.
-    let before = settled().await;
+    let before = HEAP.settled().await;
     let sockets = tokio::task::spawn_blocking(move || {
         sockets.iter_mut().for_each(call);
         sockets
     })
     .await
     .unwrap();
-    let called = settled().await.saturating_sub(before) / sockets.len();
+    let called = HEAP.settled().await.saturating_sub(before) / sockets.len();
     println!("after a call: {called} bytes more");
     assert!(called <= 32, "{called} bytes");
     drop(sockets);
@@ -239,7 +163,7 @@ async fn bytes_of_heap() {
 
     let url = running.url();
     let connect = async |_| datasole_client::Client::builder(url.as_str()).connect().await.unwrap();
-    let (client, clients) = each(connect).await;
+    let (client, clients) = HEAP.each(connect).await;
     println!("an idle native client: {} bytes", client - connection);
     assert!(client - connection <= 12 * 1024, "{} bytes", client - connection);
     drop(clients);

@@ -16,6 +16,7 @@ mod package;
 mod page;
 mod project;
 mod report;
+mod rows;
 mod server;
 mod stamp;
 mod tally;

@@ -13,7 +13,9 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     assets,
     command::{cargo, program, run, run_as_is},
-    project, tools,
+    project,
+    rows::Rows,
+    tools,
 };
 
 /// The demo's address.
@@ -46,19 +48,24 @@ pub(crate) fn fixture(args: &[String]) -> Result<()> {
     run_as_is(program(fixture).args(args))
 }
 
-/// Runs the benchmarks, the server's and then the browser's; their JSON lines are all there is on stdout. `args` are
-/// for the server's.
+/// Runs the benchmarks, the server's, the heap's and then the browser's; their JSON lines are all there is on stdout, and a table of
+/// them ends the run on stderr. `args` are for the server's.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
     let chromium = tools::chromium()?;
     assets::build()?;
     let fixture = build_example("datasole-server", "fixture")?;
     let trace = build_example("datasole-tests", "trace")?;
-    let server = run_as_is(cargo(["bench", "--package", "datasole-tests", "--bench", "server", "--"]).args(args));
-    let browser = |script: &str| {
-        let script = project::root().join("tests/browser").join(script);
-        run_as_is(program("node").arg(script).env("CHROMIUM", &chromium).env("FIXTURE", &fixture).env("TRACE", &trace))
+    let mut rows = Rows::default();
+    let server = rows.run(cargo(["bench", "--package", "datasole-tests", "--bench", "server", "--"]).args(args));
+    let heap = rows.run(&mut cargo(["bench", "--package", "datasole-tests", "--bench", "heap"]));
+    let mut browser = |script: &str| {
+        let mut node = program("node");
+        node.arg(project::root().join("tests/browser").join(script));
+        rows.run(node.env("CHROMIUM", &chromium).env("FIXTURE", &fixture).env("TRACE", &trace))
     };
-    server.and(browser("bench.mjs")).and(browser("trace.mjs"))
+    let outcome = server.and(heap).and(browser("bench.mjs")).and(browser("trace.mjs"));
+    eprintln!("{rows}");
+    outcome
 }
 
 /// Runs the benchmark beside other packages of npm, which it installs in the target folder.

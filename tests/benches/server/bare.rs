@@ -20,7 +20,7 @@ use datasole_core::frame::{HEADER_LEN, Opcode, ZLIB_MARK};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use futures_util::{SinkExt, Stream};
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
@@ -72,11 +72,16 @@ impl Bare {
         match order {
             Order::Events(count) => {
                 for _ in 0..count {
-                    self.publish(event(self.next())?);
+                    self.publish(event(&payload::tick(), self.next())?);
+                }
+            }
+            Order::SmallEvents(count) => {
+                for _ in 0..count {
+                    self.publish(event(&payload::small_tick(), self.next())?);
                 }
             }
             Order::Patch(row) => self.publish(patch(row, self.next())?),
-            Order::Changes(_) => return Err("the bare server keeps no state".into()),
+            _ => return Err("the bare server keeps no state".into()),
         }
         Ok(())
     }
@@ -178,8 +183,8 @@ fn answer(request: &[u8], answers: &mut Vec<Message>) -> Result<()> {
 }
 
 /// The same bytes as our server's, up to the stream's epoch.
-fn event(seq: u64) -> io::Result<Vec<u8>> {
-    let (topic, data, now) = (payload::TOPIC, payload::tick(), payload::now());
+fn event(data: &Value, seq: u64) -> io::Result<Vec<u8>> {
+    let (topic, now) = (payload::TOPIC, payload::now());
     message(Opcode::ServerEvent, 0, |out| {
         write!(out, r#"{{"event":"{topic}","data":{data},"timestamp":{now},"epoch":{EPOCH},"seq":{seq}}}"#)
     })

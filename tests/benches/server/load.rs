@@ -12,11 +12,12 @@ use std::{
 use datasole_core::{
     Limits,
     frame::{Codec, Opcode},
+    wire::split_varuint,
 };
 use serde_json::Value;
 
 use crate::{
-    Result, payload,
+    Result, paper, payload,
     websocket::{self, Connection},
 };
 
@@ -40,7 +41,7 @@ pub(crate) enum Stream {
     State,
     /// The presence room [`payload::ROOM`], whose members come first.
     Room,
-    /// The document [`payload::DOCUMENT`].
+    /// The document [`payload::DOCUMENT`], whose question comes first.
     Document,
 }
 
@@ -194,7 +195,11 @@ fn subscribe(connection: &mut Connection, stream: Stream) -> Result<()> {
     match stream {
         Stream::State => drop(expect(&connection.read_message()?, Opcode::StateSnapshot)?),
         Stream::Room => drop(expect(&connection.read_message()?, Opcode::Presence)?),
-        Stream::Document => connection.channel = subscribed["channel"].as_u64().unwrap_or_default(),
+        Stream::Document => {
+            connection.channel = subscribed["channel"].as_u64().unwrap_or_default();
+            // It asks for what the client has.
+            connection.read_message()?;
+        }
         _ => {}
     }
     Ok(())
@@ -202,12 +207,37 @@ fn subscribe(connection: &mut Connection, stream: Stream) -> Result<()> {
 
 fn expect(message: &[u8], opcode: Opcode) -> Result<Value> {
     let mut codec = Codec::default();
-    let frame = codec.decode(message, &Limits::default())?;
+    let frame = codec.decode(message, &limits())?;
     let payload = String::from_utf8_lossy(frame.payload);
     if frame.opcode != opcode {
         return Err(format!("{opcode:?} was due, the server sent {:?}: {payload}", frame.opcode).into());
     }
     Ok(serde_json::from_str(&payload)?)
+}
+
+/// For the largest state.
+fn limits() -> Limits {
+    let (max_payload, max_compressed, max_inflated) = (payload::LARGE, payload::LARGE, payload::LARGE);
+    Limits { max_payload, max_compressed, max_inflated, ..Limits::default() }
+}
+
+/// Checks that a document has this text.
+pub(crate) fn check_document(port: u16, text: &str) -> Result<()> {
+    let mut connection = Connection::begin(port)?;
+    connection.finish()?;
+    subscribe(&mut connection, Stream::Document)?;
+    connection.send(&websocket::frame(&payload::whole_document(2, connection.channel)))?;
+    let mut codec = Codec::default();
+    let whole = loop {
+        let message = connection.read_message()?;
+        let frame = codec.decode(&message, &limits())?;
+        let (_, answer) = split_varuint(frame.payload).ok_or("a DOC without a number")?;
+        if let (Opcode::Doc, Some(update)) = (frame.opcode, answer.strip_prefix(&[0, 1])) {
+            let (_, update) = split_varuint(update).ok_or("an update without a length")?;
+            break update.to_vec();
+        }
+    };
+    if paper::read(&whole)? == text { Ok(()) } else { Err("the document has another text".into()) }
 }
 
 /// Checks once that a server answers a call with its parameters.

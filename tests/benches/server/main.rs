@@ -15,18 +15,22 @@
 mod bare;
 mod cluster;
 mod content;
+mod follower;
 mod load;
 mod ours;
+mod paper;
 mod payload;
 mod process;
 mod report;
+mod rows;
 mod scenario;
 mod serve;
+mod single;
+mod watch;
 mod websocket;
 
 use std::{error::Error, process::ExitCode};
 
-use report::Report;
 use serve::Kind;
 
 /// Anything that ends the run.
@@ -90,6 +94,9 @@ fn main() -> Result<ExitCode> {
     if args.next_if(|arg| arg == serve::SUBCOMMAND).is_some() {
         match args.next().ok_or(USAGE)?.as_str() {
             cluster::node::SUBCOMMAND => cluster::node::run(&args.next().ok_or(USAGE)?)?,
+            follower::SUBCOMMAND => {
+                follower::run(args.next().ok_or(USAGE)?.parse()?, args.next().ok_or(USAGE)?.parse()?)?
+            }
             kind => serve::run(kind.parse()?, args.next().ok_or(USAGE)?.parse()?)?,
         }
         return Ok(ExitCode::SUCCESS);
@@ -104,17 +111,19 @@ fn main() -> Result<ExitCode> {
         return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let mut held = true;
-    for scenario in scenario::all().iter().filter(|scenario| options.selects(scenario.name)) {
+    for scenario in rows::all().iter().filter(|scenario| options.selects(scenario.name)) {
         if options.list {
             println!("{}", scenario.name);
             continue;
         }
-        let report = match options.only {
-            Some(kind) => scenario.drive(kind, options.rounds)?,
+        let reports = match options.only {
+            Some(kind) => vec![scenario.drive(kind, options.rounds)?],
             None => scenario.compare(options.rounds)?,
         };
-        println!("{}", serde_json::to_string(&report)?);
-        held &= !matches!(report, Report { ok: Some(false), .. });
+        for report in reports {
+            println!("{}", serde_json::to_string(&report)?);
+            held &= report.ok != Some(false);
+        }
     }
     Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,17 +1,21 @@
 //! Our server as an application has it: every default that the content fits in, mounted by its router, served by
 //! `Server::serve`.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use datasole_server::{
     Context, CrdtKind, Limits, Server,
     patch::{Patch, PatchLimits},
 };
-use serde_json::{json, value::RawValue};
-use tokio::net::TcpListener;
+use datasole_tests::table::Table;
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
+use tokio::{net::TcpListener, task::spawn_blocking};
 
-use crate::{Result, content::Content, payload, serve::Order};
+use crate::{Result, content::Content, payload, serve::Order, watch::Watch};
 
-/// Larger than a server takes that nobody has set up for it; bytes.
-const LARGE: usize = 64 * 1024 * 1024;
 /// More connections than the descriptors of most systems permit.
 const CONNECTIONS: usize = 100_000;
 
@@ -19,6 +23,9 @@ const CONNECTIONS: usize = 100_000;
 pub(crate) struct Ours {
     server: Server,
     content: Content,
+    /// The cell `n` of all rows of the state.
+    n: AtomicU64,
+    watch: Watch,
 }
 
 impl Ours {
@@ -31,8 +38,8 @@ impl Ours {
                 limits.max_idle_states = count;
             }
             if content.count() >= payload::ROWS {
-                limits.max_payload = LARGE;
-                limits.crdt.max_bytes = LARGE;
+                limits.max_payload = payload::LARGE;
+                limits.crdt.max_bytes = payload::LARGE;
                 limits.crdt.max_entries = content.count() + 1;
             }
         });
@@ -42,11 +49,11 @@ impl Ours {
             .rpc(payload::METHOD, |_: Context, params: Box<RawValue>| async move { Ok(params) })
             .build();
         let serving = server.clone();
-        let ours = Self { server, content };
+        let ours = Self { server, content, n: AtomicU64::default(), watch: Watch::default() };
         match content {
             Content::Nothing => {}
             Content::Rows(rows) => {
-                ours.server.state().set(payload::STATE, &payload::table(rows)).await?;
+                ours.server.state().set(payload::STATE, &Table::new(rows)).await?;
             }
             Content::Entries(count) | Content::Keys(count) => {
                 for index in 0..count {
@@ -58,15 +65,11 @@ impl Ours {
         Ok(ours)
     }
 
-    /// Publishes to every subscriber.
-    pub(crate) async fn carry_out(&self, order: Order) -> Result<()> {
+    /// Carries out an order; the number that answers it, where one does.
+    pub(crate) async fn carry_out(&self, order: Order) -> Result<u64> {
         match order {
-            Order::Events(count) => {
-                let tick = payload::tick();
-                for _ in 0..count {
-                    self.server.broadcast(payload::TOPIC, &tick).await?;
-                }
-            }
+            Order::Events(count) => self.publish(count, &payload::tick()).await?,
+            Order::SmallEvents(count) => self.publish(count, &payload::small_tick()).await?,
             Order::Patch(row) => self.change(row as usize, payload::now()).await?,
             Order::Changes(count) => {
                 for change in 0..u64::from(count) {
@@ -75,7 +78,29 @@ impl Ours {
                     self.change(index as usize, payload::now() + change).await?;
                 }
             }
+            Order::Set(row) => self.set(Some((row as usize, payload::now()))).await?,
+            Order::Replace => {
+                self.n.fetch_add(1, Ordering::Relaxed);
+                self.set(None).await?;
+            }
+            Order::Watch => self.watch.start(),
+            Order::Longest => return Ok(self.watch.longest().await),
         }
+        Ok(0)
+    }
+
+    async fn publish(&self, count: u32, data: &Value) -> Result<()> {
+        for _ in 0..count {
+            self.server.broadcast(payload::TOPIC, data).await?;
+        }
+        Ok(())
+    }
+
+    /// Sets the state as who has a large one should: its text is written off the runtime's thread.
+    async fn set(&self, changed: Option<(usize, u64)>) -> Result<()> {
+        let table = Table { rows: self.content.count(), n: self.n.load(Ordering::Relaxed), changed };
+        let text = spawn_blocking(move || to_raw_value(&table)).await??;
+        self.server.state().set(payload::STATE, &text).await?;
         Ok(())
     }
 

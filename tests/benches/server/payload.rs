@@ -7,7 +7,6 @@ use datasole_core::{
     wire::push_varuint,
 };
 use serde_json::{Value, json};
-use yrs::{Doc, Text, Transact};
 
 /// Frames longer than this are compressed, by both servers and the load; bytes.
 pub(crate) const COMPRESS_ABOVE: usize = 256;
@@ -26,7 +25,9 @@ pub(crate) const DOCUMENT: &str = "paper";
 /// Rows of the state.
 pub(crate) const ROWS: usize = 10_000;
 
-/// No message of the benchmark is longer; bytes.
+/// A state may be as long: more than a server takes that nobody has set up for it; bytes.
+pub(crate) const LARGE: usize = 64 * 1024 * 1024;
+/// No other message of the benchmark is longer; bytes.
 pub(crate) const LARGEST: usize = 16 * 1024;
 
 /// Unix milliseconds, as in an event's `timestamp`.
@@ -51,6 +52,11 @@ pub(crate) fn short_request(correlation: u32, params: &Value) -> Vec<u8> {
 /// The CLIENT of one that takes short frames as a message.
 pub(crate) fn takes_short() -> Vec<u8> {
     Codec::default().encode(Opcode::Client, 0, br#"{"features":["short"]}"#, COMPRESS_ABOVE)
+}
+
+/// The same of one that takes batches, too.
+pub(crate) fn takes_batches() -> Vec<u8> {
+    Codec::default().encode(Opcode::Client, 0, br#"{"features":["batch","short"]}"#, COMPRESS_ABOVE)
 }
 
 /// The SUBSCRIBE of a stream as a message.
@@ -78,30 +84,12 @@ pub(crate) fn update(correlation: u32, channel: u64, update: &[u8]) -> Vec<u8> {
     Codec::default().encode(Opcode::Doc, correlation, &payload, COMPRESS_ABOVE)
 }
 
-/// The updates of somebody who types so many characters: words, of which the next is often elsewhere, and corrections.
-pub(crate) fn typing(edits: usize) -> Vec<Vec<u8>> {
-    let doc = Doc::with_client_id(1);
-    let text = doc.get_or_insert_text("text");
-    let (mut length, mut at) = (0_u32, 0_u32);
-    (0..edits as u32)
-        .map(|edit| {
-            let scramble = edit.wrapping_mul(2_654_435_761) >> 8;
-            if edit % 16 == 0 {
-                at = scramble % (length + 1);
-            }
-            let mut transaction = doc.transact_mut();
-            if scramble.is_multiple_of(8) && at > 0 {
-                at -= 1;
-                length -= 1;
-                text.remove_range(&mut transaction, at, 1);
-            } else {
-                text.insert(&mut transaction, at, "x");
-                at += 1;
-                length += 1;
-            }
-            transaction.encode_update_v1()
-        })
-        .collect()
+/// The DOC that asks for the whole document of this number as a message.
+pub(crate) fn whole_document(correlation: u32, channel: u64) -> Vec<u8> {
+    let mut payload = Vec::new();
+    push_varuint(&mut payload, channel);
+    payload.extend_from_slice(&[0, 0, 1, 0]);
+    Codec::default().encode(Opcode::Doc, correlation, &payload, COMPRESS_ABOVE)
 }
 
 /// Parameters of a small call.
@@ -127,19 +115,17 @@ fn large_row(id: u32) -> Value {
     })
 }
 
-/// The data of an event.
+/// The data of an event: 56 bytes.
 pub(crate) fn tick() -> Value {
     json!({"symbol": "DSOL", "bid": 101.25, "ask": 101.5, "volume": 18_250})
 }
 
-/// The state before any patch.
-pub(crate) fn table(rows: usize) -> Value {
-    let rows: Vec<Value> =
-        (0..rows).map(|id| json!({"id": id, "name": format!("row {id}"), "price": 10.5, "n": 0})).collect();
-    json!({"rows": rows})
+/// The data of a small event: 24 bytes.
+pub(crate) fn small_tick() -> Value {
+    json!({"n": 471, "price": 101.25})
 }
 
-/// The operations that change one cell of [`table`].
+/// The operations that change one cell of a [`Table`](datasole_tests::table::Table).
 pub(crate) fn one_cell(row: usize, value: u64) -> Value {
     json!([{"op": "replace", "path": format!("/rows/{row}/n"), "value": value}])
 }

@@ -62,13 +62,14 @@ impl Server {
         Ok(Self { child, control, port })
     }
 
-    /// Has the server publish.
-    pub(crate) fn order(&mut self, order: Order) -> Result<()> {
+    /// Has the server publish, or do something; its answer, if there is one.
+    pub(crate) fn order(&mut self, order: Order) -> Result<u64> {
         self.control.write_all(&order.encode())?;
-        if matches!(order, Order::Changes(_)) {
-            self.answer()?;
+        let mut number = [0; 8];
+        if order.is_answered() {
+            self.control.read_exact(&mut number)?;
         }
-        Ok(())
+        Ok(u64::from_be_bytes(number))
     }
 
     /// Sends an order of several bytes.

@@ -40,9 +40,6 @@ pub(crate) struct Report {
     ours_wire: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     baseline_wire: Option<f64>,
-    /// The most that was resident meanwhile, in the unit of `ours_bytes`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    peak_bytes: Option<f64>,
     /// The median of the rounds' ratios.
     #[serde(skip_serializing_if = "Option::is_none")]
     ratio: Option<f64>,
@@ -144,19 +141,14 @@ impl Report {
     }
 
     /// The same, beside a baseline's if there is one.
-    pub(crate) fn of_bytes(
-        bench: &str,
+    pub(crate) fn of_figure(
+        bench: String,
         unit: &'static str,
         ours: f64,
         baseline: Option<f64>,
-        peak: Option<f64>,
         target: Target,
     ) -> Self {
-        Self {
-            baseline_bytes: baseline.map(rounded),
-            peak_bytes: peak.map(rounded),
-            ..Self::of_one(bench.to_owned(), unit, ours, target.bar).aimed(target)
-        }
+        Self { baseline_bytes: baseline.map(rounded), ..Self::of_one(bench, unit, ours, target.bar).aimed(target) }
     }
 
     /// Of one server only, which is judged by nothing: ours, or the baseline.

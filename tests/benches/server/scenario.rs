@@ -5,22 +5,19 @@ use serde_json::Value;
 use crate::{
     Result,
     content::Content,
+    follower,
     load::{self, Load, Stream},
     payload,
-    process::{self, Server},
+    process::Server,
     report::{Target, in_turns},
     serve::{Kind, Order},
-    websocket,
+    single, websocket,
 };
 
 pub(crate) use crate::report::{Report, median};
 
 /// Subscribers of the state.
 const SUBSCRIBERS: usize = 50;
-/// Connections opened before memory is read for the first time, so that what a server keeps once is not counted.
-const SETTLED: usize = 64;
-/// Edits of a document under way.
-const WINDOW: usize = 32;
 /// The unit of what is compared.
 const CPU: &str = "CPU us per operation";
 /// Rounds of a fan-out to thousands, each of which takes seconds.
@@ -37,13 +34,15 @@ pub(crate) struct Scenario {
     target: Target,
     /// What an operation wants to cost, and can, where a ratio is judged; microseconds.
     aim: Option<(f64, f64)>,
+    /// Of what is judged beside, in a row of its own: the name of that row ends so.
+    beside: Option<(&'static str, Target)>,
 }
 
-enum Work {
+pub(crate) enum Work {
     /// Calls; a turn is `in_flight` on every connection. Judged per call, by the ratio to the bare server.
     Call { connections: usize, in_flight: usize, params: fn() -> Value },
     /// A turn publishes so many events at once to so many connections. Judged per event delivered, likewise.
-    FanOut { audience: usize, at_once: usize },
+    FanOut { audience: usize, at_once: usize, events: fn(u32) -> Order },
     /// A turn changes one cell of a state with [`SUBSCRIBERS`] subscribers. Judged per change, likewise.
     Patch,
     /// A turn changes something of `content`, which nobody follows. Judged by the ratio to the same of `beside`, which is small.
@@ -51,108 +50,68 @@ enum Work {
     /// A turn publishes one event. Judged is how much more a delivery to `many` costs than one to `few`, by the ratio to how much more
     /// it costs the bare server.
     Slope { many: usize, few: usize },
-    /// So many connections come and follow a small state. Judged per connection.
+    /// So many connections come and follow a small state. Judged per connection, and beside it by the peak of resident memory.
     Herd { connections: usize },
-    /// A turn has all of so many followers of a presence room join it, one right after the other. Judged per member.
+    /// A turn has all of so many followers of a presence room join it, one right after the other. Judged per member, and beside
+    /// it by the bytes on the wire.
     Room { members: usize },
-    /// So many edits of a document, of which one other connection is told. Judged is the ratio of the last ones to the first.
-    Document { edits: usize },
+    /// A turn sets a state of so many rows, of which one cell is another. Judged per MB of JSON.
+    Set { rows: usize },
+    /// A state of so many rows is set, patched, replaced and shown. Judged by the longest time that keeps the runtime's thread.
+    Stall { rows: usize },
+    /// A turn publishes a burst of events, which the native client receives. Judged per event, by the ratio to a bare client.
+    Receive,
+    /// The keystrokes of a paper, of which one other connection is told. Judged is the ratio of the last ones to the first.
+    Document,
     /// So many connections that have got HELLO, or as many as descriptors permit. Judged by the resident memory of each.
     Idle { connections: usize },
-    /// Judged by the resident memory of each part of it, or of each byte of the state's JSON.
+    /// Judged by the resident memory of each part of it, or of each byte of the state's JSON, and beside it by the peak.
     Memory(Content),
     /// Judged by the bytes of an operation on the wire, of clients that take short frames.
     Wire(Box<Work>),
 }
 
-/// Every scenario.
-pub(crate) fn all() -> Vec<Scenario> {
-    let call = |connections, in_flight, params| Work::Call { connections, in_flight, params };
-    let fan_out = |audience, at_once| Work::FanOut { audience, at_once };
-    let growth = |content, beside| Work::Growth { content, beside };
-    let rows = |rows| growth(Content::Rows(rows), Content::Rows(20));
-    let entries = |entries| growth(Content::Entries(entries), Content::Entries(10));
-    let keys = |keys| growth(Content::Keys(keys), Content::Keys(1));
-    let flat = Target::new(1.5, 1.5, 1.0);
-    let as_bare = Target::new(1.5, 1.05, 1.0);
-    vec![
-        Scenario::new("rpc-small-16x4", call(16, 4, payload::small), 2_000, as_bare),
-        Scenario::new("rpc-small-256x1", call(256, 1, payload::small), 200, as_bare),
-        Scenario::new("rpc-7kb-compressed", call(16, 1, payload::large), 200, as_bare),
-        Scenario::new("fan-out-10-1", fan_out(10, 1), 3_000, as_bare),
-        Scenario::new("fan-out-100-1", fan_out(100, 1), 600, as_bare),
-        Scenario::new("fan-out-500-1", fan_out(500, 1), 150, as_bare),
-        Scenario::new("fan-out-500-10", fan_out(500, 10), 50, as_bare),
-        Scenario::new("fan-out-500-64", fan_out(500, 64), 15, as_bare),
-        Scenario::new("fan-out-1000-1", fan_out(1_000, 1), 80, as_bare),
-        Scenario::new("patch-10000-rows", Work::Patch, 1_500, as_bare),
-        Scenario::new("growth-patch-10kb", rows(200), 20_000, flat).aiming(3.0, 2.5),
-        Scenario::new("growth-patch-100kb", rows(2_000), 20_000, flat).aiming(3.0, 2.5),
-        // In a slice as much is stored as one snapshot has, which is made then: half a microsecond of a change.
-        Scenario::new("growth-patch-1mb", rows(20_000), 20_000, Target::new(2.0, 1.5, 1.0)).aiming(3.0, 2.5),
-        Scenario::new("growth-patch-10mb", rows(200_000), 20_000, flat).aiming(3.0, 2.5),
-        // Of ten entries everything stays in the processor's caches, here and with one key.
-        Scenario::new("growth-map-1000", entries(1_000), 20_000, flat).aiming(4.0, 2.7),
-        Scenario::new("growth-map-10000", entries(10_000), 20_000, Target::new(3.0, 1.5, 1.0)).aiming(4.0, 2.7),
-        Scenario::new("growth-map-100000", entries(100_000), 20_000, Target::new(3.0, 1.5, 1.0)).aiming(4.0, 2.7),
-        Scenario::new("growth-keys-1000", keys(1_000), 20_000, Target::new(2.5, 1.5, 1.0)),
-        Scenario::new("growth-keys-100000", keys(100_000), 20_000, Target::new(4.0, 1.5, 1.0)),
-        Scenario::new("growth-fan-out-10000", Work::Slope { many: 10_000, few: 100 }, 4, Target::new(1.4, 1.1, 1.0)),
-        Scenario::new("herd-10000", Work::Herd { connections: 10_000 }, 1, Target::new(120.0, 60.0, 40.0)),
-        Scenario::new("room-1000", Work::Room { members: 1_000 }, 1, Target::new(80.0, 40.0, 15.0)),
-        Scenario::new("document-260000", Work::Document { edits: 260_000 }, 20_000, flat).aiming(8.0, 5.0),
-        Scenario::new("idle-memory-1000", Work::Idle { connections: 1_000 }, 1, Target::new(4_096.0, 2_000.0, 955.0)),
-        Scenario::new("idle-memory-5000", Work::Idle { connections: 5_000 }, 1, Target::new(4_096.0, 2_000.0, 955.0)),
-        Scenario::new("idle-memory-19000", Work::Idle { connections: 19_000 }, 1, Target::new(4_096.0, 2_000.0, 955.0)),
-        Scenario::new("key-memory-100000", Work::Memory(Content::Keys(100_000)), 1, Target::new(950.0, 700.0, 400.0)),
-        Scenario::new("state-memory-10mb", Work::Memory(Content::Rows(200_000)), 1, Target::new(45.0, 8.0, 3.0)),
-        Scenario::new(
-            "wire-call-small",
-            Work::Wire(Box::new(call(1, 1, payload::small))),
-            100,
-            Target::new(90.0, 90.0, 50.0),
-        ),
-        // An event of 56 bytes; of 24, the goal is 60 and the floor 33.
-        Scenario::new("wire-event-small", Work::Wire(Box::new(fan_out(1, 1))), 100, Target::new(92.0, 92.0, 65.0)),
-    ]
-}
-
 impl Scenario {
-    fn new(name: &'static str, work: Work, turns: usize, target: Target) -> Self {
-        Self { name, work, turns, target, aim: None }
+    pub(crate) fn new(name: &'static str, work: Work, turns: usize, target: Target) -> Self {
+        Self { name, work, turns, target, aim: None, beside: None }
     }
 
-    fn aiming(self, goal: f64, floor: f64) -> Self {
+    /// With what an operation wants to cost, and can, where a ratio is judged; microseconds.
+    pub(crate) fn aiming(self, goal: f64, floor: f64) -> Self {
         Self { aim: Some((goal, floor)), ..self }
     }
 
+    /// With what is judged beside.
+    pub(crate) fn beside(self, name: &'static str, target: Target) -> Self {
+        Self { beside: Some((name, target)), ..self }
+    }
+
     /// Drives both servers, or both sizes, in turns.
-    pub(crate) fn compare(&self, rounds: usize) -> Result<Report> {
+    pub(crate) fn compare(&self, rounds: usize) -> Result<Vec<Report>> {
         eprintln!("{}: {rounds} rounds", self.name);
         match &self.work {
             Work::Idle { connections } => {
-                let (ours, baseline) = (idle_bytes(Kind::Ours, *connections)?, idle_bytes(Kind::Bare, *connections)?);
-                Ok(Report::of_bytes(self.name, "bytes per connection", ours, Some(baseline), None, self.target))
+                let ours = single::idle_bytes(Kind::Ours, *connections)?;
+                let baseline = single::idle_bytes(Kind::Bare, *connections)?;
+                Ok(self.one("bytes per connection", ours, Some(baseline)))
             }
             Work::Memory(content) => {
-                let (unit, held, peak) = memory(*content)?;
-                Ok(Report::of_bytes(self.name, unit, held, None, Some(peak), self.target))
+                let (unit, held, peak) = single::memory(*content)?;
+                Ok(self.two(unit, held, unit, peak))
             }
             Work::Herd { connections } => {
-                let (each, peak) = herd(*connections)?;
-                Ok(Report::of_bytes(self.name, "CPU us per connection", each, None, Some(peak), self.target))
+                let (each, peak) = single::herd(*connections)?;
+                Ok(self.two("CPU us per connection", each, "bytes", peak))
             }
             Work::Room { members } => {
-                let (each, wire) = room(*members, rounds.min(FEW_ROUNDS))?;
-                Ok(Report::of_bytes(self.name, "CPU us per member", each, None, None, self.target).wired(wire, 0.0))
+                let (each, wire) = single::room(*members, rounds.min(FEW_ROUNDS))?;
+                Ok(self.two("CPU us per member", each, "bytes per member", wire))
             }
-            Work::Document { edits } => {
-                let pair = document(*edits, self.turns)?;
-                let report = Report::of_ratio(self.name, CPU, &[pair], self.target);
-                Ok(match self.aim {
-                    Some((goal, floor)) => report.aimed_us(goal, floor),
-                    None => report,
-                })
+            Work::Set { rows } => Ok(self.one("CPU us per MB", single::set(*rows, self.turns, rounds)?, None)),
+            Work::Stall { rows } => Ok(self.one("CPU us", single::stall(*rows, rounds)?, None)),
+            Work::Document => {
+                let pair = single::document(self.turns)?;
+                Ok(vec![self.of_pairs(&[pair])])
             }
             Work::Wire(work) => {
                 let wire = |kind, short| -> Result<f64> {
@@ -160,8 +119,12 @@ impl Scenario {
                     rig.slice(self.turns)?;
                     Ok(rig.wire)
                 };
-                let (ours, baseline) = (wire(Kind::Ours, true)?, wire(Kind::Bare, false)?);
-                Ok(Report::of_bytes(self.name, "bytes per operation", ours, Some(baseline), None, self.target))
+                Ok(self.one("bytes per operation", wire(Kind::Ours, true)?, Some(wire(Kind::Bare, false)?)))
+            }
+            Work::Receive => {
+                let (mut ours, mut bare) = (follower::Rig::start(Kind::Ours)?, follower::Rig::start(Kind::Bare)?);
+                let pairs = in_turns(rounds, || ours.slice(self.turns), || bare.slice(self.turns))?;
+                Ok(vec![self.of_pairs(&pairs)])
             }
             Work::Slope { many, few } => {
                 let rounds = rounds.min(FEW_ROUNDS);
@@ -173,7 +136,7 @@ impl Scenario {
                     in_turns(rounds, || many.slice(self.turns), || few.slice(turns))
                 };
                 let (ours, baseline) = (slopes(Kind::Ours)?, slopes(Kind::Bare)?);
-                Ok(Report::of_slopes(self.name, CPU, &ours, &baseline, self.target))
+                Ok(vec![Report::of_slopes(self.name, CPU, &ours, &baseline, self.target)])
             }
             work => {
                 let (mut ours, mut baseline) = match work {
@@ -183,26 +146,50 @@ impl Scenario {
                     _ => (Rig::of(work, Kind::Ours)?, Rig::of(work, Kind::Bare)?),
                 };
                 let pairs = in_turns(rounds, || ours.slice(self.turns), || baseline.slice(self.turns))?;
-                let report = Report::of_ratio(self.name, CPU, &pairs, self.target).wired(ours.wire, baseline.wire);
-                Ok(match self.aim {
-                    Some((goal, floor)) => report.aimed_us(goal, floor),
-                    None => report,
-                })
+                Ok(vec![self.of_pairs(&pairs).wired(ours.wire, baseline.wire)])
             }
         }
+    }
+
+    fn of_pairs(&self, pairs: &[(f64, f64)]) -> Report {
+        let report = Report::of_ratio(self.name, CPU, pairs, self.target);
+        match self.aim {
+            Some((goal, floor)) => report.aimed_us(goal, floor),
+            None => report,
+        }
+    }
+
+    fn one(&self, unit: &'static str, ours: f64, baseline: Option<f64>) -> Vec<Report> {
+        vec![Report::of_figure(self.name.to_owned(), unit, ours, baseline, self.target)]
+    }
+
+    /// Of what is judged, and of what is judged beside, if anything is.
+    fn two(&self, unit: &'static str, figure: f64, unit_beside: &'static str, beside: f64) -> Vec<Report> {
+        let mut reports = self.one(unit, figure, None);
+        if let Some((name, target)) = self.beside {
+            reports.push(Report::of_figure(format!("{}-{name}", self.name), unit_beside, beside, None, target));
+        }
+        reports
     }
 
     /// Drives one server, for profilers.
     pub(crate) fn drive(&self, kind: Kind, rounds: usize) -> Result<Report> {
         let (unit, figure) = match &self.work {
-            Work::Idle { connections } => ("bytes per connection", idle_bytes(kind, *connections)?),
+            Work::Idle { connections } => ("bytes per connection", single::idle_bytes(kind, *connections)?),
             Work::Memory(content) => {
-                let (unit, held, _) = memory(*content)?;
+                let (unit, held, _) = single::memory(*content)?;
                 (unit, held)
             }
-            Work::Herd { connections } => ("CPU us per connection", herd(*connections)?.0),
-            Work::Room { members } => ("CPU us per member", room(*members, rounds)?.0),
-            Work::Document { edits } => (CPU, document(*edits, self.turns)?.0),
+            Work::Herd { connections } => ("CPU us per connection", single::herd(*connections)?.0),
+            Work::Room { members } => ("CPU us per member", single::room(*members, rounds)?.0),
+            Work::Set { rows } => ("CPU us per MB", single::set(*rows, self.turns, rounds)?),
+            Work::Stall { rows } => ("CPU us", single::stall(*rows, rounds)?),
+            Work::Document => (CPU, single::document(self.turns)?.0),
+            Work::Receive => {
+                let mut rig = follower::Rig::start(kind)?;
+                let mut slices = (0..=rounds).map(|_| rig.slice(self.turns)).collect::<Result<Vec<f64>>>()?;
+                (CPU, median(&mut slices))
+            }
             work => {
                 let many;
                 let (work, content) = match work {
@@ -226,7 +213,7 @@ impl Scenario {
 }
 
 fn fan_out_of_one(audience: usize) -> Work {
-    Work::FanOut { audience, at_once: 1 }
+    Work::FanOut { audience, at_once: 1, events: Order::Events }
 }
 
 /// One server with its load, ready to be measured.
@@ -279,9 +266,9 @@ impl<'a> Rig<'a> {
                 self.load.call(&self.frames, in_flight, turns)?;
                 turns * self.connections * in_flight
             }
-            Work::FanOut { at_once, .. } => {
+            Work::FanOut { at_once, events, .. } => {
                 for _ in 0..turns {
-                    self.server.order(Order::Events(at_once as u32))?;
+                    self.server.order(events(at_once as u32))?;
                     self.load.receive(at_once)?;
                 }
                 turns * self.connections * at_once
@@ -305,97 +292,4 @@ impl<'a> Rig<'a> {
         self.wire = (self.load.moved() - moved) as f64 / (operations * receivers) as f64;
         Ok(used as f64 / operations as f64 / 1_000.0)
     }
-}
-
-/// CPU time for each of so many connections that come and follow a small state, and the most memory that was resident meanwhile.
-fn herd(connections: usize) -> Result<(f64, f64)> {
-    let connections = connections.min(process::descriptors());
-    let server = Server::start(Kind::Ours, Content::Rows(20))?;
-    let before = server.cpu()?;
-    let _load = Load::open(server.port, connections, Stream::State)?;
-    let used = server.cpu()? - before;
-    Ok((used as f64 / connections as f64 / 1_000.0, server.peak()? as f64))
-}
-
-/// CPU time for each of so many members of a room who join it together, and the bytes that each of them sends and gets.
-fn room(members: usize, rounds: usize) -> Result<(f64, f64)> {
-    let members = members.min(process::descriptors());
-    let server = Server::start(Kind::Ours, Content::Nothing)?;
-    let mut load = Load::open(server.port, members, Stream::Room)?;
-    let mut figures = Vec::new();
-    let mut wire = 0;
-    for round in 0..=rounds {
-        let (before, moved) = (server.cpu()?, load.moved());
-        load.tell(|member| websocket::frame(&payload::presence(2, Some(member))))?;
-        let used = server.cpu()? - before;
-        wire = load.moved() - moved;
-        if round > 0 {
-            figures.push(used as f64 / members as f64 / 1_000.0);
-            eprintln!("  {:.1} µs and {} bytes a member", figures[figures.len() - 1], wire / members as u64);
-        }
-        load.tell(|_| websocket::frame(&payload::presence(3, None)))?;
-    }
-    Ok((median(&mut figures), wire as f64 / members as f64))
-}
-
-/// CPU time of one of the last `slice` of so many edits of a document, and of one of the first.
-fn document(edits: usize, slice: usize) -> Result<(f64, f64)> {
-    let updates = payload::typing(edits);
-    let server = Server::start(Kind::Ours, Content::Nothing)?;
-    let mut load = Load::open(server.port, 2, Stream::Document)?;
-    // What a document greets with.
-    load.tell(|_| Vec::new())?;
-    let channel = load.channel();
-    let mut figures = Vec::new();
-    for slice in updates.chunks(slice) {
-        let before = server.cpu()?;
-        for window in slice.chunks(WINDOW) {
-            let frames = (2..).zip(window).map(|(id, update)| websocket::frame(&payload::update(id, channel, update)));
-            load.exchange(&frames.collect::<Vec<_>>())?;
-        }
-        load.tell(|_| Vec::new())?;
-        figures.push((server.cpu()? - before) as f64 / slice.len() as f64 / 1_000.0);
-        eprintln!("  {:.2} µs an edit", figures[figures.len() - 1]);
-    }
-    match figures[..] {
-        [first, .., last] => Ok((last, first)),
-        _ => Err("too few edits".into()),
-    }
-}
-
-/// Resident bytes that one more idle connection costs.
-fn idle_bytes(kind: Kind, connections: usize) -> Result<f64> {
-    let possible = process::descriptors().saturating_sub(SETTLED);
-    if possible < connections {
-        eprintln!("  descriptors for {possible} of {connections} connections: `ulimit -n` permits more");
-    }
-    let connections = connections.min(possible);
-    if connections == 0 {
-        return Err("too few descriptors to measure connections: raise `ulimit -n`".into());
-    }
-    let server = Server::start(kind, Content::Nothing)?;
-    let mut load = Load::open(server.port, SETTLED, Stream::Nothing)?;
-    server.cpu()?;
-    let before = server.resident()?;
-    load.add(server.port, connections, Stream::Nothing)?;
-    server.cpu()?;
-    let after = server.resident()?;
-    Ok(after.saturating_sub(before) as f64 / connections as f64)
-}
-
-/// Resident bytes that a server's content costs, and the most that it cost meanwhile: of each part, or of each byte of the state's
-/// JSON. A server without content is the comparison.
-fn memory(content: Content) -> Result<(&'static str, f64, f64)> {
-    let (mut server, empty) = (Server::start(Kind::Ours, content)?, Server::start(Kind::Ours, Content::Nothing)?);
-    // One change is made once the content is there.
-    server.order(Order::Changes(1))?;
-    server.cpu()?;
-    empty.cpu()?;
-    let (unit, parts) = match content {
-        Content::Rows(rows) => ("bytes per byte of JSON", payload::table(rows).to_string().len()),
-        _ => ("bytes per key", content.count()),
-    };
-    let before = empty.resident()?;
-    let each = |bytes: u64| bytes.saturating_sub(before) as f64 / parts as f64;
-    Ok((unit, each(server.resident()?), each(server.peak()?)))
 }

@@ -12,7 +12,7 @@ use tokio::{
 use crate::{Result, bare::Bare, content::Content, ours::Ours};
 
 /// The argument that makes this program a server; the next ones are its [`Kind`] and its [`Content`]. (Or it is
-/// [`cluster::node::SUBCOMMAND`](crate::cluster::node::SUBCOMMAND).)
+/// [`cluster::node::SUBCOMMAND`](crate::cluster::node::SUBCOMMAND) or [`follower::SUBCOMMAND`](crate::follower::SUBCOMMAND).)
 pub(crate) const SUBCOMMAND: &str = "serve";
 
 /// Which server.
@@ -51,19 +51,39 @@ impl FromStr for Kind {
 pub(crate) enum Order {
     /// This many events at once, to everyone.
     Events(u32),
+    /// The same of small ones.
+    SmallEvents(u32),
     /// One cell of this row of the state, to everyone.
     Patch(u32),
-    /// So many changes of the content, which nobody follows; answered with a byte.
+    /// X
     Changes(u32),
+    /// Sets the whole state, with another value in one cell of this row; answered.
+    Set(u32),
+    /// Sets the whole state, so that every row is another; answered.
+    Replace,
+    /// Notes from now on how long the runtime's thread is kept; answered.
+    Watch,
+    /// Asks for the longest time since the last such order; answered with it, in nanoseconds.
+    Longest,
 }
 
 impl Order {
+    /// Whether the server answers with a number, once it is carried out.
+    pub(crate) fn is_answered(self) -> bool {
+        !matches!(self, Self::Events(_) | Self::SmallEvents(_) | Self::Patch(_))
+    }
+
     /// As on the control connection.
     pub(crate) fn encode(self) -> [u8; 5] {
         let (tag, [a, b, c, d]) = match self {
             Self::Events(count) => (0, count.to_be_bytes()),
             Self::Patch(row) => (1, row.to_be_bytes()),
             Self::Changes(count) => (2, count.to_be_bytes()),
+            Self::SmallEvents(count) => (3, count.to_be_bytes()),
+            Self::Set(row) => (4, row.to_be_bytes()),
+            Self::Replace => (5, [0; 4]),
+            Self::Watch => (6, [0; 4]),
+            Self::Longest => (7, [0; 4]),
         };
         [tag, a, b, c, d]
     }
@@ -73,7 +93,12 @@ impl Order {
         match tag {
             0 => Self::Events(number),
             1 => Self::Patch(number),
-            _ => Self::Changes(number),
+            2 => Self::Changes(number),
+            3 => Self::SmallEvents(number),
+            4 => Self::Set(number),
+            5 => Self::Replace,
+            6 => Self::Watch,
+            _ => Self::Longest,
         }
     }
 }
@@ -95,9 +120,9 @@ pub(crate) fn run(kind: Kind, content: Content) -> Result<()> {
             Kind::Ours => {
                 let server = Ours::start(listener, content).await?;
                 while let Some(order) = next_order(&mut control).await {
-                    server.carry_out(order).await?;
-                    if matches!(order, Order::Changes(_)) {
-                        control.write_all(&[1]).await?;
+                    let number = server.carry_out(order).await?;
+                    if order.is_answered() {
+                        control.write_u64(number).await?;
                     }
                 }
             }

@@ -1,0 +1,150 @@
+//! Clients that receive bursts of events, each in a process of its own: the native client, and a bare one as the baseline.
+//!
+//! The bare one is tokio-tungstenite with the same buffers, which takes the same frames apart and parses the data of each event.
+//! It knows no limits, positions, subscriptions or reconnecting, and hands nothing to another task.
+
+use std::{hint::black_box, net::Ipv4Addr};
+
+use bytes::Bytes;
+use datasole_client::Client;
+use datasole_core::{
+    frame::{HEADER_LEN, Opcode},
+    wire::{split_item, split_varuint},
+};
+use futures_util::{SinkExt, StreamExt};
+use serde_json::Value;
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+};
+use tokio_tungstenite::{
+    WebSocketStream, client_async_with_config,
+    tungstenite::{
+        Message, client::IntoClientRequest, http::HeaderValue, http::header::SEC_WEBSOCKET_PROTOCOL,
+        protocol::WebSocketConfig,
+    },
+};
+
+use crate::{
+    Result,
+    content::Content,
+    payload,
+    process::Server,
+    serve::{Kind, Order},
+};
+
+/// The argument that makes this program a client; the next ones are its [`Kind`] and the server's port.
+pub(crate) const SUBCOMMAND: &str = "follow";
+
+/// Events that are published at once; the client says when it has them.
+const BURST: u32 = 500;
+
+/// tungstenite's buffers in the native client; bytes.
+const READ_BUFFER: usize = 4 * 1024;
+const WRITE_BUFFER: usize = 16 * 1024;
+
+/// A server and a client that follows it.
+pub(crate) struct Rig {
+    server: Server,
+    client: Server,
+}
+
+impl Rig {
+    /// With a client of this kind.
+    pub(crate) fn start(kind: Kind) -> Result<Self> {
+        let server = Server::start(Kind::Ours, Content::Nothing)?;
+        let mut client = Server::spawn(&[SUBCOMMAND, kind.name(), &server.port.to_string()])?;
+        client.answer()?;
+        Ok(Self { server, client })
+    }
+
+    /// The CPU time of the client for one event of so many bursts; microseconds.
+    pub(crate) fn slice(&mut self, bursts: usize) -> Result<f64> {
+        let before = self.client.cpu()?;
+        for _ in 0..bursts {
+            self.server.order(Order::Events(BURST))?;
+            self.client.answer()?;
+        }
+        let used = self.client.cpu()? - before;
+        Ok(used as f64 / (bursts * BURST as usize) as f64 / 1_000.0)
+    }
+}
+
+/// Runs a client until the control connection ends, to which it writes a byte once it follows, and one after each burst.
+pub(crate) fn run(kind: Kind, port: u16) -> Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let control = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        println!("{port} {}", control.local_addr()?.port());
+        let (control, _) = control.accept().await?;
+        match kind {
+            Kind::Ours => follow(port, control).await,
+            Kind::Bare => follow_bare(port, control).await,
+        }
+    })
+}
+
+async fn follow(port: u16, mut control: TcpStream) -> Result<()> {
+    let client = Client::builder(format!("http://127.0.0.1:{port}").as_str()).connect().await?;
+    let mut events = client.events::<Value>(payload::TOPIC)?;
+    // What comes after the topic's subscription is answered after it.
+    client.state::<Value>(payload::STATE)?.changed().await?;
+    loop {
+        control.write_all(&[1]).await?;
+        for _ in 0..BURST {
+            black_box(events.next().await.ok_or("the client has ended")??);
+        }
+    }
+}
+
+async fn follow_bare(port: u16, mut control: TcpStream) -> Result<()> {
+    let mut request = format!("ws://127.0.0.1:{port}/__ds").into_client_request()?;
+    request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("datasole.v2"));
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+    let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER).write_buffer_size(WRITE_BUFFER);
+    let (mut socket, _) = client_async_with_config(request, stream, Some(config)).await?;
+    receive(&mut socket).await?;
+    for message in [payload::takes_batches(), payload::subscribe(1, "event", payload::TOPIC)] {
+        socket.send(Message::Binary(message.into())).await?;
+    }
+    while receive(&mut socket).await?.first() != Some(&(Opcode::Subscribed as u8)) {}
+    loop {
+        control.write_all(&[1]).await?;
+        let mut missing = BURST;
+        while missing > 0 {
+            missing -= events(&receive(&mut socket).await?)?;
+        }
+    }
+}
+
+async fn receive(socket: &mut WebSocketStream<TcpStream>) -> Result<Bytes> {
+    loop {
+        match socket.next().await.ok_or("the server has ended")?? {
+            Message::Binary(message) => return Ok(message),
+            Message::Ping(_) => {}
+            message => return Err(format!("the server sent {message:?}").into()),
+        }
+    }
+}
+
+/// Parses the events in a message, and tells their number.
+fn events(message: &[u8]) -> Result<u32> {
+    let (header, payload) = message.split_first_chunk::<HEADER_LEN>().ok_or("a message without a header")?;
+    match Opcode::from_byte(header[0]) {
+        Some(Opcode::Batch) => {
+            let (mut items, mut count) = (payload, 0);
+            while !items.is_empty() {
+                let (item, rest) = split_item(items).ok_or("a batch that is cut off")?;
+                count += events(item)?;
+                items = rest;
+            }
+            Ok(count)
+        }
+        Some(Opcode::Entry) => {
+            let data =
+                split_varuint(payload).and_then(|(_, rest)| split_varuint(rest)).ok_or("an entry without numbers")?;
+            black_box(serde_json::from_slice::<Value>(data.1)?);
+            Ok(1)
+        }
+        opcode => Err(format!("the server sent {opcode:?}").into()),
+    }
+}
