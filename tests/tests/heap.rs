@@ -36,7 +36,7 @@ async fn operation(entries: usize) -> usize {
         map.set(&format!("entry {n}"), &n).await.unwrap();
     }
     // Nothing is released meanwhile.
-    settled().await;
+    HEAP.settled().await;
     let mut peaks = Vec::new();
     for n in 0..201 {
         let before = ALLOCATOR.current_usage();
