@@ -220,7 +220,7 @@ fn own(value: &Tree, like: &Tree) -> Tree {
 }
 
 /// Whether a tree nests no more than so many containers; `None` where `left` looks do not tell.
-fn is_within(tree: &Tree, levels: usize, left: &mut usize) -> Option<bool> {
+pub(super) fn is_within(tree: &Tree, levels: usize, left: &mut usize) -> Option<bool> {
     *left = left.checked_sub(1)?;
     match &tree.0 {
         Node::Array(_) | Node::Object(_) if levels == 0 => Some(false),

@@ -6,10 +6,11 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::{Operation, Patch, Pointer};
+use super::{Operation, Patch, PatchLimits, Pointer};
 use crate::tree::{Node, Object, Tree};
 
-/// A patch that turns `old` into `new`; empty when they are equal, and [`Patch::whole`] when that is shorter.
+/// A patch that turns `old` into `new`; empty when they are equal, and [`Patch::whole`] when that is shorter, or when the operations
+/// would be more than [`PatchLimits`] let a receiver apply.
 ///
 /// ```
 /// use datasole_core::patch::diff;
@@ -20,7 +21,10 @@ use crate::tree::{Node, Object, Tree};
 pub fn diff(old: &Tree, new: &Tree) -> Patch {
     let mut writer = Writer::default();
     writer.value(old, new);
-    Patch::from_operations(writer.operations)
+    let patch = writer.into_patch();
+    patch.unwrap_or_else(|| {
+        Patch::from_operations(vec![Operation::Replace { path: Pointer::default(), value: new.clone() }])
+    })
 }
 
 /// Array elements that a receiver shifts in the time it takes to read one byte of a value.
@@ -37,11 +41,44 @@ pub(super) struct Writer {
     pub(super) operations: Vec<Operation>,
     /// How many arrays are being compared that are in each other.
     pub(super) arrays: usize,
+    /// Array elements that a receiver of the operations shifts.
+    shifted: usize,
+}
+
+/// How far a [`Writer`] has come.
+#[derive(Clone, Copy)]
+pub(super) struct Mark {
+    pub(super) operations: usize,
+    shifted: usize,
 }
 
 impl Writer {
+    /// The operations, unless a receiver would refuse them.
+    pub(super) fn into_patch(self) -> Option<Patch> {
+        let limits = PatchLimits::default();
+        let fits = |operation: &Operation| match operation {
+            Operation::Add { path, value } | Operation::Replace { path, value } => limits.permit(path, value),
+            _ => true,
+        };
+        let is_permitted = self.operations.len() <= limits.max_operations
+            && self.shifted <= limits.max_shifted
+            && self.operations.iter().all(fits);
+        is_permitted.then(|| Patch::from_operations(self.operations))
+    }
+
+    /// The operations so far.
+    pub(super) fn mark(&self) -> Mark {
+        Mark { operations: self.operations.len(), shifted: self.shifted }
+    }
+
+    /// Forgets the operations since.
+    pub(super) fn back(&mut self, mark: Mark) {
+        self.operations.truncate(mark.operations);
+        self.shifted = mark.shifted;
+    }
+
     fn value(&mut self, old: &Tree, new: &Tree) -> usize {
-        let before = self.operations.len();
+        let before = self.mark();
         let cost = match (&old.0, &new.0) {
             (Node::Object(old), Node::Object(new)) => self.members(old, new),
             (Node::Array(old), Node::Array(elements)) if self.arrays < NESTED => {
@@ -58,8 +95,8 @@ impl Writer {
             _ if old == new => 0,
             _ => return self.replace(new),
         };
-        if self.operations.len() > before && !longer_than(new, cost.saturating_sub(self.overhead())) {
-            self.operations.truncate(before);
+        if self.operations.len() > before.operations && !longer_than(new, cost.saturating_sub(self.overhead())) {
+            self.back(before);
             return self.replace(new);
         }
         cost
@@ -102,27 +139,30 @@ impl Writer {
         let (mut i, mut j) = (0, 0);
         for (anchor_i, anchor_j) in anchors(old, new).into_iter().chain([(old.len(), new.len())]) {
             let (gap_old, gap_new) = (&old[i..anchor_i], &new[j..anchor_j]);
-            let shifted = gap_old.len().abs_diff(gap_new.len()).saturating_mul(len - front - anchor_i);
-            cost =
-                cost.saturating_add(self.gap(gap_old, gap_new, front + j)).saturating_add(shifted / SHIFTED_PER_BYTE);
+            cost = cost.saturating_add(self.gap(gap_old, gap_new, front + j, len - front - anchor_i));
             (i, j) = (anchor_i + 1, anchor_j + 1);
         }
         cost
     }
 
-    /// Elements between two that stay: paired by index; what is left over on one side is removed or added.
-    fn gap(&mut self, old: &[Tree], new: &[Tree], at: usize) -> usize {
+    /// Elements between two that stay, of which `behind` are behind them: paired by index; what is left over on one side is removed,
+    /// the last first, or added, so that only those behind are shifted.
+    fn gap(&mut self, old: &[Tree], new: &[Tree], at: usize, behind: usize) -> usize {
+        let behind = behind + old.len();
         let (old, new, skipped) = trim(old, new);
-        let at = at + skipped;
+        let (at, behind) = (at + skipped, behind - skipped - old.len());
         let paired = old.len().min(new.len());
-        let mut cost: usize = 0;
+        // What is removed counts as shifted.
+        let shifted = old.len().abs_diff(new.len()).saturating_mul(behind + 1);
+        self.shifted = self.shifted.saturating_add(shifted);
+        let mut cost = shifted / SHIFTED_PER_BYTE;
         for (offset, (old, new)) in old.iter().zip(new).enumerate() {
             self.path.push(&(at + offset).to_string());
             cost = cost.saturating_add(self.value(old, new));
             self.path.pop();
         }
-        for _ in paired..old.len() {
-            self.path.push(&(at + paired).to_string());
+        for offset in (paired..old.len()).rev() {
+            self.path.push(&(at + offset).to_string());
             cost = cost.saturating_add(self.remove());
             self.path.pop();
         }
@@ -259,7 +299,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::patch::{PatchLimits, apply};
+    use crate::patch::{apply, diff_text};
 
     fn between(old: &Value, new: &Value) -> Patch {
         diff(&old.into(), &new.into())
@@ -372,6 +412,65 @@ mod tests {
         assert!(between(&old.clone().into(), &new.clone().into()).whole().is_some());
         let (old, new) = (&old[..300], &new[..200]);
         assert_eq!(check(&old.into(), &new.into()).len(), 100, "few elements are worth it");
+    }
+
+    #[test]
+    fn elements_that_end_an_array_are_removed_from_its_end() {
+        let old: Vec<Value> = (0..20_000).map(|id| json!(format!("{id:050}"))).collect();
+        // The first of them removed first would shift more than a receiver permits.
+        for (from, to) in [(5_000, 20_000), (0, 9_000), (3_000, 12_000)] {
+            let mut new = old.clone();
+            new.drain(from..to);
+            new.extend((0..20_000).map(|id| json!(format!("new {id:050}"))));
+            check(&old.clone().into(), &new.into());
+        }
+        let new = old[..15_000].to_vec();
+        let operations = check(&old.into(), &new.into());
+        assert_eq!(operations.len(), 5_000);
+        assert_eq!(operations[0]["path"], "/19999");
+    }
+
+    #[test]
+    fn what_a_receiver_would_refuse_is_replaced() {
+        let limits = PatchLimits::default();
+        let old = |count: usize| json!({"rows": vec![json!({"n": 0, "text": "-".repeat(80)}); count], "title": "x"});
+        let change = |mut value: Value, count: usize| {
+            value["rows"].as_array_mut().unwrap().iter_mut().take(count).for_each(|row| row["n"] = json!(1));
+            value
+        };
+        for (changed, is_whole) in
+            [(limits.max_operations - 1, false), (limits.max_operations, false), (limits.max_operations + 1, true)]
+        {
+            let old = old(limits.max_operations + 2);
+            let new = change(old.clone(), changed);
+            check(&old, &new);
+            assert_eq!(between(&old, &new).whole().is_some(), is_whole, "{changed} changes");
+            let patch = diff_text(&Tree::from(&old), &new.to_string()).unwrap();
+            assert_eq!(patch.whole().is_some(), is_whole, "{changed} changes, as text");
+        }
+        // The new value is deeper than a patch may make a document.
+        for (levels, is_whole) in [(limits.max_depth - 1, false), (limits.max_depth, true)] {
+            let deep = (1..levels).fold(json!([]), |inner, _| json!([inner]));
+            let (old, new) = (json!({"keep": "-".repeat(900), "a": 1}), json!({"keep": "-".repeat(900), "a": deep}));
+            assert_eq!(between(&old, &new).whole().is_some(), is_whole, "{levels} levels");
+            let patch = diff_text(&Tree::from(&old), &new.to_string()).unwrap();
+            assert_eq!(patch.whole().is_some(), is_whole, "{levels} levels, as text");
+            if !is_whole {
+                check(&old, &new);
+            }
+        }
+        // A row comes in front of each of many, which shifts all that are behind.
+        let long = |n: usize| json!(format!("{n:0400}"));
+        let old: Vec<Value> = (0..30_000).map(long).collect();
+        for (every, is_whole) in [(5, false), (4, true)] {
+            let added = |n: usize| (n % every == 0).then(|| json!(n));
+            let new: Vec<Value> = (0..30_000).flat_map(|n| added(n).into_iter().chain([long(n)])).collect();
+            let (old, new) = (Value::from(old.clone()), Value::from(new));
+            check(&old, &new);
+            assert_eq!(between(&old, &new).whole().is_some(), is_whole, "one of {every}");
+            let patch = diff_text(&Tree::from(&old), &new.to_string()).unwrap();
+            assert_eq!(patch.whole().is_some(), is_whole, "one of {every}, as text");
+        }
     }
 
     #[test]

@@ -101,6 +101,15 @@ pub struct PatchLimits {
     pub max_shifted: usize,
 }
 
+impl PatchLimits {
+    /// Whether a document with this value at `path` is not too deep there.
+    fn permit(&self, path: &Pointer, value: &Tree) -> bool {
+        // Every value is looked at.
+        let (levels, mut looks) = (self.max_depth.checked_sub(path.depth()), usize::MAX);
+        levels.is_some_and(|levels| apply::is_within(value, levels, &mut looks) == Some(true))
+    }
+}
+
 impl Default for PatchLimits {
     fn default() -> Self {
         Self { max_operations: 100_000, max_depth: 120, max_copied_bytes: 64 * 1024 * 1024, max_shifted: 100_000_000 }

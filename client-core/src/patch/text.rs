@@ -36,10 +36,10 @@ const MANY: usize = 64;
 /// Those of [`parse`].
 pub fn diff_text(old: &Tree, text: &str) -> Result<Patch, Error> {
     let difference = Difference { text: Comparison::new(text), writer: Writer::default(), later: Vec::new() };
-    match difference.operations(old) {
-        Ok(operations) => Ok(Patch::from_operations(operations)),
-        // No JSON, or a member is there twice.
-        Err(_) => Ok(diff(old, &parse(text)?)),
+    match difference.patch(old) {
+        Ok(Some(patch)) => Ok(patch),
+        // More than a receiver permits; no JSON, or a member is there twice.
+        Ok(None) | Err(_) => Ok(diff(old, &parse(text)?)),
     }
 }
 
@@ -59,12 +59,13 @@ struct Later {
 }
 
 impl Difference<'_> {
-    fn operations(mut self, old: &Tree) -> Result<Vec<Operation>, Unfit> {
+    /// `None` where a receiver would refuse them.
+    fn patch(mut self, old: &Tree) -> Result<Option<Patch>, Unfit> {
         self.value(old, 0)?;
         if !self.text.reader().is_at_end() {
             return Err(Unfit::Syntax);
         }
-        let mut operations = self.writer.operations;
+        let operations = &mut self.writer.operations;
         for Later { operation, at, depth } in self.later {
             self.text.go(at);
             let new = self.text.tree(depth)?;
@@ -73,12 +74,12 @@ impl Difference<'_> {
                 *value = new;
             }
         }
-        Ok(operations)
+        Ok(self.writer.into_patch())
     }
 
     /// Compares the next value, within so many arrays and objects, with `old`; what the operations cost.
     fn value(&mut self, old: &Tree, depth: usize) -> Result<usize, Unfit> {
-        let before = self.writer.operations.len();
+        let before = self.writer.mark();
         let (next, start) = (self.text.reader().peek(), self.text.reader().at);
         let cost = match (next, &old.0) {
             (Some(b'{'), Node::Object(old)) => self.members(old, depth)?,
@@ -96,9 +97,10 @@ impl Difference<'_> {
         };
         let length = self.text.reader().at - start;
         if length <= cost.saturating_sub(self.writer.overhead()) {
-            self.writer.operations.truncate(before);
-            self.later.truncate(self.later.partition_point(|later| later.operation < before));
-            self.later.push(Later { operation: before, at: start, depth });
+            self.writer.back(before);
+            let operation = before.operations;
+            self.later.truncate(self.later.partition_point(|later| later.operation < operation));
+            self.later.push(Later { operation, at: start, depth });
             self.writer.operations.push(self.replace());
             return Ok(self.writer.overhead() + length);
         }

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use datasole_core::{StreamKind, frame::Opcode};
+use serde_json::json;
 
 use crate::{
     Limits, Protocol, Server,
@@ -110,4 +111,25 @@ async fn a_state_that_was_evicted_is_loaded_once() {
     assert_eq!(state.get_as("a").await.unwrap(), Some(1));
     assert_eq!(state.get_as::<u8>("none").await.unwrap(), None);
     assert_eq!(backend.loads.load(Ordering::Relaxed), 1);
+}
+
+/// Differences that no patch may have are stored as wholes: every node, and a server that starts again, can read them.
+#[tokio::test]
+async fn a_value_that_no_patch_leads_to_can_be_loaded() {
+    let limits = || Limits { max_idle_states: 0, max_payload: 32 * 1024 * 1024, ..plain() };
+    let server = builder().limits(limits()).build();
+    let state = server.state();
+    let rows = |count: usize, n: u32| json!(vec![json!({"n": n, "text": "-".repeat(60)}); count]);
+    let numbers = |count: usize| json!((0..count).map(|n| format!("{n:08}")).collect::<Vec<_>>());
+    let deep = |levels: usize| (0..levels).fold(json!("-"), |inner, _| json!([inner]));
+    for (name, before, after) in [
+        ("many operations", rows(110_000, 0), rows(110_000, 1)),
+        ("an array that ends earlier", numbers(110_000), numbers(80_000)),
+        ("deep values", json!({"keep": "-".repeat(900), "a": 0}), json!({"keep": "-".repeat(900), "a": deep(124)})),
+    ] {
+        state.set(name, &before).await.unwrap();
+        state.set(name, &after).await.unwrap();
+        assert_eq!(in_memory(&server), 0);
+        assert!(state.get(name).await.unwrap() == Some(after), "{name}");
+    }
 }

@@ -108,8 +108,8 @@ impl Base {
             }
             // The patch, or the whole value where that is shorter.
             let patched = Entry::json(PATCH, &patch)?;
-            if patched.content().len() < text.len() {
-                if patch.whole().is_none() && patch.operations().len() <= IN_PLACE {
+            if patch.whole().is_none() && patched.content().len() < text.len() {
+                if patch.operations().len() <= IN_PLACE {
                     found.change = Some((patched, Step::Patch(patch)));
                     return Ok(found);
                 }
@@ -212,15 +212,15 @@ impl StateValue {
             None => self.base().compare(text)?,
         };
         let Some((entry, step)) = compared.change else { return Ok(None) };
-        let change = match step {
-            Step::Replace(value) => Change::Replace(Some(value)),
+        let (entry, change) = match step {
+            Step::Replace(value) => (entry, Change::Replace(Some(value))),
             Step::Patch(patch) => {
                 self.grow();
                 let value = Arc::make_mut(self.value.get_or_insert_default());
                 match apply_undoable(value, &patch, &PatchLimits::default()) {
-                    Ok(undo) => Change::Patched(patch, undo),
-                    // More than a patch of a client may do.
-                    Err(_) => Change::Replace(Some(Arc::new(tree::parse(text)?))),
+                    Ok(undo) => (entry, Change::Patched(patch, undo)),
+                    // Nobody else could apply it either.
+                    Err(_) => (Entry::new(VALUE, text.as_bytes()), Change::Replace(Some(Arc::new(tree::parse(text)?)))),
                 }
             }
         };
