@@ -91,7 +91,7 @@ struct Item {
     of: Of,
 }
 
-/// What a message is an entry of.
+/// The stream that a message is an entry of, if it is.
 #[derive(Debug)]
 enum Of {
     /// Of nothing that a snapshot can replace.
@@ -252,7 +252,7 @@ impl Mailbox {
                     return true;
                 }
                 item.of = Of::Left;
-                // What was owed goes.
+                // The debt goes.
                 item.weight > 0
             });
             let Some(at) = queue.stale.iter().position(|stale| is_same(stale, &stream)) else { return };

@@ -224,7 +224,7 @@ async fn an_update_takes_values_as_they_are_written() {
     for key in ["set", "drawn"] {
         assert_eq!(state.get(key).await.unwrap().unwrap().to_string(), expected, "{key}");
     }
-    // What cannot be a tree is refused, and the value is as it was.
+    // A value that cannot be a tree is refused, and the value is as it was.
     let raw = RawValue::from_string("1e400".into()).unwrap();
     for insert in [false, true] {
         let update = |draft: &mut Draft<'_>| if insert { draft.insert("/0", &raw) } else { draft.set("/0", &raw) };

@@ -26,7 +26,7 @@ const HEAP: Heap = Heap(&ALLOCATOR);
 const ROWS: usize = 200_000;
 const STATE: &str = "table";
 
-/// What the rows have come to.
+/// Whether every row so far has held.
 #[derive(Default)]
 struct Rows {
     missed: bool,

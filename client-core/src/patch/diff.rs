@@ -152,7 +152,7 @@ impl Writer {
         let (old, new, skipped) = trim(old, new);
         let (at, behind) = (at + skipped, behind - skipped - old.len());
         let paired = old.len().min(new.len());
-        // What is removed counts as shifted.
+        // Removed elements count as shifted.
         let shifted = old.len().abs_diff(new.len()).saturating_mul(behind + 1);
         self.shifted = self.shifted.saturating_add(shifted);
         let mut cost = shifted / SHIFTED_PER_BYTE;

@@ -99,7 +99,7 @@ impl Hub {
             }
             News::Turn(stream) => {
                 if !self.turns.came(&stream) {
-                    // Whoever wanted it is gone; it passes by itself after a while.
+                    // The caller is gone; the turn passes by itself after a while.
                     tracing::debug!(key = stream.key, "a turn comes too late");
                 }
             }

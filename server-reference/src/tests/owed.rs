@@ -262,7 +262,7 @@ async fn nothing_is_owed_of_what_was_left() {
     }
 }
 
-/// What was queued before is sent where there is room: SUBSCRIBED without its snapshot would be half an answer.
+/// Queued messages are sent where there is room: SUBSCRIBED without its snapshot would be half an answer.
 #[tokio::test]
 async fn what_was_queued_before_leaving_is_sent() {
     let server = builder().build();

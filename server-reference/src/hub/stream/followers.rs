@@ -12,7 +12,7 @@ use crate::connection::Connection;
 /// Epochs of lives that never began that a stream remembers.
 const UNBORN: usize = 4;
 
-/// What a stream has for those who follow it; most have none.
+/// The part of a stream that exists for its followers; most streams have none.
 #[derive(Debug, Default)]
 pub(super) struct Followers {
     pub(super) members: Members,
