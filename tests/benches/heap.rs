@@ -108,7 +108,7 @@ async fn crowds(rows: &mut Rows) {
         state.set(&format!("key {n}"), &json!({ "n": n })).await.unwrap();
     };
     let (key, _) = HEAP.each(set).await;
-    rows.report("key-heap", "bytes per key", key as f64, [1_200.0, 700.0, 400.0]);
+    rows.report("key-heap", "bytes per key", key as f64, [660.0, 700.0, 400.0]);
 
     let address = running.address;
     let greet = async |_| spawn_blocking(move || greeted(address)).await.unwrap();
