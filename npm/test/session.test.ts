@@ -89,7 +89,8 @@ describe('a recorded client', () => {
     await settled();
     assert.match(await saveSession(client), /Ann/);
     const text = await saveSession(client, { payloads: true });
-    assert.doesNotMatch(text, /Ann|555/);
+    // The seed is random: its base64 may say anything.
+    assert.doesNotMatch(text.replace(/"seed":"[^"]*"/, ''), /Ann|555/);
     const told = outputs(text, 'text').flatMap(({ text }): any[] => unpack(text));
     assert.deepEqual(told.find(({ t }) => t === 'done').value, { who: 'xxx', phones: ['xxxxx'] });
     assert.deepEqual(told.find(({ t }) => t === 'patch').ops, [{ op: 'add', path: '/who', value: 'xxx'.repeat(200) }]);
