@@ -91,9 +91,10 @@ fn forgetful() -> Limits {
 async fn slow_updates_that_are_accepted_are_not_noticed_by_others() {
     let running = serve(|builder| builder.limits(forgetful())).await;
     let mut peer = Peer::v2(running.address).await;
-    let mut blocks = 4_000;
+    let (mut blocks, mut id) = (4_000, 0);
     loop {
-        let channel = follow(&mut peer, 1, &format!("of {blocks}")).await.unwrap();
+        id += 1;
+        let channel = follow(&mut peer, id, &format!("of {blocks}")).await.unwrap();
         match change(&mut peer, channel, &at_one_place(blocks)).await {
             Err(-32004) if blocks > 500 => blocks = blocks * 3 / 4,
             answer => break assert_eq!(answer, Ok(1), "{blocks} blocks"),
