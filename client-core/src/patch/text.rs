@@ -4,7 +4,7 @@ use serde_json::Error;
 
 use super::{
     Operation, Patch, diff,
-    diff::{NESTED, Writer},
+    diff::{NESTED, Writer, whole},
 };
 use crate::{
     json::value::Unfit,
@@ -38,8 +38,10 @@ pub fn diff_text(old: &Tree, text: &str) -> Result<Patch, Error> {
     let difference = Difference { text: Comparison::new(text), writer: Writer::default(), later: Vec::new() };
     match difference.patch(old) {
         Ok(Some(patch)) => Ok(patch),
-        // More than a receiver permits; no JSON, or a member is there twice.
-        Ok(None) | Err(_) => Ok(diff(old, &parse(text)?)),
+        // More than a receiver permits.
+        Ok(None) => Ok(whole(parse(text)?)),
+        // No JSON, or a member is there twice.
+        Err(_) => Ok(diff(old, &parse(text)?)),
     }
 }
 

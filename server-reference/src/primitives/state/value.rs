@@ -107,13 +107,11 @@ impl Base {
                 return Ok(found);
             }
             // The patch, or the whole value where that is shorter.
-            let patched = Entry::json(PATCH, &patch)?;
-            if patch.whole().is_none() && patched.content().len() < text.len() {
-                if patch.operations().len() <= IN_PLACE {
-                    found.change = Some((patched, Step::Patch(patch)));
-                    return Ok(found);
-                }
-                entry = Some(patched);
+            let patched = if patch.whole().is_none() { Some(Entry::json(PATCH, &patch)?) } else { None };
+            entry = patched.filter(|patched| patched.content().len() < text.len());
+            if let Some(patched) = entry.take_if(|_| patch.operations().len() <= IN_PLACE) {
+                found.change = Some((patched, Step::Patch(patch)));
+                return Ok(found);
             }
         }
         // Reading it also refuses what is nested too deeply for any client.
