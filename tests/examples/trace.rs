@@ -7,9 +7,9 @@ use datasole_client::{
     Client, Document,
     yrs::{Doc, GetString, OffsetKind, Options, Text, TextRef, Transact, TransactionMut},
 };
+use datasole_tests::trace::{Edit, Trace};
 use flate2::read::GzDecoder;
 use futures_util::StreamExt;
-use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Notify;
 
@@ -18,24 +18,11 @@ type Error = Box<dyn std::error::Error>;
 /// Edits under way, so that each is sent by itself.
 const WINDOW: usize = 32;
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Trace {
-    end_content: String,
-    txns: Vec<Transaction>,
-}
-
-#[derive(Deserialize)]
-struct Transaction {
-    /// Position, characters deleted, text inserted.
-    patches: Vec<(u32, u32, String)>,
-}
-
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     let [url, task, key, file] =
         std::env::args().skip(1).collect::<Vec<_>>().try_into().map_err(|_| "four arguments")?;
-    let trace: Trace = serde_json::from_reader(GzDecoder::new(File::open(file)?))?;
+    let trace = Trace::read(GzDecoder::new(File::open(file)?))?;
     let client = Client::builder(&url).connect().await?;
     let options = Options { offset_kind: OffsetKind::Utf16, ..Options::default() };
     let document = client.open_doc(&key, Doc::with_options(options))?;
@@ -67,7 +54,7 @@ async fn receive(document: &Document, trace: &Trace) -> Result<(), Error> {
 }
 
 async fn replay(document: &Document, trace: &Trace) -> Result<(), Error> {
-    let edits: Vec<_> = trace.txns.iter().flat_map(|transaction| &transaction.patches).collect();
+    let edits: Vec<_> = trace.edits().collect();
     let alone = {
         let doc = Doc::new();
         let text = doc.get_or_insert_text("text");
@@ -99,7 +86,7 @@ async fn replay(document: &Document, trace: &Trace) -> Result<(), Error> {
     Ok(())
 }
 
-fn apply(text: &TextRef, transaction: &mut TransactionMut<'_>, (at, deleted, inserted): &(u32, u32, String)) {
+fn apply(text: &TextRef, transaction: &mut TransactionMut<'_>, (at, deleted, inserted): &Edit) {
     if *deleted > 0 {
         text.remove_range(transaction, *at, *deleted);
     }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::command::describe;
 
-/// What a benchmark has reached, beside what it is to reach.
+/// A benchmark's figure beside its goal, floor and bar.
 struct Row {
     name: String,
     reached: Option<f64>,

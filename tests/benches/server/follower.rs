@@ -86,7 +86,7 @@ pub(crate) fn run(kind: Kind, port: u16) -> Result<()> {
 async fn follow(port: u16, mut control: TcpStream) -> Result<()> {
     let client = Client::builder(format!("http://127.0.0.1:{port}").as_str()).connect().await?;
     let mut events = client.events::<Value>(payload::TOPIC)?;
-    // What comes after the topic's subscription is answered after it.
+    // The state's subscription is answered after the topic's.
     client.state::<Value>(payload::STATE)?.changed().await?;
     loop {
         control.write_all(&[1]).await?;

@@ -197,7 +197,7 @@ fn subscribe(connection: &mut Connection, stream: Stream) -> Result<()> {
         Stream::Room => drop(expect(&connection.read_message()?, Opcode::Presence)?),
         Stream::Document => {
             connection.channel = subscribed["channel"].as_u64().unwrap_or_default();
-            // It asks for what the client has.
+            // The server asks for what the client has.
             connection.read_message()?;
         }
         _ => {}

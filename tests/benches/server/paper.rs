@@ -6,8 +6,8 @@
 use std::fs::File;
 
 use datasole_core::wire::push_varuint;
+use datasole_tests::trace::Trace;
 use flate2::read::GzDecoder;
-use serde::Deserialize;
 use yrs::{Doc, GetString, Transact, Update, updates::decoder::Decode};
 
 use crate::Result;
@@ -31,30 +31,17 @@ pub(crate) struct Paper {
     pub(crate) text: String,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Trace {
-    end_content: String,
-    txns: Vec<Transaction>,
-}
-
-#[derive(Deserialize)]
-struct Transaction {
-    /// Position, characters deleted, text inserted.
-    patches: Vec<(usize, usize, String)>,
-}
-
 /// Writes the paper again.
 pub(crate) fn write() -> Result<Paper> {
-    let Trace { end_content: text, txns } = serde_json::from_reader(GzDecoder::new(File::open(FILE)?))?;
+    let trace = Trace::read(GzDecoder::new(File::open(FILE)?))?;
     let mut units = Units { chunks: vec![Chunk::default()], clock: 0 };
-    let keystrokes = txns.iter().flat_map(|transaction| &transaction.patches);
-    let updates = keystrokes.map(|(at, deleted, inserted)| match (deleted, inserted.as_bytes()) {
-        (0, [letter]) => Ok(units.insert(*at, *letter)),
-        (1, []) => Ok(units.delete(*at)),
+    let updates = trace.edits().map(|(at, deleted, inserted)| match (deleted, inserted.as_bytes()) {
+        (0, [letter]) => Ok(units.insert(*at as usize, *letter)),
+        (1, []) => Ok(units.delete(*at as usize)),
         _ => Err("a keystroke of more than one character".into()),
     });
-    Ok(Paper { updates: updates.collect::<Result<_>>()?, text })
+    let updates = updates.collect::<Result<_>>()?;
+    Ok(Paper { updates, text: trace.end_content })
 }
 
 /// The text of a document that this update makes.
