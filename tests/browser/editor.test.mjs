@@ -3,8 +3,9 @@
 import assert from 'node:assert/strict';
 
 import { NARROW, WIDE, describeDemo, keep, story, visit as visitPage } from './demo.mjs';
-import { until } from './harness.mjs';
+import { PATIENCE, until } from './harness.mjs';
 
+/** Each is followed by dozens of keystrokes, one after the other, each painted. */
 const CUTS = 10;
 
 describeDemo((spec) => {
@@ -38,7 +39,7 @@ describeDemo((spec) => {
     await sameText([cut, other, late]);
     // What the editor shows is the document.
     assert.ok((await shown(late)).startsWith(text.slice(0, 100)));
-  });
+  }, CUTS * PATIENCE);
 
   spec('what both change in the same place while one is cut is merged', async (world) => {
     const [cut, other] = [await visit(world, 'Heron'), await visit(world, 'Marten')];

@@ -143,9 +143,9 @@ export function wire(page) {
 }
 
 /**
- * Declares the specs of one file. `define` gets `spec(name, body)`; each body runs with a server, a browser context and
- * `open(page, headers)` of its own, and fails when a page of it reports an error that the spec did not ask for. `start`
- * starts the server: the fixture, unless told otherwise.
+ * Declares the specs of one file. `define` gets `spec(name, body, timeout)`; each body runs with a server, a browser context and
+ * `open(page, headers)` of its own, and fails when a page of it reports an error that the spec did not ask for, or after
+ * `timeout` milliseconds. `start` starts the server: the fixture, unless told otherwise.
  */
 export function describeInBrowser(define, start = () => Server.start()) {
   let browser;
@@ -154,8 +154,8 @@ export function describeInBrowser(define, start = () => Server.start()) {
   });
   after(() => browser.close());
 
-  define((name, body) => {
-    test(name, { timeout: 2 * PATIENCE }, async () => {
+  define((name, body, timeout = 2 * PATIENCE) => {
+    test(name, { timeout }, async () => {
       const server = await start();
       const context = await browser.newContext();
       const world = new World(server, context);
