@@ -66,8 +66,9 @@ impl Slot<'_, '_> {
 pub(super) fn slot<'d, 'p>(document: &'d mut Tree, path: &'p Pointer) -> Result<Slot<'d, 'p>, Refusal> {
     let Some((parents, last)) = path.split_last() else { return Ok(Slot::Root(document)) };
     match &mut descend(document, parents)?.0 {
-        Node::Object(members) => Ok(Slot::Member(members, last)),
+        Node::Object(members) => Ok(Slot::Member(members.make_mut(), last)),
         Node::Array(elements) => {
+            let elements = elements.make_mut();
             let at = if last == "-" { elements.len() } else { index(&last).ok_or(Refusal::BadIndex)? };
             if at <= elements.len() { Ok(Slot::Element(elements, at)) } else { Err(Refusal::Missing) }
         }
@@ -85,8 +86,11 @@ fn descend<'d, 'p>(
     mut tokens: impl Iterator<Item = Cow<'p, str>>,
 ) -> Result<&'d mut Tree, Refusal> {
     tokens.try_fold(document, |tree, token| match &mut tree.0 {
-        Node::Object(members) => members.get_mut(&token).ok_or(Refusal::Missing),
-        Node::Array(elements) => elements.get_mut(index(&token).ok_or(Refusal::BadIndex)?).ok_or(Refusal::Missing),
+        Node::Object(members) => members.make_mut().get_mut(&token).ok_or(Refusal::Missing),
+        Node::Array(elements) => {
+            let at = index(&token).ok_or(Refusal::BadIndex)?;
+            elements.make_mut().get_mut(at).ok_or(Refusal::Missing)
+        }
         _ => Err(Refusal::Missing),
     })
 }

@@ -155,22 +155,28 @@ impl Difference<'_> {
 
     fn elements(&mut self, old: &[Tree], depth: usize) -> Result<usize, Unfit> {
         let begin = self.text.reader().at;
-        // Where each element begins behind those that are the same at the front.
-        let (mut front, mut starts) = (0, Vec::new());
+        // Where each element begins behind those that are the same at the front, and which of these differ from those in their
+        // places, as long as they are few.
+        let (mut front, mut starts, mut changed) = (0, Vec::new(), Vec::new());
         let mut more = self.text.reader().open(b']', depth)?;
         while more {
             self.text.reader().peek();
             let start = self.text.reader().at;
-            let is_same = match old.get(front).filter(|_| starts.is_empty()) {
+            let is_same = match old.get(front + starts.len()).filter(|_| changed.len() <= FEW) {
                 Some(old) => self.text.is(old, depth + 1)?,
                 None => false,
             };
-            if is_same {
+            if is_same && starts.is_empty() {
                 front += 1;
             } else {
+                if !is_same {
+                    if changed.len() <= FEW {
+                        changed.push(starts.len());
+                    }
+                    self.text.go(start);
+                    self.text.reader().skip()?;
+                }
                 starts.push(start);
-                self.text.go(start);
-                self.text.reader().skip()?;
             }
             more = self.text.reader().next(b']')?;
         }
@@ -181,9 +187,13 @@ impl Difference<'_> {
             return Ok(least);
         }
         let mut new = starts.as_slice();
+        let is_in_place = old.len() == new.len() && changed.len() <= FEW;
+        if let Some(last) = changed.last().filter(|_| is_in_place) {
+            (old, new) = (&old[..=*last], &new[..=*last]);
+        }
         while let ([old_rest @ .., last], [new_rest @ .., start]) = (old, new) {
             // The first ones differ: that much is known.
-            if old_rest.is_empty() && new_rest.is_empty() {
+            if is_in_place || old_rest.is_empty() && new_rest.is_empty() {
                 break;
             }
             self.text.go(*start);
@@ -192,46 +202,24 @@ impl Difference<'_> {
             }
             (old, new) = (old_rest, new_rest);
         }
-        let cost = match self.in_place(old, new, depth)? {
-            Some(changed) => {
-                let mut cost = 0_usize;
-                for at in changed {
-                    self.writer.path.push(&(front + at).to_string());
-                    self.text.go(new[at]);
-                    cost = cost.saturating_add(self.value(&old[at], depth + 1)?);
-                    self.writer.path.pop();
-                }
-                cost
+        let mut cost = 0_usize;
+        if is_in_place && !(2..MANY).contains(&old.len()) {
+            for at in changed {
+                self.writer.path.push(&(front + at).to_string());
+                self.text.go(new[at]);
+                cost = cost.saturating_add(self.value(&old[at], depth + 1)?);
+                self.writer.path.pop();
             }
-            None => {
-                let mut read = |start: &usize| {
-                    self.text.go(*start);
-                    self.text.tree(depth + 1)
-                };
-                let new = new.iter().map(&mut read).collect::<Result<Vec<Tree>, Unfit>>()?;
-                self.writer.middle(old, &new, front, len)
-            }
-        };
+        } else {
+            let mut read = |start: &usize| {
+                self.text.go(*start);
+                self.text.tree(depth + 1)
+            };
+            let new = new.iter().map(&mut read).collect::<Result<Vec<Tree>, Unfit>>()?;
+            cost = self.writer.middle(old, &new, front, len);
+        }
         self.text.go(end);
         Ok(cost)
-    }
-
-    /// The elements that have changed, if they are few, and all others are where they were. The first has changed.
-    fn in_place(&mut self, old: &[Tree], new: &[usize], depth: usize) -> Result<Option<Vec<usize>>, Unfit> {
-        if old.len() != new.len() || (2..MANY).contains(&old.len()) {
-            return Ok(None);
-        }
-        let mut changed = Vec::new();
-        for (at, (old, start)) in old.iter().zip(new).enumerate() {
-            self.text.go(*start);
-            if at == 0 || !self.text.is(old, depth + 1)? {
-                changed.push(at);
-                if changed.len() > FEW {
-                    return Ok(None);
-                }
-            }
-        }
-        Ok(Some(changed))
     }
 }
 

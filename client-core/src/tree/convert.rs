@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Number, Value};
 
-use super::{Node, Text, Tree, object::Forms};
+use super::{Node, Text, Tree, object::Forms, shared::Shared};
 
 /// A number beyond a double's range, which `serde_json` has only with its feature `arbitrary_precision`, becomes null. Where
 /// that must not be, write the value and [`parse`](super::parse) it: that is an error.
@@ -30,11 +30,13 @@ fn copy(value: &Value, forms: &mut Forms) -> Tree {
         Value::Bool(bool) => Node::Bool(*bool),
         Value::Number(number) => Node::number(number).unwrap_or_default(),
         Value::String(text) => Node::Text(Text::from(&**text)),
-        Value::Array(elements) => Node::Array(Box::new(elements.iter().map(|element| copy(element, forms)).collect())),
+        Value::Array(elements) => {
+            Node::Array(Shared::new(elements.iter().map(|element| copy(element, forms)).collect()))
+        }
         Value::Object(members) => {
             let names: Vec<_> = members.keys().map(|name| Cow::Borrowed(&**name)).collect();
             let mut values: Vec<_> = members.values().map(|member| copy(member, forms)).collect();
-            Node::Object(Box::new(forms.object(&names, &mut values, 0)))
+            Node::Object(Shared::new(forms.object(&names, &mut values, 0)))
         }
     })
 }

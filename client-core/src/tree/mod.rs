@@ -1,7 +1,8 @@
 //! [`Tree`]: a JSON value as hosts keep it, small in memory and quick to change.
 //!
 //! A value takes 16 bytes, short strings included; objects with the same members share the list of their names; what has
-//! many members is a map. Members are in the order of their names, numbers as `serde_json` has them. Patches, differences
+//! many members is a map. A copy costs nothing: both share what they have in common, and the one that changes first copies
+//! the arrays and objects around the change, but not what is in them. Members are in the order of their names, numbers as `serde_json` has them. Patches, differences
 //! and the comparison with a text work on trees; serde stands at the border.
 //!
 //! ```
@@ -20,12 +21,14 @@ mod convert;
 mod object;
 mod parse;
 mod read;
+mod shared;
 mod text;
 mod write;
 
 use std::{borrow::Cow, ops::Index};
 
 pub use self::parse::parse;
+use self::shared::Shared;
 pub(crate) use self::{compare::Comparison, object::Object, text::Text};
 
 /// A JSON value: null, a boolean, a number, a string, an array or an object.
@@ -44,9 +47,8 @@ pub(crate) enum Node {
     /// Finite.
     Float(f64),
     Text(Text),
-    #[expect(clippy::box_collection, reason = "a vector in place would make every value larger")]
-    Array(Box<Vec<Tree>>),
-    Object(Box<Object>),
+    Array(Shared<Vec<Tree>>),
+    Object(Shared<Object>),
 }
 
 const _: () = assert!(size_of::<Tree>() == 16, "every value takes as much as the largest");
@@ -129,10 +131,10 @@ impl Tree {
     /// Shares the names of `like` where both have the same.
     pub(crate) fn adopt(&mut self, like: &Self) {
         match (&mut self.0, &like.0) {
-            (Node::Object(own), Node::Object(like)) => own.adopt(like),
+            (Node::Object(own), Node::Object(like)) => own.make_mut().adopt(like),
             (Node::Array(own), Node::Array(like)) => {
                 if let Some(like) = like.first() {
-                    own.iter_mut().for_each(|own| own.adopt(like));
+                    own.make_mut().iter_mut().for_each(|own| own.adopt(like));
                 }
             }
             _ => {}

@@ -135,6 +135,13 @@ impl Row {
     }
 }
 
+/// No members.
+impl Default for Object {
+    fn default() -> Self {
+        Self::Row(Row { names: Arc::default(), values: Box::default() })
+    }
+}
+
 /// Equal members, however they are kept.
 impl PartialEq for Object {
     fn eq(&self, other: &Self) -> bool {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::{Error, Number};
 
-use super::{Node, Text, Tree, object::Forms};
+use super::{Node, Text, Tree, object::Forms, shared::Shared};
 use crate::json::value::{Reader, Unfit, unfit};
 
 /// Reads a tree. A member is a member, whatever its name, as for [`value::parse`](crate::value::parse).
@@ -58,7 +58,7 @@ impl<'a> Parser<'a> {
         }
         let object = self.forms.object(&self.names[first..], &mut self.values, start);
         self.names.truncate(first);
-        Ok(Node::Object(Box::new(object)))
+        Ok(Node::Object(Shared::new(object)))
     }
 
     fn array(&mut self, depth: usize) -> Result<Node, Unfit> {
@@ -69,7 +69,7 @@ impl<'a> Parser<'a> {
             self.values.push(value);
             more = self.reader.next(b']')?;
         }
-        Ok(Node::Array(Box::new(self.values.drain(start..).collect())))
+        Ok(Node::Array(Shared::new(self.values.drain(start..).collect())))
     }
 }
 

@@ -111,6 +111,7 @@ fn objects_grow_and_shrink() {
         let expected = parse(&serde_json::to_string(&expected).unwrap()).unwrap();
         let mut tree = parse("{}").unwrap();
         let Node::Object(object) = &mut tree.0 else { panic!("an object") };
+        let object = object.make_mut();
         for n in (0..most).rev() {
             assert!(object.insert(&name(n), parse("-1").unwrap()).is_none());
             assert_eq!(object.insert(&name(n), Tree(Node::Unsigned(n as u64))).and_then(|old| old.as_i64()), Some(-1));
@@ -119,6 +120,7 @@ fn objects_grow_and_shrink() {
         assert_eq!((&tree, hash(&tree)), (&expected, hash(&expected)));
         assert_eq!(tree.members().count(), most);
         let Node::Object(object) = &mut tree.0 else { panic!("an object") };
+        let object = object.make_mut();
         for n in 0..most {
             assert_eq!(object.remove(&name(n)).and_then(|old| old.as_u64()), Some(n as u64));
             assert_eq!(object.len(), most - n - 1);
@@ -342,5 +344,38 @@ proptest! {
         if let Ok(text) = String::from_utf8(text) {
             check(&text);
         }
+    }
+}
+
+/// Copies share what they have in common; whichever changes, the other stays what it was.
+#[test]
+fn copies_do_not_see_each_others_changes() {
+    use crate::patch::{Patch, PatchLimits, apply_undoable};
+    let text = r#"{"a":[{"n":1},{"n":[2,"a text that is long"]}],"b":{"c":{}}}"#;
+    let limits = PatchLimits::default();
+    for operation in [
+        r#"{"op":"replace","path":"/a/1/n/0","value":3}"#,
+        r#"{"op":"add","path":"/a/0","value":{"n":4}}"#,
+        r#"{"op":"add","path":"/a/0/m","value":4}"#,
+        r#"{"op":"remove","path":"/a/1"}"#,
+        r#"{"op":"move","from":"/b/c","path":"/a/1/n/-"}"#,
+        r#"{"op":"copy","from":"/a","path":"/b/c/a"}"#,
+        r#"{"op":"replace","path":"","value":[]}"#,
+    ] {
+        let patch = Patch::parse(&format!("[{operation}]"), &limits).unwrap();
+        let expected = |tree: &Tree, text: &str| assert_eq!(tree, &parse(text).unwrap(), "{operation}");
+        let mut own = parse(text).unwrap();
+        let copy = own.clone();
+        let undo = apply_undoable(&mut own, &patch, &limits).unwrap();
+        let (changed, after) = (own.to_string(), own.clone());
+        expected(&copy, text);
+        undo.revert(&mut own);
+        expected(&own, text);
+        expected(&after, &changed);
+        // What was refused has no effect on a copy either.
+        let refused = Patch::parse(&format!(r#"[{operation},{{"op":"remove","path":"/x/y"}}]"#), &limits).unwrap();
+        assert!(apply_undoable(&mut own, &refused, &limits).is_err());
+        expected(&copy, text);
+        expected(&own, text);
     }
 }
