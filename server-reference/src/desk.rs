@@ -71,6 +71,13 @@ impl Desk {
         }
     }
 
+    /// Drops what takes long to drop.
+    pub(crate) fn discard(value: impl Send + 'static) {
+        if let Ok(runtime) = Handle::try_current() {
+            drop(runtime.spawn_blocking(move || drop(value)));
+        }
+    }
+
     /// Takes all seats, so that nothing is done until they are dropped.
     #[cfg(test)]
     pub(crate) async fn occupy(&self) -> impl Sized + use<> {

@@ -12,22 +12,20 @@ use datasole_core::{Position, StreamId};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::{
     runtime::Handle,
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, mpsc},
     time::{MissedTickBehavior, interval, sleep},
 };
 
 use super::{
     Hub,
     following::{LINGER, Listening, TICK},
+    ready::{By, Next, bytes},
     relaying::stream_topics,
     stream::Stream,
 };
-use crate::{
-    backend::{
-        BackendError,
-        log::{Mark, News},
-    },
-    clock::unix_millis,
+use crate::backend::{
+    BackendError,
+    log::{self, Mark, News},
 };
 
 /// Ticks by which checks are spread.
@@ -85,8 +83,9 @@ impl Hub {
             News::Entries { stream, first, entries } => {
                 let Some(stream) = self.heard(&stream) else { return };
                 let after = Position { seq: first.seq.saturating_sub(1), ..first };
-                let now = unix_millis();
-                if self.with_v1(&stream, |v1| stream.accept(after, &entries, now, v1)).is_err() {
+                if stream.is_long(bytes(&entries)) {
+                    self.fall_behind_of(&stream, Some((after, entries)));
+                } else if self.accept(&stream, after, entries.iter().map(Next::from)).is_err() {
                     self.fall_behind(&stream);
                 }
             }
@@ -124,8 +123,16 @@ impl Hub {
 
     /// Lets a stream read the log.
     pub(super) fn fall_behind(&self, stream: &Arc<Stream>) {
+        self.fall_behind_of(stream, None);
+    }
+
+    /// The same, with the entries behind a position that come next, which take long. Where too many wait, or others are being
+    /// taken, they are read from the log with the rest.
+    fn fall_behind_of(&self, stream: &Arc<Stream>, news: Option<(Position, Vec<log::Entry>)>) {
         if stream.lag.begin() {
-            self.spawn(catch_up(self.me.clone(), stream.clone()));
+            let permit = self.following.catching_up.clone().try_acquire_owned().ok();
+            let news = permit.and_then(|permit| news.map(|news| (permit, news)));
+            self.spawn(catch_up(self.me.clone(), stream.clone(), news));
         }
     }
 
@@ -235,15 +242,24 @@ async fn listen(hub: Weak<Hub>, mut news: mpsc::Receiver<News>) {
     }
 }
 
-/// Brings a stream that is in memory to where the log is.
-async fn catch_up(hub: Weak<Hub>, stream: Arc<Stream>) {
+/// News of a stream that take long, and the permit to take them.
+type Large = (OwnedSemaphorePermit, (Position, Vec<log::Entry>));
+
+/// Brings a stream that is in memory to where the log is, which may be where these news lead.
+async fn catch_up(hub: Weak<Hub>, stream: Arc<Stream>, mut news: Option<Large>) {
     let mut pause = PAUSE;
     while let Some(hub) = hub.upgrade()
         && hub.known(stream.id().kind, &stream.id().key).is_some_and(|known| Arc::ptr_eq(&known, &stream))
     {
-        let caught_up = {
+        let is_taken = match news.take() {
+            Some((_permit, (after, entries))) => hub.take(&stream, after, entries, By::Reader).await.is_ok(),
+            None => false,
+        };
+        let caught_up = if is_taken {
+            Ok(())
+        } else {
             let _permit = hub.following.catching_up.acquire().await;
-            hub.catch_up(&stream).await
+            hub.catch_up(&stream, By::Reader).await
         };
         match caught_up {
             Ok(()) => {

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
@@ -59,7 +59,7 @@ pub(super) struct Following {
     pub(super) lost: Lag,
     /// Whether somebody looks for streams that other nodes have created.
     pub(super) births: Lag,
-    pub(super) catching_up: Semaphore,
+    pub(super) catching_up: Arc<Semaphore>,
 }
 
 impl Default for Following {
@@ -69,7 +69,7 @@ impl Default for Following {
             ticks: AtomicU64::new(0),
             lost: Lag::default(),
             births: Lag::default(),
-            catching_up: Semaphore::new(CATCHING_UP),
+            catching_up: Arc::new(Semaphore::new(CATCHING_UP)),
         }
     }
 }

@@ -2,39 +2,35 @@
 
 use bytes::Bytes;
 
-use super::kind::{At, Kind};
+use super::{
+    kind::{At, Form},
+    ready::Made,
+};
 use crate::{connection::Connection, entry::Entry};
 
 pub(super) struct Forms<'a> {
-    content: &'a dyn Kind,
+    form: &'static dyn Form,
     entry: &'a Entry,
     at: At<'a>,
-    long: Option<Bytes>,
-    /// The form in which a number names the stream; `None` inside where there is none.
-    short: Option<Option<Bytes>>,
+    made: Made,
 }
 
 impl<'a> Forms<'a> {
-    /// `long` may have been made already. Without `numbered` no number names the stream in its present life.
-    pub(super) fn new(
-        content: &'a dyn Kind,
-        entry: &'a Entry,
-        at: At<'a>,
-        long: Option<Bytes>,
-        numbered: bool,
-    ) -> Self {
-        Self { content, entry, at, long, short: (!numbered).then_some(None) }
+    /// Some may have been made already. Without `numbered` no number names the stream in its present life.
+    pub(super) fn new(form: &'static dyn Form, entry: &'a Entry, at: At<'a>, made: Made, numbered: bool) -> Self {
+        let short = if numbered { made.short } else { Some(None) };
+        Self { form, entry, at, made: Made { short, ..made } }
     }
 
     /// The form that everybody reads.
     pub(super) fn long(&mut self) -> Bytes {
-        self.long.get_or_insert_with(|| self.content.message(self.entry, &self.at)).clone()
+        self.made.long.get_or_insert_with(|| self.form.message(self.entry, &self.at)).clone()
     }
 
     /// The shortest form that a connection reads.
     pub(super) fn of(&mut self, connection: &Connection) -> Bytes {
         let short = if connection.mailbox().is_short() {
-            self.short.get_or_insert_with(|| self.content.short(self.entry, &self.at)).clone()
+            self.made.short.get_or_insert_with(|| self.form.short(self.entry, &self.at)).clone()
         } else {
             None
         };

@@ -10,7 +10,7 @@ const EACH: usize = 64;
 
 /// Entries and bytes that the backend holds since its newest snapshot.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Held {
+pub(crate) struct Held {
     entries: usize,
     bytes: usize,
     /// Bytes of the snapshot. The next one waits until the entries since cost as much, so that the cost of snapshots for each

@@ -1,6 +1,6 @@
 //! [`Kind`]: what the entries of a stream come to, and the rules by which the stream goes.
 
-use std::{any::Any, fmt::Debug, time::Duration};
+use std::{any::Any, fmt::Debug, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use datasole_core::{Position, StreamKind};
@@ -26,62 +26,54 @@ pub(crate) trait Kind: Any + Debug + Send {
     /// The rules by which the stream goes; asked once, when it is empty.
     fn rules(&self) -> Rules;
 
+    /// What the stream's entries look like.
+    fn form(&self) -> &'static dyn Form;
+
     /// Becomes what a backend holds.
     fn restore(&mut self, stored: &Stored) -> Result<(), BackendError>;
 
-    /// Takes the stream's next entry, whoever has made it. Another plan that is pending is retracted before.
-    fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable>;
+    /// Takes the stream's next entry, whoever has made it, and what was [read](Form::read) of it before, if it was. Another
+    /// plan that is pending is retracted before. What the entry displaces is returned where dropping it may take long.
+    fn apply(&mut self, entry: &Entry, read: Option<Read>) -> Result<Option<Displaced>, Inapplicable>;
 
     /// Whether an entry that is planned here may follow others that its author has not seen; they are applied before it.
     fn rule(&self, _entry: &Entry) -> Rule {
         Rule::Exactly
     }
 
+    /// Whether taking entries of so many bytes takes milliseconds, or making a content of them.
+    fn is_long(&self, bytes: usize) -> bool {
+        bytes > LONG
+    }
+
+    /// Parts with what entries change, where applying them takes long though they were read: what comes meanwhile waits for
+    /// that. Only for who has the right to append.
+    fn part_with(&mut self) -> Option<Lent> {
+        None
+    }
+
+    /// Takes that back; or tells what has to be done before, without the lock, and whose outcome is to be given back.
+    fn take_back(&mut self, _lent: Lent) -> Option<Job<Option<Lent>>> {
+        None
+    }
+
     /// Gives up what is pending.
     fn retract(&mut self) {}
 
-    /// The snapshot that a backend may keep in place of the entries so far; `None` when it should keep those, or the
+    /// Makes the snapshot that a backend may keep in place of the entries so far; `None` when it should keep those, or the
     /// kind sees to it itself.
-    fn snapshot(&mut self) -> Option<Bytes>;
+    fn snapshot(&mut self) -> Option<Job<Bytes>>;
 
-    /// An entry that leaves out what is so old that it may be forgotten, if there is anything; it is pending then.
-    fn compact(&mut self, _now: u64) -> Option<Entry> {
+    /// Makes an entry that leaves out what is so old that it may be forgotten, if there is anything, and what applying it takes.
+    fn compact(&self, _now: u64) -> Option<Compaction> {
         None
     }
 
     /// True if the content equals that of a stream that never existed.
     fn is_gone(&self) -> bool;
 
-    /// Whether an entry that a backend has returned is one of this kind.
-    fn reads(&self, entry: &Entry) -> bool;
-
-    /// The message that carries an entry, which can be read.
-    fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes;
-
-    /// The most bytes that message has before compression, where it is made of the entry, the key and the position alone: then it
-    /// can be made later.
-    fn most(&self, _entry: &Entry, _key: &str) -> Option<usize> {
-        None
-    }
-
-    /// The message that carries an entry in fewer bytes, the stream named by its number, for clients that read that; `None`
-    /// for what has no such form.
-    fn short(&self, _entry: &Entry, _at: &At<'_>) -> Option<Bytes> {
-        None
-    }
-
-    /// Whether clients of version 1 understand that message.
-    fn is_v1(&self, _entry: &Entry) -> bool {
-        true
-    }
-
-    /// When an entry came into being, if it tells; Unix milliseconds.
-    fn time(&self, _entry: &Entry) -> Option<u64> {
-        None
-    }
-
-    /// The message that shows the whole to a follower; `None` for what is not followed in this way.
-    fn show(&mut self, _protocol: Protocol, _at: &At<'_>) -> Option<Bytes> {
+    /// Makes the message that shows the whole to a follower; `None` for what is not followed in this way.
+    fn show(&mut self, _protocol: Protocol) -> Option<Showing> {
         None
     }
 
@@ -90,10 +82,13 @@ pub(crate) trait Kind: Any + Debug + Send {
         0
     }
 
-    /// The same, measured where it is only known to be no more.
-    fn measure(&mut self) -> usize {
-        self.weight()
+    /// Finds that out, where it is only known to be no more.
+    fn measure(&mut self) -> Option<Job<usize>> {
+        None
     }
+
+    /// Takes note of what was found out, or met as the whole was written.
+    fn weighs(&mut self, _bytes: usize) {}
 
     /// Bytes of memory that are counted for each who follows.
     fn memory(&self) -> usize {
@@ -105,7 +100,8 @@ pub(crate) trait Kind: Any + Debug + Send {
         Vec::new()
     }
 
-    /// Messages, no entries, that followers get as the stream starts over, behind the whole where that is shown.
+    /// Messages, no entries, that followers get as the stream starts over, behind the whole where that is shown, and before the
+    /// greeting.
     fn restart(&mut self, _at: &At<'_>) -> Vec<Bytes> {
         Vec::new()
     }
@@ -145,6 +141,62 @@ pub(crate) trait Kind: Any + Debug + Send {
     fn inherit(&mut self, _before: &mut dyn Kind) {}
 }
 
+/// What the entries of a kind look like: known without a content, and so without its stream's lock.
+pub(crate) trait Form: Debug + Sync {
+    /// Whether an entry that a backend has returned is one of this kind.
+    fn reads(&self, entry: &Entry) -> bool;
+
+    /// What a content [takes](Kind::apply) of an entry, where reading it takes as long as it is.
+    fn read(&self, _entry: &Entry) -> Option<Read> {
+        None
+    }
+
+    /// The message that carries an entry, which can be read.
+    fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes;
+
+    /// The most bytes that message has before compression, where it is made of the entry, the key and the position alone: then it
+    /// can be made later.
+    fn most(&self, _entry: &Entry, _key: &str) -> Option<usize> {
+        None
+    }
+
+    /// The message in fewer bytes, the stream named by its number, for clients that read that; `None` for what has no such form.
+    fn short(&self, _entry: &Entry, _at: &At<'_>) -> Option<Bytes> {
+        None
+    }
+
+    /// Whether clients of version 1 understand that message.
+    fn is_v1(&self, _entry: &Entry) -> bool {
+        true
+    }
+
+    /// When an entry came into being, if it tells; Unix milliseconds.
+    fn time(&self, _entry: &Entry) -> Option<u64> {
+        None
+    }
+}
+
+/// Work on a copy of the content, which needs no lock: the copy costs little, and the work may take long.
+pub(crate) type Job<T> = Box<dyn FnOnce() -> T + Send>;
+
+/// The same that finds an entry, if there is one, and what applying it takes.
+pub(crate) type Compaction = Job<Option<(Entry, Read)>>;
+
+/// The same that makes a message that belongs there, and tells the bytes of the content in it.
+pub(crate) type Showing = Box<dyn FnOnce(&At<'_>) -> (Bytes, usize) + Send>;
+
+/// Bytes of entries that are read, and whose messages are made, at once.
+pub(super) const LONG: usize = 64 * 1024;
+
+/// What a content has parted with for a while; known to its kind.
+pub(crate) type Lent = Box<dyn Any + Send>;
+
+/// What was read of an entry; known to its kind.
+pub(crate) type Read = Box<dyn Any + Send>;
+
+/// What an entry has displaced.
+pub(crate) type Displaced = Arc<dyn Any + Send + Sync>;
+
 /// The news of a share, for followers.
 #[derive(Debug)]
 pub(crate) enum Taken {
@@ -168,6 +220,13 @@ pub(crate) struct At<'a> {
     pub(crate) position: Position,
     /// Longer frames are compressed; bytes.
     pub(crate) compress_above: usize,
+}
+
+impl At<'_> {
+    /// The place of the message so many entries before.
+    pub(super) fn before(&self, entries: u64) -> Self {
+        Self { position: Position { seq: self.position.seq - entries, ..self.position }, ..*self }
+    }
 }
 
 /// The rules by which a stream goes.

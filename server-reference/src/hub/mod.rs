@@ -13,6 +13,7 @@ mod lease;
 mod letter;
 mod lives;
 mod members;
+mod ready;
 mod recall;
 mod relay;
 mod relaying;
@@ -40,7 +41,7 @@ use std::{
 use datasole_core::{StreamId, StreamKind};
 
 #[cfg(feature = "docs")]
-pub(crate) use self::kind::Room;
+pub(crate) use self::kind::{Lent, Room};
 pub(crate) use self::lives::Lives;
 use self::{
     following::Following, lives::Tags, members::Members, relaying::Relaying, sharing::Sharing, standing::Standing,
@@ -48,7 +49,10 @@ use self::{
 };
 pub(crate) use self::{
     groups::Audience,
-    kind::{At, Bounds, Delivery, Inapplicable, Kind, Rules, Spec, Taken, V1, of},
+    kind::{
+        At, Bounds, Compaction, Delivery, Displaced, Form, Inapplicable, Job, Kind, Read, Rules, Showing, Spec, Taken,
+        V1, of,
+    },
     seat::Seat,
     stream::{Stream, Writer},
     transact::{Plan, Tried},

@@ -227,7 +227,7 @@ impl Hub {
                     return Some(());
                 };
                 // The author's node has its own position, as this one has.
-                let plan = |content: &mut dyn Kind| content.reads(&entry).then(|| entry.clone()).ok_or(());
+                let plan = |content: &mut dyn Kind| content.form().reads(&entry).then(|| entry.clone()).ok_or(());
                 stream.publish_planned(unix_millis(), &[], plan).ok().flatten()?;
             }
             (To::Shares, Some(("p" | "a", _))) => self.hear_shares(name?, from, Shares::decode(message)?),

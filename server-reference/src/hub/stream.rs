@@ -9,6 +9,7 @@ mod followers;
 mod gathering;
 mod recent;
 mod showing;
+mod taking;
 #[cfg(test)]
 mod tests;
 
@@ -21,18 +22,16 @@ use bytes::Bytes;
 use datasole_core::{Position, StreamId};
 use tokio::sync::OwnedMutexGuard;
 
-pub(crate) use self::common::Common;
 use self::followers::Followers;
+pub(crate) use self::{common::Common, taking::Rest};
 use super::{
     following::Lag,
-    forms::Forms,
     held::Held,
-    kind::{self, At, Delivery, Inapplicable, Kind, Rules, V1},
+    kind::{self, At, Compaction, Delivery, Kind, Rules},
     window::Window,
 };
 use crate::{
-    answer::Author,
-    backend::log::{self, Mark, Stored, Tag},
+    backend::log::Mark,
     connection::{Connection, Protocol},
     entry::Entry,
     sync::lock,
@@ -85,29 +84,30 @@ struct Inner {
 pub(crate) struct Start {
     pub(crate) mark: Mark,
     pub(crate) content: Box<dyn Kind>,
-    /// The backend's newest snapshot and the entries it has kept, up to `mark`.
-    pub(crate) stored: Stored,
-    /// Unix milliseconds.
-    pub(crate) now: u64,
+    /// The newest entries before `mark`.
+    pub(crate) window: Window,
+    pub(crate) held: Held,
+    /// What those who follow already get behind the whole.
+    pub(crate) again: Vec<Bytes>,
 }
 
 impl Stream {
     pub(crate) fn new(id: StreamId, start: Start, common: Arc<Common>, channel: u32) -> Self {
-        let Start { mark, content, stored, now } = start;
+        let Start { mark, content, window, held, again: _ } = start;
         if !common.rules.evictable {
             common.needed.fetch_add(1, Ordering::Relaxed);
         }
         let inner = Inner {
             mark,
             numbered: mark.position.epoch,
-            window: Window::default(),
+            window,
             content,
-            held: Held::default(),
+            held,
             writer: None,
             followers: None,
             is_told: false,
         };
-        let stream = Self {
+        Self {
             id,
             common,
             channel,
@@ -118,9 +118,7 @@ impl Stream {
             heard: AtomicU64::new(0),
             lag: Lag::default(),
             queued: AtomicBool::new(false),
-        };
-        stream.remember(&mut lock(&stream.inner), &stored, now);
-        stream
+        }
     }
 
     pub(crate) fn id(&self) -> &StreamId {
@@ -129,6 +127,10 @@ impl Stream {
 
     pub(crate) fn rules(&self) -> &Rules {
         &self.common.rules
+    }
+
+    pub(super) fn common(&self) -> &Arc<Common> {
+        &self.common
     }
 
     /// The number that names it in frames; 0 where it has none.
@@ -203,104 +205,6 @@ impl Stream {
         f(&mut *inner.content, &self.at(position))
     }
 
-    /// Takes what the backend has answered to an append after `after`: it holds `between`, then `entry`, at `mark`. They
-    /// are applied and handed to the followers, to version 1 clients `v1` and, as an acknowledgement, to the author.
-    pub(crate) fn publish(
-        self: &Arc<Self>,
-        (after, between): (Mark, &[log::Entry]),
-        (entry, mark): (&Entry, Mark),
-        now: u64,
-        v1: &[Arc<Connection>],
-        author: Option<&Author>,
-    ) -> Result<(), Inapplicable> {
-        let mut inner = lock(&self.inner);
-        self.take(&mut inner, after.position, between, now, v1)?;
-        let next = Position { seq: inner.mark.position.seq + 1, ..inner.mark.position };
-        if mark.position == next {
-            inner.content.apply(entry)?;
-            self.push(&mut inner, entry, mark.tag, now, v1, author);
-            Ok(())
-        } else if mark.position.epoch == next.epoch && mark.position.seq < next.seq {
-            // It has come from the log meanwhile.
-            if let Some(author) = author {
-                author.connection.acknowledge(author.correlation, mark.position.seq);
-            }
-            Ok(())
-        } else {
-            Err(Inapplicable)
-        }
-    }
-
-    /// Publishes an entry that `plan` makes of the content, for what no backend keeps.
-    pub(crate) fn publish_planned<E>(
-        self: &Arc<Self>,
-        now: u64,
-        v1: &[Arc<Connection>],
-        plan: impl FnOnce(&mut dyn Kind) -> Result<Entry, E>,
-    ) -> Result<Option<Position>, E> {
-        let mut inner = lock(&self.inner);
-        let entry = plan(&mut *inner.content)?;
-        if inner.content.apply(&entry).is_err() {
-            return Ok(None);
-        }
-        Ok(Some(self.push(&mut inner, &entry, Tag::default(), now, v1, None)))
-    }
-
-    fn push(
-        self: &Arc<Self>,
-        inner: &mut Inner,
-        entry: &Entry,
-        tag: Tag,
-        now: u64,
-        v1: &[Arc<Connection>],
-        author: Option<&Author>,
-    ) -> Position {
-        inner.mark.position.seq += 1;
-        inner.mark.tag = tag;
-        let at = self.at(inner.mark.position);
-        let is_read = !inner.followers().is_empty() || !v1.is_empty();
-        let mut long = None;
-        if is_read || inner.followers.as_deref().is_some_and(Followers::are_shown) {
-            let message = inner.content.message(entry, &at);
-            if let Some(followers) = &mut inner.followers {
-                followers.overtake(&message);
-            }
-            long = Some(message);
-        }
-        // A message without readers is not made to be shared.
-        let kept = if is_read { long.clone() } else { long.take() };
-        self.keep(inner, entry, (at.position.seq, kept), now);
-        let is_later = self.common.rules.v1 == V1::Whole && self.is_later(inner);
-        let mut forms = Forms::new(&*inner.content, entry, at, long, self.is_numbered(inner));
-        match self.common.rules.delivery {
-            Delivery::Each => {
-                let v1 = if !v1.is_empty() && inner.content.is_v1(entry) { v1 } else { &[] };
-                for connection in inner.followers().iter().chain(v1) {
-                    connection.mailbox().push(forms.of(connection));
-                }
-            }
-            Delivery::Conflated => {
-                for connection in inner.followers() {
-                    match (self.common.rules.v1, connection.protocol()) {
-                        (V1::Whole, Protocol::V1) if is_later => {}
-                        (V1::Whole, Protocol::V1) => connection.mailbox().owe(self),
-                        _ => connection.mailbox().push_entry(forms.of(connection), self),
-                    }
-                }
-            }
-            Delivery::Others => {
-                let author = author.map(|author| author.connection.serial());
-                for connection in inner.followers().iter().filter(|follower| Some(follower.serial()) != author) {
-                    connection.mailbox().push(forms.long());
-                }
-            }
-        }
-        if let Some(author) = author {
-            author.connection.acknowledge(author.correlation, inner.mark.position.seq);
-        }
-        inner.mark.position
-    }
-
     /// Whether the stream's number names it in its present life.
     fn is_numbered(&self, inner: &Inner) -> bool {
         self.channel != 0 && inner.numbered == inner.mark.position.epoch
@@ -323,69 +227,24 @@ impl Stream {
         Ok(())
     }
 
-    /// Takes entries that others have appended right behind `after`, and hands them to the followers. Those that are here
-    /// already are passed over. An entry takes effect only as the one after what is here, told by its tag too.
-    pub(crate) fn accept(
-        self: &Arc<Self>,
-        after: Position,
-        entries: &[log::Entry],
-        now: u64,
-        v1: &[Arc<Connection>],
-    ) -> Result<(), Inapplicable> {
-        self.take(&mut lock(&self.inner), after, entries, now, v1)
-    }
-
-    fn take(
-        self: &Arc<Self>,
-        inner: &mut Inner,
-        after: Position,
-        entries: &[log::Entry],
-        now: u64,
-        v1: &[Arc<Connection>],
-    ) -> Result<(), Inapplicable> {
-        for (seq, entry) in (after.seq + 1..).zip(entries) {
-            let here = inner.mark.position;
-            if here.epoch != after.epoch || seq > here.seq + 1 {
-                return Err(Inapplicable);
-            }
-            if seq <= here.seq {
-                continue;
-            }
-            if entry.prev != inner.mark.tag.hash() {
-                return Err(Inapplicable);
-            }
-            let (tag, entry) = (entry.tag, Entry::stored(entry.bytes.clone()).ok_or(Inapplicable)?);
-            if !inner.content.reads(&entry) {
-                return Err(Inapplicable);
-            }
-            inner.content.apply(&entry)?;
-            let time = inner.content.time(&entry).unwrap_or(now);
-            // Who has written it lets the backend forget.
-            if inner.held.note(entry.bytes().len(), &self.common.rules.compaction) {
-                inner.held.compacted(inner.content.measure());
-            }
-            self.push(inner, &entry, tag, time, v1, None);
-        }
-        Ok(())
-    }
-
     /// Starts over from what the backend holds, unless the stream has moved since it was at `since`: another life, or so
     /// much that its entries are gone. Followers of what has a snapshot get it; those of a document its greeting; the
     /// others the newest entry, before which they see a gap and ask for what they missed.
-    pub(crate) fn reset(self: &Arc<Self>, since: Mark, start: Start) -> bool {
-        let Start { mark, mut content, stored, now } = start;
+    /// The content before is returned: dropping it may take long.
+    pub(crate) fn reset(self: &Arc<Self>, since: Mark, start: Start) -> Option<Box<dyn Kind>> {
+        let Start { mark, mut content, window, held, mut again } = start;
         let mut inner = lock(&self.inner);
         if inner.mark != since {
-            return false;
+            return None;
         }
         content.inherit(&mut *inner.content);
         if since.position.seq == 0 || inner.followers.is_some() {
             inner.followers_mut().start_over(since.position);
         }
         inner.mark = mark;
-        inner.content = content;
-        self.remember(&mut inner, &stored, now);
-        let again = inner.content.restart(&self.at(mark.position));
+        (inner.window, inner.held) = (window, held);
+        let before = std::mem::replace(&mut inner.content, content);
+        again.extend(inner.content.greeting(&self.at(mark.position)));
         for at in 0..inner.followers().len() {
             let Some(connection) = inner.followers().get(at).cloned() else { break };
             if self.is_dear(&inner, connection.protocol()) {
@@ -397,7 +256,7 @@ impl Stream {
             }
             again.iter().for_each(|message| connection.mailbox().push(message.clone()));
         }
-        true
+        Some(before)
     }
 
     /// Takes note of an entry of so many bytes that the backend has stored: whether it should get a snapshot now.
@@ -408,15 +267,57 @@ impl Stream {
     /// The snapshot for the backend, if there can be one: where it was taken, its bytes, and how many entries
     /// before it are still promised to those who come back, or, with `others`, needed by nodes that are behind.
     pub(super) fn snapshot(&self, others: bool) -> Option<(Mark, Bytes, u64)> {
+        let (mark, keep, job) = {
+            let mut inner = lock(&self.inner);
+            let keep = inner.window.len().max(if others { inner.held.keep() } else { 0 });
+            (inner.mark, keep as u64, inner.content.snapshot()?)
+        };
+        let snapshot = job();
+        let whole = Entry::stored(snapshot.clone()).map(|whole| whole.content().len());
         let mut inner = lock(&self.inner);
-        let snapshot = inner.content.snapshot()?;
+        inner.weighs(mark, whole);
         inner.held.compacted(snapshot.len());
-        Some((inner.mark, snapshot, inner.window.len().max(if others { inner.held.keep() } else { 0 }) as u64))
+        Some((mark, snapshot, keep))
+    }
+
+    /// Where it is, and what finds an entry that leaves out what may be forgotten.
+    pub(super) fn compaction(&self, now: u64) -> (Mark, Option<Compaction>) {
+        let inner = lock(&self.inner);
+        (inner.mark, inner.content.compact(now))
+    }
+
+    /// Finds out how many bytes the content has.
+    pub(super) fn measure(&self) {
+        let (mark, job) = {
+            let mut inner = lock(&self.inner);
+            (inner.mark, inner.content.measure())
+        };
+        let bytes = job.map(|job| job());
+        let mut inner = lock(&self.inner);
+        inner.weighs(mark, bytes);
+        let bytes = bytes.unwrap_or_else(|| inner.content.weight());
+        inner.held.compacted(bytes);
     }
 
     /// Bytes of memory that are counted for each who follows.
     pub(crate) fn memory(&self) -> usize {
         lock(&self.inner).content.memory()
+    }
+
+    /// Whether taking entries of so many bytes takes milliseconds.
+    pub(super) fn is_long(&self, bytes: usize) -> bool {
+        lock(&self.inner).content.is_long(bytes)
+    }
+
+    /// Takes entries by `f`, for who has the right to append: what changing the content takes long is done afterwards, without
+    /// the lock.
+    pub(super) fn apart<R>(&self, f: impl FnOnce() -> R) -> R {
+        let mut lent = self.with_content(|content| content.part_with());
+        let result = f();
+        while let Some(back) = lent.take() {
+            lent = self.with_content(|content| content.take_back(back)).and_then(|job| job());
+        }
+        result
     }
 
     /// About how many bytes the content has.
@@ -440,6 +341,13 @@ impl Inner {
 
     fn followers_mut(&mut self) -> &mut Followers {
         self.followers.get_or_insert_default()
+    }
+
+    /// Takes note of the bytes that the content had at `mark`, if it is there still.
+    fn weighs(&mut self, mark: Mark, bytes: Option<usize>) {
+        if let Some(bytes) = bytes.filter(|_| self.mark == mark) {
+            self.content.weighs(bytes);
+        }
     }
 
     /// The same position in this life, for who was there before the first entry. Each node has an epoch of its own for

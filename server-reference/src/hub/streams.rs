@@ -19,6 +19,7 @@ use super::{
     Hub,
     following::LINGER,
     kind::{Delivery, Kind, Rules, Spec, V1},
+    ready::By,
     stream::{Common, Stream},
 };
 use crate::{
@@ -203,7 +204,7 @@ impl Hub {
         let (kind, key) = (streams.spec.kind, opening.key);
         if let Some(stream) = self.known(kind, key) {
             self.follow(stream.id()).await?;
-            self.catch_up(&stream).await?;
+            self.catch_up(&stream, By::Reader).await?;
             stream.followed.store(true, Ordering::SeqCst);
             return Ok(stream);
         }
@@ -222,8 +223,9 @@ impl Hub {
         if stored.is_some() && !streams.has_room(self.now()) {
             return Err(BackendError::Unavailable("there is no memory for more streams at the moment".into()));
         }
-        let start = self.start(content, stored, lane).await?;
-        let stream = Stream::new(id, start, self.common(streams, rules), channel);
+        let common = self.common(streams, &*content, rules);
+        let start = self.start(content, stored, (&id, channel, &common), (false, lane)).await?;
+        let stream = Stream::new(id, start, common, channel);
         stream.followed.store(rules.stored || rules.relayed, Ordering::SeqCst);
         stream.used.store(self.now(), Ordering::SeqCst);
         stream.heard.store(self.now(), Ordering::Relaxed);
@@ -254,11 +256,11 @@ impl Hub {
     }
 
     /// What a stream that goes by these rules has in common with others: those of most kinds all go by the same.
-    fn common(&self, streams: &Streams, rules: Rules) -> Arc<Common> {
+    fn common(&self, streams: &Streams, content: &dyn Kind, rules: Rules) -> Arc<Common> {
         let mut last = lock(&streams.common);
         match &*last {
             Some(common) if common.rules == rules => common.clone(),
-            _ => last.insert(Common::new(rules, &self.limits, streams.needed.clone(), self.desk.clone())).clone(),
+            _ => last.insert(Common::new(content, &self.limits, streams.needed.clone(), self.desk.clone())).clone(),
         }
     }
 
@@ -283,7 +285,7 @@ impl Hub {
         let stream = self.open_in(id.kind, &id.key, lane).await?;
         let order = |position: Position| (position.epoch, position.seq);
         if since.is_some_and(|since| order(since) > order(stream.position())) && stream.rules().stored {
-            self.catch_up(&stream).await?;
+            self.catch_up(&stream, By::Reader).await?;
         }
         self.attend(&stream).await;
         Ok(stream)

@@ -10,8 +10,10 @@ use datasole_core::StreamId;
 use super::held::kept;
 use super::{
     Hub,
-    kind::Kind,
-    stream::{Start, Stream},
+    held::Held,
+    kind::{At, Kind},
+    ready::{By, bytes},
+    stream::{Common, Start, Stream},
 };
 use crate::{
     backend::{
@@ -19,10 +21,8 @@ use crate::{
         log::{Loaded, Mark, Stored},
     },
     clock::unix_millis,
+    desk::Desk,
 };
-
-/// Bytes that are made into a content at once; more take milliseconds.
-const SMALL: usize = 64 * 1024;
 
 impl Hub {
     /// The stream as the backend has it; `None` when there is none.
@@ -34,32 +34,45 @@ impl Hub {
         }
     }
 
-    /// Where a stream begins: as the backend has it, or with a new life.
+    /// Where a stream begins: as the backend has it, or with a new life. With `again`, what those get who follow it already,
+    /// too.
     pub(super) async fn start(
         &self,
-        mut content: Box<dyn Kind>,
+        content: Box<dyn Kind>,
         stored: Option<Stored>,
-        lane: u64,
+        (id, channel, common): (&StreamId, u32, &Arc<Common>),
+        (again, lane): (bool, u64),
     ) -> Result<Start, BackendError> {
         let now = unix_millis();
-        let Some(stored) = stored else {
-            return Ok(Start { mark: self.lives.birth(), content, stored: Stored::default(), now });
+        let (mark, stored) = stored.map_or_else(|| (self.lives.birth(), None), |stored| (stored.mark, Some(stored)));
+        let length = stored.as_ref().map_or(0, |stored| {
+            let snapshot = stored.snapshot.as_ref().map_or(0, |(_, bytes)| bytes.len());
+            snapshot + bytes(&stored.entries)
+        });
+        let start = move |key: &str, mut content: Box<dyn Kind>, stored: Option<Stored>, common: &Common| {
+            let at = At { key, channel, position: mark.position, compress_above: common.compress_above };
+            if let Some(stored) = &stored {
+                content.restore(stored)?;
+            }
+            let again = if again { content.restart(&at) } else { Vec::new() };
+            let stored = stored.unwrap_or_default();
+            let (window, held) = (common.remembered(&stored, &at, now), Held::of(&stored));
+            Ok(Start { mark, content, window, held, again })
         };
-        let entries = stored.since_snapshot().iter().map(|entry| entry.bytes.len());
-        let bytes: usize = stored.snapshot.iter().map(|(_, bytes)| bytes.len()).chain(entries).sum();
-        let restore = move || content.restore(&stored).map(|()| Start { mark: stored.mark, content, stored, now });
-        if bytes > SMALL { self.desk.run(lane, restore).await } else { restore() }
+        if !content.is_long(length) {
+            return start(&id.key, content, stored, common);
+        }
+        let (key, common) = (id.key.clone(), common.clone());
+        self.desk.run(lane, move || start(&key, content, stored, &common)).await
     }
 
     /// Takes what others have appended: entry by entry, where the backend has them all, else the whole.
-    pub(super) async fn catch_up(&self, stream: &Arc<Stream>) -> Result<(), BackendError> {
+    pub(super) async fn catch_up(&self, stream: &Arc<Stream>, by: By) -> Result<(), BackendError> {
         loop {
             let since = stream.mark();
             let stored = match self.backend.log.load(stream.id(), Some(since)).await? {
                 Loaded::Since(entries) => {
-                    let now = unix_millis();
-                    let taken = self.with_v1(stream, |v1| stream.accept(since.position, &entries, now, v1));
-                    if taken.is_ok() {
+                    if self.take(stream, since.position, entries, by).await.is_ok() {
                         return Ok(());
                     }
                     // One of them does not fit what is here.
@@ -89,8 +102,10 @@ impl Hub {
 
     /// Resets the stream, unless it has moved since it was at `since`.
     async fn restart(&self, stream: &Arc<Stream>, since: Mark, stored: Option<Stored>) -> Result<bool, BackendError> {
-        let start = self.start(self.empty(stream.id())?, stored, 0).await?;
-        Ok(stream.reset(since, start))
+        let of = (stream.id(), stream.channel(), stream.common());
+        let start = self.start(self.empty(stream.id())?, stored, of, (true, 0)).await?;
+        let before = stream.reset(since, start);
+        Ok(before.map(Desk::discard).is_some())
     }
 
     /// Gives a stream that does not exist another life to begin with, unless it has moved.

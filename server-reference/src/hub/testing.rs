@@ -6,15 +6,17 @@ use bytes::Bytes;
 use datasole_core::{Position, StreamId, frame::Opcode};
 
 use super::{
-    kind::{At, Delivery, Inapplicable, Kind, Rules, V1},
-    stream::{Common, Start, Stream},
+    held::Held,
+    kind::{At, Delivery, Displaced, Form, Inapplicable, Job, Kind, Read, Rules, Showing, V1},
+    ready::Next,
+    stream::{Common, Rest, Start, Stream},
+    window::Window,
 };
 use crate::{
     backend::{
         BackendError,
         log::{self, Mark, Stored, Tag},
     },
-    clock::unix_millis,
     connection::Protocol,
     desk::Desk,
     entry::Entry,
@@ -48,11 +50,11 @@ impl Numbers {
     }
 
     fn at(self, key: &str, position: Position) -> Arc<Stream> {
-        let content = Box::new(self);
+        let content: Box<dyn Kind> = Box::new(self);
         let limits = Limits::default().with(|limits| limits.compress_above = usize::MAX);
-        let common = Common::new(content.rules(), &limits, Arc::default(), Desk::default());
+        let common = Common::new(&*content, &limits, Arc::default(), Desk::default());
         let mark = Mark { position, tag: Tag::default() };
-        let start = Start { mark, content, stored: Stored::default(), now: unix_millis() };
+        let start = Start { mark, content, window: Window::default(), held: Held::default(), again: Vec::new() };
         Arc::new(Stream::new(StreamId::state(key), start, common, 0))
     }
 
@@ -64,7 +66,8 @@ impl Numbers {
     /// Publishes a number as if others had appended it.
     pub(crate) fn publish(stream: &Arc<Stream>, published: u64, now: u64) {
         let entry = log::Entry { bytes: number(published).bytes().clone(), ..log::Entry::default() };
-        stream.accept(stream.position(), &[entry], now, &[]).unwrap();
+        let next = std::iter::once(Next::from(&entry));
+        stream.accept((stream.position(), next), (now, &[]), &mut Rest::default()).unwrap();
     }
 }
 
@@ -83,23 +86,49 @@ impl Kind for Numbers {
         }
     }
 
+    fn form(&self) -> &'static dyn Form {
+        &Digits
+    }
+
     fn restore(&mut self, _: &Stored) -> Result<(), BackendError> {
         Ok(())
     }
 
-    fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
+    fn apply(&mut self, entry: &Entry, _: Option<Read>) -> Result<Option<Displaced>, Inapplicable> {
         self.latest = entry.text().parse().map_err(|_| Inapplicable)?;
-        Ok(())
+        Ok(None)
     }
 
-    fn snapshot(&mut self) -> Option<Bytes> {
-        Some(number(self.latest).bytes().clone())
+    fn snapshot(&mut self) -> Option<Job<Bytes>> {
+        let latest = self.latest;
+        Some(Box::new(move || number(latest).bytes().clone()))
     }
 
     fn is_gone(&self) -> bool {
         self.latest == 0
     }
 
+    fn weight(&self) -> usize {
+        if self.broken { 1 << 20 } else { 0 }
+    }
+
+    fn show(&mut self, _: Protocol) -> Option<Showing> {
+        let Self { latest, broken, .. } = *self;
+        Some(Box::new(move |at| {
+            assert!(!broken, "for a test");
+            let shown = framed(Opcode::StateSnapshot, 0, 0, at.compress_above, |out| {
+                Object::new(out).text("key", at.key).number("data", latest).position(at.position).end();
+            });
+            (shown, 0)
+        }))
+    }
+}
+
+/// The entries: numbers.
+#[derive(Debug)]
+struct Digits;
+
+impl Form for Digits {
     fn reads(&self, entry: &Entry) -> bool {
         entry.text().parse::<u64>().is_ok()
     }
@@ -113,17 +142,5 @@ impl Kind for Numbers {
             let patches = format!(r#"[{{"op":"replace","path":"","value":{}}}]"#, entry.text());
             Object::new(out).text("key", at.key).raw("patches", patches.as_bytes()).position(at.position).end();
         })
-    }
-
-    fn weight(&self) -> usize {
-        if self.broken { 1 << 20 } else { 0 }
-    }
-
-    fn show(&mut self, _: Protocol, at: &At<'_>) -> Option<Bytes> {
-        assert!(!self.broken, "for a test");
-        let latest = self.latest;
-        Some(framed(Opcode::StateSnapshot, 0, 0, at.compress_above, |out| {
-            Object::new(out).text("key", at.key).number("data", latest).position(at.position).end();
-        }))
     }
 }

@@ -11,17 +11,19 @@ use tokio::{
 
 use super::{
     Hub,
-    kind::Kind,
+    kind::{Inapplicable, Kind, LONG},
+    ready::{By, Next, Ready, bytes},
     standing::PROBE,
-    stream::{Stream, Writer},
+    stream::{Rest, Stream, Writer},
 };
 use crate::{
     answer::Author,
     backend::{
         BackendError,
-        log::{Append, Appended, Loaded, Mark, Rule, TURN},
+        log::{self, Append, Appended, Loaded, Mark, Rule, TURN},
     },
     clock::unix_millis,
+    desk::Desk,
     entry::Entry,
     mailbox::AT_ONCE,
     task::to_the_end,
@@ -103,7 +105,7 @@ impl Hub {
             Ok((Plan::Entry(entry), rule)) => {
                 let (hub, own, has_turn) = (self.clone(), stream.clone(), *tries > CONFLICTS);
                 // What was stored would be missing to the followers, were it dropped with its caller.
-                let commit = async move { hub.commit(&own, writer, (&entry, rule, has_turn), author.as_ref()).await };
+                let commit = async move { hub.commit(&own, writer, (entry, rule, has_turn), author.as_ref()).await };
                 match to_the_end(commit).await? {
                     Committed::At(position) => return Ok(Tried::At(position)),
                     Committed::Conflict(still) => still,
@@ -137,16 +139,18 @@ impl Hub {
         &self,
         stream: &Arc<Stream>,
         writer: Writer,
-        (entry, rule, has_turn): (&Entry, Rule, bool),
+        (entry, rule, has_turn): (Entry, Rule, bool),
         author: Option<&Author>,
     ) -> Result<Committed, BackendError> {
-        let Some(position) = self.append(stream, (entry, rule, has_turn), author).await? else {
+        let bytes = entry.bytes().len();
+        let (after, own) = (stream.mark(), Ready::new(entry));
+        let Some(position) = self.append(stream, after, (own, rule, has_turn), author).await? else {
             return Ok(Committed::Conflict(writer));
         };
         if position.seq == 1 {
             self.tell_birth(stream.id()).await;
         }
-        if stream.note(entry.bytes().len())
+        if stream.note(bytes)
             && let Err(error) = self.compact(stream).await
         {
             // It is stored and published; the backend only holds more than it must.
@@ -155,26 +159,25 @@ impl Hub {
         Ok(Committed::At(position))
     }
 
-    /// Stores an entry as the stream's next, applies and publishes it behind those that came between. `None` when others
+    /// Stores an entry as the one after `after`, applies and publishes it behind those that came between. `None` when others
     /// were faster; what they have appended is here then, and nothing is pending.
     async fn append(
         &self,
         stream: &Arc<Stream>,
-        (entry, rule, has_turn): (&Entry, Rule, bool),
+        after: Mark,
+        (own, rule, has_turn): (Ready, Rule, bool),
         author: Option<&Author>,
     ) -> Result<Option<Position>, BackendError> {
-        let after = stream.mark();
-        let append = Append::new(stream.id(), after, rule, self.tags.next(), slice::from_ref(entry.bytes()));
+        let bytes = own.entry.bytes().clone();
+        let append = Append::new(stream.id(), after, rule, self.tags.next(), slice::from_ref(&bytes));
         let append = if has_turn { append.hand_on() } else { append };
         let stored = self.store(stream, append).await;
         self.standing.observe(&stored);
         match stored {
             Ok(Appended::At { between, mark }) => {
-                let published = self
-                    .with_v1(stream, |v1| stream.publish((after, &between), (entry, mark), unix_millis(), v1, author));
-                if published.is_err() {
+                if self.publish_own(stream, (after.position, between), (own, mark), author).await.is_err() {
                     // What was planned does not fit: memory is not what the backend has, which is the truth.
-                    if self.catch_up(stream).await.is_err() {
+                    if self.catch_up(stream, By::Writer).await.is_err() {
                         self.fall_behind(stream);
                     }
                     if let Some(author) = author {
@@ -186,21 +189,108 @@ impl Hub {
             Ok(Appended::Conflict { mark, missed }) => {
                 self.lives.observe(mark.position.epoch);
                 stream.with_content(|content| content.retract());
-                let taken = missed.is_some_and(|missed| {
-                    let now = unix_millis();
-                    self.with_v1(stream, |v1| stream.accept(after.position, &missed, now, v1)).is_ok()
-                });
+                let taken = match missed {
+                    Some(missed) => self.take(stream, after.position, missed, By::Writer).await.is_ok(),
+                    None => false,
+                };
                 if !taken && mark.position.seq == 0 && stream.mark() == after {
                     // There is none, and a new life must begin later than this one would have.
                     self.begin_again(stream, after).await?;
                 } else if !taken {
-                    self.catch_up(stream).await?;
+                    self.catch_up(stream, By::Writer).await?;
                 }
                 Ok(None)
             }
             Err(error) => {
                 stream.with_content(|content| content.retract());
                 Err(error)
+            }
+        }
+    }
+
+    /// Takes entries that others have appended right behind `after`. Where that takes long, it is done off the async workers,
+    /// and the stream is free meanwhile.
+    pub(super) async fn take(
+        &self,
+        stream: &Arc<Stream>,
+        after: Position,
+        entries: Vec<log::Entry>,
+        by: By,
+    ) -> Result<(), Inapplicable> {
+        if !stream.is_long(bytes(&entries)) {
+            return self.accept(stream, after, entries.iter().map(Next::from));
+        }
+        // What is done apart must not be in the way of a plan.
+        let writer = if by == By::Reader { Some(stream.writer().await) } else { None };
+        let (hub, own) = (self.me.upgrade().ok_or(Inapplicable)?, stream.clone());
+        let take = move || {
+            let _writer = writer;
+            let entries = own.prepare_next(after, &entries).into_iter();
+            own.apart(|| hub.accept(&own, after, entries))
+        };
+        self.desk.run(0, take).await
+    }
+
+    /// The same at once.
+    pub(super) fn accept(
+        &self,
+        stream: &Arc<Stream>,
+        after: Position,
+        entries: impl Iterator<Item = Next>,
+    ) -> Result<(), Inapplicable> {
+        let (now, mut rest) = (unix_millis(), Rest::default());
+        let taken = self.with_v1(stream, |v1| stream.accept((after, entries), (now, v1), &mut rest));
+        self.settle(stream, rest);
+        taken
+    }
+
+    /// Publishes an entry that is stored at `mark`, behind those between.
+    async fn publish_own(
+        &self,
+        stream: &Arc<Stream>,
+        (after, between): (Position, Vec<log::Entry>),
+        (mut own, mark): (Ready, Mark),
+        author: Option<&Author>,
+    ) -> Result<(), Inapplicable> {
+        let length = own.entry.bytes().len();
+        let is_long = if between.is_empty() { length > LONG } else { stream.is_long(bytes(&between) + length) };
+        if !is_long {
+            return self.publish_at_once(stream, (after, between.iter().map(Next::from)), (own, mark), author);
+        }
+        let (hub, stream, author) = (self.me.upgrade().ok_or(Inapplicable)?, stream.clone(), author.cloned());
+        let publish = move || {
+            let between = stream.prepare_next(after, &between).into_iter();
+            stream.prepare_own(&mut own, mark.position);
+            stream.apart(|| hub.publish_at_once(&stream, (after, between), (own, mark), author.as_ref()))
+        };
+        self.desk.run(0, publish).await
+    }
+
+    fn publish_at_once(
+        &self,
+        stream: &Arc<Stream>,
+        between: (Position, impl Iterator<Item = Next>),
+        own: (Ready, Mark),
+        author: Option<&Author>,
+    ) -> Result<(), Inapplicable> {
+        let (now, mut rest) = (unix_millis(), Rest::default());
+        let published = self.with_v1(stream, |v1| stream.publish(between, own, (now, v1), author, &mut rest));
+        self.settle(stream, rest);
+        published
+    }
+
+    /// Does what entries have left to do.
+    fn settle(&self, stream: &Arc<Stream>, rest: Rest) {
+        if !rest.displaced.is_empty() {
+            Desk::discard(rest.displaced);
+        }
+        if rest.unmeasured {
+            let (desk, own) = (self.desk.clone(), stream.clone());
+            match Handle::try_current() {
+                Ok(runtime) if stream.weight() > AT_ONCE => {
+                    runtime.spawn(async move { desk.run(0, move || own.measure()).await });
+                }
+                _ => stream.measure(),
             }
         }
     }
@@ -264,7 +354,7 @@ impl Hub {
         };
         let first = stored.mark.position.seq.saturating_sub(stored.entries.len() as u64);
         if let Some(at) = stored.entries.iter().rposition(|entry| entry.tag == append.tag) {
-            self.catch_up(stream).await?;
+            self.catch_up(stream, By::Writer).await?;
             let mut mark = stored.mark;
             (mark.position.seq, mark.tag) = (first + 1 + at as u64, append.tag);
             return Ok(Some(Appended::At { between: Vec::new(), mark }));
@@ -278,10 +368,13 @@ impl Hub {
     /// Lets the backend forget entries. The caller has the right to append: what the content forgets is an entry, too, so
     /// that all who follow forget the same.
     async fn compact(&self, stream: &Arc<Stream>) -> Result<(), BackendError> {
-        if let Some(entry) = stream.with_content(|content| content.compact(unix_millis()))
-            && self.append(stream, (&entry, Rule::Exactly, false), None).await?.is_none()
+        if let (at, Some(compact)) = stream.compaction(unix_millis())
+            && let Some((entry, read)) = self.apart(stream, compact).await
         {
-            return Ok(());
+            let own = Ready { read: Some(read), ..Ready::new(entry) };
+            if self.append(stream, at, (own, Rule::Exactly, false), None).await?.is_none() {
+                return Ok(());
+            }
         }
         let (own, others) = (stream.clone(), self.has_others());
         let snapshot = self.apart(stream, move || own.snapshot(others)).await;

@@ -7,7 +7,7 @@ use crate::{clock::millis, entry::Entry, few::Few, limits::Replay};
 /// Messages of the newest entries, one for each, without a gap. Those that can be made of their entry alone are made when somebody
 /// asks for them.
 #[derive(Debug, Default)]
-pub(super) struct Window {
+pub(crate) struct Window {
     log: Few<Logged>,
     /// Bytes of the messages, or more.
     bytes: usize,

@@ -17,7 +17,7 @@ use crate::{
     clock::unix_millis,
     entry::Entry,
     error::RpcError,
-    hub::{At, Audience, Bounds, Delivery, Hub, Inapplicable, Kind, Rules, Spec, V1},
+    hub::{At, Audience, Bounds, Delivery, Displaced, Form, Hub, Inapplicable, Job, Kind, Read, Rules, Spec, V1},
     limits::{Limits, Replay},
     message::{NUMBERS, OBJECT, Object, framed},
 };
@@ -62,26 +62,36 @@ impl Kind for Topic {
         }
     }
 
+    fn form(&self) -> &'static dyn Form {
+        &Events
+    }
+
     fn restore(&mut self, _: &Stored) -> Result<(), BackendError> {
         Ok(())
     }
 
-    fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
-        split(entry).map(drop).ok_or(Inapplicable)
+    fn apply(&mut self, entry: &Entry, _: Option<Read>) -> Result<Option<Displaced>, Inapplicable> {
+        split(entry).map(|_| None).ok_or(Inapplicable)
     }
 
     fn rule(&self, _: &Entry) -> Rule {
         Rule::Behind
     }
 
-    fn snapshot(&mut self) -> Option<Bytes> {
-        Some(Bytes::new())
+    fn snapshot(&mut self) -> Option<Job<Bytes>> {
+        Some(Box::new(Bytes::new))
     }
 
     fn is_gone(&self) -> bool {
         false
     }
+}
 
+/// The entries of topics: events.
+#[derive(Debug)]
+struct Events;
+
+impl Form for Events {
     fn reads(&self, entry: &Entry) -> bool {
         let json = |data: &[u8]| data.is_empty() || serde_json::from_slice::<&RawValue>(data).is_ok();
         split(entry).is_some_and(|(_, data)| entry.tag() == BINARY || json(data))

@@ -13,12 +13,12 @@ use tokio::task::yield_now;
 use super::{Gated, Peer, batches, builder, length, plain, split};
 use crate::{Limits, Protocol, Server, connection::Connection, message::Outgoing, primitives::state};
 
-fn rows(count: usize) -> Value {
+pub(super) fn rows(count: usize) -> Value {
     (0..count).map(|id| json!({"id": id, "name": format!("row {id}"), "n": 0})).collect()
 }
 
 /// The opcodes and positions of what a peer has received.
-fn seen(peer: &mut Peer) -> Vec<(Opcode, u64)> {
+pub(super) fn seen(peer: &mut Peer) -> Vec<(Opcode, u64)> {
     peer.received().into_iter().map(|(opcode, _, body)| (opcode, body["seq"].as_u64().unwrap())).collect()
 }
 

@@ -1,5 +1,6 @@
 //! Sessions without sockets, over a backend that waits or fails.
 
+mod apart;
 mod batches;
 mod commits;
 mod concurrency;

@@ -14,7 +14,7 @@ use tokio::{
 use super::{
     super::{
         kind::{Delivery, V1},
-        shown::Shown,
+        shown::{MOMENT, Shown},
     },
     Inner, Stream,
 };
@@ -54,14 +54,20 @@ impl Stream {
     /// Shows the whole, as it is now, to the version 1 followers that wait for it, and tells the changes that were gathered.
     fn show_due(self: &Arc<Self>) {
         let mut inner = lock(&self.inner);
+        let mut is_begun = false;
         if let Some(followers) = &mut inner.followers {
             followers.due = None;
-            if self.common.rules.v1 == V1::Whole {
+            is_begun = followers.shown[1].as_ref().is_some_and(|whole| !whole.is_made());
+            if self.common.rules.v1 == V1::Whole && !is_begun {
                 followers.shown[1].take_if(|whole| whole.rest().is_some());
                 for connection in followers.as_slice().iter().filter(|follower| follower.protocol() == Protocol::V1) {
                     connection.mailbox().owe(self);
                 }
             }
+        }
+        if is_begun {
+            // They are going to be handed what they have to be shown more than.
+            self.come_due(&mut inner, MOMENT);
         }
         self.tell_news(&mut inner);
     }

@@ -2,15 +2,16 @@
 
 use std::sync::{Arc, atomic::AtomicUsize};
 
-use super::super::kind::Rules;
+use super::super::kind::{Form, Kind, Rules};
 use crate::{desk::Desk, limits::Limits};
 
 /// Rules, limits and counters that streams of a kind share.
 #[derive(Debug)]
 pub(crate) struct Common {
     pub(crate) rules: Rules,
+    pub(crate) form: &'static dyn Form,
     /// Longer frames are compressed; bytes.
-    pub(super) compress_above: usize,
+    pub(crate) compress_above: usize,
     /// Most bytes of entries that follow a shared message of the whole.
     pub(super) max_since: usize,
     /// How many streams of the kind may not leave memory, those too that are followed.
@@ -20,8 +21,10 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    pub(crate) fn new(rules: Rules, limits: &Limits, needed: Arc<AtomicUsize>, desk: Desk) -> Arc<Self> {
+    /// Of a stream whose content is empty still.
+    pub(crate) fn new(content: &dyn Kind, limits: &Limits, needed: Arc<AtomicUsize>, desk: Desk) -> Arc<Self> {
+        let (rules, form) = (content.rules(), content.form());
         let Limits { compress_above, max_queue, .. } = *limits;
-        Arc::new(Self { rules, compress_above, max_since: max_queue / 2, needed, desk })
+        Arc::new(Self { rules, form, compress_above, max_since: max_queue / 2, needed, desk })
     }
 }

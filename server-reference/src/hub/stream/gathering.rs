@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     super::{
         kind::{Kind, Taken},
+        ready::Made,
         roster::Change,
     },
     Inner, Stream,
@@ -41,7 +42,7 @@ impl Stream {
 
     pub(super) fn tell_news(self: &Arc<Self>, inner: &mut Inner) {
         while let Some(entry) = inner.content.news() {
-            self.push(inner, &entry, Tag::default(), 0, &[], None);
+            self.push(inner, (&entry, Made::default()), Tag::default(), (0, &[]), None);
         }
     }
 

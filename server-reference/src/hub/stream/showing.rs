@@ -1,7 +1,7 @@
 //! The message that shows a stream's content: made at once where that is quick, else elsewhere.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
     time::Duration,
 };
@@ -12,7 +12,7 @@ use tokio::{runtime::Handle, time::Instant};
 
 use super::{
     super::{
-        kind::{At, Delivery, V1},
+        kind::{Delivery, V1},
         shown::Shown,
     },
     Inner, Stream,
@@ -21,7 +21,6 @@ use crate::{
     connection::Protocol,
     desk::OWED,
     mailbox::{Conflate, Messages},
-    message,
     sync::lock,
 };
 
@@ -35,13 +34,17 @@ impl Stream {
     /// The message that shows the content as it is now, or was not before `asked`. What is large and changes all the time is
     /// made once in a moment, for all who ask: the error is the time until then.
     pub(crate) fn whole(&self, asked: Instant) -> Result<Option<Bytes>, Duration> {
-        let mut inner = lock(&self.inner);
         // With the entries since it would be no whole.
-        if let Some(followers) = &mut inner.followers {
-            followers.shown[0].take_if(|whole| whole.rest().is_some_and(|rest| rest.is_zero()));
-        }
+        let is_over = |shown: &mut Box<Shown>| shown.rest().is_some_and(|rest| rest.is_zero());
+        let over = |inner: &mut Inner| {
+            inner.followers.as_deref_mut().and_then(|followers| followers.shown[0].take_if(is_over))
+        };
+        drop(over(&mut lock(&self.inner)));
+        self.prepare(Protocol::V2);
+        let mut inner = lock(&self.inner);
+        drop(over(&mut inner));
         let shown = self.shown(&mut inner, Protocol::V2);
-        shown.map(|shown| shown.since(asked).cloned()).transpose()
+        Ok(shown.map(|shown| shown.since(asked)).transpose()?.flatten().cloned())
     }
 
     /// Whether clients of this version are shown the whole after each change.
@@ -76,19 +79,25 @@ impl Stream {
     }
 
     pub(super) fn shown<'a>(&self, inner: &'a mut Inner, protocol: Protocol) -> Option<&'a Shown> {
-        let whole = self.is_whole(protocol);
-        let Inner { followers, content, mark, .. } = inner;
-        let shown = &mut followers.get_or_insert_default().shown[usize::from(whole)];
-        shown.take_if(|shown| !shown.is_fresh());
-        match shown {
-            Some(shown) => shown.hand_out(),
-            None => {
-                let message = content.show(protocol, &self.at(mark.position))?;
-                *shown =
-                    Some(Box::new(Shown::new(message, content.weight(), (!whole).then_some(self.common.max_since))));
-            }
+        let slot = self.slot(protocol);
+        inner.followers_mut().shown[slot].take_if(|shown| !shown.is_fresh());
+        if inner.followers_mut().shown[slot].is_none() {
+            let show = inner.content.show(protocol)?;
+            let (message, bytes) = show(&self.at(inner.mark.position));
+            let mut shown = self.begin(inner, protocol);
+            shown.finish(message);
+            inner.followers_mut().shown[slot] = Some(shown);
+            inner.weighs(inner.mark, Some(bytes));
         }
-        shown.as_deref()
+        let shown = inner.followers_mut().shown[slot].as_deref_mut()?;
+        shown.hand_out();
+        Some(shown)
+    }
+
+    /// The message that shows the content, yet to be made.
+    fn begin(&self, inner: &Inner, protocol: Protocol) -> Box<Shown> {
+        let most = (!self.is_whole(protocol)).then_some(self.common.max_since);
+        Box::new(Shown::begin(inner.content.weight(), most))
     }
 
     /// The bytes that have to be written out to show the content to who has it up to `since`, where they are so many that it
@@ -114,27 +123,36 @@ impl Stream {
         shown.take_if(|shown| seq - (shown.behind() as u64) < since.seq);
     }
 
-    /// Makes the message that shows the content, for those who come next. Written under the lock, compressed without.
+    /// Makes the message that shows the content, for those who come next: of a copy, so that nobody waits for the lock.
     pub(crate) fn prepare(&self, protocol: Protocol) {
-        let (whole, slot) = (self.is_whole(protocol), self.slot(protocol));
+        let slot = self.slot(protocol);
         let _one = lock(&self.showing);
-        let plain = {
+        let (mark, show) = {
             let mut inner = lock(&self.inner);
             if self.cost(&inner, protocol) == 0 {
                 return;
             }
-            let at = At { compress_above: usize::MAX, ..self.at(inner.mark.position) };
-            let Some(message) = inner.content.show(protocol, &at) else { return };
-            let weight = inner.content.weight();
-            inner.followers_mut().shown[slot] =
-                Some(Box::new(Shown::new(message.clone(), weight, (!whole).then_some(self.common.max_since))));
-            message
+            let Some(show) = inner.content.show(protocol) else { return };
+            let begun = self.begin(&inner, protocol);
+            inner.followers_mut().shown[slot] = Some(begun);
+            (inner.mark, show)
         };
-        let short = message::compressed(plain.clone(), self.common.compress_above);
-        if let Some(followers) = &mut lock(&self.inner).followers
-            && let Some(shown) = &mut followers.shown[slot]
-        {
-            shown.shorten(&plain, short);
+        let made = catch_unwind(AssertUnwindSafe(|| show(&self.at(mark.position))));
+        let mut inner = lock(&self.inner);
+        // Too much has come since, or somebody could not wait, where it is not there.
+        let begun = inner.followers_mut().shown[slot].take_if(|shown| !shown.is_made());
+        match made {
+            Ok((message, bytes)) => {
+                inner.weighs(mark, Some(bytes));
+                if let Some(mut shown) = begun {
+                    shown.finish(message);
+                    inner.followers_mut().shown[slot] = Some(shown);
+                }
+            }
+            Err(panic) => {
+                drop(inner);
+                resume_unwind(panic);
+            }
         }
     }
 

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    hub::testing::{Numbers, number},
+    backend::log::{self, Tag},
+    hub::{
+        ready::Next,
+        testing::{Numbers, number},
+    },
     limits::Replay,
 };
 
@@ -32,7 +36,8 @@ fn offer(stream: &Arc<Stream>, epoch: u64, seq: u64, prev: Tag) -> bool {
     let tag = Tag { node: 1, count: seq };
     let entry = log::Entry { tag, prev: prev.hash(), bytes: number(seq).bytes().clone() };
     let before = stream.mark();
-    let taken = stream.accept(Position { epoch, seq: seq - 1 }, &[entry], 0, &[]).is_ok();
+    let next = std::iter::once(Next::from(&entry));
+    let taken = stream.accept((Position { epoch, seq: seq - 1 }, next), (0, &[]), &mut Rest::default()).is_ok();
     let moved = stream.mark() != before;
     assert!(taken || !moved, "what is refused has no effect");
     moved
@@ -63,7 +68,7 @@ fn the_replay_window_is_bounded_by_entries() {
 #[test]
 fn the_replay_window_is_bounded_by_bytes() {
     let at = At { key: "t", channel: 0, position: Position { epoch: 9, seq: 101 }, compress_above: usize::MAX };
-    let one = Numbers::default().message(&number(1), &at).len();
+    let one = Numbers::default().form().message(&number(1), &at).len();
     let replay = |bytes| Replay { bytes, ..Replay::default() };
     check(replay(3 * one + 1), &[0; 3], 0, 3);
     check(replay(3 * one), &[0; 3], 0, 3);

@@ -23,7 +23,7 @@ use crate::{
     },
     connection::Protocol,
     entry::Entry,
-    hub::{At, Bounds, Delivery, Inapplicable, Kind, Rules, Spec, V1},
+    hub::{At, Bounds, Compaction, Delivery, Displaced, Form, Inapplicable, Job, Kind, Read, Rules, Showing, Spec, V1},
     limits::{Limits, Replay},
     message::{self, OBJECT, Object, framed},
     primitives::{
@@ -67,7 +67,8 @@ struct Settings {
 /// A CRDT; nothing until its first operation.
 #[derive(Debug)]
 pub(crate) struct Content {
-    crdt: Option<Box<Crdt>>,
+    /// Shared with work on the whole, which others do not wait for.
+    crdt: Option<Arc<Crdt>>,
     owners: Owners,
     /// New names of late.
     pub(super) newcomers: Newcomers,
@@ -88,7 +89,6 @@ enum Change {
     /// An operation, with the claim to be its replica if it is a client's, and the reservation of the key if it creates
     /// the key.
     Operation(Op, Option<Claim>, Option<Reservation>),
-    State(Box<Crdt>),
     /// A removal, with the count that the key is part of.
     Remove(Option<Arc<AtomicUsize>>),
 }
@@ -128,34 +128,56 @@ impl Content {
     }
 
     fn operate(&mut self, op: &Op, limits: &CrdtLimits) -> Result<(), Inapplicable> {
-        let crdt = self.crdt.get_or_insert_with(|| Box::new(Crdt::new(op.kind())));
-        crdt.apply(op, limits).map(drop).map_err(|_| Inapplicable)
+        let crdt = self.crdt.get_or_insert_with(|| Arc::new(Crdt::new(op.kind())));
+        Arc::make_mut(crdt).apply(op, limits).map(drop).map_err(|_| Inapplicable)
     }
 
-    fn take(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
-        let limits = unlimited();
-        match entry.tag() {
-            OPERATION => {
-                let (owner, json) = parts(entry.text());
-                let op = Op::parse(json, &limits).map_err(|_| Inapplicable)?;
+    fn take(&mut self, step: Step) -> Result<Option<Displaced>, Inapplicable> {
+        match step {
+            Step::Operation(op, owner) => {
                 // One that others have overtaken by making the key of another type is void, on every node alike.
-                if self.operate(&op, &limits).is_ok() && !owner.is_empty() {
-                    self.owners.bind(op.node(), owner).ok_or(Inapplicable)?;
+                if self.operate(&op, &unlimited()).is_ok() && !owner.is_empty() {
+                    self.owners.bind(op.node(), &owner).ok_or(Inapplicable)?;
                 }
-                Ok(())
+                Ok(None)
             }
+            Step::State(crdt, owners) => {
+                self.owners = owners;
+                Ok(self.replace(crdt))
+            }
+        }
+    }
+
+    /// Takes a CRDT in place of the one before; returns that where it is large.
+    fn replace(&mut self, crdt: Option<Arc<Crdt>>) -> Option<Displaced> {
+        let displaced = std::mem::replace(&mut self.crdt, crdt)?;
+        (displaced.size() > SMALL).then_some(displaced)
+    }
+}
+
+/// Bytes of a CRDT that is dropped at once; dropping more takes long.
+const SMALL: usize = 64 * 1024;
+
+/// What an entry does to the CRDT.
+enum Step {
+    /// An operation, and the owner to whom it binds its replica.
+    Operation(Op, Box<str>),
+    /// Another CRDT takes its place, or nothing.
+    State(Option<Arc<Crdt>>, Owners),
+}
+
+impl Step {
+    /// Reads an entry, which takes as long as it is.
+    fn read(entry: &Entry) -> Option<Self> {
+        let (private, json) = parts(entry.text());
+        match entry.tag() {
+            OPERATION => Some(Self::Operation(Op::parse(json, &unlimited()).ok()?, private.into())),
             STATE => {
-                let (owners, json) = parts(entry.text());
-                let crdt = Crdt::from_json(json, &limits).map_err(|_| Inapplicable)?;
-                self.owners = Owners::parse(owners).ok_or(Inapplicable)?;
-                self.crdt = crdt.map(Box::new);
-                Ok(())
+                let crdt = Crdt::from_json(json, &unlimited()).ok()?;
+                Some(Self::State(crdt.map(Arc::new), Owners::parse(private)?))
             }
-            REMOVED => {
-                (self.crdt, self.owners) = (None, Owners::default());
-                Ok(())
-            }
-            _ => Err(Inapplicable),
+            REMOVED => Some(Self::State(None, Owners::default())),
+            _ => None,
         }
     }
 }
@@ -174,15 +196,21 @@ impl Kind for Content {
         }
     }
 
+    fn form(&self) -> &'static dyn Form {
+        &Operations
+    }
+
     fn restore(&mut self, stored: &Stored) -> Result<(), BackendError> {
         for bytes in stored.bytes() {
-            let taken = Entry::stored(bytes.clone()).ok_or(Inapplicable).and_then(|entry| self.take(&entry));
-            taken.map_err(|_| BackendError::Corrupt("an entry of a CRDT".into()))?;
+            let step = Entry::stored(bytes.clone()).and_then(|entry| Step::read(&entry));
+            step.ok_or(Inapplicable)
+                .and_then(|step| self.take(step))
+                .map_err(|_| BackendError::Corrupt("an entry of a CRDT".into()))?;
         }
         Ok(())
     }
 
-    fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
+    fn apply(&mut self, entry: &Entry, read: Option<Read>) -> Result<Option<Displaced>, Inapplicable> {
         match self.pending.take() {
             Some(Pending { entry: own, change, .. }) if own == *entry => match change {
                 Change::Operation(op, claim, reservation) => {
@@ -193,21 +221,24 @@ impl Kind for Content {
                     }
                     // From here on the key exists.
                     reservation.into_iter().for_each(Reservation::keep);
-                }
-                Change::State(crdt) => {
-                    self.owners.retain(|node| crdt.remembers(node));
-                    self.crdt = Some(crdt);
+                    Ok(None)
                 }
                 Change::Remove(counted) => {
-                    (self.crdt, self.owners) = (None, Owners::default());
+                    self.owners = Owners::default();
                     if let Some(count) = counted {
                         count.fetch_sub(1, Ordering::Relaxed);
                     }
+                    Ok(self.replace(None))
                 }
             },
-            _ => return self.take(entry),
+            _ => {
+                let step = match read {
+                    Some(read) => read.downcast().map(|step| *step).ok(),
+                    None => Step::read(entry),
+                };
+                self.take(step.ok_or(Inapplicable)?)
+            }
         }
-        Ok(())
     }
 
     fn rule(&self, _: &Entry) -> Rule {
@@ -218,32 +249,62 @@ impl Kind for Content {
         self.pending = None;
     }
 
-    fn snapshot(&mut self) -> Option<Bytes> {
-        let entry = match &self.crdt {
-            Some(crdt) => state(crdt, &self.owners),
-            None => Entry::new(REMOVED, &[]),
-        };
-        Some(entry.bytes().clone())
+    fn snapshot(&mut self) -> Option<Job<Bytes>> {
+        let Some(crdt) = self.crdt.clone() else { return Some(Box::new(|| Entry::new(REMOVED, &[]).bytes().clone())) };
+        let owners = self.owners.clone();
+        Some(Box::new(move || state(&crdt, &owners).bytes().clone()))
     }
 
-    fn compact(&mut self, now: u64) -> Option<Entry> {
-        let crdt = collected(self.crdt()?, now, self.settings.retention, &self.settings.limits)?;
-        let mut owners = self.owners.clone();
-        owners.retain(|node| crdt.remembers(node));
-        let entry = state(&crdt, &owners);
-        self.pending = Some(Pending { entry: entry.clone(), change: Change::State(crdt), rule: Rule::Exactly });
-        Some(entry)
+    fn compact(&self, now: u64) -> Option<Compaction> {
+        let (crdt, mut owners) = (self.crdt.clone()?, self.owners.clone());
+        let Settings { retention, limits, .. } = *self.settings;
+        Some(Box::new(move || {
+            let crdt = collected(&crdt, now, retention, &limits)?;
+            owners.retain(|node| crdt.remembers(node));
+            let entry = state(&crdt, &owners);
+            Some((entry, Box::new(Step::State(Some(crdt), owners)) as Read))
+        }))
     }
 
     fn is_gone(&self) -> bool {
         self.crdt.is_none()
     }
 
+    /// Version 1 has no message for a CRDT that does not exist.
+    fn show(&mut self, protocol: Protocol) -> Option<Showing> {
+        let crdt = self.crdt.clone();
+        if crdt.is_none() && protocol == Protocol::V1 {
+            return None;
+        }
+        Some(Box::new(move |at| {
+            let state = crdt.map(|crdt| match protocol {
+                Protocol::V2 => crdt.to_json(),
+                Protocol::V1 => crdt.to_json_v1(),
+            });
+            let state = state.as_ref().map_or("null", |state| state.get());
+            (message(Opcode::CrdtState, "state", state.as_bytes(), at), state.len())
+        }))
+    }
+
+    fn weight(&self) -> usize {
+        self.crdt.as_ref().map_or(0, |crdt| crdt.size())
+    }
+}
+
+/// The entries of CRDTs.
+#[derive(Debug)]
+struct Operations;
+
+impl Form for Operations {
     fn reads(&self, entry: &Entry) -> bool {
         match entry.tag() {
             OPERATION | STATE => serde_json::from_str::<IgnoredAny>(parts(entry.text()).1).is_ok(),
             tag => tag == REMOVED,
         }
+    }
+
+    fn read(&self, entry: &Entry) -> Option<Read> {
+        Some(Box::new(Step::read(entry)?))
     }
 
     fn most(&self, entry: &Entry, key: &str) -> Option<usize> {
@@ -256,21 +317,6 @@ impl Kind for Content {
             STATE => message(Opcode::CrdtState, "state", parts(entry.text()).1.as_bytes(), at),
             _ => message(Opcode::CrdtState, "state", b"null", at),
         }
-    }
-
-    /// Version 1 has no message for a CRDT that does not exist.
-    fn show(&mut self, protocol: Protocol, at: &At<'_>) -> Option<Bytes> {
-        let state = match (&self.crdt, protocol) {
-            (Some(crdt), Protocol::V2) => crdt.to_json(),
-            (Some(crdt), Protocol::V1) => crdt.to_json_v1(),
-            (None, Protocol::V2) => return Some(message(Opcode::CrdtState, "state", b"null", at)),
-            (None, Protocol::V1) => return None,
-        };
-        Some(message(Opcode::CrdtState, "state", state.get().as_bytes(), at))
-    }
-
-    fn weight(&self) -> usize {
-        self.crdt.as_ref().map_or(0, |crdt| crdt.size())
     }
 }
 
@@ -318,9 +364,9 @@ pub(super) const RETENTION: Duration = Duration::from_secs(10 * 60);
 
 /// The CRDT without replicas and tombstones older than the retention, if it has any. Every page that was ever open is a
 /// replica, so a CRDT that is half full remembers less.
-pub(super) fn collected(crdt: &Crdt, now: u64, mut retention: Duration, limits: &CrdtLimits) -> Option<Box<Crdt>> {
+pub(super) fn collected(crdt: &Crdt, now: u64, mut retention: Duration, limits: &CrdtLimits) -> Option<Arc<Crdt>> {
     let is_crowded = |crdt: &Crdt| crdt.size() > limits.max_bytes / 2 || crdt.replicas() > limits.max_replicas / 2;
-    let mut collected = Box::new(crdt.clone());
+    let mut collected = crdt.clone();
     loop {
         let age = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
         collected.forget(now.saturating_sub(age), age);
@@ -330,5 +376,5 @@ pub(super) fn collected(crdt: &Crdt, now: u64, mut retention: Duration, limits: 
         retention = (retention / 2).max(RETENTION);
     }
     let forgot = collected.replicas() < crdt.replicas() || collected.size() < crdt.size();
-    forgot.then_some(collected)
+    forgot.then(|| Arc::new(collected))
 }

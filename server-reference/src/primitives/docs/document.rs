@@ -35,6 +35,9 @@ const UNHURRIED: Duration = Duration::from_secs(3_600);
 /// Memory that a block takes in yrs and in the index; bytes, measured.
 const BLOCK: usize = 600;
 
+/// Bytes of updates that are taken at once: some hundreds of blocks, of a few microseconds each.
+const LONG: usize = 4 * 1024;
+
 /// Memory of a document without content, with its stream; bytes.
 const EMPTY: usize = 4 * 1024;
 
@@ -128,6 +131,13 @@ impl Document {
     pub(super) fn cost(&self, bytes: usize) -> usize {
         let bytes = if self.spoilt.is_some() { bytes + self.kept } else { bytes };
         (self.blocks + 64) * (bytes / 16 + 1)
+    }
+
+    /// Whether taking so many bytes of stored updates takes milliseconds. What is pending is taken away before, which takes as
+    /// long as the document.
+    pub(super) fn is_long(&self, bytes: usize) -> bool {
+        let pending = if self.pending.is_some() || self.spoilt.is_some() { self.kept } else { 0 };
+        bytes + pending > LONG
     }
 
     /// The number of the updates since the last snapshot, and their bytes.

@@ -12,6 +12,7 @@ use super::{
     error::DocError,
     ledger::{Account, Ledger},
     message::Message,
+    work,
 };
 use crate::{
     account::Standing,
@@ -20,7 +21,7 @@ use crate::{
         log::{Rule, Stored},
     },
     entry::Entry,
-    hub::{self, At, Delivery, Inapplicable, Kind, Rules, Seat, Spec, Taken, V1},
+    hub::{self, At, Delivery, Displaced, Form, Inapplicable, Job, Kind, Lent, Read, Rules, Seat, Spec, Taken, V1},
     limits::{Limits, Replay},
     message::framed,
     primitives::reservation::Reservation,
@@ -102,7 +103,7 @@ impl Shared {
 
     /// Takes the document back; or tells what it must take before. Nothing if it is not wanted any more: the stream has
     /// started over.
-    pub(super) fn take_back(
+    pub(super) fn take_home(
         &mut self,
         document: Box<Document>,
         by: Option<&Arc<Standing>>,
@@ -167,6 +168,10 @@ impl Kind for Shared {
         }
     }
 
+    fn form(&self) -> &'static dyn Form {
+        &Updates
+    }
+
     fn restore(&mut self, stored: &Stored) -> Result<(), BackendError> {
         let corrupt = || BackendError::Corrupt(format!("document {:?}", self.key));
         let update = |bytes: &Bytes| match Entry::stored(bytes.clone()) {
@@ -189,7 +194,7 @@ impl Kind for Shared {
         Ok(())
     }
 
-    fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
+    fn apply(&mut self, entry: &Entry, _: Option<Read>) -> Result<Option<Displaced>, Inapplicable> {
         match &mut self.held {
             Held::Here(document) if document.is_pending(entry.content()) => document.settle(),
             Held::Here(document) => {
@@ -201,11 +206,28 @@ impl Kind for Shared {
         self.settle(None);
         self.exists = true;
         self.reservation.take().into_iter().for_each(Reservation::keep);
-        Ok(())
+        Ok(None)
     }
 
     fn rule(&self, _: &Entry) -> Rule {
         Rule::Behind
+    }
+
+    fn is_long(&self, bytes: usize) -> bool {
+        match &self.held {
+            Held::Here(document) => document.is_long(bytes),
+            Held::Lent { .. } => false,
+        }
+    }
+
+    fn part_with(&mut self) -> Option<Lent> {
+        self.lend().ok().map(|document| document as Lent)
+    }
+
+    fn take_back(&mut self, lent: Lent) -> Option<Job<Option<Lent>>> {
+        let (document, since) = self.take_home(lent.downcast().ok()?, None)?;
+        let key = self.key.clone();
+        Some(Box::new(move || work::take_all(document, &since, &key).map(|document| document as Lent)))
     }
 
     fn retract(&mut self) {
@@ -215,20 +237,12 @@ impl Kind for Shared {
         }
     }
 
-    fn snapshot(&mut self) -> Option<Bytes> {
+    fn snapshot(&mut self) -> Option<Job<Bytes>> {
         None
     }
 
     fn is_gone(&self) -> bool {
         false
-    }
-
-    fn reads(&self, entry: &Entry) -> bool {
-        entry.tag() == UPDATE
-    }
-
-    fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes {
-        message(at.position.seq, &Message::Change(entry.content()), at)
     }
 
     fn memory(&self) -> usize {
@@ -245,12 +259,8 @@ impl Kind for Shared {
     }
 
     fn restart(&mut self, at: &At<'_>) -> Vec<Bytes> {
-        let whole = self
-            .document()
-            .and_then(|document| document.encode())
-            .ok()
-            .map(|whole| message(0, &Message::Answer(&whole), at));
-        whole.into_iter().chain(self.greeting(at)).collect()
+        let whole = self.document().and_then(|document| document.encode());
+        whole.iter().map(|whole| message(0, &Message::Answer(whole), at)).collect()
     }
 
     fn leave(&mut self, serial: u64, at: &At<'_>) -> Option<Bytes> {
@@ -279,6 +289,20 @@ impl Kind for Shared {
         if let Some(before) = hub::of::<Self>(before) {
             self.awareness = std::mem::take(&mut before.awareness);
         }
+    }
+}
+
+/// The entries of documents: updates.
+#[derive(Debug)]
+struct Updates;
+
+impl Form for Updates {
+    fn reads(&self, entry: &Entry) -> bool {
+        entry.tag() == UPDATE
+    }
+
+    fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes {
+        message(at.position.seq, &Message::Change(entry.content()), at)
     }
 }
 

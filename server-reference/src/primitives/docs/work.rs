@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
+
 use super::{
     document::Document,
     error::DocError,
@@ -96,16 +98,27 @@ impl Drop for Loan<'_> {
     fn drop(&mut self) {
         let mut next = self.document.take();
         while let Some(document) = next {
-            let back = |content: &mut dyn hub::Kind| hub::of::<Shared>(content)?.take_back(document, self.owner);
-            let Some((mut document, since)) = self.stream.with_content(back) else { return };
-            if let Err(error) = since.iter().try_for_each(|update| document.take(update)) {
-                // Not given back, it is found damaged, and loaded again.
-                tracing::error!(%error, key = self.stream.id().key, "a stored update cannot be applied");
-                return;
-            }
-            next = Some(document);
+            let back = |content: &mut dyn hub::Kind| hub::of::<Shared>(content)?.take_home(document, self.owner);
+            let Some((document, since)) = self.stream.with_content(back) else { return };
+            next = take_all(document, &since, &self.stream.id().key);
         }
     }
+}
+
+/// Has a document take stored updates. One that cannot is not given back: it is found damaged, and loaded again.
+pub(super) fn take_all(mut document: Box<Document>, updates: &[Bytes], key: &str) -> Option<Box<Document>> {
+    let mut take = |update: &Bytes| {
+        if document.is_pending(update) {
+            document.settle();
+            return Ok(());
+        }
+        document.take(update)
+    };
+    if let Err(error) = updates.iter().try_for_each(&mut take) {
+        tracing::error!(%error, key, "a stored update cannot be applied");
+        return None;
+    }
+    Some(document)
 }
 
 /// Lets the backend keep a snapshot in place of the updates so far, if there are enough of them.

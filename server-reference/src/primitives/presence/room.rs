@@ -13,7 +13,9 @@ use crate::{
     backend::{BackendError, log::Stored},
     connection::Protocol,
     entry::Entry,
-    hub::{At, Bounds, Delivery, Inapplicable, Kind, Rules, Seat, Spec, Taken, V1},
+    hub::{
+        At, Bounds, Delivery, Displaced, Form, Inapplicable, Job, Kind, Read, Rules, Seat, Showing, Spec, Taken, V1,
+    },
     limits::{Limits, Replay},
     message::{OBJECT, Object, framed},
 };
@@ -142,32 +144,28 @@ impl Kind for Room {
         }
     }
 
+    fn form(&self) -> &'static dyn Form {
+        &Members
+    }
+
     fn restore(&mut self, _: &Stored) -> Result<(), BackendError> {
         Ok(())
     }
 
-    fn apply(&mut self, _: &Entry) -> Result<(), Inapplicable> {
+    fn apply(&mut self, _: &Entry, _: Option<Read>) -> Result<Option<Displaced>, Inapplicable> {
         // Nobody but `news` makes entries of it.
         Err(Inapplicable)
     }
 
-    fn snapshot(&mut self) -> Option<Bytes> {
-        Some(Bytes::new())
+    fn snapshot(&mut self) -> Option<Job<Bytes>> {
+        Some(Box::new(Bytes::new))
     }
 
     fn is_gone(&self) -> bool {
         self.members.is_empty()
     }
 
-    fn reads(&self, entry: &Entry) -> bool {
-        entry.tag() == MEMBERS
-    }
-
-    fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes {
-        message(entry.content(), false, at)
-    }
-
-    fn show(&mut self, _: Protocol, at: &At<'_>) -> Option<Bytes> {
+    fn show(&mut self, _: Protocol) -> Option<Showing> {
         // As followers have been told.
         let mut shown: BTreeMap<Seat, &RawValue> = self.members().collect();
         for (seat, before) in &self.changed {
@@ -179,7 +177,7 @@ impl Kind for Room {
         let mut members = Vec::with_capacity(self.bytes + 2);
         shown.values().for_each(|member| list(&mut members, member.get()));
         members.extend_from_slice(if members.is_empty() { b"[]" } else { b"]" });
-        Some(message(&members, true, at))
+        Some(Box::new(move |at| (message(&members, true, at), members.len())))
     }
 
     fn rest(&self) -> Option<Duration> {
@@ -228,6 +226,20 @@ impl Kind for Room {
 
     fn weight(&self) -> usize {
         self.bytes
+    }
+}
+
+/// The entries of rooms: members that have changed.
+#[derive(Debug)]
+struct Members;
+
+impl Form for Members {
+    fn reads(&self, entry: &Entry) -> bool {
+        entry.tag() == MEMBERS
+    }
+
+    fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes {
+        message(entry.content(), false, at)
     }
 }
 

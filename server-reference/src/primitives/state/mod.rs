@@ -6,6 +6,7 @@
 
 mod draft;
 mod error;
+mod form;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -19,10 +20,9 @@ use serde_json::{
     Value,
     value::{RawValue, to_raw_value},
 };
-use tokio::runtime::Handle;
 
 pub(crate) use self::read::read;
-use self::value::{Compared, Room, StateValue};
+use self::value::{Base, Room, StateValue};
 pub use self::{draft::Draft, error::StateError};
 use crate::{
     entry::Entry,
@@ -79,13 +79,13 @@ impl<'a> State<'a> {
         Self { hub }
     }
 
-    /// The value of `key`; `None` when it does not exist.
+    /// The value of `key`; `None` when it does not exist. It is made on the caller's thread, and holds nobody up.
     ///
     /// # Errors
     ///
     /// Fails if the backend fails.
     pub async fn get(self, key: &str) -> Result<Option<Value>, StateError> {
-        self.look(key, |tree| tree.map(Value::from)).await
+        Ok(self.look(key).await?.as_ref().map(Value::from))
     }
 
     /// The value of `key` as a type of the application.
@@ -94,12 +94,12 @@ impl<'a> State<'a> {
     ///
     /// Fails if the backend fails, or the value is not of that type.
     pub async fn get_as<T: DeserializeOwned + 'static>(self, key: &str) -> Result<Option<T>, StateError> {
-        Ok(self.look(key, |tree| tree.map(Tree::read)).await?.transpose()?)
+        Ok(self.look(key).await?.as_ref().map(Tree::read).transpose()?)
     }
 
-    async fn look<R>(self, key: &str, f: impl FnOnce(Option<&Tree>) -> Option<R>) -> Result<Option<R>, StateError> {
+    async fn look(self, key: &str) -> Result<Option<Tree>, StateError> {
         let Some(stream) = self.hub.find(StreamKind::State, key).await? else { return Ok(None) };
-        let seen = stream.with(|state: &mut StateValue| state.stored(f));
+        let seen = stream.with(StateValue::stored);
         self.hub.release(stream).await;
         Ok(seen)
     }
@@ -126,35 +126,42 @@ impl<'a> State<'a> {
         let text = to_raw_value(value)?;
         self.room(key).check(text.get().len())?;
         let stream = self.open(key).await?;
-        let outcome = self.replace(&stream, Arc::new(text)).await;
+        let text = Arc::new(text);
+        let outcome = self.replace(&stream, |_| Ok(text.clone())).await;
         self.hub.release(stream).await;
         outcome
     }
 
-    /// Sets the value to that of a text. What another server has changed during the comparison makes it necessary again.
-    async fn replace(self, stream: &Arc<Stream>, text: Arc<Box<RawValue>>) -> Result<Position, StateError> {
+    /// Sets the value to that of a text, made with the value before. What another server has changed during the comparison
+    /// makes both necessary again.
+    async fn replace(
+        self,
+        stream: &Arc<Stream>,
+        mut make: impl FnMut(&Base) -> Result<Arc<Box<RawValue>>, StateError> + Send,
+    ) -> Result<Position, StateError> {
         let (mut writer, mut tries) = (stream.writer().await, 0);
         loop {
+            // A state's stream holds nothing else.
+            let base = stream.with(|state: &mut StateValue| Some(state.base())).unwrap_or_default();
+            let text = make(&base)?;
             let is_large = text.get().len().max(stream.weight()) > SMALL;
-            let base = stream.with(|state: &mut StateValue| Some(state.base()));
             let own = text.clone();
-            let compare = move || base.map(|base| base.compare(own.get())).transpose();
-            let mut compared = if is_large { self.hub.desk().run(0, compare).await } else { compare() }?;
-            let displaced = compared.as_mut().and_then(Compared::take_displaced);
+            let compare = move || base.compare(own.get());
+            let compared = if is_large { self.hub.desk().run(0, compare).await } else { compare() }?;
             let is_last = tries >= COMPARED_APART;
             let plan = |content: &mut dyn Kind| {
                 let Some(state) = hub::of::<StateValue>(content) else { return Ok(Plan::Nothing) };
-                let compared = compared.filter(|compared| state.is_at(compared));
-                if compared.is_none() && !is_last {
+                let entry = if state.is_at(&compared) {
+                    state.plan_set(text.get(), Some(compared))
+                } else if is_last {
+                    let text = make(&state.base())?;
+                    state.plan_set(text.get(), None)
+                } else {
                     return Ok(Plan::Again);
-                }
-                state.plan_set(text.get(), compared).map(|entry| entry.map_or(Plan::Nothing, Plan::Entry))
+                };
+                entry.map(|entry| entry.map_or(Plan::Nothing, Plan::Entry))
             };
-            let tried = self.hub.attempt(stream, (writer, &mut tries), None, plan).await;
-            if let Some(runtime) = Handle::try_current().ok().filter(|_| is_large) {
-                drop(runtime.spawn_blocking(move || drop(displaced)));
-            }
-            match tried? {
+            match self.hub.attempt(stream, (writer, &mut tries), None, plan).await? {
                 Tried::At(position) => return Ok(position),
                 Tried::Nothing => return Ok(stream.position()),
                 Tried::Again(still) => writer = still,
@@ -191,7 +198,8 @@ impl<'a> State<'a> {
     /// Changes the value as a type of the application. Clients receive the difference between before and after, found by
     /// comparing both: [`update`](Self::update) records it instead, which is quicker for large values.
     ///
-    /// The closure runs under the state's lock, so it must be quick; it runs again after a conflict with another server.
+    /// Other changes of the state wait for the closure, which runs again after a conflict with another server. The value is
+    /// read and written on the caller's thread, and compared as by [`set`](Self::set).
     ///
     /// ```
     /// # #[derive(serde::Serialize, serde::Deserialize)]
@@ -215,15 +223,17 @@ impl<'a> State<'a> {
         T: Serialize + DeserializeOwned + 'static,
         F: FnMut(&mut T) -> Result<(), StateError> + Send,
     {
-        let edit = |state: &mut StateValue| {
-            let current = state.stored(|tree| tree.unwrap_or(&Tree::default()).read());
-            let mut value: T = current?;
+        let edit = |base: &Base| {
+            let mut value: T = base.value().unwrap_or(&Tree::default()).read()?;
             f(&mut value)?;
             let text = to_raw_value(&value)?;
             self.room(key).check(text.get().len())?;
-            state.plan_set(text.get(), None)
+            Ok(Arc::new(text))
         };
-        self.change(key, edit).await
+        let stream = self.open(key).await?;
+        let outcome = self.replace(&stream, edit).await;
+        self.hub.release(stream).await;
+        outcome
     }
 
     /// Removes `key`. Clients see a state that does not exist.
@@ -247,7 +257,9 @@ impl<'a> State<'a> {
     ) -> Result<Position, StateError> {
         let stream = self.open(key).await?;
         let writer = stream.writer().await;
-        self.commit(stream, writer, plan).await
+        let outcome = self.commit(&stream, writer, plan).await;
+        self.hub.release(stream).await;
+        outcome
     }
 
     async fn open(self, key: &str) -> Result<Arc<Stream>, StateError> {
@@ -260,15 +272,13 @@ impl<'a> State<'a> {
 
     async fn commit(
         self,
-        stream: Arc<Stream>,
+        stream: &Arc<Stream>,
         writer: Writer,
         mut plan: impl FnMut(&mut StateValue) -> Result<Option<Entry>, StateError> + Send,
     ) -> Result<Position, StateError> {
         // A state's stream holds nothing else.
-        let outcome = self.hub.transact(&stream, writer, None, |content| hub::of(content).map_or(Ok(None), &mut plan));
-        let outcome = outcome.await.map(|changed| changed.unwrap_or_else(|| stream.position()));
-        self.hub.release(stream).await;
-        outcome
+        let outcome = self.hub.transact(stream, writer, None, |content| hub::of(content).map_or(Ok(None), &mut plan));
+        outcome.await.map(|changed| changed.unwrap_or_else(|| stream.position()))
     }
 
     fn room(self, key: &str) -> Room<'_> {

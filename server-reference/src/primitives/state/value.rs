@@ -11,36 +11,28 @@ use std::{
 
 use bytes::Bytes;
 use datasole_core::{
-    frame::Opcode,
     patch::{Operation, Patch, PatchLimits, Undo, apply, apply_undoable, diff_text},
     tree::{self, Tree},
-    wire::push_varuint,
 };
-use serde::de::IgnoredAny;
 
-use super::{Draft, StateError};
+use super::{
+    Draft, SMALL, StateError,
+    form::{Changes, PATCH, REMOVED, Step, VALUE, whole},
+};
 use crate::{
     backend::{BackendError, log::Stored},
     connection::Protocol,
     entry::Entry,
-    hub::{At, Delivery, Inapplicable, Kind, Rules, V1},
+    hub::{Delivery, Displaced, Form, Inapplicable, Job, Kind, Read, Rules, Showing, V1},
     limits::{ENVELOPE, Limits},
-    message::{self, NUMBERS, OBJECT, Object, framed},
 };
-
-/// The value was changed: a JSON array of RFC 6902 operations.
-const PATCH: u8 = b'p';
-/// The value was replaced: its JSON.
-const VALUE: u8 = b'v';
-/// The state was removed.
-const REMOVED: u8 = b'r';
 
 /// A state's value.
 ///
 /// A short one is its text until somebody changes a part of it: a tree is larger.
 #[derive(Debug)]
 pub(crate) struct StateValue {
-    value: Option<Arc<Tree>>,
+    value: Option<Tree>,
     /// The entry of the whole, in place of `value`.
     text: Option<Entry>,
     /// An upper bound of its length as JSON text.
@@ -64,15 +56,15 @@ struct Pending {
 #[derive(Debug)]
 enum Change {
     /// The value is to be replaced by this.
-    Replace(Option<Arc<Tree>>),
+    Replace(Option<Tree>),
     /// The value has been changed by this patch already; the way back.
     Patched(Patch, Undo),
 }
 
 /// The value at some revision, to be compared with another without holding the stream.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Base {
-    value: Option<Arc<Tree>>,
+    value: Option<Tree>,
     revision: u64,
 }
 
@@ -82,24 +74,19 @@ pub(crate) struct Compared {
     revision: u64,
     /// Bytes of the other value's text.
     length: usize,
-    /// The old value where another takes its place: dropping it may take long.
-    displaced: Option<Arc<Tree>>,
     /// `None` where both are equal.
     change: Option<(Entry, Step)>,
 }
 
-#[derive(Debug)]
-enum Step {
-    /// The value is changed in place.
-    Patch(Patch),
-    /// The other one takes its place.
-    Replace(Arc<Tree>),
-}
-
 impl Base {
+    /// The value, if there is one.
+    pub(crate) fn value(&self) -> Option<&Tree> {
+        self.value.as_ref()
+    }
+
     /// Compares it with the value of this text. Takes time that grows with both.
     pub(crate) fn compare(self, text: &str) -> Result<Compared, StateError> {
-        let mut found = Compared { revision: self.revision, length: text.len(), displaced: None, change: None };
+        let mut found = Compared { revision: self.revision, length: text.len(), change: None };
         let mut entry = None;
         if let Some(old) = &self.value {
             let patch = diff_text(old, text)?;
@@ -117,16 +104,8 @@ impl Base {
         // Reading it also refuses what is nested too deeply for any client.
         let value = tree::parse(text)?;
         let entry = entry.unwrap_or_else(|| Entry::new(VALUE, text.as_bytes()));
-        found.change = Some((entry, Step::Replace(Arc::new(value))));
-        found.displaced = self.value;
+        found.change = Some((entry, Step::Replace(Some(value))));
         Ok(found)
-    }
-}
-
-impl Compared {
-    /// Takes the old value where another takes its place, for who can afford to drop it.
-    pub(crate) fn take_displaced(&mut self) -> Option<Arc<Tree>> {
-        self.displaced.take()
     }
 }
 
@@ -157,24 +136,29 @@ impl StateValue {
         Self { value: None, text: None, bound: 0, revision: 0, pending: None, limits }
     }
 
-    /// Shows the value, as it is stored, to `f`.
-    pub(crate) fn stored<R>(&mut self, f: impl FnOnce(Option<&Tree>) -> R) -> R {
+    /// A copy of the value as it is stored.
+    pub(crate) fn stored(&mut self) -> Option<Tree> {
         if let Some(text) = &self.text {
-            return f(read(text).as_ref());
+            return read(text);
         }
         let patched = self.pending.take_if(|pending| matches!(pending.change, Change::Patched(..)));
         let Some(Pending { entry, bound, change: Change::Patched(patch, undo) }) = patched.map(|pending| *pending)
         else {
-            return f(self.value.as_deref());
+            return self.value.clone();
         };
         self.revert(undo);
-        let result = f(self.value.as_deref());
+        let stored = self.value.clone();
         if let Some(value) = &mut self.value
-            && let Ok(undo) = apply_undoable(Arc::make_mut(value), &patch, &PatchLimits::default())
+            && let Ok(undo) = apply_undoable(value, &patch, &PatchLimits::default())
         {
             self.pending = Some(Box::new(Pending { entry, bound, change: Change::Patched(patch, undo) }));
         }
-        result
+        stored
+    }
+
+    /// The same where it is no text.
+    fn whole(&mut self) -> Option<Tree> {
+        if self.text.is_some() { None } else { self.stored() }
     }
 
     /// The value as it is, for who has the right to change it.
@@ -187,14 +171,16 @@ impl StateValue {
     /// Makes a tree of the text.
     fn grow(&mut self) {
         if let Some(text) = self.text.take() {
-            self.value = read(&text).map(Arc::new);
+            self.value = read(&text);
         }
     }
 
-    /// Takes a value in place of the one before, which an entry brought.
-    fn replace(&mut self, value: Option<Arc<Tree>>, entry: &Entry) {
-        let is_short = entry.tag() == VALUE && entry.content().len() <= SHORT;
-        (self.value, self.text) = if is_short { (None, Some(entry.clone())) } else { (value, None) };
+    /// Takes a value in place of the one before, which an entry brought; returns that where it is large.
+    fn replace(&mut self, value: Option<Tree>, entry: &Entry) -> Option<Displaced> {
+        let (is_short, was_large) = (entry.tag() == VALUE && entry.content().len() <= SHORT, self.bound > SMALL);
+        self.text = is_short.then(|| entry.clone());
+        let displaced = std::mem::replace(&mut self.value, value.filter(|_| !is_short));
+        displaced.filter(|_| was_large).map(|displaced| Arc::new(displaced) as Displaced)
     }
 
     /// Whether the comparison was with this value.
@@ -211,14 +197,13 @@ impl StateValue {
         };
         let Some((entry, step)) = compared.change else { return Ok(None) };
         let (entry, change) = match step {
-            Step::Replace(value) => (entry, Change::Replace(Some(value))),
+            Step::Replace(value) => (entry, Change::Replace(value)),
             Step::Patch(patch) => {
                 self.grow();
-                let value = Arc::make_mut(self.value.get_or_insert_default());
-                match apply_undoable(value, &patch, &PatchLimits::default()) {
+                match apply_undoable(self.value.get_or_insert_default(), &patch, &PatchLimits::default()) {
                     Ok(undo) => (entry, Change::Patched(patch, undo)),
                     // Nobody else could apply it either.
-                    Err(_) => (Entry::new(VALUE, text.as_bytes()), Change::Replace(Some(Arc::new(tree::parse(text)?)))),
+                    Err(_) => (Entry::new(VALUE, text.as_bytes()), Change::Replace(Some(tree::parse(text)?))),
                 }
             }
         };
@@ -240,7 +225,7 @@ impl StateValue {
         }
         self.grow();
         let existed = self.value.is_some();
-        match apply_undoable(Arc::make_mut(self.value.get_or_insert_default()), patch, &PatchLimits::default()) {
+        match apply_undoable(self.value.get_or_insert_default(), patch, &PatchLimits::default()) {
             Ok(undo) => self.propose(room, existed, patch.clone(), undo).map(Some),
             Err(error) => {
                 self.back(existed, Undo::default());
@@ -258,7 +243,7 @@ impl StateValue {
     ) -> Result<Option<Entry>, StateError> {
         self.grow();
         let existed = self.value.is_some();
-        let mut draft = Draft::new(Arc::make_mut(self.value.get_or_insert_default()));
+        let mut draft = Draft::new(self.value.get_or_insert_default());
         let outcome = catch_unwind(AssertUnwindSafe(|| update(&mut draft)));
         let (operations, undo) = draft.end();
         if !matches!(outcome, Ok(Ok(()))) || operations.is_empty() {
@@ -289,7 +274,7 @@ impl StateValue {
         // A subscriber of a key that did not exist has nothing to apply a patch to. Else, only where the bound says
         // that it might be too long is the value measured.
         if !existed || room.check(bound).is_err() {
-            let whole = Entry::json(VALUE, &self.value.as_deref())?;
+            let whole = Entry::json(VALUE, &self.value)?;
             bound = whole.content().len();
             room.check(bound)?;
             if !existed || entry.content().len() > bound {
@@ -313,29 +298,26 @@ impl StateValue {
 
     fn revert(&mut self, undo: Undo) {
         if let Some(value) = &mut self.value {
-            undo.revert(Arc::make_mut(value));
+            undo.revert(value);
         }
     }
 
-    fn take(&mut self, entry: &Entry) -> Option<()> {
-        let limits = PatchLimits::default();
+    fn take(&mut self, entry: &Entry, step: Step) -> Result<Option<Displaced>, Inapplicable> {
         self.revision += 1;
-        match entry.tag() {
-            VALUE => {
-                let value = tree::parse(entry.text()).ok()?;
-                self.replace(Some(Arc::new(value)), entry);
+        match step {
+            Step::Replace(value) => {
+                let displaced = self.replace(value, entry);
                 self.bound = entry.content().len();
+                Ok(displaced)
             }
-            REMOVED => (self.value, self.text, self.bound) = (None, None, 0),
-            PATCH => {
-                let patch = Patch::parse(entry.text(), &limits).ok()?;
+            Step::Patch(patch) => {
                 self.grow();
-                apply(Arc::make_mut(self.value.get_or_insert_default()), &patch, &limits).ok()?;
+                let value = self.value.get_or_insert_default();
+                apply(value, &patch, &PatchLimits::default()).map_err(|_| Inapplicable)?;
                 self.bound = grown(self.bound, &patch, entry);
+                Ok(None)
             }
-            _ => return None,
         }
-        Some(())
     }
 }
 
@@ -353,27 +335,33 @@ impl Kind for StateValue {
         }
     }
 
+    fn form(&self) -> &'static dyn Form {
+        &Changes
+    }
+
     fn restore(&mut self, stored: &Stored) -> Result<(), BackendError> {
         for bytes in stored.bytes() {
-            let taken = Entry::stored(bytes.clone()).and_then(|entry| self.take(&entry));
-            taken.ok_or_else(|| BackendError::Corrupt("an entry of a state".into()))?;
+            let entry = Entry::stored(bytes.clone()).and_then(|entry| Step::read(&entry).map(|step| (entry, step)));
+            let taken = entry.ok_or(Inapplicable).and_then(|(entry, step)| self.take(&entry, step));
+            taken.map_err(|_| BackendError::Corrupt("an entry of a state".into()))?;
         }
         Ok(())
     }
 
-    fn apply(&mut self, entry: &Entry) -> Result<(), Inapplicable> {
-        if self.pending.as_ref().is_some_and(|pending| pending.entry == *entry) {
-            if let Some(Pending { bound, change, .. }) = self.pending.take().map(|pending| *pending) {
-                self.bound = bound;
-                self.revision += 1;
-                if let Change::Replace(value) = change {
-                    self.replace(value, entry);
-                }
-            }
-            return Ok(());
+    fn apply(&mut self, entry: &Entry, read: Option<Read>) -> Result<Option<Displaced>, Inapplicable> {
+        let planned = self.pending.take_if(|pending| pending.entry == *entry);
+        if let Some(Pending { bound, change, .. }) = planned.map(|pending| *pending) {
+            self.revision += 1;
+            let displaced = if let Change::Replace(value) = change { self.replace(value, entry) } else { None };
+            self.bound = bound;
+            return Ok(displaced);
         }
         self.retract();
-        self.take(entry).ok_or(Inapplicable)
+        let step = match read {
+            Some(read) => read.downcast().map(|step| *step).ok(),
+            None => Step::read(entry),
+        };
+        self.take(entry, step.ok_or(Inapplicable)?)
     }
 
     fn retract(&mut self) {
@@ -382,78 +370,44 @@ impl Kind for StateValue {
         }
     }
 
-    fn snapshot(&mut self) -> Option<Bytes> {
-        // A tree can always be written.
-        if let Some(text) = &self.text {
-            return Some(text.bytes().clone());
-        }
-        let whole = self.stored(|value| value.and_then(|value| Entry::json(VALUE, value).ok()));
-        if let Some(whole) = &whole {
-            self.bound = whole.content().len();
-        }
-        Some(whole.unwrap_or_else(|| Entry::new(REMOVED, &[])).bytes().clone())
+    fn snapshot(&mut self) -> Option<Job<Bytes>> {
+        let (text, value) = (self.text.clone(), self.whole());
+        Some(Box::new(move || {
+            // A tree can always be written.
+            let whole = text.or_else(|| value.and_then(|value| Entry::json(VALUE, &value).ok()));
+            whole.unwrap_or_else(|| Entry::new(REMOVED, &[])).bytes().clone()
+        }))
     }
 
     fn is_gone(&self) -> bool {
         self.value.is_none() && self.text.is_none()
     }
 
-    fn reads(&self, entry: &Entry) -> bool {
-        match entry.tag() {
-            PATCH | VALUE => serde_json::from_slice::<IgnoredAny>(entry.content()).is_ok(),
-            tag => tag == REMOVED,
-        }
-    }
-
-    fn most(&self, entry: &Entry, key: &str) -> Option<usize> {
-        Some(message::most(key, entry.content()))
-    }
-
-    fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes {
-        match entry.tag() {
-            PATCH => {
-                let about = OBJECT + at.key.len() + entry.content().len();
-                framed(Opcode::StatePatch, 0, about, at.compress_above, |out| {
-                    Object::new(out).text("key", at.key).raw("patches", entry.content()).position(at.position).end();
-                })
-            }
-            VALUE => whole(Some(entry.content()), at),
-            _ => whole(None, at),
-        }
-    }
-
-    fn short(&self, entry: &Entry, at: &At<'_>) -> Option<Bytes> {
-        let patches = entry.content();
-        (entry.tag() == PATCH).then(|| {
-            framed(Opcode::Entry, at.channel, NUMBERS + patches.len(), at.compress_above, |out| {
-                push_varuint(out, at.position.seq);
-                out.extend_from_slice(patches);
-            })
-        })
-    }
-
-    fn show(&mut self, _: Protocol, at: &At<'_>) -> Option<Bytes> {
-        if let Some(text) = &self.text {
-            return Some(whole(Some(text.content()), at));
-        }
-        let text = self.stored(|value| value.and_then(|value| serde_json::to_vec(value).ok()));
-        if let Some(text) = &text {
-            self.bound = text.len();
-        }
-        Some(whole(text.as_deref(), at))
+    fn show(&mut self, _: Protocol) -> Option<Showing> {
+        let (text, value) = (self.text.clone(), self.whole());
+        Some(Box::new(move |at| {
+            let written = value.and_then(|value| serde_json::to_vec(&value).ok());
+            let text = text.as_ref().map(Entry::content).or(written.as_deref());
+            (whole(text, at), text.map_or(0, <[u8]>::len))
+        }))
     }
 
     fn weight(&self) -> usize {
         self.bound
     }
 
-    fn measure(&mut self) -> usize {
-        let mut length = Length(0);
-        let measured = self.stored(|value| serde_json::to_writer(&mut length, &value));
-        if measured.is_ok() {
-            self.bound = length.0;
-        }
-        self.bound
+    fn measure(&mut self) -> Option<Job<usize>> {
+        let value = self.whole()?;
+        Some(Box::new(move || {
+            let mut length = Length(0);
+            // Counting does not fail.
+            let _ = serde_json::to_writer(&mut length, &value);
+            length.0
+        }))
+    }
+
+    fn weighs(&mut self, bytes: usize) {
+        self.bound = bytes;
     }
 }
 
@@ -484,16 +438,4 @@ impl io::Write for Length {
 fn grown(bound: usize, patch: &Patch, entry: &Entry) -> usize {
     let copies = patch.operations().iter().any(|operation| matches!(operation, Operation::Copy { .. }));
     if copies { usize::MAX } else { bound.saturating_add(entry.content().len()) }
-}
-
-/// The message of a whole value, `None` when the key does not exist.
-fn whole(value: Option<&[u8]>, at: &At<'_>) -> Bytes {
-    let json = value.unwrap_or(b"null");
-    framed(Opcode::StateSnapshot, 0, OBJECT + at.key.len() + json.len(), at.compress_above, |out| {
-        let mut object = Object::new(out).text("key", at.key).number("version", at.position.seq).raw("data", json);
-        if value.is_none() {
-            object = object.raw("removed", b"true");
-        }
-        object.position(at.position).end();
-    })
 }
