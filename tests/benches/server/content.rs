@@ -22,6 +22,11 @@ impl Content {
             Self::Rows(count) | Self::Entries(count) | Self::Keys(count) => count,
         }
     }
+
+    /// Which of them the change of this number is of: far from the last one, as a prime distance is from nearly everything.
+    pub(crate) fn of(self, change: u64) -> usize {
+        (change * 7_919 % self.count() as u64) as usize
+    }
 }
 
 /// As on the command line of the child process.

@@ -12,6 +12,7 @@
 //!
 //! It lacks warm-up heuristics, outlier rejection and saved runs: the baseline of the same run is the comparison.
 
+mod alone;
 mod bare;
 mod cluster;
 mod content;

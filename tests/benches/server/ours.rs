@@ -73,9 +73,7 @@ impl Ours {
             Order::Patch(row) => self.change(row as usize, payload::now()).await?,
             Order::Changes(count) => {
                 for change in 0..u64::from(count) {
-                    // Far from the last one, as a prime distance is from nearly everything.
-                    let index = change * 7_919 % self.content.count() as u64;
-                    self.change(index as usize, payload::now() + change).await?;
+                    self.change(self.content.of(change), payload::now() + change).await?;
                 }
             }
             Order::Set(row) => self.set(Some((row as usize, payload::now()))).await?,

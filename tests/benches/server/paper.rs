@@ -3,12 +3,13 @@
 //!
 //! Somebody who types at random places instead writes no text that anybody writes: it has more blocks than a document may have.
 
-use std::fs::File;
+use std::{fs::File, hint::black_box, time::Duration};
 
 use datasole_core::wire::push_varuint;
 use datasole_tests::trace::Trace;
 use flate2::read::GzDecoder;
-use yrs::{Doc, GetString, Transact, Update, updates::decoder::Decode};
+use rustix::time::ClockId;
+use yrs::{Doc, GetString, OffsetKind, Options, Transact, Update, updates::decoder::Decode};
 
 use crate::Result;
 
@@ -42,6 +43,31 @@ pub(crate) fn write() -> Result<Paper> {
     });
     let updates = updates.collect::<Result<_>>()?;
     Ok(Paper { updates, text: trace.end_content })
+}
+
+/// A document of yrs alone, set up as our server's.
+pub(crate) struct Alone(Doc);
+
+impl Alone {
+    pub(crate) fn new() -> Self {
+        let options = Options { offset_kind: OffsetKind::Utf16, cleanup_formatting: false, ..Options::default() };
+        Self(Doc::with_options(options))
+    }
+
+    /// Reads each update, applies it and writes what was new in it, as any server must; returns the processor time.
+    pub(crate) fn apply(&self, updates: &[Vec<u8>]) -> Result<Duration> {
+        let begun = thread_time()?;
+        for update in updates {
+            let mut transaction = self.0.transact_mut();
+            transaction.apply_update(Update::decode_v1(update)?)?;
+            black_box(transaction.encode_update_v1());
+        }
+        Ok(thread_time()? - begun)
+    }
+}
+
+fn thread_time() -> Result<Duration> {
+    Ok(rustix::time::clock_gettime(ClockId::ThreadCPUTime).try_into()?)
 }
 
 /// The text of a document that this update makes.

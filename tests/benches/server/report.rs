@@ -51,6 +51,12 @@ pub(crate) struct Report {
     ours_slope: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     baseline_slope: Option<f64>,
+    /// What the part that grows takes alone, without a server around it; microseconds of an operation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bare_us: Option<f64>,
+    /// By how many times it grows, where growth is judged; by how many times ours is dearer, where a cost is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bare_ratio: Option<f64>,
     bar: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     goal: Option<f64>,
@@ -159,6 +165,21 @@ impl Report {
             return Self { bench, unit, ours_bytes: ours, baseline_bytes: baseline, rounds, ..Self::default() };
         }
         Self { bench, unit, ours_us: ours, baseline_us: baseline, rounds, ..Self::default() }
+    }
+
+    /// With what the part that grows takes alone, large and small: where nothing else grew, ours would be at the floor.
+    pub(crate) fn beside_alone(self, alone: &[(f64, f64)]) -> Self {
+        let mut large: Vec<f64> = alone.iter().map(|(large, _)| *large).collect();
+        let mut more: Vec<f64> = alone.iter().map(|(large, small)| large - small).collect();
+        let floor = self.baseline_us.map(|small| rounded(1.0 + median(&mut more) / small));
+        let (bare_us, bare_ratio) = (rounded(median(&mut large)), rounded(median(&mut ratios(alone))));
+        Self { bare_us: Some(bare_us), bare_ratio: Some(bare_ratio), floor: floor.or(self.floor), ..self }
+    }
+
+    /// With what the same takes of a bare server, which is the floor.
+    pub(crate) fn beside_bare(self, bare: f64) -> Self {
+        let bare_ratio = self.ours_us.map(|ours| rounded(ours / bare));
+        Self { bare_us: Some(rounded(bare)), bare_ratio, floor: Some(rounded(bare)), ..self }
     }
 
     /// With what the figure wants to be, and can be.

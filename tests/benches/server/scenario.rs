@@ -45,12 +45,14 @@ pub(crate) enum Work {
     FanOut { audience: usize, at_once: usize, events: fn(u32) -> Order },
     /// A turn changes one cell of a state with [`SUBSCRIBERS`] subscribers. Judged per change, likewise.
     Patch,
-    /// A turn changes something of `content`, which nobody follows. Judged by the ratio to the same of `beside`, which is small.
+    /// A turn changes something of `content`, which nobody follows. Judged by the ratio to the same of `beside`, which is small; of
+    /// entries and keys, the container alone is measured, too: caches hold a small one, and look-ups in a large one miss them.
     Growth { content: Content, beside: Content },
     /// A turn publishes one event. Judged is how much more a delivery to `many` costs than one to `few`, by the ratio to how much more
     /// it costs the bare server.
     Slope { many: usize, few: usize },
-    /// So many connections come and follow a small state. Judged per connection, and beside it by the peak of resident memory.
+    /// So many connections come and follow a small state, of ours and of the bare server. Judged per connection of ours, and beside
+    /// it by the peak of resident memory.
     Herd { connections: usize },
     /// A turn has all of so many followers of a presence room join it, one right after the other. Judged per member, and beside
     /// it by the bytes on the wire.
@@ -61,7 +63,8 @@ pub(crate) enum Work {
     Stall { rows: usize },
     /// A turn publishes a burst of events, which the native client receives. Judged per event, by the ratio to a bare client.
     Receive,
-    /// The keystrokes of a paper, of which one other connection is told. Judged is the ratio of the last ones to the first.
+    /// The keystrokes of a paper, of which one other connection is told; and the same updates of yrs alone. Judged is the ratio of
+    /// the last ones to the first.
     Document,
     /// So many connections that have got HELLO, or as many as descriptors permit. Judged by the resident memory of each.
     Idle { connections: usize },
@@ -100,8 +103,12 @@ impl Scenario {
                 Ok(self.two(unit, held, unit, peak))
             }
             Work::Herd { connections } => {
-                let (each, peak) = single::herd(*connections)?;
-                Ok(self.two("CPU us per connection", each, "bytes", peak))
+                let (each, bare, peak) = single::herd(*connections)?;
+                let mut reports = self.two("CPU us per connection", each, "bytes", peak);
+                if let Some(report) = reports.first_mut() {
+                    *report = std::mem::take(report).beside_bare(bare);
+                }
+                Ok(reports)
             }
             Work::Room { members } => {
                 let (each, wire) = single::room(*members, rounds.min(FEW_ROUNDS))?;
@@ -110,8 +117,8 @@ impl Scenario {
             Work::Set { rows } => Ok(self.one("CPU us per MB", single::set(*rows, self.turns, rounds)?, None)),
             Work::Stall { rows } => Ok(self.one("CPU us", single::stall(*rows, rounds)?, None)),
             Work::Document => {
-                let pair = single::document(self.turns)?;
-                Ok(vec![self.of_pairs(&[pair])])
+                let (served, alone) = single::document(self.turns)?;
+                Ok(vec![self.of_pairs(&[served]).beside_alone(&[alone])])
             }
             Work::Wire(work) => {
                 let wire = |kind, short| -> Result<f64> {
@@ -145,8 +152,27 @@ impl Scenario {
                     }
                     _ => (Rig::of(work, Kind::Ours)?, Rig::of(work, Kind::Bare)?),
                 };
-                let pairs = in_turns(rounds, || ours.slice(self.turns), || baseline.slice(self.turns))?;
-                Ok(vec![self.of_pairs(&pairs).wired(ours.wire, baseline.wire)])
+                let mut container = match work {
+                    Work::Growth { content: content @ (Content::Entries(_) | Content::Keys(_)), beside } => {
+                        let alone = |content| Rig::new(work, Kind::Bare, content, false);
+                        Some((alone(*content)?, alone(*beside)?))
+                    }
+                    _ => None,
+                };
+                let mut alone = Vec::new();
+                let pairs = in_turns(
+                    rounds,
+                    || ours.slice(self.turns),
+                    || {
+                        if let Some((large, small)) = &mut container {
+                            alone.push((large.slice(self.turns)?, small.slice(self.turns)?));
+                        }
+                        baseline.slice(self.turns)
+                    },
+                )?;
+                let report = self.of_pairs(&pairs).wired(ours.wire, baseline.wire);
+                // The first round warms up.
+                Ok(vec![if container.is_some() { report.beside_alone(&alone[1..]) } else { report }])
             }
         }
     }
@@ -184,7 +210,7 @@ impl Scenario {
             Work::Room { members } => ("CPU us per member", single::room(*members, rounds)?.0),
             Work::Set { rows } => ("CPU us per MB", single::set(*rows, self.turns, rounds)?),
             Work::Stall { rows } => ("CPU us", single::stall(*rows, rounds)?),
-            Work::Document => (CPU, single::document(self.turns)?.0),
+            Work::Document => (CPU, single::document(self.turns)?.0.0),
             Work::Receive => {
                 let mut rig = follower::Rig::start(kind)?;
                 let mut slices = (0..=rounds).map(|_| rig.slice(self.turns)).collect::<Result<Vec<f64>>>()?;

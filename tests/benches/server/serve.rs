@@ -9,7 +9,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::{Result, bare::Bare, content::Content, ours::Ours};
+use crate::{Result, alone::Alone, bare::Bare, content::Content, ours::Ours};
 
 /// The argument that makes this program a server; the next ones are its [`Kind`] and its [`Content`]. (Or it is
 /// [`cluster::node::SUBCOMMAND`](crate::cluster::node::SUBCOMMAND) or [`follower::SUBCOMMAND`](crate::follower::SUBCOMMAND).)
@@ -55,7 +55,7 @@ pub(crate) enum Order {
     SmallEvents(u32),
     /// One cell of this row of the state, to everyone.
     Patch(u32),
-    /// X
+    /// Changes this much of the content; answered.
     Changes(u32),
     /// Sets the whole state, with another value in one cell of this row; answered.
     Set(u32),
@@ -112,9 +112,15 @@ pub(crate) fn run(kind: Kind, content: Content) -> Result<()> {
         let (mut control, _) = control.accept().await?;
         match kind {
             Kind::Bare => {
-                let server = Bare::start(listener);
+                let (server, mut alone) = (Bare::start(listener), Alone::new(content));
                 while let Some(order) = next_order(&mut control).await {
-                    server.carry_out(order)?;
+                    match order {
+                        Order::Changes(count) => {
+                            alone.change(count);
+                            control.write_u64(0).await?;
+                        }
+                        order => server.carry_out(order)?,
+                    }
                 }
             }
             Kind::Ours => {

@@ -16,17 +16,27 @@ use crate::{
 
 /// Connections opened before memory is read for the first time, so that what a server keeps once is not counted.
 const SETTLED: usize = 64;
+/// Connections of a herd that come to one server before as many come to the other.
+const CROWD: usize = 500;
 /// Edits of a document under way.
 const WINDOW: usize = 32;
 
-/// CPU time for each of so many connections that come and follow a small state, and the most memory that was resident meanwhile.
-pub(crate) fn herd(connections: usize) -> Result<(f64, f64)> {
-    let connections = connections.min(process::descriptors());
-    let server = Server::start(Kind::Ours, Content::Rows(20))?;
-    let before = server.cpu()?;
-    let _load = Load::open(server.port, connections, Stream::State)?;
-    let used = server.cpu()? - before;
-    Ok((used as f64 / connections as f64 / 1_000.0, server.peak()? as f64))
+/// CPU time for each of so many connections that come and follow a small state, of ours and of the bare server, and the most memory of
+/// ours that was resident meanwhile. They come in crowds, to one and the other; those of the bare server do not stay.
+pub(crate) fn herd(connections: usize) -> Result<(f64, f64, f64)> {
+    let connections = connections.min(process::descriptors().saturating_sub(CROWD));
+    let (ours, bare) = (Server::start(Kind::Ours, Content::Rows(20))?, Server::start(Kind::Bare, Content::Nothing)?);
+    let mut herd = Load::open(ours.port, 0, Stream::State)?;
+    let mut used = (0, 0);
+    for begun in (0..connections).step_by(CROWD) {
+        let crowd = CROWD.min(connections - begun);
+        let before = (ours.cpu()?, bare.cpu()?);
+        herd.add(ours.port, crowd, Stream::State)?;
+        let _leaving = Load::open(bare.port, crowd, Stream::State)?;
+        used = (used.0 + ours.cpu()? - before.0, used.1 + bare.cpu()? - before.1);
+    }
+    let each = |used: u64| used as f64 / connections as f64 / 1_000.0;
+    Ok((each(used.0), each(used.1), ours.peak()? as f64))
 }
 
 /// CPU time for each of so many members of a room who join it together, and the bytes that each of them sends and gets.
@@ -50,9 +60,11 @@ pub(crate) fn room(members: usize, rounds: usize) -> Result<(f64, f64)> {
     Ok((median(&mut figures), wire as f64 / members as f64))
 }
 
-/// CPU time of one of the last `slice` keystrokes of a paper, and of one of the first.
-pub(crate) fn document(slice: usize) -> Result<(f64, f64)> {
+/// CPU time of one of the last `slice` keystrokes of a paper, and of one of the first; and the same of yrs alone, which gets each slice
+/// once the server has had it.
+pub(crate) fn document(slice: usize) -> Result<((f64, f64), (f64, f64))> {
     let Paper { updates, text } = paper::write()?;
+    let (yrs, mut alone) = (paper::Alone::new(), Vec::new());
     let server = Server::start(Kind::Ours, Content::Nothing)?;
     let mut load = Load::open(server.port, 2, Stream::Document)?;
     let channel = load.channel();
@@ -65,12 +77,13 @@ pub(crate) fn document(slice: usize) -> Result<(f64, f64)> {
         }
         load.tell(|_| Vec::new())?;
         figures.push((server.cpu()? - before) as f64 / slice.len() as f64 / 1_000.0);
-        eprintln!("  {:.2} µs an edit", figures[figures.len() - 1]);
+        alone.push(yrs.apply(slice)?.as_nanos() as f64 / slice.len() as f64 / 1_000.0);
+        eprintln!("  {:.2} µs an edit, {:.2} of yrs alone", figures[figures.len() - 1], alone[alone.len() - 1]);
     }
     // An edit that was refused was answered, too.
     load::check_document(server.port, &text)?;
-    match figures[..] {
-        [first, .., last] => Ok((last, first)),
+    match (&figures[..], &alone[..]) {
+        ([first, .., last], [alone_first, .., alone_last]) => Ok(((*last, *first), (*alone_last, *alone_first))),
         _ => Err("too few edits".into()),
     }
 }
