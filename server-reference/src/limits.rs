@@ -111,7 +111,8 @@ pub struct Limits {
     /// Longest document, encoded as one update; bytes. Deletions may exceed it by an eighth. The whole must fit in a
     /// frame.
     pub max_doc: usize,
-    /// Stored updates of a document after which it is compacted into one snapshot.
+    /// Stored updates of a document after which it is compacted into one snapshot; where the last one had more than four times as
+    /// many blocks, a quarter of these.
     pub doc_compact_entries: usize,
     /// Bytes of stored updates after which a document is compacted.
     pub doc_compact_bytes: usize,

@@ -21,7 +21,7 @@ use super::{
     lib0::Reader,
     update::{self, PIECE, RANGES, Update},
 };
-use crate::desk::thread_time;
+use crate::{desk::thread_time, limits::Limits};
 
 /// Bytes that a new block may take beyond its bytes in the update: it may split another, whose second part gets a head.
 const SPLIT: usize = 32;
@@ -58,8 +58,9 @@ pub(crate) struct Bounds {
 pub(crate) struct Document {
     doc: Doc,
     index: Index,
-    /// The document as of the last snapshot.
+    /// The document as of the last snapshot, and how many blocks it had.
     base: Bytes,
+    base_blocks: usize,
     /// The updates since the last snapshot.
     tail: Vec<Bytes>,
     /// The bytes of both.
@@ -92,6 +93,7 @@ impl Document {
             doc: Doc::with_options(options),
             index: Index::default(),
             base: Bytes::from_static(YrsUpdate::EMPTY_V1),
+            base_blocks: 0,
             tail: Vec::new(),
             kept: YrsUpdate::EMPTY_V1.len(),
             pending: None,
@@ -119,6 +121,7 @@ impl Document {
         }
         document.transact(|transaction| updates.into_iter().try_for_each(|update| integrate(transaction, update)))?;
         document.measure()?;
+        document.base_blocks = document.blocks;
         Ok(document)
     }
 
@@ -127,10 +130,17 @@ impl Document {
         EMPTY + self.kept + 2 * self.size + BLOCK * self.blocks
     }
 
-    /// The most that work on so many bytes may cost, whatever they say: blocks by units of 16 bytes.
-    pub(super) fn cost(&self, bytes: usize) -> usize {
-        let bytes = if self.spoilt.is_some() { bytes + self.kept } else { bytes };
-        (self.blocks + 64) * (bytes / 16 + 1)
+    /// The most that so many units of work ([`update::effort`]) may cost, whatever they are: each may concern all blocks.
+    pub(super) fn cost(&self, units: usize) -> usize {
+        let units = if self.spoilt.is_some() { units + self.kept / 16 } else { units };
+        (self.blocks + 64) * units
+    }
+
+    /// True if a snapshot should take the place of the updates since the last one: it costs as much as the document has blocks, of
+    /// which each update pays for four.
+    pub(super) fn is_due(&self, limits: &Limits) -> bool {
+        let (updates, bytes) = self.tail();
+        updates > limits.doc_compact_entries.max(self.base_blocks / 4) || bytes > limits.doc_compact_bytes
     }
 
     /// Whether taking so many bytes of stored updates takes milliseconds. What is pending is taken away before, which takes as
@@ -325,7 +335,7 @@ impl Document {
         index.advance(&update)?;
         self.index = index;
         (self.size, self.blocks, self.measured) = (snapshot.len(), update.blocks(), true);
-        self.base = snapshot.clone();
+        (self.base, self.base_blocks) = (snapshot.clone(), self.blocks);
         self.kept = snapshot.len();
         self.tail.clear();
         Ok(snapshot)

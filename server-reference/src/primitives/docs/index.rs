@@ -7,7 +7,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BTreeMap, BinaryHeap, HashMap},
     sync::Arc,
 };
 
@@ -21,7 +21,7 @@ const MAX_DEPTH: u16 = 100;
 #[derive(Default)]
 pub(crate) struct Index {
     /// The runs of each client, from clock 0 without a gap.
-    clients: HashMap<u64, Vec<Run>>,
+    clients: BTreeMap<u64, Vec<Run>>,
     places: Vec<Place>,
     by_name: HashMap<Arc<Name>, u32>,
 }
@@ -112,7 +112,6 @@ impl Index {
     /// The first unknown clock of each client, as before an update.
     pub(crate) fn state_vector(&self, before: Option<&Mark>) -> Vec<(u64, u32)> {
         let mut known: Vec<(u64, u32)> = self.clients.keys().map(|client| (*client, self.known(*client))).collect();
-        known.sort_unstable();
         for (client, _, end) in before.iter().flat_map(|mark| &mark.clients) {
             if let Ok(at) = known.binary_search_by_key(client, |(client, _)| *client) {
                 known[at].1 = *end;

@@ -106,9 +106,9 @@ async fn take(
 ) -> Result<bool, DocError> {
     let owner = request.connection.standing();
     let writer = owner.queue(stream.writer()).await;
-    let length = update.len();
     if !may_write {
         // A client that may only read answers the question of the server, too.
+        let length = update.len();
         let lacks = move |document: &mut Document| document.lacks(&update);
         let done = work(hub, stream, writer, Some(owner), Size::Other(length), lacks).await?;
         return match done.result {
@@ -129,6 +129,7 @@ async fn take(
         }
         Ok::<_, DocError>(shared.left(owner))
     })?;
+    let size = Size::Update(update.clone());
     let apply = move |document: &mut Document| {
         let new = document.apply(&update, room);
         if new.is_err() {
@@ -136,7 +137,7 @@ async fn take(
         }
         new
     };
-    let Done { writer, result, took } = work(hub, stream, writer, Some(owner), Size::Update(length), apply).await?;
+    let Done { writer, result, took } = work(hub, stream, writer, Some(owner), size, apply).await?;
     let new = result.inspect_err(|error| {
         owner.charge(took);
         if matches!(error, DocError::TooSlow) && owner.was_slow() >= MAX_SLOW {

@@ -132,9 +132,7 @@ impl Shared {
     /// The updates since the last snapshot and their bytes, if one should take their place.
     pub(super) fn due(&self) -> Option<(usize, usize)> {
         let Held::Here(document) = &self.held else { return None };
-        let (updates, bytes) = document.tail();
-        let is_due = updates > self.limits.doc_compact_entries || bytes > self.limits.doc_compact_bytes;
-        is_due.then_some((updates, bytes))
+        document.is_due(&self.limits).then(|| document.tail())
     }
 
     /// The entry of an update that is pending in the document.

@@ -15,6 +15,9 @@ const MAX_CLIENT: u64 = 1 << 53;
 pub(crate) const PIECE: usize = 16;
 pub(crate) const RANGES: usize = 256;
 
+/// Longer, an update is not looked at before it is known where the work is done; bytes.
+const SHORT: usize = 256;
+
 /// The id of one unit that a client inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Id {
@@ -155,6 +158,15 @@ impl<'a> Update<'a> {
         }
         pieces
     }
+}
+
+/// The units of work on an update: one for every 16 bytes, or for every block and range of a short one, if these are fewer.
+pub(super) fn effort(bytes: &[u8]) -> usize {
+    let most = bytes.len() / 16 + 1;
+    if bytes.len() > SHORT {
+        return most;
+    }
+    Update::parse(bytes).map_or(most, |update| most.min(update.blocks() + update.deletes.len()))
 }
 
 /// True if nothing was left out between a block and the next one.

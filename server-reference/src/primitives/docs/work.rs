@@ -8,6 +8,7 @@ use super::{
     document::Document,
     error::DocError,
     shared::{self, Shared},
+    update,
 };
 use crate::{
     account::Standing,
@@ -20,11 +21,11 @@ const LIGHT: usize = 16 * 1024;
 /// That of an update of a document that is trusted to be quick: thirty milliseconds, once.
 const TRUSTED: usize = 16 * LIGHT;
 
-/// The bytes on which the time of work depends.
-#[derive(Clone, Copy, Debug)]
+/// On what the time of work depends.
+#[derive(Debug)]
 pub(super) enum Size {
-    /// The bytes of an update.
-    Update(usize),
+    /// An update.
+    Update(Bytes),
     /// The bytes of a question, or of nothing.
     Other(usize),
 }
@@ -48,10 +49,14 @@ pub(super) async fn work<R: Send + 'static>(
     size: Size,
     work: impl FnOnce(&mut Document) -> R + Send + 'static,
 ) -> Result<Done<R>, DocError> {
-    let (Size::Update(bytes) | Size::Other(bytes)) = size;
+    let is_update = matches!(size, Size::Update(_));
+    let units = match size {
+        Size::Update(update) => update::effort(&update),
+        Size::Other(bytes) => bytes / 16 + 1,
+    };
     let (cost, is_trusted) = stream.with_content(|content| {
         let document = super::shared(content)?.document()?;
-        Ok::<_, DocError>((document.cost(bytes), matches!(size, Size::Update(_)) && document.habit.is_quick()))
+        Ok::<_, DocError>((document.cost(units), is_update && document.habit.is_quick()))
     })?;
     if cost <= LIGHT {
         return on_loan(stream, writer, owner, |document| (work(document), Duration::ZERO));
@@ -60,7 +65,7 @@ pub(super) async fn work<R: Send + 'static>(
         let begun = thread_time();
         let result = work(document);
         let took = thread_time().saturating_sub(begun);
-        if matches!(size, Size::Update(_)) {
+        if is_update {
             document.habit.learn(took);
         }
         (result, took)

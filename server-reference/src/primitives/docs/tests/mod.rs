@@ -12,6 +12,8 @@ use yrs::{
 
 use super::document::{Bounds, Document};
 use super::error::DocError;
+use super::update::effort;
+use crate::limits::Limits;
 
 const ROOM: Bounds = Bounds { size: 1 << 20, memory: 1 << 26 };
 
@@ -387,6 +389,40 @@ fn what_is_kept_of_the_structure_shrinks_with_the_document() {
     let before = document.held().1;
     document.compact().unwrap();
     assert!(before > 1_000 && document.held().1 < 150, "{before} to {}", document.held().1);
+}
+
+#[test]
+fn a_snapshot_waits_for_updates_that_pay_for_its_blocks() {
+    // Each letter is put before the others: none can be joined.
+    let editor = Editor::new(1);
+    let prepend = || editor.edit(|t| t.get_or_insert_text("text").insert(t, 0, "x"));
+    let mut document = empty();
+    (0..40).for_each(|_| drop(take(&mut document, &prepend()).unwrap()));
+    let snapshot = document.compact().unwrap();
+    let updates: Vec<_> = (0..30).map(|_| prepend()).collect();
+    for (doc_compact_entries, due_after) in [(3, 11), (9, 11), (10, 11), (11, 12), (20, 21)] {
+        let limits = Limits { doc_compact_entries, ..Limits::default() };
+        let mut document = Document::load(Some(snapshot.clone()), Vec::new(), ROOM).unwrap();
+        let due = updates.iter().position(|update| {
+            take(&mut document, update).unwrap();
+            document.is_due(&limits)
+        });
+        assert_eq!(due, Some(due_after - 1), "{doc_compact_entries}");
+    }
+}
+
+#[test]
+fn the_effort_of_an_update_is_its_blocks_or_its_bytes() {
+    let editor = Editor::new(0x1f_ffff_ffff_ffff);
+    let write = |text: &str| editor.edit(|t| t.get_or_insert_text("text").insert(t, 0, text));
+    let delete = |at, length| editor.edit(|t| t.get_or_insert_text("text").remove_range(t, at, length));
+    assert_eq!(effort(&write("x")), 1);
+    assert_eq!(effort(&write(&"long ".repeat(40))), 1, "one block");
+    assert_eq!(effort(&delete(3, 90)), 1, "one range");
+    assert_eq!(effort(&editor.all()), 5, "four blocks, one range");
+    assert_eq!(effort(&editor.all()[1..]), editor.all().len() / 16 + 1, "broken");
+    let long = write(&"long ".repeat(60));
+    assert_eq!(effort(&long), long.len() / 16 + 1);
 }
 
 #[test]
