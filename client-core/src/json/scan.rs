@@ -1,10 +1,12 @@
-//! Where a JSON value ends (RFC 8259). The scanner keeps a byte for each array and object around the current value, so that
-//! depth costs no stack.
+//! Where a JSON value ends (RFC 8259). The scanner keeps a bit for each array and object around the current value, so that
+//! depth costs no stack, and 63 levels of it no allocation.
 
 /// The index after the value that begins at `at`, spaces before it allowed. `None` when there is no valid value.
 pub(super) fn value_end(text: &[u8], mut at: usize) -> Option<usize> {
-    // The bracket that closes each array and object around the value.
-    let mut around = Vec::new();
+    // Whether each array and object around the value is an object: the bits below the highest one, the innermost the lowest.
+    let mut around = 1_u64;
+    // The same of those around them, 63 in each.
+    let mut beyond = Vec::new();
     loop {
         at = skip_spaces(text, at);
         at = match *text.get(at)? {
@@ -18,7 +20,10 @@ pub(super) fn value_end(text: &[u8], mut at: usize) -> Option<usize> {
                 let closing = opening + 2;
                 at = skip_spaces(text, at + 1);
                 if text.get(at) != Some(&closing) {
-                    around.push(closing);
+                    if around >> 63 == 1 {
+                        beyond.push(std::mem::replace(&mut around, 1));
+                    }
+                    around = around << 1 | u64::from(closing == b'}');
                     at = element(text, at, closing)?;
                     continue;
                 }
@@ -27,7 +32,13 @@ pub(super) fn value_end(text: &[u8], mut at: usize) -> Option<usize> {
             _ => return None,
         };
         loop {
-            let Some(&closing) = around.last() else { return Some(at) };
+            if around == 1 {
+                match beyond.pop() {
+                    Some(outer) => around = outer,
+                    None => return Some(at),
+                }
+            }
+            let closing = if around & 1 == 1 { b'}' } else { b']' };
             at = skip_spaces(text, at);
             match *text.get(at)? {
                 b',' => {
@@ -36,7 +47,7 @@ pub(super) fn value_end(text: &[u8], mut at: usize) -> Option<usize> {
                 }
                 byte if byte == closing => {
                     at += 1;
-                    around.pop();
+                    around >>= 1;
                 }
                 _ => return None,
             }
@@ -175,6 +186,24 @@ mod tests {
         let deep = "[".repeat(1_000_000) + &"]".repeat(1_000_000);
         assert_eq!(value_end(deep.as_bytes(), 0), Some(deep.len()));
         assert_eq!(value_end(&deep.as_bytes()[..deep.len() - 1], 0), None);
+    }
+
+    #[test]
+    fn arrays_and_objects_end_by_their_own_brackets_at_every_depth() {
+        for depth in 1..200 {
+            for period in 1..8 {
+                let is_object = |level: usize| level.is_multiple_of(period);
+                let opening: String = (0..depth).map(|level| if is_object(level) { "{\"a\":" } else { "[" }).collect();
+                let closing: String = (0..depth).rev().map(|level| if is_object(level) { '}' } else { ']' }).collect();
+                let text = opening.clone() + "1" + &closing + ",";
+                assert_eq!(value_end(text.as_bytes(), 0), Some(text.len() - 1), "{text}");
+                let wrong = closing.replacen(['}', ']'], if is_object(depth - 1) { "]" } else { "}" }, 1);
+                assert_eq!(value_end((opening + "1" + &wrong).as_bytes(), 0), None);
+                let last = if is_object(0) { ']' } else { '}' };
+                let wrong = text[..text.len() - 2].to_owned() + &last.to_string();
+                assert_eq!(value_end(wrong.as_bytes(), 0), None, "{wrong}");
+            }
+        }
     }
 
     proptest! {

@@ -247,11 +247,14 @@ impl<'a> Reader<'a> {
 
 /// An integer of 64 bits where it is one, else the nearest double; `None` beyond its range.
 fn number(text: &str) -> Option<Number> {
-    if let Ok(integer) = text.parse::<u64>() {
-        return Some(integer.into());
-    }
-    // Negative zero is a double.
-    if let Some(integer) = text.parse::<i64>().ok().filter(|integer| *integer != 0) {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        if let Ok(integer) = text.parse::<u64>() {
+            return Some(integer.into());
+        }
+    } else if text.starts_with('-')
+        // Negative zero is a double.
+        && let Some(integer) = text.parse::<i64>().ok().filter(|integer| *integer != 0)
+    {
         return Some(integer.into());
     }
     Number::from_f64(text.parse().ok()?)
