@@ -66,8 +66,7 @@ impl<T> Events<T> {
 
     fn read(&self, item: Item) -> Result<Event<T>, EventError> {
         match item {
-            Item::Message(message) => {
-                let Message { payload, timestamp } = Arc::unwrap_or_clone(message);
+            Item::Message(Message { payload, timestamp }) => {
                 (self.decode)(payload).map(|data| Event { data, timestamp }).map_err(EventError::Data)
             }
             Item::Missed => Err(EventError::Missed),

@@ -5,14 +5,13 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
 };
 
 use datasole_core::{DisconnectReason, Payload};
-use futures_util::task::AtomicWaker;
 
-/// An event's content, shared by the inboxes it is in.
+/// An event's content.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
     pub(crate) payload: Payload,
@@ -22,7 +21,7 @@ pub(crate) struct Message {
 /// An item for a subscriber, in order.
 #[derive(Debug)]
 pub(crate) enum Item {
-    Message(Arc<Message>),
+    Message(Message),
     Missed,
     Lagged(u64),
     Disconnected(DisconnectReason),
@@ -50,7 +49,6 @@ pub(crate) struct InboxLimits {
 pub(crate) struct Inbox {
     limits: InboxLimits,
     queue: Mutex<Queue>,
-    waker: AtomicWaker,
 }
 
 #[derive(Debug, Default)]
@@ -59,11 +57,13 @@ struct Queue {
     bytes: usize,
     discarded: u64,
     ended: bool,
+    /// Waits for the next item, or for the end.
+    reader: Option<Waker>,
 }
 
 impl Inbox {
     pub(crate) fn new(limits: InboxLimits) -> Self {
-        Self { limits, queue: Mutex::default(), waker: AtomicWaker::new() }
+        Self { limits, queue: Mutex::default() }
     }
 
     pub(crate) fn push(&self, item: Item) {
@@ -76,19 +76,17 @@ impl Inbox {
             queue.bytes -= oldest.bytes();
             queue.discarded += 1;
         }
-        drop(queue);
-        self.waker.wake();
+        Self::wake(queue);
     }
 
     /// Ends the inbox after the items that are in it.
     pub(crate) fn end(&self) {
-        self.queue().ended = true;
-        self.waker.wake();
+        let mut queue = self.queue();
+        queue.ended = true;
+        Self::wake(queue);
     }
 
     pub(crate) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
-        // Before looking, so that a push after looking is not overlooked.
-        self.waker.register(cx.waker());
         let mut queue = self.queue();
         if queue.discarded > 0 {
             return Poll::Ready(Some(Item::Lagged(std::mem::take(&mut queue.discarded))));
@@ -99,7 +97,22 @@ impl Inbox {
                 Poll::Ready(Some(item))
             }
             None if queue.ended => Poll::Ready(None),
-            None => Poll::Pending,
+            None => {
+                // The one before is dropped without the lock: a task may end with it.
+                let before = queue.reader.replace(cx.waker().clone());
+                drop(queue);
+                drop(before);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Wakes the reader, if it waits, without the lock.
+    fn wake(mut queue: MutexGuard<'_, Queue>) {
+        let reader = queue.reader.take();
+        drop(queue);
+        if let Some(reader) = reader {
+            reader.wake();
         }
     }
 
@@ -110,6 +123,14 @@ impl Inbox {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        task::Wake,
+    };
+
     use super::*;
     use futures_util::task::noop_waker;
 
@@ -119,7 +140,7 @@ mod tests {
     fn check(sizes: &[usize], read: &[&str]) {
         let inbox = Inbox::new(LIMITS);
         for (timestamp, &size) in (0..).zip(sizes) {
-            inbox.push(Item::Message(Arc::new(Message { payload: Payload::Binary(vec![0; size]), timestamp })));
+            inbox.push(Item::Message(Message { payload: Payload::Binary(vec![0; size]), timestamp }));
         }
         inbox.end();
         assert_eq!(take_all(&inbox), read, "{sizes:?}");
@@ -166,6 +187,31 @@ mod tests {
         inbox.push(Item::Disconnected(DisconnectReason::HalfOpen));
         inbox.push(Item::Missed);
         assert_eq!(take_all(&inbox), ["Disconnected(HalfOpen)", "Missed"]);
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn who_waits_last_is_woken_once_by_items_and_by_the_end() {
+        let inbox = Inbox::new(LIMITS);
+        let (first, last) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
+        let poll = |woken: &Arc<Woken>| inbox.poll_take(&mut Context::from_waker(&woken.clone().into()));
+        let counts = || [&first, &last].map(|woken| woken.0.load(Ordering::Relaxed));
+        assert!(poll(&first).is_pending() && poll(&last).is_pending());
+        inbox.push(Item::Missed);
+        inbox.push(Item::Missed);
+        assert_eq!(counts(), [0, 1]);
+        assert!(poll(&last).is_ready() && poll(&last).is_ready() && poll(&last).is_pending());
+        inbox.end();
+        assert_eq!(counts(), [0, 2]);
+        assert!(matches!(poll(&last), Poll::Ready(None)));
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod streams;
 pub(crate) use streams::{Follower, Notice};
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -57,7 +57,7 @@ impl Shared {
             started,
             inbox_limits,
             calls: HashMap::new(),
-            topics: HashMap::new(),
+            topics: BTreeMap::new(),
             states: HashMap::new(),
             streams: Streams::default(),
             ahead: 0,
@@ -155,7 +155,8 @@ pub(crate) struct Router {
     started: Instant,
     inbox_limits: InboxLimits,
     calls: HashMap<CallId, oneshot::Sender<Result<Payload, CallError>>>,
-    topics: HashMap<String, Topic>,
+    /// Looked up for every event: few short names are compared faster than one is hashed.
+    topics: BTreeMap<String, Topic>,
     states: HashMap<String, Followed>,
     streams: Streams,
     /// The server's clock minus ours; milliseconds.
@@ -227,7 +228,7 @@ impl Router {
     pub(crate) fn close(&mut self, now: Millis) -> Vec<Arc<dyn Follower>> {
         self.core.close(now);
         self.closed = true;
-        for inbox in self.topics.drain().flat_map(|(_, topic)| topic.inboxes) {
+        for inbox in std::mem::take(&mut self.topics).into_values().flat_map(|topic| topic.inboxes) {
             inbox.end();
         }
         for (_, mut followed) in self.states.drain() {

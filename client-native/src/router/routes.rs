@@ -1,7 +1,5 @@
 //! The routes of the core's events to calls, inboxes, signals and followers.
 
-use std::sync::Arc;
-
 use datasole_core::{
     CallError, CallId, DisconnectReason, Event, Millis, Payload, Status as CoreStatus, StreamId, StreamKind,
     SubscriptionId,
@@ -22,11 +20,12 @@ impl Router {
             Event::Status(status) => self.route_status(status),
             Event::CallDone { call, outcome } => self.route_answer(call, outcome),
             Event::Message { event, payload, timestamp } => {
-                if let Some(topic) = self.topics.get(&event) {
-                    let message = Arc::new(Message { payload, timestamp });
-                    for inbox in &topic.inboxes {
+                if let Some((last, others)) = self.topics.get(&event).and_then(|topic| topic.inboxes.split_last()) {
+                    let message = Message { payload, timestamp };
+                    for inbox in others {
                         inbox.push(Item::Message(message.clone()));
                     }
+                    last.push(Item::Message(message));
                 }
             }
             Event::Subscribed { stream, recovered, .. } => self.route_subscribed(&stream, recovered),
