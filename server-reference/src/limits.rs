@@ -33,7 +33,7 @@ pub struct Limits {
     pub max_message: usize,
     /// Longest inflated message accepted; bytes.
     pub max_inflated: usize,
-    /// Frames longer than this are compressed; bytes of header and payload.
+    /// Frames longer than this are compressed; bytes of header and payload. A HELLO, if it is longer than 1,200 bytes, too.
     pub compress_above: usize,
     /// Maximum bytes queued for one connection. Above it, pending entries are conflated; if that does not help, the
     /// connection is closed with 4001. A snapshot that takes the place of entries is not counted, one at a time.
