@@ -191,6 +191,16 @@ impl<'a> Reader<'a> {
         Ok(name)
     }
 
+    /// Passes over the name of a member, before its value, if it is written like this one, without any escape.
+    pub(crate) fn pass_name(&mut self, name: &[u8]) -> Result<bool, Unfit> {
+        let is_next = self.peek() == Some(b'"') && self.pass(name);
+        if is_next {
+            self.peek();
+            self.token(b':')?;
+        }
+        Ok(is_next)
+    }
+
     /// Enters the array or object whose opening bracket is next, within so many others; whether anything is in it.
     pub(crate) fn open(&mut self, closing: u8, depth: usize) -> Result<bool, Unfit> {
         if depth >= MAX_DEPTH {
@@ -217,6 +227,19 @@ impl<'a> Reader<'a> {
         let text = &self.text[self.at + 1..end - 1];
         self.at = end;
         if text.contains('\\') { unescape(text).map(Cow::Owned).ok_or(Unfit::Text) } else { Ok(Cow::Borrowed(text)) }
+    }
+
+    /// Passes over the string whose opening quote is next, if it is written like this one, without any escape. Looks no further
+    /// than that string.
+    pub(crate) fn pass(&mut self, string: &[u8]) -> bool {
+        let (text, end) = (self.text.as_bytes(), self.at + 1 + string.len());
+        let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+        let Some(next) = text.get(self.at + 1..end).filter(|_| text.get(end) == Some(&b'"')) else { return false };
+        let is_next = next.iter().zip(string).all(|(next, byte)| next == byte && is_plain(*byte));
+        if is_next {
+            self.at = end + 1;
+        }
+        is_next
     }
 
     /// The number that is next.

@@ -296,6 +296,23 @@ mod tests {
     }
 
     #[test]
+    fn texts_are_the_same_however_they_are_written() {
+        let old = json!({"a\"\\\n": "b\"\\\n", "é": "é", "": ""});
+        assert!(check(&old, &old.to_string()).is_empty());
+        assert!(check(&old, r#"{"\u0061\u0022\\\n":"\u0062\"\u005c\u000a","\u00e9":"é","":""}"#).is_empty());
+        // What is there as it is may be another text, or none.
+        for (old, text) in [("\n", "\n"), ("\\", "\\"), ("\"", "\""), ("a\\", "a\\"), ("a\"b", "a\"b")] {
+            for (old, text) in
+                [(json!([old]), format!("[\"{text}\"]")), (json!({ old: 1 }), format!("{{\"{text}\":1}}"))]
+            {
+                assert!(diff_text(&Tree::from(old), &text).is_err(), "{text}");
+            }
+        }
+        let old = json!({"a\\n": "b\\n", "long": "-".repeat(200)});
+        assert_eq!(check(&old, &old.to_string().replace(r"\\n", r"\n")).len(), 2);
+    }
+
+    #[test]
     fn elements_whose_members_repeat_are_not_the_same() {
         check(&json!([{"a": 1, "b": 2}]), r#"[{"a":1,"a":1}]"#);
         check(&json!([{"a": 1, "b": 2}]), r#"[{"b":2,"b":2}]"#);

@@ -1,7 +1,7 @@
 //! [`Tree`]: a JSON value as hosts keep it, small in memory and quick to change.
 //!
 //! A value takes 16 bytes, short strings included; objects with the same members share the list of their names; what has
-//! many members is a map. A copy costs nothing: both share what they have in common, and the one that changes first copies
+//! many members is a map. A copy costs a count: both share what they have in common, and the one that changes first copies
 //! the arrays and objects around the change, but not what is in them. Members are in the order of their names, numbers as `serde_json` has them. Patches, differences
 //! and the comparison with a text work on trees; serde stands at the border.
 //!
@@ -131,8 +131,8 @@ impl Tree {
     /// Shares the names of `like` where both have the same.
     pub(crate) fn adopt(&mut self, like: &Self) {
         match (&mut self.0, &like.0) {
-            (Node::Object(own), Node::Object(like)) => own.make_mut().adopt(like),
-            (Node::Array(own), Node::Array(like)) => {
+            (Node::Object(own), Node::Object(like)) if own.len() > 0 => own.make_mut().adopt(like),
+            (Node::Array(own), Node::Array(like)) if !own.is_empty() => {
                 if let Some(like) = like.first() {
                     own.make_mut().iter_mut().for_each(|own| own.adopt(like));
                 }
