@@ -35,6 +35,9 @@ const UNHURRIED: Duration = Duration::from_secs(3_600);
 /// Memory that a block takes in yrs and in the index; bytes, measured.
 const BLOCK: usize = 600;
 
+/// Memory of an update that is kept, beyond its bytes.
+const HELD: usize = 64;
+
 /// Bytes of updates that are taken at once: some hundreds of blocks, of a few microseconds each.
 const LONG: usize = 4 * 1024;
 
@@ -58,7 +61,7 @@ pub(crate) struct Bounds {
 pub(crate) struct Document {
     doc: Doc,
     index: Index,
-    /// The document as of the last snapshot, and how many blocks it had.
+    /// The document as of the last snapshot, and how many blocks it had then, or when it was loaded.
     base: Bytes,
     base_blocks: usize,
     /// The updates since the last snapshot.
@@ -127,7 +130,7 @@ impl Document {
 
     /// The memory that it takes; estimated, bytes.
     pub(crate) fn memory(&self) -> usize {
-        EMPTY + self.kept + 2 * self.size + BLOCK * self.blocks
+        EMPTY + self.kept + HELD * self.tail.len() + 2 * self.size + BLOCK * self.blocks
     }
 
     /// The most that so many units of work ([`update::effort`]) may cost, whatever they are: each may concern all blocks.
@@ -322,7 +325,7 @@ impl Document {
     /// All of it, as one update.
     pub(crate) fn encode(&self) -> Result<Bytes, DocError> {
         let update = self.read(|transaction| transaction.encode_state_as_update_v1(&StateVector::default()));
-        update.map(Bytes::from).map_err(|_| DocError::Damaged)
+        update.map(|update| update.into_boxed_slice().into()).map_err(|_| DocError::Damaged)
     }
 
     /// Makes one update of all: a snapshot.
@@ -435,7 +438,8 @@ struct Change {
 impl Change {
     fn of(transaction: &TransactionMut<'_>) -> Option<Self> {
         transaction.has_changes().then(|| Self {
-            update: transaction.encode_update_v1().into(),
+            // What its encoder reserves is many times a keystroke.
+            update: transaction.encode_update_v1().into_boxed_slice().into(),
             deletes: transaction.delete_set().iter().map(|(_, ranges)| ranges.len()).sum(),
         })
     }

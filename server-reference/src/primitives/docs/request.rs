@@ -1,6 +1,6 @@
 //! Serving the DOC frames of a follower.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     answer::Request,
+    desk::thread_time,
     hub::{Hub, Seat, Stream},
 };
 
@@ -131,15 +132,18 @@ async fn take(
     })?;
     let size = Size::Update(update.clone());
     let apply = move |document: &mut Document| {
-        let new = document.apply(&update, room);
-        if new.is_err() {
-            document.mend()?;
-        }
-        new
+        let error = match document.apply(&update, room) {
+            Err(error) => error,
+            new => return (new, Duration::ZERO),
+        };
+        // However light the update was, this takes as long as the document.
+        let begun = thread_time();
+        let mended = document.mend();
+        (mended.and(Err(error)), thread_time().saturating_sub(begun))
     };
-    let Done { writer, result, took } = work(hub, stream, writer, Some(owner), size, apply).await?;
+    let Done { writer, result: (result, mending), took } = work(hub, stream, writer, Some(owner), size, apply).await?;
     let new = result.inspect_err(|error| {
-        owner.charge(took);
+        owner.charge(took.max(mending));
         if matches!(error, DocError::TooSlow) && owner.was_slow() >= MAX_SLOW {
             request.connection.mailbox().close(1008, "updates that take too long");
         }
