@@ -136,6 +136,19 @@ impl Hub {
         }
     }
 
+    /// Reads the log of a stream, of which few are read at once.
+    async fn catch_up_in_turn(&self, stream: &Arc<Stream>) -> Result<(), BackendError> {
+        let permit = self.following.catching_up.acquire().await;
+        if self.try_catch_up(stream, By::Reader(None)).await? {
+            return Ok(());
+        }
+        // Nobody keeps a turn from others while waiting for the right to append.
+        drop(permit);
+        let writer = stream.writer().await;
+        let _permit = self.following.catching_up.acquire().await;
+        self.try_catch_up(stream, By::Reader(Some(writer))).await.map(drop)
+    }
+
     /// The streams in memory that are stored, always in the same order.
     fn stored_in_memory(&self) -> Vec<Arc<Stream>> {
         let mut streams = self.all_in_memory();
@@ -252,15 +265,14 @@ async fn catch_up(hub: Weak<Hub>, stream: Arc<Stream>, mut news: Option<Large>) 
         && hub.known(stream.id().kind, &stream.id().key).is_some_and(|known| Arc::ptr_eq(&known, &stream))
     {
         let is_taken = match news.take() {
-            Some((_permit, (after, entries))) => hub.take(&stream, after, entries, By::Reader).await.is_ok(),
+            Some((_permit, (after, entries))) => match stream.try_writer() {
+                Some(writer) => hub.take(&stream, after, entries, By::Reader(Some(writer))).await.is_ok(),
+                // While somebody appends here, the log tells more.
+                None => false,
+            },
             None => false,
         };
-        let caught_up = if is_taken {
-            Ok(())
-        } else {
-            let _permit = hub.following.catching_up.acquire().await;
-            hub.catch_up(&stream, By::Reader).await
-        };
+        let caught_up = if is_taken { Ok(()) } else { hub.catch_up_in_turn(&stream).await };
         match caught_up {
             Ok(()) => {
                 pause = PAUSE;

@@ -176,7 +176,8 @@ pub(crate) trait Form: Debug + Sync {
     }
 }
 
-/// Work on a copy of the content, which needs no lock: the copy costs little, and the work may take long.
+/// Work on a copy of the content, which needs no lock, and may take long. Making the copy costs little; the first change beside it costs
+/// the copy of what is changed: of a state the path to it, of a CRDT the whole.
 pub(crate) type Job<T> = Box<dyn FnOnce() -> T + Send>;
 
 /// The same that finds an entry, if there is one, and what applying it takes.

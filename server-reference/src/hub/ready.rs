@@ -4,7 +4,10 @@
 
 use bytes::Bytes;
 
-use super::kind::{At, Form, Inapplicable, Read};
+use super::{
+    kind::{At, Form, Inapplicable, Read},
+    stream::Writer,
+};
 use crate::{
     backend::log::{self, Tag},
     entry::Entry,
@@ -26,17 +29,21 @@ pub(super) struct Made {
     pub(super) short: Option<Option<Bytes>>,
 }
 
-/// Who takes entries of others: whether with the right to append.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Who takes entries of others.
+#[derive(Debug)]
 pub(super) enum By {
+    /// With the right to append, which the caller holds.
     Writer,
-    Reader,
+    /// With that right, until they are taken, or without.
+    Reader(Option<Writer>),
 }
 
 /// Which messages somebody needs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Needed {
     pub(super) long: bool,
+    /// It is kept for those who come back, unless it can be [made late](Form::most).
+    pub(super) kept: bool,
     pub(super) short: bool,
 }
 
@@ -57,7 +64,9 @@ impl Ready {
 
     /// Makes of an entry what is needed at its place.
     pub(super) fn make(&mut self, form: &dyn Form, at: &At<'_>, needed: Needed) {
-        self.made.long = needed.long.then(|| form.message(&self.entry, at));
+        let is_late = || form.most(&self.entry, at.key).is_some_and(|most| most <= at.compress_above);
+        let is_made = needed.long || needed.kept && !is_late();
+        self.made.long = is_made.then(|| form.message(&self.entry, at));
         self.made.short = needed.short.then(|| form.short(&self.entry, at));
     }
 }

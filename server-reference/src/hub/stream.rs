@@ -13,9 +13,12 @@ mod taking;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -27,7 +30,7 @@ pub(crate) use self::{common::Common, taking::Rest};
 use super::{
     following::Lag,
     held::Held,
-    kind::{self, At, Compaction, Delivery, Kind, Rules},
+    kind::{self, At, Compaction, Delivery, Kind, Lent, Rules},
     window::Window,
 };
 use crate::{
@@ -162,6 +165,12 @@ impl Stream {
         writer.lock_owned().await
     }
 
+    /// The same at once; `None` while somebody has it.
+    pub(super) fn try_writer(&self) -> Option<Writer> {
+        let writer = lock(&self.inner).writer.get_or_insert_default().clone();
+        writer.try_lock_owned().ok()
+    }
+
     /// Gives up what only those need who write to it or follow it, while nobody does.
     pub(super) fn rest(&self) {
         let mut inner = lock(&self.inner);
@@ -187,7 +196,13 @@ impl Stream {
         inner.content.is_gone().then_some(inner.mark)
     }
 
-    /// Looks at the content, or plans on it.
+    /// Plans on the content; where it was then.
+    pub(super) fn plan<R>(&self, f: impl FnOnce(&mut dyn Kind) -> R) -> (Mark, R) {
+        let mut inner = lock(&self.inner);
+        (inner.mark, f(&mut *inner.content))
+    }
+
+    /// Looks at the content, or changes it.
     pub(crate) fn with_content<R>(&self, f: impl FnOnce(&mut dyn Kind) -> R) -> R {
         f(&mut *lock(&self.inner).content)
     }
@@ -276,7 +291,9 @@ impl Stream {
         let whole = Entry::stored(snapshot.clone()).map(|whole| whole.content().len());
         let mut inner = lock(&self.inner);
         inner.weighs(mark, whole);
-        inner.held.compacted(snapshot.len());
+        if inner.mark.position.epoch == mark.position.epoch {
+            inner.held.compacted(snapshot.len());
+        }
         Some((mark, snapshot, keep))
     }
 
@@ -296,7 +313,9 @@ impl Stream {
         let mut inner = lock(&self.inner);
         inner.weighs(mark, bytes);
         let bytes = bytes.unwrap_or_else(|| inner.content.weight());
-        inner.held.compacted(bytes);
+        if inner.mark.position.epoch == mark.position.epoch {
+            inner.held.compacted(bytes);
+        }
     }
 
     /// Bytes of memory that are counted for each who follows.
@@ -310,14 +329,21 @@ impl Stream {
     }
 
     /// Takes entries by `f`, for who has the right to append: what changing the content takes long is done afterwards, without
-    /// the lock.
-    pub(super) fn apart<R>(&self, f: impl FnOnce() -> R) -> R {
-        let mut lent = self.with_content(|content| content.part_with());
-        let result = f();
-        while let Some(back) = lent.take() {
-            lent = self.with_content(|content| content.take_back(back)).and_then(|job| job());
+    /// the lock. `None` where that fails: then the stream is to be loaded again.
+    pub(super) fn apart<R>(&self, f: impl FnOnce() -> R) -> Option<R> {
+        let lent = self.with_content(|content| content.part_with());
+        let result = catch_unwind(AssertUnwindSafe(f));
+        let is_whole = lent.is_none_or(|lent| self.give_back(lent));
+        result.map_or_else(|panic| resume_unwind(panic), |result| is_whole.then_some(result))
+    }
+
+    /// Gives back what the content has [parted with](Kind::part_with); whether it has it again.
+    fn give_back(&self, mut lent: Lent) -> bool {
+        loop {
+            let Some(job) = self.with_content(|content| content.take_back(lent)) else { return true };
+            let Some(next) = job() else { return false };
+            lent = next;
         }
-        result
     }
 
     /// About how many bytes the content has.

@@ -204,7 +204,7 @@ impl Hub {
         let (kind, key) = (streams.spec.kind, opening.key);
         if let Some(stream) = self.known(kind, key) {
             self.follow(stream.id()).await?;
-            self.catch_up(&stream, By::Reader).await?;
+            self.catch_up(&stream, By::Reader(None)).await?;
             stream.followed.store(true, Ordering::SeqCst);
             return Ok(stream);
         }
@@ -285,7 +285,7 @@ impl Hub {
         let stream = self.open_in(id.kind, &id.key, lane).await?;
         let order = |position: Position| (position.epoch, position.seq);
         if since.is_some_and(|since| order(since) > order(stream.position())) && stream.rules().stored {
-            self.catch_up(&stream, By::Reader).await?;
+            self.catch_up(&stream, By::Reader(None)).await?;
         }
         self.attend(&stream).await;
         Ok(stream)

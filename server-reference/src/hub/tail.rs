@@ -68,23 +68,36 @@ impl Hub {
 
     /// Takes what others have appended: entry by entry, where the backend has them all, else the whole.
     pub(super) async fn catch_up(&self, stream: &Arc<Stream>, by: By) -> Result<(), BackendError> {
+        if self.try_catch_up(stream, by).await? {
+            return Ok(());
+        }
+        // Who waits holds nothing of what is to be taken: many may wait.
+        let writer = stream.writer().await;
+        self.try_catch_up(stream, By::Reader(Some(writer))).await.map(drop)
+    }
+
+    /// The same, but `false` where only who has the right to append may take what has come.
+    pub(super) async fn try_catch_up(&self, stream: &Arc<Stream>, by: By) -> Result<bool, BackendError> {
         loop {
             let since = stream.mark();
             let stored = match self.backend.log.load(stream.id(), Some(since)).await? {
                 Loaded::Since(entries) => {
-                    if self.take(stream, since.position, entries, by).await.is_ok() {
-                        return Ok(());
+                    if matches!(by, By::Reader(None)) && stream.is_long(bytes(&entries)) {
+                        return Ok(false);
                     }
-                    // One of them does not fit what is here.
-                    return self.reload(stream).await;
+                    if self.take(stream, since.position, entries, by).await.is_err() {
+                        // One of them does not fit what is here.
+                        self.reload(stream).await?;
+                    }
+                    return Ok(true);
                 }
                 Loaded::Whole(stored) => Some(stored),
                 // Nobody has appended anything yet.
-                Loaded::Absent if since.position.seq == 0 => return Ok(()),
+                Loaded::Absent if since.position.seq == 0 => return Ok(true),
                 Loaded::Absent => None,
             };
             if self.restart(stream, since, stored).await? {
-                return Ok(());
+                return Ok(true);
             }
         }
     }

@@ -7,7 +7,7 @@ use datasole_core::{Position, StreamId, frame::Opcode};
 
 use super::{
     held::Held,
-    kind::{At, Delivery, Displaced, Form, Inapplicable, Job, Kind, Read, Rules, Showing, V1},
+    kind::{At, Delivery, Displaced, Form, Inapplicable, Job, Kind, Lent, Read, Rules, Showing, V1},
     ready::Next,
     stream::{Common, Rest, Start, Stream},
     window::Window,
@@ -31,6 +31,8 @@ pub(crate) struct Numbers {
     replay: Option<Replay>,
     /// Whether it is large, and making the message that shows it panics.
     broken: bool,
+    /// Whether it loses what it parts with.
+    lossy: bool,
 }
 
 /// An entry.
@@ -41,12 +43,17 @@ pub(crate) fn number(number: u64) -> Entry {
 impl Numbers {
     /// A stream without a hub, its messages uncompressed.
     pub(crate) fn stream(key: &str, position: Position, replay: Replay) -> Arc<Stream> {
-        Self { latest: position.seq, replay: Some(replay), broken: false }.at(key, position)
+        Self { latest: position.seq, replay: Some(replay), ..Self::default() }.at(key, position)
     }
 
     /// A large one that cannot be shown.
     pub(crate) fn broken(key: &str) -> Arc<Stream> {
         Self { broken: true, ..Self::default() }.at(key, Position::default())
+    }
+
+    /// One that loses what it parts with.
+    pub(crate) fn lossy(key: &str) -> Arc<Stream> {
+        Self { lossy: true, ..Self::default() }.at(key, Position::default())
     }
 
     fn at(self, key: &str, position: Position) -> Arc<Stream> {
@@ -106,6 +113,14 @@ impl Kind for Numbers {
 
     fn is_gone(&self) -> bool {
         self.latest == 0
+    }
+
+    fn part_with(&mut self) -> Option<Lent> {
+        self.lossy.then(|| Box::new(()) as Lent)
+    }
+
+    fn take_back(&mut self, _lent: Lent) -> Option<Job<Option<Lent>>> {
+        Some(Box::new(|| None))
     }
 
     fn weight(&self) -> usize {

@@ -96,7 +96,7 @@ impl Hub {
         author: Option<Author>,
         plan: impl FnOnce(&mut dyn Kind) -> Result<Plan, E>,
     ) -> Result<Tried, E> {
-        let planned = stream.with_content(|content| {
+        let (after, planned) = stream.plan(|content| {
             let plan = plan(content)?;
             let rule = if let Plan::Entry(entry) = &plan { content.rule(entry) } else { Rule::Exactly };
             Ok((plan, rule))
@@ -105,7 +105,8 @@ impl Hub {
             Ok((Plan::Entry(entry), rule)) => {
                 let (hub, own, has_turn) = (self.clone(), stream.clone(), *tries > CONFLICTS);
                 // What was stored would be missing to the followers, were it dropped with its caller.
-                let commit = async move { hub.commit(&own, writer, (entry, rule, has_turn), author.as_ref()).await };
+                let commit =
+                    async move { hub.commit(&own, (writer, after), (entry, rule, has_turn), author.as_ref()).await };
                 match to_the_end(commit).await? {
                     Committed::At(position) => return Ok(Tried::At(position)),
                     Committed::Conflict(still) => still,
@@ -138,12 +139,11 @@ impl Hub {
     async fn commit(
         &self,
         stream: &Arc<Stream>,
-        writer: Writer,
+        (writer, after): (Writer, Mark),
         (entry, rule, has_turn): (Entry, Rule, bool),
         author: Option<&Author>,
     ) -> Result<Committed, BackendError> {
-        let bytes = entry.bytes().len();
-        let (after, own) = (stream.mark(), Ready::new(entry));
+        let (bytes, own) = (entry.bytes().len(), Ready::new(entry));
         let Some(position) = self.append(stream, after, (own, rule, has_turn), author).await? else {
             return Ok(Committed::Conflict(writer));
         };
@@ -209,7 +209,7 @@ impl Hub {
     }
 
     /// Takes entries that others have appended right behind `after`. Where that takes long, it is done off the async workers,
-    /// and the stream is free meanwhile.
+    /// with the right to append, and the stream is free meanwhile.
     pub(super) async fn take(
         &self,
         stream: &Arc<Stream>,
@@ -220,15 +220,30 @@ impl Hub {
         if !stream.is_long(bytes(&entries)) {
             return self.accept(stream, after, entries.iter().map(Next::from));
         }
-        // What is done apart must not be in the way of a plan.
-        let writer = if by == By::Reader { Some(stream.writer().await) } else { None };
         let (hub, own) = (self.me.upgrade().ok_or(Inapplicable)?, stream.clone());
         let take = move || {
-            let _writer = writer;
+            // What is done apart must not be in the way of a plan.
+            let _by = by;
             let entries = own.prepare_next(after, &entries).into_iter();
             own.apart(|| hub.accept(&own, after, entries))
         };
-        self.desk.run(0, take).await
+        let taken = self.desk.run(0, take).await;
+        self.made_good(stream, taken).await
+    }
+
+    /// The outcome of work [apart](Stream::apart); the stream is loaded again where its content was lost.
+    async fn made_good(
+        &self,
+        stream: &Arc<Stream>,
+        outcome: Option<Result<(), Inapplicable>>,
+    ) -> Result<(), Inapplicable> {
+        if let Some(outcome) = outcome {
+            return outcome;
+        }
+        self.reload(stream).await.map_err(|error| {
+            tracing::error!(%error, key = stream.id().key, "a damaged stream cannot be loaded");
+            Inapplicable
+        })
     }
 
     /// The same at once.
@@ -257,13 +272,14 @@ impl Hub {
         if !is_long {
             return self.publish_at_once(stream, (after, between.iter().map(Next::from)), (own, mark), author);
         }
-        let (hub, stream, author) = (self.me.upgrade().ok_or(Inapplicable)?, stream.clone(), author.cloned());
+        let (hub, to, author) = (self.me.upgrade().ok_or(Inapplicable)?, stream.clone(), author.cloned());
         let publish = move || {
-            let between = stream.prepare_next(after, &between).into_iter();
-            stream.prepare_own(&mut own, mark.position);
-            stream.apart(|| hub.publish_at_once(&stream, (after, between), (own, mark), author.as_ref()))
+            let between = to.prepare_next(after, &between).into_iter();
+            to.prepare_own(&mut own, mark.position);
+            to.apart(|| hub.publish_at_once(&to, (after, between), (own, mark), author.as_ref()))
         };
-        self.desk.run(0, publish).await
+        let published = self.desk.run(0, publish).await;
+        self.made_good(stream, published).await
     }
 
     fn publish_at_once(

@@ -117,7 +117,7 @@ impl Stream {
     /// Drops the message that shows the content where it is from before `since`: nobody is shown what they are past.
     pub(super) fn outdate(&self, inner: &mut Inner, protocol: Protocol, since: Option<Position>) {
         let Position { epoch, seq } = inner.mark.position;
-        let Some(since) = since.filter(|since| since.epoch == epoch) else { return };
+        let Some(since) = since.filter(|since| since.epoch == epoch && since.seq <= seq) else { return };
         let Some(followers) = &mut inner.followers else { return };
         let shown = &mut followers.shown[self.slot(protocol)];
         shown.take_if(|shown| seq - (shown.behind() as u64) < since.seq);

@@ -190,8 +190,8 @@ impl Stream {
         let inner = lock(&self.inner);
         let short = |follower: &Arc<Connection>| follower.mailbox().is_short();
         Needed {
-            // Long ones are kept for those who come back, too.
-            long: self.common.rules.replay.entries > 0 || inner.followers.is_some(),
+            long: !inner.followers().is_empty() || inner.followers.as_deref().is_some_and(Followers::are_shown),
+            kept: self.common.rules.replay.entries > 0,
             short: self.channel != 0 && inner.numbered == epoch && inner.followers().iter().any(short),
         }
     }

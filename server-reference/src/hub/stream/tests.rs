@@ -86,3 +86,20 @@ fn the_replay_window_is_bounded_by_age() {
     check(replay, &[100, 111], 111, 1);
     check(Replay::default(), &[100, 101], u64::MAX, 2);
 }
+
+#[test]
+fn what_shows_the_content_stays_for_who_claims_to_be_past_it() {
+    let stream = Numbers::stream("t", Position { epoch: 9, seq: 100 }, Replay::NONE);
+    let mut inner = lock(&stream.inner);
+    assert!(stream.shown(&mut inner, Protocol::V2).is_some());
+    for (epoch, seq) in [(9, 99), (9, 100), (9, 101), (9, u64::MAX), (8, 101)] {
+        stream.outdate(&mut inner, Protocol::V2, Some(Position { epoch, seq }));
+        assert!(inner.followers_mut().are_shown(), "{epoch} {seq}");
+    }
+}
+
+#[test]
+fn a_content_that_loses_what_it_has_lent_is_noticed() {
+    assert_eq!(Numbers::stream("t", Position::default(), Replay::NONE).apart(|| 1), Some(1));
+    assert_eq!(Numbers::lossy("t").apart(|| 1), None);
+}

@@ -1,12 +1,15 @@
 //! Which states are in memory.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
 use datasole_core::{StreamKind, frame::Opcode};
 use serde_json::json;
 
+use super::value::StateValue;
 use crate::{
     Limits, Protocol, Server,
+    entry::Entry,
+    hub::Kind,
     tests::{Gated, Peer, builder, plain},
 };
 
@@ -132,4 +135,23 @@ async fn a_value_that_no_patch_leads_to_can_be_loaded() {
         assert_eq!(in_memory(&server), 0);
         assert!(state.get(name).await.unwrap() == Some(after), "{name}");
     }
+}
+
+/// Both have changed as often, and one takes the place of the other.
+#[test]
+fn a_comparison_with_a_value_before_is_none_with_this_one() {
+    let limits = Arc::new(plain());
+    let value = |text: &str| {
+        let mut value = StateValue::new(limits.clone());
+        value.apply(&Entry::new(b'v', text.as_bytes()), None).unwrap();
+        value
+    };
+    let (mut before, mut after) = (value("[1,1]"), value("[2,2]"));
+    let compared = before.base().compare("[1,3]").unwrap();
+    assert!(before.is_at(&compared));
+    after.inherit(&mut before);
+    assert!(!after.is_at(&compared));
+    let entry = after.plan_set("[1,3]", Some(compared)).unwrap().unwrap();
+    after.apply(&entry, None).unwrap();
+    assert_eq!(after.stored().unwrap(), json!([1, 3]));
 }

@@ -23,7 +23,7 @@ use crate::{
     backend::{BackendError, log::Stored},
     connection::Protocol,
     entry::Entry,
-    hub::{Delivery, Displaced, Form, Inapplicable, Job, Kind, Read, Rules, Showing, V1},
+    hub::{self, Delivery, Displaced, Form, Inapplicable, Job, Kind, Read, Rules, Showing, V1},
     limits::{ENVELOPE, Limits},
 };
 
@@ -381,6 +381,11 @@ impl Kind for StateValue {
 
     fn is_gone(&self) -> bool {
         self.value.is_none() && self.text.is_none()
+    }
+
+    /// What was compared with a value before is not taken for a comparison with this one.
+    fn inherit(&mut self, before: &mut dyn Kind) {
+        self.revision += hub::of::<Self>(before).map_or(0, |before| before.revision + 1);
     }
 
     fn show(&mut self, _: Protocol) -> Option<Showing> {
