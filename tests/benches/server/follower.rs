@@ -1,9 +1,10 @@
-//! Clients that receive bursts of events, each in a process of its own: the native client, and a bare one as the baseline.
+//! Clients that receive bursts of events, each in a process of its own: the native client, a bare one as the baseline, and the same
+//! that hands each event to another task, as every client does whose user may be slow.
 //!
-//! The bare one is tokio-tungstenite with the same buffers, which takes the same frames apart and parses the data of each event.
-//! It knows no limits, positions, subscriptions or reconnecting, and hands nothing to another task.
+//! The bare ones are tokio-tungstenite with the same buffers, which take the same frames apart and parse the data of each event.
+//! They know no limits, positions, subscriptions or reconnecting.
 
-use std::{hint::black_box, net::Ipv4Addr};
+use std::{hint::black_box, net::Ipv4Addr, str::FromStr};
 
 use bytes::Bytes;
 use datasole_client::Client;
@@ -16,6 +17,7 @@ use serde_json::Value;
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
+    sync::mpsc,
 };
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
@@ -33,8 +35,38 @@ use crate::{
     serve::{Kind, Order},
 };
 
-/// The argument that makes this program a client; the next ones are its [`Kind`] and the server's port.
+/// The argument that makes this program a client; the next ones are its [`Follower`] and the server's port.
 pub(crate) const SUBCOMMAND: &str = "follow";
+
+/// A kind of clients.
+#[derive(Clone, Copy)]
+pub(crate) enum Follower {
+    Ours,
+    /// Parses each event and drops it.
+    Bare,
+    /// Hands each event to another task.
+    Handing,
+}
+
+impl Follower {
+    /// As on the command line.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Bare => "bare",
+            Self::Handing => "handing",
+        }
+    }
+}
+
+impl FromStr for Follower {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        let known = [Self::Ours, Self::Bare, Self::Handing].into_iter().find(|follower| follower.name() == name);
+        known.ok_or_else(|| format!("no such client: {name}"))
+    }
+}
 
 /// Events that are published at once; the client says when it has them.
 const BURST: u32 = 500;
@@ -51,9 +83,9 @@ pub(crate) struct Rig {
 
 impl Rig {
     /// With a client of this kind.
-    pub(crate) fn start(kind: Kind) -> Result<Self> {
+    pub(crate) fn start(follower: Follower) -> Result<Self> {
         let server = Server::start(Kind::Ours, Content::Nothing)?;
-        let mut client = Server::spawn(&[SUBCOMMAND, kind.name(), &server.port.to_string()])?;
+        let mut client = Server::spawn(&[SUBCOMMAND, follower.name(), &server.port.to_string()])?;
         client.answer()?;
         Ok(Self { server, client })
     }
@@ -71,14 +103,15 @@ impl Rig {
 }
 
 /// Runs a client until the control connection ends, to which it writes a byte once it follows, and one after each burst.
-pub(crate) fn run(kind: Kind, port: u16) -> Result<()> {
+pub(crate) fn run(follower: Follower, port: u16) -> Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let control = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         println!("{port} {}", control.local_addr()?.port());
         let (control, _) = control.accept().await?;
-        match kind {
-            Kind::Ours => follow(port, control).await,
-            Kind::Bare => follow_bare(port, control).await,
+        match follower {
+            Follower::Ours => follow(port, control).await,
+            Follower::Bare => follow_bare(port, control).await,
+            Follower::Handing => follow_handing(port, control).await,
         }
     })
 }
@@ -97,6 +130,40 @@ async fn follow(port: u16, mut control: TcpStream) -> Result<()> {
 }
 
 async fn follow_bare(port: u16, mut control: TcpStream) -> Result<()> {
+    let mut socket = subscribed(port).await?;
+    loop {
+        control.write_all(&[1]).await?;
+        let mut missing = BURST;
+        while missing > 0 {
+            events(&receive(&mut socket).await?, &mut |data| {
+                black_box(data);
+                missing -= 1;
+            })?;
+        }
+    }
+}
+
+async fn follow_handing(port: u16, mut control: TcpStream) -> Result<()> {
+    let mut socket = subscribed(port).await?;
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok(message) = receive(&mut socket).await {
+            // The other end goes last.
+            if events(&message, &mut |data| drop(sender.send(data))).is_err() {
+                return;
+            }
+        }
+    });
+    loop {
+        control.write_all(&[1]).await?;
+        for _ in 0..BURST {
+            black_box(receiver.recv().await.ok_or("the client has ended")?);
+        }
+    }
+}
+
+/// A bare client that follows the topic.
+async fn subscribed(port: u16) -> Result<WebSocketStream<TcpStream>> {
     let mut request = format!("ws://127.0.0.1:{port}/__ds").into_client_request()?;
     request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("datasole.v2"));
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
@@ -107,13 +174,7 @@ async fn follow_bare(port: u16, mut control: TcpStream) -> Result<()> {
         socket.send(Message::Binary(message.into())).await?;
     }
     while receive(&mut socket).await?.first() != Some(&(Opcode::Subscribed as u8)) {}
-    loop {
-        control.write_all(&[1]).await?;
-        let mut missing = BURST;
-        while missing > 0 {
-            missing -= events(&receive(&mut socket).await?)?;
-        }
-    }
+    Ok(socket)
 }
 
 async fn receive(socket: &mut WebSocketStream<TcpStream>) -> Result<Bytes> {
@@ -126,24 +187,24 @@ async fn receive(socket: &mut WebSocketStream<TcpStream>) -> Result<Bytes> {
     }
 }
 
-/// Parses the events in a message, and tells their number.
-fn events(message: &[u8]) -> Result<u32> {
+/// Parses the data of each event in a message.
+fn events(message: &[u8], take: &mut impl FnMut(Value)) -> Result<()> {
     let (header, payload) = message.split_first_chunk::<HEADER_LEN>().ok_or("a message without a header")?;
     match Opcode::from_byte(header[0]) {
         Some(Opcode::Batch) => {
-            let (mut items, mut count) = (payload, 0);
+            let mut items = payload;
             while !items.is_empty() {
                 let (item, rest) = split_item(items).ok_or("a batch that is cut off")?;
-                count += events(item)?;
+                events(item, take)?;
                 items = rest;
             }
-            Ok(count)
+            Ok(())
         }
         Some(Opcode::Entry) => {
             let data =
                 split_varuint(payload).and_then(|(_, rest)| split_varuint(rest)).ok_or("an entry without numbers")?;
-            black_box(serde_json::from_slice::<Value>(data.1)?);
-            Ok(1)
+            take(serde_json::from_slice(data.1)?);
+            Ok(())
         }
         opcode => Err(format!("the server sent {opcode:?}").into()),
     }

@@ -176,6 +176,13 @@ impl Report {
         Self { bare_us: Some(bare_us), bare_ratio: Some(bare_ratio), floor: floor.or(self.floor), ..self }
     }
 
+    /// With the least that does the same, beside the baseline: its ratio is the floor.
+    pub(crate) fn beside_least(self, least: &[(f64, f64)]) -> Self {
+        let mut own: Vec<f64> = least.iter().map(|(own, _)| *own).collect();
+        let floor = Some(rounded(median(&mut ratios(least))));
+        Self { bare_us: Some(rounded(median(&mut own))), bare_ratio: floor, floor, ..self }
+    }
+
     /// With what the same takes of a bare server, which is the floor.
     pub(crate) fn beside_bare(self, bare: f64) -> Self {
         let bare_ratio = self.ours_us.map(|ours| rounded(ours / bare));

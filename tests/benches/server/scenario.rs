@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::{
     Result,
     content::Content,
-    follower,
+    follower::{self, Follower},
     load::{self, Load, Stream},
     payload,
     process::Server,
@@ -61,7 +61,8 @@ pub(crate) enum Work {
     Set { rows: usize },
     /// A state of so many rows is set, patched, replaced and shown. Judged by the longest time that keeps the runtime's thread.
     Stall { rows: usize },
-    /// A turn publishes a burst of events, which the native client receives. Judged per event, by the ratio to a bare client.
+    /// A turn publishes a burst of events, which the native client receives. Judged per event, by the ratio to a bare client; one
+    /// that hands events over is measured, too.
     Receive,
     /// The keystrokes of a paper, of which one other connection is told; and the same updates of yrs alone. Judged is the ratio of
     /// the last ones to the first.
@@ -129,9 +130,17 @@ impl Scenario {
                 Ok(self.one("bytes per operation", wire(Kind::Ours, true)?, Some(wire(Kind::Bare, false)?)))
             }
             Work::Receive => {
-                let (mut ours, mut bare) = (follower::Rig::start(Kind::Ours)?, follower::Rig::start(Kind::Bare)?);
-                let pairs = in_turns(rounds, || ours.slice(self.turns), || bare.slice(self.turns))?;
-                Ok(vec![self.of_pairs(&pairs)])
+                let [ours, bare, handing] =
+                    [Follower::Ours, Follower::Bare, Follower::Handing].map(follower::Rig::start);
+                let (mut ours, mut bare, mut handing, mut least) = (ours?, bare?, handing?, Vec::new());
+                let baseline = || {
+                    let bare = bare.slice(self.turns)?;
+                    least.push((handing.slice(self.turns)?, bare));
+                    Ok(bare)
+                };
+                let pairs = in_turns(rounds, || ours.slice(self.turns), baseline)?;
+                // The first round warms up.
+                Ok(vec![self.of_pairs(&pairs).beside_least(&least[1..])])
             }
             Work::Slope { many, few } => {
                 let rounds = rounds.min(FEW_ROUNDS);
@@ -212,7 +221,8 @@ impl Scenario {
             Work::Stall { rows } => ("CPU us", single::stall(*rows, rounds)?),
             Work::Document => (CPU, single::document(self.turns)?.0.0),
             Work::Receive => {
-                let mut rig = follower::Rig::start(kind)?;
+                let follower = if kind == Kind::Ours { Follower::Ours } else { Follower::Bare };
+                let mut rig = follower::Rig::start(follower)?;
                 let mut slices = (0..=rounds).map(|_| rig.slice(self.turns)).collect::<Result<Vec<f64>>>()?;
                 (CPU, median(&mut slices))
             }
