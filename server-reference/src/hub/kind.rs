@@ -26,7 +26,7 @@ pub(crate) trait Kind: Any + Debug + Send {
     /// The rules by which the stream goes; asked once, when it is empty.
     fn rules(&self) -> Rules;
 
-    /// What the stream's entries look like.
+    /// The form of the stream's entries.
     fn form(&self) -> &'static dyn Form;
 
     /// Becomes what a backend holds.
@@ -141,12 +141,12 @@ pub(crate) trait Kind: Any + Debug + Send {
     fn inherit(&mut self, _before: &mut dyn Kind) {}
 }
 
-/// What the entries of a kind look like: known without a content, and so without its stream's lock.
+/// The form of a kind's entries: known without a content, and so without its stream's lock.
 pub(crate) trait Form: Debug + Sync {
     /// Whether an entry that a backend has returned is one of this kind.
     fn reads(&self, entry: &Entry) -> bool;
 
-    /// What a content [takes](Kind::apply) of an entry, where reading it takes as long as it is.
+    /// Reads what a content [takes](Kind::apply) of an entry, where that takes as long as the entry is.
     fn read(&self, _entry: &Entry) -> Option<Read> {
         None
     }
@@ -189,13 +189,13 @@ pub(crate) type Showing = Box<dyn FnOnce(&At<'_>) -> (Bytes, usize) + Send>;
 /// Bytes of entries that are read, and whose messages are made, at once.
 pub(super) const LONG: usize = 64 * 1024;
 
-/// What a content has parted with for a while; known to its kind.
+/// The part that a content has lent for a while; known to its kind.
 pub(crate) type Lent = Box<dyn Any + Send>;
 
-/// What was read of an entry; known to its kind.
+/// An entry's content, read; known to its kind.
 pub(crate) type Read = Box<dyn Any + Send>;
 
-/// What an entry has displaced.
+/// The value that an entry has displaced.
 pub(crate) type Displaced = Arc<dyn Any + Send + Sync>;
 
 /// The news of a share, for followers.
