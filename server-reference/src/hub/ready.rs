@@ -29,7 +29,7 @@ pub(super) struct Made {
     pub(super) short: Option<Option<Bytes>>,
 }
 
-/// Who takes entries of others.
+/// The side that takes entries of others.
 #[derive(Debug)]
 pub(super) enum By {
     /// With the right to append, which the caller holds.
@@ -42,7 +42,7 @@ pub(super) enum By {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Needed {
     pub(super) long: bool,
-    /// It is kept for those who come back, unless it can be [made late](Form::most).
+    /// The long one is kept for those who come back, unless it can be [made late](Form::most).
     pub(super) kept: bool,
     pub(super) short: bool,
 }

@@ -90,7 +90,7 @@ pub(crate) struct Start {
     /// The newest entries before `mark`.
     pub(crate) window: Window,
     pub(crate) held: Held,
-    /// What those who follow already get behind the whole.
+    /// Messages that those who follow already get behind the whole.
     pub(crate) again: Vec<Bytes>,
 }
 

@@ -23,7 +23,7 @@ async fn follow_stream(server: &Server, kind: &str, key: &str) -> Peer {
     peer
 }
 
-/// What another server has written is read off the async workers, and what it writes next waits for that.
+/// A large value of another server is read off the async workers, and its next change waits for that.
 #[tokio::test]
 async fn a_large_value_of_another_server_is_read_elsewhere_and_in_order() {
     let backend = Gated::new(true);
@@ -114,7 +114,7 @@ async fn a_large_crdt_is_compacted_elsewhere() {
     assert!(entries == map.entries().await.unwrap() && entries.len() == 5);
 }
 
-/// What a server keeps for those who come back is made off the async workers as a stream is loaded.
+/// The log for those who come back is made off the async workers as a stream is loaded.
 #[tokio::test]
 async fn a_long_history_is_loaded_elsewhere() {
     let backend = Gated::new(true);
@@ -134,7 +134,7 @@ async fn a_long_history_is_loaded_elsewhere() {
     assert_eq!(peer.received()[0].0, Opcode::Subscribed);
 }
 
-/// What others have added to a document is taken off the async workers, and edits come behind it.
+/// Updates of others are taken into a document off the async workers, and edits come behind them.
 #[cfg(feature = "docs")]
 #[tokio::test]
 async fn a_large_update_of_another_server_is_taken_elsewhere() {

@@ -51,7 +51,7 @@ pub(crate) struct Report {
     ours_slope: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     baseline_slope: Option<f64>,
-    /// What the part that grows takes alone, without a server around it; microseconds of an operation.
+    /// The cost of the part that grows alone, without a server around it; microseconds of an operation.
     #[serde(skip_serializing_if = "Option::is_none")]
     bare_us: Option<f64>,
     /// By how many times it grows, where growth is judged; by how many times ours is dearer, where a cost is.

@@ -20,7 +20,7 @@ use crate::{
     sync::lock,
 };
 
-/// What is left to do once entries have come, without the lock.
+/// Work that is left once entries have come, to be done without the lock.
 #[derive(Debug, Default)]
 pub(crate) struct Rest {
     /// To be dropped.

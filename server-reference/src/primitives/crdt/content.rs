@@ -158,7 +158,7 @@ impl Content {
 /// Bytes of a CRDT that is dropped at once; dropping more takes long.
 const SMALL: usize = 64 * 1024;
 
-/// What an entry does to the CRDT.
+/// The change that an entry makes to the CRDT.
 enum Step {
     /// An operation, and the owner to whom it binds its replica.
     Operation(Op, Box<str>),

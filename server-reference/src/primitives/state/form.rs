@@ -22,7 +22,7 @@ pub(super) const VALUE: u8 = b'v';
 /// The state was removed.
 pub(super) const REMOVED: u8 = b'r';
 
-/// What an entry does to the value.
+/// The change that an entry makes to the value.
 #[derive(Debug)]
 pub(super) enum Step {
     /// The value is changed in place.

@@ -383,7 +383,7 @@ impl Kind for StateValue {
         self.value.is_none() && self.text.is_none()
     }
 
-    /// What was compared with a value before is not taken for a comparison with this one.
+    /// A comparison with a value before is not taken for one with this value.
     fn inherit(&mut self, before: &mut dyn Kind) {
         self.revision += hub::of::<Self>(before).map_or(0, |before| before.revision + 1);
     }
