@@ -447,3 +447,24 @@ async fn tokens_without_an_id_or_that_cannot_be_read() {
     peer.send(Opcode::Auth, 2, r#"{"token":null}"#).await;
     assert_eq!(peer.expect(Opcode::Authed, 2).await["userId"], user);
 }
+
+/// A HELLO is compressed from the length on from which it would take a second packet.
+#[tokio::test]
+async fn a_hello_of_one_packet_is_sent_as_it_is() {
+    const PACKET: usize = 1_200;
+    let running = serve(obeying).await;
+    let mut hello = async |user: usize| {
+        let query = format!("?token={}", "u".repeat(user));
+        let (status, mut peer) = Peer::upgrade(running.address, &query, &format!("{UPGRADE}{V2}")).await;
+        assert_eq!(status, 101);
+        peer.binary().await
+    };
+    let around = hello(1).await.len() - 1;
+    for length in [PACKET - 1, PACKET] {
+        let plain = hello(length - around).await;
+        assert_eq!((plain[0], plain.len()), (Opcode::Hello as u8, length));
+    }
+    let compressed = hello(PACKET + 1 - around).await;
+    assert_eq!(compressed[0], 0x78, "a zlib stream");
+    assert!(compressed.len() < PACKET);
+}
