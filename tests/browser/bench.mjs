@@ -2,12 +2,13 @@
 //
 // CPU time of the thread is the judge, never wall time. The page is one that no automation watches (bench/quiet.mjs), and
 // its baselines are in it: a bare worker, which hands over the same texts in the same batches at the same pace as ours did
-// just before, so that both start as cold; and `JSON.parse` of the same data in a warm loop. All take turns in each round.
+// just before, so that both start as cold; and `JSON.parse` of the same data in a warm loop. The baseline of our worker is one that
+// inflates the same messages and counts them, or only receives them. All take turns in each round.
 //
 // Standard output has one JSON line per scenario; the exit status is 1 when a bar is missed. Figures are the medians of the
 // rounds, after one to warm up, and ratios the medians of the rounds' ratios. `goal` is what the row is to reach, `floor`
 // what is known to be possible: of ratios to `JSON.parse` what the bare worker reached in the same run, since data of a thread that
-// has slept, in memory that is new, is never read as fast as in a warm loop.
+// has slept, in memory that is new, is never read as fast as in a warm loop; of a worker's microseconds what receiving takes.
 
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
@@ -34,9 +35,9 @@ const EVENTS = [
     name: 'browser-event-2kb-burst',
     data: () => message(20),
     count: 500,
-    bars: { bare: 1.35, parse: 3.5 },
-    goal: { bare: 1.25, parse: 2 },
-    floor: { bare: 1 },
+    bars: { bare: 1.35, parse: 3.5, counting: 1 },
+    goal: { bare: 1.25, parse: 2, counting: 1.5, worker: 25 },
+    floor: { bare: 1, counting: 1 },
   },
   {
     name: 'browser-event-2kb-cyrillic-burst',
@@ -53,9 +54,9 @@ const EVENTS = [
     data: () => message(20),
     count: 1_000,
     pause: 1,
-    bars: { bare: 1.3, parse: 6 },
-    goal: { us: 12, parse: 3 },
-    floor: { us: 8 },
+    bars: { bare: 1.3, parse: 6, counting: 1 },
+    goal: { us: 12, parse: 3, counting: 1.5 },
+    floor: { us: 8, counting: 1 },
   },
 ];
 /** Of patches: microseconds, and how much faster than a deep clone and fast-json-patch. */
@@ -76,6 +77,8 @@ try {
     '/page.html': own('page.html'),
     '/page.js': own('page.js'),
     '/bare.js': own('bare.js'),
+    '/counting.js': own('counting.js'),
+    '/fflate.js': fileURLToPath(new URL('../../npm/node_modules/fflate/esm/browser.js', import.meta.url)),
     '/fast-json-patch.min.js': npm.resolve('fast-json-patch/dist/fast-json-patch.min.js'),
     ...Object.fromEntries(['datasole.iife.min.js', 'datasole-worker.v3.js', 'datasole.v3.wasm'].map((name) => [`/${name}`, dist(name)])),
   });
@@ -83,29 +86,31 @@ try {
   const texts = page.socket('/texts');
   await page.tell('startBare');
   const socket = await texts;
-  const [main, worker, bareWorker] = await page.threads();
-  if (!bareWorker) throw new Error('the page has not two workers');
+  await page.tell('startCounting', `${server.url.replace('http', 'ws')}/__ds`);
+  const [main, worker, bareWorker, countingWorker] = await page.threads();
+  if (!countingWorker) throw new Error('the page has not three workers');
+  const threads = { main, worker, bareWorker, countingWorker };
 
-  for (const scenario of EVENTS.filter(selects)) await measureEvents(scenario, { main, worker, bareWorker, socket });
-  if (selects(PATCHES)) await measurePatches(PATCHES, { main, worker, bareWorker, socket });
+  for (const scenario of EVENTS.filter(selects)) await measureEvents(scenario, threads, socket);
+  if (selects(PATCHES)) await measurePatches(PATCHES, threads, socket);
 } finally {
   driver.disconnect();
   await page?.close();
   await server.kill();
 }
 
-async function measureEvents({ name, data, count, times = 1, pause, bars, goal, floor }, threads) {
+async function measureEvents({ name, data, count, times = 1, pause, bars, goal, floor }, threads, socket) {
   const value = data();
   const text = JSON.stringify(value);
   const entry = JSON.stringify({ t: 'event', event: TOPIC, data: value, timestamp: Date.now() });
   // Several, as V8 may keep what it found in a text.
   await page.tell('texts', Array.from({ length: Math.min(count, 20) }, (_, n) => text.replace('"id":0', `"id":${1_000 + n}`)));
+  const emit = () => paced(count, pause, () => driver.emit(TOPIC, value));
   const rounds = await interleaved({
-    ours: () =>
-      slice(threads, 'events', { topic: TOPIC, count }, times, async () => {
-        await paced(count, pause, () => driver.emit(TOPIC, value));
-      }),
-    bare: (batches) => slice(threads, 'bareEvents', { count }, times, () => replay(threads.socket, () => entry, count, batches)),
+    ours: () => slice(threads, 'events', { topic: TOPIC, count }, times, emit),
+    bare: (batches) => slice(threads, 'bareEvents', { count }, times, () => replay(socket, () => entry, count, batches)),
+    counting: () => slice(threads, 'countedEvents', { topic: TOPIC, count, inflate: true }, times, emit),
+    receiving: () => slice(threads, 'countedEvents', { topic: TOPIC, count }, times, emit),
     parse: () => slice(threads, 'parse', { count }, times, () => {}),
     nothing: () => slice(threads, 'nothing', {}, times, () => {}),
   });
@@ -119,12 +124,16 @@ async function measureEvents({ name, data, count, times = 1, pause, bars, goal, 
     bare_ratio_parse: median(rounds, ({ bare, parse, nothing }) => (bare.main - nothing.main) / (parse.main - nothing.main)),
     worker_us: median(rounds, ({ ours }) => ours.worker / per),
     bare_worker_us: median(rounds, ({ bare }) => bare.bareWorker / per),
+    receiving_us: median(rounds, ({ receiving }) => receiving.countingWorker / per),
+    counting_us: median(rounds, ({ counting }) => counting.countingWorker / per),
+    ratio_counting: median(rounds, ({ ours, counting }) => ours.worker / counting.countingWorker),
     batches: median(rounds, ({ ours }) => ours.batches.length),
   };
-  report(name, text.length, figures, bars, goal, { ...floor, parse: Number(figures.bare_ratio_parse.toFixed(2)) });
+  const measured = { parse: Number(figures.bare_ratio_parse.toFixed(2)), worker: Number(figures.receiving_us.toFixed(1)) };
+  report(name, text.length, figures, bars, goal, { ...floor, ...measured });
 }
 
-async function measurePatches({ name, count, bars, goal, floor }, threads) {
+async function measurePatches({ name, count, bars, goal, floor }, threads, socket) {
   await driver.rpc('setState', { key: STATE, value: dashboard() });
   await page.tell('follow', STATE);
   let n = 0;
@@ -134,7 +143,7 @@ async function measurePatches({ name, count, bars, goal, floor }, threads) {
       slice(threads, 'patches', { key: STATE, count }, 1, () =>
         Promise.all(Array.from({ length: count }, () => driver.rpc('bump', { row: 0 }))),
       ),
-    bare: (batches) => slice(threads, 'barePatches', { count }, 1, () => replay(threads.socket, entry, count, batches)),
+    bare: (batches) => slice(threads, 'barePatches', { count }, 1, () => replay(socket, entry, count, batches)),
     clones: () => slice(threads, 'clones', { key: STATE, count: CLONES }, 1, () => {}),
     nothing: () => slice(threads, 'nothing', {}, 1, () => {}),
   });
@@ -172,16 +181,17 @@ async function interleaved({ ours, bare, ...others }) {
 }
 
 /** The CPU time of the threads for a command and what `drive` makes of it; microseconds. `times` of it one after the other. */
-async function slice({ main, worker, bareWorker }, command, argument, times, drive) {
-  const sum = { main: 0, worker: 0, bareWorker: 0, batches: [] };
+async function slice(threads, command, argument, times, drive) {
+  const names = Object.keys(threads);
+  const sum = { ...Object.fromEntries(names.map((name) => [name, 0])), batches: [] };
   for (let time = 0; time < times; time++) {
     await page.tell(command, argument);
-    const before = await page.cpu([main, worker, bareWorker]);
+    const before = await page.cpu(Object.values(threads));
     const ran = page.tell('run');
     await drive();
     const batches = await ran;
-    const after = await page.cpu([main, worker, bareWorker]);
-    ['main', 'worker', 'bareWorker'].forEach((thread, index) => (sum[thread] += after[index] - before[index]));
+    const after = await page.cpu(Object.values(threads));
+    names.forEach((thread, index) => (sum[thread] += after[index] - before[index]));
     sum.batches = batches;
   }
   return sum;
@@ -219,7 +229,7 @@ function median(rounds, figure) {
 
 /** A bar is for the figure of its name: the ratio to a baseline, microseconds, or at least so much of an advantage. */
 function report(bench, bytes, figures, bars, goal, floor) {
-  const judged = { us: figures.ours_us, bare: figures.ratio_bare, parse: figures.ratio_parse };
+  const judged = { us: figures.ours_us, bare: figures.ratio_bare, parse: figures.ratio_parse, counting: figures.ratio_counting };
   const ok = Object.entries(bars).every(([name, bar]) => (name === 'advantage' ? figures.advantage >= bar : judged[name] <= bar));
   if (!ok) process.exitCode = 1;
   const rounded = Object.entries(figures).map(([name, figure]) => [name, Number(figure.toFixed(3))]);

@@ -1,7 +1,11 @@
-// The page that is measured: datasole's client, and beside it a bare worker and `JSON.parse`. Commands come one at a time.
+// The page that is measured: datasole's client, and beside it two bare workers and `JSON.parse`. Commands come one at a time.
 
 let client;
 let bare;
+/** The worker that inflates and counts. */
+let counter;
+/** Resolves once it has said something; what that was. */
+let said;
 /** What the bare worker's messages are given to. */
 let receive;
 let texts = [];
@@ -37,6 +41,13 @@ const commands = {
     });
   },
 
+  async startCounting(url) {
+    counter = new Worker('/counting.js', { name: 'counting', type: 'module' });
+    counter.onmessage = ({ data }) => said(data);
+    counter.onerror = ({ message }) => said(message ?? 'no script');
+    await hear('connected', { url });
+  },
+
   /** Does what the last command has prepared; returns the batches that came meanwhile. */
   async run() {
     await run();
@@ -64,6 +75,13 @@ const commands = {
   /** The same of the bare worker. */
   bareEvents({ count }) {
     expect((resolve) => (receive = counting(count, resolve)));
+  },
+
+  /** The same, of the worker that counts. */
+  async countedEvents(asked) {
+    await hear('following', asked);
+    const counted = hear('counted');
+    run = () => counted;
   },
 
   texts(given) {
@@ -117,6 +135,14 @@ const commands = {
     };
   },
 };
+
+/** Tells the worker that counts something, if anything, and waits for what it says. */
+async function hear(expected, message) {
+  const heard = new Promise((resolve) => (said = resolve));
+  if (message) counter.postMessage(message);
+  const word = await heard;
+  if (word !== expected) throw new Error(`it is ${word} instead of ${expected}`);
+}
 
 /** Prepares waiting for what comes from workers. */
 function expect(listen) {
