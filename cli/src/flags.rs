@@ -41,6 +41,9 @@ pub(crate) struct Flags {
     /// Ping quiet connections this often: 1s to 5m, below the idle limit of every proxy
     #[arg(long, env = "DATASOLE_HEARTBEAT", value_name = "TIME", default_value = "15s", value_parser = heartbeat)]
     heartbeat: Duration,
+    /// Have clients come back within this time when the server goes away: 0s to 60m, at least a second for each 5,000 of them
+    #[arg(long, env = "DATASOLE_RECONNECT_WINDOW", value_name = "TIME", value_parser = window)]
+    reconnect_window: Option<Duration>,
     /// Let every page of this machine connect, whatever its port
     #[arg(long, env = "DATASOLE_DEV")]
     pub(crate) dev: bool,
@@ -161,6 +164,9 @@ impl Flags {
         });
         let path = format!("{}/{}", self.base_path.as_deref().unwrap_or_default(), self.path.trim_matches('/'));
         let mut builder = Server::builder().path(&path).limits(limits).public_metrics(self.metrics);
+        if let Some(window) = self.reconnect_window {
+            builder = builder.reconnect_window(window);
+        }
         for origin in &self.origins {
             builder = builder.allow_origin(origin);
         }
@@ -231,17 +237,23 @@ fn base_path(text: &str) -> Result<String, String> {
     if fits { Ok(format!("/{path}")) } else { Err("expected a path such as /app".to_owned()) }
 }
 
-/// A time of 1 second to 5 minutes: `15s`, `2m`, or a number of seconds.
+/// A time of 1 second to 5 minutes.
 fn heartbeat(text: &str) -> Result<Duration, String> {
+    time(text).filter(|time| (1..=300).contains(&time.as_secs())).ok_or_else(|| "expected 1s to 5m".to_owned())
+}
+
+/// A time of up to an hour.
+fn window(text: &str) -> Result<Duration, String> {
+    time(text).filter(|time| time.as_secs() <= 3_600).ok_or_else(|| "expected 0s to 60m".to_owned())
+}
+
+/// A time: `15s`, `2m`, or a number of seconds.
+fn time(text: &str) -> Option<Duration> {
     let (number, unit) = match text.strip_suffix('m') {
         Some(number) => (number, 60),
         None => (text.strip_suffix('s').unwrap_or(text), 1),
     };
-    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
-    match seconds {
-        Some(seconds @ 1..=300) => Ok(Duration::from_secs(seconds)),
-        _ => Err("expected 1s to 5m".to_owned()),
-    }
+    number.parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_secs)
 }
 
 /// Splits EVENT=COUNT at the last `=`.
@@ -291,6 +303,15 @@ mod tests {
                 Duration::from_secs(seconds),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn windows_are_of_up_to_an_hour() {
+        assert_eq!(parse("").unwrap().reconnect_window, None);
+        for (text, seconds) in [("0s", 0), ("10", 10), ("60m", 3_600), ("3600s", 3_600)] {
+            let window = parse(&format!("--reconnect-window {text}")).unwrap().reconnect_window;
+            assert_eq!(window, Some(Duration::from_secs(seconds)), "{text}");
         }
     }
 
@@ -378,6 +399,8 @@ mod tests {
             "--trust-proxy a.example",
             "--trust-proxy 10.0.0.0/33",
             "--heartbeat 0s",
+            "--reconnect-window 3601s",
+            "--reconnect-window -1",
             "--heartbeat 301s",
             "--heartbeat 6m",
             "--heartbeat soon",

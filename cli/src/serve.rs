@@ -115,7 +115,7 @@ async fn live(demo: Option<&Demo>, server: &Server) {
 }
 
 async fn listen(address: &str) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
+    datasole_server::listen(address).await.map_err(|error| {
         let why = match error.kind() {
             io::ErrorKind::AddrInUse => "something else listens there; choose another address with --listen".to_owned(),
             io::ErrorKind::PermissionDenied => "not permitted; ports below 1024 are the administrator's".to_owned(),

@@ -267,6 +267,7 @@ fn help_and_version_go_to_stdout() {
         "allow-host",
         "trust-proxy",
         "heartbeat",
+        "reconnect-window",
         "dev",
         "metrics",
         "max-connections",

@@ -14,7 +14,6 @@ use datasole_server::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tower::ServiceExt;
 use tower_http::services::ServeDir;
 
@@ -128,7 +127,7 @@ async fn main() -> std::io::Result<()> {
     if let Some(folder) = flags.folder {
         router = router.fallback_service(ServeDir::new(folder));
     }
-    let listener = TcpListener::bind((flags.host.as_str(), flags.port)).await?;
+    let listener = datasole_server::listen((flags.host.as_str(), flags.port)).await?;
     println!("listening {}", listener.local_addr()?);
     server.serve(&listener, router).await
 }

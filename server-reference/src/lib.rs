@@ -87,6 +87,7 @@ pub use primitives::{
     presence::{Member, Presence},
     state::{Draft, State, StateError},
 };
+pub use transport::listen;
 /// The library behind documents, for [`Docs::read`] and [`Docs::edit`].
 #[cfg(feature = "docs")]
 pub use yrs;

@@ -1,7 +1,8 @@
 //! Sockets that speak HTTP: requests, files, and clients on their way to a WebSocket.
 //!
 //! They have no place yet, so they must not keep others out: when the lobby is full, the one that has made no progress for
-//! the longest time has to go.
+//! the longest time has to go. Who has asked for a WebSocket and taken a seat among the connections is no guest any more, and stays:
+//! were a crowd that comes back at once sent away while it is being authenticated, it would only come again and again.
 
 use std::{
     collections::HashMap,
@@ -44,6 +45,8 @@ pub(super) struct Lobby {
 
 /// The record of one socket.
 pub(super) struct Flow {
+    lobby: Arc<Lobby>,
+    number: u64,
     source: Option<Source>,
     /// Milliseconds after the start at which bytes went either way.
     moved: AtomicU64,
@@ -51,6 +54,8 @@ pub(super) struct Flow {
     serving: AtomicUsize,
     /// Its peer does not read.
     blocked: AtomicBool,
+    /// It has a seat among the connections, and is no guest.
+    seated: AtomicBool,
     /// The socket speaks HTTP no more.
     over: AtomicBool,
     leave: Notify,
@@ -58,8 +63,6 @@ pub(super) struct Flow {
 
 /// A socket in the lobby; it leaves when dropped.
 pub(super) struct Guest {
-    lobby: Arc<Lobby>,
-    number: u64,
     pub(super) flow: Arc<Flow>,
 }
 
@@ -71,15 +74,18 @@ impl Lobby {
 
     /// Lets a socket in. If the lobby is full, or its source has its share, another one has to go for it.
     pub(super) fn enter(self: &Arc<Self>, source: Option<Source>) -> Guest {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
         let flow = Arc::new(Flow {
+            lobby: self.clone(),
+            number,
             source,
             moved: AtomicU64::new(self.now()),
             serving: AtomicUsize::new(0),
             blocked: AtomicBool::new(false),
+            seated: AtomicBool::new(false),
             over: AtomicBool::new(false),
             leave: Notify::new(),
         });
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut guests = lock(&self.guests);
         let own = |flow: &Flow| source.is_some() && flow.source == source;
         if guests.values().filter(|flow| own(flow)).count() >= self.share {
@@ -88,7 +94,7 @@ impl Lobby {
             send_away(&mut guests, |_| true);
         }
         guests.insert(number, flow.clone());
-        Guest { lobby: self.clone(), number, flow }
+        Guest { flow }
     }
 
     /// Sends away the socket that can be spared most; `false` if there is none.
@@ -124,13 +130,34 @@ impl Flow {
         Serving(self.clone())
     }
 
-    /// Resolves when the socket has to go.
+    /// Resolves when the socket has to go, unless it [has a seat](Self::is_seated) by then.
     pub(super) async fn sent_away(&self) {
         self.leave.notified().await;
+    }
+
+    /// Notes that a request of the socket has taken a seat.
+    pub(super) fn seat(&self) {
+        self.seated.store(true, Ordering::Relaxed);
+        lock(&self.lobby.guests).remove(&self.number);
+    }
+
+    pub(super) fn is_seated(&self) -> bool {
+        self.seated.load(Ordering::Relaxed)
     }
 }
 
 pub(super) struct Serving(Arc<Flow>);
+
+impl Serving {
+    /// Notes that no WebSocket has come of the request: a socket that had a seat is a guest again.
+    pub(super) fn stand_up(&self) {
+        let flow = &self.0;
+        let mut guests = lock(&flow.lobby.guests);
+        if flow.seated.swap(false, Ordering::Relaxed) {
+            guests.insert(flow.number, flow.clone());
+        }
+    }
+}
 
 impl Drop for Serving {
     fn drop(&mut self) {
@@ -141,22 +168,20 @@ impl Drop for Serving {
 impl Guest {
     /// The socket as the lobby watches it; an answer that is not read for `patience` ends it.
     pub(super) fn watch(&self, stream: TcpStream, patience: Duration) -> Watched {
-        let (lobby, flow) = (self.lobby.clone(), self.flow.clone());
-        Watched { stream, lobby, flow, patience, deadline: None, fresh: true }
+        Watched { stream, flow: self.flow.clone(), patience, deadline: None, fresh: true }
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
         self.flow.over.store(true, Ordering::Relaxed);
-        lock(&self.lobby.guests).remove(&self.number);
+        lock(&self.flow.lobby.guests).remove(&self.flow.number);
     }
 }
 
 /// A socket of the lobby.
 pub(super) struct Watched {
     stream: TcpStream,
-    lobby: Arc<Lobby>,
     flow: Arc<Flow>,
     patience: Duration,
     /// When the peer must have read something.
@@ -171,7 +196,7 @@ impl Watched {
     }
 
     fn moved(&mut self) {
-        self.flow.moved.store(self.lobby.now(), Ordering::Relaxed);
+        self.flow.moved.store(self.flow.lobby.now(), Ordering::Relaxed);
     }
 
     /// The outcome of a write: progress, or another moment of waiting.
@@ -273,6 +298,28 @@ mod tests {
         assert!(lobby.make_room());
         assert!(is_sent_away(&guests[0]));
         drop((serving, guests, fifth));
+        assert!(!lobby.make_room(), "all have left");
+    }
+
+    #[tokio::test]
+    async fn who_has_a_seat_is_no_guest_and_without_it_one_again() {
+        let lobby = Lobby::new(2);
+        let guests: Vec<_> = (0..2).map(|_| lobby.enter(None)).collect();
+        let serving = guests[0].flow.serve();
+        guests[0].flow.seat();
+        let third = lobby.enter(None);
+        assert!(!guests.iter().any(is_sent_away), "there was room");
+        // It is sent away in the moment in which it takes its seat: it sees that it need not go.
+        assert!(lobby.make_room());
+        guests[1].flow.seat();
+        assert!(is_sent_away(&guests[1]) && guests[1].flow.is_seated());
+        // Its token was refused.
+        serving.stand_up();
+        assert!(!guests[0].flow.is_seated());
+        drop(serving);
+        let fourth = lobby.enter(None);
+        assert_eq!([&guests[0], &third, &fourth].map(is_sent_away), [true, false, false]);
+        drop((guests, third, fourth));
         assert!(!lobby.make_room(), "all have left");
     }
 

@@ -13,6 +13,7 @@ mod serve;
 mod state;
 mod websocket;
 
+pub use self::serve::listen;
 #[cfg(any(test, feature = "arbitrary"))]
 pub(crate) use self::websocket::fuzz;
 pub(crate) use self::{routes::router, serve::serve};

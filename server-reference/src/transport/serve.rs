@@ -3,14 +3,15 @@
 use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{Router, extract::ConnectInfo, response::Response};
-use hyper::{Request, body::Incoming, server::conn::http1, service::Service};
+use hyper::{Request, StatusCode, body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream, ToSocketAddrs},
     sync::watch,
+    task::yield_now,
 };
 
 use super::{
@@ -22,6 +23,36 @@ use crate::{
     metrics::Metrics,
     protocol::Node,
 };
+
+/// Connections that may wait until they are accepted.
+const WAITING: u32 = 4_096;
+
+/// Listens on an address, with room for 4,096 connections that wait until they are accepted: as when all clients of a server that was
+/// started again come back at once. `tokio::net::TcpListener::bind` has room for 1,024. The system may permit fewer (on Linux
+/// `net.core.somaxconn`); whom it has no room for tries again after a second or more.
+///
+/// # Errors
+///
+/// What [`bind`](tokio::net::TcpSocket::bind) of the last address has returned; `InvalidInput` where there is none.
+pub async fn listen(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
+    let mut last = io::Error::new(io::ErrorKind::InvalidInput, "there is no address to listen on");
+    for address in tokio::net::lookup_host(address).await? {
+        match listen_on(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // As `TcpListener::bind`: on Windows another program could listen there, too.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(WAITING)
+}
 
 /// Serves `router` on a listener until the node shuts down.
 pub(crate) async fn serve(node: &Arc<Node>, listener: &TcpListener, router: Router) -> io::Result<()> {
@@ -62,16 +93,24 @@ async fn connection_task(node: Arc<Node>, stream: TcpStream, guest: Guest, route
         .with_upgrades();
     let mut closing = node.closing();
     let mut connection = std::pin::pin!(connection);
-    let mut is_closing = false;
+    let (mut is_closing, mut leaves) = (false, false);
     loop {
         tokio::select! {
+            biased;
             served = connection.as_mut() => {
                 if let Err(error) = served {
                     tracing::debug!(%error, %peer, "an HTTP connection failed");
                 }
                 return;
             }
-            () = guest.flow.sent_away() => return tracing::debug!(%peer, "an idle HTTP connection made room"),
+            () = guest.flow.sent_away(), if !leaves => leaves = true,
+            // The runtime has learnt meanwhile what had come, and the connection was looked at once more.
+            () = yield_now(), if leaves => {
+                if !guest.flow.is_seated() {
+                    return tracing::debug!(%peer, "an idle HTTP connection made room");
+                }
+                leaves = false;
+            }
             () = closed(&mut closing), if !is_closing => {
                 is_closing = true;
                 connection.as_mut().graceful_shutdown();
@@ -101,9 +140,14 @@ impl Service<Request<Incoming>> for Routes {
             return Box::pin(std::future::ready(Ok(response)));
         }
         request.extensions_mut().insert(ConnectInfo(self.peer));
+        request.extensions_mut().insert(self.flow.clone());
         let (serving, answer) = (self.flow.serve(), self.router.call(request));
         Box::pin(async move {
             let answer = answer.await;
+            let is_refused = answer.as_ref().is_ok_and(|answer| answer.status() != StatusCode::SWITCHING_PROTOCOLS);
+            if is_refused {
+                serving.stand_up();
+            }
             drop(serving);
             answer
         })

@@ -17,6 +17,7 @@ mod bare;
 mod cluster;
 mod content;
 mod follower;
+mod herd;
 mod load;
 mod ours;
 mod paper;
@@ -93,12 +94,12 @@ impl Options {
 fn main() -> Result<ExitCode> {
     let mut args = std::env::args().skip(1).peekable();
     if args.next_if(|arg| arg == serve::SUBCOMMAND).is_some() {
-        match args.next().ok_or(USAGE)?.as_str() {
-            cluster::node::SUBCOMMAND => cluster::node::run(&args.next().ok_or(USAGE)?)?,
-            follower::SUBCOMMAND => {
-                follower::run(args.next().ok_or(USAGE)?.parse()?, args.next().ok_or(USAGE)?.parse()?)?
-            }
-            kind => serve::run(kind.parse()?, args.next().ok_or(USAGE)?.parse()?)?,
+        let mut next = || args.next().ok_or(USAGE);
+        match next()?.as_str() {
+            cluster::node::SUBCOMMAND => cluster::node::run(&next()?)?,
+            follower::SUBCOMMAND => follower::run(next()?.parse()?, next()?.parse()?)?,
+            herd::SUBCOMMAND => herd::run(next()?.parse()?, next()?.parse()?)?,
+            kind => serve::run(kind.parse()?, next()?.parse()?, next()?.parse()?)?,
         }
         return Ok(ExitCode::SUCCESS);
     }

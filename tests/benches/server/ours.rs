@@ -14,7 +14,7 @@ use serde_json::{
 };
 use tokio::{net::TcpListener, task::spawn_blocking};
 
-use crate::{Result, content::Content, payload, serve::Order, watch::Watch};
+use crate::{Result, content::Content, herd, payload, serve::Order, watch::Watch};
 
 /// More connections than the descriptors of most systems permit.
 const CONNECTIONS: usize = 100_000;
@@ -45,6 +45,7 @@ impl Ours {
         });
         let server = Server::builder()
             .limits(limits)
+            .reconnect_window(herd::WINDOW)
             .crdt(payload::MAP, CrdtKind::LwwMap)
             .rpc(payload::METHOD, |_: Context, params: Box<RawValue>| async move { Ok(params) })
             .build();

@@ -39,7 +39,12 @@ pub(crate) struct Server {
 impl Server {
     /// Starts this program again as a server and waits until it listens.
     pub(crate) fn start(kind: Kind, content: Content) -> Result<Self> {
-        Self::spawn(&[kind.name(), &content.to_string()])
+        Self::start_at(kind, content, 0)
+    }
+
+    /// The same at a port.
+    pub(crate) fn start_at(kind: Kind, content: Content, port: u16) -> Result<Self> {
+        Self::spawn(&[kind.name(), &content.to_string(), &port.to_string()])
     }
 
     /// The same, by what follows [`serve::SUBCOMMAND`].

@@ -42,8 +42,10 @@ pub(crate) fn all() -> Vec<Scenario> {
         Scenario::new("growth-keys-1000", keys(1_000), 20_000, Target::new(2.5, 1.5, 1.0)),
         Scenario::new("growth-keys-100000", keys(100_000), 20_000, Target::new(4.0, 1.5, 1.0)),
         Scenario::new("growth-fan-out-10000", Work::Slope { many: 10_000, few: 100 }, 4, Target::new(1.4, 1.1, 1.0)),
-        Scenario::new("herd-10000", Work::Herd { connections: 10_000 }, 1, Target::new(120.0, 60.0, 40.0))
+        Scenario::new("herd-10000", Work::Herd { connections: 10_000 }, 1, Target::new(1.35, 1.05, 1.0))
+            .aiming(60.0, 40.0)
             .beside("peak", Target::new(60.0e6, 60.0e6, 16.0e6)),
+        Scenario::new("herd-10000-back", Work::Return { clients: 10_000 }, 1, Target::new(1.5, 1.2, 1.0)),
         Scenario::new("room-1000", Work::Room { members: 1_000 }, 1, Target::new(80.0, 40.0, 15.0))
             .beside("wire", Target::new(25_000.0, 25_000.0, 10_000.0)),
         Scenario::new("document-260000", Work::Document, 20_000, flat).aiming(8.0, 5.0),

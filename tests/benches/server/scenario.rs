@@ -6,6 +6,7 @@ use crate::{
     Result,
     content::Content,
     follower::{self, Follower},
+    herd,
     load::{self, Load, Stream},
     payload,
     process::Server,
@@ -51,9 +52,12 @@ pub(crate) enum Work {
     /// A turn publishes one event. Judged is how much more a delivery to `many` costs than one to `few`, by the ratio to how much more
     /// it costs the bare server.
     Slope { many: usize, few: usize },
-    /// So many connections come and follow a small state, of ours and of the bare server. Judged per connection of ours, and beside
+    /// So many connections come and follow a small state. Judged per connection, by the ratio to the bare server, and beside
     /// it by the peak of resident memory.
     Herd { connections: usize },
+    /// So many native clients come back to a server that was killed and is started again. Judged by how long that takes, by the ratio
+    /// to the window that the server had announced or to the CPU time that it needs, if that is more.
+    Return { clients: usize },
     /// A turn has all of so many followers of a presence room join it, one right after the other. Judged per member, and beside
     /// it by the bytes on the wire.
     Room { members: usize },
@@ -104,13 +108,10 @@ impl Scenario {
                 Ok(self.two(unit, held, unit, peak))
             }
             Work::Herd { connections } => {
-                let (each, bare, peak) = single::herd(*connections)?;
-                let mut reports = self.two("CPU us per connection", each, "bytes", peak);
-                if let Some(report) = reports.first_mut() {
-                    *report = std::mem::take(report).beside_bare(bare);
-                }
-                Ok(reports)
+                let (pairs, peak) = herd::come(*connections)?;
+                Ok([self.of_pairs(&pairs)].into_iter().chain(self.beside_row("bytes", peak)).collect())
             }
+            Work::Return { clients } => Ok(vec![self.of_pairs(&herd::come_back(*clients, rounds.min(FEW_ROUNDS))?)]),
             Work::Room { members } => {
                 let (each, wire) = single::room(*members, rounds.min(FEW_ROUNDS))?;
                 Ok(self.two("CPU us per member", each, "bytes per member", wire))
@@ -200,11 +201,13 @@ impl Scenario {
 
     /// Of what is judged, and of what is judged beside, if anything is.
     fn two(&self, unit: &'static str, figure: f64, unit_beside: &'static str, beside: f64) -> Vec<Report> {
-        let mut reports = self.one(unit, figure, None);
-        if let Some((name, target)) = self.beside {
-            reports.push(Report::of_figure(format!("{}-{name}", self.name), unit_beside, beside, None, target));
-        }
-        reports
+        self.one(unit, figure, None).into_iter().chain(self.beside_row(unit_beside, beside)).collect()
+    }
+
+    /// Of what is judged beside, if anything is.
+    fn beside_row(&self, unit: &'static str, figure: f64) -> Option<Report> {
+        let (name, target) = self.beside?;
+        Some(Report::of_figure(format!("{}-{name}", self.name), unit, figure, None, target))
     }
 
     /// Drives one server, for profilers.
@@ -215,7 +218,12 @@ impl Scenario {
                 let (unit, held, _) = single::memory(*content)?;
                 (unit, held)
             }
-            Work::Herd { connections } => ("CPU us per connection", single::herd(*connections)?.0),
+            Work::Herd { connections } => {
+                let mut pairs = herd::come(*connections)?.0;
+                let of_kind = pairs.iter_mut().map(|(ours, bare)| if kind == Kind::Ours { *ours } else { *bare });
+                (CPU, median(&mut of_kind.collect::<Vec<_>>()))
+            }
+            Work::Return { clients } => ("us", herd::come_back(*clients, 1)?[0].0),
             Work::Room { members } => ("CPU us per member", single::room(*members, rounds)?.0),
             Work::Set { rows } => ("CPU us per MB", single::set(*rows, self.turns, rounds)?),
             Work::Stall { rows } => ("CPU us", single::stall(*rows, rounds)?),

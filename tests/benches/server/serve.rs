@@ -11,8 +11,8 @@ use tokio::{
 
 use crate::{Result, alone::Alone, bare::Bare, content::Content, ours::Ours};
 
-/// The argument that makes this program a server; the next ones are its [`Kind`] and its [`Content`]. (Or it is
-/// [`cluster::node::SUBCOMMAND`](crate::cluster::node::SUBCOMMAND) or [`follower::SUBCOMMAND`](crate::follower::SUBCOMMAND).)
+/// The argument that makes this program a server; the next ones are its [`Kind`], its [`Content`] and its port, 0 for any. (Or
+/// the next one is the `SUBCOMMAND` of [`cluster::node`](crate::cluster::node), [`follower`](crate::follower) or [`herd`](crate::herd).)
 pub(crate) const SUBCOMMAND: &str = "serve";
 
 /// Which server.
@@ -104,9 +104,9 @@ impl Order {
 }
 
 /// Runs a server until the control connection ends.
-pub(crate) fn run(kind: Kind, content: Content) -> Result<()> {
+pub(crate) fn run(kind: Kind, content: Content, port: u16) -> Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let listener = datasole_server::listen((Ipv4Addr::LOCALHOST, port)).await?;
         let control = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         println!("{} {}", listener.local_addr()?.port(), control.local_addr()?.port());
         let (mut control, _) = control.accept().await?;

@@ -16,28 +16,8 @@ use crate::{
 
 /// Connections opened before memory is read for the first time, so that what a server keeps once is not counted.
 const SETTLED: usize = 64;
-/// Connections of a herd that come to one server before as many come to the other.
-const CROWD: usize = 500;
 /// Edits of a document under way.
 const WINDOW: usize = 32;
-
-/// CPU time for each of so many connections that come and follow a small state, of ours and of the bare server, and the most memory of
-/// ours that was resident meanwhile. They come in crowds, to one and the other; those of the bare server do not stay.
-pub(crate) fn herd(connections: usize) -> Result<(f64, f64, f64)> {
-    let connections = connections.min(process::descriptors().saturating_sub(CROWD));
-    let (ours, bare) = (Server::start(Kind::Ours, Content::Rows(20))?, Server::start(Kind::Bare, Content::Nothing)?);
-    let mut herd = Load::open(ours.port, 0, Stream::State)?;
-    let mut used = (0, 0);
-    for begun in (0..connections).step_by(CROWD) {
-        let crowd = CROWD.min(connections - begun);
-        let before = (ours.cpu()?, bare.cpu()?);
-        herd.add(ours.port, crowd, Stream::State)?;
-        let _leaving = Load::open(bare.port, crowd, Stream::State)?;
-        used = (used.0 + ours.cpu()? - before.0, used.1 + bare.cpu()? - before.1);
-    }
-    let each = |used: u64| used as f64 / connections as f64 / 1_000.0;
-    Ok((each(used.0), each(used.1), ours.peak()? as f64))
-}
 
 /// CPU time for each of so many members of a room who join it together, and the bytes that each of them sends and gets.
 pub(crate) fn room(members: usize, rounds: usize) -> Result<(f64, f64)> {

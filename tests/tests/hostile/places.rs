@@ -10,6 +10,7 @@ use datasole_tests::{
     peer::{Peer, Received, UPGRADE, V2, frame, masked},
     running::Running,
 };
+use futures_util::future::join_all;
 use tokio::{
     sync::Semaphore,
     time::{Instant, sleep},
@@ -359,4 +360,20 @@ async fn sockets_that_make_no_progress_make_room() {
         peer.message(0x89, b"x").await;
         assert_eq!(peer.receive().await, Received::Pong(b"x".to_vec()));
     }
+}
+
+/// More clients come at once than there is room for: each is let in, and none has to come again.
+#[tokio::test]
+async fn a_crowd_larger_than_the_room_is_let_in() {
+    const CROWD: usize = 400;
+    let limits = Limits::default().with(|limits| limits.max_http_sockets = 16);
+    let slow = |_| async {
+        sleep(Duration::from_millis(5)).await;
+        Ok(Identity::anonymous())
+    };
+    let running = serve(|builder| builder.limits(limits).auth(slow)).await;
+    let crowd = join_all((0..CROWD).map(|_| Peer::v2(running.address))).await;
+    assert_eq!(running.server.connection_count(), CROWD);
+    drop(crowd);
+    all_gone(&running).await;
 }

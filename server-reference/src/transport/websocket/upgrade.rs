@@ -12,7 +12,11 @@ use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{
-    super::{credentials::identify, lobby::Watched, refused::refused},
+    super::{
+        credentials::identify,
+        lobby::{Flow, Watched},
+        refused::refused,
+    },
     link, parting,
 };
 use crate::{
@@ -64,6 +68,9 @@ async fn accept(node: &Arc<Node>, mut request: Request, peer: Option<SocketAddr>
         Ok(seat) => seat,
         Err(full) => return turn_away(node, on_upgrade, full, &requester).map(|()| response),
     };
+    if let Some(flow) = request.extensions().get::<Arc<Flow>>() {
+        flow.seat();
+    }
 
     let remote = requester.remote;
     let (parts, _) = request.into_parts();
