@@ -128,7 +128,7 @@ pub(super) fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
 
 /// How many bytes may be skipped eight at a time until a quote, an escape or a control character: all before it or, near
 /// the end of the text, some.
-fn plain(text: &[u8]) -> usize {
+pub(super) fn plain(text: &[u8]) -> usize {
     const EACH: u64 = u64::MAX / 255;
     // The high bit of the lowest byte that is zero, and maybe of higher ones.
     let zero = |word: u64| word.wrapping_sub(EACH) & !word;

@@ -223,10 +223,17 @@ impl<'a> Reader<'a> {
 
     /// The string whose opening quote is next.
     pub(crate) fn string(&mut self) -> Result<Cow<'a, str>, Unfit> {
-        let end = scan::string_end(self.text.as_bytes(), self.at).ok_or(Unfit::Syntax)?;
-        let text = &self.text[self.at + 1..end - 1];
-        self.at = end;
-        if text.contains('\\') { unescape(text).map(Cow::Owned).ok_or(Unfit::Text) } else { Ok(Cow::Borrowed(text)) }
+        let (text, start) = (self.text.as_bytes(), self.at + 1);
+        let mut end = start + scan::plain(text.get(start..).ok_or(Unfit::Syntax)?);
+        while text.get(end).is_some_and(|byte| !matches!(byte, b'"' | b'\\' | 0..0x20)) {
+            end += 1;
+        }
+        if text.get(end) == Some(&b'"') {
+            self.at = end + 1;
+            return Ok(Cow::Borrowed(&self.text[start..end]));
+        }
+        self.at = scan::string_end(text, self.at).ok_or(Unfit::Syntax)?;
+        unescape(&self.text[start..self.at - 1]).map(Cow::Owned).ok_or(Unfit::Text)
     }
 
     /// Passes over the string whose opening quote is next, if it is written like this one, without any escape. Looks no further
@@ -244,6 +251,10 @@ impl<'a> Reader<'a> {
 
     /// The number that is next.
     pub(crate) fn number(&mut self) -> Result<Number, Unfit> {
+        if let Some((number, end)) = short_number(self.text.as_bytes(), self.at) {
+            self.at = end;
+            return Ok(number);
+        }
         let end = scan::number_end(self.text.as_bytes(), self.at).ok_or(Unfit::Syntax)?;
         let number = number(&self.text[self.at..end]).ok_or(Unfit::Number)?;
         self.at = end;
@@ -266,6 +277,47 @@ impl<'a> Reader<'a> {
         self.at += 1;
         Ok(())
     }
+}
+
+/// The number that begins at `at`, and where it ends, if it has no exponent and at most 15 digits: those are a double, as is the
+/// power of ten that divides them, and the quotient of two doubles is the nearest one.
+fn short_number(text: &[u8], at: usize) -> Option<(Number, usize)> {
+    const DIGITS: usize = 15;
+    const POWERS: [f64; DIGITS] = [1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14];
+    let is_negative = text.get(at) == Some(&b'-');
+    let start = at + usize::from(is_negative);
+    let (mut digits, mut end, mut point) = (0_i64, start, None);
+    let mut next = text.get(end).copied()?;
+    loop {
+        match next {
+            b'0'..=b'9' => digits = 10 * digits + i64::from(next - b'0'),
+            b'.' if point.is_none() => point = Some(end),
+            b'e' | b'E' => return None,
+            _ => break,
+        }
+        end += 1;
+        match text.get(end) {
+            Some(byte) if end - start <= DIGITS + 1 => next = *byte,
+            Some(_) => return None,
+            None => break,
+        }
+    }
+    let (whole, all) = (point.unwrap_or(end) - start, end - start - usize::from(point.is_some()));
+    // Behind a leading zero there is no digit.
+    if whole == 0 || all > DIGITS || whole > 1 && text.get(start) == Some(&b'0') {
+        return None;
+    }
+    let number = match point {
+        // Negative zero is a double.
+        None if is_negative && digits == 0 => return None,
+        None if is_negative => Number::from(-digits),
+        None => Number::from(digits),
+        Some(point) => {
+            let value = digits as f64 / POWERS.get(end - point - 1).filter(|power| **power > 1.0)?;
+            Number::from_f64(if is_negative { -value } else { value })?
+        }
+    };
+    Some((number, end))
 }
 
 /// An integer of 64 bits where it is one, else the nearest double; `None` beyond its range.
@@ -395,6 +447,24 @@ pub(crate) mod tests {
     #[test]
     fn texts_are_read_as_the_library_does() {
         TEXTS.iter().for_each(|text| check(text));
+    }
+
+    #[test]
+    fn numbers_of_every_length_are_read_as_the_library_does() {
+        for digits in
+            ["1234567890123456789", "9999999999999999999", "9007199254740993123", "1000000000000000001", "000000"]
+        {
+            for (length, point) in (1..=digits.len()).flat_map(|length| (0..=length).map(move |point| (length, point)))
+            {
+                let (whole, fraction) = digits[..length].split_at(point);
+                for number in [digits[..length].to_owned(), format!("{whole}.{fraction}")] {
+                    for end in ["", " ", "e1", "E-1", ".5", ".", "-", "x"] {
+                        check(&format!("{number}{end}"));
+                        check(&format!("[-{number}{end}]"));
+                    }
+                }
+            }
+        }
     }
 
     #[test]
