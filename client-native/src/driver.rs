@@ -88,6 +88,7 @@ impl Driver {
                 }
             }
         }
+        router.deliver();
         self.closed = router.is_closed();
         if router.set_unsent(self.link.unsent()) {
             shared.room.notify_waiters();

@@ -71,7 +71,7 @@ impl<T> Events<T> {
             }
             Item::Missed => Err(EventError::Missed),
             Item::Lagged(count) => Err(EventError::Lagged(count)),
-            Item::Disconnected(reason) => Err(EventError::Disconnected(reason)),
+            Item::Disconnected(reason) => Err(EventError::Disconnected(*reason)),
             Item::Refused { code, message } => Err(EventError::Refused { code, message }),
         }
     }

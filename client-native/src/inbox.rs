@@ -24,8 +24,12 @@ pub(crate) enum Item {
     Message(Message),
     Missed,
     Lagged(u64),
-    Disconnected(DisconnectReason),
-    Refused { code: i32, message: String },
+    /// Elsewhere, because events are moved more often.
+    Disconnected(Box<DisconnectReason>),
+    Refused {
+        code: i32,
+        message: String,
+    },
 }
 
 impl Item {
@@ -67,14 +71,21 @@ impl Inbox {
     }
 
     pub(crate) fn push(&self, item: Item) {
+        self.extend([item]);
+    }
+
+    /// Takes items that came together: with one lock, and one wake of the reader.
+    pub(crate) fn extend(&self, items: impl IntoIterator<Item = Item>) {
         let mut queue = self.queue();
-        queue.bytes += item.bytes();
-        queue.items.push_back(item);
-        while queue.items.len() > self.limits.items.max(1) || (queue.bytes > self.limits.bytes && queue.items.len() > 1)
-        {
-            let Some(oldest) = queue.items.pop_front() else { break };
-            queue.bytes -= oldest.bytes();
-            queue.discarded += 1;
+        let Queue { items: all, bytes, discarded, .. } = &mut *queue;
+        for item in items {
+            *bytes += item.bytes();
+            all.push_back(item);
+            while all.len() > self.limits.items.max(1) || (*bytes > self.limits.bytes && all.len() > 1) {
+                let Some(oldest) = all.pop_front() else { break };
+                *bytes -= oldest.bytes();
+                *discarded += 1;
+            }
         }
         Self::wake(queue);
     }
@@ -138,13 +149,16 @@ mod tests {
 
     /// Pushes events of these sizes (event `n` has the timestamp `n`) and reads everything back.
     fn check(sizes: &[usize], read: &[&str]) {
-        let inbox = Inbox::new(LIMITS);
-        for (timestamp, &size) in (0..).zip(sizes) {
-            inbox.push(Item::Message(Message { payload: Payload::Binary(vec![0; size]), timestamp }));
+        for together in [1, 2, sizes.len()] {
+            let inbox = Inbox::new(LIMITS);
+            for (timestamp, sizes) in (0..).step_by(together).zip(sizes.chunks(together)) {
+                let message = |(timestamp, &size)| Message { payload: Payload::Binary(vec![0; size]), timestamp };
+                inbox.extend((timestamp..).zip(sizes).map(message).map(Item::Message));
+            }
+            inbox.end();
+            assert_eq!(take_all(&inbox), read, "{sizes:?}");
+            assert_eq!(inbox.queue().bytes, 0);
         }
-        inbox.end();
-        assert_eq!(take_all(&inbox), read, "{sizes:?}");
-        assert_eq!(inbox.queue().bytes, 0);
     }
 
     fn take_all(inbox: &Inbox) -> Vec<String> {
@@ -184,7 +198,7 @@ mod tests {
             inbox.push(Item::Missed);
         }
         assert_eq!(take_all(&inbox), ["Missed"; 4]);
-        inbox.push(Item::Disconnected(DisconnectReason::HalfOpen));
+        inbox.push(Item::Disconnected(Box::new(DisconnectReason::HalfOpen)));
         inbox.push(Item::Missed);
         assert_eq!(take_all(&inbox), ["Disconnected(HalfOpen)", "Missed"]);
     }

@@ -23,7 +23,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use crate::{
     clock::{self, Instant},
     host::MAX_UNSENT,
-    inbox::{Inbox, InboxLimits},
+    inbox::{Inbox, InboxLimits, Message},
     refusal::Complaints,
     signal::{End, Followers, Signal},
     status::Status,
@@ -58,6 +58,7 @@ impl Shared {
             inbox_limits,
             calls: HashMap::new(),
             topics: BTreeMap::new(),
+            run: Run::default(),
             states: HashMap::new(),
             streams: Streams::default(),
             ahead: 0,
@@ -133,6 +134,7 @@ impl Shared {
                 router.route(now, event);
             }
         }
+        router.deliver();
         router.calls.clear();
         router.complaints.end();
         drop(router);
@@ -155,8 +157,9 @@ pub(crate) struct Router {
     started: Instant,
     inbox_limits: InboxLimits,
     calls: HashMap<CallId, oneshot::Sender<Result<Payload, CallError>>>,
-    /// Looked up for every event: few short names are compared faster than one is hashed.
+    /// Looked up for every run: few short names are compared faster than one is hashed.
     topics: BTreeMap<String, Topic>,
+    run: Run,
     states: HashMap<String, Followed>,
     streams: Streams,
     /// The server's clock minus ours; milliseconds.
@@ -172,7 +175,6 @@ pub(crate) struct Router {
     closed: bool,
 }
 
-/// The subscribers of one event name.
 /// The handles of a state.
 #[derive(Debug, Default)]
 struct Followed {
@@ -180,12 +182,20 @@ struct Followed {
     followers: Followers,
 }
 
+/// The subscribers of one event name.
 #[derive(Debug, Default)]
 struct Topic {
     subscription: Option<SubscriptionId>,
     /// The first subscription was answered: later subscriptions that are not recovered missed events.
     followed: bool,
     inboxes: Vec<Arc<Inbox>>,
+}
+
+/// Events of one topic that came one after the other, on their way to its subscribers.
+#[derive(Debug, Default)]
+struct Run {
+    name: String,
+    messages: Vec<Message>,
 }
 
 impl Router {

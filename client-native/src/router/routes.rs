@@ -5,7 +5,7 @@ use datasole_core::{
     SubscriptionId,
 };
 
-use super::{Notice, Router, unix_time};
+use super::{Notice, Router, Run, unix_time};
 use crate::{
     inbox::{Item, Message},
     refusal::Refusal,
@@ -13,20 +13,24 @@ use crate::{
     status::{Status, describe},
 };
 
+/// Places for events that a run keeps after it was delivered.
+const KEPT: usize = 64;
+
 impl Router {
-    /// Routes one event of the core.
+    /// Routes one event of the core. Those of topics are [delivered](Self::deliver) with others that follow.
     pub(crate) fn route(&mut self, now: Millis, event: Event) {
+        if !matches!(event, Event::Message { .. }) {
+            self.deliver();
+        }
         match event {
             Event::Status(status) => self.route_status(status),
             Event::CallDone { call, outcome } => self.route_answer(call, outcome),
             Event::Message { event, payload, timestamp } => {
-                if let Some((last, others)) = self.topics.get(&event).and_then(|topic| topic.inboxes.split_last()) {
-                    let message = Message { payload, timestamp };
-                    for inbox in others {
-                        inbox.push(Item::Message(message.clone()));
-                    }
-                    last.push(Item::Message(message));
+                if self.run.name != event {
+                    self.deliver();
+                    self.run.name = event;
                 }
+                self.run.messages.push(Message { payload, timestamp });
             }
             Event::Subscribed { stream, recovered, .. } => self.route_subscribed(&stream, recovered),
             Event::Refused { stream, code, message, .. } => self.route_refusal(&stream, code, message),
@@ -56,6 +60,19 @@ impl Router {
                 self.complaints.tell(Refusal { stream, code, message, payload });
             }
         }
+    }
+
+    /// Hands the events of the run to the subscribers of their topic: each inbox is locked, and its reader woken, once.
+    pub(crate) fn deliver(&mut self) {
+        let Run { name, messages } = &mut self.run;
+        if let Some((last, others)) = self.topics.get(name).and_then(|topic| topic.inboxes.split_last()) {
+            for inbox in others {
+                inbox.extend(messages.iter().cloned().map(Item::Message));
+            }
+            last.extend(messages.drain(..).map(Item::Message));
+        }
+        messages.clear();
+        messages.shrink_to(KEPT);
     }
 
     fn notice(&mut self, now: Millis, stream: &StreamId, notice: Notice) {
@@ -95,7 +112,7 @@ impl Router {
             CoreStatus::Disconnected(reason) => {
                 self.tell_opened(Err(reason.clone()));
                 for inbox in self.topics.values().flat_map(|topic| &topic.inboxes) {
-                    inbox.push(Item::Disconnected(reason.clone()));
+                    inbox.push(Item::Disconnected(Box::new(reason.clone())));
                 }
                 self.states.values().for_each(|followed| followed.followers.disconnect(reason));
                 self.streams.lost();

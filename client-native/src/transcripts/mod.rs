@@ -415,7 +415,10 @@ impl<'a> Player<'a> {
                         self.answered += 1;
                     }
                     self.found[1].extend(told(&event, &self.numbers));
-                    self.shared.command(|router, now| router.route(now, event));
+                    self.shared.command(|router, now| {
+                        router.route(now, event);
+                        router.deliver();
+                    });
                 }
             }
         }
