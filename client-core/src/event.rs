@@ -446,9 +446,14 @@ impl Payload {
 
     /// The JSON text, `null` for an empty payload, nothing for bytes.
     pub fn as_json(&self) -> Option<&str> {
+        self.as_raw().map(RawValue::get)
+    }
+
+    /// The same as a value that was checked.
+    pub fn as_raw(&self) -> Option<&RawValue> {
         match self {
-            Self::Empty => Some("null"),
-            Self::Json(raw) => Some(raw.get()),
+            Self::Empty => Some(RawValue::NULL),
+            Self::Json(raw) => Some(raw),
             Self::Binary(_) => None,
         }
     }

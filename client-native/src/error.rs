@@ -128,7 +128,7 @@ impl CallError {
     /// The data of the server's error, if there is any of that type.
     pub fn data<T: DeserializeOwned + 'static>(&self) -> Option<T> {
         match self {
-            Self::Failed(CallFailure::Server { data: Some(data), .. }) => datasole_core::value::read(data.get()).ok(),
+            Self::Failed(CallFailure::Server { data: Some(data), .. }) => datasole_core::value::from_raw(data).ok(),
             _ => None,
         }
     }

@@ -98,8 +98,8 @@ impl<T> fmt::Debug for Events<T> {
 }
 
 pub(crate) fn decode_json<T: DeserializeOwned + 'static>(payload: Payload) -> Result<T, DecodeError> {
-    match payload.as_json() {
-        Some(json) => datasole_core::value::read(json)
+    match payload.as_raw() {
+        Some(json) => datasole_core::value::from_raw(json)
             .map_err(|source| DecodeError::Json { wanted: std::any::type_name::<T>(), source }),
         None => Err(DecodeError::Binary { bytes: payload.len() }),
     }

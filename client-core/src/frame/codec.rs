@@ -34,8 +34,8 @@ impl Codec {
     pub fn decode<'a>(&'a mut self, message: &'a [u8], limits: &Limits) -> Result<Frame<'a>, FrameError> {
         if message.first() == Some(&ZLIB_MARK) {
             let out = &mut self.inflated;
-            self.contexts.inflate(|inflater| inflate(inflater, message, limits, out))?;
-            decode(&self.inflated, limits.max_payload)
+            let end = self.contexts.inflate(|inflater| inflate(inflater, message, limits, out))?;
+            decode(self.inflated.get(..end).unwrap_or_default(), limits.max_payload)
         } else {
             decode(message, limits.max_payload)
         }
@@ -66,8 +66,14 @@ impl Codec {
     }
 }
 
-/// Inflates the header first, then no more than it declares; what follows is only checked.
-fn inflate(inflater: &mut impl Inflate, message: &[u8], limits: &Limits, out: &mut Vec<u8>) -> Result<(), FrameError> {
+/// Inflates what there is room for, and the header at least, then no more than it declares; what follows is only checked. Returns
+/// where the message ends in `out`. The bytes behind are an earlier message's: a message that finds room needs none made and cleared.
+fn inflate(
+    inflater: &mut impl Inflate,
+    message: &[u8],
+    limits: &Limits,
+    out: &mut Vec<u8>,
+) -> Result<usize, FrameError> {
     if message.len() > limits.max_compressed {
         return Err(FrameError::CompressedTooLong { bytes: message.len(), limit: limits.max_compressed });
     }
@@ -75,8 +81,9 @@ fn inflate(inflater: &mut impl Inflate, message: &[u8], limits: &Limits, out: &m
     if out.capacity() > KEEP {
         *out = Vec::new();
     }
-    out.clear();
-    out.resize(HEADER_LEN + MAX_MATCH, 0);
+    if out.len() < HEADER_LEN + MAX_MATCH {
+        out.resize(HEADER_LEN + MAX_MATCH, 0);
+    }
 
     // Of the bytes up to `end`, the first `kept` are the frame; of those after it, some may have been dropped.
     let (mut kept, mut end, mut dropped) = (0, 0, 0);
@@ -86,8 +93,7 @@ fn inflate(inflater: &mut impl Inflate, message: &[u8], limits: &Limits, out: &m
             return Err(FrameError::InflatedTooLong { limit: limits.max_inflated });
         }
         if inflater.finished() {
-            out.truncate(end);
-            return Ok(());
+            return Ok(end);
         }
         if kept == 0 && end >= HEADER_LEN {
             let declared = header(out, limits.max_payload)?.2;
@@ -217,9 +223,24 @@ mod tests {
     fn what_follows(inflater: &mut impl Inflate, message: &[u8], expected: Result<&[u8], FrameError>) {
         let mut out = Vec::new();
         let payload =
-            inflate(inflater, message, &Limits::default(), &mut out).map(|()| decode(&out, 4).unwrap().payload);
+            inflate(inflater, message, &Limits::default(), &mut out).map(|end| decode(&out[..end], 4).unwrap().payload);
         assert_eq!(payload, expected);
         assert!(out.capacity() < 128 * 1024);
+    }
+
+    #[test]
+    fn what_an_earlier_message_has_left_is_not_read() {
+        let mut codec = Codec::default();
+        for bytes in [5_000, 300, 4_000, 60_000, 70_000, 1_000] {
+            let payload: Vec<u8> = (0..bytes).map(|at| at as u8).collect();
+            let message = codec.encode(Opcode::StatePatch, 1, &payload, 256);
+            assert_eq!(codec.decode(&message, &Limits::default()).unwrap().payload, payload);
+            let mut short = vec![Opcode::Ping as u8, 0, 0, 0, 0, 0, 0, 1, 44];
+            short.extend_from_slice(&[b' '; 299]);
+            let message = codec.deflate(&short).unwrap();
+            let cut_off = FrameError::Truncated { declared: 300, present: 299 };
+            assert_eq!(codec.decode(&message, &Limits::default()).unwrap_err(), cut_off);
+        }
     }
 
     #[test]

@@ -60,9 +60,16 @@ pub fn read<T: DeserializeOwned + 'static>(text: &str) -> Result<T, Error> {
     if TypeId::of::<T>() != TypeId::of::<Value>() {
         return serde_json::from_str(text);
     }
-    let mut value = Some(parse(text)?);
-    // Both types are the same.
-    (&mut value as &mut dyn Any).downcast_mut().and_then(Option::take).ok_or_else(|| Error::custom("no value"))
+    same(parse(text)?)
+}
+
+/// Reads a type of the application as [`read`] does, from text that was checked to be JSON: as a `Box<RawValue>` it is copied.
+///
+/// # Errors
+///
+/// Those of [`read`].
+pub fn from_raw<T: DeserializeOwned + 'static>(json: &RawValue) -> Result<T, Error> {
+    if TypeId::of::<T>() == TypeId::of::<Box<RawValue>>() { same(json.to_owned()) } else { read(json.get()) }
 }
 
 /// Reads a type of the application from a value: a [`Value`] is copied.
@@ -74,7 +81,12 @@ pub fn from_value<T: DeserializeOwned + 'static>(value: &Value) -> Result<T, Err
     if TypeId::of::<T>() != TypeId::of::<Value>() {
         return T::deserialize(value);
     }
-    let mut value = Some(value.clone());
+    same(value.clone())
+}
+
+/// A value as the type that it is of.
+fn same<S: 'static, T: 'static>(value: S) -> Result<T, Error> {
+    let mut value = Some(value);
     (&mut value as &mut dyn Any).downcast_mut().and_then(Option::take).ok_or_else(|| Error::custom("no value"))
 }
 
@@ -376,6 +388,19 @@ pub(crate) mod tests {
         assert!(read::<u8>("300").is_err());
         assert_eq!(from_value::<String>(&json!("x")).unwrap(), "x");
         assert!(from_value::<String>(&json!(1)).is_err());
+    }
+
+    #[test]
+    fn checked_text_is_read_as_any_other_and_copied_as_it_is() {
+        let text = r#"{ "a" : [1.50, "é"] }"#;
+        let json: Box<RawValue> = serde_json::from_str(text).unwrap();
+        assert_eq!(from_raw::<Box<RawValue>>(&json).unwrap().get(), text);
+        assert_eq!(from_raw::<Value>(&json).unwrap(), parse(text).unwrap());
+        assert_eq!(
+            from_raw::<std::collections::BTreeMap<String, (f64, String)>>(&json).unwrap()["a"],
+            (1.5, "é".into())
+        );
+        assert!(from_raw::<u8>(&json).is_err());
     }
 
     /// Texts that are values, and texts that are almost some.

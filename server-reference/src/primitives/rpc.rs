@@ -54,7 +54,7 @@ impl Incoming<'_> {
     pub(crate) fn parse<T: DeserializeOwned + 'static>(self) -> Result<T, RpcError> {
         match self {
             Incoming::Json(text) => {
-                datasole_core::value::read(text.get()).map_err(|error| misfit::<T>(text.get(), &error))
+                datasole_core::value::from_raw(text).map_err(|error| misfit::<T>(text.get(), &error))
             }
             Incoming::Binary(_) => Err(RpcError::invalid_params("this method takes JSON, not bytes")),
         }
