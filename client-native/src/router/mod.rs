@@ -374,8 +374,13 @@ fn unix_time() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        task::{Context, Wake},
+    };
+
     use super::*;
-    use datasole_core::{Config, Seed};
+    use datasole_core::{Config, Event, Seed};
     use futures_util::FutureExt;
 
     fn shared() -> Shared {
@@ -402,6 +407,35 @@ mod tests {
         assert!(shared.router().set_unsent(MAX_UNSENT - 1));
         shared.room.notify_waiters();
         waiting.await;
+    }
+
+    /// The readers of a topic are woken by its events only, and once by those that come together.
+    #[test]
+    fn what_comes_together_wakes_once_and_nothing_wakes_nobody() {
+        let (shared, limits) = (shared(), InboxLimits { items: 10, bytes: 1_000 });
+        let (inbox, woken) = (Arc::new(Inbox::new(limits)), Arc::new(CountedWakes::default()));
+        let mut router = shared.router();
+        router.topics.entry("t".into()).or_default().inboxes.push(inbox.clone());
+        let message = |event: &str| Event::Message { event: event.into(), payload: Payload::Empty, timestamp: 0 };
+        let expected = [(&["t", "t"][..], 1), (&[], 0), (&["other"], 0), (&["t", "other", "t"], 1)];
+        for (events, wakes) in expected {
+            let before = woken.0.load(Ordering::Relaxed);
+            while inbox.poll_take(&mut Context::from_waker(&woken.clone().into())).is_ready() {}
+            for event in events {
+                router.route(Millis(0), message(event));
+            }
+            router.deliver();
+            assert_eq!(woken.0.load(Ordering::Relaxed) - before, wakes, "{events:?}");
+        }
+    }
+
+    #[derive(Default)]
+    struct CountedWakes(AtomicUsize);
+
+    impl Wake for CountedWakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     #[tokio::test]

@@ -65,6 +65,9 @@ impl Router {
     /// Hands the events of the run to the subscribers of their topic: each inbox is locked, and its reader woken, once.
     pub(crate) fn deliver(&mut self) {
         let Run { name, messages } = &mut self.run;
+        if messages.is_empty() {
+            return;
+        }
         if let Some((last, others)) = self.topics.get(name).and_then(|topic| topic.inboxes.split_last()) {
             for inbox in others {
                 inbox.extend(messages.iter().cloned().map(Item::Message));
