@@ -254,7 +254,8 @@ impl<'a> Reader<'a> {
         let (text, end) = (self.text.as_bytes(), self.at + 1 + string.len());
         let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
         let Some(next) = text.get(self.at + 1..end).filter(|_| text.get(end) == Some(&b'"')) else { return false };
-        let is_next = next.iter().zip(string).all(|(next, byte)| next == byte && is_plain(*byte));
+        // Not beyond a quote: names that are repeated would have a long string compared with all of the text, again and again.
+        let is_next = next.iter().skip(scan::plain(next)).all(|byte| is_plain(*byte)) && next == string;
         if is_next {
             self.at = end + 1;
         }
@@ -263,7 +264,7 @@ impl<'a> Reader<'a> {
 
     /// The number that is next.
     pub(crate) fn number(&mut self) -> Result<Number, Unfit> {
-        if let Some((number, end)) = short_number(self.text.as_bytes(), self.at) {
+        if let Some((number, end)) = short(self.text.as_bytes(), self.at) {
             self.at = end;
             return Ok(number);
         }
@@ -291,46 +292,41 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The number that begins at `at`, and where it ends, if it has no exponent and at most 15 digits: those are a double, as is the
-/// power of ten that divides them, and the quotient of two doubles is the nearest one.
-fn short_number(text: &[u8], at: usize) -> Option<(Number, usize)> {
-    const DIGITS: usize = 15;
-    const POWERS: [f64; DIGITS] = [1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14];
-    let is_negative = text.get(at) == Some(&b'-');
-    let start = at + usize::from(is_negative);
-    let (mut digits, mut end, mut point) = (0_i64, start, None);
-    let mut next = text.get(end).copied()?;
-    loop {
-        match next {
-            b'0'..=b'9' => digits = 10 * digits + i64::from(next - b'0'),
-            b'.' if point.is_none() => point = Some(end),
-            b'e' | b'E' => return None,
-            _ => break,
-        }
-        end += 1;
-        match text.get(end) {
-            Some(byte) if end - start <= DIGITS + 1 => next = *byte,
-            Some(_) => return None,
-            None => break,
-        }
-    }
-    let (whole, all) = (point.unwrap_or(end) - start, end - start - usize::from(point.is_some()));
-    // Behind a leading zero there is no digit.
-    if whole == 0 || all > DIGITS || whole > 1 && text.get(start) == Some(&b'0') {
+/// Digits of which any number fits in 64 bits.
+const INTEGER: usize = 19;
+/// Digits of which any number is a double.
+const EXACT: usize = 15;
+
+/// The number at `start`, and where it ends, if it has no sign and no exponent, and so few digits that it is exact, or one rounding away
+/// from that.
+fn short(text: &[u8], start: usize) -> Option<(Number, usize)> {
+    let (whole, integer) = digits(text, start, 0);
+    if whole == start || whole > start + 1 && text.get(start) == Some(&b'0') {
         return None;
     }
-    let number = match point {
-        // Negative zero is a double.
-        None if is_negative && digits == 0 => return None,
-        None if is_negative => Number::from(-digits),
-        None => Number::from(digits),
-        Some(point) => {
-            let value = digits as f64 / POWERS.get(end - point - 1).filter(|power| **power > 1.0)?;
-            Number::from_f64(if is_negative { -value } else { value })?
+    match text.get(whole) {
+        Some(b'e' | b'E') => None,
+        Some(b'.') => {
+            let (end, digits) = digits(text, whole + 1, integer);
+            let power = POWERS.get(end - whole - 1).filter(|_| end - start - 1 <= EXACT)?;
+            let is_over = end > whole + 1 && !matches!(text.get(end), Some(b'e' | b'E'));
+            Number::from_f64(digits as f64 / power).filter(|_| is_over).map(|number| (number, end))
         }
-    };
-    Some((number, end))
+        _ => (whole - start <= INTEGER).then(|| (integer.into(), whole)),
+    }
 }
+
+/// Where the digits from `at` on end, and `integer` with them behind it, which means nothing where they are too many.
+fn digits(text: &[u8], mut at: usize, mut integer: u64) -> (usize, u64) {
+    while let Some(&byte @ b'0'..=b'9') = text.get(at) {
+        integer = integer.wrapping_mul(10).wrapping_add((byte - b'0').into());
+        at += 1;
+    }
+    (at, integer)
+}
+
+/// The powers of ten by which digits are divided that come behind the point.
+const POWERS: [f64; EXACT] = [1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14];
 
 /// An integer of 64 bits where it is one, else the nearest double; `None` beyond its range.
 fn number(text: &str) -> Option<Number> {
@@ -456,6 +452,20 @@ pub(crate) mod tests {
         "1e-999",
         "0.1",
         "123456789012345678901234567890.5",
+        "10.5",
+        "00.5",
+        "0.5e1",
+        "1.e5",
+        "999999999999999",
+        "99999999999999.9",
+        "999999999999999.9",
+        "0.00000000000001",
+        "0.000000000000001",
+        "0.30000000000000004",
+        "9999999999999999999",
+        "99999999999999999999",
+        "0000000000000000000000",
+        "1.0000000000000000000000000",
         r#""a"#,
         r#""\u00e9\ud83d\ude00""#,
         r#""\ud83d""#,
@@ -527,6 +537,11 @@ pub(crate) mod tests {
         fn what_is_written_is_read_back(value in values()) {
             prop_assert_eq!(&parse(&value.to_string()).unwrap(), &value);
             prop_assert_eq!(&parse(&serde_json::to_string_pretty(&value).unwrap()).unwrap(), &value);
+        }
+
+        #[test]
+        fn numbers_are_read_as_the_library_does(text in "-?[0-9]{1,20}(\\.[0-9]{0,18})?([eE][-+]?[0-9]{0,2})?") {
+            check(&text);
         }
 
         #[test]

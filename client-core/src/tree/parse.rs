@@ -41,9 +41,14 @@ impl<'a> Parser<'a> {
             Some(b't') => self.reader.word("true").map(|()| Node::Bool(true))?,
             Some(b'f') => self.reader.word("false").map(|()| Node::Bool(false))?,
             Some(b'n') => self.reader.word("null").map(|()| Node::Null)?,
-            Some(_) => Node::number(&self.reader.number()?).ok_or(Unfit::Number)?,
+            Some(_) => self.number()?,
             None => return Err(Unfit::Syntax),
         }))
+    }
+
+    /// The number that is next.
+    pub(super) fn number(&mut self) -> Result<Node, Unfit> {
+        Node::number(&self.reader.number()?).ok_or(Unfit::Number)
     }
 
     fn object(&mut self, depth: usize) -> Result<Node, Unfit> {
