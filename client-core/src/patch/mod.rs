@@ -36,7 +36,7 @@ pub use undo::Undo;
 
 use serde::Serialize;
 
-use crate::tree::Tree;
+use crate::tree::{NULL, Tree};
 
 /// Operations to be applied in order. Every operation is well formed; whether it fits a document shows when applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -68,6 +68,11 @@ impl Patch {
     /// Whether it changes and tests nothing.
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
+    }
+
+    /// Whether dropping it takes longer than dropping so many values.
+    pub fn outweighs(&self, mut values: usize) -> bool {
+        self.operations.iter().any(|operation| operation.value().unwrap_or(&NULL).fills(&mut values))
     }
 
     /// The new document, when all the patch does is to replace the whole: a snapshot then says the same.

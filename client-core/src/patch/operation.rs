@@ -69,6 +69,14 @@ impl Operation {
             | Self::Test { path, .. } => path,
         }
     }
+
+    /// The value that it brings or expects.
+    pub(super) fn value(&self) -> Option<&Tree> {
+        match self {
+            Self::Add { value, .. } | Self::Replace { value, .. } | Self::Test { value, .. } => Some(value),
+            Self::Remove { .. } | Self::Move { .. } | Self::Copy { .. } => None,
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Operation {

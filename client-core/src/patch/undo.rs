@@ -6,7 +6,7 @@ use super::{
     Pointer,
     slot::{Slot, slot, target},
 };
-use crate::tree::Tree;
+use crate::tree::{NULL, Tree};
 
 /// The way back from an applied patch. Holds what was removed or replaced, and nothing else of the document.
 #[derive(Debug, Default)]
@@ -16,11 +16,19 @@ pub struct Undo {
 }
 
 impl Undo {
-    /// Makes `document` what it was. It must be as the patch left it; on another document the result is unspecified.
-    pub fn revert(self, document: &mut Tree) {
-        for inverse in self.log.into_iter().rev() {
-            inverse.perform(document);
-        }
+    /// Makes `document` what it was, and returns what the patch had put there. It must be as the patch left it; on another
+    /// document the result is unspecified.
+    pub fn revert(self, document: &mut Tree) -> Vec<Tree> {
+        self.log.into_iter().rev().filter_map(|inverse| inverse.perform(document)).collect()
+    }
+
+    /// Whether dropping it takes longer than dropping so many values.
+    pub fn outweighs(&self, mut values: usize) -> bool {
+        self.log.iter().any(|inverse| match inverse {
+            Inverse::Put { value, .. } | Inverse::Replace { value, .. } => value.fills(&mut values),
+            Inverse::MoveBack { displaced, .. } => displaced.as_ref().unwrap_or(&NULL).fills(&mut values),
+            Inverse::Take { .. } => NULL.fills(&mut values),
+        })
     }
 }
 
@@ -34,23 +42,12 @@ pub(super) enum Inverse {
 }
 
 impl Inverse {
-    pub(super) fn perform(self, document: &mut Tree) {
+    /// What it has taken out of the document is returned.
+    pub(super) fn perform(self, document: &mut Tree) -> Option<Tree> {
         match self {
-            Self::Take { at } => {
-                if let Ok(slot) = slot(document, &at) {
-                    let _ = slot.take();
-                }
-            }
-            Self::Put { at, value } => {
-                if let Ok(slot) = slot(document, &at) {
-                    slot.put(value);
-                }
-            }
-            Self::Replace { at, value } => {
-                if let Ok(target) = target(document, &at) {
-                    *target = value;
-                }
-            }
+            Self::Take { at } => slot(document, &at).and_then(Slot::take).ok(),
+            Self::Put { at, value } => slot(document, &at).ok().and_then(|slot| slot.put(value)),
+            Self::Replace { at, value } => target(document, &at).ok().map(|target| mem::replace(target, value)),
             Self::MoveBack { at, displaced, to } => {
                 let moved = match displaced {
                     Some(value) => target(document, &at).map(|target| mem::replace(target, value)),
@@ -59,6 +56,7 @@ impl Inverse {
                 if let (Ok(value), Ok(slot)) = (moved, slot(document, &to)) {
                     slot.put(value);
                 }
+                None
             }
         }
     }

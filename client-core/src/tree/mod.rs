@@ -53,7 +53,10 @@ pub(crate) enum Node {
 
 const _: () = assert!(size_of::<Tree>() == 16, "every value takes as much as the largest");
 
-static NULL: Tree = Tree(Node::Null);
+/// Bytes of a text that are dropped in the time of a value.
+const LINE: usize = 64;
+
+pub(crate) static NULL: Tree = Tree(Node::Null);
 
 impl Tree {
     /// The value at a JSON Pointer (RFC 6901); the empty one is the whole.
@@ -126,6 +129,23 @@ impl Tree {
     /// Whether this is an object.
     pub fn is_object(&self) -> bool {
         matches!(self.0, Node::Object(_))
+    }
+
+    /// Whether dropping it takes longer than dropping so many values. Looks no further than that.
+    pub fn outweighs(&self, mut values: usize) -> bool {
+        self.fills(&mut values)
+    }
+
+    /// The same of room for values, which it takes.
+    pub(crate) fn fills(&self, room: &mut usize) -> bool {
+        let own = 1 + if let Node::Text(text) = &self.0 { text.len() / LINE } else { 0 };
+        let Some(left) = room.checked_sub(own) else { return true };
+        *room = left;
+        match &self.0 {
+            Node::Array(elements) => elements.iter().any(|element| element.fills(room)),
+            Node::Object(members) => members.iter().any(|(_, member)| member.fills(room)),
+            _ => false,
+        }
     }
 
     /// Shares the names of `like` where both have the same.

@@ -57,8 +57,10 @@ pub(crate) trait Kind: Any + Debug + Send {
         None
     }
 
-    /// Gives up what is pending.
-    fn retract(&mut self) {}
+    /// Gives up what is pending, which is returned where dropping it may take long.
+    fn retract(&mut self) -> Option<Displaced> {
+        None
+    }
 
     /// Makes the snapshot that a backend may keep in place of the entries so far; `None` when it should keep those, or the
     /// kind sees to it itself.

@@ -36,6 +36,7 @@ use super::{
 use crate::{
     backend::log::Mark,
     connection::{Connection, Protocol},
+    desk::Desk,
     entry::Entry,
     sync::lock,
 };
@@ -200,6 +201,13 @@ impl Stream {
     pub(super) fn plan<R>(&self, f: impl FnOnce(&mut dyn Kind) -> R) -> (Mark, R) {
         let mut inner = lock(&self.inner);
         (inner.mark, f(&mut *inner.content))
+    }
+
+    /// Gives up what is pending in the content.
+    pub(crate) fn retract(&self) {
+        if let Some(displaced) = self.with_content(|content| content.retract()) {
+            Desk::discard(displaced);
+        }
     }
 
     /// Looks at the content, or changes it.

@@ -188,7 +188,7 @@ impl Hub {
             }
             Ok(Appended::Conflict { mark, missed }) => {
                 self.lives.observe(mark.position.epoch);
-                stream.with_content(|content| content.retract());
+                stream.retract();
                 let taken = match missed {
                     Some(missed) => self.take(stream, after.position, missed, By::Writer).await.is_ok(),
                     None => false,
@@ -202,7 +202,7 @@ impl Hub {
                 Ok(None)
             }
             Err(error) => {
-                stream.with_content(|content| content.retract());
+                stream.retract();
                 Err(error)
             }
         }

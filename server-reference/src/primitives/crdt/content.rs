@@ -245,8 +245,9 @@ impl Kind for Content {
         self.pending.as_ref().map_or(Rule::Exactly, |pending| pending.rule)
     }
 
-    fn retract(&mut self) {
+    fn retract(&mut self) -> Option<Displaced> {
         self.pending = None;
+        None
     }
 
     fn snapshot(&mut self) -> Option<Job<Bytes>> {

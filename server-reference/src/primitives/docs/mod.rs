@@ -244,7 +244,7 @@ async fn publish(
     };
     let exists = stream.with_content(|content| shared(content).map(|shared| shared.exists()))?;
     if !exists && let Err(error) = admission.ask(hub, stream.id()).await {
-        stream.with_content(|content| content.retract());
+        stream.retract();
         return Err(error);
     }
     let position = hub.transact(stream, writer, author, plan).await;

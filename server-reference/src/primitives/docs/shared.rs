@@ -228,11 +228,12 @@ impl Kind for Shared {
         Some(Box::new(move || work::take_all(document, &since, &key).map(|document| document as Lent)))
     }
 
-    fn retract(&mut self) {
+    fn retract(&mut self) -> Option<Displaced> {
         self.reservation = None;
         if let Held::Here(document) = &mut self.held {
             document.retract();
         }
+        None
     }
 
     fn snapshot(&mut self) -> Option<Job<Bytes>> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use datasole_core::{StreamKind, frame::Opcode};
 use serde_json::json;
 
-use super::value::StateValue;
+use super::value::{Room, StateValue};
 use crate::{
     Limits, Protocol, Server,
     entry::Entry,
@@ -154,4 +154,33 @@ fn a_comparison_with_a_value_before_is_none_with_this_one() {
     let entry = after.plan_set("[1,3]", Some(compared)).unwrap().unwrap();
     after.apply(&entry, None).unwrap();
     assert_eq!(after.stored().unwrap(), json!([1, 3]));
+}
+
+/// What goes with a change, or comes and goes with one that is given up.
+#[test]
+fn what_takes_long_to_drop_is_given_back() {
+    let room = Room { key: "k", max_payload: usize::MAX };
+    let large = json!((0..5_000).collect::<Vec<_>>());
+    let whole = |n: u32| json!({ "large": large, "n": n });
+    let mut value = StateValue::new(Arc::new(plain()));
+    let set = |value: &mut StateValue, n: u32| value.plan_set(&whole(n).to_string(), None).unwrap().unwrap();
+    set(&mut value, 0);
+    assert!(value.retract().is_some(), "a value that does not come");
+    let entry = set(&mut value, 1);
+    assert!(value.apply(&entry, None).unwrap().is_none(), "in place of nothing");
+    let small = value.plan_update(room, |draft| draft.set("/n", 2)).unwrap().unwrap();
+    assert!(value.retract().is_none());
+    assert!(value.apply(&small, None).unwrap().is_none(), "of others");
+    let removal = value.plan_update(room, |draft| draft.remove("/large")).unwrap().unwrap();
+    assert!(value.retract().is_none(), "nothing has gone");
+    assert_eq!(value.stored().unwrap(), whole(2));
+    assert_eq!(value.plan_update(room, |draft| draft.remove("/large")).unwrap().unwrap(), removal);
+    assert!(value.apply(&removal, None).unwrap().is_some());
+    let addition = value.plan_update(room, |draft| draft.set("/large", &large)).unwrap().unwrap();
+    assert!(value.retract().is_some(), "a part that does not come");
+    assert_eq!(value.stored().unwrap(), json!({"n": 2}));
+    value.apply(&addition, None).unwrap();
+    value.plan_update(room, |draft| draft.set("/n", 3)).unwrap().unwrap();
+    assert!(value.apply(&removal, None).unwrap().is_some(), "of others, in place of ours");
+    assert_eq!(value.stored().unwrap(), json!({"n": 2}));
 }

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use datasole_core::{
-    patch::{Operation, Patch, PatchLimits, Undo, apply, apply_undoable, diff_text},
+    patch::{Operation, Patch, PatchLimits, Undo, apply_undoable, diff_text},
     tree::{self, Tree},
 };
 
@@ -163,7 +163,7 @@ impl StateValue {
 
     /// The value as it is, for who has the right to change it.
     pub(crate) fn base(&mut self) -> Base {
-        self.retract();
+        drop(self.retract());
         self.grow();
         Base { value: self.value.clone(), revision: self.revision }
     }
@@ -296,10 +296,9 @@ impl StateValue {
         }
     }
 
-    fn revert(&mut self, undo: Undo) {
-        if let Some(value) = &mut self.value {
-            undo.revert(value);
-        }
+    /// Goes back, and returns what there was instead.
+    fn revert(&mut self, undo: Undo) -> Vec<Tree> {
+        self.value.as_mut().map_or_else(Vec::new, |value| undo.revert(value))
     }
 
     fn take(&mut self, entry: &Entry, step: Step) -> Result<Option<Displaced>, Inapplicable> {
@@ -313,9 +312,9 @@ impl StateValue {
             Step::Patch(patch) => {
                 self.grow();
                 let value = self.value.get_or_insert_default();
-                apply(value, &patch, &PatchLimits::default()).map_err(|_| Inapplicable)?;
+                let undo = apply_undoable(value, &patch, &PatchLimits::default()).map_err(|_| Inapplicable)?;
                 self.bound = grown(self.bound, &patch, entry);
-                Ok(None)
+                Ok(displaced(patch, undo))
             }
         }
     }
@@ -352,21 +351,36 @@ impl Kind for StateValue {
         let planned = self.pending.take_if(|pending| pending.entry == *entry);
         if let Some(Pending { bound, change, .. }) = planned.map(|pending| *pending) {
             self.revision += 1;
-            let displaced = if let Change::Replace(value) = change { self.replace(value, entry) } else { None };
+            let displaced = match change {
+                Change::Replace(value) => self.replace(value, entry),
+                Change::Patched(patch, undo) => displaced(patch, undo),
+            };
             self.bound = bound;
             return Ok(displaced);
         }
-        self.retract();
+        let retracted = self.retract();
         let step = match read {
             Some(read) => read.downcast().map(|step| *step).ok(),
             None => Step::read(entry),
         };
-        self.take(entry, step.ok_or(Inapplicable)?)
+        let displaced = self.take(entry, step.ok_or(Inapplicable)?)?;
+        Ok(match (retracted, displaced) {
+            (Some(retracted), Some(displaced)) => Some(Arc::new((retracted, displaced))),
+            (retracted, displaced) => retracted.or(displaced),
+        })
     }
 
-    fn retract(&mut self) {
-        if let Some(Change::Patched(_, undo)) = self.pending.take().map(|pending| pending.change) {
-            self.revert(undo);
+    fn retract(&mut self) -> Option<Displaced> {
+        match self.pending.take()?.change {
+            Change::Replace(value) => {
+                let value = value.filter(|value| value.outweighs(MANY))?;
+                Some(Arc::new(value))
+            }
+            Change::Patched(patch, undo) => {
+                let put = self.revert(undo);
+                let is_large = patch.outweighs(MANY) || put.iter().any(|value| value.outweighs(MANY));
+                is_large.then(|| Arc::new((patch, put)) as Displaced)
+            }
         }
     }
 
@@ -414,6 +428,14 @@ impl Kind for StateValue {
     fn weighs(&mut self, bytes: usize) {
         self.bound = bytes;
     }
+}
+
+/// Values that are dropped at once; dropping more takes long.
+const MANY: usize = 1_024;
+
+/// A patch that was applied and its way back, where dropping them takes long.
+fn displaced(patch: Patch, undo: Undo) -> Option<Displaced> {
+    (patch.outweighs(MANY) || undo.outweighs(MANY)).then(|| Arc::new((patch, undo)) as Displaced)
 }
 
 /// Bytes of text up to which a value is kept as it is.
