@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Change, Content, Crdt, CrdtError, CrdtLimits, Dot, LwwRegister, MAX_INTEGER, Op, g_counter, op::V1_PREFIX, seen,
-    value::quoted_len,
+    Change, Content, Crdt, CrdtError, CrdtLimits, Dot, LwwRegister, MAX_INTEGER, Op, Stamp, g_counter, op::V1_PREFIX,
+    seen, value::quoted_len,
 };
 
 /// What came of an operation.
@@ -241,20 +241,22 @@ impl Crdt {
     fn perform(&mut self, op: &Op) {
         let skipped = self.seen.mark(&op.node, op.counter, op.done, op.timestamp, op.effect());
         self.forgotten -= i128::from(skipped);
+        // All that a replica has written has its name in common.
+        let stamp = Stamp { node: self.seen.name(&op.node), ..op.stamp() };
         match (&mut self.content, &op.change) {
             (Content::GCounter(counter) | Content::PnCounter(counter), _) => counter.apply(&op.node, op.effect()),
             (Content::Register(register), Change::Set(value)) => {
-                register.merge(&LwwRegister { stamp: op.stamp(), value: Some(value.clone()) });
+                register.merge(LwwRegister { stamp: stamp.clone(), value: Some(value.clone()) });
             }
             (Content::Map(map), Change::Put(key, value)) => {
-                map.put(key, LwwRegister { stamp: op.stamp(), value: value.clone() });
+                map.put(key.into(), LwwRegister { stamp: stamp.clone(), value: value.clone() });
             }
             (Content::GSet(set), Change::Add(value, _)) => set.add(value.text()),
-            (Content::OrSet(set), Change::Add(value, _)) => set.add(value.text(), (op.node.clone(), op.counter)),
+            (Content::OrSet(set), Change::Add(value, _)) => set.add(value.text(), (stamp.node.clone(), op.counter)),
             _ => {}
         }
-        if !matches!(self.content, Content::Register(_)) && op.stamp() > self.latest {
-            self.latest = op.stamp();
+        if !matches!(self.content, Content::Register(_)) && stamp > self.latest {
+            self.latest = stamp;
         }
     }
 }

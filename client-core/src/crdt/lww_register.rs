@@ -16,9 +16,9 @@ impl LwwRegister {
     }
 
     /// Takes what is later.
-    pub(super) fn merge(&mut self, other: &Self) {
-        if other > self {
-            self.clone_from(other);
+    pub(super) fn merge(&mut self, other: Self) {
+        if other > *self {
+            *self = other;
         }
     }
 

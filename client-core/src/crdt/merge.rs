@@ -26,7 +26,7 @@ impl Crdt {
                 counter.merge(&other_counter, &self.seen, &other.seen);
                 counter.check()?;
             }
-            (Content::Register(register), Content::Register(other)) => register.merge(other),
+            (Content::Register(register), Content::Register(other)) => register.merge(other.clone()),
             (Content::Map(map), Content::Map(entries)) => map.merge(entries, self.floor, other.floor),
             (Content::GSet(set), Content::GSet(elements)) => set.merge(elements),
             (Content::OrSet(set), Content::OrSet(elements)) => set.merge(elements, &mine, &theirs),

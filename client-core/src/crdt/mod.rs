@@ -28,6 +28,7 @@ mod error;
 mod g_counter;
 mod g_set;
 mod hlc;
+mod key;
 mod lww_map;
 mod lww_register;
 mod merge;
@@ -300,7 +301,7 @@ impl Crdt {
     pub fn entries(&self) -> impl Iterator<Item = (&str, &Json)> {
         let map = if let Content::Map(map) = &self.content { Some(map) } else { None };
         let entries = map.into_iter().flat_map(LwwMap::iter);
-        entries.filter_map(|(key, entry)| Some((key.as_ref(), entry.value.as_ref()?)))
+        entries.filter_map(|(key, entry)| Some((key, entry.value.as_ref()?)))
     }
 
     /// Whether a set has an element.

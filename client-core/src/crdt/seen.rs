@@ -79,6 +79,11 @@ impl Seen {
         self.nodes.get(node)
     }
 
+    /// The name of a replica, shared where it is remembered.
+    pub(super) fn name(&self, node: &str) -> Arc<str> {
+        self.nodes.get_key_value(node).map_or_else(|| node.into(), |(name, _)| name.clone())
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Node)> {
         self.nodes.iter()
     }

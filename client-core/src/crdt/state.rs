@@ -11,6 +11,7 @@ use serde_json::{Map, Value, value::RawValue};
 use super::{
     Content, Crdt, CrdtError, CrdtKind, CrdtLimits, Json, LwwRegister, MAX_INTEGER, Stamp,
     g_counter::{GCounter, amount},
+    key::Key,
     op::{Dot, RETIRED, V1_PREFIX, check_node, write_dots},
     seen::Node,
     value::{integers, list, order, quote, raw},
@@ -314,7 +315,7 @@ fn read_map(
     stamp: &Stamp,
     limits: &CrdtLimits,
 ) -> Result<(), CrdtError> {
-    let Content::Map(map) = &mut crdt.content else { return Ok(()) };
+    let Crdt { content: Content::Map(map), seen, .. } = crdt else { return Ok(()) };
     let mut values = match value {
         Value::Object(values) => values,
         Value::Null => Map::new(),
@@ -325,7 +326,7 @@ fn read_map(
             return Err(CrdtError::Limit { what: "bytes of an entry's key", limit: limits.max_key });
         }
         let value = value.map(|value| Json::new(&value, limits)).transpose()?;
-        map.put(&key.into(), LwwRegister { stamp, value });
+        map.put(Key::from(key.as_str()), LwwRegister { stamp, value });
         if map.len() > limits.max_entries {
             return Err(CrdtError::Limit { what: "entries", limit: limits.max_entries });
         }
@@ -340,7 +341,7 @@ fn read_map(
                 if value.is_none() != row.removed {
                     return Err(CrdtError::Malformed("an entry is removed or has a value"));
                 }
-                put(key, Stamp { timestamp, logical, node: row.node_id.into() }, value)?;
+                put(key, Stamp { timestamp, logical, node: seen.name(&row.node_id) }, value)?;
             }
             if !values.is_empty() {
                 return Err(CrdtError::Malformed("a value without an entry"));
@@ -376,7 +377,8 @@ fn read_set(
     if texts.len() != elements.len() {
         return Err(CrdtError::Malformed("a set has each element once"));
     }
-    match &mut crdt.content {
+    let Crdt { content, seen, .. } = crdt;
+    match content {
         Content::GSet(set) => texts.iter().for_each(|text| set.add(text.text())),
         Content::OrSet(set) => {
             let server: Arc<str> = SERVER.into();
@@ -395,7 +397,7 @@ fn read_set(
                 let text = Json::new(element, limits)?;
                 for (node, counter) in dots {
                     check_node(&node, limits)?;
-                    let dot: Dot = (node.into(), integer(counter)?);
+                    let dot: Dot = (seen.name(&node), integer(counter)?);
                     set.add(text.text(), dot);
                 }
             }
