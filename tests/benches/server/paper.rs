@@ -8,10 +8,9 @@ use std::{fs::File, hint::black_box, time::Duration};
 use datasole_core::wire::push_varuint;
 use datasole_tests::trace::Trace;
 use flate2::read::GzDecoder;
-use rustix::time::ClockId;
 use yrs::{Doc, GetString, OffsetKind, Options, Transact, Update, updates::decoder::Decode};
 
-use crate::Result;
+use crate::{Result, process::thread_time};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/automerge-paper.json.gz");
 /// The root type that has the text.
@@ -56,18 +55,14 @@ impl Alone {
 
     /// Reads each update, applies it and writes what was new in it, as any server must; returns the processor time.
     pub(crate) fn apply(&self, updates: &[Vec<u8>]) -> Result<Duration> {
-        let begun = thread_time()?;
+        let begun = thread_time();
         for update in updates {
             let mut transaction = self.0.transact_mut();
             transaction.apply_update(Update::decode_v1(update)?)?;
             black_box(transaction.encode_update_v1());
         }
-        Ok(thread_time()? - begun)
+        Ok(thread_time() - begun)
     }
-}
-
-fn thread_time() -> Result<Duration> {
-    Ok(rustix::time::clock_gettime(ClockId::ThreadCPUTime).try_into()?)
 }
 
 /// The text of a document that this update makes.

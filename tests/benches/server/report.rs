@@ -183,6 +183,12 @@ impl Report {
         Self { bare_us: Some(rounded(median(&mut own))), bare_ratio: floor, floor, ..self }
     }
 
+    /// With what the same takes without a server, which is the floor.
+    pub(crate) fn beside_bare(self, bare: f64) -> Self {
+        let bare_ratio = self.ours_us.map(|ours| rounded(ours / bare));
+        Self { bare_us: Some(rounded(bare)), bare_ratio, floor: Some(rounded(bare)), ..self }
+    }
+
     /// With what the figure wants to be, and can be.
     fn aimed(self, Target { bar, goal, floor }: Target) -> Self {
         Self { bar, goal: Some(goal), floor: Some(floor), ..self }

@@ -61,7 +61,8 @@ pub(crate) enum Work {
     /// A turn has all of so many followers of a presence room join it, one right after the other. Judged per member, and beside
     /// it by the bytes on the wire.
     Room { members: usize },
-    /// A turn sets a state of so many rows, of which one cell is another. Judged per MB of JSON.
+    /// A turn sets a state of so many rows, of which one cell is another. Judged per MB of JSON; the floor is what writing and reading its
+    /// text takes.
     Set { rows: usize },
     /// A state of so many rows is set, patched, replaced and shown. Judged by the longest time that keeps the runtime's thread.
     Stall { rows: usize },
@@ -116,7 +117,11 @@ impl Scenario {
                 let (each, wire) = single::room(*members, rounds.min(FEW_ROUNDS))?;
                 Ok(self.two("CPU us per member", each, "bytes per member", wire))
             }
-            Work::Set { rows } => Ok(self.one("CPU us per MB", single::set(*rows, self.turns, rounds)?, None)),
+            Work::Set { rows } => {
+                let (each, least) = single::set(*rows, self.turns, rounds)?;
+                let reports = self.one("CPU us per MB", each, None).into_iter();
+                Ok(reports.map(|report| report.beside_bare(least)).collect())
+            }
             Work::Stall { rows } => Ok(self.one("CPU us", single::stall(*rows, rounds)?, None)),
             Work::Document => {
                 let (served, alone) = single::document(self.turns)?;
@@ -225,7 +230,7 @@ impl Scenario {
             }
             Work::Return { clients } => ("us", herd::come_back(*clients, 1)?[0].0),
             Work::Room { members } => ("CPU us per member", single::room(*members, rounds)?.0),
-            Work::Set { rows } => ("CPU us per MB", single::set(*rows, self.turns, rounds)?),
+            Work::Set { rows } => ("CPU us per MB", single::set(*rows, self.turns, rounds)?.0),
             Work::Stall { rows } => ("CPU us", single::stall(*rows, rounds)?),
             Work::Document => (CPU, single::document(self.turns)?.0.0),
             Work::Receive => {

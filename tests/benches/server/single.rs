@@ -1,6 +1,9 @@
 //! What is measured of one server by itself, without a baseline in turns.
 
+use std::hint::black_box;
+
 use datasole_tests::table::Table;
+use serde::de::IgnoredAny;
 
 use crate::{
     Result,
@@ -8,7 +11,7 @@ use crate::{
     load::{self, Load, Stream},
     paper::{self, Paper},
     payload,
-    process::{self, Server},
+    process::{self, Server, thread_time},
     report::median,
     serve::{Kind, Order},
     websocket,
@@ -105,23 +108,35 @@ pub(crate) fn memory(content: Content) -> Result<(&'static str, f64, f64)> {
     Ok((unit, each(server.resident()?), each(server.peak()?)))
 }
 
-/// CPU time to set a state of so many rows, of which one cell is another, for each MB of its JSON.
-pub(crate) fn set(rows: usize, turns: usize, rounds: usize) -> Result<f64> {
+/// CPU time to set a state of so many rows, of which one cell is another, for each MB of its JSON; and the least for it, which is to
+/// write the text and to read it once, without a value that is made of it.
+pub(crate) fn set(rows: usize, turns: usize, rounds: usize) -> Result<(f64, f64)> {
     let mut server = Server::start(Kind::Ours, Content::Rows(rows))?;
     let megabytes = text(rows)?.len() as f64 / 1_000_000.0;
-    let mut figures = Vec::new();
+    let (mut figures, mut least) = (Vec::new(), Vec::new());
     for round in 0..=rounds {
         let before = server.cpu()?;
         for turn in 0..turns {
             server.order(Order::Set((turn * 7_919 % rows) as u32))?;
         }
         let used = server.cpu()? - before;
+        let begun = thread_time();
+        for _ in 0..turns {
+            black_box(serde_json::from_str::<IgnoredAny>(&text(rows)?)?);
+        }
+        let alone = thread_time() - begun;
         if round > 0 {
-            figures.push(used as f64 / turns as f64 / megabytes / 1_000.0);
-            eprintln!("  {:.0} µs a MB", figures[figures.len() - 1]);
+            let each = |nanoseconds: f64| nanoseconds / turns as f64 / megabytes / 1_000.0;
+            figures.push(each(used as f64));
+            least.push(each(alone.as_nanos() as f64));
+            eprintln!(
+                "  {:.0} µs a MB, {:.0} to write and read it",
+                figures[figures.len() - 1],
+                least[least.len() - 1]
+            );
         }
     }
-    Ok(median(&mut figures))
+    Ok((median(&mut figures), median(&mut least)))
 }
 
 /// The longest time that the runtime's thread is kept while a state of so many rows is set, patched, set again and replaced, and

@@ -1,15 +1,13 @@
 //! [`Watch`]: how long the thread of a runtime is kept by one task, or a few that are ready together.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
-use rustix::time::{ClockId, clock_gettime};
 use tokio::task::yield_now;
+
+use crate::process::thread_time;
 
 /// The longest time that the thread worked without coming back to a task of ours, which is always ready. CPU time: what others
 /// on the machine do does not count.
@@ -21,10 +19,10 @@ impl Watch {
     pub(crate) fn start(&self) {
         let longest = self.0.clone();
         tokio::spawn(async move {
-            let mut before = now();
+            let mut before = thread_time();
             loop {
                 yield_now().await;
-                let after = now();
+                let after = thread_time();
                 longest.fetch_max((after - before).as_nanos() as u64, Ordering::Relaxed);
                 before = after;
             }
@@ -39,10 +37,4 @@ impl Watch {
         }
         self.0.swap(0, Ordering::Relaxed)
     }
-}
-
-/// The CPU time of this thread.
-fn now() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
