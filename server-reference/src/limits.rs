@@ -25,7 +25,8 @@ pub struct Limits {
     pub max_connections_per_address: Option<usize>,
     /// Maximum sockets that speak HTTP (in [`Server::serve`](crate::Server::serve)). For a further one, the socket that
     /// has made no progress for the longest time is closed. One address may have a quarter of them. A client that asks for a
-    /// WebSocket counts until it has its place among `max_connections`, which it takes before it is authenticated.
+    /// WebSocket counts until it has its place among `max_connections`, which it takes before it is authenticated; it counts on where
+    /// half of the places are of such clients.
     pub max_http_sockets: usize,
     /// Longest payload of a frame, either way; bytes. HELLO announces it: clients of version 2 accept up to 64 MiB, those of version 1
     /// 1 MiB. What they send is bounded by `max_message` and `max_inflated`, too.

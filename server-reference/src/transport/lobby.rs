@@ -38,6 +38,9 @@ pub(super) struct Lobby {
     limit: usize,
     /// The most from one source.
     share: usize,
+    /// The most that are no guests because they have a seat.
+    seats: usize,
+    seated: AtomicUsize,
     started: Instant,
     next: AtomicU64,
     guests: Mutex<HashMap<u64, Arc<Flow>>>,
@@ -67,9 +70,17 @@ pub(super) struct Guest {
 }
 
 impl Lobby {
-    pub(super) fn new(limit: usize) -> Arc<Self> {
-        let (limit, share) = (limit.max(1), (limit / 4).max(1));
-        Arc::new(Self { limit, share, started: Instant::now(), next: AtomicU64::new(0), guests: Mutex::default() })
+    /// For so many guests, and so many more that have a seat and are still to be answered.
+    pub(super) fn new(limit: usize, seats: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit: limit.max(1),
+            share: (limit / 4).max(1),
+            seats,
+            seated: AtomicUsize::new(0),
+            started: Instant::now(),
+            next: AtomicU64::new(0),
+            guests: Mutex::default(),
+        })
     }
 
     /// Lets a socket in. If the lobby is full, or its source has its share, another one has to go for it.
@@ -135,10 +146,21 @@ impl Flow {
         self.leave.notified().await;
     }
 
-    /// Notes that a request of the socket has taken a seat.
+    /// Notes that a request of the socket has taken a seat. It stays a guest where too many have one and are still to be answered.
     pub(super) fn seat(&self) {
-        self.seated.store(true, Ordering::Relaxed);
-        lock(&self.lobby.guests).remove(&self.number);
+        let lobby = &self.lobby;
+        let mut guests = lock(&lobby.guests);
+        if lobby.seated.load(Ordering::Relaxed) < lobby.seats && !self.seated.swap(true, Ordering::Relaxed) {
+            lobby.seated.fetch_add(1, Ordering::Relaxed);
+            guests.remove(&self.number);
+        }
+    }
+
+    /// Gives the seat up; `false` if it had none.
+    fn rise(&self) -> bool {
+        let had = self.seated.swap(false, Ordering::Relaxed);
+        self.lobby.seated.fetch_sub(usize::from(had), Ordering::Relaxed);
+        had
     }
 
     pub(super) fn is_seated(&self) -> bool {
@@ -153,7 +175,7 @@ impl Serving {
     pub(super) fn stand_up(&self) {
         let flow = &self.0;
         let mut guests = lock(&flow.lobby.guests);
-        if flow.seated.swap(false, Ordering::Relaxed) {
+        if flow.rise() {
             guests.insert(flow.number, flow.clone());
         }
     }
@@ -176,6 +198,7 @@ impl Drop for Guest {
     fn drop(&mut self) {
         self.flow.over.store(true, Ordering::Relaxed);
         lock(&self.flow.lobby.guests).remove(&self.flow.number);
+        self.flow.rise();
     }
 }
 
@@ -285,7 +308,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_idlest_makes_room() {
-        let lobby = Lobby::new(4);
+        let lobby = Lobby::new(4, 0);
         let guests: Vec<_> = (0..4).map(|_| lobby.enter(None)).collect();
         assert!(!guests.iter().any(is_sent_away), "at the limit all may stay");
         // The first has a handler at work, the second has just moved.
@@ -303,7 +326,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_a_seat_is_no_guest_and_without_it_one_again() {
-        let lobby = Lobby::new(2);
+        let lobby = Lobby::new(2, 9);
         let guests: Vec<_> = (0..2).map(|_| lobby.enter(None)).collect();
         let serving = guests[0].flow.serve();
         guests[0].flow.seat();
@@ -324,8 +347,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn seats_below_at_and_above_the_limit() {
+        let lobby = Lobby::new(9, 2);
+        let guests: Vec<_> = (0..3).map(|_| lobby.enter(None)).collect();
+        let seated = || guests.iter().map(|guest| guest.flow.is_seated()).collect::<Vec<_>>();
+        for guest in &guests {
+            guest.flow.seat();
+        }
+        assert_eq!(seated(), [true, true, false]);
+        guests[0].flow.serve().stand_up();
+        guests[2].flow.seat();
+        assert_eq!(seated(), [false, true, true]);
+        drop(guests);
+        assert_eq!(lobby.seated.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
     async fn a_source_that_has_its_share_pays_itself() {
-        let lobby = Lobby::new(8);
+        let lobby = Lobby::new(8, 0);
         let honest = lobby.enter(from("203.0.113.1"));
         let flood: Vec<_> = (0..3).map(|_| lobby.enter(from("203.0.113.7"))).collect();
         assert!(!is_sent_away(&honest));

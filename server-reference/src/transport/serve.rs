@@ -59,7 +59,8 @@ pub(crate) async fn serve(node: &Arc<Node>, listener: &TcpListener, router: Rout
     let local = listener.local_addr()?;
     tracing::debug!(%local, "serving");
     let listening = if local.ip().to_canonical().is_loopback() { Listening::OnLoopback } else { Listening::Elsewhere };
-    let lobby = Lobby::new(node.limits.max_http_sockets);
+    // As of those that connect with `auth=frame`: half of the places are for those that are authenticated.
+    let lobby = Lobby::new(node.limits.max_http_sockets, node.limits.max_connections / 2);
     let mut closing = node.closing();
     loop {
         let (stream, peer) = tokio::select! {
