@@ -453,7 +453,7 @@ async fn tokens_without_an_id_or_that_cannot_be_read() {
 async fn a_hello_of_one_packet_is_sent_as_it_is() {
     const PACKET: usize = 1_200;
     let running = serve(obeying).await;
-    let mut hello = async |user: usize| {
+    let hello = async |user: usize| {
         let query = format!("?token={}", "u".repeat(user));
         let (status, mut peer) = Peer::upgrade(running.address, &query, &format!("{UPGRADE}{V2}")).await;
         assert_eq!(status, 101);
