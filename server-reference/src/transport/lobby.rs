@@ -97,15 +97,19 @@ impl Lobby {
             over: AtomicBool::new(false),
             leave: Notify::new(),
         });
-        let mut guests = lock(&self.guests);
-        let own = |flow: &Flow| source.is_some() && flow.source == source;
-        if guests.values().filter(|flow| own(flow)).count() >= self.share {
-            send_away(&mut guests, own);
-        } else if guests.len() >= self.limit {
-            send_away(&mut guests, |_| true);
-        }
-        guests.insert(number, flow.clone());
+        self.place(&mut lock(&self.guests), flow.clone());
         Guest { flow }
+    }
+
+    /// Adds a guest. If the lobby is full, or its source has its share, another one has to go for it.
+    fn place(&self, guests: &mut HashMap<u64, Arc<Flow>>, flow: Arc<Flow>) {
+        let own = |other: &Flow| flow.source.is_some() && other.source == flow.source;
+        if guests.values().filter(|flow| own(flow)).count() >= self.share {
+            send_away(guests, own);
+        } else if guests.len() >= self.limit {
+            send_away(guests, |_| true);
+        }
+        guests.insert(flow.number, flow);
     }
 
     /// Sends away the socket that can be spared most; `false` if there is none.
@@ -150,7 +154,9 @@ impl Flow {
     pub(super) fn seat(&self) {
         let lobby = &self.lobby;
         let mut guests = lock(&lobby.guests);
-        if lobby.seated.load(Ordering::Relaxed) < lobby.seats && !self.seated.swap(true, Ordering::Relaxed) {
+        // A handler may outlive its socket.
+        let may_sit = lobby.seated.load(Ordering::Relaxed) < lobby.seats && !self.over.load(Ordering::Relaxed);
+        if may_sit && !self.seated.swap(true, Ordering::Relaxed) {
             lobby.seated.fetch_add(1, Ordering::Relaxed);
             guests.remove(&self.number);
         }
@@ -176,7 +182,7 @@ impl Serving {
         let flow = &self.0;
         let mut guests = lock(&flow.lobby.guests);
         if flow.rise() {
-            guests.insert(flow.number, flow.clone());
+            flow.lobby.place(&mut guests, flow.clone());
         }
     }
 }
@@ -344,6 +350,31 @@ mod tests {
         assert_eq!([&guests[0], &third, &fourth].map(is_sent_away), [true, false, false]);
         drop((guests, third, fourth));
         assert!(!lobby.make_room(), "all have left");
+    }
+
+    #[tokio::test]
+    async fn who_stands_up_is_one_of_as_many_guests() {
+        let lobby = Lobby::new(2, 9);
+        let guests: Vec<_> = (0..4)
+            .map(|_| {
+                let guest = lobby.enter(None);
+                guest.flow.seat();
+                guest
+            })
+            .collect();
+        guests.iter().for_each(|guest| guest.flow.serve().stand_up());
+        assert_eq!(guests.iter().map(is_sent_away).collect::<Vec<_>>(), [true, true, false, false]);
+        assert_eq!(lock(&lobby.guests).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn nobody_sits_whose_socket_is_gone() {
+        let lobby = Lobby::new(2, 9);
+        let guest = lobby.enter(None);
+        let flow = guest.flow.clone();
+        drop(guest);
+        flow.seat();
+        assert_eq!(lobby.seated.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]

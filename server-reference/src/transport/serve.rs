@@ -11,7 +11,7 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream, ToSocketAddrs},
     sync::watch,
-    task::yield_now,
+    time::sleep,
 };
 
 use super::{
@@ -26,6 +26,8 @@ use crate::{
 
 /// Connections that may wait until they are accepted.
 const WAITING: u32 = 4_096;
+/// A socket that is sent away has so long to turn out to have asked for a WebSocket: a timer ends after the runtime has looked at all sockets.
+const LAST_LOOK: Duration = Duration::from_millis(5);
 
 /// Listens on an address, with room for 4,096 connections that wait until they are accepted: as when all clients of a server that was
 /// started again come back at once. `tokio::net::TcpListener::bind` has room for 1,024. The system may permit fewer (on Linux
@@ -59,7 +61,7 @@ pub(crate) async fn serve(node: &Arc<Node>, listener: &TcpListener, router: Rout
     let local = listener.local_addr()?;
     tracing::debug!(%local, "serving");
     let listening = if local.ip().to_canonical().is_loopback() { Listening::OnLoopback } else { Listening::Elsewhere };
-    // As of those that connect with `auth=frame`: half of the places are for those that are authenticated.
+    // So many that are being authenticated are beyond the reach of newcomers.
     let lobby = Lobby::new(node.limits.max_http_sockets, node.limits.max_connections / 2);
     let mut closing = node.closing();
     loop {
@@ -70,7 +72,7 @@ pub(crate) async fn serve(node: &Arc<Node>, listener: &TcpListener, router: Rout
                 Err(error) => {
                     node.admission.rejections.tell(Kind::Accept, &format!("a socket was not accepted: {error}"), None);
                     let made_room = lobby.make_room();
-                    tokio::time::sleep(Duration::from_millis(if made_room { 1 } else { 50 })).await;
+                    sleep(Duration::from_millis(if made_room { 1 } else { 50 })).await;
                     continue;
                 }
             },
@@ -106,7 +108,7 @@ async fn connection_task(node: Arc<Node>, stream: TcpStream, guest: Guest, route
             }
             () = guest.flow.sent_away(), if !leaves => leaves = true,
             // The runtime has learnt meanwhile what had come, and the connection was looked at once more.
-            () = yield_now(), if leaves => {
+            () = sleep(LAST_LOOK), if leaves => {
                 if !guest.flow.is_seated() {
                     return tracing::debug!(%peer, "an idle HTTP connection made room");
                 }
