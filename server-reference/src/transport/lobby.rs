@@ -55,9 +55,9 @@ pub(super) struct Flow {
     moved: AtomicU64,
     /// Requests that are being answered.
     serving: AtomicUsize,
-    /// Its peer does not read.
+    /// The peer does not read.
     blocked: AtomicBool,
-    /// It has a seat among the connections, and is no guest.
+    /// The socket has a seat among the connections, and is no guest.
     seated: AtomicBool,
     /// The socket speaks HTTP no more.
     over: AtomicBool,
@@ -338,7 +338,7 @@ mod tests {
         guests[0].flow.seat();
         let third = lobby.enter(None);
         assert!(!guests.iter().any(is_sent_away), "there was room");
-        // It is sent away in the moment in which it takes its seat: it sees that it need not go.
+        // The second one is sent away in the moment in which it takes its seat: it sees that it need not go.
         assert!(lobby.make_room());
         guests[1].flow.seat();
         assert!(is_sent_away(&guests[1]) && guests[1].flow.is_seated());

@@ -156,7 +156,7 @@ fn a_comparison_with_a_value_before_is_none_with_this_one() {
     assert_eq!(after.stored().unwrap(), json!([1, 3]));
 }
 
-/// What goes with a change, or comes and goes with one that is given up.
+/// Parts that go with a change, or come and go with one that is given up.
 #[test]
 fn what_takes_long_to_drop_is_given_back() {
     let room = Room { key: "k", max_payload: usize::MAX };
