@@ -56,7 +56,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         Scenario::new("state-memory-10mb", Work::Memory(Content::Rows(200_000)), 1, Target::new(8.0, 8.0, 3.0))
             .beside("peak", Target::new(16.0, 16.0, 6.0)),
         Scenario::new("set-10mb", Work::Set { rows: 200_000 }, 3, Target::new(12_000.0, 6_000.0, 2_500.0)),
-        Scenario::new("longest-task-10mb", Work::Stall { rows: 200_000 }, 1, Target::new(20_000.0, 5_000.0, 1_000.0)),
+        Scenario::new("longest-task-10mb", Work::Stall { rows: 200_000 }, 1, Target::new(10_000.0, 5_000.0, 1_000.0)),
         Scenario::new("native-event", Work::Receive, 40, Target::new(1.3, 1.15, 1.0)),
         Scenario::new(
             "wire-call-small",
