@@ -69,8 +69,8 @@ pub(crate) enum Work {
     /// A turn publishes a burst of events, which the native client receives. Judged per event, by the ratio to a bare client; one
     /// that hands events over is measured, too.
     Receive,
-    /// The keystrokes of a paper, of which one other connection is told; and the same updates of yrs alone. Judged is the ratio of
-    /// the last ones to the first.
+    /// The keystrokes of a paper, of which one other connection is told; and the same updates of yrs alone. A round is a paper. Judged is
+    /// the ratio of the last ones to the first.
     Document,
     /// So many connections that have got HELLO, or as many as descriptors permit. Judged by the resident memory of each.
     Idle { connections: usize },
@@ -124,8 +124,9 @@ impl Scenario {
             }
             Work::Stall { rows } => Ok(self.one("CPU us", single::stall(*rows, rounds)?, None)),
             Work::Document => {
-                let (served, alone) = single::document(self.turns)?;
-                Ok(vec![self.of_pairs(&[served]).beside_alone(&[alone])])
+                let papers = (0..rounds.min(FEW_ROUNDS)).map(|_| single::document(self.turns));
+                let (served, alone): (Vec<_>, Vec<_>) = papers.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+                Ok(vec![self.of_pairs(&served).beside_alone(&alone)])
             }
             Work::Wire(work) => {
                 let wire = |kind, short| -> Result<f64> {
