@@ -35,7 +35,7 @@ const LAST_LOOK: Duration = Duration::from_millis(5);
 ///
 /// # Errors
 ///
-/// What [`bind`](tokio::net::TcpSocket::bind) of the last address has returned; `InvalidInput` where there is none.
+/// The error of the last address, as [`bind`](tokio::net::TcpSocket::bind) returns it; `InvalidInput` where there is no address.
 pub async fn listen(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
     let mut last = io::Error::new(io::ErrorKind::InvalidInput, "there is no address to listen on");
     for address in tokio::net::lookup_host(address).await? {
