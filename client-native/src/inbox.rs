@@ -133,7 +133,7 @@ impl Inbox {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::{
         sync::{
             Arc,
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[derive(Default)]
-    struct Woken(AtomicUsize);
+    pub(crate) struct Woken(pub(crate) AtomicUsize);
 
     impl Wake for Woken {
         fn wake(self: Arc<Self>) {

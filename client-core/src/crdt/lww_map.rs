@@ -40,7 +40,7 @@ impl LwwMap {
         match self.entries.get(key.as_bytes()) {
             Some(known) if known >= entry => 0,
             Some(known) => entry.size().cast_signed() - known.size().cast_signed(),
-            None => (2 * quoted_len(key) + entry.size()).cast_signed(),
+            None => size(key, entry).cast_signed(),
         }
     }
 
@@ -52,7 +52,7 @@ impl LwwMap {
                 self.size += known.get().size();
             }
             Entry::Vacant(place) => {
-                self.size += size(place.key(), &entry);
+                self.size += size(place.key().as_str(), &entry);
                 place.insert(entry);
             }
         }
@@ -90,13 +90,13 @@ impl LwwMap {
         self.entries.retain(|key, entry| {
             let kept = keep(key, entry);
             if !kept {
-                *total -= size(key, entry);
+                *total -= size(key.as_str(), entry);
             }
             kept
         });
     }
 }
 
-fn size(key: &Key, entry: &LwwRegister) -> usize {
-    2 * quoted_len(key.as_str()) + entry.size()
+fn size(key: &str, entry: &LwwRegister) -> usize {
+    2 * quoted_len(key) + entry.size()
 }

@@ -42,7 +42,7 @@ pub(super) enum Inverse {
 }
 
 impl Inverse {
-    /// What it has taken out of the document is returned.
+    /// Goes one step back, and returns the value that the patch had put there.
     pub(super) fn perform(self, document: &mut Tree) -> Option<Tree> {
         match self {
             Self::Take { at } => slot(document, &at).and_then(Slot::take).ok(),

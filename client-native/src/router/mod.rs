@@ -374,12 +374,10 @@ fn unix_time() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicUsize, Ordering},
-        task::{Context, Wake},
-    };
+    use std::{sync::atomic::Ordering, task::Context};
 
     use super::*;
+    use crate::inbox::tests::Woken;
     use datasole_core::{Config, Event, Seed};
     use futures_util::FutureExt;
 
@@ -413,7 +411,7 @@ mod tests {
     #[test]
     fn what_comes_together_wakes_once_and_nothing_wakes_nobody() {
         let (shared, limits) = (shared(), InboxLimits { items: 10, bytes: 1_000 });
-        let (inbox, woken) = (Arc::new(Inbox::new(limits)), Arc::new(CountedWakes::default()));
+        let (inbox, woken) = (Arc::new(Inbox::new(limits)), Arc::new(Woken::default()));
         let mut router = shared.router();
         router.topics.entry("t".into()).or_default().inboxes.push(inbox.clone());
         let message = |event: &str| Event::Message { event: event.into(), payload: Payload::Empty, timestamp: 0 };
@@ -426,15 +424,6 @@ mod tests {
             }
             router.deliver();
             assert_eq!(woken.0.load(Ordering::Relaxed) - before, wakes, "{events:?}");
-        }
-    }
-
-    #[derive(Default)]
-    struct CountedWakes(AtomicUsize);
-
-    impl Wake for CountedWakes {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 

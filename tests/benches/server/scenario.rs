@@ -225,8 +225,8 @@ impl Scenario {
                 (unit, held)
             }
             Work::Herd { connections } => {
-                let mut pairs = herd::come(*connections)?.0;
-                let of_kind = pairs.iter_mut().map(|(ours, bare)| if kind == Kind::Ours { *ours } else { *bare });
+                let pairs = herd::come(*connections)?.0.into_iter();
+                let of_kind = pairs.map(|(ours, bare)| if kind == Kind::Ours { ours } else { bare });
                 (CPU, median(&mut of_kind.collect::<Vec<_>>()))
             }
             Work::Return { clients } => ("us", herd::come_back(*clients, 1)?[0].0),
