@@ -199,13 +199,17 @@ async function type(page, text) {
   await page.keyboard.type(text);
 }
 
-/** Types letter after letter, over and over, until `done`; answers what. */
+/**
+ * Types letter after letter, over and over, until `done`; answers what. Each is painted before the next: a browser serves keys
+ * before timers and before what the test asks, so keys without a pause would hold up both.
+ */
 async function typeUntil(done, page, letters) {
   await page.locator('.cm-content').focus();
   let typed = '';
   while (!done()) {
     const letter = letters[typed.length % letters.length];
     await page.keyboard.press(letter);
+    await page.evaluate(() => new Promise(requestAnimationFrame));
     typed += letter;
   }
   return typed;
