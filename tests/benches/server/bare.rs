@@ -16,7 +16,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use datasole_core::frame::{HEADER_LEN, Opcode, ZLIB_MARK};
+use datasole_core::{
+    frame::{HEADER_LEN, Opcode, ZLIB_MARK},
+    wire::split_varuint,
+};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use futures_util::{SinkExt, Stream};
 use serde::Deserialize;
@@ -30,7 +33,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, protocol::WebSocketConfig},
 };
 
-use crate::{Result, payload, serve::Order};
+use crate::{Result, paper, payload, serve::Order};
 
 /// tungstenite's buffers; bytes.
 const BUFFER: usize = 1024;
@@ -41,13 +44,16 @@ const QUEUE: usize = 1024;
 /// The level of our server's zlib.
 const LEVEL: u32 = 3;
 /// Stands for a stream's epoch.
-const EPOCH: u64 = 1_763_000_000_000;
+pub(crate) const EPOCH: u64 = 1_763_000_000_000;
+/// The number of the only document.
+const CHANNEL: u64 = 1;
 
 /// The server.
 #[derive(Clone, Default)]
 pub(crate) struct Bare {
     seq: Arc<AtomicU64>,
     connections: Arc<Mutex<Vec<mpsc::Sender<Message>>>>,
+    document: Arc<Mutex<paper::Alone>>,
 }
 
 impl Bare {
@@ -95,6 +101,60 @@ impl Bare {
         self.connections().retain(|connection| connection.try_send(message.clone()).is_ok());
     }
 
+    /// Answers a call with its parameters, a subscription with what lets the load begin, and an update of the document once the
+    /// others have been told what was new in it.
+    fn answer(&self, request: &[u8], own: &mpsc::Sender<Message>, answers: &mut Vec<Message>) -> Result<()> {
+        ZLIB.with_borrow_mut(|zlib| {
+            let request = if request.first() == Some(&ZLIB_MARK) { zlib.inflate(request)? } else { request };
+            let (header, body) = request.split_first_chunk::<HEADER_LEN>().ok_or("a message without a header")?;
+            let &[opcode, a, b, c, d, ..] = header;
+            let correlation = u32::from_be_bytes([a, b, c, d]);
+            let mut answer = |opcode, bytes: &[u8]| {
+                answers.push(binary(message(opcode, correlation, |out| out.write_all(bytes))?));
+                Ok(())
+            };
+            match Opcode::from_byte(opcode) {
+                Some(Opcode::RpcRequest) => {
+                    let Request { method, params } = serde_json::from_slice(body)?;
+                    if method != payload::METHOD {
+                        return Err(format!("no method is called `{method}`").into());
+                    }
+                    let params = params.get();
+                    let plain = message(Opcode::RpcResponse, correlation, |out| {
+                        write!(out, r#"{{"correlationId":{correlation},"result":{params}}}"#)
+                    })?;
+                    let whole = if plain.len() > payload::COMPRESS_ABOVE { zlib.deflate(&plain)? } else { plain };
+                    answers.push(binary(whole));
+                    Ok(())
+                }
+                Some(Opcode::Subscribe) if holds(body, r#""doc""#) => {
+                    answer(Opcode::Subscribed, format!(r#"{{"channel":{CHANNEL}}}"#).as_bytes())?;
+                    answer(Opcode::Doc, &payload::document(CHANNEL, payload::QUESTION, &[0]))
+                }
+                Some(Opcode::Subscribe) => {
+                    answer(Opcode::Subscribed, b"{}")?;
+                    if holds(body, r#""state""#) { answer(Opcode::StateSnapshot, b"{}") } else { Ok(()) }
+                }
+                Some(Opcode::Doc) => {
+                    let (_, asked) = split_varuint(body).ok_or("a DOC without a number")?;
+                    let (kind, bytes) = asked.split_first_chunk().ok_or("a DOC without a kind")?;
+                    let (_, bytes) = split_varuint(bytes).ok_or("a DOC without a length")?;
+                    let document = self.document.lock().unwrap_or_else(PoisonError::into_inner);
+                    if *kind != payload::UPDATE {
+                        return answer(Opcode::Doc, &payload::document(CHANNEL, payload::ANSWER, &document.whole()));
+                    }
+                    let new = payload::document(CHANNEL, payload::UPDATE, &document.apply(bytes)?);
+                    let new = binary(message(Opcode::Doc, 0, |out| out.write_all(&new))?);
+                    for other in self.connections().iter().filter(|other| !other.same_channel(own)) {
+                        other.try_send(new.clone())?;
+                    }
+                    answer(Opcode::Doc, &[])
+                }
+                _ => Err(format!("opcode {opcode:#x} is not served").into()),
+            }
+        })
+    }
+
     fn connections(&self) -> MutexGuard<'_, Vec<mpsc::Sender<Message>>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -105,14 +165,14 @@ impl Bare {
         let mut socket = accept_async_with_config(stream, Some(config)).await?;
         socket.send(binary(message(Opcode::Hello, 0, |out| out.write_all(b"{}"))?)).await?;
         let (sender, mut queue) = mpsc::channel(QUEUE);
-        self.connections().push(sender);
+        self.connections().push(sender.clone());
         let (mut requests, mut queued) = (Vec::new(), Vec::new());
         loop {
             tokio::select! {
                 received = Receive(&mut socket, &mut requests) => {
                     received?;
                     for request in requests.drain(..) {
-                        answer(&request, &mut queued)?;
+                        self.answer(&request, &sender, &mut queued)?;
                     }
                 }
                 _ = queue.recv_many(&mut queued, BATCH) => {}
@@ -151,35 +211,8 @@ struct Request<'a> {
     params: &'a RawValue,
 }
 
-/// Answers a call with its parameters, and a subscription with what lets the load begin.
-fn answer(request: &[u8], answers: &mut Vec<Message>) -> Result<()> {
-    ZLIB.with_borrow_mut(|zlib| {
-        let request = if request.first() == Some(&ZLIB_MARK) { zlib.inflate(request)? } else { request };
-        let (header, body) = request.split_first_chunk::<HEADER_LEN>().ok_or("a message without a header")?;
-        let &[opcode, a, b, c, d, ..] = header;
-        let correlation = u32::from_be_bytes([a, b, c, d]);
-        match Opcode::from_byte(opcode) {
-            Some(Opcode::RpcRequest) => {
-                let Request { method, params } = serde_json::from_slice(body)?;
-                if method != payload::METHOD {
-                    return Err(format!("no method is called `{method}`").into());
-                }
-                let params = params.get();
-                let plain = message(Opcode::RpcResponse, correlation, |out| {
-                    write!(out, r#"{{"correlationId":{correlation},"result":{params}}}"#)
-                })?;
-                answers.push(binary(if plain.len() > payload::COMPRESS_ABOVE { zlib.deflate(&plain)? } else { plain }));
-            }
-            Some(Opcode::Subscribe) => {
-                answers.push(binary(message(Opcode::Subscribed, correlation, |out| out.write_all(b"{}"))?));
-                if body.windows(5).any(|word| word == b"state") {
-                    answers.push(binary(message(Opcode::StateSnapshot, 0, |out| out.write_all(b"{}"))?));
-                }
-            }
-            _ => return Err(format!("opcode {opcode:#x} is not served").into()),
-        }
-        Ok(())
-    })
+fn holds(body: &[u8], word: &str) -> bool {
+    body.windows(word.len()).any(|part| part == word.as_bytes())
 }
 
 /// The same bytes as our server's, up to the stream's epoch.
@@ -192,7 +225,11 @@ fn event(data: &Value, seq: u64) -> io::Result<Vec<u8>> {
 
 /// The same.
 fn patch(row: u32, seq: u64) -> io::Result<Vec<u8>> {
-    let (key, operations) = (payload::STATE, payload::one_cell(row as usize, seq));
+    change(payload::STATE, &payload::one_cell(row as usize, seq), seq)
+}
+
+/// The same of any operations.
+pub(crate) fn change(key: &str, operations: &Value, seq: u64) -> io::Result<Vec<u8>> {
     message(Opcode::StatePatch, 0, |out| {
         write!(out, r#"{{"key":"{key}","patches":{operations},"epoch":{EPOCH},"seq":{seq}}}"#)
     })

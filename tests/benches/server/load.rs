@@ -232,7 +232,7 @@ pub(crate) fn check_document(port: u16, text: &str) -> Result<()> {
         let message = connection.read_message()?;
         let frame = codec.decode(&message, &limits())?;
         let (_, answer) = split_varuint(frame.payload).ok_or("a DOC without a number")?;
-        if let (Opcode::Doc, Some(update)) = (frame.opcode, answer.strip_prefix(&[0, 1])) {
+        if let (Opcode::Doc, Some(update)) = (frame.opcode, answer.strip_prefix(&payload::ANSWER)) {
             let (_, update) = split_varuint(update).ok_or("an update without a length")?;
             break update.to_vec();
         }

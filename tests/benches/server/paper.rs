@@ -3,14 +3,14 @@
 //!
 //! Somebody who types at random places instead writes no text that anybody writes: it has more blocks than a document may have.
 
-use std::{fs::File, hint::black_box, time::Duration};
+use std::fs::File;
 
 use datasole_core::wire::push_varuint;
 use datasole_tests::trace::Trace;
 use flate2::read::GzDecoder;
-use yrs::{Doc, GetString, OffsetKind, Options, Transact, Update, updates::decoder::Decode};
+use yrs::{Doc, GetString, OffsetKind, Options, ReadTxn, StateVector, Transact, Update, updates::decoder::Decode};
 
-use crate::{Result, process::thread_time};
+use crate::Result;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/automerge-paper.json.gz");
 /// The root type that has the text.
@@ -47,21 +47,24 @@ pub(crate) fn write() -> Result<Paper> {
 /// A document of yrs alone, set up as our server's.
 pub(crate) struct Alone(Doc);
 
-impl Alone {
-    pub(crate) fn new() -> Self {
+impl Default for Alone {
+    fn default() -> Self {
         let options = Options { offset_kind: OffsetKind::Utf16, cleanup_formatting: false, ..Options::default() };
         Self(Doc::with_options(options))
     }
+}
 
-    /// Reads each update, applies it and writes what was new in it, as any server must; returns the processor time.
-    pub(crate) fn apply(&self, updates: &[Vec<u8>]) -> Result<Duration> {
-        let begun = thread_time();
-        for update in updates {
-            let mut transaction = self.0.transact_mut();
-            transaction.apply_update(Update::decode_v1(update)?)?;
-            black_box(transaction.encode_update_v1());
-        }
-        Ok(thread_time() - begun)
+impl Alone {
+    /// Reads an update and applies it; what was new in it, which others are to be told.
+    pub(crate) fn apply(&self, update: &[u8]) -> Result<Vec<u8>> {
+        let mut transaction = self.0.transact_mut();
+        transaction.apply_update(Update::decode_v1(update)?)?;
+        Ok(transaction.encode_update_v1())
+    }
+
+    /// The whole document as one update.
+    pub(crate) fn whole(&self) -> Vec<u8> {
+        self.0.transact().encode_state_as_update_v1(&StateVector::default())
     }
 }
 

@@ -22,6 +22,10 @@ pub(crate) const MAP: &str = "votes";
 pub(crate) const ROOM: &str = "lobby";
 /// The document that is edited.
 pub(crate) const DOCUMENT: &str = "paper";
+/// What a DOC begins with that asks for what the state vector lacks, that answers it, and that has an update.
+pub(crate) const QUESTION: [u8; 2] = [0, 0];
+pub(crate) const ANSWER: [u8; 2] = [0, 1];
+pub(crate) const UPDATE: [u8; 2] = [0, 2];
 /// Rows of the state.
 pub(crate) const ROWS: usize = 10_000;
 
@@ -76,20 +80,22 @@ pub(crate) fn presence(correlation: u32, member: Option<usize>) -> Vec<u8> {
 
 /// The DOC with an update of the document of this number as a message.
 pub(crate) fn update(correlation: u32, channel: u64, update: &[u8]) -> Vec<u8> {
-    let mut payload = Vec::new();
+    Codec::default().encode(Opcode::Doc, correlation, &document(channel, UPDATE, update), COMPRESS_ABOVE)
+}
+
+/// The payload of a DOC: a message of y-protocols with one array of bytes.
+pub(crate) fn document(channel: u64, kind: [u8; 2], bytes: &[u8]) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(bytes.len() + 8);
     push_varuint(&mut payload, channel);
-    payload.extend_from_slice(&[0, 2]);
-    push_varuint(&mut payload, update.len() as u64);
-    payload.extend_from_slice(update);
-    Codec::default().encode(Opcode::Doc, correlation, &payload, COMPRESS_ABOVE)
+    payload.extend_from_slice(&kind);
+    push_varuint(&mut payload, bytes.len() as u64);
+    payload.extend_from_slice(bytes);
+    payload
 }
 
 /// The DOC that asks for the whole document of this number as a message.
 pub(crate) fn whole_document(correlation: u32, channel: u64) -> Vec<u8> {
-    let mut payload = Vec::new();
-    push_varuint(&mut payload, channel);
-    payload.extend_from_slice(&[0, 0, 1, 0]);
-    Codec::default().encode(Opcode::Doc, correlation, &payload, COMPRESS_ABOVE)
+    Codec::default().encode(Opcode::Doc, correlation, &document(channel, QUESTION, &[0]), COMPRESS_ABOVE)
 }
 
 /// Parameters of a small call.

@@ -46,7 +46,7 @@ pub(crate) struct Report {
     /// The lowest and the highest of the rounds' ratios.
     #[serde(skip_serializing_if = "Option::is_none")]
     ratio_range: Option<[f64; 2]>,
-    /// By how many times a delivery costs more with many subscribers than with few.
+    /// By how many times an operation costs more with much than with little.
     #[serde(skip_serializing_if = "Option::is_none")]
     ours_slope: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,8 +104,7 @@ impl Report {
         Self::of_pairs(bench.to_owned(), unit, pairs, target.bar, |_, _, ratio| ratio).aimed(target)
     }
 
-    /// Of how much a delivery costs with many subscribers and with few, of ours and of the baseline: judged is how much more
-    /// ours grows.
+    /// Of what an operation costs with much and with little, of ours and of the baseline: judged is how much more ours grows.
     pub(crate) fn of_slopes(
         bench: &str,
         unit: &'static str,
@@ -194,9 +193,9 @@ impl Report {
         Self { bar, goal: Some(goal), floor: Some(floor), ..self }
     }
 
-    /// With what a microsecond figure wants to be, and can be, whose ratio is judged.
-    pub(crate) fn aimed_us(self, goal: f64, floor: f64) -> Self {
-        Self { goal_us: Some(goal), floor_us: Some(floor), ..self }
+    /// With what a microsecond figure wants to be, whose ratio is judged; what the least takes that was measured beside is the floor.
+    pub(crate) fn aimed_us(self, goal: f64) -> Self {
+        Self { goal_us: Some(goal), floor_us: self.bare_us.or(self.baseline_us), ..self }
     }
 
     /// With the bytes on the wire.

@@ -21,8 +21,13 @@ pub(crate) use crate::report::{Report, median};
 const SUBSCRIBERS: usize = 50;
 /// The unit of what is compared.
 const CPU: &str = "CPU us per operation";
-/// Rounds of a fan-out to thousands, each of which takes seconds.
+/// Rounds of what takes seconds.
 const FEW_ROUNDS: usize = 5;
+/// Processes of each server where the figures of one differ from another's by more than those of its rounds do: where the allocator has
+/// put what is measured is decided once for all of them.
+const PROCESSES: usize = 5;
+/// The same of those that take long to set up.
+const FEW_PROCESSES: usize = 3;
 
 /// One line of the result.
 pub(crate) struct Scenario {
@@ -33,8 +38,8 @@ pub(crate) struct Scenario {
     turns: usize,
     /// Of what is judged, as [`Work`] says.
     target: Target,
-    /// What an operation wants to cost, and can, where a ratio is judged; microseconds.
-    aim: Option<(f64, f64)>,
+    /// What an operation wants to cost, where a ratio is judged; microseconds.
+    aim: Option<f64>,
     /// Of what is judged beside, in a row of its own: the name of that row ends so.
     beside: Option<(&'static str, Target)>,
 }
@@ -46,8 +51,8 @@ pub(crate) enum Work {
     FanOut { audience: usize, at_once: usize, events: fn(u32) -> Order },
     /// A turn changes one cell of a state with [`SUBSCRIBERS`] subscribers. Judged per change, likewise.
     Patch,
-    /// A turn changes something of `content`, which nobody follows. Judged by the ratio to the same of `beside`, which is small; of
-    /// entries and keys, the container alone is measured, too: caches hold a small one, and look-ups in a large one miss them.
+    /// A turn changes something of `content`, which nobody follows. Judged by the ratio to the same of `beside`, which is small; the
+    /// container alone is measured, too: caches hold a small one, and look-ups in a large one miss them.
     Growth { content: Content, beside: Content },
     /// A turn publishes one event. Judged is how much more a delivery to `many` costs than one to `few`, by the ratio to how much more
     /// it costs the bare server.
@@ -69,8 +74,8 @@ pub(crate) enum Work {
     /// A turn publishes a burst of events, which the native client receives. Judged per event, by the ratio to a bare client; one
     /// that hands events over is measured, too.
     Receive,
-    /// The keystrokes of a paper, of which one other connection is told; and the same updates of yrs alone. A round is a paper. Judged is
-    /// the ratio of the last ones to the first.
+    /// The keystrokes of a paper, of which one other connection is told. A round is a paper. Judged is how much more the last ones
+    /// cost than the first, by the ratio to how much more they cost the bare server, which has the document by the same library.
     Document,
     /// So many connections that have got HELLO, or as many as descriptors permit. Judged by the resident memory of each.
     Idle { connections: usize },
@@ -85,9 +90,9 @@ impl Scenario {
         Self { name, work, turns, target, aim: None, beside: None }
     }
 
-    /// With what an operation wants to cost, and can, where a ratio is judged; microseconds.
-    pub(crate) fn aiming(self, goal: f64, floor: f64) -> Self {
-        Self { aim: Some((goal, floor)), ..self }
+    /// With what an operation wants to cost, where a ratio is judged; microseconds.
+    pub(crate) fn aiming(self, goal: f64) -> Self {
+        Self { aim: Some(goal), ..self }
     }
 
     /// With what is judged beside.
@@ -100,8 +105,8 @@ impl Scenario {
         eprintln!("{}: {rounds} rounds", self.name);
         match &self.work {
             Work::Idle { connections } => {
-                let ours = single::idle_bytes(Kind::Ours, *connections)?;
-                let baseline = single::idle_bytes(Kind::Bare, *connections)?;
+                let ours = single::idle_bytes(Kind::Ours, *connections, FEW_PROCESSES)?;
+                let baseline = single::idle_bytes(Kind::Bare, *connections, 1)?;
                 Ok(self.one("bytes per connection", ours, Some(baseline)))
             }
             Work::Memory(content) => {
@@ -124,9 +129,11 @@ impl Scenario {
             }
             Work::Stall { rows } => Ok(self.one("CPU us", single::stall(*rows, rounds)?, None)),
             Work::Document => {
-                let papers = (0..rounds.min(FEW_ROUNDS)).map(|_| single::document(self.turns));
-                let (served, alone): (Vec<_>, Vec<_>) = papers.collect::<Result<Vec<_>>>()?.into_iter().unzip();
-                Ok(vec![self.of_pairs(&served).beside_alone(&alone)])
+                let papers =
+                    (0..rounds.min(FEW_ROUNDS)).map(|_| single::document(&[Kind::Ours, Kind::Bare], self.turns));
+                let papers = papers.collect::<Result<Vec<_>>>()?;
+                let of = |kind: usize| papers.iter().map(|paper| paper[kind]).collect::<Vec<_>>();
+                Ok(vec![self.aimed(Report::of_slopes(self.name, CPU, &of(0), &of(1), self.target))])
             }
             Work::Wire(work) => {
                 let wire = |kind, short| -> Result<f64> {
@@ -137,66 +144,72 @@ impl Scenario {
                 Ok(self.one("bytes per operation", wire(Kind::Ours, true)?, Some(wire(Kind::Bare, false)?)))
             }
             Work::Receive => {
-                let [ours, bare, handing] =
-                    [Follower::Ours, Follower::Bare, Follower::Handing].map(follower::Rig::start);
-                let (mut ours, mut bare, mut handing, mut least) = (ours?, bare?, handing?, Vec::new());
-                let baseline = || {
-                    let bare = bare.slice(self.turns)?;
-                    least.push((handing.slice(self.turns)?, bare));
-                    Ok(bare)
-                };
-                let pairs = in_turns(rounds, || ours.slice(self.turns), baseline)?;
-                // The first round warms up.
-                Ok(vec![self.of_pairs(&pairs).beside_least(&least[1..])])
+                let (mut pairs, mut all_least) = (Vec::new(), Vec::new());
+                for _ in 0..FEW_PROCESSES {
+                    let [ours, bare, handing] =
+                        [Follower::Ours, Follower::Bare, Follower::Handing].map(follower::Rig::start);
+                    let (mut ours, mut bare, mut handing, mut least) = (ours?, bare?, handing?, Vec::new());
+                    let baseline = || {
+                        let bare = bare.slice(self.turns)?;
+                        least.push((handing.slice(self.turns)?, bare));
+                        Ok(bare)
+                    };
+                    let rounds = rounds.div_ceil(FEW_PROCESSES);
+                    pairs.append(&mut in_turns(rounds, || ours.slice(self.turns), baseline)?);
+                    // The first round warms up.
+                    all_least.extend(least.drain(1..));
+                }
+                Ok(vec![self.of_pairs(&pairs).beside_least(&all_least)])
             }
             Work::Slope { many, few } => {
-                let rounds = rounds.min(FEW_ROUNDS);
                 let slopes = |kind| {
                     let (many, few) = (fan_out_of_one(*many), fan_out_of_one(*few));
                     let (mut many, mut few) = (Rig::of(&many, kind)?, Rig::of(&few, kind)?);
                     // As many deliveries of both.
                     let turns = self.turns * many.connections / few.connections;
-                    in_turns(rounds, || many.slice(self.turns), || few.slice(turns))
+                    in_turns(rounds.div_ceil(FEW_PROCESSES), || many.slice(self.turns), || few.slice(turns))
                 };
-                let (ours, baseline) = (slopes(Kind::Ours)?, slopes(Kind::Bare)?);
-                Ok(vec![Report::of_slopes(self.name, CPU, &ours, &baseline, self.target)])
+                let (mut ours, mut baseline) = (Vec::new(), Vec::new());
+                for _ in 0..FEW_PROCESSES {
+                    ours.append(&mut slopes(Kind::Ours)?);
+                    baseline.append(&mut slopes(Kind::Bare)?);
+                }
+                Ok(vec![self.aimed(Report::of_slopes(self.name, CPU, &ours, &baseline, self.target))])
+            }
+            work @ Work::Growth { content, beside } => {
+                let (mut pairs, mut alone) = (Vec::new(), Vec::new());
+                for _ in 0..PROCESSES {
+                    let rig = |kind, content| Rig::new(work, kind, content, false);
+                    let (mut ours, mut baseline) = (rig(Kind::Ours, *content)?, rig(Kind::Ours, *beside)?);
+                    let (mut large, mut small) = (rig(Kind::Bare, *content)?, rig(Kind::Bare, *beside)?);
+                    let mut own = Vec::new();
+                    let beside = || {
+                        own.push((large.slice(self.turns)?, small.slice(self.turns)?));
+                        baseline.slice(self.turns)
+                    };
+                    let rounds = rounds.div_ceil(PROCESSES);
+                    pairs.append(&mut in_turns(rounds, || ours.slice(self.turns), beside)?);
+                    // The first round warms up.
+                    alone.extend(own.drain(1..));
+                }
+                let report = Report::of_ratio(self.name, CPU, &pairs, self.target).beside_alone(&alone);
+                Ok(vec![self.aimed(report)])
             }
             work => {
-                let (mut ours, mut baseline) = match work {
-                    Work::Growth { content, beside } => {
-                        (Rig::new(work, Kind::Ours, *content, false)?, Rig::new(work, Kind::Ours, *beside, false)?)
-                    }
-                    _ => (Rig::of(work, Kind::Ours)?, Rig::of(work, Kind::Bare)?),
-                };
-                let mut container = match work {
-                    Work::Growth { content: content @ (Content::Entries(_) | Content::Keys(_)), beside } => {
-                        let alone = |content| Rig::new(work, Kind::Bare, content, false);
-                        Some((alone(*content)?, alone(*beside)?))
-                    }
-                    _ => None,
-                };
-                let mut alone = Vec::new();
-                let pairs = in_turns(
-                    rounds,
-                    || ours.slice(self.turns),
-                    || {
-                        if let Some((large, small)) = &mut container {
-                            alone.push((large.slice(self.turns)?, small.slice(self.turns)?));
-                        }
-                        baseline.slice(self.turns)
-                    },
-                )?;
-                let report = self.of_pairs(&pairs).wired(ours.wire, baseline.wire);
-                // The first round warms up.
-                Ok(vec![if container.is_some() { report.beside_alone(&alone[1..]) } else { report }])
+                let (mut ours, mut baseline) = (Rig::of(work, Kind::Ours)?, Rig::of(work, Kind::Bare)?);
+                let pairs = in_turns(rounds, || ours.slice(self.turns), || baseline.slice(self.turns))?;
+                Ok(vec![self.of_pairs(&pairs).wired(ours.wire, baseline.wire)])
             }
         }
     }
 
     fn of_pairs(&self, pairs: &[(f64, f64)]) -> Report {
-        let report = Report::of_ratio(self.name, CPU, pairs, self.target);
+        self.aimed(Report::of_ratio(self.name, CPU, pairs, self.target))
+    }
+
+    fn aimed(&self, report: Report) -> Report {
         match self.aim {
-            Some((goal, floor)) => report.aimed_us(goal, floor),
+            Some(goal) => report.aimed_us(goal),
             None => report,
         }
     }
@@ -219,7 +232,7 @@ impl Scenario {
     /// Drives one server, for profilers.
     pub(crate) fn drive(&self, kind: Kind, rounds: usize) -> Result<Report> {
         let (unit, figure) = match &self.work {
-            Work::Idle { connections } => ("bytes per connection", single::idle_bytes(kind, *connections)?),
+            Work::Idle { connections } => ("bytes per connection", single::idle_bytes(kind, *connections, 1)?),
             Work::Memory(content) => {
                 let (unit, held, _) = single::memory(*content)?;
                 (unit, held)
@@ -233,7 +246,7 @@ impl Scenario {
             Work::Room { members } => ("CPU us per member", single::room(*members, rounds)?.0),
             Work::Set { rows } => ("CPU us per MB", single::set(*rows, self.turns, rounds)?.0),
             Work::Stall { rows } => ("CPU us", single::stall(*rows, rounds)?),
-            Work::Document => (CPU, single::document(self.turns)?.0.0),
+            Work::Document => (CPU, single::document(&[kind], self.turns)?[0].0),
             Work::Receive => {
                 let follower = if kind == Kind::Ours { Follower::Ours } else { Follower::Bare };
                 let mut rig = follower::Rig::start(follower)?;

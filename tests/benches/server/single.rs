@@ -43,36 +43,64 @@ pub(crate) fn room(members: usize, rounds: usize) -> Result<(f64, f64)> {
     Ok((median(&mut figures), wire as f64 / members as f64))
 }
 
-/// CPU time of one of the last `slice` keystrokes of a paper, and of one of the first; and the same of yrs alone, which gets each slice
-/// once the server has had it.
-pub(crate) fn document(slice: usize) -> Result<((f64, f64), (f64, f64))> {
+/// CPU time of one of the last `slice` keystrokes of a paper, and of one of the first, of a server of each kind; they get each slice in
+/// turns.
+pub(crate) fn document(kinds: &[Kind], slice: usize) -> Result<Vec<(f64, f64)>> {
     let Paper { updates, text } = paper::write()?;
-    let (yrs, mut alone) = (paper::Alone::new(), Vec::new());
-    let server = Server::start(Kind::Ours, Content::Nothing)?;
-    let mut load = Load::open(server.port, 2, Stream::Document)?;
-    let channel = load.channel();
-    let mut figures = Vec::new();
+    let mut desks = kinds.iter().map(|kind| Desk::new(*kind)).collect::<Result<Vec<_>>>()?;
     for slice in updates.chunks(slice) {
-        let before = server.cpu()?;
+        for desk in &mut desks {
+            desk.type_in(slice)?;
+        }
+        let figures: Vec<_> = desks.iter().flat_map(|desk| desk.figures.last()).map(|us| format!("{us:.2}")).collect();
+        eprintln!("  {} µs an edit", figures.join(" against "));
+    }
+    desks.iter().map(|desk| desk.ends(&text)).collect()
+}
+
+/// A server with a document, and what each slice of its keystrokes took.
+struct Desk {
+    server: Server,
+    load: Load,
+    figures: Vec<f64>,
+}
+
+impl Desk {
+    fn new(kind: Kind) -> Result<Self> {
+        let server = Server::start(kind, Content::Nothing)?;
+        let load = Load::open(server.port, 2, Stream::Document)?;
+        Ok(Self { server, load, figures: Vec::new() })
+    }
+
+    fn type_in(&mut self, slice: &[Vec<u8>]) -> Result<()> {
+        let channel = self.load.channel();
+        let before = self.server.cpu()?;
         for window in slice.chunks(WINDOW) {
             let frames = (2..).zip(window).map(|(id, update)| websocket::frame(&payload::update(id, channel, update)));
-            load.exchange(&frames.collect::<Vec<_>>())?;
+            self.load.exchange(&frames.collect::<Vec<_>>())?;
         }
-        load.tell(|_| Vec::new())?;
-        figures.push((server.cpu()? - before) as f64 / slice.len() as f64 / 1_000.0);
-        alone.push(yrs.apply(slice)?.as_nanos() as f64 / slice.len() as f64 / 1_000.0);
-        eprintln!("  {:.2} µs an edit, {:.2} of yrs alone", figures[figures.len() - 1], alone[alone.len() - 1]);
+        self.load.tell(|_| Vec::new())?;
+        self.figures.push((self.server.cpu()? - before) as f64 / slice.len() as f64 / 1_000.0);
+        Ok(())
     }
-    // An edit that was refused was answered, too.
-    load::check_document(server.port, &text)?;
-    match (&figures[..], &alone[..]) {
-        ([first, .., last], [alone_first, .., alone_last]) => Ok(((*last, *first), (*alone_last, *alone_first))),
-        _ => Err("too few edits".into()),
+
+    /// The last figure and the first.
+    fn ends(&self, text: &str) -> Result<(f64, f64)> {
+        // An edit that was refused was answered, too.
+        load::check_document(self.server.port, text)?;
+        match self.figures[..] {
+            [first, .., last] => Ok((last, first)),
+            _ => Err("too few edits".into()),
+        }
     }
 }
 
-/// Resident bytes that one more idle connection costs.
-pub(crate) fn idle_bytes(kind: Kind, connections: usize) -> Result<f64> {
+/// Resident bytes that one more idle connection costs, the median of so many servers.
+pub(crate) fn idle_bytes(kind: Kind, connections: usize, servers: usize) -> Result<f64> {
+    Ok(median(&mut (0..servers).map(|_| idle_bytes_of_one(kind, connections)).collect::<Result<Vec<_>>>()?))
+}
+
+fn idle_bytes_of_one(kind: Kind, connections: usize) -> Result<f64> {
     let possible = process::descriptors().saturating_sub(SETTLED);
     if possible < connections {
         eprintln!("  descriptors for {possible} of {connections} connections: `ulimit -n` permits more");
