@@ -11,6 +11,9 @@ use std::{
 /// Far above what any answer takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
 fn datasole(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_datasole"));
     command.args(args).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -73,10 +76,24 @@ impl Running {
 
     /// The status of an attempt to open the WebSocket.
     fn open(&self, path: &str, headers: &str) -> String {
-        let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-        let socket = self.get(path, &format!("{upgrade}{headers}Connection: close\r\n"));
+        let socket = self.get(path, &format!("{UPGRADE}{headers}Connection: close\r\n"));
         socket.split(' ').nth(1).unwrap().to_owned()
+    }
+
+    /// Whether a client of version 2 is told this when it is greeted; waits for it.
+    fn greets_with(&self, text: &str) -> bool {
+        let mut socket = TcpStream::connect(&self.address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let protocol = "Sec-WebSocket-Protocol: datasole.v2\r\n";
+        write!(socket, "GET /__ds HTTP/1.1\r\nHost: {}\r\n{UPGRADE}{protocol}\r\n", self.address).unwrap();
+        let (mut said, mut chunk) = (Vec::new(), [0; 4096]);
+        // HELLO is the first frame, an object in one piece.
+        while !said.ends_with(b"}") {
+            let read = socket.read(&mut chunk).unwrap();
+            assert!(read > 0, "{}", String::from_utf8_lossy(&said));
+            said.extend_from_slice(&chunk[..read]);
+        }
+        String::from_utf8_lossy(&said).contains(text)
     }
 }
 
@@ -103,6 +120,13 @@ fn tokens_and_origins_decide_who_gets_in() {
     }
     let health = server.page("/live/health");
     assert!(health.contains("\"ready\":true") && !health.contains("metrics"), "{health}");
+}
+
+#[test]
+fn clients_are_told_the_window_in_which_to_come_back() {
+    let window = |flags: &[&str]| Running::start(flags).greets_with("\"reconnectWindow\":7000");
+    assert!(window(&["--reconnect-window", "7s"]));
+    assert!(!window(&[]));
 }
 
 #[test]

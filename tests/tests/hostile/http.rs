@@ -6,8 +6,9 @@ use datasole_core::frame::Opcode;
 use datasole_server::Limits;
 use datasole_tests::peer::{Peer, UPGRADE, V2};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{net::TcpStream, time::timeout};
 
-use super::{all_gone, assert_serves, serve};
+use super::{PATIENCE, all_gone, assert_serves, serve};
 
 /// Any of these answers; 0 is an end without one.
 async fn check(request: &[u8], answers: &[u16]) {
@@ -165,12 +166,38 @@ async fn places_are_counted_before_authentication() {
     assert_eq!(at.call(1, "add", "[1, 1]").await["result"], 2, "who has a place keeps it");
 }
 
+/// As many descriptors as this process may have.
+fn raise_descriptors() -> u64 {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    maximum.unwrap_or(u64::MAX)
+}
+
+/// More than the listeners of tokio have room for.
+const CROWD: usize = 1_500;
+
+/// All clients of a server that is busy come at once: none of them has to try again.
+#[tokio::test]
+async fn a_crowd_waits_until_it_is_accepted() {
+    let permitted = std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok();
+    let permitted = permitted.and_then(|most| most.trim().parse().ok()).unwrap_or(0);
+    if raise_descriptors().min(permitted) < 2 * CROWD as u64 {
+        eprintln!("this system permits no {CROWD} that wait");
+        return;
+    }
+    let listener = datasole_server::listen("127.0.0.1:0").await.unwrap();
+    let mut crowd = Vec::new();
+    for _ in 0..CROWD {
+        // Without room the handshake is not answered, and nobody accepts.
+        crowd.push(timeout(PATIENCE, TcpStream::connect(listener.local_addr().unwrap())).await.unwrap().unwrap());
+    }
+}
+
 const SLOW: usize = 1_000;
 
 #[tokio::test]
 async fn a_thousand_handshakes_that_never_finish() {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    raise_descriptors();
     let limits = Limits::default().with(|limits| limits.handshake_timeout = Duration::from_secs(2));
     let running = serve(|builder| builder.limits(limits)).await;
     let mut peers = Vec::new();
