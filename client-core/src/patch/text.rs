@@ -225,6 +225,8 @@ impl Difference<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
@@ -318,6 +320,37 @@ mod tests {
         check(&json!([{"a": 1, "b": 2}]), r#"[{"b":2,"b":2}]"#);
         check(&json!([{"a": 1, "b": 2}]), r#"[{"b":2,"a":1}]"#);
         check(&json!([{"a": 1, "b": 2}]), r#"[{"b":1,"b":2,"a":1}]"#);
+    }
+
+    /// All texts of up to four of three members, each behind a row in each order and before one in that order.
+    #[test]
+    fn rows_may_have_any_order_and_each_its_own() {
+        const MEMBERS: [&str; 3] = [r#""a":1"#, r#""b":2"#, r#""c":3"#];
+        let old = json!([{"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 2, "c": 3}]);
+        let mut texts: Vec<Vec<&str>> = vec![Vec::new()];
+        for length in 0..4 {
+            let shorter = texts.iter().filter(|text| text.len() == length);
+            let longer = shorter.flat_map(|text| MEMBERS.map(|member| [&text[..], &[member]].concat()));
+            texts.extend(longer.collect::<Vec<_>>());
+        }
+        let is_order = |text: &Vec<&str>| text.len() == 3 && MEMBERS.iter().all(|member| text.contains(member));
+        for order in texts.clone().iter().filter(|text| is_order(text)).map(|text| text.join(",")) {
+            for row in &texts {
+                let patch = check(&old, &format!("[{{{order}}},{{{}}},{{{order}}}]", row.join(",")));
+                assert_eq!(patch.is_empty(), row.iter().copied().collect::<BTreeSet<_>>().len() == 3, "{row:?}");
+            }
+        }
+    }
+
+    /// As the fields of a `struct` are written: what is looked for is next, but in the first row.
+    #[test]
+    fn rows_of_one_order_are_expected_in_that() {
+        let rows: Vec<String> =
+            (0..1_000).map(|id| format!(r#"{{"name":"row {id}","at":{{"y":1,"x":{id}}},"id":{id}}}"#)).collect();
+        let text = format!("[{}]", rows.join(","));
+        let mut difference = Difference { text: Comparison::new(&text), writer: Writer::default(), later: Vec::new() };
+        assert_eq!(difference.value(&parse(&text).unwrap(), 0).unwrap(), 0);
+        assert_eq!(difference.text.unexpected, 2, "one of each kind");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! [`Comparison`]: a text and the tree that it may be the same as. What is equal is read, and no tree is made of it.
 
-use super::{Node, Object, Tree, parse::Parser};
+use super::{Node, Object, Tree, object::Orders, parse::Parser};
 use crate::json::value::{Reader, Unfit};
 
 /// A text that is compared with trees.
@@ -8,9 +8,13 @@ pub(crate) struct Comparison<'a> {
     parser: Parser<'a>,
     /// Members of the objects that are being compared with the text, of each those that it has.
     seen: Vec<*const Tree>,
+    orders: Orders,
     /// Bytes that the reader went back.
     #[cfg(test)]
     pub(crate) again: usize,
+    /// Objects whose members came in another order than was expected.
+    #[cfg(test)]
+    pub(crate) unexpected: usize,
 }
 
 impl<'a> Comparison<'a> {
@@ -18,8 +22,11 @@ impl<'a> Comparison<'a> {
         Self {
             parser: Parser::new(text),
             seen: Vec::new(),
+            orders: Orders::default(),
             #[cfg(test)]
             again: 0,
+            #[cfg(test)]
+            unexpected: 0,
         }
     }
 
@@ -104,12 +111,16 @@ impl<'a> Comparison<'a> {
 
     fn has_members(&mut self, old: &Object, depth: usize) -> Result<bool, Unfit> {
         let mut more = self.parser.reader.open(b'}', depth)?;
-        for (count, (name, member)) in old.iter().enumerate() {
+        let order = self.orders.of(old);
+        for (count, (name, member)) in old.iter_as(order.as_deref()).enumerate() {
             if !more {
                 return Ok(false);
             }
             if !self.parser.reader.pass_name(name.as_bytes())? {
-                return self.has_others(old, count, depth);
+                let before = self.seen.len();
+                let passed = old.iter_as(order.as_deref()).take(count);
+                self.seen.extend(passed.map(|(_, member)| std::ptr::from_ref(member)));
+                return self.has_others(old, before, depth);
             }
             self.expect(member, depth + 1)?;
             more = self.parser.reader.next(b'}')?;
@@ -117,10 +128,13 @@ impl<'a> Comparison<'a> {
         Ok(!more)
     }
 
-    /// Goes on where the members are in another order than theirs, or their names have escapes, behind so many that are not.
-    fn has_others(&mut self, old: &Object, count: usize, depth: usize) -> Result<bool, Unfit> {
-        let (before, mut more) = (self.seen.len(), true);
-        self.seen.extend(old.iter().take(count).map(|(_, member)| std::ptr::from_ref(member)));
+    /// Goes on where the members are in another order than was expected, or their names have escapes, behind those seen since `before`.
+    fn has_others(&mut self, old: &Object, before: usize, depth: usize) -> Result<bool, Unfit> {
+        #[cfg(test)]
+        {
+            self.unexpected += 1;
+        }
+        let mut more = true;
         while more {
             let name = self.parser.reader.name()?;
             let member = old.get(&name).ok_or(Unfit::Other)?;
@@ -128,7 +142,11 @@ impl<'a> Comparison<'a> {
             self.expect(member, depth + 1)?;
             more = self.parser.reader.next(b'}')?;
         }
-        let is_whole = self.seen.len() - before == old.len() && self.is_each_once(before);
+        let order = self.seen[before..].to_vec();
+        let is_whole = order.len() == old.len() && self.is_each_once(before);
+        if is_whole {
+            self.orders.remember(old, &order);
+        }
         self.seen.truncate(before);
         Ok(is_whole)
     }

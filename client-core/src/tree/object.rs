@@ -7,7 +7,9 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, btree_map},
     iter::Zip,
-    mem, slice,
+    mem,
+    rc::Rc,
+    slice,
     sync::Arc,
 };
 
@@ -63,6 +65,14 @@ impl Object {
         match self {
             Self::Row(row) => Members::Row(row.names.iter().zip(&*row.values)),
             Self::Map(map) => Members::Map(map.iter()),
+        }
+    }
+
+    /// The members in an order of [`Orders`], if there is one.
+    pub(super) fn iter_as<'a>(&'a self, order: Option<&'a [u8]>) -> Members<'a> {
+        match (self, order) {
+            (Self::Row(row), Some(order)) => Members::Ordered(row, order.iter()),
+            _ => self.iter(),
         }
     }
 
@@ -154,8 +164,9 @@ impl PartialEq for Object {
     }
 }
 
-/// The members in the order of their names.
+/// The members, in the order of their names or of a text.
 pub(crate) enum Members<'a> {
+    Ordered(&'a Row, slice::Iter<'a, u8>),
     Row(Zip<slice::Iter<'a, Text>, slice::Iter<'a, Tree>>),
     Map(btree_map::Iter<'a, Text, Tree>),
 }
@@ -167,6 +178,10 @@ impl<'a> Iterator for Members<'a> {
         match self {
             Self::Row(members) => members.next(),
             Self::Map(members) => members.next(),
+            Self::Ordered(row, places) => {
+                let place = usize::from(*places.next()?);
+                Some((&row.names[place], &row.values[place]))
+            }
         }
     }
 
@@ -174,6 +189,7 @@ impl<'a> Iterator for Members<'a> {
         match self {
             Self::Row(members) => members.size_hint(),
             Self::Map(members) => members.size_hint(),
+            Self::Ordered(_, places) => places.size_hint(),
         }
     }
 }
@@ -236,5 +252,31 @@ impl Form {
         let same =
             |(name, &at): (&Text, &u8)| text.get(usize::from(at)).is_some_and(|own| own.as_bytes() == name.as_bytes());
         self.names.len() == text.len() && self.names.iter().zip(&self.order).all(same)
+    }
+}
+
+/// The orders in which a text has the members of rows, the newest first: rows with the same names have them mostly in the same one.
+#[derive(Default)]
+pub(super) struct Orders {
+    known: Vec<(Arc<Names>, Rc<[u8]>)>,
+}
+
+impl Orders {
+    /// The order of the last row with these names that had another than theirs: each of their places once.
+    pub(super) fn of(&self, object: &Object) -> Option<Rc<[u8]>> {
+        let Object::Row(row) = object else { return None };
+        let mut known = self.known.iter();
+        known.find(|(names, _)| Arc::ptr_eq(names, &row.names)).map(|(_, order)| order.clone())
+    }
+
+    /// Notes the order of an object's members, all of which are there once.
+    pub(super) fn remember(&mut self, object: &Object, members: &[*const Tree]) {
+        let Object::Row(row) = object else { return };
+        let place = |member: &*const Tree| row.values.iter().position(|own| std::ptr::eq(own, *member));
+        let order = members.iter().map(|member| place(member).and_then(|place| place.try_into().ok()));
+        let Some(order) = order.collect::<Option<Rc<[u8]>>>() else { return };
+        self.known.retain(|(names, _)| !Arc::ptr_eq(names, &row.names));
+        self.known.truncate(REMEMBERED - 1);
+        self.known.insert(0, (row.names.clone(), order));
     }
 }
