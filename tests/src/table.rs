@@ -30,18 +30,19 @@ impl Serialize for Table {
 
 struct Rows<'a>(&'a Table);
 
+/// Its fields are not in the order of their names, as in most types.
 #[derive(Serialize)]
 struct Row {
     id: usize,
-    n: u64,
     name: String,
     price: f64,
+    n: u64,
 }
 
 impl Serialize for Rows<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Table { rows, n, changed } = *self.0;
         let cell = |id| changed.filter(|(row, _)| *row == id).map_or(n, |(_, n)| n);
-        serializer.collect_seq((0..rows).map(|id| Row { id, n: cell(id), name: format!("row {id}"), price: 10.5 }))
+        serializer.collect_seq((0..rows).map(|id| Row { id, name: format!("row {id}"), price: 10.5, n: cell(id) }))
     }
 }
