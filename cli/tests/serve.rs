@@ -80,20 +80,24 @@ impl Running {
         socket.split(' ').nth(1).unwrap().to_owned()
     }
 
-    /// Whether a client of version 2 is told this when it is greeted; waits for it.
-    fn greets_with(&self, text: &str) -> bool {
+    /// What a client of version 2 is greeted with.
+    fn hello(&self) -> String {
         let mut socket = TcpStream::connect(&self.address).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let protocol = "Sec-WebSocket-Protocol: datasole.v2\r\n";
         write!(socket, "GET /__ds HTTP/1.1\r\nHost: {}\r\n{UPGRADE}{protocol}\r\n", self.address).unwrap();
-        let (mut said, mut chunk) = (Vec::new(), [0; 4096]);
-        // HELLO is the first frame, an object in one piece.
-        while !said.ends_with(b"}") {
-            let read = socket.read(&mut chunk).unwrap();
-            assert!(read > 0, "{}", String::from_utf8_lossy(&said));
-            said.extend_from_slice(&chunk[..read]);
+        let mut reader = BufReader::new(socket);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(reader.read_line(&mut head).unwrap() > 0, "{head}");
         }
-        String::from_utf8_lossy(&said).contains(text)
+        // The first WebSocket frame, of 126 to 65,535 bytes.
+        let mut header = [0; 4];
+        reader.read_exact(&mut header).unwrap();
+        assert_eq!(header[..2], [0x82, 126], "{head}");
+        let mut hello = vec![0; usize::from(u16::from_be_bytes([header[2], header[3]]))];
+        reader.read_exact(&mut hello).unwrap();
+        String::from_utf8_lossy(&hello).into_owned()
     }
 }
 
@@ -124,9 +128,10 @@ fn tokens_and_origins_decide_who_gets_in() {
 
 #[test]
 fn clients_are_told_the_window_in_which_to_come_back() {
-    let window = |flags: &[&str]| Running::start(flags).greets_with("\"reconnectWindow\":7000");
-    assert!(window(&["--reconnect-window", "7s"]));
-    assert!(!window(&[]));
+    let hello = Running::start(&["--reconnect-window", "7s"]).hello();
+    assert!(hello.contains("\"reconnectWindow\":7000"), "{hello}");
+    let hello = Running::start(&[]).hello();
+    assert!(hello.contains("\"limits\"") && !hello.contains("reconnectWindow"), "{hello}");
 }
 
 #[test]

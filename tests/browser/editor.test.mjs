@@ -200,7 +200,7 @@ async function type(page, text) {
 }
 
 /**
- * Types letter after letter, over and over, until `done`; answers what. Each is painted before the next: a browser serves keys
+ * Types letter after letter, over and over, until `done`; answers what. A frame comes before the next: a browser serves keys
  * before timers and before what the test asks, so keys without a pause would hold up both.
  */
 async function typeUntil(done, page, letters) {

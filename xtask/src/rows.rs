@@ -45,8 +45,8 @@ impl Rows {
         Ok(())
     }
 
-    /// Takes a line: the figure that is judged, or several, each with a name of its own in `bar`, `goal` and `floor`; and
-    /// microseconds that have a goal where a ratio is judged.
+    /// Takes a line: the figure that is judged, or several, each with a name of its own in `bar`, `goal` and `floor`; microseconds that
+    /// have a goal where a ratio is judged, and a slope beside the baseline's.
     fn take(&mut self, line: &Value) {
         let Some(name) = line["bench"].as_str() else { return };
         let targets = ["bar", "goal", "floor"].map(|target| &line[target]);
@@ -65,6 +65,10 @@ impl Rows {
             let reached = ["ratio", "ours_us", "ours_bytes"].iter().find_map(|name| line[*name].as_f64());
             let [bar, goal, floor] = targets.map(Value::as_f64);
             self.0.push(Row { name: name.to_owned(), reached, goal, floor, bar, is_advantage: false });
+        }
+        if let Some(reached) = line["ours_slope"].as_f64() {
+            let (name, floor) = (format!("{name} slope"), line["baseline_slope"].as_f64());
+            self.0.push(Row { name, reached: Some(reached), goal: None, floor, bar: None, is_advantage: false });
         }
         if let Some(goal) = line["goal_us"].as_f64() {
             let (reached, floor) = (line["ours_us"].as_f64(), line["floor_us"].as_f64());

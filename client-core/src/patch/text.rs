@@ -342,6 +342,39 @@ mod tests {
         }
     }
 
+    /// Rows whose members are rows with the same names, maps, and rows of more kinds than are remembered.
+    #[test]
+    fn orders_of_rows_within_rows_are_not_mixed_up() {
+        let kinds = |count: usize, reversed: bool| {
+            let row = |kind: usize| {
+                let inner = if reversed { r#"{"b":1,"a":0}"# } else { r#"{"a":0,"b":1}"# };
+                let members = [format!(r#""a":{inner}"#), format!(r#""b":{inner}"#), format!(r#""k{kind}":{inner}"#)];
+                let members = if reversed { members.into_iter().rev().collect() } else { members.to_vec() };
+                format!("{{{}}}", members.join(","))
+            };
+            format!("[{}]", (0..3 * count).map(|at| row(at % count)).collect::<Vec<_>>().join(","))
+        };
+        for count in [1, 2, 15, 16, 17, 40] {
+            let old: Value = serde_json::from_str(&kinds(count, false)).unwrap();
+            let (text, tree) = (kinds(count, true), Tree::from(&old));
+            assert!(check(&old, &text).is_empty());
+            let wrong =
+                [r#"{"b":1,"b":1}"#, r#"{"a":0,"a":0}"#, r#"{"b":1}"#, r#"{"b":1,"a":0,"b":1}"#, r#"{"b":0,"a":1}"#];
+            for wrong in wrong {
+                for at in text.match_indices(r#"{"b":1,"a":0}"#).map(|(at, _)| at).step_by(5) {
+                    let text = format!("{}{wrong}{}", &text[..at], &text[at + 13..]);
+                    let is_same = parse(&text).unwrap() == tree;
+                    assert_eq!(check(&old, &text).is_empty(), is_same, "{text}");
+                }
+            }
+        }
+        let map: Vec<String> = (0..100).map(|at| format!(r#""{at}":{at}"#)).collect();
+        let reversed: Vec<&str> = map.iter().rev().map(String::as_str).collect();
+        let old = serde_json::from_str(&format!("[{{{}}}]", map.join(","))).unwrap();
+        assert!(check(&old, &format!("[{{{}}}]", reversed.join(","))).is_empty());
+        check(&old, &format!("[{{{},{}}}]", reversed.join(","), map.join(",")));
+    }
+
     /// As the fields of a `struct` are written: what is looked for is next, but in the first row.
     #[test]
     fn rows_of_one_order_are_expected_in_that() {

@@ -128,7 +128,7 @@ impl<'a> Comparison<'a> {
         Ok(!more)
     }
 
-    /// Goes on where the members are in another order than was expected, or their names have escapes, behind those seen since `before`.
+    /// Compares the members behind those seen since `before`, in whatever order: others are next than were expected, or have escapes.
     fn has_others(&mut self, old: &Object, before: usize, depth: usize) -> Result<bool, Unfit> {
         #[cfg(test)]
         {
@@ -136,16 +136,19 @@ impl<'a> Comparison<'a> {
         }
         let mut more = true;
         while more {
+            if self.seen.len() - before == old.len() {
+                return Ok(false);
+            }
             let name = self.parser.reader.name()?;
             let member = old.get(&name).ok_or(Unfit::Other)?;
             self.seen.push(member);
             self.expect(member, depth + 1)?;
             more = self.parser.reader.next(b'}')?;
         }
-        let order = self.seen[before..].to_vec();
-        let is_whole = order.len() == old.len() && self.is_each_once(before);
-        if is_whole {
-            self.orders.remember(old, &order);
+        let order = self.orders.new_one(old, &self.seen[before..]);
+        let is_whole = self.seen.len() - before == old.len() && self.is_each_once(before);
+        if let Some(order) = order.filter(|_| is_whole) {
+            self.orders.remember(old, order);
         }
         self.seen.truncate(before);
         Ok(is_whole)

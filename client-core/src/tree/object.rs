@@ -255,26 +255,36 @@ impl Form {
     }
 }
 
-/// The orders in which a text has the members of rows, the newest first: rows with the same names have them mostly in the same one.
+/// The orders in which a text has the members of rows, those last used first: rows with the same names have them mostly in the same one.
 #[derive(Default)]
 pub(super) struct Orders {
     known: Vec<(Arc<Names>, Rc<[u8]>)>,
 }
 
 impl Orders {
-    /// The order of the last row with these names that had another than theirs: each of their places once.
-    pub(super) fn of(&self, object: &Object) -> Option<Rc<[u8]>> {
+    /// The order of the last row with these names that had another than was expected: each of their places once.
+    pub(super) fn of(&mut self, object: &Object) -> Option<Rc<[u8]>> {
         let Object::Row(row) = object else { return None };
-        let mut known = self.known.iter();
-        known.find(|(names, _)| Arc::ptr_eq(names, &row.names)).map(|(_, order)| order.clone())
+        let at = self.known.iter().position(|(names, _)| Arc::ptr_eq(names, &row.names))?;
+        self.known[..=at].rotate_right(1);
+        Some(self.known[0].1.clone())
     }
 
-    /// Notes the order of an object's members, all of which are there once.
-    pub(super) fn remember(&mut self, object: &Object, members: &[*const Tree]) {
-        let Object::Row(row) = object else { return };
+    /// The order of a row's members, if it was not expected.
+    pub(super) fn new_one(&mut self, object: &Object, members: &[*const Tree]) -> Option<Rc<[u8]>> {
+        let expected = self.of(object);
+        let mut expected = object.iter_as(expected.as_deref()).map(|(_, member)| std::ptr::from_ref(member));
+        let Object::Row(row) = object else { return None };
+        if members.len() != row.values.len() || members.iter().all(|member| expected.next() == Some(*member)) {
+            return None;
+        }
         let place = |member: &*const Tree| row.values.iter().position(|own| std::ptr::eq(own, *member));
-        let order = members.iter().map(|member| place(member).and_then(|place| place.try_into().ok()));
-        let Some(order) = order.collect::<Option<Rc<[u8]>>>() else { return };
+        members.iter().map(|member| place(member)?.try_into().ok()).collect()
+    }
+
+    /// Notes the order of a row that has each member once.
+    pub(super) fn remember(&mut self, object: &Object, order: Rc<[u8]>) {
+        let Object::Row(row) = object else { return };
         self.known.retain(|(names, _)| !Arc::ptr_eq(names, &row.names));
         self.known.truncate(REMEMBERED - 1);
         self.known.insert(0, (row.names.clone(), order));

@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use datasole_core::{
     frame::{HEADER_LEN, Opcode, ZLIB_MARK},
-    wire::split_varuint,
+    wire::{push_varuint, split_varuint},
 };
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use futures_util::{SinkExt, Stream};
@@ -46,7 +46,7 @@ const LEVEL: u32 = 3;
 /// Stands for a stream's epoch.
 pub(crate) const EPOCH: u64 = 1_763_000_000_000;
 /// The number of the only document.
-const CHANNEL: u64 = 1;
+const CHANNEL: u32 = 1;
 
 /// The server.
 #[derive(Clone, Default)]
@@ -129,7 +129,7 @@ impl Bare {
                 }
                 Some(Opcode::Subscribe) if holds(body, r#""doc""#) => {
                     answer(Opcode::Subscribed, format!(r#"{{"channel":{CHANNEL}}}"#).as_bytes())?;
-                    answer(Opcode::Doc, &payload::document(CHANNEL, payload::QUESTION, &[0]))
+                    answer(Opcode::Doc, &payload::document(CHANNEL.into(), payload::QUESTION, &[0]))
                 }
                 Some(Opcode::Subscribe) => {
                     answer(Opcode::Subscribed, b"{}")?;
@@ -141,14 +141,17 @@ impl Bare {
                     let (_, bytes) = split_varuint(bytes).ok_or("a DOC without a length")?;
                     let document = self.document.lock().unwrap_or_else(PoisonError::into_inner);
                     if *kind != payload::UPDATE {
-                        return answer(Opcode::Doc, &payload::document(CHANNEL, payload::ANSWER, &document.whole()));
+                        let whole = document.whole();
+                        return answer(Opcode::Doc, &payload::document(CHANNEL.into(), payload::ANSWER, &whole));
                     }
-                    let new = payload::document(CHANNEL, payload::UPDATE, &document.apply(bytes)?);
-                    let new = binary(message(Opcode::Doc, 0, |out| out.write_all(&new))?);
-                    for other in self.connections().iter().filter(|other| !other.same_channel(own)) {
-                        other.try_send(new.clone())?;
-                    }
-                    answer(Opcode::Doc, &[])
+                    let seq = self.next();
+                    let new = payload::document(seq, payload::UPDATE, &document.apply(bytes)?);
+                    let new = binary(message(Opcode::Doc, CHANNEL, |out| out.write_all(&new))?);
+                    let told = |other: &mpsc::Sender<_>| other.same_channel(own) || other.try_send(new.clone()).is_ok();
+                    self.connections().retain(told);
+                    let mut position = Vec::new();
+                    push_varuint(&mut position, seq);
+                    answer(Opcode::Ack, &position)
                 }
                 _ => Err(format!("opcode {opcode:#x} is not served").into()),
             }
@@ -225,11 +228,11 @@ fn event(data: &Value, seq: u64) -> io::Result<Vec<u8>> {
 
 /// The same.
 fn patch(row: u32, seq: u64) -> io::Result<Vec<u8>> {
-    change(payload::STATE, &payload::one_cell(row as usize, seq), seq)
+    change(payload::STATE, &payload::one_cell(row as usize, seq).to_string(), seq)
 }
 
 /// The same of any operations.
-pub(crate) fn change(key: &str, operations: &Value, seq: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn change(key: &str, operations: &str, seq: u64) -> io::Result<Vec<u8>> {
     message(Opcode::StatePatch, 0, |out| {
         write!(out, r#"{{"key":"{key}","patches":{operations},"epoch":{EPOCH},"seq":{seq}}}"#)
     })

@@ -2,7 +2,7 @@
 //! how that grows with the size of states and CRDTs, and with the number of keys, subscribers and connections.
 //!
 //! Run by `cargo xtask bench` (`cargo bench -p datasole-tests --bench server -- [OPTIONS]`). The program starts itself
-//! twice as a child, once as the bare server ([`bare`]) and once as ours ([`ours`]), both on one thread, and drives them
+//! as children, as the bare server ([`bare`]) and as ours ([`ours`]), each on one thread, and drives them
 //! in turns with the same bytes ([`load`]). **CPU time of the server process is the judge** ([`process`]), never wall time,
 //! so that a busy machine blurs the result instead of deciding it; each scenario's ratio is the median over its rounds.
 //!
@@ -44,7 +44,7 @@ usage: cargo bench -p datasole-tests --bench server -- [NAME…] [--rounds N] [-
   NAME      run the scenarios whose name contains it
   --cluster nodes on Redis, PostgreSQL and NATS, each beside the engine alone
   --streams followed streams of one node, 100000 unless given
-  --rounds  slices per server and scenario, 9 unless given
+  --rounds  slices per server and scenario, 9 unless given; at least one in each process where there are several
   --server  drive one server only and judge nothing (for profilers)
   --list    print the scenarios' names";
 

@@ -83,10 +83,10 @@ pub(crate) fn update(correlation: u32, channel: u64, update: &[u8]) -> Vec<u8> {
     Codec::default().encode(Opcode::Doc, correlation, &document(channel, UPDATE, update), COMPRESS_ABOVE)
 }
 
-/// The payload of a DOC: a message of y-protocols with one array of bytes.
-pub(crate) fn document(channel: u64, kind: [u8; 2], bytes: &[u8]) -> Vec<u8> {
+/// The payload of a DOC: its number, and a message of y-protocols with one array of bytes.
+pub(crate) fn document(number: u64, kind: [u8; 2], bytes: &[u8]) -> Vec<u8> {
     let mut payload = Vec::with_capacity(bytes.len() + 8);
-    push_varuint(&mut payload, channel);
+    push_varuint(&mut payload, number);
     payload.extend_from_slice(&kind);
     push_varuint(&mut payload, bytes.len() as u64);
     payload.extend_from_slice(bytes);

@@ -1,5 +1,7 @@
 //! A scenario's result, and the arithmetic of rounds.
 
+use std::ops::Range;
+
 use serde::Serialize;
 
 use crate::Result;
@@ -51,7 +53,7 @@ pub(crate) struct Report {
     ours_slope: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     baseline_slope: Option<f64>,
-    /// The cost of the part that grows alone, without a server around it; microseconds of an operation.
+    /// The cost of the part that grows alone, or of the least that does the same; microseconds of an operation.
     #[serde(skip_serializing_if = "Option::is_none")]
     bare_us: Option<f64>,
     /// By how many times it grows, where growth is judged; by how many times ours is dearer, where a cost is.
@@ -106,7 +108,7 @@ impl Report {
 
     /// Of what an operation costs with much and with little, of ours and of the baseline: judged is how much more ours grows.
     pub(crate) fn of_slopes(
-        bench: &str,
+        bench: String,
         unit: &'static str,
         ours: &[(f64, f64)],
         baseline: &[(f64, f64)],
@@ -116,7 +118,7 @@ impl Report {
         let (our_slope, its_slope) = (median(&mut ratios(ours)), median(&mut ratios(baseline)));
         let ratio = our_slope / its_slope;
         Self {
-            bench: bench.to_owned(),
+            bench,
             unit,
             ours_us: Some(rounded(most(ours))),
             baseline_us: Some(rounded(most(baseline))),
@@ -170,7 +172,7 @@ impl Report {
     pub(crate) fn beside_alone(self, alone: &[(f64, f64)]) -> Self {
         let mut large: Vec<f64> = alone.iter().map(|(large, _)| *large).collect();
         let mut more: Vec<f64> = alone.iter().map(|(large, small)| large - small).collect();
-        let floor = self.baseline_us.map(|small| rounded(1.0 + median(&mut more) / small));
+        let floor = self.baseline_us.map(|small| rounded(1.0 + median(&mut more).max(0.0) / small));
         let (bare_us, bare_ratio) = (rounded(median(&mut large)), rounded(median(&mut ratios(alone))));
         Self { bare_us: Some(bare_us), bare_ratio: Some(bare_ratio), floor: floor.or(self.floor), ..self }
     }
@@ -206,14 +208,14 @@ impl Report {
 }
 
 /// Both slices of each round, one after the other; which is first alternates, so that a machine that gets busier favours
-/// nobody. Round 0 warms up.
+/// nobody. One more round, before the others, warms up.
 pub(crate) fn in_turns(
-    rounds: usize,
+    rounds: Range<usize>,
     mut ours: impl FnMut() -> Result<f64>,
     mut baseline: impl FnMut() -> Result<f64>,
 ) -> Result<Vec<(f64, f64)>> {
     let mut pairs = Vec::new();
-    for round in 0..=rounds {
+    for (count, round) in (0..).zip(rounds.start..=rounds.end) {
         let pair = if round % 2 == 0 {
             let first = ours()?;
             (first, baseline()?)
@@ -221,7 +223,7 @@ pub(crate) fn in_turns(
             let first = baseline()?;
             (ours()?, first)
         };
-        if round > 0 {
+        if count > 0 {
             eprintln!("  ours {:.3} µs, baseline {:.3} µs, ratio {:.2}", pair.0, pair.1, pair.0 / pair.1);
             pairs.push(pair);
         }
@@ -236,7 +238,8 @@ fn ratios(pairs: &[(f64, f64)]) -> Vec<f64> {
 /// The median; sorts the figures.
 pub(crate) fn median(figures: &mut [f64]) -> f64 {
     figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
+    let middle = figures.len() / 2;
+    if figures.len().is_multiple_of(2) { f64::midpoint(figures[middle - 1], figures[middle]) } else { figures[middle] }
 }
 
 fn rounded(figure: f64) -> f64 {

@@ -1,5 +1,7 @@
 //! What is measured, how, and how good it must be.
 
+use std::ops::Range;
+
 use serde_json::Value;
 
 use crate::{
@@ -74,8 +76,9 @@ pub(crate) enum Work {
     /// A turn publishes a burst of events, which the native client receives. Judged per event, by the ratio to a bare client; one
     /// that hands events over is measured, too.
     Receive,
-    /// The keystrokes of a paper, of which one other connection is told. A round is a paper. Judged is how much more the last ones
-    /// cost than the first, by the ratio to how much more they cost the bare server, which has the document by the same library.
+    /// The keystrokes of a paper, of which one other connection is told. A round is a paper. Judged is what the last ones cost, by the ratio
+    /// to what they cost the bare server, which has the document by the same library and keeps no log; and beside it how much more than the
+    /// first, likewise.
     Document,
     /// So many connections that have got HELLO, or as many as descriptors permit. Judged by the resident memory of each.
     Idle { connections: usize },
@@ -133,7 +136,12 @@ impl Scenario {
                     (0..rounds.min(FEW_ROUNDS)).map(|_| single::document(&[Kind::Ours, Kind::Bare], self.turns));
                 let papers = papers.collect::<Result<Vec<_>>>()?;
                 let of = |kind: usize| papers.iter().map(|paper| paper[kind]).collect::<Vec<_>>();
-                Ok(vec![self.aimed(Report::of_slopes(self.name, CPU, &of(0), &of(1), self.target))])
+                let (ours, baseline) = (of(0), of(1));
+                let last = ours.iter().zip(&baseline).map(|((ours, _), (bare, _))| (*ours, *bare)).collect::<Vec<_>>();
+                let growth = self.beside.map(|(name, target)| {
+                    Report::of_slopes(format!("{}-{name}", self.name), CPU, &ours, &baseline, target)
+                });
+                Ok([self.of_pairs(&last)].into_iter().chain(growth).collect())
             }
             Work::Wire(work) => {
                 let wire = |kind, short| -> Result<f64> {
@@ -145,7 +153,7 @@ impl Scenario {
             }
             Work::Receive => {
                 let (mut pairs, mut all_least) = (Vec::new(), Vec::new());
-                for _ in 0..FEW_PROCESSES {
+                for process in 0..FEW_PROCESSES {
                     let [ours, bare, handing] =
                         [Follower::Ours, Follower::Bare, Follower::Handing].map(follower::Rig::start);
                     let (mut ours, mut bare, mut handing, mut least) = (ours?, bare?, handing?, Vec::new());
@@ -154,7 +162,7 @@ impl Scenario {
                         least.push((handing.slice(self.turns)?, bare));
                         Ok(bare)
                     };
-                    let rounds = rounds.div_ceil(FEW_PROCESSES);
+                    let rounds = part(rounds, FEW_PROCESSES, process);
                     pairs.append(&mut in_turns(rounds, || ours.slice(self.turns), baseline)?);
                     // The first round warms up.
                     all_least.extend(least.drain(1..));
@@ -162,23 +170,23 @@ impl Scenario {
                 Ok(vec![self.of_pairs(&pairs).beside_least(&all_least)])
             }
             Work::Slope { many, few } => {
-                let slopes = |kind| {
+                let slopes = |kind, process| {
                     let (many, few) = (fan_out_of_one(*many), fan_out_of_one(*few));
                     let (mut many, mut few) = (Rig::of(&many, kind)?, Rig::of(&few, kind)?);
                     // As many deliveries of both.
                     let turns = self.turns * many.connections / few.connections;
-                    in_turns(rounds.div_ceil(FEW_PROCESSES), || many.slice(self.turns), || few.slice(turns))
+                    in_turns(part(rounds, FEW_PROCESSES, process), || many.slice(self.turns), || few.slice(turns))
                 };
                 let (mut ours, mut baseline) = (Vec::new(), Vec::new());
-                for _ in 0..FEW_PROCESSES {
-                    ours.append(&mut slopes(Kind::Ours)?);
-                    baseline.append(&mut slopes(Kind::Bare)?);
+                for process in 0..FEW_PROCESSES {
+                    ours.append(&mut slopes(Kind::Ours, process)?);
+                    baseline.append(&mut slopes(Kind::Bare, process)?);
                 }
-                Ok(vec![self.aimed(Report::of_slopes(self.name, CPU, &ours, &baseline, self.target))])
+                Ok(vec![Report::of_slopes(self.name.to_owned(), CPU, &ours, &baseline, self.target)])
             }
             work @ Work::Growth { content, beside } => {
                 let (mut pairs, mut alone) = (Vec::new(), Vec::new());
-                for _ in 0..PROCESSES {
+                for process in 0..PROCESSES {
                     let rig = |kind, content| Rig::new(work, kind, content, false);
                     let (mut ours, mut baseline) = (rig(Kind::Ours, *content)?, rig(Kind::Ours, *beside)?);
                     let (mut large, mut small) = (rig(Kind::Bare, *content)?, rig(Kind::Bare, *beside)?);
@@ -187,7 +195,7 @@ impl Scenario {
                         own.push((large.slice(self.turns)?, small.slice(self.turns)?));
                         baseline.slice(self.turns)
                     };
-                    let rounds = rounds.div_ceil(PROCESSES);
+                    let rounds = part(rounds, PROCESSES, process);
                     pairs.append(&mut in_turns(rounds, || ours.slice(self.turns), beside)?);
                     // The first round warms up.
                     alone.extend(own.drain(1..));
@@ -197,7 +205,7 @@ impl Scenario {
             }
             work => {
                 let (mut ours, mut baseline) = (Rig::of(work, Kind::Ours)?, Rig::of(work, Kind::Bare)?);
-                let pairs = in_turns(rounds, || ours.slice(self.turns), || baseline.slice(self.turns))?;
+                let pairs = in_turns(0..rounds, || ours.slice(self.turns), || baseline.slice(self.turns))?;
                 Ok(vec![self.of_pairs(&pairs).wired(ours.wire, baseline.wire)])
             }
         }
@@ -273,6 +281,12 @@ impl Scenario {
         };
         Ok(Report::of_profile(self.name, unit, figure, kind == Kind::Ours, rounds))
     }
+}
+
+/// The rounds of one of so many processes.
+fn part(rounds: usize, processes: usize, process: usize) -> Range<usize> {
+    let each = rounds.div_ceil(processes);
+    process * each..(process + 1) * each
 }
 
 fn fan_out_of_one(audience: usize) -> Work {

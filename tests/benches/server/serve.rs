@@ -112,11 +112,11 @@ pub(crate) fn run(kind: Kind, content: Content, port: u16) -> Result<()> {
         let (mut control, _) = control.accept().await?;
         match kind {
             Kind::Bare => {
-                let (server, mut alone) = (Bare::start(listener), Alone::new(content)?);
+                let (server, mut alone) = (Bare::start(listener), None);
                 while let Some(order) = next_order(&mut control).await {
                     match order {
                         Order::Changes(count) => {
-                            alone.change(count)?;
+                            alone.get_or_insert_with(|| Alone::new(content)).change(count)?;
                             control.write_u64(0).await?;
                         }
                         order => server.carry_out(order)?,

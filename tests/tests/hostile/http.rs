@@ -166,7 +166,7 @@ async fn places_are_counted_before_authentication() {
     assert_eq!(at.call(1, "add", "[1, 1]").await["result"], 2, "who has a place keeps it");
 }
 
-/// As many descriptors as this process may have.
+/// Raises the limit of descriptors to the most that is permitted, and returns it.
 fn raise_descriptors() -> u64 {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
@@ -181,8 +181,8 @@ const CROWD: usize = 1_500;
 async fn a_crowd_waits_until_it_is_accepted() {
     let permitted = std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok();
     let permitted = permitted.and_then(|most| most.trim().parse().ok()).unwrap_or(0);
-    if raise_descriptors().min(permitted) < 2 * CROWD as u64 {
-        eprintln!("this system permits no {CROWD} that wait");
+    if permitted < CROWD as u64 || raise_descriptors() < CROWD as u64 + 100 {
+        eprintln!("not tested: this system permits no {CROWD} that wait");
         return;
     }
     let listener = datasole_server::listen("127.0.0.1:0").await.unwrap();

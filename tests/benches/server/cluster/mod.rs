@@ -124,7 +124,7 @@ fn append(runtime: &tokio::runtime::Runtime, engine: &Engine, name: String, roun
         Ok(micros(engine.cpu()? - before, STREAMS * TURNS))
     };
     let pairs = in_turns(
-        rounds,
+        0..rounds,
         || slice(&mut || carry_out(&mut node, Order::Change { first: 0, count: STREAMS, stride: 1, turns: TURNS })),
         || slice(&mut || runtime.block_on(floor.append(TURNS))),
     )?;
@@ -155,7 +155,7 @@ fn arrival(engine: &Engine, name: String, rounds: usize) -> Result<Report> {
         Ok(micros(b.cpu()? - before, STREAMS * TURNS))
     };
     let slice = RefCell::new(&mut slice);
-    let pairs = in_turns(rounds, || (slice.borrow_mut())(Some(&mut a)), || (slice.borrow_mut())(None))?;
+    let pairs = in_turns(0..rounds, || (slice.borrow_mut())(Some(&mut a)), || (slice.borrow_mut())(None))?;
     Ok(Report::of_pairs(name, "CPU us of a node per entry", &pairs, 1.5, |_, _, ratio| ratio))
 }
 
@@ -170,7 +170,7 @@ fn push(runtime: &tokio::runtime::Runtime, engine: &Engine, name: String, rounds
         Ok(median(&mut times))
     };
     let pairs = in_turns(
-        rounds,
+        0..rounds,
         || {
             p50(&mut || {
                 let began = Instant::now();
