@@ -97,7 +97,8 @@ pub(crate) fn optional<'a, T>(value: &'a RawValue, read: fn(&'a RawValue) -> Opt
 /// The value that `text` begins with, and what follows it.
 fn value(text: &str) -> Option<(&RawValue, &str)> {
     let text = trim(text);
-    let (value, rest) = text.split_at_checked(scan::value_end(text.as_bytes(), 0)?)?;
+    let after = scan::after_value(text.as_bytes())?;
+    let (value, rest) = text.split_at_checked(text.len() - after.len())?;
     Some((trusted(value)?, rest))
 }
 

@@ -1,150 +1,179 @@
-//! Where a JSON value ends (RFC 8259). The scanner keeps a bit for each array and object around the current value, so that
-//! depth costs no stack, and 63 levels of it no allocation.
+//! What follows a JSON value (RFC 8259). The scanner keeps a bit for each array and object around the current value, so that
+//! depth costs no stack, and 63 levels of it no allocation. What is rare has functions that are never inlined: without them, the
+//! rest needs fewer registers.
 
-/// The index after the value that begins at `at`, spaces before it allowed. `None` when there is no valid value.
-pub(super) fn value_end(text: &[u8], mut at: usize) -> Option<usize> {
+/// What follows the value that `text` begins with, spaces before it allowed. `None` when there is no valid value.
+pub(super) fn after_value(mut text: &[u8]) -> Option<&[u8]> {
     // Whether each array and object around the value is an object: the bits below the highest one, the innermost the lowest.
     let mut around = 1_u64;
     // The same of those around them, 63 in each.
     let mut beyond = Vec::new();
+    // Whether the name of a member comes next.
+    let mut is_name = false;
     loop {
-        at = skip_spaces(text, at);
-        at = match *text.get(at)? {
-            b'"' => string_end(text, at)?,
-            b'-' | b'0'..=b'9' => number_end(text, at)?,
-            b't' => word_end(text, at, b"true")?,
-            b'f' => word_end(text, at, b"false")?,
-            b'n' => word_end(text, at, b"null")?,
-            opening @ (b'{' | b'[') => {
-                // In ASCII two after the opening one.
-                let closing = opening + 2;
-                at = skip_spaces(text, at + 1);
-                if text.get(at) != Some(&closing) {
+        let (byte, after) = token(text)?;
+        text = match byte {
+            b'"' if is_name => {
+                let (b':', after) = token(after_string(after)?)? else { return None };
+                text = after;
+                is_name = false;
+                continue;
+            }
+            _ if is_name => return None,
+            b'"' => after_string(after)?,
+            b'-' | b'0'..=b'9' => after_number(byte, after)?,
+            b't' => after.strip_prefix(b"rue")?,
+            b'f' => after.strip_prefix(b"alse")?,
+            b'n' => after.strip_prefix(b"ull")?,
+            b'{' | b'[' => match token(after)? {
+                // In ASCII, a closing bracket is two after the opening one.
+                (next, after) if next == byte + 2 => after,
+                _ => {
                     if around >> 63 == 1 {
-                        beyond.push(std::mem::replace(&mut around, 1));
+                        begin_deeper(&mut beyond, &mut around);
                     }
-                    around = around << 1 | u64::from(closing == b'}');
-                    at = element(text, at, closing)?;
+                    is_name = byte == b'{';
+                    around = around << 1 | u64::from(is_name);
+                    text = after;
                     continue;
                 }
-                at + 1
-            }
+            },
             _ => return None,
         };
         loop {
-            if around == 1 {
-                match beyond.pop() {
-                    Some(outer) => around = outer,
-                    None => return Some(at),
-                }
+            if around == 1 && !end_deeper(&mut beyond, &mut around) {
+                return Some(text);
             }
-            let closing = if around & 1 == 1 { b'}' } else { b']' };
-            at = skip_spaces(text, at);
-            match *text.get(at)? {
-                b',' => {
-                    at = element(text, at + 1, closing)?;
-                    break;
-                }
-                byte if byte == closing => {
-                    at += 1;
-                    around >>= 1;
-                }
-                _ => return None,
+            let is_object = around & 1 == 1;
+            let byte;
+            (byte, text) = token(text)?;
+            if byte == b',' {
+                is_name = is_object;
+                break;
             }
+            if byte != if is_object { b'}' } else { b']' } {
+                return None;
+            }
+            around >>= 1;
         }
     }
 }
 
-/// Where the value of the next element begins: in an object after its name.
-fn element(text: &[u8], at: usize, closing: u8) -> Option<usize> {
-    if closing == b']' {
-        return Some(at);
-    }
-    let at = skip_spaces(text, at);
-    (text.get(at) == Some(&b'"')).then_some(())?;
-    let at = skip_spaces(text, string_end(text, at)?);
-    (text.get(at) == Some(&b':')).then_some(at + 1)
+/// Sets 63 arrays and objects aside.
+#[inline(never)]
+fn begin_deeper(beyond: &mut Vec<u64>, around: &mut u64) {
+    beyond.push(std::mem::replace(around, 1));
 }
 
-pub(super) fn skip_spaces(text: &[u8], mut at: usize) -> usize {
-    while let Some(b' ' | b'\t' | b'\n' | b'\r') = text.get(at) {
-        at += 1;
-    }
-    at
+/// Goes on with those set aside last, if there are any.
+#[inline(never)]
+fn end_deeper(beyond: &mut Vec<u64>, around: &mut u64) -> bool {
+    beyond.pop().map(|outer| *around = outer).is_some()
 }
 
-fn word_end(text: &[u8], at: usize, word: &[u8]) -> Option<usize> {
-    text.get(at..)?.starts_with(word).then_some(at + word.len())
+/// The first byte that is no space, and what follows it.
+fn token(text: &[u8]) -> Option<(u8, &[u8])> {
+    match text.split_first()? {
+        (0..=b' ', _) => token_after_spaces(text),
+        (byte, after) => Some((*byte, after)),
+    }
 }
 
-pub(super) fn number_end(text: &[u8], mut at: usize) -> Option<usize> {
-    if text.get(at) == Some(&b'-') {
-        at += 1;
+#[inline(never)]
+fn token_after_spaces(mut text: &[u8]) -> Option<(u8, &[u8])> {
+    while let [b' ' | b'\t' | b'\n' | b'\r', after @ ..] = text {
+        text = after;
     }
-    at = if text.get(at) == Some(&b'0') { at + 1 } else { digits_end(text, at)? };
-    if text.get(at) == Some(&b'.') {
-        at = digits_end(text, at + 1)?;
-    }
-    if let Some(b'e' | b'E') = text.get(at) {
-        at += 1;
-        if let Some(b'+' | b'-') = text.get(at) {
-            at += 1;
-        }
-        at = digits_end(text, at)?;
-    }
-    Some(at)
+    text.split_first().map(|(byte, after)| (*byte, after))
 }
 
-/// After one or more digits.
-fn digits_end(text: &[u8], at: usize) -> Option<usize> {
-    let count = text.get(at..)?.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    (count > 0).then_some(at + count)
+/// What follows the number that begins with this byte.
+pub(super) fn after_number(mut first: u8, mut text: &[u8]) -> Option<&[u8]> {
+    if first == b'-' {
+        let (digit, after) = text.split_first()?;
+        (first, text) = (*digit, after);
+    }
+    match first {
+        b'0' => {}
+        b'1'..=b'9' => text = after_digits(text),
+        _ => return None,
+    }
+    if let Some(after) = text.strip_prefix(b".") {
+        text = after_one_or_more(after)?;
+    }
+    if let [b'e' | b'E', after @ ..] = text {
+        text = after_one_or_more(after.strip_prefix(b"+").or(after.strip_prefix(b"-")).unwrap_or(after))?;
+    }
+    Some(text)
 }
 
-/// The index after the closing quote of the string whose opening quote is at `at`.
-pub(super) fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
-    at += 1;
+/// What follows one or more digits.
+fn after_one_or_more(text: &[u8]) -> Option<&[u8]> {
+    let (b'0'..=b'9', after) = text.split_first()? else { return None };
+    Some(after_digits(after))
+}
+
+fn after_digits(mut text: &[u8]) -> &[u8] {
+    while let [b'0'..=b'9', after @ ..] = text {
+        text = after;
+    }
+    text
+}
+
+/// What follows the closing quote of the string whose opening quote comes before `text`.
+pub(super) fn after_string(mut text: &[u8]) -> Option<&[u8]> {
     loop {
-        at += plain(text.get(at..)?);
-        match *text.get(at)? {
-            b'"' => return Some(at + 1),
-            b'\\' => {
-                at += 2;
-                match *text.get(at - 1)? {
-                    b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => {}
-                    b'u' => {
-                        let digits = text.get(at..at + 4)?;
-                        digits.iter().all(u8::is_ascii_hexdigit).then_some(())?;
-                        at += 4;
-                    }
-                    _ => return None,
-                }
+        if let Some((chunk, after)) = text.split_first_chunk() {
+            let special = special(u64::from_le_bytes(*chunk));
+            if special == 0 {
+                text = after;
+                continue;
             }
+            text = text.get(special.trailing_zeros() as usize / 8..)?;
+        }
+        let (byte, after) = text.split_first()?;
+        text = match byte {
+            b'"' => return Some(after),
+            b'\\' => after_escape(after)?,
             0..0x20 => return None,
-            _ => at += 1,
+            _ => after,
         }
     }
 }
 
-/// How many bytes may be skipped eight at a time until a quote, an escape or a control character: all before it or, near
-/// the end of the text, some.
-pub(super) fn plain(text: &[u8]) -> usize {
-    const EACH: u64 = u64::MAX / 255;
-    // The high bit of the lowest byte that is zero, and maybe of higher ones.
-    let zero = |word: u64| word.wrapping_sub(EACH) & !word;
-    let mut at = 0;
-    while let Some((chunk, _)) = text.get(at..).and_then(<[u8]>::split_first_chunk) {
-        let word = u64::from_le_bytes(*chunk);
-        let special = zero(word ^ (EACH * b'"' as u64))
-            | zero(word ^ (EACH * b'\\' as u64))
-            | (word.wrapping_sub(EACH * 0x20) & !word);
-        let special = special & (EACH << 7);
-        if special != 0 {
-            return at + special.trailing_zeros() as usize / 8;
+/// What follows the escape whose backslash comes before `text`.
+#[inline(never)]
+fn after_escape(text: &[u8]) -> Option<&[u8]> {
+    match text.split_first()? {
+        (b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', after) => Some(after),
+        (b'u', after) => {
+            let (digits, after) = after.split_at_checked(4)?;
+            digits.iter().all(u8::is_ascii_hexdigit).then_some(after)
         }
-        at += 8;
+        _ => None,
     }
-    at
+}
+
+/// What follows bytes that are no quote, backslash or control character: all of them or, near the end of the text, all but the last
+/// seven.
+pub(super) fn after_plain(mut text: &[u8]) -> &[u8] {
+    while let Some((chunk, after)) = text.split_first_chunk() {
+        let special = special(u64::from_le_bytes(*chunk));
+        if special != 0 {
+            return text.get(special.trailing_zeros() as usize / 8..).unwrap_or_default();
+        }
+        text = after;
+    }
+    text
+}
+
+/// The high bit of the lowest byte that is a quote, a backslash or a control character, and maybe of higher ones.
+fn special(word: u64) -> u64 {
+    const EACH: u64 = u64::MAX / 255;
+    // The other value of a control character's second bit makes another one; that of a quote makes a space.
+    let quote_or_control = (word ^ (EACH * 2)).wrapping_sub(EACH * 0x21);
+    let backslash = (word ^ (EACH * b'\\' as u64)).wrapping_sub(EACH);
+    (quote_or_control | backslash) & !word & (EACH << 7)
 }
 
 #[cfg(test)]
@@ -154,11 +183,16 @@ mod tests {
 
     use super::*;
 
+    /// Where the first value ends.
+    fn end(text: &str) -> Option<usize> {
+        after_value(text.as_bytes()).map(|after| text.len() - after.len())
+    }
+
     /// The end of the first value must be where `serde_json` sees it.
     fn check(text: &str) {
         let mut values = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
         let theirs = values.next().and_then(Result::ok).map(|_| values.byte_offset());
-        let ours = value_end(text.as_bytes(), 0);
+        let ours = end(text);
         // Numbers and words must be followed by something that cannot belong to them; callers look at what follows.
         match (ours, theirs) {
             (Some(end), None) => {
@@ -170,7 +204,7 @@ mod tests {
 
     #[test]
     fn special_characters_are_found_at_every_offset() {
-        for special in ['"', '\\', '\u{0}', '\u{1f}', '\u{7f}', '!', '#', ' ', '[', ']', 'é', '\u{80}'] {
+        for special in ('\u{0}'..='\u{80}').chain(['é', '€', '🦀']) {
             for before in 0..20 {
                 for after in [0, 1, 7, 8, 9] {
                     let text = format!("\"{}{special}{}\"", "a".repeat(before), "é".repeat(after));
@@ -184,8 +218,8 @@ mod tests {
     #[test]
     fn depth_costs_no_stack() {
         let deep = "[".repeat(1_000_000) + &"]".repeat(1_000_000);
-        assert_eq!(value_end(deep.as_bytes(), 0), Some(deep.len()));
-        assert_eq!(value_end(&deep.as_bytes()[..deep.len() - 1], 0), None);
+        assert_eq!(end(&deep), Some(deep.len()));
+        assert_eq!(end(&deep[..deep.len() - 1]), None);
     }
 
     #[test]
@@ -196,12 +230,12 @@ mod tests {
                 let opening: String = (0..depth).map(|level| if is_object(level) { "{\"a\":" } else { "[" }).collect();
                 let closing: String = (0..depth).rev().map(|level| if is_object(level) { '}' } else { ']' }).collect();
                 let text = opening.clone() + "1" + &closing + ",";
-                assert_eq!(value_end(text.as_bytes(), 0), Some(text.len() - 1), "{text}");
+                assert_eq!(end(&text), Some(text.len() - 1), "{text}");
                 let wrong = closing.replacen(['}', ']'], if is_object(depth - 1) { "]" } else { "}" }, 1);
-                assert_eq!(value_end((opening + "1" + &wrong).as_bytes(), 0), None);
+                assert_eq!(end(&(opening + "1" + &wrong)), None);
                 let last = if is_object(0) { ']' } else { '}' };
                 let wrong = text[..text.len() - 2].to_owned() + &last.to_string();
-                assert_eq!(value_end(wrong.as_bytes(), 0), None, "{wrong}");
+                assert_eq!(end(&wrong), None, "{wrong}");
             }
         }
     }
@@ -210,7 +244,7 @@ mod tests {
         #[test]
         fn ends_are_where_the_library_sees_them(parts in proptest::collection::vec(proptest::sample::select(&[
             "{", "}", "[", "]", ",", ":", "\"", "\\", "a", "\"a\"", "\"\\u00e9\"", "\\u12", "é", " ", "\n", "0", "1", "-", ".", "5",
-            "e", "E+", "true", "false", "null", "\"k\":", "{}", "[]", "{\"a\":1}", "12345678",
+            "e", "E+", "true", "false", "null", "\"k\":", "{}", "[]", "{\"a\":1}", "12345678", "\"a long name\"", "\u{1}", "-0.25e-17",
         ][..]), 0..12)) {
             check(&parts.concat());
         }

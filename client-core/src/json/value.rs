@@ -38,10 +38,7 @@ pub const MAX_DEPTH: usize = 127;
 /// a surrogate pair.
 pub fn parse(text: &str) -> Result<Value, Error> {
     let mut reader = Reader::new(text);
-    let value = reader.value(0).and_then(|value| {
-        reader.at = scan::skip_spaces(text.as_bytes(), reader.at);
-        if reader.at == text.len() { Ok(value) } else { Err(Unfit::Syntax) }
-    });
+    let value = reader.value(0).and_then(|value| if reader.is_at_end() { Ok(value) } else { Err(Unfit::Syntax) });
     value.map_err(|reason| unfit(reason, reader.at))
 }
 
@@ -146,13 +143,17 @@ impl<'a> Reader<'a> {
 
     /// The first byte of the next value, which is not read.
     pub(crate) fn peek(&mut self) -> Option<u8> {
-        self.at = scan::skip_spaces(self.text.as_bytes(), self.at);
-        self.text.as_bytes().get(self.at).copied()
+        let text = self.text.as_bytes();
+        while let Some(b' ' | b'\t' | b'\n' | b'\r') = text.get(self.at) {
+            self.at += 1;
+        }
+        text.get(self.at).copied()
     }
 
     /// Passes over the next value, which is to be read later.
     pub(crate) fn skip(&mut self) -> Result<(), Unfit> {
-        self.at = scan::value_end(self.text.as_bytes(), self.at).ok_or(Unfit::Syntax)?;
+        let after = self.text.as_bytes().get(self.at..).and_then(scan::after_value).ok_or(Unfit::Syntax)?;
+        self.at = self.text.len() - after.len();
         Ok(())
     }
 
@@ -236,7 +237,7 @@ impl<'a> Reader<'a> {
     /// The string whose opening quote is next.
     pub(crate) fn string(&mut self) -> Result<Cow<'a, str>, Unfit> {
         let (text, start) = (self.text.as_bytes(), self.at + 1);
-        let mut end = start + scan::plain(text.get(start..).ok_or(Unfit::Syntax)?);
+        let mut end = text.len() - scan::after_plain(text.get(start..).ok_or(Unfit::Syntax)?).len();
         while text.get(end).is_some_and(|byte| !matches!(byte, b'"' | b'\\' | 0..0x20)) {
             end += 1;
         }
@@ -244,7 +245,7 @@ impl<'a> Reader<'a> {
             self.at = end + 1;
             return Ok(Cow::Borrowed(&self.text[start..end]));
         }
-        self.at = scan::string_end(text, self.at).ok_or(Unfit::Syntax)?;
+        self.at = text.len() - text.get(end..).and_then(scan::after_string).ok_or(Unfit::Syntax)?.len();
         unescape(&self.text[start..self.at - 1]).map(Cow::Owned).ok_or(Unfit::Text)
     }
 
@@ -255,7 +256,7 @@ impl<'a> Reader<'a> {
         let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
         let Some(next) = text.get(self.at + 1..end).filter(|_| text.get(end) == Some(&b'"')) else { return false };
         // Not beyond a quote: names that are repeated would have a long string compared with all of the text, again and again.
-        let is_next = next.iter().skip(scan::plain(next)).all(|byte| is_plain(*byte)) && next == string;
+        let is_next = scan::after_plain(next).iter().all(|byte| is_plain(*byte)) && next == string;
         if is_next {
             self.at = end + 1;
         }
@@ -268,7 +269,8 @@ impl<'a> Reader<'a> {
             self.at = end;
             return Ok(number);
         }
-        let end = scan::number_end(self.text.as_bytes(), self.at).ok_or(Unfit::Syntax)?;
+        let next = self.text.as_bytes().get(self.at..).and_then(<[u8]>::split_first).ok_or(Unfit::Syntax)?;
+        let end = self.text.len() - scan::after_number(*next.0, next.1).ok_or(Unfit::Syntax)?.len();
         let number = number(&self.text[self.at..end]).ok_or(Unfit::Number)?;
         self.at = end;
         Ok(number)
