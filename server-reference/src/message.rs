@@ -132,6 +132,14 @@ pub(crate) fn most(key: &str, content: &[u8]) -> usize {
     HEADER_LEN + OBJECT + 6 * key.len() + content.len()
 }
 
+/// The same where the payload is a key, a member of this JSON, and a position.
+pub(crate) fn most_placed(key: &str, member: &str, json: &[u8]) -> usize {
+    const DIGITS: usize = 20;
+    let escapes = key.bytes().filter(|byte| matches!(byte, 0..0x20 | b'"' | b'\\')).count();
+    let names = r#"{"key":"","":,"epoch":,"seq":}"#.len() + member.len();
+    HEADER_LEN + names + key.len() + 5 * escapes + json.len() + 2 * DIGITS
+}
+
 /// Bytes that the numbers before the content of a short entry need.
 pub(crate) const NUMBERS: usize = 20;
 
@@ -200,6 +208,26 @@ mod tests {
             let limits = datasole_core::Limits::default();
             let read = with_codec(|codec| codec.decode(&message, &limits).map(|frame| frame.payload.to_vec()));
             assert!(read.unwrap() == payload, "{length} bytes, compressed above {above}");
+        }
+    }
+
+    #[test]
+    fn no_message_of_a_position_is_longer_than_the_most() {
+        let bytes = |key: &str, number| {
+            let position = Position { epoch: number, seq: number };
+            let message = framed(Opcode::CrdtOp, 0, 0, usize::MAX, |out| {
+                Object::new(out).text("key", key).raw("op", b"{}").position(position).end();
+            });
+            (message.len(), most_placed(key, "op", b"{}"))
+        };
+        for key in ["", "votes", "\u{1}\u{1f}", "é"] {
+            let (bytes, most) = bytes(key, u64::MAX);
+            assert_eq!(bytes, most, "{key:?}");
+        }
+        let all: String = (0..=255).map(char::from).collect();
+        for number in [0, 1 << 53, u64::MAX] {
+            let (bytes, most) = bytes(&all, number);
+            assert!(bytes <= most, "{bytes} of {most}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! Operations: checked first, then applied, so that one that is refused changes nothing.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Change, Content, Crdt, CrdtError, CrdtLimits, Dot, LwwRegister, MAX_INTEGER, Op, Stamp, g_counter, op::V1_PREFIX,
@@ -40,7 +40,8 @@ impl Crdt {
         if op.timestamp < self.floor && op.change != Change::None {
             return Err(CrdtError::Forgotten { floor: self.floor });
         }
-        let name = quoted_len(&op.node).saturating_sub(quoted_len(&self.stamp().node));
+        let latest = &self.stamp().node;
+        let name = if op.node == *latest { 0 } else { quoted_len(&op.node).saturating_sub(quoted_len(latest)) };
         let growth = self.note_growth(op, limits)? + self.content_growth(op, limits)? + name.cast_signed();
         if growth > 0 && self.size().saturating_add_signed(growth) > limits.max_bytes {
             return Err(CrdtError::Limit { what: "bytes of a CRDT", limit: limits.max_bytes });
@@ -64,6 +65,13 @@ impl Crdt {
             self.perform(op);
         }
         Ok(applied)
+    }
+
+    /// Applies an operation that is new, as planning it on this very state has told: by [`compose`](Self::compose),
+    /// [`admit`](Self::admit) or [`from_v1`](Self::from_v1). Applied to another state, it may be beyond the limits, or count twice.
+    pub fn apply_planned(&mut self, op: &Op) {
+        self.note(op);
+        self.perform(op);
     }
 
     /// For a server: checks `op` as it came from a client, and returns what is to be stored, applied and published. A
@@ -155,16 +163,23 @@ impl Crdt {
 
     /// Checks that there is room to remember that an operation was seen. Returns by how much the size grows.
     fn note_growth(&self, op: &Op, limits: &CrdtLimits) -> Result<isize, CrdtError> {
-        let mut ahead: BTreeMap<&str, usize> = BTreeMap::new();
-        let own = (&op.node, op.counter);
-        let shown = self.shown(op).into_iter().map(|(node, counter)| (node, *counter));
-        for (node, counter) in shown.chain([own]).filter(|(node, counter)| !self.seen.contains(node, *counter)) {
-            let upto = self.seen.get(node).map_or(0, |seen| seen.upto);
+        let ahead_of = |node: &Arc<str>, counter| {
+            let known = self.seen.get(node);
+            let is_seen = known.is_some_and(|seen| seen.contains(counter));
             let done = if node == &op.node { op.done } else { 0 };
-            *ahead.entry(node).or_default() += usize::from(counter > upto.max(done).saturating_add(1));
+            let upto = known.map_or(0, |seen| seen.upto).max(done);
+            (!is_seen).then(|| usize::from(counter > upto.saturating_add(1)))
+        };
+        let mut ahead: BTreeMap<&str, usize> = BTreeMap::new();
+        for (node, counter) in self.shown(op) {
+            if let Some(more) = ahead_of(node, *counter) {
+                *ahead.entry(node).or_default() += more;
+            }
         }
+        // Most operations show no others, and need no map.
+        let own = ahead.remove(&*op.node).into_iter().chain(ahead_of(&op.node, op.counter)).reduce(|a, b| a + b);
         let (mut growth, mut replicas) = (0, self.seen.len());
-        for (node, ahead) in ahead {
+        for (node, ahead) in ahead.into_iter().chain(own.map(|own| (&*op.node, own))) {
             let known = self.seen.get(node);
             if known.is_none() {
                 replicas += 1;

@@ -15,6 +15,9 @@ pub(super) const RETIRED: &str = "retired";
 /// What the names of version 1 replicas begin with.
 pub(super) const V1_PREFIX: &str = "v1:";
 
+/// Bytes that the text of most operations has room in.
+const TEXT: usize = 256;
+
 /// Bytes of a replica's secret.
 pub(super) const MAX_SECRET: usize = 64;
 
@@ -231,7 +234,13 @@ impl Op {
 
     /// The operation as it goes over the wire: canonical JSON.
     pub fn to_json(&self) -> Box<RawValue> {
-        let mut out = format!("{{\"counter\":{}", self.counter);
+        raw(self.to_text())
+    }
+
+    /// The text of [`to_json`](Self::to_json), which is not read again to be known as JSON.
+    pub fn to_text(&self) -> String {
+        let mut out = String::with_capacity(TEXT);
+        integers(format_args!("{{\"counter\":{}", self.counter), &mut out);
         if self.done > 0 {
             integers(format_args!(",\"done\":{}", self.done), &mut out);
         }
@@ -244,7 +253,7 @@ impl Op {
             integers(format_args!(",\"logical\":{}", self.logical), &mut out);
         }
         self.write_rest(&self.node, &mut out);
-        raw(out)
+        out
     }
 
     /// The operation for a server of version 1, where it has neither id nor dots.
@@ -263,21 +272,30 @@ impl Op {
     }
 
     fn write_rest(&self, node: &str, out: &mut String) {
-        let (name, value) = match &self.change {
-            Change::Increment(by) => ("increment", Some(by.to_string())),
-            Change::Decrement(by) => ("decrement", Some(by.to_string())),
-            Change::Set(value) | Change::Put(_, Some(value)) => ("set", Some(value.get().to_owned())),
-            Change::Put(_, None) => ("remove", None),
-            Change::Add(value, _) => ("add", Some(value.get().to_owned())),
-            Change::Remove(value, _) => ("remove", Some(value.get().to_owned())),
-            Change::None => ("none", None),
+        let name = match &self.change {
+            Change::Increment(_) => "increment",
+            Change::Decrement(_) => "decrement",
+            Change::Set(_) | Change::Put(_, Some(_)) => "set",
+            Change::Add(..) => "add",
+            Change::Put(_, None) | Change::Remove(..) => "remove",
+            Change::None => "none",
         };
         out.push_str(",\"nodeId\":");
         quote(node, out);
-        integers(format_args!(",\"op\":\"{name}\",\"timestamp\":{},\"type\":\"{}\"", self.timestamp, self.kind), out);
-        if let Some(value) = value {
-            out.push_str(",\"value\":");
-            out.push_str(&value);
+        for part in [",\"op\":\"", name, "\",\"timestamp\":"] {
+            out.push_str(part);
+        }
+        integers(self.timestamp, out);
+        for part in [",\"type\":\"", self.kind.name(), "\""] {
+            out.push_str(part);
+        }
+        match &self.change {
+            Change::Increment(by) | Change::Decrement(by) => integers(format_args!(",\"value\":{by}"), out),
+            Change::Set(value) | Change::Put(_, Some(value)) | Change::Add(value, _) | Change::Remove(value, _) => {
+                out.push_str(",\"value\":");
+                out.push_str(value.get());
+            }
+            Change::Put(_, None) | Change::None => {}
         }
         out.push('}');
     }

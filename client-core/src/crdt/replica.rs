@@ -140,7 +140,7 @@ impl Replica {
     /// [`CrdtError::Limit`] with too much pending; [`CrdtError::Malformed`], [`CrdtError::Range`], [`CrdtError::Limit`]
     /// when the server would refuse it. Nothing has changed then.
     pub fn edit(&mut self, now: u64, edit: Edit) -> Result<Option<Op>, CrdtError> {
-        let Some(change) = self.current.change(edit, &self.limits)? else { return Ok(None) };
+        let Some(change) = self.current.change(&edit, &self.limits)? else { return Ok(None) };
         if self.pending.len() + self.arriving.len() >= Self::MAX_PENDING {
             return Err(CrdtError::Limit { what: "pending operations", limit: Self::MAX_PENDING });
         }

@@ -88,13 +88,23 @@ impl Crdt {
 
     /// The state as JSON: canonical, so that equal states are equal texts.
     pub fn to_json(&self) -> Box<RawValue> {
-        raw(self.write(false))
+        raw(self.to_text())
+    }
+
+    /// The text of [`to_json`](Self::to_json), which is not read again to be known as JSON.
+    pub fn to_text(&self) -> String {
+        self.write(false)
     }
 
     /// The state for clients of version 1, without what they do not read: their own names are without prefix in `vector`
     /// and `nodeId`, and the other replicas appear together as `server`.
     pub fn to_json_v1(&self) -> Box<RawValue> {
-        raw(self.write(true))
+        raw(self.to_text_v1())
+    }
+
+    /// The text of [`to_json_v1`](Self::to_json_v1), likewise.
+    pub fn to_text_v1(&self) -> String {
+        self.write(true)
     }
 
     fn write(&self, v1: bool) -> String {

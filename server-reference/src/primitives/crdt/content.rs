@@ -73,6 +73,8 @@ pub(crate) struct Content {
     /// New names of late.
     pub(super) newcomers: Newcomers,
     pending: Option<Pending>,
+    /// How many entries it has taken.
+    revision: u64,
     settings: Arc<Settings>,
 }
 
@@ -82,6 +84,8 @@ struct Pending {
     entry: Entry,
     change: Change,
     rule: Rule,
+    /// The revision on which it was planned.
+    revision: u64,
 }
 
 #[derive(Debug)]
@@ -95,7 +99,14 @@ enum Change {
 
 impl Content {
     fn new(settings: Arc<Settings>) -> Self {
-        Self { crdt: None, owners: Owners::default(), newcomers: Newcomers::default(), pending: None, settings }
+        Self {
+            crdt: None,
+            owners: Owners::default(),
+            newcomers: Newcomers::default(),
+            pending: None,
+            revision: 0,
+            settings,
+        }
     }
 
     /// The CRDT as it is stored.
@@ -116,20 +127,29 @@ impl Content {
         rule: Rule,
         reservation: Option<Reservation>,
     ) {
-        self.pending = Some(Pending { entry: entry.clone(), change: Change::Operation(op, claim, reservation), rule });
+        self.plan(entry, Change::Operation(op, claim, reservation), rule);
     }
 
     /// Plans to remove the CRDT, if there is one, and its part in a count.
     pub(super) fn plan_remove(&mut self, counted: Option<Arc<AtomicUsize>>) -> Option<Entry> {
         self.crdt.as_ref()?;
         let entry = Entry::new(REMOVED, &[]);
-        self.pending = Some(Pending { entry: entry.clone(), change: Change::Remove(counted), rule: Rule::Exactly });
+        self.plan(&entry, Change::Remove(counted), Rule::Exactly);
         Some(entry)
     }
 
+    fn plan(&mut self, entry: &Entry, change: Change, rule: Rule) {
+        self.pending = Some(Pending { entry: entry.clone(), change, rule, revision: self.revision });
+    }
+
+    /// The CRDT to change; an empty one of the operation's type, if there is none.
+    fn open(&mut self, op: &Op) -> &mut Crdt {
+        self.revision += 1;
+        Arc::make_mut(self.crdt.get_or_insert_with(|| Arc::new(Crdt::new(op.kind()))))
+    }
+
     fn operate(&mut self, op: &Op, limits: &CrdtLimits) -> Result<(), Inapplicable> {
-        let crdt = self.crdt.get_or_insert_with(|| Arc::new(Crdt::new(op.kind())));
-        Arc::make_mut(crdt).apply(op, limits).map(drop).map_err(|_| Inapplicable)
+        self.open(op).apply(op, limits).map(drop).map_err(|_| Inapplicable)
     }
 
     fn take(&mut self, step: Step) -> Result<Option<Displaced>, Inapplicable> {
@@ -150,6 +170,7 @@ impl Content {
 
     /// Takes a CRDT in place of the one before; returns that where it is large.
     fn replace(&mut self, crdt: Option<Arc<Crdt>>) -> Option<Displaced> {
+        self.revision += 1;
         let displaced = std::mem::replace(&mut self.crdt, crdt)?;
         (displaced.size() > SMALL).then_some(displaced)
     }
@@ -212,10 +233,14 @@ impl Kind for Content {
 
     fn apply(&mut self, entry: &Entry, read: Option<Read>) -> Result<Option<Displaced>, Inapplicable> {
         match self.pending.take() {
-            Some(Pending { entry: own, change, .. }) if own == *entry => match change {
+            Some(Pending { entry: own, change, revision, .. }) if own == *entry => match change {
                 Change::Operation(op, claim, reservation) => {
-                    let limits = self.settings.limits;
-                    self.operate(&op, &limits)?;
+                    if revision == self.revision {
+                        self.open(&op).apply_planned(&op);
+                    } else {
+                        let limits = self.settings.limits;
+                        self.operate(&op, &limits)?;
+                    }
                     if let Some(claim) = claim {
                         self.owners.take(op.node(), claim);
                     }
@@ -279,10 +304,10 @@ impl Kind for Content {
         }
         Some(Box::new(move |at| {
             let state = crdt.map(|crdt| match protocol {
-                Protocol::V2 => crdt.to_json(),
-                Protocol::V1 => crdt.to_json_v1(),
+                Protocol::V2 => crdt.to_text(),
+                Protocol::V1 => crdt.to_text_v1(),
             });
-            let state = state.as_ref().map_or("null", |state| state.get());
+            let state = state.as_deref().unwrap_or("null");
             (message(Opcode::CrdtState, "state", state.as_bytes(), at), state.len())
         }))
     }
@@ -309,15 +334,23 @@ impl Form for Operations {
     }
 
     fn most(&self, entry: &Entry, key: &str) -> Option<usize> {
-        Some(message::most(key, entry.content()))
+        let (member, json) = shown(entry);
+        Some(message::most_placed(key, member, json.as_bytes()))
     }
 
     fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes {
-        match entry.tag() {
-            OPERATION => message(Opcode::CrdtOp, "op", parts(entry.text()).1.as_bytes(), at),
-            STATE => message(Opcode::CrdtState, "state", parts(entry.text()).1.as_bytes(), at),
-            _ => message(Opcode::CrdtState, "state", b"null", at),
-        }
+        let opcode = if entry.tag() == OPERATION { Opcode::CrdtOp } else { Opcode::CrdtState };
+        let (member, json) = shown(entry);
+        message(opcode, member, json.as_bytes(), at)
+    }
+}
+
+/// The member that shows an entry to clients, and its JSON.
+fn shown(entry: &Entry) -> (&'static str, &str) {
+    match entry.tag() {
+        OPERATION => ("op", parts(entry.text()).1),
+        STATE => ("state", parts(entry.text()).1),
+        _ => ("state", "null"),
     }
 }
 
@@ -333,7 +366,7 @@ pub(super) fn entry(tag: u8, private: &str, json: &str) -> Entry {
 }
 
 fn state(crdt: &Crdt, owners: &Owners) -> Entry {
-    entry(STATE, &owners.text(), crdt.to_json().get())
+    entry(STATE, &owners.text(), &crdt.to_text())
 }
 
 fn message(opcode: Opcode, member: &str, json: &[u8], at: &At<'_>) -> Bytes {

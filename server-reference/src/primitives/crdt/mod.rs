@@ -139,7 +139,7 @@ impl Registry {
                 if !is_a(crdt.kind(), *kind) {
                     return Err(CrdtError::WrongKind { expected: crdt.kind(), found: *kind }.into());
                 }
-                crdt.compose(&self.node, now, edit.clone(), limits)?
+                crdt.compose(&self.node, now, edit, limits)?
             }
         })
     }
@@ -173,7 +173,7 @@ impl Registry {
         (admission, is_trial): (&Admission<'_>, bool),
     ) -> Result<Entry, EditError> {
         let owner = if let Some(Claim::Free(owner)) = &claim { owner.text() } else { String::new() };
-        let entry = content::entry(content::OPERATION, &owner, op.to_json().get());
+        let entry = content::entry(content::OPERATION, &owner, &op.to_text());
         let bytes = entry.content().len() + ENVELOPE + 6 * key.len();
         if bytes > self.max_payload {
             return Err(EditError::TooLarge { bytes, limit: self.max_payload });

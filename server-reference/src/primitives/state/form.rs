@@ -60,7 +60,10 @@ impl Form for Changes {
     }
 
     fn most(&self, entry: &Entry, key: &str) -> Option<usize> {
-        Some(message::most(key, entry.content()))
+        Some(match entry.tag() {
+            PATCH => message::most_placed(key, "patches", entry.content()),
+            _ => message::most(key, entry.content()),
+        })
     }
 
     fn message(&self, entry: &Entry, at: &At<'_>) -> Bytes {
