@@ -16,15 +16,20 @@ pub(crate) fn at_once(mut task: Task) -> Option<Task> {
 }
 
 /// Runs a future to its end even if the caller is dropped meanwhile. A future that is ready at once costs no task.
-pub(crate) async fn to_the_end<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
+pub(crate) fn to_the_end<T: Send + 'static>(
+    future: impl Future<Output = T> + Send + 'static,
+) -> impl Future<Output = T> {
+    // The caller's future has room for a pointer alone.
     let mut future = Box::pin(future);
-    if let Some(output) = future.as_mut().now_or_never() {
-        return output;
-    }
-    match tokio::spawn(future).await {
-        Ok(output) => output,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // The runtime is shutting down, and drops the caller, too.
-        Err(_) => std::future::pending().await,
+    async move {
+        if let Some(output) = future.as_mut().now_or_never() {
+            return output;
+        }
+        match tokio::spawn(future).await {
+            Ok(output) => output,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime is shutting down, and drops the caller, too.
+            Err(_) => std::future::pending().await,
+        }
     }
 }

@@ -106,8 +106,7 @@ impl Members<'_> {
     fn check(self, operation: usize) -> Result<Operation, PatchError> {
         let pointer = |text: Option<String>, member| {
             let text = text.ok_or(PatchError::MissingMember { operation, member })?;
-            let shown = excerpt(&text);
-            Pointer::parse(text).map_err(|_| PatchError::BadPointer { operation, pointer: shown })
+            Pointer::of(text).map_err(|text| PatchError::BadPointer { operation, pointer: excerpt(&text) })
         };
         let value = |text: Option<&RawValue>| {
             let text = text.ok_or(PatchError::MissingMember { operation, member: "value" })?;

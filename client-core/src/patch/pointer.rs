@@ -37,14 +37,14 @@ impl Pointer {
     ///
     /// [`PointerError`] when it is not a pointer.
     pub fn parse(text: impl Into<String>) -> Result<Self, PointerError> {
-        let text = text.into();
-        if !text.is_empty() && !text.starts_with('/') {
-            return Err(PointerError);
-        }
-        if text.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1'])) {
-            return Err(PointerError);
-        }
-        Ok(Self { text })
+        Self::of(text.into()).map_err(|_| PointerError)
+    }
+
+    /// The same; what is not a pointer is given back.
+    pub(super) fn of(text: String) -> Result<Self, String> {
+        let is_rooted = text.is_empty() || text.starts_with('/');
+        let is_escaped = || text.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
+        if is_rooted && is_escaped() { Ok(Self { text }) } else { Err(text) }
     }
 
     /// The pointer as text, escapes included.

@@ -179,9 +179,14 @@ impl Hub {
     }
 
     async fn open_in(&self, kind: StreamKind, key: &str, lane: u64) -> Result<Arc<Stream>, BackendError> {
-        if let Some(stream) = self.current(kind, key) {
-            return Ok(stream);
+        match self.current(kind, key) {
+            Some(stream) => Ok(stream),
+            // Rarely needed, and large: every caller's future would have room for it.
+            None => Box::pin(self.open_anew(kind, key, lane)).await,
         }
+    }
+
+    async fn open_anew(&self, kind: StreamKind, key: &str, lane: u64) -> Result<Arc<Stream>, BackendError> {
         let streams = self.streams(kind)?;
         let opening = streams.opening(key);
         // Those who come together ask the backend once.
@@ -409,14 +414,15 @@ impl Hub {
     /// Lets go of a stream: it leaves memory if nobody follows it and it holds nothing, or there are enough of its kind.
     /// Others that hold it keep it alive; one that they leave behind is swept up later.
     pub(crate) async fn release(&self, stream: Arc<Stream>) {
-        if !stream.is_idle() {
+        let Ok(streams) = self.streams(stream.id().kind) else { return };
+        let now = self.now();
+        if !stream.is_idle() || streams.stays(&stream, now) {
             return;
         }
         let id = stream.id().clone();
         drop(stream);
-        let now = self.now();
-        if let Some(at) = self.streams(id.kind).ok().and_then(|streams| streams.release(&id, now)) {
-            self.forget(&id, at).await;
+        if let Some(at) = streams.release(&id, now) {
+            Box::pin(self.forget(&id, at)).await;
         }
     }
 

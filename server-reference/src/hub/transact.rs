@@ -122,7 +122,7 @@ impl Hub {
         };
         *tries += 1;
         if *tries >= CONFLICTS {
-            self.wait_for_turn(stream).await?;
+            Box::pin(self.wait_for_turn(stream)).await?;
         }
         Ok(Tried::Again(writer))
     }
@@ -148,10 +148,10 @@ impl Hub {
             return Ok(Committed::Conflict(writer));
         };
         if position.seq == 1 {
-            self.tell_birth(stream.id()).await;
+            Box::pin(self.tell_birth(stream.id())).await;
         }
         if stream.note(bytes)
-            && let Err(error) = self.compact(stream).await
+            && let Err(error) = Box::pin(self.compact(stream)).await
         {
             // It is stored and published; the backend only holds more than it must.
             tracing::error!(%error, key = stream.id().key, "a stream could not be compacted");
@@ -177,7 +177,7 @@ impl Hub {
             Ok(Appended::At { between, mark }) => {
                 if self.publish_own(stream, (after.position, between), (own, mark), author).await.is_err() {
                     // What was planned does not fit: memory is not what the backend has, which is the truth.
-                    if self.catch_up(stream, By::Writer).await.is_err() {
+                    if Box::pin(self.catch_up(stream, By::Writer)).await.is_err() {
                         self.fall_behind(stream);
                     }
                     if let Some(author) = author {
@@ -187,25 +187,34 @@ impl Hub {
                 Ok(Some(mark.position))
             }
             Ok(Appended::Conflict { mark, missed }) => {
-                self.lives.observe(mark.position.epoch);
-                stream.retract();
-                let taken = match missed {
-                    Some(missed) => self.take(stream, after.position, missed, By::Writer).await.is_ok(),
-                    None => false,
-                };
-                if !taken && mark.position.seq == 0 && stream.mark() == after {
-                    // There is none, and a new life must begin later than this one would have.
-                    self.begin_again(stream, after).await?;
-                } else if !taken {
-                    self.catch_up(stream, By::Writer).await?;
-                }
-                Ok(None)
+                Box::pin(self.give_way(stream, after, (mark, missed))).await.map(|()| None)
             }
             Err(error) => {
                 stream.retract();
                 Err(error)
             }
         }
+    }
+
+    /// Takes what others have appended, who were faster than a plan that was made at `after`.
+    async fn give_way(
+        &self,
+        stream: &Arc<Stream>,
+        after: Mark,
+        (mark, missed): (Mark, Option<Vec<log::Entry>>),
+    ) -> Result<(), BackendError> {
+        self.lives.observe(mark.position.epoch);
+        stream.retract();
+        if let Some(missed) = missed
+            && self.take(stream, after.position, missed, By::Writer).await.is_ok()
+        {
+            return Ok(());
+        }
+        if mark.position.seq == 0 && stream.mark() == after {
+            // There is none, and a new life must begin later than this one would have.
+            return self.begin_again(stream, after).await;
+        }
+        self.catch_up(stream, By::Writer).await
     }
 
     /// Takes entries that others have appended right behind `after`. Where that takes long, it is done off the async workers,
@@ -264,7 +273,7 @@ impl Hub {
         &self,
         stream: &Arc<Stream>,
         (after, between): (Position, Vec<log::Entry>),
-        (mut own, mark): (Ready, Mark),
+        (own, mark): (Ready, Mark),
         author: Option<&Author>,
     ) -> Result<(), Inapplicable> {
         let length = own.entry.bytes().len();
@@ -272,6 +281,17 @@ impl Hub {
         if !is_long {
             return self.publish_at_once(stream, (after, between.iter().map(Next::from)), (own, mark), author);
         }
+        Box::pin(self.publish_apart(stream, (after, between), (own, mark), author)).await
+    }
+
+    /// The same off the async workers.
+    async fn publish_apart(
+        &self,
+        stream: &Arc<Stream>,
+        (after, between): (Position, Vec<log::Entry>),
+        (mut own, mark): (Ready, Mark),
+        author: Option<&Author>,
+    ) -> Result<(), Inapplicable> {
         let (hub, to, author) = (self.me.upgrade().ok_or(Inapplicable)?, stream.clone(), author.cloned());
         let publish = move || {
             let between = to.prepare_next(after, &between).into_iter();
@@ -338,10 +358,19 @@ impl Hub {
 
     /// Appends, and repeats what was not answered: the tag makes that one append.
     async fn store(&self, stream: &Arc<Stream>, append: Append<'_>) -> Result<Appended, BackendError> {
-        let mut why = match self.backend.log.append(append).await {
-            Err(BackendError::Unavailable(why)) => why,
-            answer => return answer,
-        };
+        match self.backend.log.append(append).await {
+            Err(BackendError::Unavailable(why)) => Box::pin(self.store_again(stream, append, why)).await,
+            answer => answer,
+        }
+    }
+
+    /// The same where it was not answered once, for this reason.
+    async fn store_again(
+        &self,
+        stream: &Arc<Stream>,
+        append: Append<'_>,
+        mut why: String,
+    ) -> Result<Appended, BackendError> {
         let (deadline, mut pause) = (Instant::now() + PATIENCE, PAUSE);
         while Handle::try_current().is_ok() && Instant::now() + pause <= deadline {
             sleep(pause).await;

@@ -39,6 +39,19 @@ impl Streams {
         self.idle_of(map).saturating_sub(self.spec.spare)
     }
 
+    /// Whether an idle stream stays as it is, as it holds something, is queued to leave memory, and there is room for all.
+    pub(super) fn stays(&self, stream: &Stream, now: u64) -> bool {
+        let stays = stream.queued.load(Ordering::SeqCst)
+            && stream.gone_at().is_none()
+            && self.spec.bounds.room() == Room::Ample
+            && self.surplus(&read(&self.map)) == 0;
+        if stays {
+            stream.rest();
+            stream.used.store(now, Ordering::SeqCst);
+        }
+        stays
+    }
+
     /// Drops an idle stream that holds nothing, and others if there are enough; what is gone and should be forgotten at the
     /// backend.
     pub(super) fn release(&self, id: &StreamId, now: u64) -> Option<Mark> {
