@@ -12,7 +12,7 @@ thread_local! {
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// What `write` writes, in as many bytes: what is kept for long has no spare room.
+/// What `write` writes, in about as many bytes: what is kept for long has no spare room that could be used for something else.
 pub(crate) fn exact(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut bytes = SCRATCH.take();
     bytes.clear();
@@ -41,7 +41,7 @@ fn copied(bytes: &[u8]) -> Bytes {
     .unwrap_or_else(|| Bytes::copy_from_slice(bytes))
 }
 
-/// Bytes in place, `ROOM` at most: so many that allocators round nothing up.
+/// Bytes in place, `ROOM` at most: with their count as many as an allocation of glibc has room for.
 struct Inline<const ROOM: usize> {
     length: u8,
     bytes: [u8; ROOM],
@@ -74,7 +74,7 @@ impl Entry {
     /// An entry whose content is these parts, one after the other.
     pub(crate) fn of(tag: u8, parts: &[&[u8]]) -> Self {
         Self(exact(|bytes| {
-            bytes.reserve(1 + parts.iter().map(|part| part.len()).sum::<usize>());
+            bytes.reserve_exact(1 + parts.iter().map(|part| part.len()).sum::<usize>());
             bytes.push(tag);
             parts.iter().for_each(|part| bytes.extend_from_slice(part));
         }))

@@ -70,6 +70,7 @@ impl Crdt {
     /// Applies an operation that is new, as planning it on this very state has told: by [`compose`](Self::compose),
     /// [`admit`](Self::admit) or [`from_v1`](Self::from_v1). Applied to another state, it may be beyond the limits, or count twice.
     pub fn apply_planned(&mut self, op: &Op) {
+        debug_assert!(!self.seen.contains(&op.node, op.counter), "planned on another state");
         self.note(op);
         self.perform(op);
     }

@@ -154,8 +154,8 @@ fn after_escape(text: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// What follows bytes that are no quote, backslash or control character: all of them or, near the end of the text, all but the last
-/// seven.
+/// What follows bytes that are no quote, backslash or control character: all of them or, near the end of the text, all but at most the
+/// last seven.
 pub(super) fn after_plain(mut text: &[u8]) -> &[u8] {
     while let Some((chunk, after)) = text.split_first_chunk() {
         let special = special(u64::from_le_bytes(*chunk));

@@ -137,6 +137,7 @@ impl<'a> Comparison<'a> {
         let mut more = true;
         while more {
             if self.seen.len() - before == old.len() {
+                // Ends the whole comparison, as any difference does.
                 return Ok(false);
             }
             let name = self.parser.reader.name()?;

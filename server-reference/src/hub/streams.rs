@@ -416,9 +416,10 @@ impl Hub {
     pub(crate) async fn release(&self, stream: Arc<Stream>) {
         let Ok(streams) = self.streams(stream.id().kind) else { return };
         let now = self.now();
-        if !stream.is_idle() || streams.stays(&stream, now) {
+        if !stream.is_idle() {
             return;
         }
+        let Some(stream) = streams.leave_idle(stream, now) else { return };
         let id = stream.id().clone();
         drop(stream);
         if let Some(at) = streams.release(&id, now) {

@@ -44,11 +44,13 @@ impl Common {
             return;
         }
         let make = |entry: &Entry, behind| self.form.message(entry, &at.before(behind));
-        let most = self.form.most(entry, at.key).filter(|most| *most <= at.compress_above);
-        let logged = match (message, most) {
-            (Some(message), _) => Logged::message(message, time),
-            (None, Some(most)) => Logged::entry(entry, most, time),
-            (None, None) => Logged::message(make(entry, 0), time),
+        let most = || self.form.most(entry, at.key).filter(|most| *most <= at.compress_above);
+        let logged = match message {
+            Some(message) => Logged::message(message, time),
+            None => match most() {
+                Some(most) => Logged::entry(entry, most, time),
+                None => Logged::message(make(entry, 0), time),
+            },
         };
         window.push(logged, replay, make);
     }

@@ -39,17 +39,23 @@ impl Streams {
         self.idle_of(map).saturating_sub(self.spec.spare)
     }
 
-    /// Whether an idle stream stays as it is, as it holds something, is queued to leave memory, and there is room for all.
-    pub(super) fn stays(&self, stream: &Stream, now: u64) -> bool {
+    /// Lets go of an idle stream that stays as it is: it holds something, is queued to leave memory, and there is room for all. Another one
+    /// is returned.
+    pub(super) fn leave_idle(&self, stream: Arc<Stream>, now: u64) -> Option<Arc<Stream>> {
+        // Who evicts or removes has the map alone, and finds the stream held or let go of.
+        let map = read(&self.map);
         let stays = stream.queued.load(Ordering::SeqCst)
             && stream.gone_at().is_none()
             && self.spec.bounds.room() == Room::Ample
-            && self.surplus(&read(&self.map)) == 0;
-        if stays {
-            stream.rest();
-            stream.used.store(now, Ordering::SeqCst);
+            && self.surplus(&map) == 0;
+        if !stays {
+            return Some(stream);
         }
-        stays
+        stream.rest();
+        stream.used.store(now, Ordering::SeqCst);
+        drop(stream);
+        drop(map);
+        None
     }
 
     /// Drops an idle stream that holds nothing, and others if there are enough; what is gone and should be forgotten at the

@@ -73,7 +73,7 @@ pub(crate) struct Content {
     /// New names of late.
     pub(super) newcomers: Newcomers,
     pending: Option<Pending>,
-    /// How many entries it has taken.
+    /// How many times the CRDT may have changed.
     revision: u64,
     settings: Arc<Settings>,
 }
@@ -142,7 +142,7 @@ impl Content {
         self.pending = Some(Pending { entry: entry.clone(), change, rule, revision: self.revision });
     }
 
-    /// The CRDT to change; an empty one of the operation's type, if there is none.
+    /// The CRDT to change, which is counted; an empty one of the operation's type, if there is none.
     fn open(&mut self, op: &Op) -> &mut Crdt {
         self.revision += 1;
         Arc::make_mut(self.crdt.get_or_insert_with(|| Arc::new(Crdt::new(op.kind()))))
