@@ -31,6 +31,9 @@ struct Flags {
     /// Open connections, at most.
     #[arg(long)]
     max_connections: Option<usize>,
+    /// The longest payload of a frame, bytes.
+    #[arg(long)]
+    max_payload: Option<usize>,
     /// Let every page of this machine connect, whatever its port.
     #[arg(long)]
     dev: bool,
@@ -113,6 +116,13 @@ struct Row {
     row: usize,
 }
 
+/// A dashboard of so many rows, of which every 200th is another one in each round but the first.
+#[derive(Deserialize)]
+struct Fill {
+    rows: usize,
+    round: usize,
+}
+
 #[derive(Deserialize, Serialize)]
 struct Counts {
     visitors: i64,
@@ -146,6 +156,9 @@ fn server(flags: &Flags, standing: Standing) -> Server {
     let mut limits = Limits::default();
     if let Some(max_connections) = flags.max_connections {
         limits.max_connections = max_connections;
+    }
+    if let Some(max_payload) = flags.max_payload {
+        limits.max_payload = max_payload;
     }
     let builder = if flags.dev { Server::builder().allow_loopback_origins() } else { Server::builder() };
     builder
@@ -215,6 +228,10 @@ fn server(flags: &Flags, standing: Standing) -> Server {
         })
         .rpc("node", |context: Context, _: Value| async move { node(&context).await })
         .rpc("bump", |context: Context, row: Option<Row>| async move { bump(&context, row).await })
+        .rpc("fill", |context: Context, fill: Fill| async move {
+            context.server().state().set("dashboard", &dashboard(&fill)).await?;
+            Ok(json!({ "ok": true }))
+        })
         .on_raw("chat:message", |context: Context, message: Payload| async move {
             if let Err(error) = context.server().broadcast_payload("chat:message", message).await {
                 eprintln!("chat:message: {error}");
@@ -262,6 +279,15 @@ fn metrics(server: &Server) -> Value {
         "bytesIn": counted.bytes_in,
         "bytesOut": counted.bytes_out,
     })
+}
+
+fn dashboard(Fill { rows, round }: &Fill) -> Value {
+    let row = |id| {
+        let is_changed = *round > 0 && id % 200 == 0;
+        let name = if is_changed { "changed ".repeat(30) } else { "of a table that is large".into() };
+        json!({ "id": id, "name": format!("row {id} {name}"), "n": if is_changed { *round } else { 0 }, "tag": id % 7 })
+    };
+    json!({ "visitors": 0, "active": 0, "rows": (0..*rows).map(row).collect::<Vec<_>>() })
 }
 
 async fn bump(context: &Context, row: Option<Row>) -> Result<Counts, RpcError> {
