@@ -37,10 +37,10 @@ pub(crate) fn all() -> Vec<Scenario> {
         Scenario::new("growth-patch-10mb", rows(200_000), 20_000, flat).aiming(3.0),
         // Of ten entries everything stays in the processor's caches, here and with one key.
         Scenario::new("growth-map-1000", entries(1_000), 20_000, flat).aiming(4.0),
-        Scenario::new("growth-map-10000", entries(10_000), 20_000, Target::new(3.0, 1.5, 1.0)).aiming(4.0),
-        Scenario::new("growth-map-100000", entries(100_000), 20_000, Target::new(3.0, 1.5, 1.0)).aiming(4.0),
+        Scenario::new("growth-map-10000", entries(10_000), 20_000, Target::new(2.5, 1.5, 1.0)).aiming(4.0),
+        Scenario::new("growth-map-100000", entries(100_000), 20_000, Target::new(2.5, 1.5, 1.0)).aiming(4.0),
         Scenario::new("growth-keys-1000", keys(1_000), 20_000, Target::new(2.5, 1.5, 1.0)),
-        Scenario::new("growth-keys-100000", keys(100_000), 20_000, Target::new(4.0, 1.5, 1.0)),
+        Scenario::new("growth-keys-100000", keys(100_000), 20_000, Target::new(2.5, 1.5, 1.0)),
         Scenario::new("growth-fan-out-10000", Work::Slope { many: 10_000, few: 100 }, 4, Target::new(1.4, 1.1, 1.0)),
         Scenario::new("herd-10000", Work::Herd { connections: 10_000 }, 1, Target::new(1.35, 1.05, 1.0))
             .aiming(60.0)
@@ -48,7 +48,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         Scenario::new("herd-10000-back", Work::Return { clients: 10_000 }, 1, Target::new(1.5, 1.2, 1.0)),
         Scenario::new("room-1000", Work::Room { members: 1_000 }, 1, Target::new(80.0, 40.0, 15.0))
             .beside("wire", Target::new(25_000.0, 25_000.0, 10_000.0)),
-        Scenario::new("document-260000", Work::Document, 20_000, Target::new(3.0, 1.6, 1.0))
+        Scenario::new("document-260000", Work::Document, 20_000, Target::new(2.5, 1.6, 1.0))
             .aiming(8.0)
             .beside("growth", Target::new(1.25, 1.1, 1.0)),
         Scenario::new("idle-memory-1000", Work::Idle { connections: 1_000 }, 1, Target::new(4_096.0, 2_000.0, 955.0)),
