@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect as dial, createServer } from 'node:net';
 
-import { Server, connect, describeInBrowser, follow, rpc, until } from './harness.mjs';
+import { PATIENCE, Server, connect, describeInBrowser, follow, rpc, until } from './harness.mjs';
 
 const MIB = 1_048_576;
 const ROWS = 120_000;
@@ -110,7 +110,7 @@ describeInBrowser(
       } finally {
         proxy.end();
       }
-    });
+    }, (ROUNDS + 4) * PATIENCE);
   },
   () => Server.start('--max-payload', String(64 * MIB), '--dev'),
 );

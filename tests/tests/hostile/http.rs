@@ -181,7 +181,8 @@ const CROWD: usize = 1_500;
 async fn a_crowd_waits_until_it_is_accepted() {
     let permitted = std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok();
     let permitted = permitted.and_then(|most| most.trim().parse().ok()).unwrap_or(0);
-    if permitted < CROWD as u64 || raise_descriptors() < CROWD as u64 + 100 {
+    // Other tests of this process need descriptors meanwhile.
+    if permitted < CROWD as u64 || raise_descriptors() < 4 * CROWD as u64 {
         eprintln!("not tested: this system permits no {CROWD} that wait");
         return;
     }
