@@ -80,7 +80,7 @@ impl Running {
         socket.split(' ').nth(1).unwrap().to_owned()
     }
 
-    /// What a client of version 2 is greeted with.
+    /// The HELLO of a client of version 2.
     fn hello(&self) -> String {
         let mut socket = TcpStream::connect(&self.address).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -12,7 +12,7 @@ thread_local! {
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// What `write` writes, in about as many bytes: what is kept for long has no spare room that could be used for something else.
+/// The bytes that `write` writes, in about as much memory: those that are kept for long have no spare room.
 pub(crate) fn exact(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut bytes = SCRATCH.take();
     bytes.clear();

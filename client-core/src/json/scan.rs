@@ -1,8 +1,8 @@
-//! What follows a JSON value (RFC 8259). The scanner keeps a bit for each array and object around the current value, so that
+//! The text after a JSON value (RFC 8259). The scanner keeps a bit for each array and object around the current value, so that
 //! depth costs no stack, and 63 levels of it no allocation. What is rare has functions that are never inlined: without them, the
 //! rest needs fewer registers.
 
-/// What follows the value that `text` begins with, spaces before it allowed. `None` when there is no valid value.
+/// The text after the value that `text` begins with, spaces before it allowed. `None` when there is no valid value.
 pub(super) fn after_value(mut text: &[u8]) -> Option<&[u8]> {
     // Whether each array and object around the value is an object: the bits below the highest one, the innermost the lowest.
     let mut around = 1_u64;
@@ -71,7 +71,7 @@ fn end_deeper(beyond: &mut Vec<u64>, around: &mut u64) -> bool {
     beyond.pop().map(|outer| *around = outer).is_some()
 }
 
-/// The first byte that is no space, and what follows it.
+/// The first byte that is no space, and the text after it.
 fn token(text: &[u8]) -> Option<(u8, &[u8])> {
     match text.split_first()? {
         (0..=b' ', _) => token_after_spaces(text),
@@ -87,7 +87,7 @@ fn token_after_spaces(mut text: &[u8]) -> Option<(u8, &[u8])> {
     text.split_first().map(|(byte, after)| (*byte, after))
 }
 
-/// What follows the number that begins with this byte.
+/// The text after the number that begins with this byte.
 pub(super) fn after_number(mut first: u8, mut text: &[u8]) -> Option<&[u8]> {
     if first == b'-' {
         let (digit, after) = text.split_first()?;
@@ -107,7 +107,7 @@ pub(super) fn after_number(mut first: u8, mut text: &[u8]) -> Option<&[u8]> {
     Some(text)
 }
 
-/// What follows one or more digits.
+/// The text after one or more digits.
 fn after_one_or_more(text: &[u8]) -> Option<&[u8]> {
     let (b'0'..=b'9', after) = text.split_first()? else { return None };
     Some(after_digits(after))
@@ -120,7 +120,7 @@ fn after_digits(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// What follows the closing quote of the string whose opening quote comes before `text`.
+/// The text after the closing quote of the string whose opening quote comes before `text`.
 pub(super) fn after_string(mut text: &[u8]) -> Option<&[u8]> {
     loop {
         if let Some((chunk, after)) = text.split_first_chunk() {
@@ -141,7 +141,7 @@ pub(super) fn after_string(mut text: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// What follows the escape whose backslash comes before `text`.
+/// The text after the escape whose backslash comes before `text`.
 #[inline(never)]
 fn after_escape(text: &[u8]) -> Option<&[u8]> {
     match text.split_first()? {
@@ -154,7 +154,7 @@ fn after_escape(text: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// What follows bytes that are no quote, backslash or control character: all of them or, near the end of the text, all but at most the
+/// The text after bytes that are no quote, backslash or control character: all of them or, near the end of the text, all but at most the
 /// last seven.
 pub(super) fn after_plain(mut text: &[u8]) -> &[u8] {
     while let Some((chunk, after)) = text.split_first_chunk() {

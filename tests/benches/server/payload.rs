@@ -22,7 +22,7 @@ pub(crate) const MAP: &str = "votes";
 pub(crate) const ROOM: &str = "lobby";
 /// The document that is edited.
 pub(crate) const DOCUMENT: &str = "paper";
-/// What a DOC begins with that asks for what the state vector lacks, that answers it, and that has an update.
+/// The first bytes of a DOC that asks for what the state vector lacks, of one that answers it, and of one with an update.
 pub(crate) const QUESTION: [u8; 2] = [0, 0];
 pub(crate) const ANSWER: [u8; 2] = [0, 1];
 pub(crate) const UPDATE: [u8; 2] = [0, 2];

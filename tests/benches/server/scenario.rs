@@ -40,7 +40,7 @@ pub(crate) struct Scenario {
     turns: usize,
     /// Of what is judged, as [`Work`] says.
     target: Target,
-    /// What an operation wants to cost, where a ratio is judged; microseconds.
+    /// The cost that an operation wants to have, where a ratio is judged; microseconds.
     aim: Option<f64>,
     /// Of what is judged beside, in a row of its own: the name of that row ends so.
     beside: Option<(&'static str, Target)>,

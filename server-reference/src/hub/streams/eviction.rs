@@ -42,7 +42,7 @@ impl Streams {
     /// Lets go of an idle stream that stays as it is: it holds something, is queued to leave memory, and there is room for all. Another one
     /// is returned.
     pub(super) fn leave_idle(&self, stream: Arc<Stream>, now: u64) -> Option<Arc<Stream>> {
-        // Who evicts or removes has the map alone, and finds the stream held or let go of.
+        // Evicting and removing have the map alone: both find the stream held, or let go of.
         let map = read(&self.map);
         let stays = stream.queued.load(Ordering::SeqCst)
             && stream.gone_at().is_none()
