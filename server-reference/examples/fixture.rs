@@ -116,11 +116,11 @@ struct Row {
     row: usize,
 }
 
-/// A dashboard of so many rows, of which every 200th is another one in each round but the first.
+/// A dashboard of so many rows, each of which is another one in each round, and has 16 bytes that do not compress.
 #[derive(Deserialize)]
 struct Fill {
     rows: usize,
-    round: usize,
+    round: u64,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -282,11 +282,15 @@ fn metrics(server: &Server) -> Value {
 }
 
 fn dashboard(Fill { rows, round }: &Fill) -> Value {
-    let row = |id| {
-        let is_changed = *round > 0 && id % 200 == 0;
-        let name = if is_changed { "changed ".repeat(30) } else { "of a table that is large".into() };
-        json!({ "id": id, "name": format!("row {id} {name}"), "n": if is_changed { *round } else { 0 }, "tag": id % 7 })
+    let mut noise = 0x9e37_79b9_7f4a_7c15_u64 ^ round;
+    let mut next = || {
+        // xorshift64
+        noise ^= noise << 13;
+        noise ^= noise >> 7;
+        noise ^= noise << 17;
+        noise
     };
+    let row = |id| json!({ "id": id, "name": format!("row {id}: {:016x}{:016x}", next(), next()), "n": round });
     json!({ "visitors": 0, "active": 0, "rows": (0..*rows).map(row).collect::<Vec<_>>() })
 }
 

@@ -414,11 +414,11 @@ impl Hub {
     /// Lets go of a stream: it leaves memory if nobody follows it and it holds nothing, or there are enough of its kind.
     /// Others that hold it keep it alive; one that they leave behind is swept up later.
     pub(crate) async fn release(&self, stream: Arc<Stream>) {
-        let Ok(streams) = self.streams(stream.id().kind) else { return };
-        let now = self.now();
         if !stream.is_idle() {
             return;
         }
+        let Ok(streams) = self.streams(stream.id().kind) else { return };
+        let now = self.now();
         let Some(stream) = streams.leave_idle(stream, now) else { return };
         let id = stream.id().clone();
         drop(stream);

@@ -44,7 +44,7 @@ const QUEUE: usize = 1024;
 /// The level of our server's zlib.
 const LEVEL: u32 = 3;
 /// Stands for a stream's epoch.
-pub(crate) const EPOCH: u64 = 1_763_000_000_000;
+const EPOCH: u64 = 1_763_000_000_000;
 /// The number of the only document.
 const CHANNEL: u32 = 1;
 
